@@ -1,0 +1,66 @@
+"""The batching coordinator as an actor.
+
+Crash: what its open windows held is lost; ingestors hear of the new life and tell shards what should have come. Retry: a blob that
+comes twice is taken once. Order: per feed and shard, as the ingestor sent.
+"""
+
+import os
+
+from cluster.actors.shell import Shell
+from cluster.actors.specification import Specification
+from cluster.core.coordinator_state import CoordinatorState
+from cluster.core.messages import Announce, Blob, Noted
+from cluster.core.placement import coordinator_of
+from cluster.observability.metrics import Metrics
+from cluster.wire import blob
+
+
+class CoordinatorActor(Shell):
+    """Shell of `CoordinatorState`."""
+
+    machine: CoordinatorState
+
+    async def __init__(self, specification: bytes, index: int) -> None:
+        spec = Specification.decode(specification)
+        super().__init__(f"coordinator-{index}", spec.name)
+        config = spec.config
+        shards = [n for n in range(config.cluster.shards) if coordinator_of(n, config.cluster.coordinators) == index]
+        self.machine = CoordinatorState(
+            self.identity,
+            int(self.now()),
+            shards=shards,
+            ingestors=[f"ingestor-{n}" for n in range(config.cluster.ingestors)],
+            profiles=spec.compiled.profiles,
+        )
+        self._metrics = Metrics(component="coordinator", shard="")
+        self._sizes = self._metrics.histogram("window_size_operations")
+        self._waits = self._metrics.histogram("window_wait_seconds")
+        self.run(())
+
+    async def call(self, *pieces: bytes) -> bytes:
+        """Take a message from another actor."""
+        message = blob.decode_message(pieces)
+        match message:
+            case Blob():
+                answer, effects = self.machine.blob(message, self.now())
+            case Announce():
+                answer, effects = Noted(self.machine.incarnation), []
+            case _:
+                raise AssertionError(f"a coordinator does not take {type(message).__name__}")
+        self.run(effects)
+        for operations, waited_ms in self.machine.flushed:
+            self._sizes.observe(operations)
+            self._waits.observe(waited_ms / 1000.0)
+        self.machine.flushed.clear()
+        return blob.encode(answer)[0]
+
+    async def status(self) -> dict[str, object]:
+        """Say what `/v1/cluster` shows of this actor."""
+        return {"pid": os.getpid()}
+
+    async def samples(self) -> bytes:
+        """Return the metrics, encoded."""
+        machine = self.machine
+        self._metrics.set("operations_coalesced_total", machine.operations_in - machine.operations_out)
+        self._metrics.set("window_flushes_total", machine.flushes)
+        return self._metrics.encode()

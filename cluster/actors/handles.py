@@ -1,0 +1,133 @@
+"""Typed handles: the only place where actors are called.
+
+A call carries one blob and returns one; what can go wrong (the peer is starting, restarting, unreachable, or slower than
+`CALL_TIMEOUT_S`) is one exception, `Unreachable`, after which the caller may send the same message again.
+"""
+
+import asyncio
+from typing import Any
+
+import msgspec
+import ray
+from ray.exceptions import RayError
+
+from cluster.core.messages import Answer, Message
+from cluster.errors import UnavailableError
+from cluster.wire import blob
+
+CALL_TIMEOUT_S = 10.0
+"""A stopped process neither answers nor fails. Sending again after this is safe: repeats are recognised."""
+SUPERVISOR = "supervisor"
+
+
+class Unreachable(Exception):  # noqa: N818 - it is an outcome
+    """A peer did not answer."""
+
+
+def namespace(cluster: str) -> str:
+    """Return the Ray namespace of a cluster."""
+    return f"harbor-{cluster}"
+
+
+class Peers:
+    """Calls to the other actors of one cluster, by address."""
+
+    def __init__(self, cluster: str) -> None:
+        self._namespace = namespace(cluster)
+        self._handles: dict[str, Any] = {}
+
+    async def call(self, to: str, message: Message) -> Answer:
+        """Deliver a message and return the answer.
+
+        Cancelling is safe: the message may or may not have arrived, as with `Unreachable`.
+
+        Raises:
+            Unreachable: no answer came.
+        """
+        try:
+            handle = await self._handle(to)
+            answer: bytes = await asyncio.wait_for(handle.call.remote(*blob.encode(message)), CALL_TIMEOUT_S)
+            return blob.decode_answer(answer)
+        except (RayError, TimeoutError, ValueError, msgspec.DecodeError) as error:
+            self._handles.pop(to, None)
+            raise Unreachable(f"{to}: {type(error).__name__}") from error
+
+    async def status(self, to: str, timeout_s: float = 2.0) -> dict[str, Any]:
+        """Return what an actor says of itself.
+
+        Raises:
+            Unreachable: no answer came.
+        """
+        return await self._ask(to, "status", timeout_s)
+
+    async def samples(self, to: str, timeout_s: float = 2.0) -> bytes:
+        """Return an actor's metrics, encoded.
+
+        Raises:
+            Unreachable: no answer came.
+        """
+        return await self._ask(to, "samples", timeout_s)
+
+    async def describe(self) -> dict[str, Any]:
+        """Return the supervisor's description of the whole cluster.
+
+        Raises:
+            UnavailableError: the supervisor does not answer.
+        """
+        try:
+            return await self._ask(SUPERVISOR, "describe", 5.0)
+        except Unreachable as error:
+            raise UnavailableError("the supervisor does not answer") from error
+
+    async def drain(self, to: str) -> None:
+        """Ask an actor to finish what it owes its clients; errors do not matter, it is about to be stopped."""
+        try:
+            await self._ask(to, "drain", 5.0)
+        except Unreachable:
+            return
+
+    async def _ask(self, to: str, method: str, timeout_s: float) -> Any:
+        try:
+            handle = await self._handle(to)
+            return await asyncio.wait_for(getattr(handle, method).remote(), timeout_s)
+        except (RayError, TimeoutError, ValueError) as error:
+            self._handles.pop(to, None)
+            raise Unreachable(f"{to}: {type(error).__name__}") from error
+
+    async def _handle(self, to: str) -> Any:
+        handle = self._handles.get(to)
+        if handle is None:
+            # A lookup asks the head node and blocks meanwhile: not on this loop.
+            handle = await asyncio.to_thread(ray.get_actor, to, self._namespace)
+            self._handles[to] = handle
+        return handle
+
+
+class SupervisorHandle:
+    """The supervisor as a driver (no event loop) calls it."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    def apply(self, config: bytes) -> None:
+        """Make the cluster be what `config` (encoded) says."""
+        ray.get(self._handle.apply.remote(config), timeout=60)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the description of the whole cluster."""
+        described: dict[str, Any] = ray.get(self._handle.describe.remote(), timeout=10)
+        return described
+
+    def metrics(self) -> list[tuple[str, bytes | None]]:
+        """Return (actor, encoded metrics or None where it did not answer) of every actor."""
+        gathered: list[tuple[str, bytes | None]] = ray.get(self._handle.metrics.remote(), timeout=10)
+        return gathered
+
+    def stop(self) -> None:
+        """Drain the gateways and end every actor but the supervisor."""
+        ray.get(self._handle.stop.remote(), timeout=20)
+
+
+def kill(handle: Any) -> None:
+    """End an actor for good."""
+    ray.kill(handle, no_restart=True)

@@ -1,0 +1,109 @@
+"""What every shell does: hold a machine, run its effects, keep its timer.
+
+The machine is synchronous and every step of it runs between two awaits, so no lock is needed. Tasks belong to one group that lives as
+long as the actor; a task that fails for a reason nobody foresaw ends the process, and Ray starts it anew: a machine in an unknown
+state must not go on.
+"""
+
+import asyncio
+import gc
+import os
+from collections.abc import Coroutine, Iterable
+from typing import Any, Protocol
+
+from cluster.actors.handles import Peers, Unreachable
+from cluster.clock import Millis, SystemClock
+from cluster.core.messages import Answer, Message, Send
+from cluster.observability.logs import Log
+
+
+class Machine(Protocol):
+    """What the shell needs of a state machine."""
+
+    def answered(self, to: str, message: Any, answer: Answer, now_ms: float) -> Iterable[Any]:
+        """A call was answered."""
+        ...
+
+    def unanswered(self, to: str, message: Any, now_ms: float) -> Iterable[Any]:
+        """A call failed."""
+        ...
+
+    def deadline(self) -> float | None:
+        """When to wake."""
+        ...
+
+    def wake(self, now_ms: float) -> Iterable[Any]:
+        """Do what is due."""
+        ...
+
+
+class Shell:
+    """Base of the actors. Subclasses set `machine` and take their own effects in `effect`."""
+
+    machine: Machine
+
+    def __init__(self, identity: str, cluster: str) -> None:
+        self.identity = identity
+        self.clock = SystemClock()
+        self.peers = Peers(cluster)
+        self.log = Log(component=identity)
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: float | None = None
+        gc.freeze()  # modules and configuration live as long as the process; collecting need not look at them again
+
+    def now(self) -> Millis:
+        """Return the time."""
+        return self.clock.now_ms()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a task for as long as it takes."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.log.error("task_failed", error=repr(error), exc_info=error)
+            os._exit(70)
+
+    def run(self, effects: Iterable[Any]) -> None:
+        """Run effects, then set the timer for what the machine wants next."""
+        for effect in effects:
+            if isinstance(effect, Send):
+                self.spawn(self._send(effect.to, effect.message))
+            else:
+                self.effect(effect)
+        self.arm()
+
+    def effect(self, effect: Any) -> None:
+        """Run an effect that is not a call."""
+        raise AssertionError(f"{self.identity} has no such effect: {effect!r}")
+
+    async def _send(self, to: str, message: Message) -> None:
+        try:
+            answer = await self.peers.call(to, message)
+        except Unreachable as error:
+            self.log.debug("call_unanswered", to=to, reason=str(error))
+            self.run(self.machine.unanswered(to, message, self.now()))
+        else:
+            self.run(self.machine.answered(to, message, answer, self.now()))
+
+    def arm(self) -> None:
+        """Keep exactly one timer, at the machine's deadline."""
+        due = self.machine.deadline()
+        if self._timer is not None:
+            if due is not None and self._timer_at is not None and due >= self._timer_at:
+                return  # waking early is harmless, and cheaper than moving the timer
+            self._timer.cancel()
+            self._timer = None
+        if due is not None:
+            self._timer_at = due
+            self._timer = self._loop.call_later(max(0.0, due - self.now()) / 1000.0, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self.run(self.machine.wake(self.now()))

@@ -1,0 +1,631 @@
+"""Reading `harbor.yaml`: every fault is found, and each names its place, the reason and the value.
+
+It is one thing because sections refer to each other: streams to sources, queries to services, placeholders to captures.
+What this version does not do is a fault, never ignored.
+"""
+
+import difflib
+import ipaddress
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+from msgspec import Struct
+
+from cluster.config.model import (
+    ClusterConfig,
+    Config,
+    GatewayConfig,
+    QueryConfig,
+    ReconnectConfig,
+    ServiceConfig,
+    SourceConfig,
+    StreamConfig,
+)
+from cluster.config.rules import parse_rule
+from cluster.core import template
+from cluster.core.window import Profile
+from cluster.errors import ConfigError
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)\Z")
+_DURATION_MS = {"ms": 1.0, "s": 1_000.0, "m": 60_000.0, "h": 3_600_000.0, "d": 86_400_000.0}
+_SIZE = re.compile(r"(\d+)(B|KiB|MiB|GiB)\Z")
+_SIZE_BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z")
+_LATER = "not supported by this version"
+_NEVER = object()
+
+
+class ConfigFaults(ConfigError):
+    """All faults of one file."""
+
+    def __init__(self, faults: list[ConfigError]) -> None:
+        super().__init__(faults[0].path, faults[0].reason)
+        self.faults = faults
+
+
+def load(path: str | Path, env: Mapping[str, str]) -> Config:
+    """Read and check a file.
+
+    Raises:
+        ConfigFaults: with every fault found.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
+        raise ConfigFaults([ConfigError("", f"cannot be read: {reason}")]) from error
+    try:
+        document = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigFaults([ConfigError("", f"{where}{reason}")]) from error
+    return load_mapping({} if document is None else document, env)
+
+
+def check(path: str | Path, env: Mapping[str, str] | None = None) -> list[str]:
+    """Return one line for each fault of a file."""
+    try:
+        load(path, os.environ if env is None else env)
+    except ConfigFaults as error:
+        return [f"{path}: {fault.message}" for fault in error.faults]
+    return []
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """A safe loader for which a repeated key is a fault, as YAML 1.2 has it."""
+
+
+def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        try:
+            repeated = key in seen
+            seen.add(key)
+        except TypeError:
+            raise yaml.constructor.ConstructorError(None, None, "a key must be text", key_node.start_mark) from None
+        if repeated:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is repeated", key_node.start_mark)
+    return loader.construct_mapping(node, deep=True)
+
+
+_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+# `on:` is a section's name here; YAML 1.1 would read it as `true`.
+_UniqueKeyLoader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_UniqueKeyLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|false|True|False)$"), list("tTfF")
+)  # type: ignore[no-untyped-call]
+
+
+class _Section:
+    """One mapping of the document, whose members are taken one by one; what is left over is unknown."""
+
+    def __init__(self, reader: "_Reader", path: str, value: Any) -> None:
+        self.reader = reader
+        self.path = path
+        self.known: list[str] = []
+        if not isinstance(value, dict):
+            reader.fault(path, f"expected a mapping, got {value!r}")
+            value = {}
+        self.value: dict[Any, Any] = value
+
+    def at(self, name: str) -> str:
+        return f"{self.path}.{name}" if self.path else name
+
+    def has(self, name: str) -> bool:
+        return name in self.value
+
+    def take(self, name: str, default: Any, parse: Callable[[str, Any], Any]) -> Any:
+        """Return the parsed member, or `default` where it is absent or faulty."""
+        self.known.append(name)
+        if name not in self.value:
+            if default is _NEVER:
+                self.reader.fault(self.at(name), "required")
+                return None
+            return default
+        try:
+            return parse(self.at(name), self.value[name])
+        except ConfigError as error:
+            self.reader.faults.append(error)
+            return None if default is _NEVER else default
+
+    def later(self, name: str, *allowed: Any) -> None:
+        """A member that only a later version understands, except for `allowed` values."""
+        self.known.append(name)
+        if name in self.value and not any(self.value[name] == value for value in allowed):
+            self.reader.fault(self.at(name), f"{_LATER}, got {_shown(self.value[name])}")
+
+    def done(self) -> None:
+        for name in self.value:
+            if name not in self.known:
+                near = difflib.get_close_matches(str(name), self.known, 1)
+                hint = f", did you mean {near[0]}?" if near else f", expected one of {', '.join(sorted(self.known))}"
+                self.reader.fault(self.at(str(name)), f"unknown key{hint}")
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+def _text(path: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(path, f"expected text, got {value!r}")
+    return value
+
+
+def _name(path: str, value: Any) -> str:
+    if not isinstance(value, str) or not _NAME.match(value):
+        raise ConfigError(path, f"expected a name of letters, digits, '-' and '_', got {value!r}")
+    return value
+
+
+def _count(path: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1024:
+        raise ConfigError(path, f"expected a whole number from 1 to 1024, got {value!r}")
+    return value
+
+
+def _whole(path: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigError(path, f"expected a whole number of at least 0, got {value!r}")
+    return value
+
+
+def _retry(path: str, value: Any) -> int:
+    return int(value) * 3 if isinstance(value, bool) else _whole(path, value)
+
+
+def _port(path: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 65535:
+        raise ConfigError(path, f"expected a port from 0 to 65535, got {value!r}")
+    return value
+
+
+def _flag(path: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(path, f"expected true or false, got {value!r}")
+    return value
+
+
+def _endless(path: str, value: Any) -> float | None:
+    """A duration, or None for infinity."""
+    return None if value == "infinity" else _duration(path, value)
+
+
+def _duration(path: str, value: Any) -> float:
+    match = _DURATION.match(value) if isinstance(value, str) else None
+    if match is None:
+        raise ConfigError(path, f"expected a duration such as 100ms, 60s, 5m or 24h, got {value!r}")
+    return float(match[1]) * _DURATION_MS[match[2]]
+
+
+def _positive(path: str, value: Any) -> float:
+    duration = _duration(path, value)
+    if duration <= 0 or not math.isfinite(duration):
+        raise ConfigError(path, f"expected a duration above 0, got {value!r}")
+    return duration
+
+
+def _bytes(path: str, value: Any) -> int:
+    match = _SIZE.match(value) if isinstance(value, str) else None
+    if match is None:
+        raise ConfigError(path, f"expected a size such as 64KiB or 1MiB, got {value!r}")
+    return int(match[1]) * _SIZE_BYTES[match[2]]
+
+
+def _url(*schemes: str) -> Callable[[str, Any], str]:
+    def parse(path: str, value: Any) -> str:
+        wanted = " or ".join(f"{scheme}://" for scheme in schemes)
+        try:
+            parts = urlsplit(value) if isinstance(value, str) else None
+            good = parts is not None and parts.scheme in schemes and bool(parts.hostname)
+            _ = parts.port if parts is not None else None
+        except ValueError:
+            good = False
+        if not good:
+            article = "an" if wanted.startswith("http") else "a"
+            raise ConfigError(path, f"expected {article} {wanted} URL, got {value!r}")
+        return str(value)
+
+    return parse
+
+
+def _headers(path: str, value: Any) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ConfigError(path, f"expected a mapping of header names to values, got {value!r}")
+    for name, text in value.items():
+        if not isinstance(name, str) or not isinstance(text, str) or "\n" in text or "\r" in text:
+            raise ConfigError(f"{path}.{name}", "expected text on one line")
+    return dict(value)
+
+
+def _one_of(*choices: str) -> Callable[[str, Any], str]:
+    def parse(path: str, value: Any) -> str:
+        if value not in choices:
+            raise ConfigError(path, f"expected {' or '.join(choices)}, got {value!r}")
+        return str(value)
+
+    return parse
+
+
+def _anything(_: str, value: Any) -> Any:
+    return value
+
+
+class _Defaults(Struct, frozen=True):
+    stale_time_ms: float | None = 60_000.0
+    gc_time_ms: float | None = 300_000.0
+    retry: int = 3
+
+
+class _Reader:
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self.env = env
+        self.faults: list[ConfigError] = []
+
+    def fault(self, path: str, reason: str) -> None:
+        self.faults.append(ConfigError(path, reason))
+
+    def expand(self, path: str, value: Any) -> Any:
+        """Put environment variables in; text that is nothing but one variable may become a number or flag."""
+        if isinstance(value, dict):
+            return {name: self.expand(f"{path}.{name}" if path else str(name), each) for name, each in value.items()}
+        if isinstance(value, list):
+            return [self.expand(f"{path}.{position}", each) for position, each in enumerate(value)]
+        if not isinstance(value, str) or "${" not in value:
+            return value
+
+        def put(match: re.Match[str]) -> str:
+            found = self.env.get(match[1]) or match[2]
+            if found is None:
+                self.fault(path, f"the environment variable {match[1]} is not set")
+                return ""
+            return found
+
+        expanded = _VARIABLE.sub(put, value)
+        whole = _VARIABLE.fullmatch(value)
+        return int(expanded) if whole is not None and expanded.isdecimal() else expanded
+
+    def items(self, path: str, value: Any) -> list[Any]:
+        if not isinstance(value, list):
+            self.fault(path, f"expected a list, got {_shown(value)}")
+            return []
+        return value
+
+    def named(self, path: str, value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            self.fault(path, f"expected a mapping of names, got {_shown(value)}")
+            return {}
+        found = {}
+        for name, each in value.items():
+            try:
+                found[_name(f"{path}.{name}", name)] = each
+            except ConfigError as error:
+                self.faults.append(error)
+        return found
+
+    # --- sections ------------------------------------------------------------------------------------------------
+
+    def config(self, document: Any) -> Config:
+        root = _Section(self, "", self.expand("", document))
+        cluster = root.take("cluster", ClusterConfig(), self.cluster)
+        batching = root.take("batching", Profile(), self.batching)
+        gateway = root.take("gateway", GatewayConfig(), self.gateway)
+        root.take("storage", None, self.storage)
+        defaults = root.take("defaults", _Defaults(), self.defaults)
+        services = root.take("services", {}, self.services)
+        sources = root.take("sources", {}, self.sources)
+        queries = root.take("queries", (), lambda path, value: self.queries(path, value, services, defaults))
+        streams = root.take("streams", (), lambda path, value: self.streams(path, value, sources, batching))
+        for name in ("mutations", "entities", "relations", "presence", "resources"):
+            root.later(name)
+        root.done()
+        if self.faults:
+            raise ConfigFaults(self.faults)
+        return Config(cluster, batching, gateway, services, queries, sources, streams)
+
+    def cluster(self, path: str, value: Any) -> ClusterConfig:
+        section = _Section(self, path, value)
+        made = ClusterConfig(
+            section.take("name", "harbor", _name),
+            section.take("shards", 4, _count),
+            section.take("coordinators", 1, _count),
+            section.take("ingestors", 1, _count),
+            section.take("gateways", 1, lambda at, given: given if given == "auto" else _count(at, given)),
+        )
+        if made.gateways == "auto":
+            self.fault(f"{path}.gateways", f"{_LATER}, got 'auto'")
+        if made.coordinators > made.shards:
+            self.fault(
+                f"{path}.coordinators", f"expected at most one per shard ({made.shards}), got {made.coordinators}"
+            )
+        section.later("replicas", 0)
+        section.done()
+        return made
+
+    def batching(self, path: str, value: Any, base: Profile | None = None) -> Profile:
+        base = base or Profile()
+        section = _Section(self, path, value)
+        made = Profile(
+            section.take("mode", base.mode, _one_of("window", "leading", "debounce")),
+            section.take("window", base.window_ms, _positive),
+            section.take("max_wait", base.max_wait_ms, _positive),
+        )
+        if made.max_wait_ms < made.window_ms:
+            self.fault(
+                f"{path}.max_wait", f"expected at least the window ({made.window_ms:g}ms), got {made.max_wait_ms:g}ms"
+            )
+        section.done()
+        return made
+
+    def gateway(self, path: str, value: Any) -> GatewayConfig:
+        section = _Section(self, path, value)
+        made = GatewayConfig(
+            section.take("host", "127.0.0.1", _text),
+            section.take("port", 8700, _port),
+            section.take("admin_host", "127.0.0.1", _text),
+            section.take("admin_port", 8701, _port),
+            section.take("origins", (), self.origins),
+        )
+        if section.has("auth"):
+            section.take("auth", None, self.auth)
+        section.known.append("auth")
+        section.later("tenant_claim")
+        section.done()
+        for name, host in (("host", made.host), ("admin_host", made.admin_host)):
+            if not _is_loopback(host):
+                self.fault(
+                    f"{path}.{name}",
+                    f"without auth a loopback address is needed (127.0.0.1, ::1 or localhost), got {host!r}",
+                )
+        return made
+
+    def origins(self, path: str, value: Any) -> tuple[str, ...]:
+        return tuple(_url("http", "https")(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))
+
+    def auth(self, path: str, value: Any) -> None:
+        section = _Section(self, path, value)
+        section.take("mode", "none", _one_of("none", "api_keys", "jwt"))
+        section.later("mode", "none")
+        section.done()
+
+    def storage(self, path: str, value: Any) -> None:
+        section = _Section(self, path, value)
+        if section.value.get("path", _NEVER) is not None:
+            self.fault(f"{path}.path", f"{_LATER} (entries are kept in memory): expected null")
+        section.known.extend(("path", "sync", "wait"))
+        section.take("sync", "window", _one_of("always", "window", "never"))
+        section.take("wait", 60_000.0, _duration)
+        section.done()
+
+    def defaults(self, path: str, value: Any) -> _Defaults:
+        section = _Section(self, path, value)
+        made = _Defaults(
+            section.take("stale_time", 60_000.0, _endless),
+            section.take("gc_time", 300_000.0, _endless),
+            section.take("retry", 3, _retry),
+        )
+        section.done()
+        return made
+
+    def services(self, path: str, value: Any) -> dict[str, ServiceConfig]:
+        found = {}
+        for name, each in self.named(path, value).items():
+            section = _Section(self, f"{path}.{name}", each)
+            found[name] = ServiceConfig(
+                section.take("base_url", _NEVER, _url("http", "https")) or "http://faulty",
+                section.take("headers", {}, _headers),
+                section.take("timeout", 10_000.0, _positive),
+            )
+            section.done()
+        return found
+
+    def queries(
+        self, path: str, value: Any, services: dict[str, ServiceConfig], defaults: _Defaults
+    ) -> tuple[QueryConfig, ...]:
+        found = []
+        for position, each in enumerate(self.items(path, value)):
+            section = _Section(self, f"{path}.{position}", each)
+            key = section.take("key", _NEVER, _key)
+            captures = {hole[0] for hole in template.holes(template.parse(key))} if key is not None else set()
+            if key is not None:
+                self.placeholders(section.at("key"), key, captures)
+            service = section.take("service", _NEVER, _text)
+            if service is not None and service not in services:
+                self.fault(section.at("service"), f"no such service, there are {_listed(services)}, got {service!r}")
+            request_path = section.take("path", _NEVER, _path)
+            if request_path is not None:
+                self.placeholders(section.at("path"), request_path, captures)
+            params = section.take("params", None, _params)
+            self.placeholders(section.at("params"), params, captures)
+            found.append(
+                QueryConfig(
+                    key or [],
+                    service or "",
+                    request_path or "/",
+                    params,
+                    section.take("stale_time", defaults.stale_time_ms, _endless),
+                    section.take("gc_time", defaults.gc_time_ms, _endless),
+                    section.take("retry", defaults.retry, _retry),
+                    section.take("retry_delay", None, _duration),
+                )
+            )
+            for name in ("infinite", "persist", "refetch_interval", "as_of"):
+                section.later(name)
+            section.done()
+        return tuple(found)
+
+    def placeholders(self, path: str, value: Any, captures: set[str]) -> None:
+        for hole in template.holes(template.parse(value)):
+            if len(hole) > 1:
+                self.fault(path, f"a query's placeholder has no members, got {{{'.'.join(hole)}}}")
+            elif hole[0] not in captures:
+                self.fault(path, f"no such placeholder {{{hole[0]}}}, the key has {_listed(captures)}")
+
+    def sources(self, path: str, value: Any) -> dict[str, SourceConfig]:
+        found = {}
+        for name, each in self.named(path, value).items():
+            section = _Section(self, f"{path}.{name}", each)
+            kind = section.take("type", _NEVER, _one_of("websocket", "sse"))
+            schemes = ("http", "https") if kind == "sse" else ("ws", "wss")
+            found[name] = SourceConfig(
+                kind or "websocket",
+                section.take("url", _NEVER, _url(*schemes)) or "ws://faulty",
+                section.take("headers", {}, _headers),
+                section.take("envelope", None, self.envelope),
+                section.take("subscribe", None, _anything),
+                section.take("unsubscribe", None, _anything),
+                section.take("reconnect", ReconnectConfig(), self.reconnect),
+                section.take("heartbeat", 30_000.0, _endless),
+                section.take("max_frame", 4 * 1024 * 1024, _bytes),
+            )
+            for message in ("subscribe", "unsubscribe"):
+                if section.has(message):
+                    self.channel_message(section.at(message), section.value[message], kind)
+            section.later("missed")
+            section.done()
+        return found
+
+    def channel_message(self, path: str, value: Any, kind: str | None) -> None:
+        if kind == "sse":
+            self.fault(path, "a server-sent stream has no channels to join")
+        for hole in template.holes(template.parse(value)):
+            if hole != ("channel",):
+                self.fault(path, f"no such placeholder {{{'.'.join(hole)}}}, there is {{channel}}")
+
+    def envelope(self, path: str, value: Any) -> dict[str, str]:
+        section = _Section(self, path, value)
+        names = {}
+        for ours in ("event", "data", "channel", "id"):
+            theirs = section.take(ours, None, _text)
+            if theirs is not None:
+                names[ours] = theirs
+        section.done()
+        if "event" not in names:
+            self.fault(f"{path}.event", "required")
+        if len(set(names.values())) < len(names):
+            self.fault(path, f"two names read the same member, got {value!r}")
+        return names
+
+    def reconnect(self, path: str, value: Any) -> ReconnectConfig:
+        section = _Section(self, path, value)
+        made = ReconnectConfig(
+            section.take("attempts", 5, _count),
+            section.take("initial", 1_000.0, _positive),
+            section.take("max", 30_000.0, _positive),
+        )
+        if made.max_ms < made.initial_ms:
+            self.fault(f"{path}.max", f"expected at least initial ({made.initial_ms:g}ms), got {made.max_ms:g}ms")
+        section.done()
+        return made
+
+    def streams(
+        self, path: str, value: Any, sources: dict[str, SourceConfig], batching: Profile
+    ) -> tuple[StreamConfig, ...]:
+        found = []
+        for position, each in enumerate(self.items(path, value)):
+            section = _Section(self, f"{path}.{position}", each)
+            source = section.take("source", _NEVER, _text)
+            if source is not None and source not in sources:
+                self.fault(section.at("source"), f"no such source, there are {_listed(sources)}, got {source!r}")
+            channel = section.take("channel", None, _text)
+            captures: frozenset[str] = frozenset()
+            if channel is not None:
+                node = template.parse(channel)
+                captures = frozenset(hole[0] for hole in template.holes(node))
+                self.channel(section.at("channel"), node, sources.get(source or ""))
+            join = section.take("join", "demand", _one_of("demand", "always"))
+            if join == "always" and captures:
+                self.fault(section.at("join"), f"a channel with placeholders cannot always be joined, got {channel!r}")
+            on = section.take("on", _NEVER, lambda at, given, names=captures: self.on(at, given, names))
+            found.append(
+                StreamConfig(
+                    source or "",
+                    on or {},
+                    channel,
+                    join == "always",
+                    section.take("linger", 30_000.0, _duration),
+                    section.take("batching", None, lambda at, given: self.batching(at, given, batching)),
+                )
+            )
+            section.done()
+        return tuple(found)
+
+    def channel(self, path: str, node: template.Node, source: SourceConfig | None) -> None:
+        names = [hole[0] for hole in template.holes(node)]
+        if any(len(hole) > 1 for hole in template.holes(node)):
+            self.fault(path, "a channel's placeholder has no members")
+        for name in ("data", "item", "event", "event_id"):
+            if name in names:
+                self.fault(path, f"{{{name}}} is not a channel's to capture")
+        if len(set(names)) < len(names):
+            self.fault(path, "a channel captures a name once")
+        if source is not None and source.type == "sse" and source.envelope is None:
+            self.fault(path, "a server-sent stream has channels only with an envelope that names one")
+
+    def on(self, path: str, value: Any, captures: frozenset[str]) -> dict[str, list[dict[str, Any]]]:
+        if not isinstance(value, dict) or not value:
+            raise ConfigError(path, f"expected rules by event name, got {_shown(value)}")
+        found = {}
+        for event, rules in value.items():
+            listed = rules if isinstance(rules, list) else [rules]
+            for position, rule in enumerate(listed):
+                at = f"{path}.{event}.{position}" if isinstance(rules, list) else f"{path}.{event}"
+                parse_rule(at, rule, captures, self.faults)
+            found[str(event)] = listed
+        return found
+
+
+def _key(path: str, value: Any) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise ConfigError(path, f"expected an array with at least one element, got {value!r}")
+    return value
+
+
+def _path(path: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise ConfigError(path, f"expected a path that begins with '/', got {value!r}")
+    return value
+
+
+def _params(path: str, value: Any) -> Any:
+    if not isinstance(value, dict) and not isinstance(template.parse(value), template.Hole):
+        raise ConfigError(path, f"expected a mapping or one placeholder, got {value!r}")
+    return value
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def load_mapping(document: Any, env: Mapping[str, str]) -> Config:
+    """Check a configuration given as plain data.
+
+    Raises:
+        ConfigFaults: with every fault found.
+    """
+    if not isinstance(document, dict):
+        raise ConfigFaults([ConfigError("", f"expected a mapping, got {_shown(document)}")])
+    return _Reader(env).config(document)

@@ -1,0 +1,173 @@
+"""Rules of the configuration: checked, and turned into `core.rule.RuleOperation`s."""
+
+from typing import Any
+
+import orjson
+
+from cluster.core import template
+from cluster.core.json_pointer import tokens
+from cluster.core.operation import Missing
+from cluster.core.rule import RuleOperation
+from cluster.core.template import Hole, Node
+from cluster.errors import ConfigError, OperationError
+
+REQUIRED: dict[str, frozenset[str]] = {
+    "set": frozenset({"key", "value"}),
+    "merge": frozenset({"key", "value"}),
+    "append": frozenset({"key", "item"}),
+    "prepend": frozenset({"key", "item"}),
+    "upsert": frozenset({"key", "item"}),
+    "merge_where": frozenset({"key", "where", "value"}),
+    "remove": frozenset({"key", "where"}),
+    "increment": frozenset({"key", "at"}),
+    "delete": frozenset({"key"}),
+    "invalidate": frozenset({"key"}),
+}
+_MISSING = frozenset({"when_missing", "default"})
+OPTIONAL: dict[str, frozenset[str]] = {
+    "set": _MISSING | {"at"},
+    "merge": _MISSING | {"at"},
+    "append": _MISSING | {"at", "max_items", "by"},
+    "prepend": _MISSING | {"at", "max_items", "by"},
+    "upsert": _MISSING | {"at", "by"},
+    "merge_where": _MISSING | {"at"},
+    "remove": _MISSING | {"at"},
+    "increment": _MISSING | {"by"},
+    "delete": frozenset({"at"}),
+    "invalidate": frozenset({"exact", "refetch"}),
+}
+LATER = frozenset({"entity", "relation", "call"})
+BESIDE = frozenset({"each", "when", "version"})
+REFETCH = ("active", "inactive", "all", "none")
+
+
+def parse_rule(path: str, rule: Any, captures: frozenset[str], faults: list[ConfigError]) -> RuleOperation | None:
+    """Check one rule. Faults are added to `faults`; None where there were any."""
+    before = len(faults)
+
+    def fault(at: str, reason: str) -> None:
+        faults.append(ConfigError(f"{path}.{at}" if at else path, reason))
+
+    if not isinstance(rule, dict):
+        fault("", f"expected a rule such as {{set: {{key: [...], value: ...}}}}, got {rule!r}")
+        return None
+    kinds = [name for name in rule if name not in BESIDE]
+    for name in kinds:
+        if name in LATER:
+            fault(str(name), "not supported by this version")
+        elif name not in REQUIRED:
+            fault(str(name), f"unknown operation, expected one of {', '.join(REQUIRED)}")
+    if len(kinds) != 1:
+        fault("", f"a rule has one operation, got {len(kinds)}")
+    if len(faults) > before:
+        return None
+    kind = kinds[0]
+    arguments = rule[kind]
+    if not isinstance(arguments, dict):
+        fault(kind, f"expected the operation's arguments, got {arguments!r}")
+        return None
+    for name in sorted(REQUIRED[kind] - arguments.keys()):
+        fault(f"{kind}.{name}", "required")
+    for name in arguments:
+        if name not in REQUIRED[kind] | OPTIONAL[kind]:
+            allowed = ", ".join(sorted(REQUIRED[kind] | OPTIONAL[kind]))
+            fault(f"{kind}.{name}", f"unknown key, expected one of {allowed}")
+    if len(faults) > before:
+        return None
+
+    names = captures | {"data", "event", "event_id"} | ({"item"} if "each" in rule else set())
+
+    def node(at: str, value: Any, allowed: frozenset[str] | set[str] = names) -> Node:
+        parsed = template.parse(value)
+        for hole in template.holes(parsed):
+            if hole[0] not in allowed:
+                known = ", ".join(sorted(allowed))
+                fault(at, f"no such placeholder {{{'.'.join(hole)}}}, there are {known}")
+            elif len(hole) > 1 and hole[0] not in ("data", "item"):
+                fault(at, f"{{{hole[0]}}} has no members, got {{{'.'.join(hole)}}}")
+        return parsed
+
+    key = node(f"{kind}.key", arguments["key"])
+    if not isinstance(arguments["key"], list) and not isinstance(key, Hole):
+        fault(f"{kind}.key", f"expected an array or one placeholder, got {arguments['key']!r}")
+    pointer = arguments.get("at", "")
+    at = node(f"{kind}.at", pointer)
+    try:
+        if not isinstance(pointer, str):
+            raise OperationError(f"a JSON Pointer is a string, got {pointer!r}")
+        tokens(pointer)
+    except OperationError as error:
+        fault(f"{kind}.at", error.message)
+    if kind == "increment" and not pointer:
+        at = template.Literal("")
+    value = arguments.get("value", arguments.get("item"))
+    value_node = node(f"{kind}.{'item' if 'item' in arguments else 'value'}", value)
+    where = arguments.get("where")
+    if "where" in arguments and not (isinstance(where, dict) and where):
+        fault(f"{kind}.where", f"expected an object of members to match, got {where!r}")
+    where_node = node(f"{kind}.where", where) if "where" in arguments else None
+    by = arguments.get("by")
+    if kind == "increment" and by is not None:
+        by_node = node(f"{kind}.by", by)
+        if isinstance(by_node, Hole):
+            by = by_node
+        elif isinstance(by, bool) or not isinstance(by, int | float):
+            fault(f"{kind}.by", f"expected a number or one placeholder, got {by!r}")
+    elif by is not None and not (isinstance(by, str) and by):
+        fault(f"{kind}.by", f"expected a member name, got {by!r}")
+    max_items = arguments.get("max_items", 0)
+    if "max_items" in arguments and (isinstance(max_items, bool) or not isinstance(max_items, int) or max_items < 1):
+        fault(f"{kind}.max_items", f"expected a whole number above 0, got {max_items!r}")
+    when_missing = arguments.get("when_missing")
+    if when_missing not in (None, "skip", "create"):
+        fault(f"{kind}.when_missing", f"expected skip or create, got {when_missing!r}")
+    if "default" in arguments and when_missing != "create" and kind != "set":
+        fault(f"{kind}.default", "takes effect only with when_missing: create")
+    exact = arguments.get("exact", False)
+    if not isinstance(exact, bool):
+        fault(f"{kind}.exact", f"expected true or false, got {exact!r}")
+    refetch = arguments.get("refetch", "active")
+    if refetch not in REFETCH:
+        fault(f"{kind}.refetch", f"expected one of {', '.join(REFETCH)}, got {refetch!r}")
+
+    each = None
+    if "each" in rule:
+        each = node("each", rule["each"], names - {"item"})
+        if not isinstance(each, Hole) or each.path[0] != "data":
+            fault("each", f"expected a placeholder of the event's data, got {rule['each']!r}")
+    when = rule.get("when", {})
+    if not isinstance(when, dict):
+        fault("when", f"expected {{pointer: value}}, got {when!r}")
+        when = {}
+    for name in when:
+        try:
+            tokens(str(name))
+        except OperationError as error:
+            fault(f"when.{name}", error.message)
+    guard = None
+    if "version" in rule:
+        version = rule["version"]
+        if not isinstance(version, dict) or set(version) != {"at", "value"} or not isinstance(version["at"], str):
+            fault("version", f"expected {{at, value}}, got {version!r}")
+        elif kind == "invalidate":
+            fault("version", "an invalidation has no version")
+        else:
+            guard = (version["at"], node("version.value", version["value"]))
+    if len(faults) > before:
+        return None
+    return RuleOperation(
+        kind,
+        key,
+        at,
+        value_node if "value" in arguments or "item" in arguments else None,
+        where_node,
+        by,
+        max_items,
+        None if when_missing is None else Missing[when_missing.upper()],
+        orjson.dumps(arguments["default"]) if "default" in arguments else None,
+        exact,
+        refetch,
+        each,
+        tuple(when.items()),
+        guard,
+    )

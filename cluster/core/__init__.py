@@ -1,0 +1,1 @@
+"""The pure core: state machines and the algebra they compose. No I/O, clocks, randomness or logging."""

@@ -1,0 +1,171 @@
+"""Channel demand: which upstream channels a shard's watched keys need, told to the ingestors that own their sources.
+
+A channel is needed from the first watched key it feeds until `linger` after the last; keys come and go with page views, and
+joining costs the upstream more than staying. Each ingestor has a link of its own; changes wait on it folded, so a key watched and
+dropped between two calls costs nothing.
+
+What must not live here: which channels feed a key (`rule`), sockets.
+"""
+
+from collections.abc import Callable, Sequence
+
+from cluster.core.link import Outgoing
+from cluster.core.messages import Answer, Demand, DemandMet, Full, Refused, Send
+
+RETRY_MS = 200.0
+GREET_MS = 10_000.0
+"""A restarted shard says the whole of what it needs only after gateways have had time to watch again. Sooner, ingestors would leave
+channels that are about to be wanted, and events would be lost between leaving and joining."""
+Channel = tuple[str, str]
+"""(source, channel)."""
+
+
+class _IngestorLine:
+    __slots__ = ("address", "dirty", "link", "told", "whole")
+
+    def __init__(self, address: str, identity: str, incarnation: int) -> None:
+        self.address = address
+        self.link = Outgoing(identity, incarnation)
+        self.told: set[Channel] = set()
+        """What the ingestor knows, or will once the call in flight is answered."""
+        self.dirty: dict[Channel, None] = {}
+        """Channels that may differ from `told`, in the order they were touched."""
+        self.whole = False
+        """The next message says everything this shard needs."""
+
+
+class ChannelDemand:
+    """Counts watched keys per channel and keeps the ingestors informed."""
+
+    def __init__(
+        self,
+        identity: str,
+        incarnation: int,
+        *,
+        now_ms: float,
+        ingestors: Sequence[str],
+        ingestor_of: Callable[[str], str],
+        linger_ms: Callable[[str, str], float],
+    ) -> None:
+        self._ingestor_of = ingestor_of
+        self._linger_ms = linger_ms
+        self._counts: dict[Channel, int] = {}
+        self._leaving: dict[Channel, float] = {}
+        self._joined: set[Channel] = set()
+        self._lines = {address: _IngestorLine(address, identity, incarnation) for address in ingestors}
+        self._greet_at: float | None = now_ms + GREET_MS
+
+    def need(self, channels: list[Channel]) -> None:
+        """One more watched key needs `channels`."""
+        for channel in channels:
+            self._counts[channel] = self._counts.get(channel, 0) + 1
+            self._leaving.pop(channel, None)
+            self._touch(channel)
+
+    def release(self, channels: list[Channel], now_ms: float) -> None:
+        """A watched key no longer needs `channels`."""
+        for channel in channels:
+            count = self._counts[channel] = self._counts[channel] - 1
+            if not count:
+                self._leaving[channel] = now_ms + self._linger_ms(*channel)
+
+    def settled(self, channels: list[Channel]) -> bool:
+        """Whether the ingestors have answered for all of `channels`: joined, or known not to be connected."""
+        return all(channel in self._joined for channel in channels)
+
+    def expired(self, now_ms: float) -> list[Channel]:
+        """Give up channels whose linger is over, and return them."""
+        gone = [channel for channel, at in self._leaving.items() if at <= now_ms]
+        for channel in gone:
+            del self._leaving[channel]
+            del self._counts[channel]
+            self._joined.discard(channel)
+            self._touch(channel)
+        return gone
+
+    def deadline(self) -> float | None:
+        """When a linger ends or a call is to be made."""
+        times = list(self._leaving.values())
+        if self._greet_at is not None:
+            times.append(self._greet_at)
+        for line in self._lines.values():
+            if line.link.idle and (line.dirty or line.whole):
+                times.append(0.0)
+            elif line.link.retry_at is not None:
+                times.append(line.link.retry_at)
+        return min(times, default=None)
+
+    def sends(self, now_ms: float) -> list[Send]:
+        """Return the calls that are due."""
+        effects = []
+        if self._greet_at is not None and self._greet_at <= now_ms:
+            self._greet_at = None
+            for line in self._lines.values():
+                line.whole = True
+                line.told.clear()
+                line.dirty = self._all_of(line)
+        for line in self._lines.values():
+            if line.link.idle:
+                message = self._next(line)
+                if message is not None:
+                    line.link.sent(message)
+                    effects.append(Send(line.address, message))
+            elif line.link.retry_at is not None and line.link.retry_at <= now_ms:
+                line.link.retry_at = None
+                effects.append(Send(line.address, line.link.in_flight))
+        return effects
+
+    def answered(self, address: str, message: Demand, answer: Answer, now_ms: float) -> None:
+        """An ingestor answered `message`."""
+        line = self._lines[address]
+        if line.link.in_flight is not message:
+            return
+        match answer:
+            case DemandMet(incarnation=incarnation):
+                line.link.acknowledged(incarnation)
+                self._joined.update(channel for channel in message.add if channel in self._counts)
+            case Full(retry_ms=retry_ms):
+                line.link.failed(now_ms, retry_ms)
+            case Refused():
+                self._restart(line)
+            case _:
+                raise AssertionError(f"{address} answered a demand with {answer!r}")
+
+    def unanswered(self, address: str, message: Demand, now_ms: float) -> None:
+        """The call failed; it is made again."""
+        if self._lines[address].link.in_flight is message:
+            self._lines[address].link.failed(now_ms, RETRY_MS)
+
+    def announced(self, address: str, incarnation: int) -> None:
+        """An ingestor lives anew and knows nothing."""
+        line = self._lines[address]
+        if line.link.peer != incarnation:
+            self._restart(line)
+
+    def knows(self, address: str) -> bool:
+        """Whether `address` is an ingestor this shard talks to."""
+        return address in self._lines
+
+    def _restart(self, line: _IngestorLine) -> None:
+        line.link.relink()
+        line.told.clear()
+        line.dirty = self._all_of(line)
+        self._joined.difference_update(line.dirty)
+        line.whole = True
+
+    def _next(self, line: _IngestorLine) -> Demand | None:
+        add = [channel for channel in line.dirty if channel in self._counts and channel not in line.told]
+        drop = [channel for channel in line.dirty if channel not in self._counts and channel in line.told]
+        line.dirty = {}
+        if not (add or drop or line.whole):
+            return None
+        line.told.update(add)
+        line.told.difference_update(drop)
+        whole, line.whole = line.whole, False
+        return Demand(line.link.header(), whole, add, drop)
+
+    def _all_of(self, line: _IngestorLine) -> dict[Channel, None]:
+        return {channel: None for channel in self._counts if self._ingestor_of(channel[0]) == line.address}
+
+    def _touch(self, channel: Channel) -> None:
+        self._lines[self._ingestor_of(channel[0])].dirty[channel] = None

@@ -1,0 +1,196 @@
+"""What a client may say over a socket, and what it does.
+
+A frame that is no JSON ends the connection (3501): there is no telling what else of it is wrong. Anything else that is wrong is
+answered with an `error` naming the message's id, and changes nothing.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from msgspec import Struct
+
+from cluster.core import protocol
+from cluster.core.gateway_state import Close, Effect, GatewayState
+from cluster.core.messages import EntryView, Failure, InvalidateKeys, Matched, Payload, Read, Write, Written
+from cluster.core.position import decode_token
+from cluster.core.query_key import MAX_KEY_BYTES, CanonicalKey, canonical, checked
+from cluster.core.session_state import SessionState
+from cluster.errors import ErrorCode, HarborError, RequestError
+
+MAX_FRAME_BYTES = 1024 * 1024
+MAX_DEPTH = 32
+LATER = frozenset({"mutate", "undo", "presence", "leave", "auth"})
+
+
+class Command(Struct, frozen=True):
+    """A request to shards whose answer is a `result` message."""
+
+    session: str
+    re: Any
+    kind: str
+
+
+def client_frame(
+    state: GatewayState, session: SessionState, frame: bytes | str, command: Callable[[Command], int], now_ms: float
+) -> list[Effect]:
+    """Carry out a client's frame: one message or an array of them. `command` gives a ticket for what must wait for shards."""
+    if len(frame) > MAX_FRAME_BYTES:
+        return _error(
+            state, session, None, RequestError(ErrorCode.TOO_LARGE, f"a frame has at most {MAX_FRAME_BYTES} bytes")
+        )
+    try:
+        decoded = orjson.loads(frame)
+    except orjson.JSONDecodeError as error:
+        return [Close(session.id, protocol.CLOSE_NOT_PARSEABLE, f"not JSON: {error}"[:120])]
+    effects: list[Effect] = []
+    for message in decoded if isinstance(decoded, list) else [decoded]:
+        name = message.get("id") if isinstance(message, dict) else None
+        try:
+            if depth(message) > MAX_DEPTH:
+                raise RequestError(ErrorCode.TOO_DEEP, f"a message may nest {MAX_DEPTH} deep")
+            effects.extend(_carry_out(state, session, message, command, now_ms))
+        except HarborError as error:
+            effects.extend(_error(state, session, name, error))
+    return effects
+
+
+def depth(value: Any) -> int:
+    """Levels of nesting, found without recursion."""
+    levels = 0
+    current = [value]
+    while current:
+        containers = [item for item in current if isinstance(item, dict | list)]
+        if not containers:
+            break
+        levels += 1
+        current = [child for item in containers for child in (item.values() if isinstance(item, dict) else item)]
+    return levels
+
+
+def _error(state: GatewayState, session: SessionState, name: Any, error: HarborError) -> list[Effect]:
+    members = protocol.error_of(error)
+    return state.say(session, protocol.message("error", **({} if name is None else {"re": name}), **members))
+
+
+def _carry_out(
+    state: GatewayState, session: SessionState, message: Any, command: Callable[[Command], int], now_ms: float
+) -> list[Effect]:
+    if not isinstance(message, dict):
+        raise RequestError(ErrorCode.BAD_MESSAGE, "a message is an object")
+    kind = message.get("type")
+    match kind:
+        case "hello":
+            return []
+        case "ping":
+            name = {"re": message["id"]} if "id" in message else {}
+            return state.say(session, protocol.message("pong", **name))
+        case "subscribe":
+            return _subscribe(state, session, message, now_ms)
+        case "unsubscribe":
+            return state.unsubscribe(session, _name(message), now_ms)
+        case "pause":
+            return state.pause(session, _name(message), now_ms)
+        case "resume":
+            return state.resume(session, _name(message), now_ms)
+        case "get":
+            key = _key(message, "key")
+            ticket = command(Command(session.id, _id(message), "get"))
+            return state.request(ticket, key, lambda request: Read(request, key), now_ms)
+        case "set":
+            return _set(state, session, message, command, now_ms)
+        case "invalidate":
+            key = _key(message, "key")
+            exact = message.get("exact", False)
+            if not isinstance(exact, bool):
+                raise RequestError(ErrorCode.BAD_REQUEST, f"exact is true or false, got {exact!r:.60}")
+            ticket = command(Command(session.id, _id(message), "invalidate"))
+            return state.request(
+                ticket, key if exact else None, lambda request: InvalidateKeys(request, key, exact), now_ms
+            )
+        case str() if kind in LATER:
+            raise RequestError(ErrorCode.UNSUPPORTED, f"{kind} is not supported by this version")
+        case _:
+            raise RequestError(ErrorCode.UNKNOWN_TYPE, f"unknown message type {kind!r:.60}")
+
+
+def _subscribe(state: GatewayState, session: SessionState, message: dict[str, Any], now_ms: float) -> list[Effect]:
+    name = _name(message)
+    if ("key" in message) == ("prefix" in message):
+        raise RequestError(ErrorCode.BAD_MESSAGE, "subscribe names a key or a prefix")
+    prefix = "prefix" in message
+    mode = message.get("mode", "data")
+    if mode not in ("data", "patch"):
+        raise RequestError(ErrorCode.BAD_REQUEST, f"mode is data or patch, got {mode!r:.60}")
+    since = message.get("since")
+    if since is not None and not isinstance(since, str):
+        raise RequestError(ErrorCode.BAD_REQUEST, f"since is a position token, got {since!r:.60}")
+    return state.subscribe(
+        session,
+        name,
+        _key(message, "prefix" if prefix else "key"),
+        prefix=prefix,
+        mode=mode,
+        since=None if since is None else decode_token(since),
+        now_ms=now_ms,
+    )
+
+
+def _set(
+    state: GatewayState,
+    session: SessionState,
+    message: dict[str, Any],
+    command: Callable[[Command], int],
+    now_ms: float,
+) -> list[Effect]:
+    key = _key(message, "key")
+    if "data" not in message:
+        raise RequestError(ErrorCode.BAD_MESSAGE, "set needs data")
+    base_version = message.get("base_version")
+    if base_version is not None and (isinstance(base_version, bool) or not isinstance(base_version, int)):
+        raise RequestError(ErrorCode.BAD_REQUEST, f"base_version is a version, got {base_version!r:.60}")
+    name = _id(message)
+    ticket = command(Command(session.id, name, "set"))
+    request_id = f"{session.id}/{ticket}"
+    data = orjson.dumps(message["data"])
+    return state.request(ticket, key, lambda request: Write(request, request_id, key, data, base_version), now_ms)
+
+
+def _id(message: dict[str, Any]) -> Any:
+    name = message.get("id")
+    if isinstance(name, bool) or not isinstance(name, str | int | float) or (isinstance(name, str) and len(name) > 256):
+        raise RequestError(ErrorCode.BAD_MESSAGE, f"{message['type']} needs an id, a number or a string")
+    return name
+
+
+def _name(message: dict[str, Any]) -> bytes:
+    return orjson.dumps(_id(message))
+
+
+def _key(message: dict[str, Any], member: str) -> CanonicalKey:
+    key = canonical(checked(message.get(member)))
+    if len(key) > MAX_KEY_BYTES:
+        raise RequestError(ErrorCode.TOO_LARGE, f"a query key may have {MAX_KEY_BYTES} bytes")
+    return key
+
+
+def result(command: Command, payloads: list[Payload], now_ms: float) -> bytes:
+    """Return the message that answers a command."""
+    for payload in payloads:
+        if isinstance(payload, Failure):
+            details = None
+            if payload.current is not None:
+                details = {"current": orjson.Fragment(protocol.entry(payload.current, now_ms))}
+            body = protocol.error_body(payload.code, payload.message, details=details)
+            return protocol.message("error", re=command.re, **body)
+    first = payloads[0]
+    match first:
+        case EntryView():
+            return protocol.message("result", re=command.re, entry=orjson.Fragment(protocol.entry(first, now_ms)))
+        case Written(version=version):
+            return protocol.message("result", re=command.re, version=version)
+        case Matched():
+            matched = sum(each.count for each in payloads if isinstance(each, Matched))
+            return protocol.message("result", re=command.re, matched=matched)
+        case _:
+            raise AssertionError(f"no result is made of {first!r}")

@@ -1,0 +1,182 @@
+"""What a shard holds for one gateway: its watches, and the changes that wait to be sent to it.
+
+One change set is in flight; meanwhile changes fold per key, so a slow gateway costs at most one pending record per watched entry. A
+record remembers the version the gateway holds and, while they are worth it, the patches since; what an entry is now is read when the
+change set is built, so everything in one change set is of one instant.
+
+Prefix snapshots are cut into slices, one per change set. An entry not yet sent is not watched yet, and so sends no changes.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+
+from cluster.core.link import Outgoing
+from cluster.core.messages import (
+    Absent,
+    Answered,
+    Change,
+    ChangeSet,
+    Item,
+    Meta,
+    Missed,
+    Payload,
+    Ready,
+    Removed,
+    Reset,
+    Snapshot,
+    Watch,
+)
+from cluster.core.query_cache import Entry
+from cluster.core.query_key import KeyMatcher
+
+SLICE_BYTES = 256 * 1024
+"""Content of one change set, beyond which the rest waits for the next call: a few ms of work at either end."""
+SLICE_ENTRIES = 2_000
+"""Entries of a prefix looked at per change set, for the same reason."""
+HEARTBEAT_MS = 1_000.0
+"""How soon a gateway notices that it missed the last change."""
+
+
+class PendingChange:
+    """Changes of one entry since the gateway was last told."""
+
+    __slots__ = ("coalesced", "from_version", "invalidated", "patch_bytes", "patches", "reset")
+
+    def __init__(self, from_version: int) -> None:
+        self.from_version = from_version
+        self.patches: list[bytes] | None = []
+        """Patch members without the brackets; None: send the data."""
+        self.patch_bytes = 0
+        self.coalesced = 0
+        self.invalidated = False
+        self.reset = False
+
+
+class _Scan:
+    """A prefix snapshot on its way."""
+
+    __slots__ = ("remaining", "watch")
+
+    def __init__(self, watch: int, entries: list[Entry]) -> None:
+        self.watch = watch
+        self.remaining: Iterator[Entry] = iter(entries)
+
+
+class GatewayLink:
+    """See the module."""
+
+    def __init__(self, address: str, identity: str, incarnation: int) -> None:
+        self.address = address
+        self.link = Outgoing(identity, incarnation)
+        self.opened_by = 0
+        """The incarnation of the gateway's link whose watches these are."""
+        self.exact: dict[str, int] = {}
+        """Watch id by key."""
+        self.prefixes: dict[int, KeyMatcher] = {}
+        self.watches: dict[int, str] = {}
+        """Key or prefix by watch id."""
+        self.watched: set[str] = set()
+        """Keys whose changes are sent: snapshot sent, or known to be absent."""
+        self.pending: dict[str, PendingChange] = {}
+        self.tasks: deque[Watch | _Scan | Missed | Answered] = deque()
+        """What goes out in order, after pending changes."""
+        self.oldest_ms = 0.0
+        self.sent_at = 0.0
+        self.silent_since: float | None = None
+        """Since when calls have failed."""
+
+    def clear(self) -> list[str]:
+        """Forget everything: the gateway starts the link over. Returns the keys that were watched."""
+        keys = list(self.watched)
+        self.link.relink()
+        for collection in (self.exact, self.prefixes, self.watches, self.watched, self.pending, self.tasks):
+            collection.clear()
+        self.oldest_ms = 0.0
+        self.silent_since = None
+        return keys
+
+    def wants(self, entry: Entry) -> bool:
+        """Whether changes of an entry that just came to be are for this gateway."""
+        return entry.key in self.exact or any(
+            matcher.matches(entry.key, entry.parsed) for matcher in self.prefixes.values()
+        )
+
+    def pend(self, key: str, from_version: int) -> PendingChange:
+        """Return the pending record of a watched key, new if there was none."""
+        pending = self.pending.get(key)
+        if pending is None:
+            pending = self.pending[key] = PendingChange(from_version)
+        return pending
+
+    def scan(self, watch: int, entries: list[Entry]) -> None:
+        """Queue the snapshot of a prefix."""
+        self.tasks.append(_Scan(watch, entries))
+
+    def answer(self, request: int, payload: Payload) -> None:
+        """Queue a late answer."""
+        self.tasks.append(Answered(request, payload))
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything waits."""
+        return bool(self.pending or self.tasks)
+
+    def deadline(self) -> float | None:
+        """When a resend or a heartbeat is due."""
+        if not self.link.idle:
+            return self.link.retry_at
+        if self.busy:
+            return 0.0
+        return self.sent_at + HEARTBEAT_MS if self.watches else None
+
+
+def encode_pending(pending: PendingChange, key: str, entry: Entry | None, gone_version: int) -> list[Item]:
+    """Return the items that bring a replica from `pending.from_version` to what the entry is now."""
+    if entry is None:
+        return [Removed(key, gone_version)] if pending.from_version else []
+    if pending.reset:
+        return [Reset(entry.view())]
+    items: list[Item] = []
+    if entry.value is not None and entry.version != pending.from_version:
+        patch = None
+        if pending.patches and pending.from_version and pending.patch_bytes <= entry.value.size():
+            patch = b"[" + b",".join(pending.patches) + b"]"
+        items.append(
+            Change(
+                key,
+                pending.from_version,
+                entry.version,
+                entry.value.json() if patch is None else None,
+                patch,
+                pending.coalesced,
+                int(entry.data_updated_at),
+                entry.stale_at,
+            )
+        )
+    if pending.invalidated or not items or entry.is_invalidated or entry.error is not None or entry.fetch is not None:
+        items.append(
+            Meta(
+                key,
+                entry.status,
+                entry.fetch_status,
+                entry.is_invalidated,
+                entry.stale_at,
+                entry.error,
+                pending.invalidated,
+            )
+        )
+    return items
+
+
+__all__ = [
+    "HEARTBEAT_MS",
+    "SLICE_BYTES",
+    "SLICE_ENTRIES",
+    "Absent",
+    "ChangeSet",
+    "GatewayLink",
+    "PendingChange",
+    "Ready",
+    "Snapshot",
+    "encode_pending",
+]

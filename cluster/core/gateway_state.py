@@ -1,0 +1,813 @@
+"""The gateway: replicas of what its sessions watch, and the delivery of their changes.
+
+Delivery contract, per subscription: a snapshot of every matching entry, `snapshot_end`, then every change, per entry in version order,
+each from the version last sent; or `reset` and a new snapshot. How each path keeps it:
+
+- Replicas change only by change sets, in link order. A change set that a shard had to split is applied when its last part is here, so
+  replicas always stand at one offset per shard, and that is the position clients are told.
+- A tick flushes each dirty topic once: changes folded since the last tick, encoded once per mode, the same bytes for every subscriber
+  in step. Before a subscription comes into step its topic is flushed, so that it is at exactly the replicas' versions.
+- Others (snapshot under way, paused, socket full) fold into an outbox of their own; when that is written they are in step.
+- A shard's new life, or a link that lost its thread, resets every subscription it concerns.
+
+It is one thing because these paths meet in the same few fields of replicas, topics and subscriptions.
+
+What must not live here: HTTP and sockets (`cluster.gateway`), message texts (`protocol`), what a client may send (`client_message`).
+"""
+
+from typing import Any
+
+from msgspec import Struct
+
+from cluster.core import protocol
+from cluster.core.link import Announcements, Foreign, Incoming, New, Outgoing, Repeat
+from cluster.core.messages import (
+    Absent,
+    Announce,
+    Answer,
+    Answered,
+    Answers,
+    Change,
+    ChangeSet,
+    ChangeSetTaken,
+    EntryView,
+    Full,
+    Item,
+    Meta,
+    Missed,
+    MissedKeys,
+    Noted,
+    Payload,
+    Ready,
+    Refused,
+    Removed,
+    Request,
+    Requests,
+    Reset,
+    Send,
+    Snapshot,
+    Unwatch,
+    Watch,
+)
+from cluster.core.outbox import Outbox, encode
+from cluster.core.placement import SlotMap
+from cluster.core.position import Position, encode_token
+from cluster.core.query_key import CanonicalKey, KeyMatcher, parse
+from cluster.core.replica import Replica
+from cluster.core.session_state import SUBSCRIPTIONS, SessionState
+from cluster.core.subscription import Interests
+from cluster.core.topic import Phase, Subscription, Topic
+from cluster.errors import ErrorCode, RequestError
+
+SETTLE_MS = 2.0
+"""From the first change to the flush after a quiet time: the change sets of one window's shards arrive within it, a lone event hardly
+notices it."""
+SPACING_MS = 10.0
+"""Between flushes while changes keep coming: at most ten writes per client and window, in practice one or two."""
+RETRY_MS = 150.0
+CHUNK_BYTES = 64 * 1024
+"""Of a snapshot, in one frame. The socket asks for the next when this one is written."""
+STALL_MS = 30_000.0
+"""A client that takes nothing for so long, while something waits, is closed."""
+
+
+class Deliver(Struct, frozen=True):
+    """Effect: `session` has output; take it when its socket can be written to."""
+
+    session: str
+
+
+class Respond(Struct, frozen=True):
+    """Effect: the answers to a one-shot request, one from each shard asked."""
+
+    ticket: int
+    payloads: list[Payload]
+
+
+class Close(Struct, frozen=True):
+    """Effect: close a session's connection."""
+
+    session: str
+    code: int
+    reason: str
+
+
+Effect = Send | Deliver | Respond | Close
+
+
+class _Gather:
+    """A one-shot request, sent to one or more shards."""
+
+    __slots__ = ("payloads", "ticket", "waiting")
+
+    def __init__(self, ticket: int, waiting: int) -> None:
+        self.ticket = ticket
+        self.waiting = waiting
+        self.payloads: list[Payload] = []
+
+
+class _Shard:
+    """The links to and from one shard."""
+
+    __slots__ = (
+        "address",
+        "index",
+        "incoming",
+        "out",
+        "outstanding",
+        "partial",
+        "partial_oldest_ms",
+        "position",
+        "queue",
+        "watching",
+    )
+
+    def __init__(self, index: int, identity: str, incarnation: int) -> None:
+        self.index = index
+        self.address = f"shard-{index}"
+        self.out = Outgoing(identity, incarnation)
+        self.incoming = Incoming(incarnation)
+        self.queue: list[Request] = []
+        self.outstanding: dict[int, Request] = {}
+        """Requests without an answer, to be asked again of a new life."""
+        self.watching: dict[int, Topic] = {}
+        """Topic by watch id."""
+        self.position: Position = (0, 0)
+        self.partial: list[Item] = []
+        """Items of a split change set whose last part is yet to come."""
+        self.partial_oldest_ms = 0.0
+
+
+class GatewayState:
+    """See the module."""
+
+    def __init__(self, identity: str, incarnation: int, *, slots: SlotMap, shards: int) -> None:
+        self.identity = identity
+        self.incarnation = incarnation
+        self._slots = slots
+        self._shards = [_Shard(n, identity, incarnation) for n in range(shards)]
+        self._by_address = {shard.address: shard for shard in self._shards}
+        self._announcements = Announcements(identity, incarnation, [])
+        self.sessions: dict[str, SessionState] = {}
+        self.replicas: dict[str, Replica] = {}
+        self._topics: dict[tuple[str, bool], Topic] = {}
+        self._interests: Interests[Topic] = Interests()
+        self._dirty: list[Topic] = []
+        self._flush_at: float | None = None
+        self._flushed_ms = 0.0
+        self._next_id = 0
+        self._gathers: dict[int, _Gather] = {}
+        self._resuming: dict[int, Subscription] = {}
+        self._oldest: list[float] = []
+        self.ages_ms: list[float] = []
+        """Age of each change set at its flush, since the shell last took them."""
+        self.changes_delivered = 0
+        self.resumes: dict[str, int] = {}
+        self.reads: dict[str, int] = {}
+        self._now_ms = 0.0
+
+    # --- shards --------------------------------------------------------------------------------------------------
+
+    def change_set(self, message: ChangeSet, now_ms: float) -> tuple[Answer, list[Effect]]:
+        """Apply what a shard sends to the replicas."""
+        self._now_ms = now_ms
+        shard = self._by_address[message.header.sender]
+        effects: list[Effect] = []
+        match shard.incoming.admit(message.header):
+            case Foreign():
+                return Refused(self.incarnation), []
+            case Repeat(answer):
+                return answer, []
+            case New(opened=True):
+                shard.partial.clear()
+        if message.epoch < shard.position[0]:
+            return shard.incoming.answered(ChangeSetTaken(self.incarnation)), []
+        if message.oldest_ms and (not shard.partial_oldest_ms or message.oldest_ms < shard.partial_oldest_ms):
+            shard.partial_oldest_ms = message.oldest_ms
+        shard.partial.extend(message.items)
+        if message.offset >= 0:
+            items, shard.partial = shard.partial, []
+            shard.position = (message.epoch, message.offset)
+            for item in items:
+                self._apply(shard, item, effects)
+            if shard.partial_oldest_ms:
+                self._oldest.append(shard.partial_oldest_ms)
+                shard.partial_oldest_ms = 0.0
+        effects.extend(self._pump(shard))
+        return shard.incoming.answered(ChangeSetTaken(self.incarnation)), effects
+
+    def _apply(self, shard: _Shard, item: Item, effects: list[Effect]) -> None:
+        match item:
+            case Change():
+                self._change(shard, item, effects)
+            case Meta():
+                self._meta(item)
+            case Removed(key=key, version=version):
+                self._removed(key, version)
+            case Snapshot(watch=watch, entry=view):
+                topic = shard.watching.get(watch)
+                if topic is not None:
+                    self._snapshot(shard, topic, view)
+                    if not topic.prefix:
+                        self._complete(shard, topic, effects)
+            case Absent(watch=watch) | Ready(watch=watch):
+                topic = shard.watching.get(watch)
+                if topic is not None:
+                    self._complete(shard, topic, effects)
+            case Reset(entry=view):
+                replica = self.replicas.get(view.key)
+                if replica is not None:
+                    before = replica.version
+                    replica.replace(view)
+                    for topic in replica.topics:
+                        self._pending(topic, view.key, before).reset = True
+            case MissedKeys():
+                self._missed(shard, item, effects)
+            case Answered(id=request, payload=payload):
+                self._settle(shard, request, payload, effects)
+
+    def _change(self, shard: _Shard, change: Change, effects: list[Effect]) -> None:
+        replica = self.replicas.get(change.key)
+        if replica is None:
+            topics = list(self._interests.matching(change.key, parse(change.key)))
+            if not topics or change.data is None:
+                return  # no longer watched
+            replica = self._replica(change.key, shard)
+        elif change.version <= replica.version:
+            return
+        elif change.from_version != replica.version and change.data is None:
+            self._relink(shard, effects)
+            return
+        before = replica.version
+        replica.take(change)
+        for topic in replica.topics:
+            pending = self._pending(topic, change.key, before)
+            pending.add_patch(change.patch)
+            pending.coalesced += change.coalesced
+
+    def _replica(self, key: str, shard: _Shard) -> Replica:
+        replica = self.replicas[key] = Replica(key, shard.index)
+        for topic in self._interests.matching(key, replica.parsed):
+            replica.topics.append(topic)
+            topic.replicas[key] = replica
+        return replica
+
+    def _meta(self, meta: Meta) -> None:
+        replica = self.replicas.get(meta.key)
+        if replica is None:
+            return
+        failed = meta.error is not None and meta.error != replica.error and replica.value is None
+        replica.heed(meta)
+        if meta.invalidated or failed:
+            for topic in replica.topics:
+                pending = self._pending(topic, meta.key, replica.version)
+                pending.invalidated = pending.invalidated or meta.invalidated
+                pending.retold = pending.retold or failed
+
+    def _removed(self, key: str, version: int) -> None:
+        replica = self.replicas.pop(key, None)
+        if replica is None:
+            return
+        for topic in replica.topics:
+            del topic.replicas[key]
+            pending = self._pending(topic, key, replica.version)
+            pending.patches = None
+            pending.gone_version = version
+
+    def _snapshot(self, shard: _Shard, topic: Topic, view: EntryView) -> None:
+        replica = self.replicas.get(view.key)
+        if replica is None:
+            self._replica(view.key, shard).replace(view)
+            return
+        if topic not in replica.topics:
+            replica.topics.append(topic)
+            topic.replicas[view.key] = replica
+        before = replica.version
+        if view.version >= before:
+            replica.replace(view)
+        if view.version > before:
+            for each in replica.topics:
+                pending = self._pending(each, view.key, before)
+                pending.patches = None
+                pending.coalesced += 1
+
+    def _pending(self, topic: Topic, key: str, from_version: int) -> Any:
+        if not topic.dirty:
+            topic.dirty = True
+            self._dirty.append(topic)
+            if self._flush_at is None:
+                self._flush_at = max(self._now_ms + SETTLE_MS, self._flushed_ms + SPACING_MS)
+        return topic.outbox.at(key, from_version)
+
+    def _complete(self, shard: _Shard, topic: Topic, effects: list[Effect]) -> None:
+        """A shard's part of a topic is here."""
+        topic.awaited.discard(shard.index)
+        if topic.ready:
+            for subscription in list(topic.subscriptions):
+                if subscription.phase is Phase.AWAITING:
+                    self._begin(subscription, effects)
+
+    def announce(self, message: Announce, now_ms: float) -> tuple[Answer, list[Effect]]:
+        """A shard lives anew: what this gateway watches there is void until it says so again."""
+        self._now_ms = now_ms
+        effects: list[Effect] = []
+        shard = self._by_address.get(message.sender)
+        if shard is not None and shard.out.peer not in (0, message.incarnation):
+            self._relink(shard, effects)
+        return Noted(self.incarnation), effects
+
+    def _relink(self, shard: _Shard, effects: list[Effect]) -> None:
+        """Start the links to a shard over, and every subscription it concerns."""
+        shard.out.relink()
+        shard.partial.clear()
+        shard.queue = []
+        topics = list(shard.watching.values())
+        shard.watching.clear()
+        for topic in topics:
+            self._flush_topic(topic, effects)
+            for key, replica in list(topic.replicas.items()):
+                if replica.shard == shard.index:
+                    del topic.replicas[key]
+                    self.replicas.pop(key, None)
+            self._watch(shard, topic)
+            for subscription in topic.subscriptions:
+                if subscription.phase is not Phase.AWAITING:
+                    subscription.resets, subscription.since = True, None
+                subscription.phase = Phase.AWAITING
+                subscription.remaining = {}
+                subscription.outbox.clear()
+                if subscription.resets:
+                    self._attend(subscription, effects)
+        shard.queue.extend(shard.outstanding.values())
+        effects.extend(self._pump(shard))
+
+    def _watch(self, shard: _Shard, topic: Topic) -> None:
+        watch = self._id()
+        topic.watches[shard.index] = watch
+        topic.awaited.add(shard.index)
+        shard.watching[watch] = topic
+        shard.queue.append(Watch(watch, topic.key, topic.prefix))
+
+    def _id(self) -> int:
+        self._next_id += 1
+        return self._next_id
+
+    def _pump(self, shard: _Shard) -> list[Effect]:
+        """Send what waits for a shard, if nothing is in flight."""
+        if not shard.out.idle or not shard.queue:
+            return []
+        message = Requests(shard.out.header(), shard.queue)
+        shard.queue = []
+        shard.out.sent(message)
+        return [Send(shard.address, message)]
+
+    def answered(self, to: str, message: Any, answer: Answer, now_ms: float) -> list[Effect]:
+        """A shard answered `message`."""
+        self._now_ms = now_ms
+        shard = self._by_address[to]
+        effects: list[Effect] = []
+        if shard.out.in_flight is not message:
+            return effects
+        match answer:
+            case Answers(incarnation=incarnation, items=items):
+                shard.out.acknowledged(incarnation)
+                for request, payload in items:
+                    self._settle(shard, request, payload, effects)
+                effects.extend(self._pump(shard))
+            case Full(retry_ms=retry_ms):
+                shard.out.failed(now_ms, retry_ms)
+            case Refused():
+                self._relink(shard, effects)
+            case _:
+                raise AssertionError(f"{to} answered requests with {answer!r}")
+        return effects
+
+    def unanswered(self, to: str, message: Any, now_ms: float) -> list[Effect]:
+        """The call failed; what it carried is kept and sent again."""
+        shard = self._by_address[to]
+        if shard.out.in_flight is message:
+            shard.out.failed(now_ms, RETRY_MS)
+        return []
+
+    # --- one-shot requests ---------------------------------------------------------------------------------------
+
+    def request(self, ticket: int, key: CanonicalKey | None, make: Any, now_ms: float) -> list[Effect]:
+        """Ask the shard of `key`, or (None) every shard; `make` builds the request from its id."""
+        self._now_ms = now_ms
+        shards = self._shards if key is None else [self._shards[self._slots.shard(key)]]
+        gather = _Gather(ticket, len(shards))
+        effects: list[Effect] = []
+        for shard in shards:
+            request = make(self._id())
+            self._gathers[request.id] = gather
+            shard.outstanding[request.id] = request
+            shard.queue.append(request)
+            effects.extend(self._pump(shard))
+        return effects
+
+    def _settle(self, shard: _Shard, request: int, payload: Payload, effects: list[Effect]) -> None:
+        shard.outstanding.pop(request, None)
+        gather = self._gathers.pop(request, None)
+        if gather is None:
+            return
+        gather.payloads.append(payload)
+        gather.waiting -= 1
+        if not gather.waiting:
+            effects.append(Respond(gather.ticket, gather.payloads))
+
+    def abandon(self, ticket: int) -> None:
+        """Nobody waits for these answers any more."""
+        for request, gather in list(self._gathers.items()):
+            if gather.ticket == ticket:
+                del self._gathers[request]
+                for shard in self._shards:
+                    shard.outstanding.pop(request, None)
+
+    def live(self, key: str) -> Replica | None:
+        """Return the replica of a key if it is watched, has data and is fresh: then a read needs no shard."""
+        replica = self.replicas.get(key)
+        if replica is None or replica.value is None or replica.is_stale(self._now_ms):
+            return None
+        return replica
+
+    # --- sessions ------------------------------------------------------------------------------------------------
+
+    def open_session(self, session_id: str, *, server_sent: bool = False) -> SessionState:
+        """A client has connected."""
+        session = self.sessions[session_id] = SessionState(session_id, server_sent=server_sent)
+        return session
+
+    def close_session(self, session_id: str, now_ms: float) -> list[Effect]:
+        """A client is gone."""
+        self._now_ms = now_ms
+        effects: list[Effect] = []
+        session = self.sessions.pop(session_id, None)
+        if session is not None:
+            for subscription in list(session.subscriptions.values()):
+                self._end(session, subscription, effects)
+        return effects
+
+    def say(self, session: SessionState, message: bytes) -> list[Effect]:
+        """Queue a whole message."""
+        session.control.append(message)
+        return [Deliver(session.id)]
+
+    def subscribe(
+        self,
+        session: SessionState,
+        name: bytes,
+        key: CanonicalKey,
+        *,
+        prefix: bool,
+        mode: str,
+        since: dict[int, Position] | None,
+        now_ms: float,
+    ) -> list[Effect]:
+        """Begin a subscription.
+
+        Raises:
+            RequestError: the name is taken, or there are too many.
+        """
+        self._now_ms = now_ms
+        if name in session.subscriptions:
+            raise RequestError(ErrorCode.CONFLICT, f"the subscription {name.decode()} exists already")
+        if len(session.subscriptions) >= SUBSCRIPTIONS:
+            raise RequestError(ErrorCode.TOO_MANY, f"a session has at most {SUBSCRIPTIONS} subscriptions")
+        effects: list[Effect] = []
+        topic = self._topics.get((key, prefix))
+        if topic is None:
+            topic = self._topics[key, prefix] = Topic(key, KeyMatcher(parse(key)) if prefix else None)
+            self._add_interest(topic)
+            shards = self._shards if prefix else [self._shards[self._slots.shard(key)]]
+            for shard in shards:
+                self._watch(shard, topic)
+        subscription = Subscription(name, topic, mode)
+        subscription.since = since
+        session.subscriptions[name] = subscription
+        topic.subscriptions[subscription] = session.id
+        if topic.ready:
+            self._begin(subscription, effects)
+        for index in topic.watches:
+            effects.extend(self._pump(self._shards[index]))
+        return effects
+
+    def _add_interest(self, topic: Topic) -> None:
+        if topic.matcher is not None:
+            self._interests.add_prefix(topic.matcher, topic)
+        else:
+            self._interests.add_exact(topic.key, topic)
+        for replica in list(self.replicas.values()) if topic.prefix else [self.replicas.get(topic.key)]:
+            if replica is not None and (topic.matcher is None or topic.matcher.matches(replica.key, replica.parsed)):
+                replica.topics.append(topic)
+                topic.replicas[replica.key] = replica
+
+    def _begin(self, subscription: Subscription, effects: list[Effect]) -> None:
+        """The topic is ready: begin the snapshot, or find out what was missed."""
+        if subscription.since is None:
+            subscription.phase = Phase.SNAPSHOT
+            self._flush_topic(subscription.topic, effects)
+            subscription.remaining = dict.fromkeys(subscription.topic.replicas)
+            self._attend(subscription, effects)
+            return
+        subscription.phase = Phase.RESUMING
+        subscription.unanswered = 0
+        topic = subscription.topic
+        self._flush_topic(topic, effects)
+        for index in topic.watches:
+            shard = self._shards[index]
+            epoch, offset = subscription.since.get(index, (0, 0))
+            request = Missed(self._id(), topic.key, topic.prefix, epoch, offset)
+            self._resuming[request.id] = subscription
+            subscription.unanswered += 1
+            shard.outstanding[request.id] = request
+            shard.queue.append(request)
+            effects.extend(self._pump(shard))
+
+    def _missed(self, shard: _Shard, missed: MissedKeys, effects: list[Effect]) -> None:
+        shard.outstanding.pop(missed.id, None)
+        subscription = self._resuming.pop(missed.id, None)
+        if subscription is None or subscription.phase is not Phase.RESUMING:
+            return
+        if missed.reset:
+            self._count(self.resumes, "reset")
+            subscription.since = None
+            subscription.resets = True
+            subscription.outbox.clear()
+            self._begin(subscription, effects)
+            return
+        self._flush_topic(subscription.topic, effects)
+        changed = dict(missed.keys)
+        for key in list(subscription.outbox):
+            # The client may come from a gateway that was ahead of this one: what the shard does not list, it has.
+            if key not in changed and self._slots.shard(CanonicalKey(key)) == shard.index:
+                del subscription.outbox[key]
+        for key, version in changed.items():
+            subscription.outbox.missed(key, version)
+        subscription.unanswered -= 1
+        if not subscription.unanswered:
+            self._count(self.resumes, "resumed")
+            subscription.phase = Phase.LAGGING
+            self._attend(subscription, effects)
+
+    def unsubscribe(self, session: SessionState, name: bytes, now_ms: float) -> list[Effect]:
+        """End a subscription.
+
+        Raises:
+            RequestError: `NOT_FOUND`.
+        """
+        self._now_ms = now_ms
+        effects: list[Effect] = []
+        self._end(session, self._subscription(session, name), effects)
+        return effects
+
+    def _subscription(self, session: SessionState, name: bytes) -> Subscription:
+        subscription = session.subscriptions.get(name)
+        if subscription is None:
+            raise RequestError(ErrorCode.NOT_FOUND, f"no subscription {name.decode()}")
+        return subscription
+
+    def _end(self, session: SessionState, subscription: Subscription, effects: list[Effect]) -> None:
+        del session.subscriptions[subscription.name]
+        session.attention.pop(subscription, None)
+        topic = subscription.topic
+        del topic.subscriptions[subscription]
+        for request, resuming in list(self._resuming.items()):
+            if resuming is subscription:
+                del self._resuming[request]
+        if topic.subscriptions:
+            return
+        del self._topics[topic.key, topic.prefix]
+        if topic.matcher is not None:
+            self._interests.discard_prefix(topic.matcher, topic)
+        else:
+            self._interests.discard_exact(topic.key)
+        if topic.dirty:
+            self._dirty.remove(topic)
+        for key, replica in topic.replicas.items():
+            replica.topics.remove(topic)
+            if not replica.topics:
+                self.replicas.pop(key, None)
+        for index, watch in topic.watches.items():
+            shard = self._shards[index]
+            shard.watching.pop(watch, None)
+            shard.queue.append(Unwatch(watch))
+            effects.extend(self._pump(shard))
+
+    def pause(self, session: SessionState, name: bytes, now_ms: float) -> list[Effect]:
+        """Stop writing a subscription's changes; they fold.
+
+        Raises:
+            RequestError: `NOT_FOUND`.
+        """
+        self._now_ms = now_ms
+        effects: list[Effect] = []
+        subscription = self._subscription(session, name)
+        if not subscription.paused:
+            self._flush_topic(subscription.topic, effects)
+            subscription.paused = True
+            if subscription.phase is Phase.LIVE:
+                subscription.phase = Phase.LAGGING
+            session.attention.pop(subscription, None)
+        return effects
+
+    def resume(self, session: SessionState, name: bytes, now_ms: float) -> list[Effect]:
+        """Write what changed since `pause`, folded, and go on.
+
+        Raises:
+            RequestError: `NOT_FOUND`.
+        """
+        self._now_ms = now_ms
+        effects: list[Effect] = []
+        subscription = self._subscription(session, name)
+        if subscription.paused:
+            subscription.paused = False
+            if subscription.resets or subscription.phase in (Phase.LAGGING, Phase.SNAPSHOT):
+                self._attend(subscription, effects)
+        return effects
+
+    # --- delivery ------------------------------------------------------------------------------------------------
+
+    def _attend(self, subscription: Subscription, effects: list[Effect]) -> None:
+        if subscription.paused:
+            return
+        session = self.sessions.get(subscription.topic.subscriptions[subscription])
+        if session is not None:
+            session.attention[subscription] = None
+            effects.append(Deliver(session.id))
+
+    def _flush_topic(self, topic: Topic, effects: list[Effect]) -> None:
+        """Hand what changed in a topic to its subscribers."""
+        if not topic.dirty:
+            return
+        topic.dirty = False
+        self._dirty.remove(topic)
+        outbox, topic.outbox = topic.outbox, Outbox()
+        encoded: dict[str, list[protocol.Typed]] = {}
+        texts: dict[tuple[str, bytes, bool], bytes] = {}
+        token = self._token(topic)
+        for subscription, session_id in topic.subscriptions.items():
+            session = self.sessions[session_id]
+            if subscription.phase is not Phase.LIVE or not session.in_step:
+                self._lag(subscription, outbox, effects)
+                continue
+            messages = encoded.get(subscription.mode)
+            if messages is None:
+                messages = encoded[subscription.mode] = self._encode(topic, outbox, subscription.mode)
+            if not messages:
+                continue
+            place = (subscription.mode, subscription.name, session.server_sent)
+            text = texts.get(place)
+            if text is None:
+                text = texts[place] = self._text(session, subscription.name, messages, token)
+            self.changes_delivered += len(messages)
+            session.out.append(text)
+            session.out_bytes += len(text)
+            effects.append(Deliver(session_id))
+
+    def _lag(self, subscription: Subscription, outbox: Outbox, effects: list[Effect]) -> None:
+        """A subscriber that cannot be handed changes now folds them."""
+        match subscription.phase:
+            case Phase.AWAITING:
+                return  # its snapshot will hold them
+            case Phase.LIVE:
+                subscription.phase = Phase.LAGGING
+            case _:
+                pass
+        for key, pending in outbox.items():
+            if key not in subscription.remaining:
+                subscription.outbox.at(key, pending.from_version).fold(pending)
+        if subscription.phase is Phase.LAGGING:
+            self._attend(subscription, effects)
+
+    def _encode(self, topic: Topic, outbox: Outbox, mode: str) -> list[protocol.Typed]:
+        replicas, now_ms = topic.replicas, self._now_ms
+        messages: list[protocol.Typed] = []
+        for key, pending in outbox.items():
+            messages.extend(encode(key, pending, replicas.get(key), mode, now_ms))
+        return messages
+
+    def _token(self, topic: Topic) -> bytes:
+        return encode_token([(index, self._shards[index].position) for index in sorted(topic.watches)]).encode()
+
+    def _text(self, session: SessionState, name: bytes, messages: list[protocol.Typed], token: bytes | None) -> bytes:
+        if session.server_sent:
+            return protocol.server_sent(messages, token)
+        return protocol.websocket(name, messages, token)
+
+    def flush(self, effects: list[Effect]) -> None:
+        """The tick: hand out what changed."""
+        self._flush_at = None
+        self._flushed_ms = self._now_ms
+        for topic in list(self._dirty):
+            self._flush_topic(topic, effects)
+        self.ages_ms.extend(self._now_ms - oldest_ms for oldest_ms in self._oldest)
+        self._oldest.clear()
+
+    def take(self, session: SessionState, now_ms: float) -> tuple[bytes | None, list[Effect]]:
+        """Return one frame (or a piece of the event stream) to write now, None where nothing waits; and effects for others.
+
+        The shell calls `written` when the socket has taken it.
+        """
+        self._now_ms = now_ms
+        parts: list[bytes] = []
+        if not session.server_sent:
+            parts.extend(session.control)
+        session.control.clear()
+        parts.extend(session.out)
+        session.out = []
+        session.out_bytes = 0
+        size = sum(map(len, parts))
+        effects: list[Effect] = []
+        while session.attention and size < CHUNK_BYTES:
+            subscription = next(iter(session.attention))
+            del session.attention[subscription]
+            text = self._catch_up(session, subscription, CHUNK_BYTES - size, effects)
+            if text:
+                parts.append(text)
+                size += len(text)
+        if not parts:
+            return None, effects
+        session.busy = True
+        session.stalled_since = session.stalled_since or now_ms
+        return (b"".join(parts) if session.server_sent else b"[" + b",".join(parts) + b"]"), effects
+
+    def written(self, session: SessionState, now_ms: float) -> None:
+        """The socket has taken what `take` returned."""
+        self._now_ms = now_ms
+        session.busy = False
+        session.stalled_since = None
+
+    def _catch_up(self, session: SessionState, subscription: Subscription, budget: int, effects: list[Effect]) -> bytes:
+        """Write what a subscription that is not in step is owed."""
+        messages: list[protocol.Typed] = []
+        if subscription.resets:
+            subscription.resets = False
+            messages.append(protocol.reset(None))
+        if subscription.paused or subscription.phase in (Phase.AWAITING, Phase.RESUMING, Phase.LIVE):
+            return self._text(session, subscription.name, messages, None) if messages else b""
+        topic = subscription.topic
+        self._flush_topic(topic, effects)
+        session.attention.pop(subscription, None)
+        messages.extend(self._encode(topic, subscription.outbox, subscription.mode))
+        subscription.outbox.clear()
+        if subscription.phase is Phase.SNAPSHOT:
+            size = sum(len(members) for _, members in messages)
+            while subscription.remaining:
+                key = next(iter(subscription.remaining))
+                del subscription.remaining[key]
+                replica = topic.replicas.get(key)
+                if replica is not None:
+                    messages.append(protocol.snapshot(replica.view(), self._now_ms))
+                    size += len(messages[-1][1])
+                if size >= budget and subscription.remaining:
+                    session.attention[subscription] = None
+                    return self._text(session, subscription.name, messages, None)
+            token = self._token(topic)
+            messages.append(protocol.snapshot_end(token))
+            subscription.phase = Phase.LIVE
+            return self._text(session, subscription.name, messages, token if session.server_sent else None)
+        subscription.phase = Phase.LIVE
+        resumed, subscription.since = subscription.since is not None, None
+        self.changes_delivered += len(messages)
+        if not messages and not resumed:
+            return b""
+        return self._text(session, subscription.name, messages, self._token(topic))
+
+    # --- time ----------------------------------------------------------------------------------------------------
+
+    def deadline(self) -> float | None:
+        """When a flush or a resend is due."""
+        times = [self._flush_at, *(shard.out.retry_at for shard in self._shards)]
+        return min((at for at in times if at is not None), default=None)
+
+    def wake(self, now_ms: float) -> list[Effect]:
+        """Do what is due."""
+        self._now_ms = now_ms
+        effects: list[Effect] = []
+        if self._flush_at is not None and self._flush_at <= now_ms:
+            self.flush(effects)
+        for shard in self._shards:
+            if shard.out.retry_at is not None and shard.out.retry_at <= now_ms:
+                shard.out.retry_at = None
+                effects.append(Send(shard.address, shard.out.in_flight))
+        return effects
+
+    def stalled(self, now_ms: float) -> list[Effect]:
+        """Close sessions that have taken nothing for too long."""
+        return [
+            Close(session.id, protocol.CLOSE_TOO_SLOW, "too slow")
+            for session in self.sessions.values()
+            if session.busy and session.stalled_since is not None and now_ms - session.stalled_since > STALL_MS
+        ]
+
+    def outbox_bytes(self) -> int:
+        """Bytes encoded and not yet written, and patches waiting."""
+        return sum(
+            session.out_bytes
+            + sum(pending.patch_bytes for each in session.subscriptions.values() for pending in each.outbox.values())
+            for session in self.sessions.values()
+        )
+
+    @staticmethod
+    def _count(counters: dict[str, int], name: str) -> None:
+        counters[name] = counters.get(name, 0) + 1

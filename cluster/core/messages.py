@@ -1,0 +1,424 @@
+"""What actors say to each other.
+
+One struct per message, encoded by `cluster.wire.blob` as one msgpack blob per call. Values of entries travel as the
+JSON bytes they are stored and sent as, so that nothing on the way decodes them.
+
+Links. Every message that changes its receiver's state carries (`sender`, `incarnation`, `receiver`, `sequence`):
+who sends, in which of its lives, to which life of the receiver (0 while unknown), and the how-manieth message that is
+on this link. The receiver answers a repeated sequence with the recorded answer and refuses a foreign life with
+`Refused`, after which the sender starts the link anew (`core.link`).
+
+What must not live here: behaviour, and the client protocol (`wire.protocol`).
+"""
+
+from typing import Any
+
+from msgspec import Struct
+
+from cluster.core.operation import Operation
+
+
+class Header(Struct, frozen=True, array_like=True):
+    """Where a message belongs on its link."""
+
+    sender: str
+    incarnation: int
+    receiver: int
+    """The receiver's incarnation as the sender knows it; 0 opens the link."""
+    sequence: int
+    """1 on a new link, then rising by one."""
+
+
+class Refused(Struct, frozen=True, array_like=True, tag="refused"):
+    """The message was for another life of the receiver, which now lives as `incarnation`."""
+
+    incarnation: int
+
+
+# --- ingestion -> coordinator -> shard ---------------------------------------------------------------------------
+
+
+class FeedRange(Struct, frozen=True, array_like=True):
+    """Which events of a feed a part holds: numbers `first`..`last`, after `previous` (0: none sent to this shard before).
+
+    An empty range (`last` = `first` - 1) says what should have arrived by now, so that a quiet feed's loss shows too:
+    with `previous` > 0 that the last number sent was `previous`; with `previous` 0 that the whole source `feed` was
+    (re)opened as `incarnation`, and that events may have passed unseen before.
+    """
+
+    feed: str
+    incarnation: int
+    first: int
+    last: int
+    previous: int
+
+
+class KeyOperations(Struct, frozen=True, array_like=True):
+    """The folded operations of one key; `count` is how many they were before folding."""
+
+    key: str
+    """Canonical."""
+    operations: list[Operation]
+    count: int
+
+
+class Part(Struct, frozen=True, array_like=True):
+    """What one blob holds for one shard in one batching profile."""
+
+    shard: int
+    profile: int
+    """Index into the batching profiles of the configuration; 0 is `batching`."""
+    feeds: list[FeedRange]
+    keys: list[KeyOperations]
+    oldest_ms: float
+    """Receipt of the oldest event folded in."""
+
+
+class Blob(Struct, frozen=True, array_like=True, tag="blob"):
+    """Ingestion -> coordinator."""
+
+    header: Header
+    parts: list[Part]
+
+
+class BlobTaken(Struct, frozen=True, array_like=True, tag="blob_taken"):
+    """The coordinator has folded the blob (which is not a commit). `window_left_ms`: until its current window closes."""
+
+    incarnation: int
+    window_left_ms: float
+
+
+class Full(Struct, frozen=True, array_like=True, tag="full"):
+    """The receiver is over its high-water mark and has not taken the message: send it again in `retry_ms`."""
+
+    retry_ms: float
+
+
+class Batch(Struct, frozen=True, array_like=True, tag="batch"):
+    """Coordinator -> shard: what a window folded."""
+
+    header: Header
+    feeds: list[FeedRange]
+    keys: list[KeyOperations]
+    oldest_ms: float
+
+
+class BatchCommitted(Struct, frozen=True, array_like=True, tag="batch_committed"):
+    """The shard has applied the batch."""
+
+    incarnation: int
+    offset: int
+
+
+class Announce(Struct, frozen=True, array_like=True, tag="announce"):
+    """Any actor -> those that hold links to it: `sender` lives anew, as `incarnation`; start those links over."""
+
+    sender: str
+    incarnation: int
+
+
+class Noted(Struct, frozen=True, array_like=True, tag="noted"):
+    """The announcement was heard."""
+
+    incarnation: int
+
+
+class Demand(Struct, frozen=True, array_like=True, tag="demand"):
+    """Shard -> ingestion: channels to be joined (`add`) and no longer needed (`drop`), as (source, channel)."""
+
+    header: Header
+    whole: bool
+    """`add` is everything this shard needs; forget what it said before."""
+    add: list[tuple[str, str]]
+    drop: list[tuple[str, str]]
+
+
+class DemandMet(Struct, frozen=True, array_like=True, tag="demand_met"):
+    """The upstream was asked to join; `joined` lists the added channels whose connection was open."""
+
+    incarnation: int
+    joined: list[tuple[str, str]]
+
+
+# --- gateway -> shard --------------------------------------------------------------------------------------------
+
+
+class Watch(Struct, frozen=True, array_like=True, tag="watch"):
+    """Replicate what `key` names to this gateway: one entry, or with `prefix` every entry that matches it, for good."""
+
+    id: int
+    """Unique among this gateway's watches and requests."""
+    key: str
+    prefix: bool
+
+
+class Unwatch(Struct, frozen=True, array_like=True, tag="unwatch"):
+    """End the watch `id`."""
+
+    id: int
+
+
+class Missed(Struct, frozen=True, array_like=True, tag="missed"):
+    """Which entries under `key` changed after the position (`epoch`, `offset`)? Answered by `MissedKeys`, in link order."""
+
+    id: int
+    key: str
+    prefix: bool
+    epoch: int
+    offset: int
+
+
+class Read(Struct, frozen=True, array_like=True, tag="read"):
+    """Read one entry; `fetch` is auto | never | force. Answer: `EntryView` or `Failure`."""
+
+    id: int
+    key: str
+    fetch: str = "auto"
+
+
+class Write(Struct, frozen=True, array_like=True, tag="write"):
+    """Replace an entry's data. Answer: `Written` or `Failure`."""
+
+    id: int
+    request_id: str
+    """Repeats within 10 minutes get the recorded answer."""
+    key: str
+    data: bytes
+    base_version: int | None = None
+
+
+class Edit(Struct, frozen=True, array_like=True, tag="edit"):
+    """Apply an RFC 6902 patch (JSON bytes) or operations to an entry, all or nothing. Answer: `Written` or `Failure`."""
+
+    id: int
+    request_id: str
+    key: str
+    patch: bytes | None
+    operations: list[Operation] | None
+    base_version: int | None = None
+
+
+class Erase(Struct, frozen=True, array_like=True, tag="erase"):
+    """Remove an entry. Answer: `Written` or `Failure`."""
+
+    id: int
+    request_id: str
+    key: str
+    base_version: int | None = None
+
+
+class InvalidateKeys(Struct, frozen=True, array_like=True, tag="invalidate"):
+    """Invalidate one entry (`exact`) or all that match. Answer: `Matched`."""
+
+    id: int
+    key: str
+    exact: bool = False
+    which: str = "all"
+    """active | inactive | all."""
+    refetch: str = "active"
+    """active | inactive | all | none."""
+
+
+class ListKeys(Struct, frozen=True, array_like=True, tag="keys"):
+    """List entries that match `prefix`, in order of canonical key, after `after`. Answer: `KeyList`."""
+
+    id: int
+    prefix: str
+    after: str
+    limit: int
+
+
+Request = Watch | Unwatch | Missed | Read | Write | Edit | Erase | InvalidateKeys | ListKeys
+
+
+class Requests(Struct, frozen=True, array_like=True, tag="requests"):
+    """Gateway -> shard: everything asked since the last call."""
+
+    header: Header
+    items: list[Request]
+
+
+class EntryView(Struct, frozen=True, array_like=True, tag="entry"):
+    """An entry as readers see it."""
+
+    key: str
+    version: int
+    """0: it never had data."""
+    data: bytes | None
+    """JSON; None while absent."""
+    data_updated_at: int
+    status: str
+    """pending | success | error."""
+    fetch_status: str
+    """idle | fetching | paused."""
+    is_invalidated: bool = False
+    stale_at: float | None = None
+    """Unix ms from when the data counts as stale; None: never."""
+    error: tuple[str, str] | None = None
+    """(code, message) of the last failed fetch since the last success."""
+
+
+class Failure(Struct, frozen=True, array_like=True, tag="failure"):
+    """A request failed and changed nothing."""
+
+    code: str
+    message: str
+    current: EntryView | None = None
+    """The entry that a conditional write met."""
+
+
+class Written(Struct, frozen=True, array_like=True, tag="written"):
+    """A write was committed."""
+
+    version: int
+
+
+class Matched(Struct, frozen=True, array_like=True, tag="matched"):
+    """How many entries an invalidation met."""
+
+    count: int
+
+
+class KeyInfo(Struct, frozen=True, array_like=True):
+    """A row of a key listing."""
+
+    key: str
+    version: int
+    status: str
+    is_stale: bool
+    subscribers: int
+
+
+class KeyList(Struct, frozen=True, array_like=True, tag="key_list"):
+    """At most `limit` rows; `more` where others follow."""
+
+    keys: list[KeyInfo]
+    more: bool
+
+
+Payload = EntryView | Failure | Written | Matched | KeyList
+
+
+class Answers(Struct, frozen=True, array_like=True, tag="answers"):
+    """The shard's answers that are ready; others follow as `Answered` items."""
+
+    incarnation: int
+    epoch: int
+    items: list[tuple[int, Payload]]
+    """(request id, answer)."""
+
+
+# --- shard -> gateway --------------------------------------------------------------------------------------------
+
+
+class Snapshot(Struct, frozen=True, array_like=True, tag="snapshot"):
+    """The entry in full; `watch` is the watch that asked for it. `version` 0 and no data: it is declared and being fetched."""
+
+    watch: int
+    entry: EntryView
+
+
+class Absent(Struct, frozen=True, array_like=True, tag="absent"):
+    """An exact watch of a key that has no entry is live: a first `Change` will have `from_version` 0."""
+
+    watch: int
+
+
+class Ready(Struct, frozen=True, array_like=True, tag="ready"):
+    """Every entry under a prefix watch has been sent."""
+
+    watch: int
+
+
+class Change(Struct, frozen=True, array_like=True, tag="change"):
+    """An entry's step from one version to a later one, as `patch` (RFC 6902, JSON) or, where that is None, as `data`."""
+
+    key: str
+    from_version: int
+    """0: the entry is new, or had no data."""
+    version: int
+    data: bytes | None
+    patch: bytes | None
+    coalesced: int
+    data_updated_at: int
+    stale_at: float | None = None
+
+
+class Removed(Struct, frozen=True, array_like=True, tag="removed"):
+    """The entry is gone; `version` is greater than its last."""
+
+    key: str
+    version: int
+
+
+class Meta(Struct, frozen=True, array_like=True, tag="meta"):
+    """An entry's state changed but not its data."""
+
+    key: str
+    status: str
+    fetch_status: str
+    is_invalidated: bool
+    stale_at: float | None
+    error: tuple[str, str] | None
+    invalidated: bool
+    """It was invalidated just now: watchers are told."""
+
+
+class Reset(Struct, frozen=True, array_like=True, tag="reset"):
+    """Changes of this entry may have been lost: watchers are told, and get it anew."""
+
+    entry: EntryView
+
+
+class MissedKeys(Struct, frozen=True, array_like=True, tag="missed_keys"):
+    """Answer to `Missed`: (key, its version at that position) of every entry that changed since, removed ones included.
+
+    `reset`: the history does not reach back that far, or the position is of another epoch.
+    """
+
+    id: int
+    reset: bool
+    keys: list[tuple[str, int]]
+
+
+class Answered(Struct, frozen=True, array_like=True, tag="answered"):
+    """A late answer to a request."""
+
+    id: int
+    payload: Payload
+
+
+Item = Snapshot | Absent | Ready | Change | Removed | Meta | Reset | MissedKeys | Answered
+
+
+class ChangeSet(Struct, frozen=True, array_like=True, tag="change_set"):
+    """Shard -> gateway. With no items it is the heartbeat."""
+
+    header: Header
+    epoch: int
+    offset: int
+    """After `items` the replicas are at this offset; -1 where the set was split and more must come first."""
+    oldest_ms: float
+    """Receipt of the oldest event folded in; 0: none."""
+    items: list[Item]
+
+
+class ChangeSetTaken(Struct, frozen=True, array_like=True, tag="change_set_taken"):
+    """The gateway has applied the change set to its replicas."""
+
+    incarnation: int
+
+
+Message = Announce | Blob | Batch | Demand | Requests | ChangeSet
+Answer = Refused | Full | Noted | BlobTaken | BatchCommitted | DemandMet | Answers | ChangeSetTaken
+
+
+# --- effects -----------------------------------------------------------------------------------------------------
+
+
+class Send(Struct, frozen=True):
+    """Effect: call `to` with `message`; feed what comes back to `answered`, or the lack of an answer to `unanswered`."""
+
+    to: str
+    message: Any
+    """A `Message`; `Any` because effects never leave the process."""

@@ -1,0 +1,510 @@
+"""Operations: one change to one entry, as data, and what each does.
+
+`apply_all` applies operations to a value in place and says, as RFC 6902 patch members, what it did, so that nobody has to compare the
+value before with the value after. An operation that does not fit (a pointer to nothing, an append to an object) does nothing.
+
+Values inside operations are JSON bytes: a whole-value `Set` passes through the cluster without ever being decoded.
+What must not live here: combining operations (`fold`), prefixes and refetching (`Invalidate` is carried out by the shard).
+"""
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import orjson
+from msgspec import Struct
+
+from cluster.core.entry import Value
+from cluster.core.json_pointer import Tokens, escape, index, resolve, step, tokens
+from cluster.errors import OperationError
+
+
+class Missing(IntEnum):
+    """What an operation does when the entry is absent."""
+
+    SKIP = 0
+    CREATE = 1
+
+
+class Guard(Struct, frozen=True, array_like=True):
+    """Drop the operation unless `value` is greater than what the entry holds at pointer `at`."""
+
+    at: str
+    value: bytes
+    """JSON."""
+
+
+class Set(Struct, frozen=True, array_like=True, tag=0):
+    """Replace the value at `at`."""
+
+    value: bytes
+    at: str = ""
+    missing: Missing = Missing.CREATE
+    default: bytes | None = None
+    guard: Guard | None = None
+
+
+class Merge(Struct, frozen=True, array_like=True, tag=1):
+    """Shallow merge of the object `value` into the object at `at`."""
+
+    value: bytes
+    at: str = ""
+    missing: Missing = Missing.SKIP
+    default: bytes | None = None
+    guard: Guard | None = None
+
+
+class Append(Struct, frozen=True, array_like=True, tag=2):
+    """Add `items` (each JSON) at the end of the array at `at`; an item whose member `by` is present replaces in place."""
+
+    items: tuple[bytes, ...]
+    at: str = ""
+    max_items: int = 0
+    """0: no bound."""
+    by: str = "id"
+    missing: Missing = Missing.SKIP
+    default: bytes | None = None
+    guard: Guard | None = None
+
+
+class Prepend(Struct, frozen=True, array_like=True, tag=3):
+    """As `Append`, at the front: the last of `items` ends up first, as if each were prepended in turn."""
+
+    items: tuple[bytes, ...]
+    at: str = ""
+    max_items: int = 0
+    by: str = "id"
+    missing: Missing = Missing.SKIP
+    default: bytes | None = None
+    guard: Guard | None = None
+
+
+class Upsert(Struct, frozen=True, array_like=True, tag=4):
+    """Replace the array item with the same member `by` in place, else append."""
+
+    items: tuple[bytes, ...]
+    at: str = ""
+    by: str = "id"
+    missing: Missing = Missing.SKIP
+    default: bytes | None = None
+    guard: Guard | None = None
+
+
+class MergeWhere(Struct, frozen=True, array_like=True, tag=5):
+    """Shallow merge `value` into every array item whose members equal those of `where` (JSON object)."""
+
+    where: bytes
+    value: bytes
+    at: str = ""
+    missing: Missing = Missing.SKIP
+    default: bytes | None = None
+    guard: Guard | None = None
+
+
+class Remove(Struct, frozen=True, array_like=True, tag=6):
+    """Remove every array item whose members equal those of `where` (JSON object)."""
+
+    where: bytes
+    at: str = ""
+    missing: Missing = Missing.SKIP
+    default: bytes | None = None
+    guard: Guard | None = None
+
+
+class Increment(Struct, frozen=True, array_like=True, tag=7):
+    """Add `by` to the number at `at`."""
+
+    at: str
+    by: int | float = 1
+    missing: Missing = Missing.SKIP
+    default: bytes | None = None
+    guard: Guard | None = None
+
+
+class Delete(Struct, frozen=True, array_like=True, tag=8):
+    """Remove the entry (`at` empty) or the member or array item at `at`."""
+
+    at: str = ""
+    guard: Guard | None = None
+
+
+class Invalidate(Struct, frozen=True, array_like=True, tag=9):
+    """Mark entries as out of date. The key it stands under is a prefix unless `exact`."""
+
+    exact: bool = False
+    refetch: str = "active"
+    """active | inactive | all | none"""
+
+
+Operation = Set | Merge | Append | Prepend | Upsert | MergeWhere | Remove | Increment | Delete | Invalidate
+
+
+class Outcome(NamedTuple):
+    """What applying operations to one entry came to."""
+
+    value: Value | None
+    """None: the entry is absent."""
+    patch: list[bytes] | None
+    """RFC 6902 members that lead from the old value to the new; None: there was no old value, or it was replaced whole."""
+    changed: bool
+    dropped: list[str]
+    """Why operations did nothing: `skipped` (the entry is absent), `mismatch`, `stale` (its guard)."""
+
+
+class _Dropped(Exception):  # noqa: N818 - a signal, not an error
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def apply_all(operations: list[Operation], value: Value | None) -> Outcome:
+    """Apply operations in order. `value` is edited in place where that is possible, and then marked as mutated."""
+    patch: list[bytes] | None = []
+    changed = False
+    dropped: list[str] = []
+    for operation in operations:
+        try:
+            match operation:
+                case Set(value=json, at="", guard=None, missing=missing):
+                    if value is None and missing is Missing.SKIP:
+                        raise _Dropped("skipped")
+                    value, patch = Value.from_json(json), None
+                case Delete(at="", guard=guard):
+                    if value is None:
+                        raise _Dropped("skipped")
+                    _check_guard(guard, value.object())
+                    value, patch = None, None
+                case Invalidate():
+                    raise AssertionError("the shard invalidates")
+                case _:
+                    value, members = _edit(operation, value)
+                    patch = None if members is None or patch is None else [*patch, *members]
+            changed = True
+        except _Dropped as drop:
+            dropped.append(drop.reason)
+        except OperationError:
+            dropped.append("mismatch")
+    return Outcome(value, patch, changed, dropped)
+
+
+_Edit = Set | Merge | Append | Prepend | Upsert | MergeWhere | Remove | Increment | Delete
+
+
+def _edit(operation: _Edit, value: Value | None) -> tuple[Value, list[bytes] | None]:
+    if value is None:
+        if isinstance(operation, Delete) or operation.missing is Missing.SKIP:
+            raise _Dropped("skipped")
+        document = _start(operation)
+        document, _ = _APPLY[type(operation)](operation, document, tokens(operation.at))
+        return Value.from_object(document), None
+    document = value.object()
+    _check_guard(operation.guard, document)
+    document, members = _APPLY[type(operation)](operation, document, tokens(operation.at))
+    value.mutated(document)
+    return value, members
+
+
+def _start(operation: _Edit) -> Any:
+    """What an operation that creates its entry starts from: its default, else the least that its pointer needs."""
+    assert not isinstance(operation, Delete)
+    if operation.default is not None:
+        return orjson.loads(operation.default)
+    path = tokens(operation.at)
+    if not path:
+        match operation:
+            case Merge():
+                return {}
+            case Increment():
+                return 0
+            case _:
+                return []
+    document: dict[str, Any] = {}
+    inner = document
+    for token in path[:-1]:
+        inner[token] = inner = {}
+    return document
+
+
+def _check_guard(guard: Guard | None, document: Any) -> None:
+    if guard is None:
+        return
+    try:
+        stored = resolve(document, tokens(guard.at))
+    except OperationError:
+        return
+    wanted = orjson.loads(guard.value)
+    numbers = _is_number(stored) and _is_number(wanted)
+    if (numbers or (isinstance(stored, str) and isinstance(wanted, str))) and not wanted > stored:
+        raise _Dropped("stale")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+class _Nothing:
+    """What stands at a pointer whose last member is missing."""
+
+
+_NOTHING = _Nothing()
+
+
+def _target(document: Any, path: Tokens) -> tuple[Any, Any]:
+    """Return (parent, what is at `path` or `_NOTHING`); the parent of the root is None."""
+    if not path:
+        return None, document
+    parent = resolve(document, path[:-1])
+    token = path[-1]
+    if isinstance(parent, dict):
+        return parent, parent.get(token, _NOTHING)
+    if isinstance(parent, list):
+        position = index(token, len(parent))
+        return parent, parent[position] if position < len(parent) else _NOTHING
+    raise OperationError(f"{token!r} leads into a value that is neither object nor array")
+
+
+def _place(document: Any, parent: Any, path: Tokens, value: Any, *, is_new: bool) -> Any:
+    """Put `value` at `path` and return the document."""
+    if parent is None:
+        return value
+    if isinstance(parent, dict):
+        parent[path[-1]] = value
+    elif is_new:
+        parent.append(value)
+    else:
+        parent[index(path[-1], len(parent))] = value
+    return document
+
+
+def _member(op: bytes, at: str, value: bytes | None = None) -> bytes:
+    if value is None:
+        return b'{"op":"%b","path":%b}' % (op, orjson.dumps(at))
+    return b'{"op":"%b","path":%b,"value":%b}' % (op, orjson.dumps(at), value)
+
+
+def _set(operation: Set, document: Any, path: Tokens) -> tuple[Any, list[bytes] | None]:
+    parent, target = _target(document, path)
+    is_new = target is _NOTHING
+    document = _place(document, parent, path, orjson.loads(operation.value), is_new=is_new)
+    if not path:
+        return document, None
+    return document, [_member(b"add" if is_new else b"replace", operation.at, operation.value)]
+
+
+def _merge(operation: Merge, document: Any, path: Tokens) -> tuple[Any, list[bytes] | None]:
+    parent, target = _target(document, path)
+    new = orjson.loads(operation.value)
+    if not isinstance(new, dict):
+        raise OperationError("merge takes an object")
+    if target is _NOTHING:
+        return _place(document, parent, path, new, is_new=True), [_member(b"add", operation.at, operation.value)]
+    if not isinstance(target, dict):
+        raise OperationError("merge needs an object to merge into")
+    return document, _merge_into(target, new, operation.at)
+
+
+def _merge_into(target: dict[str, Any], new: dict[str, Any], at: str) -> list[bytes]:
+    members = []
+    for name, value in new.items():
+        verb = b"replace" if name in target else b"add"
+        target[name] = value
+        members.append(_member(verb, f"{at}/{escape(name)}", orjson.dumps(value)))
+    return members
+
+
+def _array(operation: Append | Prepend | Upsert, document: Any, path: Tokens) -> tuple[Any, list[Any], bool, Any]:
+    parent, target = _target(document, path)
+    if target is _NOTHING:
+        array: list[Any] = []
+        return _place(document, parent, path, array, is_new=True), array, True, parent
+    if not isinstance(target, list):
+        raise OperationError(f"{type(operation).__name__.lower()} needs an array")
+    return document, target, False, parent
+
+
+def identity(item: Any, by: str) -> Any:
+    """Return a hashable that is equal for items with equal `by` members; None where the item has no such scalar."""
+    if not isinstance(item, dict):
+        return None
+    value = item.get(by)
+    if value is None or isinstance(value, dict | list):
+        return None
+    return (value,) if isinstance(value, bool) else value
+
+
+class _Line:
+    """An array being added to at one end and trimmed at the other.
+
+    Items are found by identity and have coordinates that stay put: the array's own indexes, going on past its end for appended items
+    and below zero for prepended ones.
+    """
+
+    def __init__(self, array: list[Any], by: str, max_items: int, *, front: bool) -> None:
+        self.array = array
+        self.front = front
+        self.max_items = max_items
+        self.by = by
+        self.low = 0
+        self.high = len(array)
+        self.places: dict[Any, list[int]] = {}
+        self.added: list[Any] = []
+        for position, item in enumerate(array):
+            known = identity(item, by)
+            if known is not None:
+                self.places.setdefault(known, []).append(position)
+
+    def put(self, item: Any) -> tuple[int | None, int]:
+        """Add one item. Returns (index at which it replaced another, or None; how many were trimmed)."""
+        known = identity(item, self.by)
+        replaced = None
+        for place in self.places.get(known, ()) if known is not None else ():
+            if self.low <= place < self.high:
+                self._store(place, item)
+                replaced = place - self.low
+                break
+        else:
+            self.added.append(item)
+            if self.front:
+                self.low -= 1
+            else:
+                self.high += 1
+            if known is not None:
+                place = self.low if self.front else self.high - 1
+                places = self.places.setdefault(known, [])
+                places.insert(0, place) if self.front else places.append(place)
+        trimmed = 0
+        if self.max_items and self.high - self.low > self.max_items:
+            trimmed = self.high - self.low - self.max_items
+            if self.front:
+                self.high -= trimmed
+            else:
+                self.low += trimmed
+        return replaced, trimmed
+
+    def _store(self, place: int, item: Any) -> None:
+        if self.front and place < 0:
+            self.added[-place - 1] = item
+        elif not self.front and place >= len(self.array):
+            self.added[place - len(self.array)] = item
+        else:
+            self.array[place] = item
+
+    def finish(self) -> None:
+        """Bring the array itself up to date."""
+        count = self.high - self.low
+        if self.front:
+            self.array[0:0] = reversed(self.added)
+            del self.array[count:]
+        else:
+            self.array.extend(self.added)
+            del self.array[: len(self.array) - count]
+
+
+def _add(operation: Append | Prepend | Upsert, document: Any, path: Tokens) -> tuple[Any, list[bytes] | None]:
+    items = [orjson.loads(item) for item in operation.items]
+    document, array, is_new, _ = _array(operation, document, path)
+    front = isinstance(operation, Prepend)
+    max_items = 0 if isinstance(operation, Upsert) else operation.max_items
+    line = _Line(array, operation.by, max_items, front=front)
+    end = operation.at + ("/0" if front else "/-")
+    wordy = is_new or len(items) > len(array) + 32
+    members = []
+    for json, item in zip(operation.items, items, strict=True):
+        length = line.high - line.low
+        replaced, trimmed = line.put(item)
+        if wordy:
+            continue
+        if replaced is None:
+            members.append(_member(b"add", end, json))
+            length += 1
+        else:
+            members.append(_member(b"replace", f"{operation.at}/{replaced}", json))
+        for gone in range(trimmed):
+            members.append(_member(b"remove", f"{operation.at}/{length - 1 - gone if front else 0}"))
+    line.finish()
+    if wordy:
+        if not path:
+            return document, None
+        members = [_member(b"add" if is_new else b"replace", operation.at, orjson.dumps(array))]
+    return document, members
+
+
+def json_equal(left: Any, right: Any) -> bool:
+    """Whether two JSON values are equal: 1 and 1.0 are, 1 and true are not."""
+    if isinstance(left, bool) or isinstance(right, bool):
+        return left is right
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(json_equal(left[name], right[name]) for name in left)
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(json_equal, left, right))
+    return bool(left == right)
+
+
+def _matching(array: Any, where: dict[str, Any]) -> list[int]:
+    if not isinstance(array, list):
+        raise OperationError("an array is needed")
+    return [
+        position
+        for position, item in enumerate(array)
+        if isinstance(item, dict) and all(name in item and json_equal(item[name], want) for name, want in where.items())
+    ]
+
+
+def _merge_where(operation: MergeWhere, document: Any, path: Tokens) -> tuple[Any, list[bytes] | None]:
+    array = resolve(document, path)
+    new = orjson.loads(operation.value)
+    if not isinstance(new, dict):
+        raise OperationError("merge_where takes an object")
+    members: list[bytes] = []
+    for position in _matching(array, orjson.loads(operation.where)):
+        members.extend(_merge_into(array[position], new, f"{operation.at}/{position}"))
+    if not members:
+        raise _Dropped("mismatch")
+    return document, members
+
+
+def _remove(operation: Remove, document: Any, path: Tokens) -> tuple[Any, list[bytes] | None]:
+    array = resolve(document, path)
+    positions = _matching(array, orjson.loads(operation.where))
+    if not positions:
+        raise _Dropped("mismatch")
+    for position in reversed(positions):
+        del array[position]
+    return document, [_member(b"remove", f"{operation.at}/{position}") for position in reversed(positions)]
+
+
+def _increment(operation: Increment, document: Any, path: Tokens) -> tuple[Any, list[bytes] | None]:
+    parent, target = _target(document, path)
+    is_new = target is _NOTHING
+    if not is_new and not _is_number(target):
+        raise OperationError("increment needs a number")
+    total = (0 if is_new else target) + operation.by
+    if isinstance(total, int) and not -(2**63) <= total < 2**63:
+        total = float(total)
+    document = _place(document, parent, path, total, is_new=is_new)
+    if not path:
+        return document, [_member(b"replace", "", orjson.dumps(total))]
+    return document, [_member(b"add" if is_new else b"replace", operation.at, orjson.dumps(total))]
+
+
+def _delete(operation: Delete, document: Any, path: Tokens) -> tuple[Any, list[bytes] | None]:
+    parent = resolve(document, path[:-1])
+    step(parent, path[-1])
+    if isinstance(parent, dict):
+        del parent[path[-1]]
+    else:
+        del parent[index(path[-1], len(parent))]
+    return document, [_member(b"remove", operation.at)]
+
+
+_APPLY: dict[type, Callable[[Any, Any, Tokens], tuple[Any, list[bytes] | None]]] = {
+    Set: _set,
+    Merge: _merge,
+    Append: _add,
+    Prepend: _add,
+    Upsert: _add,
+    MergeWhere: _merge_where,
+    Remove: _remove,
+    Increment: _increment,
+    Delete: _delete,
+}

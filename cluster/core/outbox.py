@@ -1,0 +1,111 @@
+"""The outbox: what waits to be written to a client, at most one pending change per key.
+
+Queueing every change for a slow reader grows without bound and ends in a reader that is always behind. Here a second change of a key
+folds into the first: the version the reader holds stays, patches join while they are shorter than the value, and the value itself is
+read from the replica when the outbox is written. So an outbox is bounded by the keys a client watches.
+"""
+
+from cluster.core.replica import Replica
+from cluster.core import protocol
+
+
+class Pending:
+    """What became of one key since the reader was last told."""
+
+    __slots__ = (
+        "coalesced",
+        "from_version",
+        "gone_version",
+        "invalidated",
+        "patch_bytes",
+        "patches",
+        "reset",
+        "retold",
+    )
+
+    def __init__(self, from_version: int) -> None:
+        self.from_version = from_version
+        """The version the reader holds; 0: none."""
+        self.gone_version = 0
+        self.patches: list[bytes] | None = []
+        """Patches since then, without brackets; None: the reader gets the data."""
+        self.patch_bytes = 0
+        self.coalesced = 0
+        self.invalidated = False
+        self.reset = False
+        self.retold = False
+        """Its state changed though it has no data: the reader gets a new snapshot."""
+
+    def add_patch(self, patch: bytes | None) -> None:
+        """Note a change, as a patch or (None) whole."""
+        if patch is None or self.patches is None:
+            self.patches = None
+        else:
+            inner = patch[1:-1]
+            self.patches.append(inner)
+            self.patch_bytes += len(inner)
+
+    def fold(self, later: "Pending") -> None:
+        """Take in what came after."""
+        if later.patches is None or self.patches is None:
+            self.patches = None
+        else:
+            self.patches.extend(later.patches)
+            self.patch_bytes += later.patch_bytes
+        self.gone_version = later.gone_version or self.gone_version
+        self.coalesced += later.coalesced
+        self.invalidated = self.invalidated or later.invalidated
+        self.reset = self.reset or later.reset
+        self.retold = self.retold or later.retold
+
+
+class Outbox(dict[str, Pending]):
+    """Pending changes by key."""
+
+    def at(self, key: str, from_version: int) -> Pending:
+        """Return the pending change of a key, begun at `from_version` if there was none."""
+        pending = self.get(key)
+        if pending is None:
+            pending = self[key] = Pending(from_version)
+        return pending
+
+    def missed(self, key: str, version: int) -> None:
+        """The reader holds `version` of a key that has changed since; what is pending already came after that."""
+        pending = self.at(key, version)
+        pending.from_version = version
+        pending.patches = None
+        pending.gone_version = pending.gone_version or version + 1
+
+
+def encode(key: str, pending: Pending, replica: Replica | None, mode: str, now_ms: float) -> list[protocol.Typed]:
+    """Return the messages that bring a reader from `pending.from_version` to what the replica is now."""
+    if replica is None:
+        if not pending.from_version:
+            return []
+        return [protocol.removed(key.encode(), pending.gone_version)]
+    if pending.reset:
+        return [protocol.reset(replica.key_json), protocol.snapshot(replica.view(), now_ms)]
+    messages = []
+    if pending.invalidated:
+        messages.append(protocol.invalidated(replica.key_json))
+    if replica.value is None:
+        if pending.retold:
+            messages.append(protocol.snapshot(replica.view(), now_ms))
+    elif replica.version != pending.from_version:
+        patch = None
+        if mode == "patch" and pending.from_version:
+            if pending.patches and pending.patch_bytes <= replica.value.size():
+                patch = b"[" + b",".join(pending.patches) + b"]"
+            else:
+                patch = b'[{"op":"replace","path":"","value":' + replica.value.json() + b"}]"
+        messages.append(
+            protocol.change(
+                replica.key_json,
+                pending.from_version,
+                replica.version,
+                replica.value.json() if patch is None else None,
+                patch,
+                max(pending.coalesced, 1),
+            )
+        )
+    return messages

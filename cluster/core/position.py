@@ -1,0 +1,37 @@
+"""Positions: how far a client has come, as a token it hands back when it returns.
+
+A position is (epoch, offset) in one shard's change log; a token holds one for each shard a subscription concerns. Tokens are opaque
+to clients; what is in them may change with the protocol's version.
+"""
+
+from collections.abc import Iterable
+
+from cluster.errors import ErrorCode, RequestError
+
+MAX_TOKEN_BYTES = 2048
+Position = tuple[int, int]
+"""(epoch, offset)."""
+
+
+def encode_token(positions: Iterable[tuple[int, Position]]) -> str:
+    """Write positions, by shard, as a token."""
+    return "p1." + ".".join(f"{shard:x}-{epoch:x}-{offset:x}" for shard, (epoch, offset) in positions)
+
+
+def decode_token(token: str) -> dict[int, Position]:
+    """Read a token.
+
+    Raises:
+        RequestError: `BAD_REQUEST`, it is none of ours.
+    """
+    head, _, rest = token.partition(".")
+    try:
+        if head != "p1" or len(token) > MAX_TOKEN_BYTES:
+            raise ValueError
+        positions = {}
+        for part in rest.split("."):
+            shard, epoch, offset = (int(number, 16) for number in part.split("-"))
+            positions[shard] = (epoch, offset)
+    except ValueError:
+        raise RequestError(ErrorCode.BAD_REQUEST, f"not a position token: {token[:40]!r}") from None
+    return positions

@@ -1,0 +1,137 @@
+"""The client protocol, `harbor.v1`: how messages look on the wire.
+
+A change is encoded once and spliced into the frame of every subscriber, so messages are made as the text of an object's members,
+without the braces and without what differs between subscribers (`sub`). `websocket` and `server_sent` put frames together.
+
+Versions:
+    1   first: hello, subscribe, unsubscribe, pause, resume, get, set, invalidate, ping; welcome, snapshot, snapshot_end, change,
+        invalidated, removed, reset, position, result, notice, drain, error, pong.
+"""
+
+from typing import Any
+
+import orjson
+
+from cluster.core.messages import EntryView
+from cluster.errors import TEMPORARY, HarborError
+
+VERSION = 1
+SUBPROTOCOL = "harbor.v1"
+Typed = tuple[bytes, bytes]
+"""(message type, members as JSON text)."""
+
+CLOSE_DRAIN = 3001
+CLOSE_TOO_SLOW = 3008
+CLOSE_NO_PONG = 3012
+CLOSE_NOT_PARSEABLE = 3501
+
+
+def change(
+    key: bytes, from_version: int, version: int, data: bytes | None, patch: bytes | None, coalesced: int
+) -> Typed:
+    """An entry's step from one version to a later one."""
+    content = b'"data":%b' % data if patch is None else b'"patch":%b' % patch
+    return b"change", b'"key":%b,"from":%d,"version":%d,%b,"coalesced":%d' % (
+        key,
+        from_version,
+        version,
+        content,
+        coalesced,
+    )
+
+
+def snapshot(view: EntryView, now_ms: float) -> Typed:
+    """An entry in full."""
+    data = b"" if view.data is None else b'"data":%b,' % view.data
+    error = b"" if view.error is None else b',"error":%b' % orjson.dumps(error_body(*view.error))
+    return (
+        b"snapshot",
+        b'"key":%b,"version":%d,%b"data_updated_at":%d,"status":"%b","is_stale":%b,"is_offline":false%b'
+        % (
+            view.key.encode(),
+            view.version,
+            data,
+            view.data_updated_at,
+            view.status.encode(),
+            b"true" if is_stale(view, now_ms) else b"false",
+            error,
+        ),
+    )
+
+
+def is_stale(view: EntryView, now_ms: float) -> bool:
+    """Whether a reader should rather have the entry fetched."""
+    return view.data is None or (view.stale_at is not None and view.stale_at <= now_ms)
+
+
+def entry(view: EntryView, now_ms: float) -> bytes:
+    """An entry as HTTP answers it, an object."""
+    data = b"null" if view.data is None else view.data
+    error = b"" if view.error is None else b',"error":%b' % orjson.dumps(error_body(*view.error))
+    return (
+        b'{"key":%b,"data":%b,"version":%d,"data_updated_at":%d,"status":"%b","fetch_status":"%b",'
+        b'"is_stale":%b,"is_invalidated":%b,"is_offline":false%b}'
+    ) % (
+        view.key.encode(),
+        data,
+        view.version,
+        view.data_updated_at,
+        view.status.encode(),
+        view.fetch_status.encode(),
+        b"true" if is_stale(view, now_ms) else b"false",
+        b"true" if view.is_invalidated else b"false",
+        error,
+    )
+
+
+def snapshot_end(token: bytes) -> Typed:
+    """Every matching entry was sent."""
+    return b"snapshot_end", b'"position":"%b"' % token
+
+
+def removed(key: bytes, version: int) -> Typed:
+    """The entry is gone."""
+    return b"removed", b'"key":%b,"version":%d' % (key, version)
+
+
+def invalidated(key: bytes) -> Typed:
+    """The entry is out of date."""
+    return b"invalidated", b'"key":%b' % key
+
+
+def reset(key: bytes | None) -> Typed:
+    """Forget what you hold, of `key` or of the whole subscription: it comes anew."""
+    return b"reset", b"" if key is None else b'"key":%b' % key
+
+
+def error_body(code: str, message: str, *, temporary: bool | None = None, details: Any = None) -> dict[str, Any]:
+    """An error as clients see it."""
+    body = {"code": str(code), "message": message, "temporary": code in TEMPORARY if temporary is None else temporary}
+    return body if details is None else {**body, "details": details}
+
+
+def error_of(error: HarborError) -> dict[str, Any]:
+    """An exception as clients see it."""
+    return error_body(error.code, error.message, temporary=error.temporary, details=error.details)
+
+
+def message(kind: str, **members: Any) -> bytes:
+    """Any other message, whole."""
+    return orjson.dumps({"type": kind, **members})
+
+
+def websocket(sub: bytes, messages: list[Typed], token: bytes | None) -> bytes:
+    """Messages about one subscription, as members of a frame's array; `token`: a position follows them."""
+    head = b'{"sub":%b,"type":"' % sub
+    bodies = [b'%b",%b' % (kind, members) if members else kind + b'"' for kind, members in messages]
+    if token is not None:
+        bodies.append(b'position","token":"%b"' % token)
+    return head + (b"}," + head).join(bodies) + b"}"
+
+
+def server_sent(messages: list[Typed], token: bytes | None) -> bytes:
+    """The same as server-sent events; the last one carries the token as its id."""
+    events = [b"event: %b\ndata: {%b}\n" % (kind, members) for kind, members in messages]
+    if token is not None:
+        events.append((events.pop() if events else b"") + b"id: %b\n" % token)
+    return b"\n".join(events) + b"\n" if events else b""

@@ -1,0 +1,204 @@
+"""Query keys: JSON arrays that name queries.
+
+The canonical form is the text that TanStack query-core's `hashKey` gives: `JSON.stringify` with object members sorted as JavaScript
+sorts them (by UTF-16 code units, then integer-like names first, since that is the order a JavaScript object lists them in) and
+numbers written as ECMAScript writes them. Two keys name the same entry if and only if their canonical forms are equal, and a key made
+by a browser hashes to the same entry as one made here.
+
+What must not live here: templates with placeholders (`template`), placement (`placement`).
+"""
+
+import math
+import re
+from typing import Any, NewType
+
+import msgspec
+import orjson
+
+from cluster.errors import ErrorCode, RequestError
+
+CanonicalKey = NewType("CanonicalKey", str)
+MAX_KEY_BYTES = 1024
+MAX_DEPTH = 32
+_MAX_SAFE_INTEGER = 2**53
+_ARRAY_INDEX = re.compile(r"(?:0|[1-9][0-9]{0,9})\Z")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_number = float.__repr__
+
+
+def canonical(key: list[Any]) -> CanonicalKey:
+    """Return the canonical form of a key.
+
+    Raises:
+        RequestError: `BAD_KEY` where the key holds something JSON cannot say, or nests too deep.
+    """
+    return CanonicalKey(_write(key, 0))
+
+
+def _write(value: Any, depth: int) -> str:
+    kind = type(value)
+    if kind is str:
+        return _string(value)
+    if kind is int:
+        return str(value) if -_MAX_SAFE_INTEGER <= value <= _MAX_SAFE_INTEGER else _float(float(value))
+    if kind is bool:
+        return "true" if value else "false"
+    if value is None:
+        return "null"
+    if kind is float:
+        return _float(value)
+    if depth > MAX_DEPTH:
+        raise RequestError(ErrorCode.TOO_DEEP, f"a query key may nest {MAX_DEPTH} deep")
+    if kind is list or kind is tuple:
+        return "[" + ",".join([_write(item, depth + 1) for item in value]) + "]"
+    if kind is dict:
+        members = (f"{_string(name)}:{_write(value[name], depth + 1)}" for name in sorted(value, key=_member_order))
+        return "{" + ",".join(members) + "}"
+    raise RequestError(ErrorCode.BAD_KEY, f"a query key is made of JSON values, not {kind.__name__}")
+
+
+def _string(text: str) -> str:
+    try:
+        return orjson.dumps(text).decode()
+    except orjson.JSONEncodeError:
+        # A lone surrogate, which JSON.stringify writes as an escape.
+        pieces = []
+        last = 0
+        for match in _SURROGATE.finditer(text):
+            pieces.append(orjson.dumps(text[last : match.start()]).decode()[1:-1])
+            pieces.append(f"\\u{ord(match[0]):04x}")
+            last = match.end()
+        pieces.append(orjson.dumps(text[last:]).decode()[1:-1])
+        return '"' + "".join(pieces) + '"'
+
+
+def _member_order(name: str) -> tuple[int, int, bytes]:
+    if _ARRAY_INDEX.match(name) and int(name) < 2**32 - 1:
+        return (0, int(name), b"")
+    return (1, 0, name.encode("utf-16-be", "surrogatepass"))
+
+
+def _float(number: float) -> str:
+    """Write a number as ECMAScript's Number::toString does (ECMA-262, 6.1.6.1.20)."""
+    if not math.isfinite(number):
+        return "null"
+    if number == 0:
+        return "0"
+    sign = "-" if number < 0 else ""
+    mantissa, _, exponent = _number(abs(number)).partition("e")
+    whole, _, fraction = mantissa.partition(".")
+    fraction = "" if fraction == "0" else fraction
+    digits = (whole + fraction).lstrip("0")
+    point = len(whole) + int(exponent or 0)
+    if whole == "0":
+        point -= 1 + len(fraction) - len(fraction.lstrip("0"))
+    digits = digits.rstrip("0") or "0"
+    count = len(digits)
+    if count <= point <= 21:
+        text = digits + "0" * (point - count)
+    elif 0 < point <= 21:
+        text = digits[:point] + "." + digits[point:]
+    elif -6 < point <= 0:
+        text = "0." + "0" * -point + digits
+    else:
+        power = point - 1
+        text = digits[0] + ("." + digits[1:] if count > 1 else "") + f"e{'+' if power > 0 else '-'}{abs(power)}"
+    return sign + text
+
+
+def parse(text: str | bytes, *, max_bytes: int = MAX_KEY_BYTES) -> list[Any]:
+    """Read a key from JSON text.
+
+    Raises:
+        RequestError: `BAD_KEY`, `TOO_LARGE` or `TOO_DEEP`, with the reason.
+    """
+    if len(text) > max_bytes:
+        raise RequestError(ErrorCode.TOO_LARGE, f"a query key may have {max_bytes} bytes, this one has {len(text)}")
+    try:
+        key = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
+        raise RequestError(ErrorCode.BAD_KEY, f"a query key is a JSON array, got {_shown(text)}: {error}") from error
+    return checked(key)
+
+
+def checked(key: Any) -> list[Any]:
+    """Return `key` if it can be a query key.
+
+    Raises:
+        RequestError: `BAD_KEY` or `TOO_DEEP`.
+    """
+    if not isinstance(key, list):
+        raise RequestError(ErrorCode.BAD_KEY, f"a query key is a JSON array, got {_shown(repr(key))}")
+    if _depth(key) > MAX_DEPTH:
+        raise RequestError(ErrorCode.TOO_DEEP, f"a query key may nest {MAX_DEPTH} deep")
+    return key
+
+
+def normalized(text: str | bytes) -> CanonicalKey:
+    """Return the canonical form of a key given as JSON text.
+
+    Raises:
+        RequestError: as `parse`.
+    """
+    key = canonical(parse(text))
+    if len(key) > MAX_KEY_BYTES:
+        raise RequestError(ErrorCode.TOO_LARGE, f"a query key may have {MAX_KEY_BYTES} bytes")
+    return key
+
+
+def _shown(text: str | bytes) -> str:
+    shown = text.decode(errors="replace") if isinstance(text, bytes) else text
+    return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+def _depth(value: Any) -> int:
+    """Levels of nesting, found without recursion and given up just past the limit."""
+    level, depth = [value], 0
+    while level and depth <= MAX_DEPTH + 1:
+        containers = [item for item in level if isinstance(item, dict | list)]
+        level = [child for item in containers for child in (item.values() if isinstance(item, dict) else item)]
+        depth += bool(containers)
+        if not containers:
+            break
+    return depth
+
+
+def partial_match(key: Any, prefix: Any) -> bool:
+    """Whether `key` is under `prefix`, as query-core's `partialMatchKey`: element by element, partially inside objects too."""
+    if isinstance(prefix, str) or prefix is None:
+        return bool(key == prefix)
+    if isinstance(key, bool) or isinstance(prefix, bool):
+        return key is prefix
+    if isinstance(prefix, list):
+        if not isinstance(key, list) or len(prefix) > len(key):
+            return False
+        return all(partial_match(item, wanted) for item, wanted in zip(key, prefix, strict=False))
+    if isinstance(prefix, dict):
+        if not isinstance(key, dict):
+            return False
+        return all(name in key and partial_match(key[name], wanted) for name, wanted in prefix.items())
+    if isinstance(key, int | float) and isinstance(prefix, int | float):
+        return key == prefix
+    return False
+
+
+class KeyMatcher:
+    """A prefix, prepared for being tried on many entries.
+
+    Where it holds no object, a key matches exactly when its canonical text begins with the prefix's; only prefixes with objects need
+    the parsed key.
+    """
+
+    __slots__ = ("_head", "_textual", "key", "prefix")
+
+    def __init__(self, prefix: list[Any]) -> None:
+        self.prefix = prefix
+        self.key = canonical(prefix)
+        self._textual = all(not isinstance(item, dict | list) for item in prefix)
+        self._head = self.key[:-1] + ("," if prefix else "")
+
+    def matches(self, key: str, parsed: list[Any]) -> bool:
+        """Whether the entry with this canonical and parsed key is under the prefix."""
+        if self._textual:
+            return key.startswith(self._head) or key == self.key
+        return partial_match(parsed, self.prefix)

@@ -1,0 +1,733 @@
+"""Rules: what an event means, compiled once.
+
+A stream of the configuration says: on this channel, this event makes these operations. Interpreting that per event would cost ten
+times what the operation does, so compiling happens in two steps. A `Stream` is compiled once; the first event of a (name, channel) pair
+makes a `Route`, in which the channel's captures are constants, exactly the members of the event that the rule reads are decoded
+(into a struct made for it, payloads stay raw), and keys come from a memo by captured value.
+
+It is one thing: reading an envelope, finding its routes and running them share the reasons for which an event is dropped.
+
+What must not live here: the configuration's syntax (`cluster.config`), folding, connections.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from operator import attrgetter
+from typing import Any, TypeVar
+
+import msgspec
+import orjson
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from cluster.core import template
+from cluster.core.json_pointer import escape
+from cluster.core.json_pointer import tokens as pointer_tokens
+from cluster.core.operation import (
+    Append,
+    Delete,
+    Guard,
+    Increment,
+    Invalidate,
+    Merge,
+    MergeWhere,
+    Missing,
+    Operation,
+    Prepend,
+    Remove,
+    Set,
+    Upsert,
+    json_equal,
+)
+from cluster.core.query_key import CanonicalKey, canonical, checked
+from cluster.core.template import Hole, Literal, MissingCapture, Node, Path
+from cluster.errors import HarborError, OperationError
+
+MEMO = 100_000
+"""Keys remembered per route and routes per source; a memo that is full starts over."""
+Made = tuple[CanonicalKey, Operation]
+
+
+class FrameFault(Exception):  # noqa: N818 - what is wrong with a frame, counted by reason
+    """A frame that cannot be an event: not_json, not_object, no_event."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+
+
+class Envelope(Struct, frozen=True, gc=False):
+    """An event as it came."""
+
+    event: str
+    data: Raw | bytes
+    channel: str | None = None
+    id: str | int | None = None
+
+
+class RuleOperation(Struct, frozen=True):
+    """One operation of a rule, as configured: templates are parsed, options are plain."""
+
+    kind: str
+    """The contract's name: set, merge, append, ..."""
+    key: Node
+    at: Node = Literal("")
+    value: Node | None = None
+    """`value` or `item`."""
+    where: Node | None = None
+    by: Any = None
+    """Member name, or what `increment` adds (a template)."""
+    max_items: int = 0
+    missing: Missing | None = None
+    default: bytes | None = None
+    exact: bool = False
+    refetch: str = "active"
+    each: Node | None = None
+    when: tuple[tuple[str, Any], ...] = ()
+    """(pointer into the event's data, value)."""
+    guard: tuple[str, Node] | None = None
+
+
+class Stream(Struct, frozen=True):
+    """One stream of the configuration."""
+
+    source: str
+    channel: Node | None
+    """Template; None: events of any channel, or of none."""
+    on: dict[str, tuple[RuleOperation, ...]]
+    profile: int = 0
+    always: bool = False
+    linger_ms: float = 30_000.0
+
+
+class Route:
+    """What to do with an event of one name on one channel."""
+
+    __slots__ = ("apply", "feed", "profile")
+
+    def __init__(self, feed: str, profile: int, apply: Callable[[Raw | bytes, str | int | None], list[Made]]) -> None:
+        self.feed = feed
+        self.profile = profile
+        self.apply = apply
+
+
+class Router:
+    """The rules of one source."""
+
+    def __init__(self, source: str, envelope: dict[str, str] | None, streams: Sequence[Stream]) -> None:
+        self.source = source
+        self.dropped: dict[str, int] = {}
+        """Events, or operations of events, that came to nothing, by reason."""
+        self._streams = [stream for stream in streams if stream.source == source]
+        names = envelope or {"event": "event", "data": "data", "channel": "channel", "id": "id"}
+        types = {"event": str, "data": Raw, "channel": str | None, "id": str | int | None}
+        fields: list[Any] = []
+        for ours in names:
+            default = {"event": "", "data": Raw(b"null"), "channel": None, "id": None}[ours]
+            fields.append((ours, types[ours], default))
+        for ours in ("event", "data", "channel", "id"):
+            if ours not in names:
+                fields.append((ours, types[ours], {"event": "", "data": Raw(b"null")}.get(ours)))
+        struct = msgspec.defstruct(
+            "SourceEnvelope", fields, rename={**{ours: f"\0{ours}" for ours in types}, **names}, frozen=True, gc=False
+        )
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(struct)
+        self._elements = msgspec.json.Decoder(list[Raw])
+        self._mapped = envelope is not None
+
+    def decode(self, frame: bytes) -> Any:
+        """Read a frame: an envelope, or the list of envelopes and `FrameFault`s that a JSON array holds.
+
+        Raises:
+            FrameFault: the frame is no event.
+        """
+        if not frame.isascii():
+            try:
+                frame.decode()
+            except UnicodeDecodeError as error:
+                raise FrameFault("not_json", "invalid UTF-8") from error
+        if frame[:1] == b"[":
+            return self._decode_list(frame)
+        return self._decode_one(frame)
+
+    def _decode_one(self, frame: bytes | Raw) -> Any:
+        try:
+            envelope = self._decoder.decode(frame)
+        except msgspec.ValidationError as error:
+            reason = "no_event" if "`$." in str(error) else "not_object"
+            raise FrameFault(reason, str(error)) from None
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise FrameFault("not_json", str(error)) from None
+        if not envelope.event:
+            raise FrameFault("no_event")
+        return envelope
+
+    def _decode_list(self, frame: bytes) -> list[Any]:
+        try:
+            elements = self._elements.decode(frame)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise FrameFault("not_json", str(error)) from None
+        decoded: list[Any] = []
+        for element in elements:
+            try:
+                decoded.append(self._decode_one(element))
+            except FrameFault as fault:
+                decoded.append(fault)
+        return decoded
+
+    def decode_sse(self, event: str, data: bytes, event_id: str | None) -> Any:
+        """Read a server-sent event: its own fields, or where an envelope is configured the JSON in its data.
+
+        Raises:
+            FrameFault: the data is no JSON, or no envelope.
+        """
+        if self._mapped:
+            envelope = self.decode(data)
+            if isinstance(envelope, list):
+                raise FrameFault("not_object")
+            return envelope
+        try:
+            data.decode()
+            msgspec.json.decode(data, type=Raw)
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            raise FrameFault("not_json", str(error)) from None
+        return Envelope(event, data, None, event_id)
+
+    def route(self, event: str, channel: str | None) -> tuple[Route, ...]:
+        """Return what to do with an event of this name on this channel; the caller keeps the answer."""
+        routes = []
+        for stream in self._streams:
+            operations = stream.on.get(event)
+            if operations is None:
+                continue
+            captures: dict[Path, Any] = {}
+            if stream.channel is not None:
+                if channel is None or not template.match_text(stream.channel, channel, captures):
+                    continue
+            known = {path[0]: value for path, value in captures.items()}
+            known["event"] = event
+            feed = self.source if stream.channel is None else f"{self.source}/{channel}"
+            routes.append(Route(feed, stream.profile, self._compile(operations, known)))
+        return tuple(routes)
+
+    def _drop(self, reason: str) -> None:
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+
+    def _compile(
+        self, operations: Sequence[RuleOperation], known: dict[str, Any]
+    ) -> Callable[[Raw | bytes, str | int | None], list[Made]]:
+        steps = [_compile_operation(_with_known(operation, known)) for operation in operations]
+        if len(steps) == 1:
+            return partial(_run_one, steps[0], self._drop)
+        return partial(_run_all, steps, self._drop)
+
+
+_Step = Callable[[Raw | bytes, str | int | None], list[Made]]
+
+
+def _run_one(step: _Step, drop: Callable[[str], None], data: Raw | bytes, event_id: str | int | None) -> list[Made]:
+    try:
+        return step(data, event_id)
+    except (MissingCapture, AttributeError):  # an attribute of an unset member
+        drop("missing_capture")
+    except (msgspec.DecodeError, orjson.JSONDecodeError, RecursionError):
+        drop("bad_data")
+    except HarborError:
+        drop("bad_key")
+    return []
+
+
+def _run_all(
+    steps: list[_Step], drop: Callable[[str], None], data: Raw | bytes, event_id: str | int | None
+) -> list[Made]:
+    made: list[Made] = []
+    for step in steps:
+        made.extend(_run_one(step, drop, data, event_id))
+    return made
+
+
+def _with_known(operation: RuleOperation, known: dict[str, Any]) -> RuleOperation:
+    """Put a channel's captures in."""
+
+    N = TypeVar("N", Node, Node | None)  # noqa: N806 - a type variable
+
+    def put(node: N) -> N:
+        return None if node is None else template.substitute(node, known)  # type: ignore[return-value]
+
+    return msgspec.structs.replace(
+        operation,
+        key=put(operation.key),
+        at=put(operation.at),
+        value=put(operation.value),
+        where=put(operation.where),
+        by=put(operation.by) if isinstance(operation.by, Hole | template.Text) else operation.by,
+        each=put(operation.each),
+        guard=None if operation.guard is None else (operation.guard[0], template.substitute(operation.guard[1], known)),
+    )
+
+
+class _Scope:
+    """Decodes exactly the members of a JSON value that a rule reads.
+
+    Members that only become values stay raw. Where one wanted member lies inside another the value is decoded whole.
+    """
+
+    def __init__(self, name: str, parsed: set[Path], raw: set[Path]) -> None:
+        self.name = name
+        paths = (parsed | raw) - {()}
+        nested = any(one != other and other[: len(one)] == one for one in paths for other in paths)
+        self.whole = () in parsed or nested
+        self.raw = frozenset() if self.whole else frozenset(raw - parsed - {()})
+        wanted = paths
+        self.decode: Callable[[Any], Any] | None = None
+        self._getters: dict[Path, Callable[[Any], Any]] = {}
+        if self.whole:
+            self.decode = msgspec.json.decode
+        elif wanted:
+            decoder = msgspec.json.Decoder(self._struct(wanted, self.raw))
+            self.decode = decoder.decode
+            for path in wanted:
+                self._getters[path] = attrgetter(".".join(_field(token) for token in path))
+
+    def _struct(self, paths: set[Path], raw: frozenset[Path]) -> type:
+        heads: dict[str, set[Path]] = {}
+        for path in paths:
+            heads.setdefault(path[0], set()).add(path[1:])
+        fields: list[Any] = []
+        for head, tails in heads.items():
+            if tails == {()}:
+                kind: Any = Raw if (head,) in raw else Any
+            else:
+                inner = frozenset(path[1:] for path in raw if path[0] == head)
+                kind = self._struct(tails, inner)
+            fields.append((_field(head), kind | UnsetType if kind is not Any else Any, UNSET))
+        return msgspec.defstruct(
+            "Members", fields, rename={_field(head): head for head in heads}, frozen=True, gc=False
+        )
+
+    def get(self, path: Path) -> Callable[[Any], Any]:
+        """Return a getter, from what `decode` gave, of the value at `path`.
+
+        The getter raises `MissingCapture` (or `AttributeError`, below an absent member) where there is nothing.
+        """
+        if self.whole:
+
+            def walk(value: Any) -> Any:
+                for token in path:
+                    if not isinstance(value, dict) or token not in value:
+                        raise MissingCapture
+                    value = value[token]
+                return value
+
+            return walk
+        getter = self._getters[path]
+
+        def get(members: Any) -> Any:
+            value = getter(members)
+            if value is UNSET:
+                raise MissingCapture
+            return value
+
+        return get
+
+
+def _field(token: str) -> str:
+    """A member's name as a struct's field: any text, told apart from every other."""
+    return "f_" + token.encode().hex()
+
+
+class _Reader:
+    """Turns templates into functions of one event: (data, decoded data, item, decoded item, event id)."""
+
+    def __init__(self, data: _Scope, item: _Scope) -> None:
+        self._scopes = {"data": data, "item": item}
+
+    def value(self, path: Path) -> Callable[..., Any]:
+        """Return a function that gives the decoded value of a placeholder."""
+        if path == ("event_id",):
+            return _event_id
+        scope = self._scopes[path[0]]
+        get = scope.get(path[1:])
+        if path[1:] in scope.raw:
+            parsed = get
+
+            def get(members: Any) -> Any:
+                return msgspec.json.decode(parsed(members))
+
+        if path[0] == "data":
+            return lambda data, members, item, item_members, event_id: get(members)
+        return lambda data, members, item, item_members, event_id: get(item_members)
+
+    def json(self, node: Node) -> Callable[..., bytes]:
+        """Return a function that gives a filled-in template as JSON text."""
+        match node:
+            case Literal(value=literal):
+                text = orjson.dumps(literal)
+                return lambda *_: text
+            case Hole(path=("data",)):
+                return lambda data, *_: bytes(data)
+            case Hole(path=("item",)):
+                return lambda data, members, item, *_: bytes(item)
+            case Hole(path=path) if path[0] in self._scopes and path[1:] in self._scopes[path[0]].raw:
+                get = self._scopes[path[0]].get(path[1:])
+                if path[0] == "data":
+                    return lambda data, members, item, item_members, event_id: bytes(get(members))
+                return lambda data, members, item, item_members, event_id: bytes(get(item_members))
+            case _:
+                fill = self.build(node)
+                return lambda *event: orjson.dumps(fill(*event))
+
+    def build(self, node: Node) -> Callable[..., Any]:
+        """Return a function that gives a filled-in template."""
+        if isinstance(node, Literal):
+            return lambda *_: node.value
+        if isinstance(node, Hole):
+            return self.value(node.path)
+        readers = {path: self.value(path) for path in template.holes(node)}
+
+        def fill(*event: Any) -> Any:
+            return template.build(node, lambda path: readers[path](*event))
+
+        return fill
+
+
+def _event_id(data: Any, members: Any, item: Any, item_members: Any, event_id: str | int | None) -> Any:
+    if event_id is None:
+        raise MissingCapture
+    return event_id
+
+
+def _reads(operation: RuleOperation) -> tuple[set[Path], set[Path]]:
+    """Return the placeholders an operation needs decoded, and those it only passes on."""
+    parsed: set[Path] = set()
+    passed: set[Path] = set()
+    for node in (operation.key, operation.at, operation.where, operation.by, operation.each):
+        if isinstance(node, Hole | template.Text | template.ListNode | template.DictNode):
+            parsed.update(template.holes(node))
+    for node in (operation.value, None if operation.guard is None else operation.guard[1]):
+        if isinstance(node, Hole):
+            passed.add(node.path)
+        elif node is not None:
+            parsed.update(template.holes(node))
+    return parsed, passed
+
+
+def _compile_operation(operation: RuleOperation) -> _Step:
+    parsed, passed = _reads(operation)
+    each = operation.each
+    if isinstance(each, Hole):
+        parsed.discard(each.path)
+        passed.add(each.path)
+    for pointer, _ in operation.when:
+        parsed.add(("data", *pointer_tokens(pointer)) if _plain(pointer) else ("data",))
+
+    def scope(name: str) -> _Scope:
+        return _Scope(
+            name,
+            {path[1:] for path in parsed if path[0] == name},
+            {path[1:] for path in passed if path[0] == name},
+        )
+
+    data_scope, item_scope = scope("data"), scope("item")
+    reader = _Reader(data_scope, item_scope)
+    make = _maker(operation, reader)
+    decode, decode_item = data_scope.decode, item_scope.decode
+    conditions = [
+        (reader.value(("data", *pointer_tokens(pointer)) if _plain(pointer) else ("data",)), pointer, wanted)
+        for pointer, wanted in operation.when
+    ]
+
+    if isinstance(each, Hole):
+        elements = reader.json(each)
+
+        def run_each(data: Raw | bytes, event_id: str | int | None) -> list[Made]:
+            members = decode(data) if decode is not None else None
+            if not _holds(conditions, data, members, event_id):
+                return []
+            return [
+                make(data, members, item, decode_item(item) if decode_item is not None else None, event_id)
+                for item in _ITEMS.decode(elements(data, members, None, None, event_id))
+            ]
+
+        return run_each
+
+    if not conditions:
+        fast = _fast_set(operation, data_scope)
+        if fast is not None:
+            return fast
+
+    def run(data: Raw | bytes, event_id: str | int | None) -> list[Made]:
+        members = decode(data) if decode is not None else None
+        if conditions and not _holds(conditions, data, members, event_id):
+            return []
+        return [make(data, members, None, None, event_id)]
+
+    return run
+
+
+_ITEMS = msgspec.json.Decoder(list[Raw])
+
+
+def _plain(pointer: str) -> bool:
+    """Whether a pointer leads through members only, as far as its text tells."""
+    return all(not token.isdigit() and token != "-" for token in pointer_tokens(pointer))
+
+
+def _holds(conditions: list[Any], data: Any, members: Any, event_id: str | int | None) -> bool:
+    for read, pointer, wanted in conditions:
+        try:
+            value = read(data, members, None, None, event_id)
+            if not _plain(pointer):
+                from cluster.core.json_pointer import resolve  # noqa: PLC0415 - the rare case
+
+                value = resolve(value, pointer_tokens(pointer))
+        except (MissingCapture, AttributeError, OperationError):
+            return False
+        if not json_equal(value, wanted):
+            return False
+    return True
+
+
+def _fast_set(operation: RuleOperation, scope: _Scope) -> _Step | None:
+    """The commonest rule, `set {key: [..., "{data.id}"], value: "{data}"}`, without the general machinery (half its time)."""
+    paths = list(template.holes(operation.key))
+    if (
+        operation.kind != "set"
+        or operation.value != Hole(("data",))
+        or operation.at != Literal("")
+        or operation.guard is not None
+        or operation.missing is Missing.SKIP
+        or len(paths) != 1
+        or len(paths[0]) != 2
+        or scope.decode is None
+        or scope.whole
+    ):
+        return None
+    decode = scope.decode
+    get = scope.get(paths[0][1:])
+    memo: dict[Any, CanonicalKey] = {}
+    key_node = operation.key
+
+    def run(data: Raw | bytes, event_id: str | int | None) -> list[Made]:
+        value = get(decode(data))
+        if value.__class__ is not str and value.__class__ is not int:
+            key = canonical(checked(template.build(key_node, lambda _: value)))
+        else:
+            try:
+                key = memo[value]
+            except KeyError:
+                if len(memo) > MEMO:
+                    memo.clear()
+                key = memo[value] = canonical(checked(template.build(key_node, lambda _: value)))
+        return [(key, Set(bytes(data)))]
+
+    return run
+
+
+def _key(operation: RuleOperation, reader: _Reader) -> Callable[..., CanonicalKey]:
+    node = operation.key
+    if isinstance(node, Literal):
+        key = canonical(checked(node.value))
+        return lambda *_: key
+    paths = list(dict.fromkeys(template.holes(node)))
+    readers = [reader.value(path) for path in paths]
+    memo: dict[Any, CanonicalKey] = {}
+
+    def build(*event: Any) -> CanonicalKey:
+        values = [read(*event) for read in readers]
+        try:
+            known = tuple([(value.__class__, value) for value in values])
+            key = memo.get(known)
+        except TypeError:  # a captured array or object
+            known, key = None, None
+        if key is None:
+            given = dict(zip(paths, values, strict=True))
+            key = canonical(checked(template.build(node, given.__getitem__)))
+            if known is not None:
+                if len(memo) > MEMO:
+                    memo.clear()
+                memo[known] = key
+        return key
+
+    return build
+
+
+def _at(operation: RuleOperation, reader: _Reader) -> Callable[..., str]:
+    node = operation.at
+    if isinstance(node, Literal):
+        at = str(node.value)
+        return lambda *_: at
+    parts = node.parts if isinstance(node, template.Text) else ("", *template.holes(node))
+    readers = {path: reader.value(path) for path in template.holes(node)}
+
+    def build(*event: Any) -> str:
+        return "".join(
+            part if isinstance(part, str) else escape(template.as_text(readers[part](*event))) for part in parts
+        )
+
+    return build
+
+
+def _maker(operation: RuleOperation, reader: _Reader) -> Callable[..., Made]:
+    """Return the function that makes the operation and its key from one event."""
+    key, at = _key(operation, reader), _at(operation, reader)
+    value = _no_value if operation.value is None else reader.json(operation.value)
+    where = _no_value if operation.where is None else reader.json(operation.where)
+    missing = Missing.SKIP if operation.missing is None else operation.missing
+    default, max_items = operation.default, operation.max_items
+    guard: Callable[..., Guard | None] = lambda *_: None  # noqa: E731 - a default among closures
+    if operation.guard is not None:
+        guard_at, guard_value = operation.guard[0], reader.json(operation.guard[1])
+        guard = lambda *event: Guard(guard_at, guard_value(*event))  # noqa: E731 - as above
+    match operation.kind:
+        case "set":
+            creating = Missing.CREATE if operation.missing is None else operation.missing
+            return lambda *e: (key(*e), Set(value(*e), at(*e), creating, default, guard(*e)))
+        case "merge":
+            return lambda *e: (key(*e), Merge(value(*e), at(*e), missing, default, guard(*e)))
+        case "append" | "prepend" as kind:
+            add = Append if kind == "append" else Prepend
+            by = operation.by or "id"
+            return lambda *e: (key(*e), add((value(*e),), at(*e), max_items, by, missing, default, guard(*e)))
+        case "upsert":
+            by = operation.by or "id"
+            return lambda *e: (key(*e), Upsert((value(*e),), at(*e), by, missing, default, guard(*e)))
+        case "merge_where":
+            return lambda *e: (key(*e), MergeWhere(where(*e), value(*e), at(*e), missing, default, guard(*e)))
+        case "remove":
+            return lambda *e: (key(*e), Remove(where(*e), at(*e), missing, default, guard(*e)))
+        case "increment":
+            amount = _amount(operation, reader)
+            return lambda *e: (key(*e), Increment(at(*e), amount(*e), missing, default, guard(*e)))
+        case "delete":
+            return lambda *e: (key(*e), Delete(at(*e), guard(*e)))
+        case "invalidate":
+            invalidate = Invalidate(operation.exact, operation.refetch)
+            return lambda *e: (key(*e), invalidate)
+        case kind:
+            raise AssertionError(f"no such operation: {kind}")
+
+
+def _no_value(*_: Any) -> bytes:
+    return b"null"
+
+
+def _amount(operation: RuleOperation, reader: _Reader) -> Callable[..., int | float]:
+    if isinstance(operation.by, Hole):
+        read = reader.value(operation.by.path)
+
+        def amount(*event: Any) -> int | float:
+            value = read(*event)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise MissingCapture
+            return value
+
+        return amount
+    fixed: int | float = 1 if operation.by is None else operation.by
+    return lambda *_: fixed
+
+
+class FeedIndex:
+    """Which channels feed which keys: the rules, read backwards."""
+
+    def __init__(self, streams: Sequence[Stream]) -> None:
+        self._streams = streams
+        self._linger = {stream.source: stream.linger_ms for stream in streams}
+
+    def channels_for(self, key: list[Any]) -> list[tuple[str, str]]:
+        """Return (source, channel) to join for a key to be live."""
+        found: dict[tuple[str, str], None] = {}
+        for stream in self._streams:
+            if stream.channel is None or stream.always:
+                continue
+            for channel in _channels(stream, key):
+                found[stream.source, channel] = None
+        return list(found)
+
+    def channels_under(self, prefix: list[Any]) -> list[tuple[str, str]]:
+        """Return (source, channel), of channels without captures, that may create entries under a prefix."""
+        found: dict[tuple[str, str], None] = {}
+        for stream in self._streams:
+            if stream.always or not isinstance(stream.channel, Literal):
+                continue
+            if any(template.compatible(rule.key, prefix) for rules in stream.on.values() for rule in rules):
+                found[stream.source, str(stream.channel.value)] = None
+        return list(found)
+
+    def fed_by(self, source: str, channel: str | None, key: list[Any]) -> bool:
+        """Whether a source (through any of its channels, where `channel` is None) feeds a key."""
+        for stream in self._streams:
+            if stream.source != source:
+                continue
+            if stream.channel is None or channel is None:
+                if any(_feeds(rule, key, {}) for rules in stream.on.values() for rule in rules):
+                    return True
+                continue
+            captures: dict[Path, Any] = {}
+            if template.match_text(stream.channel, channel, captures):
+                if any(_feeds(rule, key, dict(captures)) for rules in stream.on.values() for rule in rules):
+                    return True
+        return False
+
+    def always(self) -> list[tuple[str, str]]:
+        """Return the channels that are joined whether or not anybody watches."""
+        return [
+            (stream.source, str(stream.channel.value))
+            for stream in self._streams
+            if stream.always and isinstance(stream.channel, Literal)
+        ]
+
+    def linger_ms(self, source: str, channel: str) -> float:
+        """Return how long a channel stays joined after its last watcher."""
+        for stream in self._streams:
+            if stream.source == source and stream.channel is not None:
+                if template.match_text(stream.channel, channel, {}):
+                    return stream.linger_ms
+        return self._linger.get(source, 0.0)
+
+
+def _feeds(rule: RuleOperation, key: list[Any], captures: dict[Path, Any]) -> bool:
+    """Whether a rule can change the entry of `key`; an invalidation reaches everything under its key."""
+    if rule.kind == "invalidate" and not rule.exact and isinstance(rule.key, template.ListNode | Literal):
+        node = rule.key
+        length = len(node.items) if isinstance(node, template.ListNode) else len(node.value)
+        key = key[:length]
+    return _match_typed(rule.key, key, captures)
+
+
+def _match_typed(node: Node, key: list[Any], captures: dict[Path, Any]) -> bool:
+    """As `template.match`; a channel's captures are text, so a number in the key equals its digits."""
+    found: dict[Path, Any] = {}
+    if isinstance(node, Hole):
+        return True
+    if not template.match(node, key, found):
+        return False
+    return all(path not in captures or template_text(value) == captures[path] for path, value in found.items())
+
+
+def template_text(value: Any) -> str | None:
+    """Return a scalar as text, or None."""
+    try:
+        return template.as_text(value)
+    except MissingCapture:
+        return None
+
+
+def _channels(stream: Stream, key: list[Any]) -> list[str]:
+    """Return the channels of a stream that feed `key`: those whose captures the key determines."""
+    assert stream.channel is not None
+    wanted = set(template.holes(stream.channel))
+    channels = []
+    for rules in stream.on.values():
+        for rule in rules:
+            captures: dict[Path, Any] = {}
+            length = len(key)
+            if rule.kind == "invalidate" and not rule.exact and isinstance(rule.key, template.ListNode):
+                length = len(rule.key.items)
+            if isinstance(rule.key, Hole) or not template.match(rule.key, key[:length], captures):
+                continue
+            if wanted <= captures.keys():
+                try:
+                    channels.append(str(template.build(stream.channel, captures.__getitem__)))
+                except MissingCapture:
+                    continue
+    return list(dict.fromkeys(channels))

@@ -1,0 +1,57 @@
+"""One client's conversation: its subscriptions and what is ready to be written.
+
+What must not live here: replicas and topics (`gateway_state`), sockets (`cluster.gateway`).
+"""
+
+from collections import deque
+
+from cluster.core.topic import Subscription
+
+SUBSCRIPTIONS = 128
+"""Per session."""
+OUT_BYTES = 256 * 1024
+"""Encoded and not yet taken; beyond it changes fold instead."""
+
+
+class SessionState:
+    """See the module. `server_sent`: the client reads an event stream instead of WebSocket frames."""
+
+    __slots__ = (
+        "attention",
+        "busy",
+        "closing",
+        "control",
+        "id",
+        "out",
+        "out_bytes",
+        "server_sent",
+        "stalled_since",
+        "subscriptions",
+    )
+
+    def __init__(self, session_id: str, *, server_sent: bool) -> None:
+        self.id = session_id
+        self.server_sent = server_sent
+        self.subscriptions: dict[bytes, Subscription] = {}
+        """By the client's id of it."""
+        self.control: deque[bytes] = deque()
+        """Whole messages that go first: answers, errors, notices."""
+        self.out: list[bytes] = []
+        """This tick's changes, encoded, for subscriptions in step."""
+        self.out_bytes = 0
+        self.attention: dict[Subscription, None] = {}
+        """Subscriptions with something to write that is not in `out`."""
+        self.busy = False
+        """The shell is writing what it took."""
+        self.stalled_since: float | None = None
+        self.closing = False
+
+    @property
+    def in_step(self) -> bool:
+        """Whether it can be handed this tick's changes: what it was handed before has been written."""
+        return not self.busy and self.out_bytes < OUT_BYTES
+
+    @property
+    def has_output(self) -> bool:
+        """Whether there is anything to write."""
+        return bool(self.control or self.out or self.attention)

@@ -1,0 +1,229 @@
+"""Templates: JSON values and texts with placeholders such as `{id}`, `{data.task.id}` or `{item.value}`.
+
+A placeholder that is a whole string stands for a value and keeps its JSON type; inside a longer string it is written as text. Key and
+channel templates also work backwards: given a key, `match` says what the placeholders must have been.
+
+What must not live here: where values come from (`rule`, `declared_query`).
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from msgspec import Struct
+
+from cluster.errors import OperationError
+
+Path = tuple[str, ...]
+"""A placeholder's name, split at its dots."""
+Lookup = Callable[[Path], Any]
+"""Gives a placeholder's value; raises `MissingCapture` where there is none."""
+
+_HOLE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*)\}")
+
+
+class MissingCapture(Exception):  # noqa: N818 - an outcome that callers count
+    """A placeholder has no value."""
+
+
+class Hole(Struct, frozen=True):
+    """A placeholder that is a whole value."""
+
+    path: Path
+
+
+class Text(Struct, frozen=True):
+    """A string with placeholders in it."""
+
+    parts: tuple[str | Path, ...]
+    """Literal pieces and placeholders, in turn."""
+
+
+class Literal(Struct, frozen=True):
+    """A value without placeholders."""
+
+    value: Any
+
+
+class ListNode(Struct, frozen=True):
+    """An array with placeholders somewhere inside."""
+
+    items: tuple["Node", ...]
+
+
+class DictNode(Struct, frozen=True):
+    """An object with placeholders somewhere inside."""
+
+    members: tuple[tuple[str, "Node"], ...]
+
+
+Node = Hole | Text | Literal | ListNode | DictNode
+
+
+def parse(value: Any) -> Node:
+    """Compile a JSON value."""
+    if isinstance(value, str):
+        whole = _HOLE.fullmatch(value)
+        if whole is not None:
+            return Hole(tuple(whole[1].split(".")))
+        parts: list[str | Path] = []
+        last = 0
+        for match in _HOLE.finditer(value):
+            parts.extend((value[last : match.start()], tuple(match[1].split("."))))
+            last = match.end()
+        return Text((*parts, value[last:])) if parts else Literal(value)
+    if isinstance(value, list):
+        items = tuple(parse(item) for item in value)
+        return Literal(value) if all(isinstance(item, Literal) for item in items) else ListNode(items)
+    if isinstance(value, dict):
+        members = tuple((name, parse(member)) for name, member in value.items())
+        return Literal(value) if all(isinstance(member, Literal) for _, member in members) else DictNode(members)
+    return Literal(value)
+
+
+def holes(node: Node) -> Iterator[Path]:
+    """Yield the placeholders of a template."""
+    match node:
+        case Hole(path=path):
+            yield path
+        case Text(parts=parts):
+            yield from (part for part in parts if isinstance(part, tuple))
+        case ListNode(items=items):
+            for item in items:
+                yield from holes(item)
+        case DictNode(members=members):
+            for _, member in members:
+                yield from holes(member)
+        case Literal():
+            return
+
+
+def build(node: Node, lookup: Lookup) -> Any:
+    """Fill a template in.
+
+    Raises:
+        MissingCapture: a placeholder has no value.
+    """
+    match node:
+        case Literal(value=value):
+            return value
+        case Hole(path=path):
+            return lookup(path)
+        case Text(parts=parts):
+            return "".join(part if isinstance(part, str) else as_text(lookup(part)) for part in parts)
+        case ListNode(items=items):
+            return [build(item, lookup) for item in items]
+        case DictNode(members=members):
+            return {name: build(member, lookup) for name, member in members}
+
+
+def as_text(value: Any) -> str:
+    """Write a scalar inside a longer string.
+
+    Raises:
+        MissingCapture: it is no scalar, or null.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return f"{value:g}" if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else str(value)
+    raise MissingCapture
+
+
+def substitute(node: Node, known: dict[str, Any]) -> Node:
+    """Fill in the placeholders whose first name is known, and keep the rest."""
+
+    def lookup(path: Path) -> Any:
+        value = known[path[0]]
+        for name in path[1:]:
+            if not isinstance(value, dict) or name not in value:
+                raise MissingCapture
+            value = value[name]
+        return value
+
+    paths = list(holes(node))
+    if paths and all(path[0] in known for path in paths):
+        return Literal(build(node, lookup))
+    match node:
+        case Text(parts=parts):
+            filled: list[str | Path] = []
+            for part in parts:
+                piece = as_text(lookup(part)) if isinstance(part, tuple) and part[0] in known else part
+                if isinstance(piece, str) and filled and isinstance(filled[-1], str):
+                    filled[-1] += piece
+                else:
+                    filled.append(piece)
+            return Text(tuple(filled))
+        case ListNode(items=items):
+            return ListNode(tuple(substitute(item, known) for item in items))
+        case DictNode(members=members):
+            return DictNode(tuple((name, substitute(member, known)) for name, member in members))
+        case _:
+            return node
+
+
+def match(node: Node, value: Any, captures: dict[Path, Any]) -> bool:
+    """Whether a template can have given `value`; what its placeholders then were is added to `captures`."""
+    match node:
+        case Literal(value=literal):
+            return type(literal) is type(value) and bool(literal == value)
+        case Hole(path=path):
+            if path in captures:
+                return bool(captures[path] == value)
+            captures[path] = value
+            return True
+        case Text():
+            return isinstance(value, str) and match_text(node, value, captures)
+        case ListNode(items=items):
+            if not isinstance(value, list) or len(items) != len(value):
+                return False
+            return all(match(item, element, captures) for item, element in zip(items, value, strict=True))
+        case DictNode(members=members):
+            if not isinstance(value, dict) or len(members) != len(value):
+                return False
+            return all(name in value and match(member, value[name], captures) for name, member in members)
+
+
+def match_text(node: Node, text: str, captures: dict[Path, Any]) -> bool:
+    """As `match`, for a text template; a placeholder takes as little as it can, and at least one character."""
+    if isinstance(node, Literal):
+        return bool(node.value == text)
+    if isinstance(node, Hole):
+        return match(node, text, captures)
+    assert isinstance(node, Text)
+    pattern = "".join("(.+?)" if isinstance(part, tuple) else re.escape(part) for part in node.parts)
+    found = re.fullmatch(pattern, text, re.DOTALL)
+    if found is None:
+        return False
+    paths = [part for part in node.parts if isinstance(part, tuple)]
+    return all(match(Hole(path), group, captures) for path, group in zip(paths, found.groups(), strict=True))
+
+
+def compatible(node: Node, prefix: Any) -> bool:
+    """Whether some key that a template gives is under `prefix`."""
+    match node:
+        case Hole() | Text():
+            return isinstance(node, Hole) or isinstance(prefix, str)
+        case Literal(value=literal) if not isinstance(literal, list | dict):
+            return type(literal) is type(prefix) and bool(literal == prefix)
+        case Literal(value=literal):
+            return compatible(_opened(literal), prefix)
+        case ListNode(items=items):
+            if not isinstance(prefix, list) or len(prefix) > len(items):
+                return False
+            return all(compatible(item, element) for item, element in zip(items, prefix, strict=False))
+        case DictNode(members=members):
+            given = dict(members)
+            if not isinstance(prefix, dict):
+                return False
+            return all(name in given and compatible(given[name], wanted) for name, wanted in prefix.items())
+
+
+def _opened(literal: Any) -> Node:
+    if isinstance(literal, list):
+        return ListNode(tuple(Literal(item) for item in literal))
+    if isinstance(literal, dict):
+        return DictNode(tuple((name, Literal(member)) for name, member in literal.items()))
+    raise OperationError("only containers open")

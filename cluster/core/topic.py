@@ -1,0 +1,77 @@
+"""A topic: one watched key or prefix, with everybody on this gateway who subscribes to it.
+
+Subscribers that are in step share one fold and one encoding of what changed. Who cannot be written to, is paused, or is still being
+sent its snapshot has an outbox of its own until it has caught up.
+"""
+
+from enum import Enum
+
+from cluster.core.outbox import Outbox
+from cluster.core.query_key import KeyMatcher
+from cluster.core.replica import Replica
+
+
+class Phase(Enum):
+    """Where a subscription stands."""
+
+    AWAITING = "awaiting"
+    """The topic has not all its replicas yet."""
+    RESUMING = "resuming"
+    """Shards are being asked what it missed."""
+    SNAPSHOT = "snapshot"
+    """Its snapshot is being written, chunk by chunk."""
+    LAGGING = "lagging"
+    """It has an outbox to be written."""
+    LIVE = "live"
+    """In step."""
+
+
+class Subscription:
+    """One session's interest in a topic."""
+
+    __slots__ = ("mode", "name", "outbox", "paused", "phase", "remaining", "resets", "since", "topic", "unanswered")
+
+    def __init__(self, name: bytes, topic: "Topic", mode: str) -> None:
+        self.name = name
+        """The client's id of it, JSON."""
+        self.topic = topic
+        self.mode = mode
+        """data | patch."""
+        self.phase = Phase.AWAITING
+        self.paused = False
+        self.outbox = Outbox()
+        """Used in every phase but LIVE."""
+        self.remaining: dict[str, None] = {}
+        """SNAPSHOT: keys not yet sent; their changes are not told, the snapshot will hold them."""
+        self.resets = False
+        """The client is to be told to start over before its snapshot."""
+        self.since: dict[int, tuple[int, int]] | None = None
+        """The position it came back with, by shard."""
+        self.unanswered = 0
+        """RESUMING: shards yet to answer."""
+
+
+class Topic:
+    """See the module."""
+
+    __slots__ = ("awaited", "dirty", "key", "matcher", "outbox", "prefix", "replicas", "subscriptions", "watches")
+
+    def __init__(self, key: str, matcher: KeyMatcher | None) -> None:
+        self.key = key
+        self.matcher = matcher
+        self.prefix = matcher is not None
+        self.watches: dict[int, int] = {}
+        """Watch id by shard."""
+        self.awaited: set[int] = set()
+        """Shards whose snapshot is not complete."""
+        self.replicas: dict[str, Replica] = {}
+        self.subscriptions: dict[Subscription, str] = {}
+        """Session by subscription."""
+        self.outbox = Outbox()
+        """What subscribers in step have yet to be told."""
+        self.dirty = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether its replicas are all here."""
+        return not self.awaited

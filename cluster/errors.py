@@ -1,0 +1,119 @@
+"""Every error the cluster raises or sends.
+
+    HarborError                 code, message, temporary, details
+    ├── ConfigError             a fault of the configuration: path, reason, value
+    ├── RequestError            the caller's fault: a bad key, message, parameter
+    ├── NotFoundError           no such entry, and no query is declared for the key
+    ├── ConflictError           a conditional write lost
+    ├── UpstreamError           a service answered badly, or not at all
+    ├── UnavailableError        a part of the cluster cannot answer now
+    └── OperationError          an operation does not fit the value it meets
+
+`ErrorCode` is the one list of codes: HTTP bodies, WebSocket `error` messages, log fields and metric labels share it.
+What must not live here: HTTP statuses (the gateway maps them), logging.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+
+class ErrorCode(StrEnum):
+    """Stable codes, part of the protocol."""
+
+    BAD_MESSAGE = "BAD_MESSAGE"
+    BAD_KEY = "BAD_KEY"
+    BAD_REQUEST = "BAD_REQUEST"
+    NOT_FOUND = "NOT_FOUND"
+    UNKNOWN_TYPE = "UNKNOWN_TYPE"
+    UNKNOWN_MUTATION = "UNKNOWN_MUTATION"
+    INVALID_VARIABLES = "INVALID_VARIABLES"
+    VERSION_CONFLICT = "VERSION_CONFLICT"
+    CONFLICT = "CONFLICT"
+    FORBIDDEN = "FORBIDDEN"
+    UNAUTHORIZED = "UNAUTHORIZED"
+    TOO_LARGE = "TOO_LARGE"
+    TOO_DEEP = "TOO_DEEP"
+    TOO_MANY = "TOO_MANY"
+    LIMITED = "LIMITED"
+    UPSTREAM_ERROR = "UPSTREAM_ERROR"
+    UPSTREAM_OFFLINE = "UPSTREAM_OFFLINE"
+    TIMEOUT = "TIMEOUT"
+    UNAVAILABLE = "UNAVAILABLE"
+    UNSUPPORTED = "UNSUPPORTED"
+    INTERNAL = "INTERNAL"
+
+
+TEMPORARY = frozenset(
+    {
+        ErrorCode.LIMITED,
+        ErrorCode.UPSTREAM_ERROR,
+        ErrorCode.UPSTREAM_OFFLINE,
+        ErrorCode.TIMEOUT,
+        ErrorCode.UNAVAILABLE,
+    }
+)
+"""Codes for which the same request may succeed later, unchanged."""
+
+
+class HarborError(Exception):
+    """Base of all errors: a stable code, a reason for people, and whether trying again can help."""
+
+    def __init__(self, code: ErrorCode, message: str, *, details: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.temporary = code in TEMPORARY
+        self.details = details
+
+
+class ConfigError(HarborError):
+    """A fault of the configuration. `path` is dotted, e.g. `queries.0.key`."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(ErrorCode.BAD_REQUEST, f"{path}: {reason}" if path else reason)
+        self.path = path
+        self.reason = reason
+
+
+class RequestError(HarborError):
+    """The caller sent something that cannot be done; nothing was changed."""
+
+
+class NotFoundError(HarborError):
+    """No such entry."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ErrorCode.NOT_FOUND, message)
+
+
+class ConflictError(HarborError):
+    """A conditional write lost; `details` holds `current`."""
+
+    def __init__(self, message: str, *, details: dict[str, Any] | None = None) -> None:
+        super().__init__(ErrorCode.VERSION_CONFLICT, message, details=details)
+
+
+class UpstreamError(HarborError):
+    """A service failed; `status` is its HTTP status, if it answered."""
+
+    def __init__(
+        self, message: str, *, status: int | None = None, retryable: bool = True, retry_after_ms: float | None = None
+    ) -> None:
+        super().__init__(ErrorCode.UPSTREAM_ERROR, message, details={"status": status} if status else None)
+        self.status = status
+        self.retryable = retryable
+        self.retry_after_ms = retry_after_ms
+
+
+class UnavailableError(HarborError):
+    """A part of the cluster cannot answer now; trying again is safe."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ErrorCode.UNAVAILABLE, message)
+
+
+class OperationError(HarborError):
+    """An operation does not fit the value it meets (a pointer to nothing, an append to an object)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ErrorCode.BAD_REQUEST, message)

@@ -1,0 +1,5 @@
+"""Upstream HTTP services: one client each, JSON in bytes out."""
+
+from cluster.services.service_client import MAX_BODY_BYTES, Request, ServiceClient, Services
+
+__all__ = ["MAX_BODY_BYTES", "Request", "ServiceClient", "Services"]

@@ -1,0 +1,7 @@
+"""Upstream streams: connections that hand frames and events to a listener, and come back by themselves."""
+
+from cluster.sources.source import Source, SourceListener, SourceState
+from cluster.sources.sse import SseSource
+from cluster.sources.websocket import WebSocketSource
+
+__all__ = ["Source", "SourceListener", "SourceState", "SseSource", "WebSocketSource"]

@@ -1,0 +1,143 @@
+"""A server-sent events upstream, over httpx on the aiohttp transport.
+
+Reconnecting follows WHATWG HTML, 9.2.3: `Last-Event-ID` is sent, `retry:` replaces the first delay, 204 ends it for good. Unlike a
+browser this source also comes back after an error status or a wrong content type: an upstream that restarts behind a proxy shows
+either for a while.
+
+What must not live here: the line format (`sse_parser`), what an event means.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Mapping
+
+import aiohttp
+import httpx
+from httpx_aiohttp import HttpxAiohttpClient
+
+from cluster import __version__
+from cluster.core.retry import Backoff
+from cluster.sources.source import OPEN_TIMEOUT_S, ConnectionFailedError, GoneError, ReconnectingSource, SourceListener
+from cluster.sources.sse_parser import MAX_EVENT_BYTES, EndlessEventError, SseEvent, SseParser
+
+READ_SPACING_S = 0.002
+"""After a chunk that came hard on the last one, as in `websocket`: a chunk costs 50 times what parsing an event does."""
+FULL_CHUNK_BYTES = 16 * 1024
+"""What the transport hands over at most; after such a chunk more is waiting, and there is nothing to gather."""
+
+
+class SseSource(ReconnectingSource):
+    """See the module and `source.Source`. There are no channels: `join` and `leave` do nothing."""
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        listener: SourceListener,
+        *,
+        headers: Mapping[str, str] | None = None,
+        backoff: Backoff | None = None,
+        heartbeat_ms: float | None = None,
+        max_event_bytes: int = MAX_EVENT_BYTES,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """Build; nothing is connected before `run`.
+
+        Args:
+            name: Given to the listener with everything.
+            url: `http://` or `https://`.
+            listener: Consumes the events.
+            headers: Of the request.
+            backoff: Between attempts.
+            heartbeat_ms: How often the upstream is known to send something; after two of them in silence the connection is dropped.
+                None: it may be silent for ever.
+            max_event_bytes: Larger events are skipped and refused.
+            jitter: Uniform in 0..1.
+        """
+        super().__init__(name, listener, backoff or Backoff(), jitter)
+        self._url = url
+        self._headers = {
+            **(headers or {}),
+            "Accept": "text/event-stream",
+            "Accept-Encoding": "identity",
+            "Cache-Control": "no-store",
+            "User-Agent": f"harbor-cluster/{__version__}",
+        }
+        self._silence_s = None if heartbeat_ms is None else 2 * heartbeat_ms / 1000.0
+        self._max_event_bytes = max_event_bytes
+        self._last_event_id = ""
+        self._go_on = asyncio.Event()
+        self._go_on.set()
+
+    @property
+    def last_event_id(self) -> str:
+        """What a reconnect would send; empty where no event had an id yet."""
+        return self._last_event_id
+
+    def join(self, channel: str) -> None:
+        """Do nothing: the stream has no channels."""
+
+    def leave(self, channel: str) -> None:
+        """Do nothing: the stream has no channels."""
+
+    def resume(self) -> None:
+        """Hand over and read again, after the listener said False."""
+        self._go_on.set()
+
+    async def _converse(self) -> None:
+        self._go_on.set()
+        timeout = httpx.Timeout(OPEN_TIMEOUT_S, read=self._silence_s)
+        headers = dict(self._headers)
+        if self._last_event_id:
+            headers["Last-Event-ID"] = self._last_event_id
+        try:
+            async with HttpxAiohttpClient(timeout=timeout, trust_env=False) as client:
+                request = client.build_request("GET", self._url, headers=headers)
+                async with asyncio.timeout(OPEN_TIMEOUT_S):
+                    response = await client.send(request, stream=True)
+                try:
+                    self._check(response)
+                    self._opened()
+                    await self._consume(response.aiter_bytes())
+                finally:
+                    await response.aclose()
+        except EndlessEventError as exc:
+            raise ConnectionFailedError("line_too_long") from exc
+        except (httpx.HTTPError, aiohttp.ClientError, OSError, TimeoutError) as exc:
+            raise ConnectionFailedError(str(exc) or type(exc).__name__) from exc
+        raise ConnectionFailedError("the upstream ended the stream")
+
+    def _check(self, response: httpx.Response) -> None:
+        if response.status_code == 204:
+            raise GoneError("http 204: the upstream asks not to be connected to again")
+        if response.status_code != 200:
+            raise ConnectionFailedError(f"http {response.status_code}")
+        content_type = response.headers.get("content-type", "")
+        if content_type.partition(";")[0].strip().lower() != "text/event-stream":
+            raise ConnectionFailedError(f"content type is {content_type or 'missing'}, not text/event-stream")
+
+    async def _consume(self, chunks: AsyncIterator[bytes]) -> None:
+        parser = SseParser(self._last_event_id, self._max_event_bytes)
+        loop_time = asyncio.get_running_loop().time
+        read_at = 0.0
+        async for chunk in chunks:
+            await self._hand_over(parser.feed(chunk))
+            self._last_event_id = parser.last_event_id
+            if parser.retry_ms is not None:
+                self._initial_ms = float(parser.retry_ms)
+            if parser.refused:
+                for size_bytes in parser.refused:
+                    self._listener.refused(self.name, "too_large", size_bytes)
+                parser.refused.clear()
+            now = loop_time()
+            if len(chunk) < FULL_CHUNK_BYTES and now - read_at < 2 * READ_SPACING_S:
+                await asyncio.sleep(READ_SPACING_S)
+            read_at = now
+
+    async def _hand_over(self, events: list[SseEvent]) -> None:
+        name = self.name
+        received = self._listener.received_event
+        for event in events:
+            if not received(name, event.event, event.data, event.id):
+                self._go_on.clear()
+                await self._go_on.wait()

@@ -1,0 +1,188 @@
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+from aiohttp import web
+
+from cluster.clock import ManualClock
+from cluster.errors import ErrorCode, UpstreamError
+from cluster.services import ServiceClient, Services
+
+
+@dataclass
+class Ask:
+    path: str
+    params: list = field(default_factory=list)
+    service: str = "api"
+    method: str = "GET"
+
+
+@pytest.fixture
+async def upstream():
+    """A real server that answers with `answer` and remembers what it was asked."""
+
+    class Upstream:
+        answer = staticmethod(lambda _request: web.json_response({"ok": True}))
+
+    async def handle(request):
+        Upstream.requests.append(request)
+        answer = Upstream.answer(request)
+        return await answer if asyncio.iscoroutine(answer) else answer
+
+    Upstream.requests = []
+    app = web.Application()
+    app.add_routes([web.route("*", "/{path:.*}", handle)])
+    runner = web.AppRunner(app, shutdown_timeout=0.01, handler_cancellation=True)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    Upstream.url = f"http://127.0.0.1:{runner.addresses[0][1]}/base"
+    yield Upstream
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def client(upstream):
+    client = ServiceClient(
+        "api",
+        upstream.url + "/",
+        {"authorization": "Bearer t"},
+        timeout_ms=300,
+        max_body_bytes=100_000,
+        clock=ManualClock(1_445_412_480_000.0),
+    )
+    yield client
+    await client.aclose()
+
+
+async def failure(client, request=None):
+    with pytest.raises(UpstreamError) as caught:
+        await client.fetch(request or Ask("/x"))
+    assert caught.value.code is ErrorCode.UPSTREAM_ERROR
+    assert "service api" in caught.value.message
+    return caught.value
+
+
+async def test_asks_and_keeps_the_bytes(upstream, client):
+    upstream.answer = lambda _request: web.Response(
+        body=b'{"b":1, "a":12345678901234567890123}', content_type="text/plain"
+    )
+    assert await client.fetch(Ask("/projects/a%2Fb%20c", [("q", "x y&z"), ("é", "+")])) == (
+        b'{"b":1, "a":12345678901234567890123}'
+    )
+    (request,) = upstream.requests
+    assert request.raw_path == "/base/projects/a%2Fb%20c?q=x%20y%26z&%C3%A9=%2B"
+    assert request.query["q"] == "x y&z"
+    assert request.query["é"] == "+"
+    assert request.headers["Authorization"] == "Bearer t"
+    assert request.headers["Accept"] == "application/json"
+
+
+async def test_line_breaks_are_taken_out(upstream, client):
+    upstream.answer = lambda _request: web.Response(body=b'{\r\n  "a": [1,\n 2.50, "x\\ny"]\n}\n')
+    assert await client.fetch(Ask("/x")) == b'{"a":[1,2.50,"x\\ny"]}'
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"{}x", b'{"a":NaN}', b'"\xff"', b"[" * 2000 + b"]" * 2000])
+async def test_what_is_not_json(upstream, client, body):
+    upstream.answer = lambda _request: web.Response(body=body)
+    error = await failure(client)
+    assert not error.retryable
+    assert "not JSON" in error.message
+
+
+@pytest.mark.parametrize(
+    ("status", "retryable"),
+    [(302, False), (400, False), (404, False), (408, True), (425, True), (429, True), (500, True), (503, True)],
+)
+async def test_statuses(upstream, client, status, retryable):
+    upstream.answer = lambda _request: web.Response(status=status, headers={"Location": "/base/elsewhere"})
+    error = await failure(client)
+    assert (error.status, error.retryable, error.retry_after_ms) == (status, retryable, None)
+    assert len(upstream.requests) == 1
+
+
+@pytest.mark.parametrize(("value", "expected"), [("3", 3000.0), ("Wed, 21 Oct 2015 07:28:10 GMT", 10_000.0)])
+async def test_retry_after(upstream, client, value, expected):
+    upstream.answer = lambda _request: web.Response(status=429, headers={"Retry-After": value})
+    assert (await failure(client)).retry_after_ms == expected
+
+
+async def test_a_body_over_the_limit(upstream, client):
+    upstream.answer = lambda _request: web.Response(body=b'"' + b"x" * 200_000 + b'"')
+    error = await failure(client)
+    assert not error.retryable
+    assert "100000 bytes" in error.message
+
+
+async def test_no_answer_in_time(upstream, client):
+    async def never(_request):
+        await asyncio.Event().wait()
+
+    upstream.answer = never
+    error = await failure(client)
+    assert error.retryable
+    assert "0.3 s" in error.message
+
+
+async def test_a_body_that_trickles_is_cut_off_too(upstream, client):
+    async def trickle(request):
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(b" ")
+            await asyncio.sleep(0.01)
+
+    upstream.answer = trickle
+    async with asyncio.timeout(5):
+        assert (await failure(client)).retryable
+
+
+async def test_a_connection_cut(upstream, client):
+    async def cut(request):
+        request.transport.abort()
+        await asyncio.sleep(0)
+        return web.Response()
+
+    upstream.answer = cut
+    assert (await failure(client)).retryable
+
+
+async def test_nobody_there():
+    client = ServiceClient("api", "http://127.0.0.1:1", timeout_ms=2000)
+    assert (await failure(client)).retryable
+    await client.aclose()
+
+
+@pytest.mark.parametrize("path", ["/projects/../admin", "/projects/%2e%2E/admin", "/./x", "/projects/.."])
+async def test_a_path_cannot_climb(upstream, client, path):
+    error = await failure(client, Ask(path))
+    assert not error.retryable
+    assert upstream.requests == []
+
+
+async def test_connections_are_kept_and_closed(upstream, client):
+    ports = set()
+
+    def note(request):
+        ports.add(request.transport.get_extra_info("peername")[1])
+        return web.json_response(1)
+
+    upstream.answer = note
+    for _ in range(3):
+        assert await client.fetch(Ask("/x")) == b"1"
+    assert len(ports) == 1
+    await client.aclose()
+    await client.aclose()
+    assert await client.fetch(Ask("/x")) == b"1"
+    assert len(ports) == 2
+
+
+async def test_services_pick_by_name(upstream):
+    services = Services(
+        {"api": ServiceClient("api", upstream.url), "other": ServiceClient("other", upstream.url + "/2")}
+    )
+    await services.fetch(Ask("/x", service="other"))
+    assert [request.path for request in upstream.requests] == ["/base/2/x"]
+    with pytest.raises(KeyError):
+        await services.fetch(Ask("/x", service="none"))
+    await services.aclose()

@@ -1,0 +1,171 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets.frames import Frame, Opcode
+
+from cluster.sources.frame_splitter import FrameSplitter, FrameViolationError
+
+LIMIT = 70_000
+
+
+def frame(opcode, payload=b"", fin=True, **bits):
+    return Frame(opcode, payload, fin, **bits).serialize(mask=False)
+
+
+class Sink:
+    def __init__(self, hold_at=()):
+        self.log = []
+        self.hold_at = set(hold_at)
+        self.splitter = FrameSplitter(self.deliver, self.control, self.refuse, LIMIT)
+
+    def deliver(self, message):
+        self.log.append(("message", message))
+        return len(self.log) not in self.hold_at
+
+    def control(self, raw):
+        self.log.append(("control", raw))
+
+    def refuse(self, reason, size):
+        self.log.append((reason, size))
+
+
+payloads = st.one_of(
+    st.binary(max_size=300),
+    st.builds(
+        lambda n, c: bytes([c]) * n, st.sampled_from([125, 126, 127, 65_535, 65_536, LIMIT]), st.integers(0, 255)
+    ),
+)
+
+
+@st.composite
+def streams(draw):
+    """Bytes of a well-formed stream, and what a splitter must say to it."""
+    raw, log = [], []
+    for kind in draw(
+        st.lists(st.sampled_from(["text", "binary", "ping", "pieces", "huge", "huge_pieces"]), max_size=12)
+    ):
+        if kind in ("text", "binary"):
+            payload = draw(payloads)
+            raw.append(frame(Opcode.TEXT if kind == "text" else Opcode.BINARY, payload))
+            log.append(("message", payload))
+        elif kind == "ping":
+            raw.append(frame(Opcode.PING, draw(st.binary(max_size=125))))
+            log.append(("control", raw[-1]))
+        elif kind == "pieces":
+            pieces = draw(st.lists(st.binary(max_size=200), min_size=2, max_size=4))
+            raw.append(frame(Opcode.TEXT, pieces[0], fin=False))
+            if draw(st.booleans()):
+                raw.append(frame(Opcode.PONG, b"between"))
+                log.append(("control", raw[-1]))
+            raw += [frame(Opcode.CONT, piece, fin=False) for piece in pieces[1:-1]]
+            raw.append(frame(Opcode.CONT, pieces[-1]))
+            log.append(("message", b"".join(pieces)))
+        elif kind == "huge":
+            raw.append(frame(Opcode.TEXT, bytes(LIMIT + 1)))
+            log.append(("too_large", LIMIT + 1))
+        else:
+            raw += [frame(Opcode.BINARY, b"x" * 40_000, fin=False), frame(Opcode.CONT, b"y" * 40_000, fin=False)]
+            raw.append(frame(Opcode.CONT, b"z" * draw(st.sampled_from([5, LIMIT + 5]))))
+            log.append(("too_large", 80_000))
+    return b"".join(raw), log
+
+
+def cut(data, draw):
+    position = 0
+    while position < len(data):
+        size = draw(st.one_of(st.integers(1, 12), st.integers(1, 200_000)))
+        yield data[position : position + size]
+        position += size
+
+
+@given(streams(), st.data())
+def test_any_cutting_gives_the_same_messages(stream, data):
+    raw, expected = stream
+    sink = Sink()
+    for chunk in cut(raw, data.draw):
+        sink.splitter.feed(chunk)
+    assert sink.log == expected
+
+
+@given(streams(), st.data())
+def test_holding_loses_nothing_and_delivers_nothing(stream, data):
+    raw, expected = stream
+    sink = Sink(hold_at=data.draw(st.sets(st.integers(1, 12))))
+    for chunk in cut(raw, data.draw):
+        sink.splitter.feed(chunk)
+        if sink.splitter.held:
+            before = list(sink.log)
+            if data.draw(st.booleans()):
+                sink.splitter.release()
+            else:
+                sink.splitter.feed(b"")
+                assert sink.log == before
+    while sink.splitter.held:
+        sink.splitter.release()
+    assert sink.log == expected
+
+
+def test_a_skipped_frame_takes_no_memory():
+    sink = Sink()
+    raw = frame(Opcode.TEXT, b"a" * 10 * 1024 * 1024)
+    for position in range(0, len(raw), 65_536):
+        sink.splitter.feed(raw[position : position + 65_536])
+        assert sum(map(len, sink.splitter._chunks)) <= 10
+    sink.splitter.feed(frame(Opcode.TEXT, b"after"))
+    assert sink.log == [("too_large", 10 * 1024 * 1024), ("message", b"after")]
+
+
+def test_nothing_after_the_close_frame():
+    sink = Sink()
+    close = frame(Opcode.CLOSE, b"\x03\xe8")
+    sink.splitter.feed(frame(Opcode.TEXT, b"1") + close + frame(Opcode.TEXT, b"2"))
+    sink.splitter.feed(frame(Opcode.TEXT, b"3"))
+    assert sink.log == [("message", b"1"), ("control", close)]
+    assert sink.splitter.closed
+
+
+def test_closed_here_only_control_frames_pass():
+    sink = Sink()
+    sink.splitter.feed(frame(Opcode.TEXT, b"begun", fin=False))
+    sink.splitter.close()
+    ping = frame(Opcode.PING, b"p")
+    sink.splitter.feed(ping + frame(Opcode.TEXT, b"2"))
+    assert sink.log == [("control", ping)]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        Frame(Opcode.TEXT, b"masked").serialize(mask=True),
+        b"\xc1\x01a",
+        b"\x83\x01a",
+        b"\x8b\x01a",
+        b"\x09\x01a",
+        b"\x89\x7e\x00\x80" + b"a" * 128,
+        frame(Opcode.CONT, b"nothing begun"),
+        frame(Opcode.TEXT, b"a", fin=False) + frame(Opcode.TEXT, b"b"),
+        frame(Opcode.TEXT, b"a", fin=False) + frame(Opcode.BINARY, b"b" * (LIMIT + 1)),
+        b"\x89\x7f" + (2**40).to_bytes(8, "big"),
+    ],
+    ids=[
+        "masked",
+        "rsv1",
+        "opcode 3",
+        "opcode 11",
+        "ping in pieces",
+        "long ping",
+        "cont",
+        "nested",
+        "nested huge",
+        "huge ping",
+    ],
+)
+def test_violations(raw):
+    sink = Sink()
+    if raw[0] == 0x8B:
+        sink.splitter.feed(raw)  # an unknown control opcode is the library's to judge
+        assert sink.log == [("control", raw)]
+        return
+    with pytest.raises(FrameViolationError):
+        sink.splitter.feed(raw)
+    assert sink.log == []
