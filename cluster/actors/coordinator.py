@@ -20,7 +20,7 @@ class CoordinatorActor(Shell):
 
     machine: CoordinatorState
 
-    async def __init__(self, specification: bytes, index: int) -> None:
+    async def __init__(self, specification: bytes, index: int) -> None:  # type: ignore[misc]  # Ray awaits it
         spec = Specification.decode(specification)
         super().__init__(f"coordinator-{index}", spec.name)
         config = spec.config
@@ -52,7 +52,7 @@ class CoordinatorActor(Shell):
             self._sizes.observe(operations)
             self._waits.observe(waited_ms / 1000.0)
         self.machine.flushed.clear()
-        return blob.encode(answer)[0]
+        return blob.encode_answer(answer)
 
     async def status(self) -> dict[str, object]:
         """Say what `/v1/cluster` shows of this actor."""

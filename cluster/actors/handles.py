@@ -131,3 +131,8 @@ class SupervisorHandle:
 def kill(handle: Any) -> None:
     """End an actor for good."""
     ray.kill(handle, no_restart=True)
+
+
+def create(actor: type, options: dict[str, Any], *arguments: Any) -> Any:
+    """Make an actor, or find the one that has its name."""
+    return ray.remote(actor).options(**options).remote(*arguments)

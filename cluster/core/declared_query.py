@@ -21,6 +21,7 @@ class FetchRequest(Struct, frozen=True):
     path: str
     """Percent-encoded, below the service's base URL."""
     params: tuple[tuple[str, str], ...] = ()
+    method: str = "GET"
 
 
 class DeclaredQuery(Struct, frozen=True):

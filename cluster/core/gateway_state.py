@@ -423,12 +423,9 @@ class GatewayState:
                 for shard in self._shards:
                     shard.outstanding.pop(request, None)
 
-    def live(self, key: str) -> Replica | None:
-        """Return the replica of a key if it is watched, has data and is fresh: then a read needs no shard."""
-        replica = self.replicas.get(key)
-        if replica is None or replica.value is None or replica.is_stale(self._now_ms):
-            return None
-        return replica
+    def count_read(self, source: str) -> None:
+        """Count a read by where its answer came from."""
+        self._count(self.reads, source)
 
     # --- sessions ------------------------------------------------------------------------------------------------
 

@@ -118,7 +118,7 @@ class _Pending:
 class _Line:
     """The link to one coordinator and what waits for it."""
 
-    __slots__ = ("address", "aim_ms", "close_at", "link", "marks", "pending", "sent_at", "size", "urgent")
+    __slots__ = ("address", "aim_ms", "close_at", "early", "link", "marks", "pending", "sent_at", "size", "urgent")
 
     def __init__(self, address: str, identity: str, incarnation: int) -> None:
         self.address = address
@@ -127,6 +127,8 @@ class _Line:
         self.marks: dict[int, list[FeedRange]] = {}
         """Empty ranges to go first, by shard."""
         self.size = 0
+        self.early = False
+        """Enough waits to be sent before the window's end."""
         self.urgent = False
         """Something waits that the coordinator may send at once."""
         self.sent_at = 0.0
@@ -198,6 +200,8 @@ class IngestionState:
         self._incoming: dict[str, Incoming] = {}
         self._announcements = Announcements(identity, incarnation, [f"shard-{shard}" for shard in self._shards])
         self.bytes_pending = 0
+        self.rearm = False
+        """The deadline may have come nearer since the shell last looked; it takes this back when it has."""
         self.events_received: dict[str, int] = dict.fromkeys(routers, 0)
         self.events_dropped: dict[tuple[str, str], int] = {}
         """By (source, reason)."""
@@ -220,7 +224,10 @@ class IngestionState:
             raise
         if isinstance(decoded, list):
             for envelope in decoded:
-                self._take(source, envelope, now_ms)
+                if isinstance(envelope, FrameFault):
+                    self._dropped(source_name, envelope.reason)
+                else:
+                    self._take(source, envelope, now_ms)
         else:
             self._take(source, decoded, now_ms)
         if self.bytes_pending > HIGH_WATER_BYTES:
@@ -271,12 +278,16 @@ class IngestionState:
                     size = len(key) + fold.add(operation)
                     if not pending.oldest_ms:
                         pending.oldest_ms = now_ms
+                        self.rearm = True
                         if self._leading[route.profile]:
                             pending.line.urgent = True
                 else:
                     size = fold.add(operation)
-                pending.line.size += size
+                line = pending.line
+                line.size += size
                 self.bytes_pending += size
+                if line.size >= EARLY_BYTES and not line.early:
+                    line.early = self.rearm = True
                 span = pending.feeds.get(feed)
                 if span is None:
                     pending.feeds[feed] = [number, number]
@@ -321,6 +332,7 @@ class IngestionState:
             pending.line.size += size
             self.bytes_pending += size
             pending.oldest_ms = pending.oldest_ms or now_ms
+            self.rearm = True
             pending.line.urgent = pending.line.urgent or self._leading[profile]
             pending.feeds.setdefault(feed, [number, number])[1] = number
 
@@ -435,7 +447,7 @@ class IngestionState:
         line.marks.clear()
         self.bytes_pending -= line.size
         line.size = 0
-        line.urgent = False
+        line.urgent = line.early = False
         line.sent_at = now_ms
         blob = Blob(line.link.header(), parts)
         line.link.sent(blob)

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from cluster.core.entry import Value
 from cluster.core.json_pointer import Tokens, escape, index, resolve, step, tokens
-from cluster.errors import OperationError
+from cluster.errors import ErrorCode, OperationError, RequestError
 
 
 class Missing(IntEnum):
@@ -508,3 +508,83 @@ _APPLY: dict[type, Callable[[Any, Any, Tokens], tuple[Any, list[bytes] | None]]]
     Increment: _increment,
     Delete: _delete,
 }
+
+
+_ARGUMENTS: dict[str, tuple[type, tuple[str, ...], tuple[str, ...]]] = {
+    "set": (Set, ("value",), ("at",)),
+    "merge": (Merge, ("value",), ("at",)),
+    "append": (Append, ("item",), ("at", "max_items", "by")),
+    "prepend": (Prepend, ("item",), ("at", "max_items", "by")),
+    "upsert": (Upsert, ("item",), ("at", "by")),
+    "merge_where": (MergeWhere, ("where", "value"), ("at",)),
+    "remove": (Remove, ("where",), ("at",)),
+    "increment": (Increment, ("at",), ("by",)),
+    "delete": (Delete, (), ("at",)),
+}
+"""Struct, required and optional arguments of each operation a client may send; beside them `when_missing` and `default`."""
+
+
+def parse_operations(specifications: Any) -> list[Operation]:
+    """Read operations as a client sends them: `[{"append": {"at": "/tasks", "item": {}}}]`.
+
+    Raises:
+        RequestError: `BAD_REQUEST`, with path, reason and value.
+    """
+    if not isinstance(specifications, list) or not specifications:
+        raise RequestError(
+            ErrorCode.BAD_REQUEST, f"operations: expected a list of operations, got {specifications!r:.60}"
+        )
+    return [_parse(f"operations.{position}", each) for position, each in enumerate(specifications)]
+
+
+def _parse(path: str, specification: Any) -> Operation:
+    def fault(at: str, reason: str) -> RequestError:
+        return RequestError(ErrorCode.BAD_REQUEST, f"{path}{at}: {reason}")
+
+    if not isinstance(specification, dict) or len(specification) != 1:
+        raise fault("", f"expected one operation, got {specification!r:.60}")
+    ((kind, arguments),) = specification.items()
+    if kind not in _ARGUMENTS:
+        raise fault(f".{kind}", f"unknown operation, expected one of {', '.join(_ARGUMENTS)}")
+    if not isinstance(arguments, dict):
+        raise fault(f".{kind}", f"expected the operation's arguments, got {arguments!r:.60}")
+    struct, required, optional = _ARGUMENTS[kind]
+    creating = () if kind == "delete" else ("when_missing", "default")
+    for name in required:
+        if name not in arguments:
+            raise fault(f".{kind}.{name}", "required")
+    made: dict[str, Any] = {}
+    for name, value in arguments.items():
+        at = f".{kind}.{name}"
+        if name not in (*required, *optional, *creating):
+            raise fault(at, f"unknown argument, expected one of {', '.join((*required, *optional, *creating))}")
+        match name:
+            case "value" | "where" | "default":
+                if name == "where" and not (isinstance(value, dict) and value):
+                    raise fault(at, f"expected an object of members to match, got {value!r:.60}")
+                made[name] = orjson.dumps(value)
+            case "item":
+                made["items"] = (orjson.dumps(value),)
+            case "at":
+                try:
+                    tokens(value if isinstance(value, str) else "no pointer")
+                except OperationError:
+                    raise fault(at, f"expected a JSON Pointer, got {value!r:.60}") from None
+                made["at"] = value
+            case "max_items":
+                if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                    raise fault(at, f"expected a whole number above 0, got {value!r:.60}")
+                made["max_items"] = value
+            case "by":
+                good = _is_number(value) if kind == "increment" else isinstance(value, str) and value
+                if not good:
+                    raise fault(
+                        at, f"expected {'a number' if kind == 'increment' else 'a member name'}, got {value!r:.60}"
+                    )
+                made["by"] = value
+            case _:
+                if value not in ("skip", "create"):
+                    raise fault(at, f"expected skip or create, got {value!r:.60}")
+                made["missing"] = Missing[value.upper()]
+    operation: Operation = struct(**made)
+    return operation

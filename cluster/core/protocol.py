@@ -131,7 +131,14 @@ def websocket(sub: bytes, messages: list[Typed], token: bytes | None) -> bytes:
 
 def server_sent(messages: list[Typed], token: bytes | None) -> bytes:
     """The same as server-sent events; the last one carries the token as its id."""
-    events = [b"event: %b\ndata: {%b}\n" % (kind, members) for kind, members in messages]
+    events = [b"event: %b\ndata: {%b}\n" % (kind, _one_line(members)) for kind, members in messages]
     if token is not None:
         events.append((events.pop() if events else b"") + b"id: %b\n" % token)
     return b"\n".join(events) + b"\n" if events else b""
+
+
+def _one_line(text: bytes) -> bytes:
+    """An upstream's JSON may have line breaks between its tokens (inside strings they are escaped); an event's line may not."""
+    if b"\n" in text or b"\r" in text:
+        return text.replace(b"\r", b" ").replace(b"\n", b" ")
+    return text

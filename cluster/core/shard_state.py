@@ -192,7 +192,9 @@ class ShardState:
             self.lag_ms = now_ms - message.oldest_ms
         invalidations: list[tuple[str, Invalidate]] = []
         for item in message.keys:
-            operations = [operation for operation in item.operations if not isinstance(operation, Invalidate)]
+            operations: list[Operation] = [
+                operation for operation in item.operations if not isinstance(operation, Invalidate)
+            ]
             invalidations.extend((item.key, each) for each in item.operations if isinstance(each, Invalidate))
             if operations:
                 self._operate(item.key, operations, item.count, message.oldest_ms)

@@ -12,7 +12,8 @@ REST below `/`, one WebSocket at `/ws` (`{"action": "subscribe", "channel": ...}
 During an outage every connection is cut without an answer, new ones too; traffic goes on. `/control` always answers. The process ends
 when the one that started it does.
 
-What must not live here: the model (`tracker`), what happens in it (`traffic`).
+Long because it is a table of routes with a few lines behind each. What must not live here: the model (`tracker`), what happens in it
+(`traffic`), who listens (`hub`).
 """
 
 import argparse

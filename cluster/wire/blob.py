@@ -16,8 +16,13 @@ _messages = msgspec.msgpack.Decoder(Message)
 _answers = msgspec.msgpack.Decoder(Answer)
 
 
-def encode(message: Message | Answer) -> list[bytes]:
-    """Encode a message or an answer into pieces."""
+def encode_answer(answer: Answer) -> bytes:
+    """Encode an answer, which a call returns in one piece."""
+    return _encoder.encode(answer)
+
+
+def encode(message: Message) -> list[bytes]:
+    """Encode a message into pieces."""
     blob = _encoder.encode(message)
     if len(blob) <= PIECE_BYTES:
         return [blob]

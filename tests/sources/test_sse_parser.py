@@ -2,7 +2,7 @@ import re
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.sources import sse_parser
@@ -61,6 +61,7 @@ pieces = st.sampled_from(
 )
 
 
+@settings(max_examples=1500)
 @given(st.lists(pieces, max_size=40), st.lists(st.integers(0, 200), max_size=30))
 def test_equals_the_standard_however_it_is_cut(parts, cuts):
     stream = b"".join(parts)
@@ -79,6 +80,14 @@ def test_the_standards_examples():
     )
     assert parse([b"data\n\ndata\ndata\n\ndata:"])[0] == [("message", "", None), ("message", "\n", None)]
     assert parse([b"data:test\n\ndata: test\n\n"])[0] == [("message", "test", None)] * 2
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n"])
+def test_every_line_end_cut_at_every_byte(end):
+    stream = end.join([b"id: 1", b"data: a", b"data: b", b"", b": c", b"data: d", b"", b""])
+    for position in range(len(stream) + 1):
+        assert parse([stream[:position], stream[position:]])[0] == [("message", "a\nb", "1"), ("message", "d", None)]
+    assert parse([bytes([byte]) for byte in stream]) == literal(stream)
 
 
 def test_an_id_sticks_for_reconnecting_but_not_to_later_events():

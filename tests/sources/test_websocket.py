@@ -4,7 +4,7 @@ import socket
 from contextlib import asynccontextmanager
 
 import pytest
-from websockets.asyncio.server import serve
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from cluster.core.retry import Backoff
@@ -249,25 +249,22 @@ async def test_a_silent_connection_is_dropped(silent, recorder, running):
     assert recorder.reasons[0] == "nothing heard for 0.1 s"
 
 
-async def test_pongs_keep_a_quiet_connection(upstream, recorder, running):
-    pings = asyncio.Event()
-    events = source(upstream.url, recorder, heartbeat_ms=20)
-    running(events)
-    await recorder.until(lambda: recorder.opens)
-    heard = upstream.sockets[0].data_received
-    seen = 0
+async def test_pongs_keep_a_quiet_connection(recorder, running):
+    pings, seen = asyncio.Event(), 0
 
-    def count(data):
-        nonlocal seen
-        seen += data[0] == 0x89
-        if seen == 8:
-            pings.set()
-        heard(data)
+    class Counting(ServerConnection):
+        def data_received(self, data):
+            nonlocal seen
+            seen += data[0] == 0x89
+            if seen == 8:
+                pings.set()
+            super().data_received(data)
 
-    upstream.sockets[0].data_received = count
-    async with asyncio.timeout(10):
-        await pings.wait()
-    assert recorder.reasons == []
+    async with Upstream().serving(create_connection=Counting) as upstream:
+        running(source(upstream.url, recorder, heartbeat_ms=20))
+        async with asyncio.timeout(10):
+            await pings.wait()
+        assert (recorder.opens, recorder.reasons) == (1, [])
 
 
 async def test_a_held_connection_is_not_taken_for_dead(upstream, recorder, running):

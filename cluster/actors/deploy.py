@@ -1,0 +1,239 @@
+"""Bringing a cluster up and down: the driver's side.
+
+Without an address a Ray of our own is started and ends with us; what is on a Ray that was there before goes on when we crash, and
+also when we only attached to a cluster that was running. A note of the local Ray's address lets `harbor down`, and a second
+`harbor up`, find it.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+from aiohttp import web
+from ray.exceptions import RayError
+
+from cluster.actors import handles
+from cluster.actors.handles import SUPERVISOR, SupervisorHandle, kill, namespace
+from cluster.actors.specification import encode
+from cluster.actors.supervisor import ACTOR_OPTIONS, SupervisorActor
+from cluster.config import Config
+from cluster.errors import ErrorCode, HarborError
+from cluster.observability import metrics
+
+READY_TIMEOUT_S = 90.0
+OBJECT_STORE_BYTES = 128 * 1024 * 1024
+"""Ours is a local Ray for messages of some hundred KB."""
+
+
+def _note(name: str) -> Path:
+    return Path(tempfile.gettempdir()) / f"harbor-{os.getuid()}" / f"{name}.json"
+
+
+def _local_address(name: str) -> str | None:
+    """The address of the local Ray that another driver of this user runs for the cluster."""
+    try:
+        note = json.loads(_note(name).read_text())
+        os.kill(note["pid"], 0)
+    except (OSError, ValueError, KeyError):
+        return None
+    return str(note["address"])
+
+
+@contextmanager
+def _ray(address: str | None, name: str) -> Iterator[bool]:
+    """Connect to Ray. Yields whether it is our own."""
+    address = address or _local_address(name)
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    try:
+        if address is not None:
+            ray.init(address=address, namespace=namespace(name), logging_level=logging.ERROR, log_to_driver=False)
+        else:
+            ray.init(
+                namespace=namespace(name),
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                num_cpus=max(os.cpu_count() or 1, 1),
+            )
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise HarborError(ErrorCode.UNAVAILABLE, f"no Ray at {address or 'this machine'}: {error}") from error
+    own = address is None
+    note = _note(name)
+    try:
+        if own:
+            note.parent.mkdir(mode=0o700, exist_ok=True)
+            note.write_text(json.dumps({"pid": os.getpid(), "address": ray.get_runtime_context().gcs_address}))
+        yield own
+    finally:
+        if own:
+            note.unlink(missing_ok=True)
+        ray.shutdown()
+
+
+def up(
+    config: Config,
+    *,
+    address: str | None,
+    on_ready: Callable[[dict[str, Any]], None],
+    stop: threading.Event,
+) -> None:
+    """Run the cluster until `stop` is set, then end what was started here.
+
+    Raises:
+        HarborError: it cannot be brought up; nothing is left behind.
+    """
+    name = config.cluster.name
+    with _ray(address, name) as own:
+        specification = encode(config)
+        existing = _supervisor(name)
+        attached = existing is not None
+        handle = existing
+        if handle is None:
+            options = {**ACTOR_OPTIONS, "name": SUPERVISOR, "namespace": namespace(name), "get_if_exists": True}
+            handle = handles.create(SupervisorActor, options, name, specification)
+        supervisor = SupervisorHandle(handle)
+        try:
+            if attached:
+                supervisor.apply(specification)
+            described = _await_ready(supervisor, stop)
+            with _admin(config, supervisor) as admin_port:
+                on_ready({**described, "admin_port": admin_port})
+                stop.wait()
+        except RayError as error:
+            raise HarborError(ErrorCode.UNAVAILABLE, f"the cluster did not come up: {_reason(error)}") from error
+        finally:
+            if own or not attached:
+                with suppress(RayError):
+                    supervisor.stop()
+                with suppress(Exception):
+                    kill(handle)
+
+
+def down(address: str | None, name: str) -> bool:
+    """Stop a cluster. Returns whether there was one.
+
+    Raises:
+        HarborError: no Ray there.
+    """
+    address = address or _local_address(name)
+    if address is None:
+        return False
+    with _ray(address, name):
+        handle = _supervisor(name)
+        if handle is None:
+            return False
+        with suppress(RayError):
+            SupervisorHandle(handle).stop()
+        kill(handle)
+        return True
+
+
+def _supervisor(name: str) -> Any:
+    try:
+        return ray.get_actor(SUPERVISOR, namespace(name))
+    except ValueError:
+        return None
+
+
+def _await_ready(supervisor: SupervisorHandle, stop: threading.Event) -> dict[str, Any]:
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while not stop.is_set():
+        described = supervisor.describe()
+        if described["ready"]:
+            return described
+        if time.monotonic() > deadline:
+            missing = [
+                f"{kind[:-1]}-{each['id']}"
+                for kind in ("shards", "coordinators", "ingestors", "gateways")
+                for each in described[kind]
+                if "pid" not in each
+            ]
+            raise HarborError(
+                ErrorCode.UNAVAILABLE,
+                f"not ready after {READY_TIMEOUT_S:.0f} s, missing: {', '.join(missing)} (is the gateway's port free?)",
+            )
+        stop.wait(0.1)
+    return {"ready": False, "shards": [], "coordinators": [], "ingestors": [], "gateways": [], "sources": []}
+
+
+def _reason(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
+
+
+@contextmanager
+def _admin(config: Config, supervisor: SupervisorHandle) -> Iterator[int]:
+    """Serve the admin port: metrics of the whole cluster, its description, its health."""
+    loop = asyncio.new_event_loop()
+    started: list[int | OSError] = []
+    ready = threading.Event()
+
+    async def scrape(_: web.Request) -> web.Response:
+        gathered = await asyncio.to_thread(supervisor.metrics)
+        samples = [sample for _, encoded in gathered if encoded is not None for sample in metrics.decode(encoded)]
+        return web.Response(body=metrics.render(samples), content_type="text/plain", charset="utf-8")
+
+    async def describe(_: web.Request) -> web.Response:
+        return web.json_response(await asyncio.to_thread(supervisor.describe))
+
+    async def alive(_: web.Request) -> web.Response:
+        return web.Response(text="alive\n")
+
+    async def is_ready(_: web.Request) -> web.Response:
+        described = await asyncio.to_thread(supervisor.describe)
+        return web.Response(
+            text="ready\n" if described["ready"] else "not ready\n", status=200 if described["ready"] else 503
+        )
+
+    async def serve() -> web.AppRunner:
+        app = web.Application()
+        app.add_routes(
+            [
+                web.get("/metrics", scrape),
+                web.get("/v1/cluster", describe),
+                web.get("/healthz", alive),
+                web.get("/readyz", is_ready),
+            ]
+        )
+        runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        await runner.setup()
+        try:
+            site = web.TCPSite(runner, config.gateway.admin_host, config.gateway.admin_port)
+            await site.start()
+            started.append(int(runner.addresses[0][1]))
+        except OSError as error:
+            started.append(error)
+        ready.set()
+        return runner
+
+    def run() -> None:
+        asyncio.set_event_loop(loop)
+        runner = loop.run_until_complete(serve())
+        loop.run_forever()
+        loop.run_until_complete(runner.cleanup())
+        loop.close()
+
+    thread = threading.Thread(target=run, name="admin", daemon=True)
+    thread.start()
+    ready.wait()
+    outcome = started[0]
+    try:
+        if isinstance(outcome, OSError):
+            raise HarborError(
+                ErrorCode.UNAVAILABLE,
+                f"gateway.admin_port: {config.gateway.admin_host}:{config.gateway.admin_port} cannot be listened on: {outcome.strerror}",
+            )
+        yield outcome
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(5.0)

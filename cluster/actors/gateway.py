@@ -1,0 +1,114 @@
+"""A gateway as an actor: a `GatewayState` and the server around it.
+
+Crash: clients reconnect and resume with their tokens; shards hear of the new life when it first asks them. Order: per key, as the
+shard sent.
+"""
+
+import asyncio
+import os
+import socket
+from typing import Any
+
+from cluster.actors.shell import Shell
+from cluster.actors.specification import Specification
+from cluster.core.gateway_state import GatewayState
+from cluster.core.messages import Announce, ChangeSet
+from cluster.gateway import GatewayServer
+from cluster.observability.metrics import Metrics
+from cluster.wire import blob
+
+STALL_CHECK_S = 5.0
+BIND_RETRY_S = 0.2
+BIND_ATTEMPTS = 100
+"""A restarted gateway may find its port still held by the process that was killed."""
+
+
+class GatewayActor(Shell):
+    """Shell of `GatewayState`."""
+
+    machine: GatewayState
+
+    async def __init__(self, specification: bytes, index: int) -> None:  # type: ignore[misc]  # Ray awaits it
+        spec = Specification.decode(specification)
+        super().__init__(f"gateway-{index}", spec.name)
+        config = spec.config.gateway
+        self.machine = GatewayState(self.identity, int(self.now()), slots=spec.slots, shards=spec.config.cluster.shards)
+        self._server = GatewayServer(
+            self.machine,
+            self.clock,
+            send=lambda effect: void(self.spawn(self._send(effect.to, effect.message))),
+            rearm=self.arm,
+            describe=self.peers.describe,
+            origins=config.origins,
+        )
+        self._metrics = Metrics(component="gateway", gateway=str(index))
+        self._ages = self._metrics.histogram("end_to_end_seconds")
+        self._host = config.host
+        self._port = await self._listen(config.host, config.port)
+        self.spawn(self._watch_stalls())
+
+    async def _listen(self, host: str, port: int) -> int:
+        for attempt in range(BIND_ATTEMPTS):
+            try:
+                return await self._server.start(host, port)
+            except OSError:
+                if attempt == BIND_ATTEMPTS - 1:
+                    raise
+                await asyncio.sleep(BIND_RETRY_S)
+        raise AssertionError("unreachable")
+
+    async def _watch_stalls(self) -> None:
+        while True:
+            await asyncio.sleep(STALL_CHECK_S)
+            self._server.run(self.machine.stalled(self.now()))
+
+    async def call(self, *pieces: bytes) -> bytes:
+        """Take a message from another actor."""
+        message = blob.decode_message(pieces)
+        match message:
+            case ChangeSet():
+                answer, effects = self.machine.change_set(message, self.now())
+            case Announce():
+                answer, effects = self.machine.announce(message, self.now())
+            case _:
+                raise AssertionError(f"a gateway does not take {type(message).__name__}")
+        self.run(effects)
+        return blob.encode_answer(answer)
+
+    def run(self, effects: Any) -> None:
+        """Run effects: the server knows its own, and hands calls back."""
+        self._server.run(effects)
+        for age_ms in self.machine.ages_ms:
+            self._ages.observe(age_ms / 1000.0)
+        self.machine.ages_ms.clear()
+
+    async def status(self) -> dict[str, object]:
+        """Say what `/v1/cluster` shows of this actor."""
+        return {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "address": f"http://{self._host}:{self._port}",
+            "sessions": len(self.machine.sessions),
+        }
+
+    async def drain(self) -> None:
+        """Send clients elsewhere and stop listening."""
+        await self._server.drain()
+
+    async def samples(self) -> bytes:
+        """Return the metrics, encoded."""
+        machine, metrics = self.machine, self._metrics
+        metrics.set("gateway_sessions", len(machine.sessions))
+        metrics.set("gateway_outbox_bytes", machine.outbox_bytes())
+        metrics.set("changes_delivered_total", machine.changes_delivered)
+        for result, count in machine.resumes.items():
+            metrics.set("resumes_total", count, result=result)
+        for code, count in self._server.disconnects.items():
+            metrics.set("disconnects_total", count, code=str(code))
+        for source, count in machine.reads.items():
+            metrics.set("reads_total", count, result=source)
+        return metrics.encode()
+
+
+def void(_: object) -> None:
+    """Drop a value."""

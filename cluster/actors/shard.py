@@ -1,0 +1,124 @@
+"""A shard as an actor.
+
+Crash: entries are lost (nothing is kept on disk); gateways hear of the new life, reset their clients and watch again, declared
+queries are fetched anew. Retry: batches, requests and writes that come twice act once. Order: per key, as committed here.
+"""
+
+import os
+import time
+
+from cluster.actors.shell import Shell
+from cluster.actors.specification import Specification
+from cluster.core.channel_demand import ChannelDemand
+from cluster.core.declared_query import FetchRequest
+from cluster.core.messages import Announce, Batch, Requests
+from cluster.core.shard_state import ShardState, StartFetch
+from cluster.errors import UpstreamError
+from cluster.observability.metrics import Metrics
+from cluster.services import ServiceClient
+from cluster.wire import blob
+
+EPOCH_ORIGIN_MS = 1_735_689_600_000
+"""2025-01-01. An epoch is the milliseconds since then at which a shard's life began: later lives have higher ones, also where nothing
+of the earlier ones is left."""
+
+
+class ShardActor(Shell):
+    """Shell of `ShardState`."""
+
+    machine: ShardState
+
+    async def __init__(self, specification: bytes, index: int) -> None:  # type: ignore[misc]  # Ray awaits it
+        spec = Specification.decode(specification)
+        super().__init__(f"shard-{index}", spec.name)
+        now_ms = self.now()
+        incarnation = int(now_ms)
+        feeds = spec.compiled.feeds
+        demand = ChannelDemand(
+            self.identity,
+            incarnation,
+            now_ms=now_ms,
+            ingestors=spec.ingestors,
+            ingestor_of=spec.ingestor_of,
+            linger_ms=feeds.linger_ms,
+        )
+        self.machine = ShardState(
+            self.identity,
+            incarnation,
+            epoch=incarnation - EPOCH_ORIGIN_MS,
+            queries=spec.compiled.queries,
+            feeds=feeds,
+            demand=demand,
+            gateways=spec.gateways,
+            ingestors=spec.ingestors,
+            replay_ms=max(profile.max_wait_ms for profile in spec.compiled.profiles),
+        )
+        self._services = {
+            name: ServiceClient(name, service.base_url, service.headers, service.timeout_ms)
+            for name, service in spec.config.services.items()
+        }
+        self._metrics = Metrics(component="shard", shard=str(index))
+        self._apply = self._metrics.histogram("shard_apply_seconds")
+        self._fetch = self._metrics.histogram("fetch_seconds")
+        self.run(())
+
+    async def call(self, *pieces: bytes) -> bytes:
+        """Take a message from another actor."""
+        message = blob.decode_message(pieces)
+        match message:
+            case Batch():
+                started = time.perf_counter()
+                answer, effects = self.machine.batch(message, self.now())
+                self._apply.observe(time.perf_counter() - started)
+            case Requests():
+                answer, effects = self.machine.requests(message, self.now())
+            case Announce():
+                answer, effects = self.machine.announce(message, self.now())
+            case _:
+                raise AssertionError(f"a shard does not take {type(message).__name__}")
+        self.run(effects)
+        return blob.encode_answer(answer)
+
+    def effect(self, effect: object) -> None:
+        """Start a fetch."""
+        assert isinstance(effect, StartFetch)
+        self.spawn(self._fetched(effect.key, effect.id, effect.request))
+
+    async def _fetched(self, key: str, fetch_id: int, request: FetchRequest) -> None:
+        started = time.perf_counter()
+        result: bytes | UpstreamError
+        try:
+            result = await self._services[request.service].fetch(request)
+        except UpstreamError as error:
+            result = error
+            self.log.sampled("fetch_failed", request.service, reason=error.message)
+        self._fetch.observe(time.perf_counter() - started)
+        self.run(self.machine.fetched(key, fetch_id, result, self.now()))
+
+    async def status(self) -> dict[str, object]:
+        """Say what `/v1/cluster` shows of this actor."""
+        machine = self.machine
+        return {
+            "pid": os.getpid(),
+            "epoch": machine.epoch,
+            "role": "primary",
+            "keys": len(machine.cache),
+            "subscribers": machine.subscriptions,
+            "lag_ms": round(machine.lag_ms),
+        }
+
+    async def samples(self) -> bytes:
+        """Return the metrics, encoded."""
+        machine, metrics = self.machine, self._metrics
+        metrics.set("shard_entries", len(machine.cache))
+        metrics.set("shard_bytes", machine.bytes_held())
+        metrics.set("shard_subscriptions", machine.subscriptions)
+        metrics.set("shard_resets_total", machine.resets)
+        metrics.set("invalidations_total", machine.invalidations)
+        for outcome, count in machine.fetches.items():
+            metrics.set("fetches_total", count, outcome=outcome)
+        for result, count in machine.reads.items():
+            metrics.set("reads_total", count, result=result)
+        for reason, count in machine.operations_dropped.items():
+            metrics.set("events_dropped_total", count, reason=f"operation_{reason}")
+        return metrics.encode()

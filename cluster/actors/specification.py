@@ -1,0 +1,45 @@
+"""What an actor is built from: the configuration, encoded, since Ray keeps it for every restart."""
+
+import msgspec
+from msgspec import Struct
+
+from cluster.config import Compiled, Config, compile_config
+from cluster.core.placement import SlotMap, assign_slots, rendezvous
+
+
+class Specification(Struct, frozen=True):
+    """The configuration and what follows from it."""
+
+    config: Config
+    compiled: Compiled
+    slots: SlotMap
+
+    @property
+    def name(self) -> str:
+        """Return the cluster's name."""
+        return self.config.cluster.name
+
+    @property
+    def gateways(self) -> list[str]:
+        """Return the addresses of all gateways."""
+        return [f"gateway-{n}" for n in range(self.config.cluster.gateways)]
+
+    @property
+    def ingestors(self) -> list[str]:
+        """Return the addresses of all ingestors."""
+        return [f"ingestor-{n}" for n in range(self.config.cluster.ingestors)]
+
+    def ingestor_of(self, source: str) -> str:
+        """Return the ingestor that reads a source."""
+        return rendezvous(source, self.ingestors)
+
+    @classmethod
+    def decode(cls, encoded: bytes) -> "Specification":
+        """Read what `encode` wrote."""
+        config = msgspec.msgpack.decode(encoded, type=Config)
+        return cls(config, compile_config(config), assign_slots(range(config.cluster.shards), 1))
+
+
+def encode(config: Config) -> bytes:
+    """Write a configuration for actors."""
+    return msgspec.msgpack.encode(config)

@@ -1,0 +1,174 @@
+"""The supervisor as an actor: makes the others, watches them, describes the cluster.
+
+Crash: the data plane goes on; the new life finds the others by name and takes the configuration from where Ray keeps it. Retry:
+applying a configuration twice does nothing the second time.
+"""
+
+import asyncio
+import os
+from typing import Any
+
+import ray
+
+from cluster import __version__
+from cluster.actors import handles
+from cluster.actors.coordinator import CoordinatorActor
+from cluster.actors.gateway import GatewayActor
+from cluster.actors.handles import Peers, Unreachable
+from cluster.actors.ingestion import IngestionActor
+from cluster.actors.shard import ShardActor
+from cluster.actors.specification import Specification
+from cluster.clock import SystemClock
+from cluster.core.supervisor_state import CHECK_MS, Create, Effect, Remove, Replace, SupervisorState
+from cluster.observability.logs import Log
+from cluster.observability.metrics import Metrics
+
+KINDS: dict[str, type] = {
+    "shard": ShardActor,
+    "coordinator": CoordinatorActor,
+    "ingestor": IngestionActor,
+    "gateway": GatewayActor,
+}
+CPU_SHARE = 0.01
+"""The Ray resource each actor holds: explicit, so that a scheduler may count them, and small, so that all fit on a laptop."""
+ACTOR_OPTIONS: dict[str, Any] = {
+    "lifetime": "detached",
+    "max_restarts": -1,
+    "max_task_retries": -1,
+    "num_cpus": CPU_SHARE,
+    "max_concurrency": 1000,
+    "enable_task_events": False,
+}
+
+
+class SupervisorActor:
+    """Shell of `SupervisorState`."""
+
+    async def __init__(self, cluster: str, specification: bytes) -> None:  # type: ignore[misc]  # Ray awaits it
+        self._clock = SystemClock()
+        self._namespace = handles.namespace(cluster)
+        self._state = SupervisorState()
+        self._peers = Peers(cluster)
+        self._log = Log(component="supervisor")
+        self._encoded = b""
+        self._spec = Specification.decode(specification)
+        self._statuses: dict[str, dict[str, Any]] = {}
+        self._applying = asyncio.Lock()
+        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        await self.apply(specification)
+
+    async def apply(self, specification: bytes) -> None:
+        """Make the cluster be what the configuration says; actors built from another one are made anew."""
+        async with self._applying:
+            if specification == self._encoded:
+                return
+            replacing = self._encoded != b""
+            self._encoded = specification
+            self._spec = Specification.decode(specification)
+            cluster = self._spec.config.cluster
+            counts = {
+                "shard": cluster.shards,
+                "coordinator": cluster.coordinators,
+                "ingestor": cluster.ingestors,
+                "gateway": cluster.gateways,
+            }
+            actors = [f"{kind}-{n}" for kind, count in counts.items() for n in range(count)]
+            effects = self._state.want(actors, self._clock.now_ms())
+            for effect in effects:
+                await self._run(Replace(effect.actor) if replacing and isinstance(effect, Create) else effect)
+
+    async def _run(self, effect: Effect) -> None:
+        match effect:
+            case Create(actor=actor):
+                await asyncio.to_thread(self._create, actor)
+            case Replace(actor=actor):
+                self._log.warning("actor_replaced", actor=actor)
+                await asyncio.to_thread(self._end, actor)
+                await asyncio.to_thread(self._create, actor)
+            case Remove(actor=actor):
+                await asyncio.to_thread(self._end, actor)
+
+    def _create(self, actor: str) -> None:
+        kind, _, index = actor.rpartition("-")
+        options = {**ACTOR_OPTIONS, "name": actor, "namespace": self._namespace, "get_if_exists": True}
+        handles.create(KINDS[kind], options, self._encoded, int(index))
+
+    def _end(self, actor: str) -> None:
+        self._statuses.pop(actor, None)
+        try:
+            handles.kill(ray.get_actor(actor, self._namespace))
+        except ValueError:
+            return
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_MS / 1000.0 if self._state.ready else 0.1)
+            await self._check()
+
+    async def _check(self) -> None:
+        actors = self._state.desired
+        for actor, status in zip(actors, await asyncio.gather(*map(self._status, actors)), strict=True):
+            if status is None:
+                effects = self._state.silent(actor) if self._state.ready else []
+            else:
+                effects = []
+                self._state.answered(actor)
+            for effect in effects:
+                await self._run(effect)
+        self._state.checked(self._clock.now_ms())
+
+    async def _status(self, actor: str) -> dict[str, Any] | None:
+        try:
+            status = await self._peers.status(actor, 3.0)
+        except Unreachable:
+            return None
+        self._statuses[actor] = status
+        return status
+
+    async def describe(self) -> dict[str, Any]:
+        """Return what `/v1/cluster` and `harbor status` show."""
+        await self._check()
+        spec = self._spec
+        kinds: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+        sources: list[dict[str, Any]] = []
+        for actor in self._state.desired:
+            kind, _, index = actor.rpartition("-")
+            status = dict(self._statuses.get(actor, {}))
+            sources.extend(status.pop("sources", []))
+            kinds[kind].append({"id": int(index), **status})
+        return {
+            "name": spec.name,
+            "version": __version__,
+            "ready": self._state.ready,
+            "nodes": [{"id": "local", "address": "127.0.0.1"}],
+            "shards": kinds["shard"],
+            "coordinators": kinds["coordinator"],
+            "ingestors": kinds["ingestor"],
+            "gateways": kinds["gateway"],
+            "supervisor": {"pid": os.getpid()},
+            "sources": sources,
+        }
+
+    async def metrics(self) -> list[tuple[str, bytes | None]]:
+        """Return (actor, encoded metrics or None) of every actor."""
+        own = Metrics(component="supervisor")
+        own.set("build_info", 1, version=__version__, ray_version=ray.__version__)
+        actors = self._state.desired
+        gathered = list(zip(actors, await asyncio.gather(*map(self._samples, actors)), strict=True))
+        for actor, samples in gathered:
+            own.set("actor_up", float(samples is not None), actor=actor)
+        return [("supervisor", own.encode()), *gathered]
+
+    async def _samples(self, actor: str) -> bytes | None:
+        try:
+            return await self._peers.samples(actor)
+        except Unreachable:
+            return None
+
+    async def stop(self) -> None:
+        """Drain the gateways and end every actor but this one."""
+        self._watcher.cancel()
+        actors, self._state.desired = self._state.desired, ()
+        await asyncio.gather(*(self._peers.drain(actor) for actor in actors if actor.startswith("gateway")))
+        for actor in actors:
+            await asyncio.to_thread(self._end, actor)

@@ -1,0 +1,5 @@
+"""The command line, `harbor`."""
+
+from cluster.cli.commands import main
+
+__all__ = ["main"]

@@ -1,0 +1,264 @@
+"""`harbor`: every command. Readable on a terminal, JSON lines in a pipe; errors in one line on standard error.
+
+Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted. Ray is imported only by `up` and `down`, so that the others start quickly.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, ParamSpec
+
+import orjson
+import typer
+
+from cluster import __version__
+from cluster.errors import ErrorCode, HarborError
+
+app = typer.Typer(
+    name="harbor",
+    help="A distributed realtime query cache.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+P = ParamSpec("P")
+
+Url = Annotated[str, typer.Option("--url", envvar="HARBOR_URL", help="The gateway.")]
+Token = Annotated[str | None, typer.Option("--token", envvar="HARBOR_TOKEN", help="Credentials.")]
+Key = Annotated[str, typer.Argument(help='A query key, JSON: \'["projects","detail","7"]\'')]
+URL = "http://127.0.0.1:8700"
+USAGE = frozenset({ErrorCode.BAD_REQUEST, ErrorCode.BAD_KEY, ErrorCode.TOO_DEEP, ErrorCode.TOO_LARGE})
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    sys.stderr.write(f"harbor: {message.splitlines()[0] if message else 'failed'}\n")
+    raise typer.Exit(code)
+
+
+def _command(run: Callable[P, None]) -> Callable[P, None]:
+    """Turn errors into one line and an exit code."""
+
+    @wraps(run)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            run(*args, **kwargs)
+        except HarborError as error:
+            _fail(f"{error.message} ({error.code})", 2 if error.code in USAGE else 1)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left; say nothing more
+            raise typer.Exit(0) from None
+
+    return wrapped
+
+
+def _is_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def _line(value: Any) -> None:
+    sys.stdout.write(orjson.dumps(value).decode() + "\n")
+    sys.stdout.flush()
+
+
+def _pretty(value: Any) -> None:
+    from rich import print_json
+
+    print_json(orjson.dumps(value).decode())
+
+
+def _key(text: str) -> list[Any]:
+    from cluster.core.query_key import parse
+
+    return parse(text)
+
+
+def _version(show: bool) -> None:
+    if show:
+        sys.stdout.write(f"harbor {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """A distributed realtime query cache."""
+
+
+@app.command()
+@_command
+def up(
+    config: Annotated[Path | None, typer.Argument(help="harbor.yaml; without one ./harbor.yaml, or the demo.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="An existing Ray cluster; without it a local Ray is started.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Gateway port, in place of the configured one.")
+    ] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Start the sample upstream as well.")] = False,
+    app_: Annotated[
+        str | None, typer.Option("--app", metavar="MODULE:NAME", help="A Python application object.")
+    ] = None,
+) -> None:
+    """Run the cluster in the foreground until Ctrl-C."""
+    from cluster.cli.up import run
+
+    if app_ is not None:
+        raise HarborError(ErrorCode.UNSUPPORTED, "--app is not supported by this version")
+    run(config, address=address, port=port, demo=demo)
+
+
+@app.command()
+@_command
+def down(
+    address: Annotated[str | None, typer.Option(help="The Ray cluster; without it the local one.")] = None,
+    name: Annotated[str, typer.Option(help="The cluster's name.")] = "harbor",
+) -> None:
+    """Stop a cluster."""
+    from cluster.cli.up import quiet_ray
+
+    quiet_ray()
+    from cluster.actors import deploy
+
+    if not deploy.down(address, name):
+        raise HarborError(ErrorCode.NOT_FOUND, f"no cluster {name!r} is running{f' at {address}' if address else ''}")
+    sys.stdout.write(f"harbor stopped: {name}\n")
+
+
+@app.command()
+def check(config: Annotated[Path, typer.Argument(help="harbor.yaml")]) -> None:
+    """Validate a configuration: one line for each fault, exit 2."""
+    from cluster.config import check as find_faults
+
+    lines = find_faults(config)
+    for line in lines:
+        sys.stderr.write(f"{line}\n")
+    if lines:
+        raise typer.Exit(2)
+    if _is_terminal():
+        sys.stdout.write(f"{config}: no faults\n")
+
+
+@app.command()
+@_command
+def status(
+    url: Url = URL, token: Token = None, json: Annotated[bool, typer.Option("--json", help="As /v1/cluster.")] = False
+) -> None:
+    """Show what runs where."""
+    from cluster.client import HttpClient
+
+    described = HttpClient(url, token).cluster()
+    if json or not _is_terminal():
+        _line(described)
+        return
+    from cluster.cli.tables import show_status
+
+    show_status(described)
+
+
+@app.command()
+@_command
+def get(key: Key, url: Url = URL, token: Token = None) -> None:
+    """Read an entry; a missing one of a declared query is fetched."""
+    from cluster.client import HttpClient
+
+    _key(key)
+    entry = HttpClient(url, token).get(key)
+    _pretty(entry) if _is_terminal() else _line(entry)
+
+
+@app.command("set")
+@_command
+def set_(
+    key: Key, value: Annotated[str, typer.Argument(help="The data, JSON.")], url: Url = URL, token: Token = None
+) -> None:
+    """Replace an entry's data."""
+    from cluster.client import HttpClient
+
+    _key(key)
+    try:
+        data = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise HarborError(ErrorCode.BAD_REQUEST, f"the value is not JSON: {value[:60]!r}: {error}") from error
+    version = HttpClient(url, token).put(key, data)
+    if _is_terminal():
+        sys.stdout.write(f"version {version}\n")
+    else:
+        _line({"version": version})
+
+
+@app.command()
+@_command
+def keys(
+    prefix: Annotated[str, typer.Argument(help="A key prefix, JSON.")] = "[]", url: Url = URL, token: Token = None
+) -> None:
+    """List entries."""
+    from cluster.client import HttpClient
+
+    _key(prefix)
+    rows = HttpClient(url, token).keys(prefix)
+    if _is_terminal():
+        from cluster.cli.tables import show_keys
+
+        show_keys(rows)
+        return
+    for row in rows:
+        _line(row)
+
+
+@app.command()
+@_command
+def invalidate(
+    key: Key,
+    exact: Annotated[bool, typer.Option("--exact", help="This entry only, not what is under it.")] = False,
+    url: Url = URL,
+    token: Token = None,
+) -> None:
+    """Mark entries as out of date; watched ones are fetched anew."""
+    from cluster.client import HttpClient
+
+    matched = HttpClient(url, token).invalidate(_key(key), exact=exact)
+    if _is_terminal():
+        sys.stdout.write(f"{matched} matched\n")
+    else:
+        _line({"matched": matched})
+
+
+@app.command()
+@_command
+def watch(
+    key: Key,
+    prefix: Annotated[bool, typer.Option("--prefix", help="Everything under the key.")] = False,
+    patch: Annotated[bool, typer.Option("--patch", help="Print changes as patches.")] = False,
+    url: Url = URL,
+    token: Token = None,
+) -> None:
+    """Print changes as they arrive, until Ctrl-C."""
+    parsed = _key(key)
+    show: Callable[[dict[str, Any]], None] = _line
+    if _is_terminal():
+        from cluster.cli.tables import show_message
+
+        show = show_message
+
+    async def follow() -> None:
+        from cluster.client import watch as follow_key
+
+        async for message in follow_key(url, parsed, prefix=prefix, mode="patch" if patch else "data", token=token):
+            if message["type"] != "position":
+                message.pop("sub", None)
+                show(message)
+
+    asyncio.run(follow())
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,54 @@
+"""What people see on a terminal."""
+
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+_console = Console(highlight=False)
+_STYLES = {"snapshot": "cyan", "change": "green", "removed": "red", "invalidated": "yellow", "reset": "magenta"}
+
+
+def show_status(described: dict[str, Any]) -> None:
+    """Print the cluster's description."""
+    ready = "[green]ready[/]" if described["ready"] else "[red]not ready[/]"
+    _console.print(f"[bold]{described['name']}[/] {described.get('version', '')} {ready}")
+    for kind, columns in {
+        "shards": ("id", "pid", "epoch", "keys", "subscribers", "lag_ms"),
+        "coordinators": ("id", "pid"),
+        "ingestors": ("id", "pid"),
+        "gateways": ("id", "pid", "address", "sessions"),
+        "sources": ("name", "state", "events", "reconnects"),
+    }.items():
+        table = Table(*columns, title=kind, title_justify="left", box=None, pad_edge=False, min_width=40)
+        for row in described[kind]:
+            table.add_row(*(str(row.get(column, "-")) for column in columns))
+        _console.print(table)
+
+
+def show_keys(rows: list[dict[str, Any]]) -> None:
+    """Print a listing of entries."""
+    table = Table("key", "version", "status", "stale", "subscribers", box=None, pad_edge=False)
+    for row in rows:
+        stale = "yes" if row["is_stale"] else "no"
+        key = Text(orjson.dumps(row["key"]).decode())
+        table.add_row(key, str(row["version"]), row["status"], stale, str(row["subscribers"]))
+    _console.print(table)
+
+
+def show_message(message: dict[str, Any]) -> None:
+    """Print one message of a subscription on one line, cut at the terminal's width."""
+    kind = message.pop("type")
+    line = Text(f"{kind:12}", style=_STYLES.get(kind, "dim"))
+    if "key" in message:
+        line.append(orjson.dumps(message["key"]).decode() + " ", style="bold")
+    if "version" in message:
+        line.append(f"v{message['version']} ", style="dim")
+    if message.get("coalesced", 1) > 1:
+        line.append(f"({message['coalesced']} folded) ", style="dim")
+    for member in ("data", "patch"):
+        if member in message:
+            line.append(orjson.dumps(message[member]).decode())
+    _console.print(line, no_wrap=True, overflow="ellipsis", crop=True)

@@ -1,0 +1,109 @@
+"""`harbor up`: configuration, sample upstream, signals; the cluster itself is `cluster.actors.deploy`."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cluster.cli import commands
+from cluster.config import Config, load
+from cluster.errors import ConfigError, ErrorCode, HarborError
+
+DEMO_CONFIG = Path(__file__).parent.parent / "demo" / "harbor.yaml"
+UPSTREAM_TIMEOUT_S = 20.0
+
+
+def quiet_ray() -> None:
+    """Keep Ray from talking to our user, and from telling anybody about them."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+
+def run(config_path: Path | None, *, address: str | None, port: int | None, demo: bool) -> None:
+    """Bring the cluster up and wait for Ctrl-C."""
+    quiet_ray()
+    if config_path is None and not demo and Path("harbor.yaml").exists():
+        config_path = Path("harbor.yaml")
+    demo = demo or config_path is None
+    stop = threading.Event()
+    _stop_on_signals(stop)
+    with _sample_upstream(demo) as environment:
+        path = config_path or DEMO_CONFIG
+        config = _load(path, {**os.environ, **environment})
+        if port is not None:
+            config = msgspec.structs.replace(config, gateway=msgspec.structs.replace(config.gateway, port=port))
+        from cluster.actors import deploy
+
+        deploy.up(config, address=address, on_ready=_announce, stop=stop)
+
+
+def _load(path: Path, environment: dict[str, str]) -> Config:
+    try:
+        return load(path, environment)
+    except ConfigError as error:
+        for fault in getattr(error, "faults", [error]):
+            sys.stderr.write(f"{path}: {fault.message}\n")
+        raise commands.typer.Exit(2) from None
+
+
+def _stop_on_signals(stop: threading.Event) -> None:
+    def on_signal(number: int, _: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        sys.stderr.write("harbor: stopping (again to force)\n" if number == signal.SIGINT else "")
+        stop.set()
+
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)
+
+
+def _announce(described: dict[str, Any]) -> None:
+    if not described["ready"]:
+        return
+    counts = ", ".join(
+        f"{len(described[kind])} {kind if len(described[kind]) != 1 else kind[:-1]}"
+        for kind in ("shards", "coordinators", "ingestors", "gateways")
+    )
+    sys.stdout.write(f"harbor ready: {described['gateways'][0]['address']} ({counts})\n")
+    sys.stdout.flush()
+
+
+@contextmanager
+def _sample_upstream(wanted: bool) -> Iterator[dict[str, str]]:
+    """Run the sample upstream beside the cluster. Yields the environment its configuration reads."""
+    if not wanted:
+        yield {}
+        return
+    # A session of its own: Ctrl-C in the terminal is ours to pass on, after the cluster has drained.
+    process = subprocess.Popen(  # noqa: S603 - our own module
+        [sys.executable, "-m", "cluster.demo.upstream", "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    watchdog = threading.Timer(UPSTREAM_TIMEOUT_S, process.kill)
+    watchdog.start()
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline().strip()
+        watchdog.cancel()
+        if not line.startswith("upstream ready: "):
+            raise HarborError(ErrorCode.UNAVAILABLE, "the sample upstream did not start")
+        url = line.removeprefix("upstream ready: ")
+        yield {"UPSTREAM_URL": url, "UPSTREAM_WS": url.replace("http", "ws", 1) + "/ws"}
+    finally:
+        watchdog.cancel()
+        process.terminate()
+        try:
+            process.wait(5.0)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,66 @@
+"""One-shot requests to a gateway."""
+
+from typing import Any
+
+import httpx
+import orjson
+
+from cluster.errors import ErrorCode, HarborError, UnavailableError
+
+
+class HttpClient:
+    """A gateway's HTTP API. Errors of the cluster are raised as `HarborError` with their code."""
+
+    def __init__(self, url: str, token: str | None = None, timeout_s: float = 65.0) -> None:
+        """`timeout_s` is longer than the gateway's own, which knows better what went wrong."""
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        try:
+            self._client = httpx.Client(base_url=url, headers=headers, timeout=timeout_s, trust_env=False)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise HarborError(ErrorCode.BAD_REQUEST, f"not a URL: {url!r}") from error
+        self._url = url
+
+    def get(self, key: str) -> dict[str, Any]:
+        """Return an entry."""
+        return self._ask("GET", "/v1/entries", params={"key": key})
+
+    def put(self, key: str, data: Any) -> int:
+        """Replace an entry's data. Returns its version."""
+        return int(self._ask("PUT", "/v1/entries", params={"key": key}, body=data)["version"])
+
+    def keys(self, prefix: str) -> list[dict[str, Any]]:
+        """Return the rows of every entry under a prefix."""
+        rows: list[dict[str, Any]] = []
+        params = {"prefix": prefix, "limit": "1000"}
+        while True:
+            answer = self._ask("GET", "/v1/keys", params=params)
+            rows.extend(answer["keys"])
+            if "cursor" not in answer:
+                return rows
+            params["cursor"] = answer["cursor"]
+
+    def invalidate(self, key: Any, *, exact: bool) -> int:
+        """Mark entries as out of date. Returns how many."""
+        return int(self._ask("POST", "/v1/invalidate", body={"key": key, "exact": exact})["matched"])
+
+    def cluster(self) -> dict[str, Any]:
+        """Return the description of the cluster."""
+        return self._ask("GET", "/v1/cluster")
+
+    def _ask(self, method: str, path: str, *, params: dict[str, str] | None = None, body: Any = ...) -> dict[str, Any]:
+        content = None if body is ... else orjson.dumps(body)
+        headers = {} if body is ... else {"Content-Type": "application/json"}
+        try:
+            response = self._client.request(method, path, params=params, content=content, headers=headers)
+        except httpx.UnsupportedProtocol as error:
+            raise HarborError(ErrorCode.BAD_REQUEST, f"not an http:// or https:// URL: {self._url!r}") from error
+        except httpx.HTTPError as error:
+            raise UnavailableError(f"no cluster answers at {self._url}: {error or type(error).__name__}") from error
+        try:
+            answer: dict[str, Any] = orjson.loads(response.content)
+        except orjson.JSONDecodeError as error:
+            raise UnavailableError(f"{self._url} is no Harbor Cluster: HTTP {response.status_code}") from error
+        if response.is_error:
+            fault = answer.get("error", {})
+            raise HarborError(ErrorCode(fault.get("code", ErrorCode.INTERNAL)), fault.get("message", "no reason given"))
+        return answer

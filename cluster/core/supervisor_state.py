@@ -1,0 +1,83 @@
+"""The supervisor's reconciling: which actors should be, which are, and what to do about the difference.
+
+What must not live here: how actors are made or asked (`cluster.actors.supervisor`).
+"""
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+CHECK_MS = 5_000.0
+"""Between checks. Ray restarts a dead process by itself within a second; this finds what Ray has given up on."""
+FAILURES = 3
+"""Checks in a row that an actor may leave unanswered before it is made anew: a stopped process is dead for its clients."""
+
+
+class Create(Struct, frozen=True):
+    """Effect: make sure the actor exists."""
+
+    actor: str
+
+
+class Replace(Struct, frozen=True):
+    """Effect: end the actor and make it anew."""
+
+    actor: str
+
+
+class Remove(Struct, frozen=True):
+    """Effect: end an actor that is no longer wanted."""
+
+    actor: str
+
+
+Effect = Create | Replace | Remove
+
+
+class SupervisorState:
+    """Desired against actual. Idempotent: the same observation asks for the same again."""
+
+    def __init__(self) -> None:
+        self.desired: tuple[str, ...] = ()
+        self._failures: dict[str, int] = {}
+        self._present: set[str] = set()
+        self._check_at: float | None = None
+
+    def want(self, actors: Sequence[str], now_ms: float) -> list[Effect]:
+        """Set what should be."""
+        unwanted = [actor for actor in self.desired if actor not in actors]
+        self.desired = tuple(actors)
+        self._check_at = now_ms + CHECK_MS
+        return [*(Remove(actor) for actor in unwanted), *(Create(actor) for actor in actors)]
+
+    def answered(self, actor: str) -> None:
+        """The actor lives."""
+        self._present.add(actor)
+        self._failures.pop(actor, None)
+
+    def silent(self, actor: str) -> list[Effect]:
+        """The actor did not answer a check."""
+        if actor not in self.desired:
+            return []
+        failures = self._failures[actor] = self._failures.get(actor, 0) + 1
+        if failures < FAILURES:
+            return []
+        del self._failures[actor]
+        return [Replace(actor)]
+
+    def gone(self, actor: str) -> list[Effect]:
+        """There is no such actor."""
+        return [Create(actor)] if actor in self.desired else []
+
+    @property
+    def ready(self) -> bool:
+        """Whether every desired actor has answered at least once."""
+        return bool(self.desired) and self._present.issuperset(self.desired)
+
+    def deadline(self) -> float | None:
+        """When to check next."""
+        return self._check_at
+
+    def checked(self, now_ms: float) -> None:
+        """A round of checks was made."""
+        self._check_at = now_ms + CHECK_MS

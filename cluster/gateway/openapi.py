@@ -1,0 +1,226 @@
+"""The HTTP API's description (OpenAPI 3.1)."""
+
+from typing import Any
+
+from cluster import __version__
+
+_KEY = {
+    "name": "key",
+    "in": "query",
+    "required": True,
+    "schema": {"type": "string"},
+    "description": "a query key, a JSON array",
+    "example": '["projects","detail","7"]',
+}
+
+
+def _parameter(name: str, description: str, *, required: bool = False, **schema: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": "query",
+        "required": required,
+        "description": description,
+        "schema": {"type": "string", **schema},
+    }
+
+
+def _answer(description: str, schema: str | None = None) -> dict[str, Any]:
+    if schema is None:
+        return {"description": description}
+    return {
+        "description": description,
+        "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}},
+    }
+
+
+def _operation(summary: str, parameters: list[dict[str, Any]], answers: dict[str, Any], **more: Any) -> dict[str, Any]:
+    errors = {"400": _answer("bad request", "Error"), "503": _answer("unavailable", "Error")}
+    return {"summary": summary, "parameters": parameters, "responses": {**answers, **errors}, **more}
+
+
+def _body(*schemas: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {kind: {"schema": schema} for kind, schema in schemas}}}
+
+
+_PREFIX = _parameter("prefix", "a key prefix, a JSON array")
+_CONDITION = [
+    _parameter("base_version", "write only over this version (also If-Match)", pattern="^[0-9]+$"),
+    _parameter("ack", "how safe the write must be", enum=["memory", "replicated", "durable"]),
+]
+
+
+def document() -> dict[str, Any]:
+    """Return the description."""
+    written = {
+        "200": _answer("written", "Written"),
+        "409": _answer("VERSION_CONFLICT", "Error"),
+        "404": _answer("no such entry", "Error"),
+    }
+    entries = {
+        "get": _operation(
+            "Read an entry; a missing one of a declared query is fetched",
+            [_KEY, _parameter("fetch", "when to ask the service", enum=["auto", "never", "force"])],
+            {
+                "200": _answer("the entry", "Entry"),
+                "304": _answer("as in If-None-Match"),
+                "404": _answer("no such entry", "Error"),
+                "502": _answer("the service failed", "Error"),
+            },
+        ),
+        "put": _operation("Replace an entry's data", [_KEY, *_CONDITION], written, **_body(("application/json", {}))),
+        "patch": _operation(
+            "Edit an entry, all or nothing",
+            [_KEY, *_CONDITION],
+            written,
+            **_body(
+                ("application/json-patch+json", {"type": "array", "items": {"type": "object"}}),
+                (
+                    "application/json",
+                    {
+                        "type": "object",
+                        "required": ["operations"],
+                        "properties": {"operations": {"type": "array", "items": {"type": "object"}}},
+                    },
+                ),
+            ),
+        ),
+        "delete": _operation(
+            "Remove an entry",
+            [_KEY, *_CONDITION],
+            {
+                "204": _answer("removed"),
+                "404": _answer("no such entry", "Error"),
+                "409": _answer("VERSION_CONFLICT", "Error"),
+            },
+        ),
+    }
+    invalidation = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "key": {"type": "array"},
+            "exact": {"type": "boolean"},
+            "type": {"enum": ["all", "active", "inactive"]},
+            "refetch": {"enum": ["active", "inactive", "all", "none"]},
+        },
+    }
+    stream = {
+        "200": {"description": "server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Harbor Cluster",
+            "version": __version__,
+            "description": "A distributed realtime query cache. The WebSocket protocol is at /v1/socket, subprotocol harbor.v1.",
+        },
+        "paths": {
+            "/v1/entries": entries,
+            "/v1/keys": {
+                "get": _operation(
+                    "List entries",
+                    [
+                        _PREFIX,
+                        _parameter("limit", "rows", pattern="^[0-9]+$"),
+                        _parameter("cursor", "from an earlier answer"),
+                    ],
+                    {"200": _answer("rows", "Keys")},
+                )
+            },
+            "/v1/invalidate": {
+                "post": _operation(
+                    "Mark entries as out of date",
+                    [],
+                    {"200": _answer("how many matched", "Matched")},
+                    **_body(("application/json", invalidation)),
+                )
+            },
+            "/v1/stream": {
+                "get": _operation(
+                    "Follow entries as server-sent events",
+                    [
+                        _parameter("key", "a query key; repeatable"),
+                        _PREFIX,
+                        _parameter("mode", "whole values or patches", enum=["data", "patch"]),
+                    ],
+                    stream,
+                )
+            },
+            "/v1/missed": {
+                "get": _operation(
+                    "What changed since a position",
+                    [_parameter("since", "a position token", required=True), _parameter("key", "a query key"), _PREFIX],
+                    {"200": _answer("changes, or everything", "Missed")},
+                )
+            },
+            "/v1/cluster": {"get": _operation("What runs where", [], {"200": _answer("the cluster", "Object")})},
+            "/healthz": {"get": _operation("Alive", [], {"200": _answer("alive")})},
+            "/readyz": {"get": _operation("Able to serve", [], {"200": _answer("ready")})},
+        },
+        "components": {
+            "schemas": {
+                "Entry": {
+                    "type": "object",
+                    "required": [
+                        "key",
+                        "data",
+                        "version",
+                        "data_updated_at",
+                        "status",
+                        "fetch_status",
+                        "is_stale",
+                        "is_invalidated",
+                        "is_offline",
+                    ],
+                    "properties": {
+                        "key": {"type": "array"},
+                        "data": {},
+                        "version": {"type": "integer"},
+                        "data_updated_at": {"type": "integer", "description": "Unix ms"},
+                        "status": {"enum": ["pending", "success", "error"]},
+                        "fetch_status": {"enum": ["idle", "fetching", "paused"]},
+                        "is_stale": {"type": "boolean"},
+                        "is_invalidated": {"type": "boolean"},
+                        "is_offline": {"type": "boolean"},
+                    },
+                },
+                "Written": {"type": "object", "required": ["version"], "properties": {"version": {"type": "integer"}}},
+                "Matched": {"type": "object", "required": ["matched"], "properties": {"matched": {"type": "integer"}}},
+                "Keys": {
+                    "type": "object",
+                    "required": ["keys"],
+                    "properties": {
+                        "keys": {"type": "array", "items": {"type": "object"}},
+                        "cursor": {"type": "string"},
+                    },
+                },
+                "Missed": {
+                    "type": "object",
+                    "required": ["position"],
+                    "properties": {
+                        "changes": {"type": "array"},
+                        "reset": {"type": "boolean"},
+                        "entries": {"type": "array"},
+                        "position": {"type": "string"},
+                    },
+                },
+                "Object": {"type": "object"},
+                "Error": {
+                    "type": "object",
+                    "required": ["error"],
+                    "properties": {
+                        "error": {
+                            "type": "object",
+                            "required": ["code", "message", "temporary"],
+                            "properties": {
+                                "code": {"type": "string"},
+                                "message": {"type": "string"},
+                                "temporary": {"type": "boolean"},
+                                "details": {},
+                            },
+                        }
+                    },
+                },
+            }
+        },
+    }

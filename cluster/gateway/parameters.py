@@ -1,0 +1,117 @@
+"""Query parameters and headers of the HTTP API, read strictly: what is not understood is a 400, never ignored."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+from msgspec import json as msgjson
+
+from cluster.core.client_message import MAX_DEPTH, depth
+from cluster.core.query_key import CanonicalKey, normalized
+from cluster.errors import ErrorCode, RequestError
+
+
+def only(request: web.Request, *names: str) -> None:
+    """Refuse parameters that the endpoint does not have.
+
+    Raises:
+        RequestError: `BAD_REQUEST`, naming the first.
+    """
+    for name in request.query:
+        if name not in names:
+            allowed = ", ".join(names) or "none"
+            raise RequestError(ErrorCode.BAD_REQUEST, f"unknown parameter {name!r}, there are: {allowed}")
+
+
+def key(request: web.Request, name: str = "key") -> CanonicalKey:
+    """Return a parameter that is a query key.
+
+    Raises:
+        RequestError: it is absent (`BAD_REQUEST`) or no key (`BAD_KEY`, ...).
+    """
+    text = request.query.get(name)
+    if text is None:
+        raise RequestError(ErrorCode.BAD_REQUEST, f"the parameter {name!r} is needed, a JSON array")
+    return normalized(text)
+
+
+def choice(values: Mapping[str, Any], name: str, *choices: str) -> str:
+    """Return a value that is one of a few, the first by default.
+
+    Raises:
+        RequestError: `BAD_REQUEST`.
+    """
+    value = values.get(name, choices[0])
+    if value not in choices:
+        raise RequestError(ErrorCode.BAD_REQUEST, f"{name} is {' or '.join(choices)}, got {value!r:.60}")
+    return str(value)
+
+
+def limit(request: web.Request, default: int, maximum: int) -> int:
+    """Return the page size asked for.
+
+    Raises:
+        RequestError: `BAD_REQUEST`.
+    """
+    text = request.query.get("limit", str(default))
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= maximum:
+        raise RequestError(ErrorCode.BAD_REQUEST, f"limit is a number from 1 to {maximum}, got {text!r:.60}")
+    return int(text)
+
+
+def base_version(request: web.Request) -> int | None:
+    """Return the version a write is conditional on, from `base_version` or `If-Match`.
+
+    Raises:
+        RequestError: `BAD_REQUEST`.
+    """
+    text = request.query.get("base_version")
+    if text is None:
+        text = request.headers.get("If-Match", "").strip().removeprefix("W/").strip('"') or None
+    if text is None or text == "*":
+        return None
+    if not text.isascii() or not text.isdecimal() or len(text) > 16:
+        raise RequestError(ErrorCode.BAD_REQUEST, f"a version is a whole number, got {text!r:.60}")
+    return int(text)
+
+
+def request_id(request: web.Request, otherwise: str) -> str:
+    """Return the caller's `Idempotency-Key`.
+
+    Raises:
+        RequestError: `BAD_REQUEST`, it is over 256 characters.
+    """
+    given = request.headers.get("Idempotency-Key")
+    if given is None:
+        return otherwise
+    if len(given) > 256:
+        raise RequestError(ErrorCode.BAD_REQUEST, "an Idempotency-Key has at most 256 characters")
+    return f"key/{given}"
+
+
+async def body(request: web.Request) -> Any:
+    """Return the JSON body.
+
+    Raises:
+        RequestError: `BAD_REQUEST`, it is no JSON; `TOO_LARGE`, `TOO_DEEP`.
+    """
+    raw = await raw_body(request)
+    try:
+        decoded = msgjson.decode(raw)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {error}") from error
+    if depth(decoded) > MAX_DEPTH:
+        raise RequestError(ErrorCode.TOO_DEEP, f"a value may nest {MAX_DEPTH} deep")
+    return decoded
+
+
+async def raw_body(request: web.Request) -> bytes:
+    """Return the body.
+
+    Raises:
+        RequestError: `TOO_LARGE`.
+    """
+    try:
+        return await request.read()
+    except web.HTTPRequestEntityTooLarge as error:
+        raise RequestError(ErrorCode.TOO_LARGE, "the body is over 1 MiB") from error

@@ -1,0 +1,622 @@
+"""The client-facing server: routes, sockets and event streams around a `GatewayState`.
+
+One writer per session takes one frame at a time and waits until the socket has it; meanwhile the state folds what comes. Reads of live
+replicas never leave this process.
+
+It is one thing because every endpoint is a few lines between a parameter and an effect.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import orjson
+from aiohttp import WSMsgType, web
+
+from cluster import __version__
+from cluster.clock import Clock
+from cluster.core import protocol
+from cluster.core.client_message import MAX_FRAME_BYTES, Command, client_frame, result
+from cluster.core.gateway_state import Close, Deliver, Effect, GatewayState, Respond
+from cluster.core.messages import (
+    Edit,
+    EntryView,
+    Erase,
+    Failure,
+    InvalidateKeys,
+    KeyInfo,
+    KeyList,
+    ListKeys,
+    Matched,
+    Payload,
+    Read,
+    Send,
+    Write,
+    Written,
+)
+from cluster.core.operation import parse_operations
+from cluster.core.position import decode_token
+from cluster.core.query_key import CanonicalKey, canonical, checked, normalized
+from cluster.core.session_state import SessionState
+from cluster.errors import ErrorCode, HarborError, RequestError
+from cluster.gateway import parameters
+from cluster.gateway.openapi import document
+
+PING_S = 25.0
+"""Between pings on a socket or comments on an event stream; a peer that does not answer the former is gone."""
+REQUEST_TIMEOUT_S = 60.0
+"""A read of a missing entry waits for its fetch and the retries of it."""
+BODY_BYTES = 1024 * 1024
+HARD_FRAME_BYTES = 16 * 1024 * 1024
+"""A frame between `MAX_FRAME_BYTES` and this is answered with an error; a longer one is not read, and ends the connection (1009)."""
+RECONNECT_MS = 1_000
+"""At a drain clients are told to come back after this plus as much again at random, so that they do not all come at once."""
+
+STATUS = {
+    ErrorCode.BAD_MESSAGE: 400,
+    ErrorCode.BAD_KEY: 400,
+    ErrorCode.BAD_REQUEST: 400,
+    ErrorCode.TOO_DEEP: 400,
+    ErrorCode.INVALID_VARIABLES: 400,
+    ErrorCode.UNKNOWN_TYPE: 400,
+    ErrorCode.UNKNOWN_MUTATION: 404,
+    ErrorCode.NOT_FOUND: 404,
+    ErrorCode.UNAUTHORIZED: 401,
+    ErrorCode.FORBIDDEN: 403,
+    ErrorCode.VERSION_CONFLICT: 409,
+    ErrorCode.CONFLICT: 409,
+    ErrorCode.TOO_LARGE: 413,
+    ErrorCode.TOO_MANY: 429,
+    ErrorCode.LIMITED: 429,
+    ErrorCode.UNSUPPORTED: 501,
+    ErrorCode.UPSTREAM_ERROR: 502,
+    ErrorCode.UPSTREAM_OFFLINE: 502,
+    ErrorCode.UNAVAILABLE: 503,
+    ErrorCode.TIMEOUT: 504,
+}
+JSON = {"Content-Type": "application/json"}
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class _Wire:
+    """A session's shell: its writer waits on `ready`."""
+
+    __slots__ = ("close_code", "close_reason", "ready", "session")
+
+    def __init__(self, session: SessionState) -> None:
+        self.session = session
+        self.ready = asyncio.Event()
+        self.close_code = 0
+        self.close_reason = ""
+
+
+class GatewayServer:
+    """See the module. `send` delivers the state's calls to shards; `describe` gives `/v1/cluster`."""
+
+    def __init__(
+        self,
+        state: GatewayState,
+        clock: Clock,
+        *,
+        send: Callable[[Send], None],
+        rearm: Callable[[], None],
+        describe: Callable[[], Awaitable[dict[str, Any]]],
+        origins: tuple[str, ...] = (),
+    ) -> None:
+        self.state = state
+        self._clock = clock
+        self._send = send
+        self._rearm = rearm
+        self._describe = describe
+        self._origins = frozenset(origins)
+        self._wires: dict[str, _Wire] = {}
+        self._futures: dict[int, asyncio.Future[list[Payload]]] = {}
+        self._commands: dict[int, Command] = {}
+        self._next_ticket = 0
+        self._runner: web.AppRunner | None = None
+        self._sites: list[web.TCPSite] = []
+        self._openapi = orjson.dumps(document())
+        self.draining = False
+        self.disconnects: dict[int, int] = {}
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    def application(self) -> web.Application:
+        """Build the routes."""
+        app = web.Application(client_max_size=BODY_BYTES)
+        routes: list[tuple[str, str, Handler]] = [
+            ("GET", "/v1/entries", self._get_entry),
+            ("PUT", "/v1/entries", self._put_entry),
+            ("PATCH", "/v1/entries", self._patch_entry),
+            ("DELETE", "/v1/entries", self._delete_entry),
+            ("GET", "/v1/keys", self._keys),
+            ("POST", "/v1/invalidate", self._invalidate),
+            ("GET", "/v1/stream", self._stream),
+            ("GET", "/v1/missed", self._missed),
+            ("GET", "/v1/socket", self._socket),
+            ("GET", "/v1/cluster", self._cluster),
+            ("GET", "/healthz", self._healthz),
+            ("GET", "/readyz", self._readyz),
+            ("GET", "/openapi.json", self._openapi_json),
+            ("GET", "/", self._index),
+        ]
+        for method, path, handler in routes:
+            app.router.add_route(method, path, self._guarded(handler))
+        app.router.add_route("OPTIONS", "/v1/{rest:.*}", self._preflight)
+        app.router.add_route("*", "/{rest:.*}", self._guarded(self._unknown))
+        return app
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen. Returns the port. Several gateways of one node share it (SO_REUSEPORT)."""
+        self._runner = web.AppRunner(self.application(), access_log=None, handle_signals=False, shutdown_timeout=2.0)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port, reuse_port=True, backlog=1024)
+        await site.start()
+        self._sites.append(site)
+        return int(self._runner.addresses[0][1])
+
+    async def drain(self) -> None:
+        """Tell every client to reconnect elsewhere, close them (3001), and stop listening."""
+        self.draining = True
+        for site in self._sites:
+            await site.stop()
+        for wire in list(self._wires.values()):
+            after_ms = RECONNECT_MS + secrets.randbelow(RECONNECT_MS)
+            self.run(self.state.say(wire.session, protocol.message("drain", reconnect_after_ms=after_ms)))
+            self._close(wire, protocol.CLOSE_DRAIN, "draining")
+        for _ in range(100):
+            if not self._wires:
+                break
+            await asyncio.sleep(0.02)
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    # --- effects -------------------------------------------------------------------------------------------------
+
+    def run(self, effects: Iterable[Effect]) -> None:
+        """Run the state's effects."""
+        for effect in effects:
+            match effect:
+                case Deliver(session=session):
+                    wire = self._wires.get(session)
+                    if wire is not None:
+                        wire.ready.set()
+                case Send():
+                    self._send(effect)
+                case Respond(ticket=ticket, payloads=payloads):
+                    self._respond(ticket, payloads)
+                case Close(session=session, code=code, reason=reason):
+                    wire = self._wires.get(session)
+                    if wire is not None:
+                        self._close(wire, code, reason)
+        self._rearm()
+
+    def _respond(self, ticket: int, payloads: list[Payload]) -> None:
+        future = self._futures.pop(ticket, None)
+        if future is not None and not future.done():
+            future.set_result(payloads)
+        command = self._commands.pop(ticket, None)
+        if command is not None:
+            session = self.state.sessions.get(command.session)
+            if session is not None:
+                self.run(self.state.say(session, result(command, payloads, self._clock.now_ms())))
+
+    @staticmethod
+    def _close(wire: _Wire, code: int, reason: str) -> None:
+        if not wire.close_code:
+            wire.close_code, wire.close_reason = code, reason
+            wire.session.closing = True
+            wire.ready.set()
+
+    def _ticket(self) -> int:
+        self._next_ticket += 1
+        return self._next_ticket
+
+    def _command(self, command: Command) -> int:
+        ticket = self._ticket()
+        self._commands[ticket] = command
+        return ticket
+
+    async def _ask(self, key: CanonicalKey | None, make: Callable[[int], Any]) -> list[Payload]:
+        """Ask the shard of `key`, or all.
+
+        Raises:
+            HarborError: `TIMEOUT`, or what a shard answered with.
+        """
+        ticket = self._ticket()
+        future: asyncio.Future[list[Payload]] = asyncio.get_running_loop().create_future()
+        self._futures[ticket] = future
+        self.run(self.state.request(ticket, key, make, self._clock.now_ms()))
+        try:
+            payloads = await asyncio.wait_for(future, REQUEST_TIMEOUT_S)
+        except TimeoutError as error:
+            raise HarborError(ErrorCode.TIMEOUT, "the shard did not answer in time") from error
+        finally:
+            if self._futures.pop(ticket, None) is not None:
+                self.state.abandon(ticket)
+        for payload in payloads:
+            if isinstance(payload, Failure):
+                details = None
+                if payload.current is not None:
+                    details = {"current": orjson.Fragment(protocol.entry(payload.current, self._clock.now_ms()))}
+                raise HarborError(ErrorCode(payload.code), payload.message, details=details)
+        return payloads
+
+    # --- guards --------------------------------------------------------------------------------------------------
+
+    def _guarded(self, handler: Handler) -> Handler:
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            origin = request.headers.get("Origin")
+            try:
+                if origin is not None and self._origins and origin not in self._origins:
+                    raise RequestError(ErrorCode.FORBIDDEN, f"the origin {origin!r:.120} is not allowed")
+                response = await handler(request)
+            except HarborError as error:
+                response = _error_response(error)
+            except (web.HTTPException, asyncio.CancelledError, ConnectionError):
+                raise
+            if origin is not None and not response.prepared:
+                self._allow(response, origin)
+            return response
+
+        return guarded
+
+    def _allow(self, response: web.StreamResponse, origin: str) -> None:
+        response.headers["Access-Control-Allow-Origin"] = origin
+        response.headers["Access-Control-Expose-Headers"] = "ETag"
+        response.headers["Vary"] = "Origin"
+
+    async def _preflight(self, request: web.Request) -> web.StreamResponse:
+        origin = request.headers.get("Origin")
+        if origin is None or (self._origins and origin not in self._origins):
+            return _error_response(RequestError(ErrorCode.FORBIDDEN, "this origin is not allowed"))
+        response = web.Response(status=204)
+        self._allow(response, origin)
+        response.headers["Access-Control-Allow-Methods"] = "GET, PUT, PATCH, DELETE, POST"
+        response.headers["Access-Control-Allow-Headers"] = (
+            "authorization, content-type, idempotency-key, if-match, if-none-match, last-event-id, x-api-key"
+        )
+        response.headers["Access-Control-Max-Age"] = "600"
+        return response
+
+    # --- entries -------------------------------------------------------------------------------------------------
+
+    async def _get_entry(self, request: web.Request) -> web.StreamResponse:
+        parameters.only(request, "key", "fetch")
+        key = parameters.key(request)
+        fetch = parameters.choice(request.query, "fetch", "auto", "never", "force")
+        now_ms = self._clock.now_ms()
+        if fetch != "force":
+            replica = self.state.replicas.get(key)
+            if replica is not None and replica.value is not None and not replica.is_stale(now_ms):
+                body = replica.body
+                if body is None:
+                    body = replica.body = protocol.entry(replica.view(), now_ms)
+                self.state.count_read("replica")
+                return _entry_response(request, replica.version, body)
+        payloads = await self._ask(key, lambda request_id: Read(request_id, key, fetch))
+        view = payloads[0]
+        assert isinstance(view, EntryView)
+        self.state.count_read("shard")
+        return _entry_response(request, view.version, protocol.entry(view, self._clock.now_ms()))
+
+    async def _put_entry(self, request: web.Request) -> web.StreamResponse:
+        parameters.only(request, "key", "base_version", "ack")
+        key = parameters.key(request)
+        _acknowledgement(request)
+        base_version = parameters.base_version(request)
+        request_id = parameters.request_id(request, secrets.token_hex(12))
+        data = orjson.dumps(await parameters.body(request))
+        return await self._write(key, lambda n: Write(n, request_id, key, data, base_version))
+
+    async def _patch_entry(self, request: web.Request) -> web.StreamResponse:
+        parameters.only(request, "key", "base_version", "ack")
+        key = parameters.key(request)
+        _acknowledgement(request)
+        base_version = parameters.base_version(request)
+        request_id = parameters.request_id(request, secrets.token_hex(12))
+        body = await parameters.body(request)
+        if request.content_type == "application/json-patch+json":
+            if not isinstance(body, list):
+                raise RequestError(ErrorCode.BAD_REQUEST, "a JSON Patch is an array of operations")
+            patch = orjson.dumps(body)
+            return await self._write(key, lambda n: Edit(n, request_id, key, patch, None, base_version))
+        if not isinstance(body, dict) or set(body) != {"operations"}:
+            raise RequestError(
+                ErrorCode.BAD_REQUEST, 'the body is {"operations": [...]} or an application/json-patch+json'
+            )
+        operations = parse_operations(body["operations"])
+        return await self._write(key, lambda n: Edit(n, request_id, key, None, operations, base_version))
+
+    async def _delete_entry(self, request: web.Request) -> web.StreamResponse:
+        parameters.only(request, "key", "base_version", "ack")
+        key = parameters.key(request)
+        _acknowledgement(request)
+        base_version = parameters.base_version(request)
+        request_id = parameters.request_id(request, secrets.token_hex(12))
+        await self._ask(key, lambda n: Erase(n, request_id, key, base_version))
+        return web.Response(status=204)
+
+    async def _write(self, key: CanonicalKey, make: Callable[[int], Any]) -> web.StreamResponse:
+        written = (await self._ask(key, make))[0]
+        assert isinstance(written, Written)
+        return web.Response(body=b'{"version":%d}' % written.version, headers={**JSON, "ETag": f'"{written.version}"'})
+
+    async def _keys(self, request: web.Request) -> web.StreamResponse:
+        parameters.only(request, "prefix", "limit", "cursor")
+        prefix = parameters.key(request, "prefix") if "prefix" in request.query else CanonicalKey("[]")
+        limit = parameters.limit(request, 100, 1000)
+        after = request.query.get("cursor", "")
+        payloads = await self._ask(None, lambda n: ListKeys(n, prefix, after, limit))
+        lists = [payload for payload in payloads if isinstance(payload, KeyList)]
+        rows = sorted((row for each in lists for row in each.keys), key=lambda row: row.key)
+        more = len(rows) > limit or any(each.more for each in lists)
+        rows = rows[:limit]
+        answer: dict[str, Any] = {"keys": [_key_row(row) for row in rows]}
+        if more and rows:
+            answer["cursor"] = rows[-1].key
+        return web.Response(body=orjson.dumps(answer), headers=JSON)
+
+    async def _invalidate(self, request: web.Request) -> web.StreamResponse:
+        parameters.only(request)
+        body = await parameters.body(request)
+        if not isinstance(body, dict):
+            raise RequestError(ErrorCode.BAD_REQUEST, "the body is an object")
+        for name in body:
+            if name not in ("key", "exact", "type", "refetch"):
+                raise RequestError(
+                    ErrorCode.BAD_REQUEST, f"unknown member {name!r}, there are: key, exact, type, refetch"
+                )
+        key = canonical(checked(body.get("key", [])))
+        exact = body.get("exact", False)
+        if not isinstance(exact, bool):
+            raise RequestError(ErrorCode.BAD_REQUEST, f"exact is true or false, got {exact!r:.60}")
+        which = parameters.choice(body, "type", "all", "active", "inactive")
+        refetch = parameters.choice(body, "refetch", "active", "inactive", "all", "none")
+        payloads = await self._ask(key if exact else None, lambda n: InvalidateKeys(n, key, exact, which, refetch))
+        matched = sum(payload.count for payload in payloads if isinstance(payload, Matched))
+        return web.Response(body=b'{"matched":%d}' % matched, headers=JSON)
+
+    # --- live ----------------------------------------------------------------------------------------------------
+
+    def _open(self, *, server_sent: bool) -> _Wire:
+        if self.draining:
+            raise HarborError(ErrorCode.UNAVAILABLE, "this gateway is shutting down")
+        session = self.state.open_session(secrets.token_urlsafe(12), server_sent=server_sent)
+        wire = self._wires[session.id] = _Wire(session)
+        return wire
+
+    def _shut(self, wire: _Wire) -> None:
+        self._wires.pop(wire.session.id, None)
+        self.run(self.state.close_session(wire.session.id, self._clock.now_ms()))
+
+    async def _socket(self, request: web.Request) -> web.StreamResponse:
+        parameters.only(request)
+        socket = web.WebSocketResponse(
+            protocols=(protocol.SUBPROTOCOL,),
+            heartbeat=PING_S,
+            autoping=True,
+            compress=False,
+            max_msg_size=HARD_FRAME_BYTES,
+            writer_limit=CHUNK_WRITE_BYTES,
+        )
+        if not socket.can_prepare(request):
+            raise RequestError(ErrorCode.BAD_REQUEST, "this endpoint speaks WebSocket")
+        wire = self._open(server_sent=False)
+        try:
+            await socket.prepare(request)
+            welcome = protocol.message(
+                "welcome",
+                session=wire.session.id,
+                server_time=int(self._clock.now_ms()),
+                ping_interval_ms=int(PING_S * 1000),
+                resume_token=wire.session.id,
+            )
+            self.run(self.state.say(wire.session, welcome))
+            async with asyncio.TaskGroup() as group:
+                writer = group.create_task(self._write_socket(wire, socket))
+                await self._read_socket(wire, socket)
+                self._close(wire, socket.close_code or 1000, "")
+                writer.cancel()
+        finally:
+            code = wire.close_code or socket.close_code or 1006
+            self.disconnects[code] = self.disconnects.get(code, 0) + 1
+            self._shut(wire)
+        return socket
+
+    async def _read_socket(self, wire: _Wire, socket: web.WebSocketResponse) -> None:
+        async for message in socket:
+            if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+                break
+            now_ms = self._clock.now_ms()
+            self.run(client_frame(self.state, wire.session, message.data, self._command, now_ms))
+            if wire.close_code:
+                # The writer says goodbye; nothing more is read meanwhile.
+                await socket.close(code=wire.close_code, message=wire.close_reason.encode()[:120])
+                break
+
+    async def _write_socket(self, wire: _Wire, socket: web.WebSocketResponse) -> None:
+        try:
+            while True:
+                await wire.ready.wait()
+                wire.ready.clear()
+                while (frame := self._take(wire)) is not None:
+                    await socket.send_frame(frame, WSMsgType.TEXT)
+                    self.state.written(wire.session, self._clock.now_ms())
+                if wire.close_code:
+                    await socket.close(code=wire.close_code, message=wire.close_reason.encode()[:120])
+                    return
+        except ConnectionError:
+            await socket.close()
+
+    def _take(self, wire: _Wire) -> bytes | None:
+        frame, effects = self.state.take(wire.session, self._clock.now_ms())
+        if effects:
+            self.run(effects)
+        return frame
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        parameters.only(request, "key", "prefix", "mode")
+        mode = parameters.choice(request.query, "mode", "data", "patch")
+        wanted = [(text, False) for text in request.query.getall("key", [])]
+        wanted += [(text, True) for text in request.query.getall("prefix", [])]
+        if not wanted:
+            raise RequestError(ErrorCode.BAD_REQUEST, "a stream needs a key or a prefix")
+        token = request.headers.get("Last-Event-ID") or None
+        since = None if token is None else decode_token(token)
+        keys = [(normalized(text), prefix) for text, prefix in wanted]
+        wire = self._open(server_sent=True)
+        try:
+            for n, (key, prefix) in enumerate(keys):
+                name = str(n).encode()
+                self.run(
+                    self.state.subscribe(
+                        wire.session, name, key, prefix=prefix, mode=mode, since=since, now_ms=self._clock.now_ms()
+                    )
+                )
+            response = web.StreamResponse(
+                headers={
+                    "Content-Type": "text/event-stream",
+                    "Cache-Control": "no-store",
+                    "X-Accel-Buffering": "no",
+                }
+            )
+            origin = request.headers.get("Origin")
+            if origin is not None:
+                self._allow(response, origin)
+            await response.prepare(request)
+            await self._write_stream(wire, response)
+        except ConnectionError:
+            pass
+        finally:
+            self._shut(wire)
+        return response
+
+    async def _write_stream(self, wire: _Wire, response: web.StreamResponse) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(PING_S):
+                    await wire.ready.wait()
+            except TimeoutError:
+                await response.write(b": alive\n\n")
+                continue
+            wire.ready.clear()
+            while (piece := self._take(wire)) is not None:
+                if piece:
+                    await response.write(piece)
+                self.state.written(wire.session, self._clock.now_ms())
+            if wire.close_code:
+                return
+
+    async def _missed(self, request: web.Request) -> web.StreamResponse:
+        parameters.only(request, "since", "key", "prefix")
+        if ("key" in request.query) == ("prefix" in request.query):
+            raise RequestError(ErrorCode.BAD_REQUEST, "missed needs a key or a prefix")
+        prefix = "prefix" in request.query
+        key = parameters.key(request, "prefix" if prefix else "key")
+        if "since" not in request.query:
+            raise RequestError(ErrorCode.BAD_REQUEST, "the parameter 'since' is needed, a position token")
+        since = decode_token(request.query["since"])
+        wire = self._open(server_sent=False)
+        messages: list[dict[str, Any]] = []
+        try:
+            now_ms = self._clock.now_ms()
+            self.run(
+                self.state.subscribe(wire.session, b"0", key, prefix=prefix, mode="data", since=since, now_ms=now_ms)
+            )
+            async with asyncio.timeout(REQUEST_TIMEOUT_S):
+                while not messages or messages[-1]["type"] not in ("position", "snapshot_end"):
+                    await wire.ready.wait()
+                    wire.ready.clear()
+                    while (frame := self._take(wire)) is not None:
+                        messages.extend(orjson.loads(frame))
+                        self.state.written(wire.session, self._clock.now_ms())
+        except TimeoutError as error:
+            raise HarborError(ErrorCode.TIMEOUT, "the shard did not answer in time") from error
+        finally:
+            self._shut(wire)
+        return web.Response(body=orjson.dumps(_missed_answer(messages)), headers=JSON)
+
+    # --- the rest ------------------------------------------------------------------------------------------------
+
+    async def _cluster(self, request: web.Request) -> web.StreamResponse:
+        parameters.only(request)
+        return web.Response(body=orjson.dumps(await self._describe()), headers=JSON)
+
+    async def _healthz(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002 - aiohttp's signature
+        return web.Response(text="alive\n")
+
+    async def _readyz(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002
+        if self.draining:
+            raise HarborError(ErrorCode.UNAVAILABLE, "draining")
+        await self._ask(None, lambda n: ListKeys(n, CanonicalKey("[]"), "", 1))
+        return web.Response(text="ready\n")
+
+    async def _openapi_json(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002
+        return web.Response(body=self._openapi, headers=JSON)
+
+    async def _index(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002
+        page = (
+            "<!doctype html><meta charset=utf-8><title>Harbor Cluster</title><h1>Harbor Cluster</h1>"
+            f"<p>Version {__version__}. <a href=/v1/cluster>Status</a> · <a href=/v1/keys>Keys</a> · "
+            "<a href=/openapi.json>API</a></p>"
+        )
+        return web.Response(text=page, content_type="text/html")
+
+    async def _unknown(self, request: web.Request) -> web.StreamResponse:
+        raise RequestError(ErrorCode.NOT_FOUND, f"no such endpoint: {request.method} {request.path[:120]}")
+
+
+CHUNK_WRITE_BYTES = 64 * 1024
+"""Bytes a socket may hold unsent before writing waits: from then on its session lags and folds."""
+
+
+def _entry_response(request: web.Request, version: int, body: bytes) -> web.Response:
+    etag = f'"{version}"'
+    if request.headers.get("If-None-Match") == etag:
+        return web.Response(status=304, headers={"ETag": etag})
+    return web.Response(body=body, headers={"Content-Type": "application/json", "ETag": etag})
+
+
+def _error_response(error: HarborError) -> web.Response:
+    body = orjson.dumps({"error": protocol.error_of(error)})
+    return web.Response(status=STATUS.get(error.code, 500), body=body, headers=JSON)
+
+
+def _acknowledgement(request: web.Request) -> None:
+    level = parameters.choice(request.query, "ack", "memory", "replicated", "durable")
+    if level != "memory":
+        raise RequestError(
+            ErrorCode.UNSUPPORTED, f"ack={level} is not supported by this version, which keeps nothing on disk"
+        )
+
+
+def _key_row(row: KeyInfo) -> dict[str, Any]:
+    return {
+        "key": orjson.Fragment(row.key),
+        "version": row.version,
+        "status": row.status,
+        "is_stale": row.is_stale,
+        "subscribers": row.subscribers,
+    }
+
+
+def _missed_answer(messages: list[dict[str, Any]]) -> dict[str, Any]:
+    last = messages[-1]
+    position = last.get("token") or last.get("position")
+    for message in messages:
+        message.pop("sub", None)
+    if any(message["type"] == "reset" for message in messages):
+        entries = [message for message in messages if message["type"] == "snapshot"]
+        for entry in entries:
+            del entry["type"]
+        return {"reset": True, "entries": entries, "position": position}
+    changes = []
+    for message in messages:
+        if message["type"] == "change":
+            del message["type"]
+            changes.append(message)
+        elif message["type"] == "removed":
+            changes.append({"key": message["key"], "version": message["version"], "removed": True})
+    return {"changes": changes, "position": position}

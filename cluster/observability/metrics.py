@@ -1,0 +1,157 @@
+"""Metrics: counted in the actors as plain numbers, gathered by the supervisor, rendered once for the whole cluster.
+
+Nothing in a hot path touches a metrics library: machines count integers, shells copy them into samples when asked. Labels are
+component, shard, source, gateway and those of the table; never a key or a client.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+
+import msgspec
+from msgspec import Struct
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.125, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Seconds; dense around the 100 ms of a window."""
+SIZE_BUCKETS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0, 3_000.0, 10_000.0, 30_000.0, 100_000.0)
+
+NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "build_info": ("gauge", "Versions; always 1.", ("version", "ray_version")),
+    "actor_up": ("gauge", "1 while the actor answers.", ("actor",)),
+    "events_received_total": ("counter", "Events read from upstream streams.", ("source",)),
+    "events_dropped_total": (
+        "counter",
+        "Events, frames or operations of events that came to nothing.",
+        ("source", "reason"),
+    ),
+    "event_decode_errors_total": ("counter", "Frames that are no event.", ("source",)),
+    "source_connected": ("gauge", "1 while the stream is connected.", ("source",)),
+    "source_reconnects_total": ("counter", "Connections made after the first.", ("source",)),
+    "ingest_buffer_bytes": ("gauge", "Folded operations waiting to be sent.", ()),
+    "operations_total": ("counter", "Operations made from events, before folding.", ("kind",)),
+    "operations_coalesced_total": ("counter", "Operations that folding saved.", ()),
+    "window_flushes_total": ("counter", "Batches sent to shards.", ()),
+    "window_size_operations": ("histogram", "Operations folded into a batch.", ()),
+    "window_wait_seconds": ("histogram", "From an event's receipt to its batch.", ()),
+    "shard_entries": ("gauge", "Entries held.", ("shard",)),
+    "shard_bytes": ("gauge", "JSON bytes of the entries held.", ("shard",)),
+    "shard_subscriptions": ("gauge", "Watches of gateways.", ("shard",)),
+    "shard_apply_seconds": ("histogram", "To apply a batch.", ("shard",)),
+    "shard_resets_total": ("counter", "Entries reset because events may have been lost.", ("shard",)),
+    "fetches_total": ("counter", "Fetches from services.", ("shard", "outcome")),
+    "fetch_seconds": ("histogram", "From a request to its answer.", ("shard",)),
+    "invalidations_total": ("counter", "Entries marked out of date.", ("shard",)),
+    "reads_total": ("counter", "Reads by where the answer came from.", ("result",)),
+    "changes_delivered_total": ("counter", "Changes written to clients in step.", ("gateway",)),
+    "end_to_end_seconds": (
+        "histogram",
+        "From an event's receipt to its change being written, once a change set.",
+        ("gateway",),
+    ),
+    "gateway_sessions": ("gauge", "Clients connected.", ("gateway",)),
+    "gateway_outbox_bytes": ("gauge", "Waiting to be written.", ("gateway",)),
+    "disconnects_total": ("counter", "WebSocket closes by code.", ("gateway", "code")),
+    "resumes_total": ("counter", "Subscriptions continued from a token.", ("gateway", "result")),
+}
+"""Name (without `harbor_`) -> kind, help, labels beside `component`."""
+
+
+class Sample(Struct, frozen=True, array_like=True):
+    """One number of one actor, or a histogram's counts."""
+
+    name: str
+    labels: tuple[str, ...]
+    value: float
+    buckets: tuple[int, ...] = ()
+    """Counts per bucket, not cumulative, the last for what is above all; `value` is then the sum."""
+
+
+class Histogram:
+    """Counts observations by bucket."""
+
+    __slots__ = ("_bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one."""
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.total += value
+
+
+class Metrics:
+    """The numbers of one actor, with the labels it always bears."""
+
+    def __init__(self, **labels: str) -> None:
+        self._labels = labels
+        self._values: dict[tuple[str, tuple[str, ...]], float] = {}
+        self._histograms: dict[str, Histogram] = {}
+
+    def set(self, name: str, value: float, **labels: str) -> None:
+        """Set a counter or gauge."""
+        self._values[name, self._place(name, labels)] = value
+
+    def histogram(self, name: str) -> Histogram:
+        """Return the histogram of that name."""
+        bounds = BUCKETS if name.endswith("_seconds") else SIZE_BUCKETS
+        return self._histograms.setdefault(name, Histogram(bounds))
+
+    def encode(self) -> bytes:
+        """Return all numbers, encoded."""
+        samples = [Sample(name, labels, value) for (name, labels), value in self._values.items()]
+        for name, histogram in self._histograms.items():
+            samples.append(Sample(name, self._place(name, {}), histogram.total, tuple(histogram.counts)))
+        return msgspec.msgpack.encode(samples)
+
+    def _place(self, name: str, labels: dict[str, str]) -> tuple[str, ...]:
+        given = {**self._labels, **labels}
+        return (given.get("component", ""), *(given.get(label, "") for label in NAMES[name][2]))
+
+
+def decode(encoded: bytes) -> list[Sample]:
+    """Read what `Metrics.encode` wrote."""
+    return msgspec.msgpack.decode(encoded, type=list[Sample])
+
+
+class _Gathered(Collector):
+    def __init__(self, samples: Iterable[Sample]) -> None:
+        self._samples = list(samples)
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily] = {}
+        for sample in self._samples:
+            kind, text, labels = NAMES[sample.name]
+            full = f"harbor_{sample.name}"
+            family = families.get(sample.name)
+            names = ("component", *labels)
+            if family is None:
+                if kind == "counter":
+                    family = CounterMetricFamily(full, text, labels=names)
+                elif kind == "gauge":
+                    family = GaugeMetricFamily(full, text, labels=names)
+                else:
+                    family = HistogramMetricFamily(full, text, labels=names)
+                families[sample.name] = family
+            if isinstance(family, HistogramMetricFamily):
+                bounds = BUCKETS if sample.name.endswith("_seconds") else SIZE_BUCKETS
+                total = 0
+                buckets: list[tuple[str, float]] = []
+                for bound, count in zip((*bounds, float("inf")), sample.buckets, strict=True):
+                    total += count
+                    buckets.append(("+Inf" if bound == float("inf") else str(bound), total))
+                family.add_metric(sample.labels, buckets, sum_value=sample.value)
+            else:
+                family.add_metric(sample.labels, sample.value)
+        yield from families.values()
+
+
+def render(samples: Iterable[Sample]) -> bytes:
+    """Return the samples in Prometheus' text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Gathered(samples))
+    return generate_latest(registry)
