@@ -29,6 +29,8 @@ KINDS: dict[str, type] = {
     "ingestor": IngestionActor,
     "gateway": GatewayActor,
 }
+SETTLE_S = 0.1
+"""For calls under way to end, while stopping."""
 CPU_SHARE = 0.01
 """The Ray resource each actor holds: explicit, so that a scheduler may count them, and small, so that all fit on a laptop."""
 ACTOR_OPTIONS: dict[str, Any] = {
@@ -170,5 +172,8 @@ class SupervisorActor:
         self._watcher.cancel()
         actors, self._state.desired = self._state.desired, ()
         await asyncio.gather(*(self._peers.drain(actor) for actor in actors if actor.startswith("gateway")))
-        for actor in actors:
-            await asyncio.to_thread(self._end, actor)
+        for kind in ("ingestor", "coordinator", "gateway", "shard"):  # down the stream, so that nobody calls the dead
+            for actor in actors:
+                if actor.startswith(kind):
+                    await asyncio.to_thread(self._end, actor)
+            await asyncio.sleep(SETTLE_S)

@@ -46,6 +46,8 @@ def client_frame(
     effects: list[Effect] = []
     for message in decoded if isinstance(decoded, list) else [decoded]:
         name = message.get("id") if isinstance(message, dict) else None
+        if isinstance(name, bool) or not isinstance(name, str | int | float):
+            name = None
         try:
             if depth(message) > MAX_DEPTH:
                 raise RequestError(ErrorCode.TOO_DEEP, f"a message may nest {MAX_DEPTH} deep")

@@ -64,7 +64,7 @@ class _Pending:
             )
         if not self.oldest_ms or part.oldest_ms < self.oldest_ms:
             self.oldest_ms = part.oldest_ms
-        self.window.offered(now_ms)
+        self.window.offered(now_ms, part.oldest_ms)
 
 
 class _Lane:

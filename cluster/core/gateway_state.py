@@ -15,12 +15,13 @@ It is one thing because these paths meet in the same few fields of replicas, top
 What must not live here: HTTP and sockets (`cluster.gateway`), message texts (`protocol`), what a client may send (`client_message`).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct
 
 from cluster.core import protocol
-from cluster.core.link import Announcements, Foreign, Incoming, New, Outgoing, Repeat
+from cluster.core.link import Foreign, Incoming, New, Outgoing, Repeat
 from cluster.core.messages import (
     Absent,
     Announce,
@@ -30,8 +31,12 @@ from cluster.core.messages import (
     Change,
     ChangeSet,
     ChangeSetTaken,
+    Edit,
     EntryView,
+    Erase,
+    Failure,
     Full,
+    InvalidateKeys,
     Item,
     Meta,
     Missed,
@@ -48,8 +53,10 @@ from cluster.core.messages import (
     Snapshot,
     Unwatch,
     Watch,
+    Write,
+    Written,
 )
-from cluster.core.outbox import Outbox, encode
+from cluster.core.outbox import Outbox, Pending, encode
 from cluster.core.placement import SlotMap
 from cluster.core.position import Position, encode_token
 from cluster.core.query_key import CanonicalKey, KeyMatcher, parse
@@ -57,18 +64,28 @@ from cluster.core.replica import Replica
 from cluster.core.session_state import SUBSCRIPTIONS, SessionState
 from cluster.core.subscription import Interests
 from cluster.core.topic import Phase, Subscription, Topic
-from cluster.errors import ErrorCode, RequestError
+from cluster.errors import ErrorCode, RequestError, UnavailableError
 
 SETTLE_MS = 2.0
 """From the first change to the flush after a quiet time: the change sets of one window's shards arrive within it, a lone event hardly
 notices it."""
-SPACING_MS = 10.0
-"""Between flushes while changes keep coming: at most ten writes per client and window, in practice one or two."""
+SPACING_MS = 5.0
+"""Between flushes while changes keep coming: room for the change sets that come a little later, while a client still gets
+one or two writes a window."""
 RETRY_MS = 150.0
 CHUNK_BYTES = 64 * 1024
 """Of a snapshot, in one frame. The socket asks for the next when this one is written."""
 STALL_MS = 30_000.0
 """A client that takes nothing for so long, while something waits, is closed."""
+SILENCE_MS = 3_000.0
+"""A shard with watches sends a heartbeat every second. One that has said nothing for so long is asked whether it still knows this
+gateway; if not it refuses, and the links start over."""
+REQUEST_MS = 60_000.0
+"""A read of a missing entry waits for its fetch and the retries of it; after so long its caller gets `TIMEOUT`."""
+MAX_REQUESTS = 10_000
+"""Without an answer, per shard; beyond it callers get `UNAVAILABLE` at once. A healthy shard answers as many in a second."""
+MAX_SESSIONS = 20_000
+"""An idle socket costs about 20 KB here."""
 
 
 class Deliver(Struct, frozen=True):
@@ -98,11 +115,12 @@ Effect = Send | Deliver | Respond | Close
 class _Gather:
     """A one-shot request, sent to one or more shards."""
 
-    __slots__ = ("payloads", "ticket", "waiting")
+    __slots__ = ("payloads", "ticket", "until_ms", "waiting")
 
-    def __init__(self, ticket: int, waiting: int) -> None:
+    def __init__(self, ticket: int, waiting: int, until_ms: float) -> None:
         self.ticket = ticket
         self.waiting = waiting
+        self.until_ms = until_ms
         self.payloads: list[Payload] = []
 
 
@@ -111,14 +129,17 @@ class _Shard:
 
     __slots__ = (
         "address",
-        "index",
+        "heard_ms",
         "incoming",
+        "index",
         "out",
         "outstanding",
         "partial",
         "partial_oldest_ms",
         "position",
         "queue",
+        "reopening",
+        "sets",
         "watching",
     )
 
@@ -136,6 +157,11 @@ class _Shard:
         self.partial: list[Item] = []
         """Items of a split change set whose last part is yet to come."""
         self.partial_oldest_ms = 0.0
+        self.reopening = True
+        """Its link to here is to start over; what still comes on the old one is void."""
+        self.sets = 0
+        """Change sets applied, heartbeats included."""
+        self.heard_ms = 0.0
 
 
 class GatewayState:
@@ -147,7 +173,6 @@ class GatewayState:
         self._slots = slots
         self._shards = [_Shard(n, identity, incarnation) for n in range(shards)]
         self._by_address = {shard.address: shard for shard in self._shards}
-        self._announcements = Announcements(identity, incarnation, [])
         self.sessions: dict[str, SessionState] = {}
         self.replicas: dict[str, Replica] = {}
         self._topics: dict[tuple[str, bool], Topic] = {}
@@ -178,16 +203,20 @@ class GatewayState:
                 return Refused(self.incarnation), []
             case Repeat(answer):
                 return answer, []
-            case New(opened=True):
-                shard.partial.clear()
-        if message.epoch < shard.position[0]:
-            return shard.incoming.answered(ChangeSetTaken(self.incarnation)), []
+            case New(opened=opened):
+                if opened and not shard.reopening:
+                    self._relink(shard, effects)  # it started over unasked: what was on its way is lost
+                shard.reopening = shard.reopening and not opened
+        shard.heard_ms = now_ms
+        if shard.reopening or message.epoch < shard.position[0]:
+            return shard.incoming.answered(ChangeSetTaken(self.incarnation)), effects
         if message.oldest_ms and (not shard.partial_oldest_ms or message.oldest_ms < shard.partial_oldest_ms):
             shard.partial_oldest_ms = message.oldest_ms
         shard.partial.extend(message.items)
         if message.offset >= 0:
             items, shard.partial = shard.partial, []
             shard.position = (message.epoch, message.offset)
+            shard.sets += 1
             for item in items:
                 self._apply(shard, item, effects)
             if shard.partial_oldest_ms:
@@ -291,7 +320,7 @@ class GatewayState:
                 pending.patches = None
                 pending.coalesced += 1
 
-    def _pending(self, topic: Topic, key: str, from_version: int) -> Any:
+    def _pending(self, topic: Topic, key: str, from_version: int) -> Pending:
         if not topic.dirty:
             topic.dirty = True
             self._dirty.append(topic)
@@ -319,7 +348,10 @@ class GatewayState:
     def _relink(self, shard: _Shard, effects: list[Effect]) -> None:
         """Start the links to a shard over, and every subscription it concerns."""
         shard.out.relink()
+        shard.reopening = True
+        shard.heard_ms = self._now_ms
         shard.partial.clear()
+        shard.partial_oldest_ms = 0.0
         shard.queue = []
         topics = list(shard.watching.values())
         shard.watching.clear()
@@ -342,6 +374,8 @@ class GatewayState:
         effects.extend(self._pump(shard))
 
     def _watch(self, shard: _Shard, topic: Topic) -> None:
+        if not shard.watching:
+            shard.heard_ms = self._now_ms
         watch = self._id()
         topic.watches[shard.index] = watch
         topic.awaited.add(shard.index)
@@ -391,11 +425,19 @@ class GatewayState:
 
     # --- one-shot requests ---------------------------------------------------------------------------------------
 
-    def request(self, ticket: int, key: CanonicalKey | None, make: Any, now_ms: float) -> list[Effect]:
-        """Ask the shard of `key`, or (None) every shard; `make` builds the request from its id."""
+    def request(
+        self, ticket: int, key: CanonicalKey | None, make: Callable[[int], Request], now_ms: float
+    ) -> list[Effect]:
+        """Ask the shard of `key`, or (None) every shard; `make` builds the request from its id.
+
+        Raises:
+            UnavailableError: too many requests wait for a shard.
+        """
         self._now_ms = now_ms
         shards = self._shards if key is None else [self._shards[self._slots.shard(key)]]
-        gather = _Gather(ticket, len(shards))
+        if any(len(shard.outstanding) >= MAX_REQUESTS for shard in shards):
+            raise UnavailableError("too many requests wait for a shard")
+        gather = _Gather(ticket, len(shards), now_ms + REQUEST_MS)
         effects: list[Effect] = []
         for shard in shards:
             request = make(self._id())
@@ -406,7 +448,16 @@ class GatewayState:
         return effects
 
     def _settle(self, shard: _Shard, request: int, payload: Payload, effects: list[Effect]) -> None:
-        shard.outstanding.pop(request, None)
+        asked = shard.outstanding.pop(request, None)
+        match asked:
+            case Write(key=key) | Edit(key=key) | Erase(key=key) if isinstance(payload, Written):
+                replica = self.replicas.get(key)
+                if replica is not None:
+                    replica.awaited_version = max(replica.awaited_version, payload.version)
+            case InvalidateKeys():
+                self._doubt(shard, asked)
+            case _:
+                pass
         gather = self._gathers.pop(request, None)
         if gather is None:
             return
@@ -415,13 +466,48 @@ class GatewayState:
         if not gather.waiting:
             effects.append(Respond(gather.ticket, gather.payloads))
 
+    def _doubt(self, shard: _Shard, asked: InvalidateKeys) -> None:
+        """Answer no reads from replicas that an invalidation may have met until they have heard of it.
+
+        The set after the one that may be on its way says so; a heartbeat follows within a second.
+        """
+        matcher = None if asked.exact else KeyMatcher(parse(asked.key))
+        for key in [asked.key] if matcher is None else list(self.replicas):
+            replica = self.replicas.get(key)
+            if replica is not None and replica.shard == shard.index:
+                if matcher is None or matcher.matches(key, replica.parsed):
+                    replica.doubted_until = shard.sets + 2
+
     def abandon(self, ticket: int) -> None:
         """Nobody waits for these answers any more."""
         for request, gather in list(self._gathers.items()):
             if gather.ticket == ticket:
-                del self._gathers[request]
-                for shard in self._shards:
-                    shard.outstanding.pop(request, None)
+                self._drop_request(request)
+
+    def _drop_request(self, request: int) -> None:
+        del self._gathers[request]
+        for shard in self._shards:
+            shard.outstanding.pop(request, None)
+
+    def _expire(self, effects: list[Effect]) -> None:
+        """Fail the requests that have waited too long; the oldest come first."""
+        for request, gather in list(self._gathers.items()):
+            if gather.until_ms > self._now_ms:
+                return
+            self._drop_request(request)
+            if gather.waiting:
+                gather.waiting = 0
+                late = Failure(ErrorCode.TIMEOUT, "the shard did not answer in time")
+                effects.append(Respond(gather.ticket, [late]))
+
+    def local(self, key: str, now_ms: float) -> Replica | None:
+        """Return the replica a read may be answered from: it has fresh data, and every write this gateway acknowledged."""
+        replica = self.replicas.get(key)
+        if replica is None or replica.version < replica.awaited_version or replica.is_stale(now_ms):
+            return None
+        if replica.doubted_until and replica.doubted_until > self._shards[replica.shard].sets:
+            return None
+        return replica
 
     def count_read(self, source: str) -> None:
         """Count a read by where its answer came from."""
@@ -430,7 +516,13 @@ class GatewayState:
     # --- sessions ------------------------------------------------------------------------------------------------
 
     def open_session(self, session_id: str, *, server_sent: bool = False) -> SessionState:
-        """A client has connected."""
+        """A client has connected.
+
+        Raises:
+            UnavailableError: too many have.
+        """
+        if len(self.sessions) >= MAX_SESSIONS:
+            raise UnavailableError("this gateway has as many sessions as it may")
         session = self.sessions[session_id] = SessionState(session_id, server_sent=server_sent)
         return session
 
@@ -500,16 +592,15 @@ class GatewayState:
 
     def _begin(self, subscription: Subscription, effects: list[Effect]) -> None:
         """The topic is ready: begin the snapshot, or find out what was missed."""
+        topic = subscription.topic
+        self._flush_topic(topic, effects)  # while it is still awaiting: its snapshot holds what is pending now
         if subscription.since is None:
             subscription.phase = Phase.SNAPSHOT
-            self._flush_topic(subscription.topic, effects)
-            subscription.remaining = dict.fromkeys(subscription.topic.replicas)
+            subscription.remaining = dict.fromkeys(topic.replicas)
             self._attend(subscription, effects)
             return
         subscription.phase = Phase.RESUMING
         subscription.unanswered = 0
-        topic = subscription.topic
-        self._flush_topic(topic, effects)
         for index in topic.watches:
             shard = self._shards[index]
             epoch, offset = subscription.since.get(index, (0, 0))
@@ -639,7 +730,7 @@ class GatewayState:
         topic.dirty = False
         self._dirty.remove(topic)
         outbox, topic.outbox = topic.outbox, Outbox()
-        encoded: dict[str, list[protocol.Typed]] = {}
+        encoded: dict[tuple[str, bool], list[bytes]] = {}
         texts: dict[tuple[str, bytes, bool], bytes] = {}
         token = self._token(topic)
         for subscription, session_id in topic.subscriptions.items():
@@ -647,16 +738,17 @@ class GatewayState:
             if subscription.phase is not Phase.LIVE or not session.in_step:
                 self._lag(subscription, outbox, effects)
                 continue
-            messages = encoded.get(subscription.mode)
-            if messages is None:
-                messages = encoded[subscription.mode] = self._encode(topic, outbox, subscription.mode)
-            if not messages:
+            how = (subscription.mode, session.server_sent)
+            bodies = encoded.get(how)
+            if bodies is None:
+                bodies = encoded[how] = _bodies(self._encode(topic, outbox, subscription.mode), session)
+            if not bodies:
                 continue
-            place = (subscription.mode, subscription.name, session.server_sent)
+            place = (subscription.mode, b"" if session.server_sent else subscription.name, session.server_sent)
             text = texts.get(place)
             if text is None:
-                text = texts[place] = self._text(session, subscription.name, messages, token)
-            self.changes_delivered += len(messages)
+                text = texts[place] = _text(subscription, bodies, token, session)
+            self.changes_delivered += len(bodies)
             session.out.append(text)
             session.out_bytes += len(text)
             effects.append(Deliver(session_id))
@@ -686,10 +778,15 @@ class GatewayState:
     def _token(self, topic: Topic) -> bytes:
         return encode_token([(index, self._shards[index].position) for index in sorted(topic.watches)]).encode()
 
-    def _text(self, session: SessionState, name: bytes, messages: list[protocol.Typed], token: bytes | None) -> bytes:
-        if session.server_sent:
-            return protocol.server_sent(messages, token)
-        return protocol.websocket(name, messages, token)
+    def _event_id(self, session: SessionState) -> bytes | None:
+        """Return the token for all of an event stream's subscriptions, if what is being written brings them all up to it."""
+        topics = [each.topic for each in session.subscriptions.values()]
+        if any(each.phase is not Phase.LIVE for each in session.subscriptions.values()) or any(
+            topic.dirty for topic in topics
+        ):
+            return None
+        shards = sorted({index for topic in topics for index in topic.watches})
+        return encode_token([(index, self._shards[index].position) for index in shards]).encode()
 
     def flush(self, effects: list[Effect]) -> None:
         """The tick: hand out what changed."""
@@ -707,14 +804,17 @@ class GatewayState:
         """
         self._now_ms = now_ms
         parts: list[bytes] = []
-        if not session.server_sent:
+        effects: list[Effect] = []
+        if session.server_sent:
+            for subscription in session.subscriptions.values():
+                self._flush_topic(subscription.topic, effects)  # the event id speaks for all of them
+        else:
             parts.extend(session.control)
         session.control.clear()
         parts.extend(session.out)
         session.out = []
         session.out_bytes = 0
         size = sum(map(len, parts))
-        effects: list[Effect] = []
         while session.attention and size < CHUNK_BYTES:
             subscription = next(iter(session.attention))
             del session.attention[subscription]
@@ -726,7 +826,11 @@ class GatewayState:
             return None, effects
         session.busy = True
         session.stalled_since = session.stalled_since or now_ms
-        return (b"".join(parts) if session.server_sent else b"[" + b",".join(parts) + b"]"), effects
+        if not session.server_sent:
+            return b"[" + b",".join(parts) + b"]", effects
+        token = protocol.VOID_TOKEN if session.voided else self._event_id(session)
+        session.voided = False
+        return protocol.event_stream(parts, token), effects
 
     def written(self, session: SessionState, now_ms: float) -> None:
         """The socket has taken what `take` returned."""
@@ -737,44 +841,74 @@ class GatewayState:
     def _catch_up(self, session: SessionState, subscription: Subscription, budget: int, effects: list[Effect]) -> bytes:
         """Write what a subscription that is not in step is owed."""
         messages: list[protocol.Typed] = []
+        token: bytes | None = None
         if subscription.resets:
             subscription.resets = False
             messages.append(protocol.reset(None))
-        if subscription.paused or subscription.phase in (Phase.AWAITING, Phase.RESUMING, Phase.LIVE):
-            return self._text(session, subscription.name, messages, None) if messages else b""
+            # Until it has been sent everything anew, a client that comes back has to begin again.
+            token = protocol.VOID_TOKEN
+        if not subscription.paused and subscription.phase is Phase.SNAPSHOT:
+            token = self._snapshot_chunk(session, subscription, budget, messages, effects) or token
+        elif not subscription.paused and subscription.phase is Phase.LAGGING:
+            self._flush_topic(subscription.topic, effects)
+            session.attention.pop(subscription, None)
+            messages.extend(self._encode(subscription.topic, subscription.outbox, subscription.mode))
+            subscription.outbox.clear()
+            subscription.phase = Phase.LIVE
+            resumed, subscription.since = subscription.since is not None, None
+            if messages or resumed:
+                token = self._token(subscription.topic)
+        self.changes_delivered += len(messages)
+        if subscription.phase is not Phase.LIVE and token is not None:
+            session.voided = True
+        if messages and messages[-1][0] == b"snapshot_end":
+            token = None
+        if not messages and token is None:
+            return b""
+        return _text(subscription, _bodies(messages, session), token, session)
+
+    def _snapshot_chunk(
+        self,
+        session: SessionState,
+        subscription: Subscription,
+        budget: int,
+        messages: list[protocol.Typed],
+        effects: list[Effect],
+    ) -> bytes | None:
+        """Add the next entries of a snapshot, after the changes of those sent before; return the token once it is whole."""
         topic = subscription.topic
         self._flush_topic(topic, effects)
         session.attention.pop(subscription, None)
         messages.extend(self._encode(topic, subscription.outbox, subscription.mode))
         subscription.outbox.clear()
-        if subscription.phase is Phase.SNAPSHOT:
-            size = sum(len(members) for _, members in messages)
-            while subscription.remaining:
-                key = next(iter(subscription.remaining))
-                del subscription.remaining[key]
-                replica = topic.replicas.get(key)
-                if replica is not None:
-                    messages.append(protocol.snapshot(replica.view(), self._now_ms))
-                    size += len(messages[-1][1])
-                if size >= budget and subscription.remaining:
-                    session.attention[subscription] = None
-                    return self._text(session, subscription.name, messages, None)
-            token = self._token(topic)
-            messages.append(protocol.snapshot_end(token))
-            subscription.phase = Phase.LIVE
-            return self._text(session, subscription.name, messages, token if session.server_sent else None)
+        size = sum(len(members) for _, members in messages)
+        while subscription.remaining:
+            if size >= budget:
+                session.attention[subscription] = None
+                return None
+            key = next(iter(subscription.remaining))
+            del subscription.remaining[key]
+            replica = topic.replicas.get(key)
+            if replica is not None:
+                messages.append(protocol.snapshot(replica.view(), self._now_ms))
+                size += len(messages[-1][1])
+        token = self._token(topic)
+        messages.append(protocol.snapshot_end(token))
         subscription.phase = Phase.LIVE
-        resumed, subscription.since = subscription.since is not None, None
-        self.changes_delivered += len(messages)
-        if not messages and not resumed:
-            return b""
-        return self._text(session, subscription.name, messages, self._token(topic))
+        return token
 
     # --- time ----------------------------------------------------------------------------------------------------
 
     def deadline(self) -> float | None:
         """When a flush or a resend is due."""
-        times = [self._flush_at, *(shard.out.retry_at for shard in self._shards)]
+        times = [self._flush_at]
+        for shard in self._shards:
+            times.append(shard.out.retry_at)
+            if shard.watching and shard.out.idle:
+                times.append(shard.heard_ms + SILENCE_MS)
+        for gather in self._gathers.values():
+            times.append(gather.until_ms)
+            break
         return min((at for at in times if at is not None), default=None)
 
     def wake(self, now_ms: float) -> list[Effect]:
@@ -787,6 +921,12 @@ class GatewayState:
             if shard.out.retry_at is not None and shard.out.retry_at <= now_ms:
                 shard.out.retry_at = None
                 effects.append(Send(shard.address, shard.out.in_flight))
+            if shard.watching and shard.out.idle and shard.heard_ms + SILENCE_MS <= now_ms:
+                shard.heard_ms = now_ms
+                message = Requests(shard.out.header(), [])
+                shard.out.sent(message)
+                effects.append(Send(shard.address, message))
+        self._expire(effects)
         return effects
 
     def stalled(self, now_ms: float) -> list[Effect]:
@@ -808,3 +948,12 @@ class GatewayState:
     @staticmethod
     def _count(counters: dict[str, int], name: str) -> None:
         counters[name] = counters.get(name, 0) + 1
+
+
+def _bodies(messages: list[protocol.Typed], session: SessionState) -> list[bytes]:
+    return protocol.events(messages) if session.server_sent else protocol.bodies(messages)
+
+
+def _text(subscription: Subscription, bodies: list[bytes], token: bytes | None, session: SessionState) -> bytes:
+    """Put messages about a subscription together; an event stream's token is added to what is written as a whole."""
+    return b"".join(bodies) if session.server_sent else protocol.websocket(subscription.name, bodies, token)

@@ -178,6 +178,8 @@ def apply_all(operations: list[Operation], value: Value | None) -> Outcome:
                     raise AssertionError("the shard invalidates")
                 case _:
                     value, members = _edit(operation, value)
+                    if members == []:
+                        continue  # it fits, and is so already
                     patch = None if members is None or patch is None else [*patch, *members]
             changed = True
         except _Dropped as drop:
@@ -307,6 +309,8 @@ def _merge_into(target: dict[str, Any], new: dict[str, Any], at: str) -> list[by
     members = []
     for name, value in new.items():
         verb = b"replace" if name in target else b"add"
+        if verb == b"replace" and json_equal(target[name], value):
+            continue
         target[name] = value
         members.append(_member(verb, f"{at}/{escape(name)}", orjson.dumps(value)))
     return members

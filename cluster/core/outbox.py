@@ -5,8 +5,8 @@ folds into the first: the version the reader holds stays, patches join while the
 read from the replica when the outbox is written. So an outbox is bounded by the keys a client watches.
 """
 
-from cluster.core.replica import Replica
 from cluster.core import protocol
+from cluster.core.replica import Replica
 
 
 class Pending:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from cluster.core.query_key import CanonicalKey
 
 SLOTS = 1024
-"""Enough for 100 shards within a few percent of balance, few enough to list."""
+"""Many enough to spread over dozens of shards, few enough to list in every message that carries a map."""
 
 
 def slot(key: CanonicalKey) -> int:
@@ -36,7 +36,12 @@ class SlotMap(Struct, frozen=True):
 def assign_slots(shards: Sequence[int], epoch: int) -> SlotMap:
     """Spread the slots over shards by rendezvous hashing.
 
-    Shares differ by chance: with 4 shards the largest has about 8 % more than its fair share.
+    Shares differ by chance, and more the fewer slots a shard has. The largest has, over its fair share: with 2 and 4 shards 4 %, with 8
+    16 %, with 16 27 %, with 32 28 %. That is the price of a map which depends on nothing but the shards, so that adding one moves slots
+    only to it and removing it moves them back.
+
+    Raises:
+        ValueError: there is no shard.
     """
     return SlotMap(
         epoch, tuple(max(shards, key=lambda shard: _weight(f"slot-{n}", f"shard-{shard}")) for n in range(SLOTS))
@@ -44,7 +49,11 @@ def assign_slots(shards: Sequence[int], epoch: int) -> SlotMap:
 
 
 def rendezvous(name: str, nodes: Sequence[str]) -> str:
-    """Return the node that `name` belongs to; adding a node moves names only to it."""
+    """Return the node that `name` belongs to; adding a node moves names only to it.
+
+    Raises:
+        ValueError: there is no node.
+    """
     return max(nodes, key=lambda node: _weight(name, node))
 
 

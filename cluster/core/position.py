@@ -4,11 +4,13 @@ A position is (epoch, offset) in one shard's change log; a token holds one for e
 to clients; what is in them may change with the protocol's version.
 """
 
+import re
 from collections.abc import Iterable
 
 from cluster.errors import ErrorCode, RequestError
 
 MAX_TOKEN_BYTES = 2048
+_TOKEN = re.compile(r"p1(?:\.[0-9a-f]{1,8}-[0-9a-f]{1,15}-[0-9a-f]{1,15})+")
 Position = tuple[int, int]
 """(epoch, offset)."""
 
@@ -24,14 +26,10 @@ def decode_token(token: str) -> dict[int, Position]:
     Raises:
         RequestError: `BAD_REQUEST`, it is none of ours.
     """
-    head, _, rest = token.partition(".")
-    try:
-        if head != "p1" or len(token) > MAX_TOKEN_BYTES:
-            raise ValueError
-        positions = {}
-        for part in rest.split("."):
-            shard, epoch, offset = (int(number, 16) for number in part.split("-"))
-            positions[shard] = (epoch, offset)
-    except ValueError:
-        raise RequestError(ErrorCode.BAD_REQUEST, f"not a position token: {token[:40]!r}") from None
+    if len(token) > MAX_TOKEN_BYTES or not _TOKEN.fullmatch(token):
+        raise RequestError(ErrorCode.BAD_REQUEST, f"not a position token: {token[:40]!r}")
+    positions = {}
+    for part in token.split(".")[1:]:
+        shard, epoch, offset = (int(number, 16) for number in part.split("-"))
+        positions[shard] = (epoch, offset)
     return positions

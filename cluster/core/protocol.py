@@ -19,6 +19,8 @@ VERSION = 1
 SUBPROTOCOL = "harbor.v1"
 Typed = tuple[bytes, bytes]
 """(message type, members as JSON text)."""
+VOID_TOKEN = b"p1.0-0-0"
+"""A position that every shard answers with a reset: no shard has the epoch 0."""
 
 CLOSE_DRAIN = 3001
 CLOSE_TOO_SLOW = 3008
@@ -30,7 +32,7 @@ def change(
     key: bytes, from_version: int, version: int, data: bytes | None, patch: bytes | None, coalesced: int
 ) -> Typed:
     """An entry's step from one version to a later one."""
-    content = b'"data":%b' % data if patch is None else b'"patch":%b' % patch
+    content = b'"data":%b' % (data or b"null") if patch is None else b'"patch":%b' % patch
     return b"change", b'"key":%b,"from":%d,"version":%d,%b,"coalesced":%d' % (
         key,
         from_version,
@@ -120,25 +122,33 @@ def message(kind: str, **members: Any) -> bytes:
     return orjson.dumps({"type": kind, **members})
 
 
-def websocket(sub: bytes, messages: list[Typed], token: bytes | None) -> bytes:
-    """Messages about one subscription, as members of a frame's array; `token`: a position follows them."""
+def bodies(messages: list[Typed]) -> list[bytes]:
+    """Prepare messages for `websocket`, once for all subscribers."""
+    return [b'%b",%b' % (kind, members) if members else kind + b'"' for kind, members in messages]
+
+
+def websocket(sub: bytes, prepared: list[bytes], token: bytes | None) -> bytes:
+    """Messages about one subscription, as members of a frame's array; `token`: a position follows them.
+
+    One join, whatever their number: this runs once for each subscriber and tick.
+    """
     head = b'{"sub":%b,"type":"' % sub
-    bodies = [b'%b",%b' % (kind, members) if members else kind + b'"' for kind, members in messages]
     if token is not None:
-        bodies.append(b'position","token":"%b"' % token)
-    return head + (b"}," + head).join(bodies) + b"}"
+        prepared = [*prepared, b'position","token":"%b"' % token]
+    return head + (b"}," + head).join(prepared) + b"}"
 
 
-def server_sent(messages: list[Typed], token: bytes | None) -> bytes:
-    """The same as server-sent events; the last one carries the token as its id."""
-    events = [b"event: %b\ndata: {%b}\n" % (kind, _one_line(members)) for kind, members in messages]
-    if token is not None:
-        events.append((events.pop() if events else b"") + b"id: %b\n" % token)
-    return b"\n".join(events) + b"\n" if events else b""
+def events(messages: list[Typed]) -> list[bytes]:
+    """The same messages as server-sent events."""
+    return [
+        # JSON may be written over several lines; an event's data may not, and between tokens a space means the same.
+        b"event: %b\ndata: {%b}\n\n"
+        % (kind, members.replace(b"\r", b" ").replace(b"\n", b" ") if b"\n" in members or b"\r" in members else members)
+        for kind, members in messages
+    ]
 
 
-def _one_line(text: bytes) -> bytes:
-    """An upstream's JSON may have line breaks between its tokens (inside strings they are escaped); an event's line may not."""
-    if b"\n" in text or b"\r" in text:
-        return text.replace(b"\r", b" ").replace(b"\n", b" ")
-    return text
+def event_stream(parts: list[bytes], token: bytes | None) -> bytes:
+    """Join events; the last carries the token as its id."""
+    text = b"".join(parts)
+    return text if token is None else b"%bid: %b\n\n" % (text[:-1], token)

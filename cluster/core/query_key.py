@@ -5,9 +5,13 @@ sorts them (by UTF-16 code units, then integer-like names first, since that is t
 numbers written as ECMAScript writes them. Two keys name the same entry if and only if their canonical forms are equal, and a key made
 by a browser hashes to the same entry as one made here.
 
+Every canonical key is at most `MAX_KEY_BYTES` long and `MAX_DEPTH` deep, however it was made: `canonical` refuses others. What travels
+between actors as a `CanonicalKey` can therefore always be parsed again; an event that captures a long text cannot poison a shard.
+
 What must not live here: templates with placeholders (`template`), placement (`placement`).
 """
 
+import json
 import math
 import re
 from typing import Any, NewType
@@ -19,20 +23,44 @@ from cluster.errors import ErrorCode, RequestError
 
 CanonicalKey = NewType("CanonicalKey", str)
 MAX_KEY_BYTES = 1024
+"""UTF-8 bytes of the canonical form. Keys name things; longer ones are data in the wrong place and are refused."""
 MAX_DEPTH = 32
+"""Levels of nesting, the outer array being the first."""
 _MAX_SAFE_INTEGER = 2**53
 _ARRAY_INDEX = re.compile(r"(?:0|[1-9][0-9]{0,9})\Z")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _number = float.__repr__
 
 
-def canonical(key: list[Any]) -> CanonicalKey:
+def canonical(key: list[Any], *, max_bytes: int = MAX_KEY_BYTES) -> CanonicalKey:
     """Return the canonical form of a key.
 
     Raises:
-        RequestError: `BAD_KEY` where the key holds something JSON cannot say, or nests too deep.
+        RequestError: `BAD_KEY` where the key holds something JSON cannot say, `TOO_DEEP` or `TOO_LARGE`.
     """
-    return CanonicalKey(_write(key, 0))
+    text = _write_plain(key)
+    if text is None:
+        text = _write(key, 1)
+    size = _size(text)
+    if size > max_bytes:
+        raise RequestError(ErrorCode.TOO_LARGE, f"a query key may have {max_bytes} bytes, this one has {size}")
+    return CanonicalKey(text)
+
+
+def _write_plain(key: list[Any]) -> str | None:
+    """Write a key of texts and safe integers, which nearly all are, in one call; None: it is not such a key."""
+    for item in key:
+        kind = type(item)
+        if kind is not str and (kind is not int or not -_MAX_SAFE_INTEGER <= item <= _MAX_SAFE_INTEGER):
+            return None
+    try:
+        return orjson.dumps(key).decode()
+    except orjson.JSONEncodeError:  # a lone surrogate
+        return None
+
+
+def _size(text: str | bytes) -> int:
+    return len(text) if isinstance(text, bytes) or text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def _write(value: Any, depth: int) -> str:
@@ -40,7 +68,7 @@ def _write(value: Any, depth: int) -> str:
     if kind is str:
         return _string(value)
     if kind is int:
-        return str(value) if -_MAX_SAFE_INTEGER <= value <= _MAX_SAFE_INTEGER else _float(float(value))
+        return str(value) if -_MAX_SAFE_INTEGER <= value <= _MAX_SAFE_INTEGER else _float(_as_float(value))
     if kind is bool:
         return "true" if value else "false"
     if value is None:
@@ -55,6 +83,14 @@ def _write(value: Any, depth: int) -> str:
         members = (f"{_string(name)}:{_write(value[name], depth + 1)}" for name in sorted(value, key=_member_order))
         return "{" + ",".join(members) + "}"
     raise RequestError(ErrorCode.BAD_KEY, f"a query key is made of JSON values, not {kind.__name__}")
+
+
+def _as_float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        # JavaScript reads it as Infinity and writes null, which would give different keys one entry.
+        raise RequestError(ErrorCode.BAD_KEY, "a number in a query key is out of range") from None
 
 
 def _string(text: str) -> str:
@@ -106,22 +142,23 @@ def _float(number: float) -> str:
     return sign + text
 
 
-def parse(text: str | bytes, *, max_bytes: int = MAX_KEY_BYTES) -> list[Any]:
-    """Read a key from JSON text.
+def parse(text: str | bytes, *, max_bytes: int = MAX_KEY_BYTES, max_depth: int = MAX_DEPTH) -> list[Any]:
+    """Read a key from JSON text; a canonical key always can be read.
 
     Raises:
         RequestError: `BAD_KEY`, `TOO_LARGE` or `TOO_DEEP`, with the reason.
     """
-    if len(text) > max_bytes:
-        raise RequestError(ErrorCode.TOO_LARGE, f"a query key may have {max_bytes} bytes, this one has {len(text)}")
+    size = _size(text)
+    if size > max_bytes:
+        raise RequestError(ErrorCode.TOO_LARGE, f"a query key may have {max_bytes} bytes, this one has {size}")
     try:
         key = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
         raise RequestError(ErrorCode.BAD_KEY, f"a query key is a JSON array, got {_shown(text)}: {error}") from error
-    return checked(key)
+    return checked(key, max_depth=max_depth)
 
 
-def checked(key: Any) -> list[Any]:
+def checked(key: Any, *, max_depth: int = MAX_DEPTH) -> list[Any]:
     """Return `key` if it can be a query key.
 
     Raises:
@@ -129,8 +166,8 @@ def checked(key: Any) -> list[Any]:
     """
     if not isinstance(key, list):
         raise RequestError(ErrorCode.BAD_KEY, f"a query key is a JSON array, got {_shown(repr(key))}")
-    if _depth(key) > MAX_DEPTH:
-        raise RequestError(ErrorCode.TOO_DEEP, f"a query key may nest {MAX_DEPTH} deep")
+    if _depth(key, max_depth) > max_depth:
+        raise RequestError(ErrorCode.TOO_DEEP, f"a query key may nest {max_depth} deep")
     return key
 
 
@@ -140,10 +177,7 @@ def normalized(text: str | bytes) -> CanonicalKey:
     Raises:
         RequestError: as `parse`.
     """
-    key = canonical(parse(text))
-    if len(key) > MAX_KEY_BYTES:
-        raise RequestError(ErrorCode.TOO_LARGE, f"a query key may have {MAX_KEY_BYTES} bytes")
-    return key
+    return canonical(parse(text))
 
 
 def _shown(text: str | bytes) -> str:
@@ -151,10 +185,10 @@ def _shown(text: str | bytes) -> str:
     return shown if len(shown) <= 80 else shown[:77] + "..."
 
 
-def _depth(value: Any) -> int:
+def _depth(value: Any, limit: int) -> int:
     """Levels of nesting, found without recursion and given up just past the limit."""
     level, depth = [value], 0
-    while level and depth <= MAX_DEPTH + 1:
+    while level and depth <= limit:
         containers = [item for item in level if isinstance(item, dict | list)]
         level = [child for item in containers for child in (item.values() if isinstance(item, dict) else item)]
         depth += bool(containers)
@@ -164,7 +198,10 @@ def _depth(value: Any) -> int:
 
 
 def partial_match(key: Any, prefix: Any) -> bool:
-    """Whether `key` is under `prefix`, as query-core's `partialMatchKey`: element by element, partially inside objects too."""
+    """Whether `key` is under `prefix`, as query-core's `partialMatchKey`: element by element, partially inside objects too.
+
+    Integers beyond 2^53 compare exactly here, as doubles in the canonical form; `KeyMatcher` evens that out.
+    """
     if isinstance(prefix, str) or prefix is None:
         return bool(key == prefix)
     if isinstance(key, bool) or isinstance(prefix, bool):
@@ -182,23 +219,30 @@ def partial_match(key: Any, prefix: Any) -> bool:
     return False
 
 
+def exact_match(key: list[Any], wanted: list[Any]) -> bool:
+    """Whether both name the same entry."""
+    return canonical(key) == canonical(wanted)
+
+
 class KeyMatcher:
     """A prefix, prepared for being tried on many entries.
 
-    Where it holds no object, a key matches exactly when its canonical text begins with the prefix's; only prefixes with objects need
+    Where it holds neither object nor array, a key matches exactly when its canonical text begins with the prefix's; only others need
     the parsed key.
     """
 
     __slots__ = ("_head", "_textual", "key", "prefix")
 
     def __init__(self, prefix: list[Any]) -> None:
-        self.prefix = prefix
         self.key = canonical(prefix)
+        # Read back, so that its numbers are those of entries' keys, which are read from the canonical form too. `json` because it
+        # alone reads lone surrogates.
+        self.prefix: list[Any] = json.loads(self.key)
         self._textual = all(not isinstance(item, dict | list) for item in prefix)
         self._head = self.key[:-1] + ("," if prefix else "")
 
-    def matches(self, key: str, parsed: list[Any]) -> bool:
-        """Whether the entry with this canonical and parsed key is under the prefix."""
+    def matches(self, key: str, parsed: list[Any] | None = None) -> bool:
+        """Whether the entry with this canonical key is under the prefix; `parsed` is the same key, if the caller has it."""
         if self._textual:
             return key.startswith(self._head) or key == self.key
-        return partial_match(parsed, self.prefix)
+        return partial_match(parse(key) if parsed is None else parsed, self.prefix)

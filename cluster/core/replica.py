@@ -17,8 +17,10 @@ class Replica:
     """One entry. A change is taken only onto the version it starts from (`Change.from_version`)."""
 
     __slots__ = (
+        "awaited_version",
         "body",
         "data_updated_at",
+        "doubted_until",
         "error",
         "fetch_status",
         "is_invalidated",
@@ -47,6 +49,10 @@ class Replica:
         self.is_invalidated = False
         self.stale_at: float | None = None
         self.error: tuple[str, str] | None = None
+        self.awaited_version = 0
+        """A write that was acknowledged through this gateway made at least this version; reads may not go back behind it."""
+        self.doubted_until = 0
+        """Count of its shard's change sets from which an invalidation asked for here is known to have arrived."""
         self.body: bytes | None = None
         """The HTTP body last made from it, while it still holds."""
 

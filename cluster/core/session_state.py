@@ -9,6 +9,10 @@ from cluster.core.topic import Subscription
 
 SUBSCRIPTIONS = 128
 """Per session."""
+COMMANDS = 256
+"""Requests a client may have open. It gets an answer to each, so more are only good for exhausting the cluster."""
+CONTROL = 256
+"""Answers that wait to be written; while there are more the socket is not read."""
 OUT_BYTES = 256 * 1024
 """Encoded and not yet taken; beyond it changes fold instead."""
 
@@ -19,7 +23,7 @@ class SessionState:
     __slots__ = (
         "attention",
         "busy",
-        "closing",
+        "commands",
         "control",
         "id",
         "out",
@@ -27,6 +31,7 @@ class SessionState:
         "server_sent",
         "stalled_since",
         "subscriptions",
+        "voided",
     )
 
     def __init__(self, session_id: str, *, server_sent: bool) -> None:
@@ -44,7 +49,10 @@ class SessionState:
         self.busy = False
         """The shell is writing what it took."""
         self.stalled_since: float | None = None
-        self.closing = False
+        self.commands = 0
+        """Requests of this client that shards have not answered."""
+        self.voided = False
+        """An event stream has been reset: the id it holds must not be resumed from."""
 
     @property
     def in_step(self) -> bool:

@@ -35,16 +35,19 @@ class Window:
         self._due: float | None = None
         self._flushed_ms = -math.inf
 
-    def offered(self, now_ms: float) -> None:
-        """Operations came in."""
+    def offered(self, now_ms: float, oldest_ms: float | None = None) -> None:
+        """Operations came in; the oldest is of an event received at `oldest_ms`.
+
+        What comes just too late for a close would wait nearly two windows; it closes one of its own as soon as it has waited for one.
+        """
         match self._profile.mode:
             case "window":
                 if self._due is None:
-                    self._due = self._next_close(now_ms)
+                    self._due = self._close_for(now_ms, oldest_ms)
             case "leading":
                 if self._due is None:
                     quiet = now_ms - self._flushed_ms >= self._profile.window_ms
-                    self._due = now_ms if quiet else self._next_close(now_ms)
+                    self._due = now_ms if quiet else self._close_for(now_ms, oldest_ms)
             case "debounce":
                 if self._due is None:
                     self._first_ms = now_ms
@@ -64,6 +67,10 @@ class Window:
     def window_left_ms(self, now_ms: float) -> float:
         """Milliseconds until the grid's next close."""
         return self._next_close(now_ms) - now_ms
+
+    def _close_for(self, now_ms: float, oldest_ms: float | None) -> float:
+        close = self._next_close(now_ms)
+        return close if oldest_ms is None else min(close, max(now_ms, oldest_ms + self._profile.window_ms))
 
     def _next_close(self, now_ms: float) -> float:
         window_ms = self._profile.window_ms

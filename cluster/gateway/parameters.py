@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
 from aiohttp import web
-from msgspec import json as msgjson
 
 from cluster.core.client_message import MAX_DEPTH, depth
 from cluster.core.query_key import CanonicalKey, normalized
@@ -97,8 +97,8 @@ async def body(request: web.Request) -> Any:
     """
     raw = await raw_body(request)
     try:
-        decoded = msgjson.decode(raw)
-    except (ValueError, RecursionError) as error:
+        decoded = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
         raise RequestError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {error}") from error
     if depth(decoded) > MAX_DEPTH:
         raise RequestError(ErrorCode.TOO_DEEP, f"a value may nest {MAX_DEPTH} deep")

@@ -7,6 +7,7 @@ It is one thing because every endpoint is a few lines between a parameter and an
 """
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -17,8 +18,8 @@ from aiohttp import WSMsgType, web
 from cluster import __version__
 from cluster.clock import Clock
 from cluster.core import protocol
-from cluster.core.client_message import MAX_FRAME_BYTES, Command, client_frame, result
-from cluster.core.gateway_state import Close, Deliver, Effect, GatewayState, Respond
+from cluster.core.client_message import Command, client_frame, result
+from cluster.core.gateway_state import REQUEST_MS, Close, Deliver, Effect, GatewayState, Respond
 from cluster.core.messages import (
     Edit,
     EntryView,
@@ -37,16 +38,22 @@ from cluster.core.messages import (
 )
 from cluster.core.operation import parse_operations
 from cluster.core.position import decode_token
-from cluster.core.query_key import CanonicalKey, canonical, checked, normalized
-from cluster.core.session_state import SessionState
+from cluster.core.query_key import CanonicalKey, KeyMatcher, canonical, checked, normalized, parse
+from cluster.core.session_state import COMMANDS, CONTROL, SessionState
 from cluster.errors import ErrorCode, HarborError, RequestError
 from cluster.gateway import parameters
 from cluster.gateway.openapi import document
 
 PING_S = 25.0
 """Between pings on a socket or comments on an event stream; a peer that does not answer the former is gone."""
-REQUEST_TIMEOUT_S = 60.0
-"""A read of a missing entry waits for its fetch and the retries of it."""
+FLUSH_S = 1.0
+"""At a close what waits is still written, for at most so long."""
+CLOSE_S = 2.0
+"""For the closing handshake."""
+LINGER_S = 30.0
+"""What a closed socket has not taken by then is thrown away; a stalled client that wakes up before reads why it was closed."""
+READY_S = 2.0
+"""A shard that does not answer a listing for so long is not ready."""
 BODY_BYTES = 1024 * 1024
 HARD_FRAME_BYTES = 16 * 1024 * 1024
 """A frame between `MAX_FRAME_BYTES` and this is answered with an error; a longer one is not read, and ends the connection (1009)."""
@@ -76,19 +83,25 @@ STATUS = {
     ErrorCode.TIMEOUT: 504,
 }
 JSON = {"Content-Type": "application/json"}
+LOG = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class _Wire:
     """A session's shell: its writer waits on `ready`."""
 
-    __slots__ = ("close_code", "close_reason", "ready", "session")
+    __slots__ = ("close_code", "close_reason", "closing", "heard", "ready", "session", "taken")
 
     def __init__(self, session: SessionState) -> None:
         self.session = session
         self.ready = asyncio.Event()
+        self.taken = asyncio.Event()
+        """Something was written since the reader last looked."""
+        self.closing = asyncio.Event()
         self.close_code = 0
         self.close_reason = ""
+        self.heard = True
+        """The peer has said something since the last ping."""
 
 
 class GatewayServer:
@@ -149,7 +162,13 @@ class GatewayServer:
 
     async def start(self, host: str, port: int) -> int:
         """Listen. Returns the port. Several gateways of one node share it (SO_REUSEPORT)."""
-        self._runner = web.AppRunner(self.application(), access_log=None, handle_signals=False, shutdown_timeout=2.0)
+        self._runner = web.AppRunner(
+            self.application(),
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=2.0,
+            handler_cancellation=True,  # the only way to learn that an idle event stream's client is gone
+        )
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port, reuse_port=True, backlog=1024)
         await site.start()
@@ -200,20 +219,26 @@ class GatewayServer:
         if command is not None:
             session = self.state.sessions.get(command.session)
             if session is not None:
+                session.commands -= 1
                 self.run(self.state.say(session, result(command, payloads, self._clock.now_ms())))
 
     @staticmethod
     def _close(wire: _Wire, code: int, reason: str) -> None:
         if not wire.close_code:
             wire.close_code, wire.close_reason = code, reason
-            wire.session.closing = True
             wire.ready.set()
+            wire.taken.set()
+            wire.closing.set()
 
     def _ticket(self) -> int:
         self._next_ticket += 1
         return self._next_ticket
 
     def _command(self, command: Command) -> int:
+        session = self.state.sessions[command.session]
+        if session.commands >= COMMANDS:
+            raise RequestError(ErrorCode.TOO_MANY, f"a session has at most {COMMANDS} requests open")
+        session.commands += 1
         ticket = self._ticket()
         self._commands[ticket] = command
         return ticket
@@ -227,11 +252,9 @@ class GatewayServer:
         ticket = self._ticket()
         future: asyncio.Future[list[Payload]] = asyncio.get_running_loop().create_future()
         self._futures[ticket] = future
-        self.run(self.state.request(ticket, key, make, self._clock.now_ms()))
         try:
-            payloads = await asyncio.wait_for(future, REQUEST_TIMEOUT_S)
-        except TimeoutError as error:
-            raise HarborError(ErrorCode.TIMEOUT, "the shard did not answer in time") from error
+            self.run(self.state.request(ticket, key, make, self._clock.now_ms()))
+            payloads = await future
         finally:
             if self._futures.pop(ticket, None) is not None:
                 self.state.abandon(ticket)
@@ -256,20 +279,27 @@ class GatewayServer:
                 response = _error_response(error)
             except (web.HTTPException, asyncio.CancelledError, ConnectionError):
                 raise
-            if origin is not None and not response.prepared:
+            except Exception:
+                LOG.exception("request_failed", extra={"method": request.method, "path": request.path[:120]})
+                response = _error_response(HarborError(ErrorCode.INTERNAL, "the gateway failed; it has logged why"))
+            if origin in self._origins and not response.prepared:
                 self._allow(response, origin)
             return response
 
         return guarded
 
-    def _allow(self, response: web.StreamResponse, origin: str) -> None:
+    @staticmethod
+    def _allow(response: web.StreamResponse, origin: str | None) -> None:
+        """Let a browser's page from an allowed origin read the response."""
+        if origin is None:
+            return
         response.headers["Access-Control-Allow-Origin"] = origin
         response.headers["Access-Control-Expose-Headers"] = "ETag"
         response.headers["Vary"] = "Origin"
 
     async def _preflight(self, request: web.Request) -> web.StreamResponse:
         origin = request.headers.get("Origin")
-        if origin is None or (self._origins and origin not in self._origins):
+        if origin not in self._origins:
             return _error_response(RequestError(ErrorCode.FORBIDDEN, "this origin is not allowed"))
         response = web.Response(status=204)
         self._allow(response, origin)
@@ -288,8 +318,8 @@ class GatewayServer:
         fetch = parameters.choice(request.query, "fetch", "auto", "never", "force")
         now_ms = self._clock.now_ms()
         if fetch != "force":
-            replica = self.state.replicas.get(key)
-            if replica is not None and replica.value is not None and not replica.is_stale(now_ms):
+            replica = self.state.local(key, now_ms)
+            if replica is not None:
                 body = replica.body
                 if body is None:
                     body = replica.body = protocol.entry(replica.view(), now_ms)
@@ -394,12 +424,13 @@ class GatewayServer:
     async def _socket(self, request: web.Request) -> web.StreamResponse:
         parameters.only(request)
         socket = web.WebSocketResponse(
+            timeout=CLOSE_S,
             protocols=(protocol.SUBPROTOCOL,),
-            heartbeat=PING_S,
-            autoping=True,
+            autoping=False,
             compress=False,
             max_msg_size=HARD_FRAME_BYTES,
             writer_limit=CHUNK_WRITE_BYTES,
+            decode_text=False,
         )
         if not socket.can_prepare(request):
             raise RequestError(ErrorCode.BAD_REQUEST, "this endpoint speaks WebSocket")
@@ -416,39 +447,71 @@ class GatewayServer:
             self.run(self.state.say(wire.session, welcome))
             async with asyncio.TaskGroup() as group:
                 writer = group.create_task(self._write_socket(wire, socket))
+                keeper = group.create_task(self._keep_socket(wire, socket, writer))
                 await self._read_socket(wire, socket)
-                self._close(wire, socket.close_code or 1000, "")
+                if wire.close_code:
+                    await keeper
                 writer.cancel()
+                keeper.cancel()
         finally:
             code = wire.close_code or socket.close_code or 1006
             self.disconnects[code] = self.disconnects.get(code, 0) + 1
             self._shut(wire)
+            if request.transport is not None and not request.transport.is_closing():
+                request.transport.close()
+            if request.transport is not None:
+                asyncio.get_running_loop().call_later(LINGER_S, request.transport.abort)
         return socket
 
-    async def _read_socket(self, wire: _Wire, socket: web.WebSocketResponse) -> None:
+    async def _read_socket(self, wire: _Wire, socket: web.WebSocketResponse[Any]) -> None:
         async for message in socket:
+            wire.heard = True
+            if message.type is WSMsgType.PING:
+                await socket.pong(message.data)
+                continue
+            if message.type is WSMsgType.PONG:
+                continue
             if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                 break
+            if wire.close_code:
+                continue
             now_ms = self._clock.now_ms()
             self.run(client_frame(self.state, wire.session, message.data, self._command, now_ms))
-            if wire.close_code:
-                # The writer says goodbye; nothing more is read meanwhile.
-                await socket.close(code=wire.close_code, message=wire.close_reason.encode()[:120])
-                break
+            while len(wire.session.control) > CONTROL and not wire.close_code:
+                wire.taken.clear()
+                await wire.taken.wait()
 
-    async def _write_socket(self, wire: _Wire, socket: web.WebSocketResponse) -> None:
+    async def _write_socket(self, wire: _Wire, socket: web.WebSocketResponse[Any]) -> None:
         try:
-            while True:
+            while not wire.close_code:
                 await wire.ready.wait()
                 wire.ready.clear()
                 while (frame := self._take(wire)) is not None:
                     await socket.send_frame(frame, WSMsgType.TEXT)
                     self.state.written(wire.session, self._clock.now_ms())
-                if wire.close_code:
-                    await socket.close(code=wire.close_code, message=wire.close_reason.encode()[:120])
-                    return
+                    wire.taken.set()
         except ConnectionError:
-            await socket.close()
+            self._close(wire, 1006, "")
+
+    async def _keep_socket(self, wire: _Wire, socket: web.WebSocketResponse[Any], writer: asyncio.Task[None]) -> None:
+        """Ping; in the end say goodbye, which a writer that is stuck may not prevent."""
+        while not await _set_within(wire.closing, PING_S):
+            if wire.session.busy:
+                continue  # whether a full socket still takes anything is for `GatewayState.stalled` to say
+            if not wire.heard:
+                self._close(wire, protocol.CLOSE_NO_PONG, "no pong")
+                break
+            wire.heard = False
+            try:
+                await socket.ping()
+            except ConnectionError:
+                self._close(wire, 1006, "")
+        await asyncio.wait({writer}, timeout=FLUSH_S)
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await socket.close(code=wire.close_code, message=wire.close_reason.encode()[:120])
+        except (TimeoutError, ConnectionError):
+            pass
 
     def _take(self, wire: _Wire) -> bytes | None:
         frame, effects = self.state.take(wire.session, self._clock.now_ms())
@@ -465,7 +528,7 @@ class GatewayServer:
             raise RequestError(ErrorCode.BAD_REQUEST, "a stream needs a key or a prefix")
         token = request.headers.get("Last-Event-ID") or None
         since = None if token is None else decode_token(token)
-        keys = [(normalized(text), prefix) for text, prefix in wanted]
+        keys = _widest([(normalized(text), prefix) for text, prefix in wanted])
         wire = self._open(server_sent=True)
         try:
             for n, (key, prefix) in enumerate(keys):
@@ -483,31 +546,32 @@ class GatewayServer:
                 }
             )
             origin = request.headers.get("Origin")
-            if origin is not None:
+            if origin in self._origins:
                 self._allow(response, origin)
             await response.prepare(request)
-            await self._write_stream(wire, response)
-        except ConnectionError:
-            pass
+            async with asyncio.TaskGroup() as group:
+                writer = group.create_task(self._write_stream(wire, response))
+                await wire.closing.wait()
+                await asyncio.wait({writer}, timeout=FLUSH_S)
+                writer.cancel()
         finally:
             self._shut(wire)
+            if wire.close_code == protocol.CLOSE_TOO_SLOW and request.transport is not None:
+                request.transport.abort()
         return response
 
     async def _write_stream(self, wire: _Wire, response: web.StreamResponse) -> None:
-        while True:
-            try:
-                async with asyncio.timeout(PING_S):
-                    await wire.ready.wait()
-            except TimeoutError:
-                await response.write(b": alive\n\n")
-                continue
-            wire.ready.clear()
-            while (piece := self._take(wire)) is not None:
-                if piece:
+        try:
+            while not wire.close_code:
+                if not await _set_within(wire.ready, PING_S):
+                    await response.write(b": alive\n\n")
+                    continue
+                wire.ready.clear()
+                while (piece := self._take(wire)) is not None:
                     await response.write(piece)
-                self.state.written(wire.session, self._clock.now_ms())
-            if wire.close_code:
-                return
+                    self.state.written(wire.session, self._clock.now_ms())
+        except ConnectionError:
+            self._close(wire, 1006, "")
 
     async def _missed(self, request: web.Request) -> web.StreamResponse:
         parameters.only(request, "since", "key", "prefix")
@@ -525,11 +589,11 @@ class GatewayServer:
             self.run(
                 self.state.subscribe(wire.session, b"0", key, prefix=prefix, mode="data", since=since, now_ms=now_ms)
             )
-            async with asyncio.timeout(REQUEST_TIMEOUT_S):
-                while not messages or messages[-1]["type"] not in ("position", "snapshot_end"):
+            async with asyncio.timeout(REQUEST_MS / 1000.0):
+                while not _is_whole(messages):
                     await wire.ready.wait()
                     wire.ready.clear()
-                    while (frame := self._take(wire)) is not None:
+                    while not _is_whole(messages) and (frame := self._take(wire)) is not None:
                         messages.extend(orjson.loads(frame))
                         self.state.written(wire.session, self._clock.now_ms())
         except TimeoutError as error:
@@ -550,7 +614,11 @@ class GatewayServer:
     async def _readyz(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002
         if self.draining:
             raise HarborError(ErrorCode.UNAVAILABLE, "draining")
-        await self._ask(None, lambda n: ListKeys(n, CanonicalKey("[]"), "", 1))
+        try:
+            async with asyncio.timeout(READY_S):
+                await self._ask(None, lambda n: ListKeys(n, CanonicalKey("[]"), "", 1))
+        except TimeoutError as error:
+            raise HarborError(ErrorCode.UNAVAILABLE, "a shard does not answer") from error
         return web.Response(text="ready\n")
 
     async def _openapi_json(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002
@@ -574,7 +642,10 @@ CHUNK_WRITE_BYTES = 64 * 1024
 
 def _entry_response(request: web.Request, version: int, body: bytes) -> web.Response:
     etag = f'"{version}"'
-    if request.headers.get("If-None-Match") == etag:
+    held = request.headers.get("If-None-Match")
+    if held is not None and (
+        held.strip() == "*" or etag in [each.strip().removeprefix("W/") for each in held.split(",")]
+    ):
         return web.Response(status=304, headers={"ETag": etag})
     return web.Response(body=body, headers={"Content-Type": "application/json", "ETag": etag})
 
@@ -602,16 +673,55 @@ def _key_row(row: KeyInfo) -> dict[str, Any]:
     }
 
 
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for an event; return whether it came in time."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+def _widest(wanted: list[tuple[CanonicalKey, bool]]) -> list[tuple[CanonicalKey, bool]]:
+    """Leave out what another key or prefix of a stream covers: its events do not say which of them they are for."""
+    prefixes = [KeyMatcher(parse(key)) for key, prefix in dict.fromkeys(wanted) if prefix]
+    return [
+        (key, prefix)
+        for key, prefix in dict.fromkeys(wanted)
+        if not any(matcher.matches(key, parse(key)) for matcher in prefixes if not (prefix and matcher.key == key))
+    ]
+
+
+def _is_whole(messages: list[dict[str, Any]]) -> bool:
+    """Whether a subscription that resumed has been told everything."""
+    if not messages:
+        return False
+    last = messages[-1]
+    if last["type"] == "position":
+        return bool(last["token"].encode() != protocol.VOID_TOKEN)
+    return bool(last["type"] == "snapshot_end")
+
+
 def _missed_answer(messages: list[dict[str, Any]]) -> dict[str, Any]:
     last = messages[-1]
     position = last.get("token") or last.get("position")
     for message in messages:
         message.pop("sub", None)
     if any(message["type"] == "reset" for message in messages):
-        entries = [message for message in messages if message["type"] == "snapshot"]
-        for entry in entries:
-            del entry["type"]
-        return {"reset": True, "entries": entries, "position": position}
+        entries: dict[bytes, dict[str, Any]] = {}
+        for message in messages:
+            key = orjson.dumps(message.get("key"))
+            match message.pop("type"):
+                case "snapshot":
+                    entries[key] = message
+                case "removed":
+                    entries.pop(key, None)
+                case "change" if key in entries:  # while the snapshot was being taken
+                    entries[key].update({"version": message["version"], "data": message["data"]})
+                case "change":
+                    entries[key] = {"key": message["key"], "version": message["version"], "data": message["data"]}
+        return {"reset": True, "entries": list(entries.values()), "position": position}
     changes = []
     for message in messages:
         if message["type"] == "change":

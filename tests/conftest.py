@@ -1,0 +1,72 @@
+"""Fixtures of all tests."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import ray
+import uvloop
+
+from cluster.demo.tracker import Emission
+from cluster.demo.upstream import Upstream
+
+
+def pytest_asyncio_loop_factories(config: Any, item: Any) -> dict[str, Any]:  # noqa: ARG001 - the hook's signature
+    """Run asynchronous tests on the loop that the actors run on."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """One Ray for all tests of the session."""
+    import logging
+    import os
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(
+        num_cpus=8, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False, object_store_memory=2**27
+    )
+    yield
+    ray.shutdown()
+
+
+class ServedUpstream:
+    """The sample upstream on a thread of its own, driven from a test."""
+
+    def __init__(self, **options: Any) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+        self.upstream = Upstream(**options)
+        self.url = self.run(self.upstream.start())
+
+    def run(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)
+
+    def do(self, act: Any) -> Any:
+        """Call something on the upstream's loop."""
+
+        async def on_loop() -> Any:
+            return act(self.upstream)
+
+        return self.run(on_loop())
+
+    def say(self, channel: str, event: str, *data: Any) -> None:
+        """Send events at once, in order."""
+        self.do(lambda up: up.emit([Emission(channel, event, each) for each in data]))
+
+    def stop(self) -> None:
+        self.run(self.upstream.stop())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(5)
+        self.loop.close()
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[ServedUpstream]:
+    """The sample upstream, silent but for what a test makes it say."""
+    served = ServedUpstream(seed=7, rate=0)
+    yield served
+    served.stop()

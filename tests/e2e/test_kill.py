@@ -1,0 +1,97 @@
+"""kill -9 of each actor process under load: clients receive again within 5 s, and what may have been lost is said."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from websockets.exceptions import WebSocketException
+
+from tests.live import Client, LiveCluster
+from tests.view import View
+
+pytestmark = pytest.mark.cluster
+LIMIT_S = 5.0
+
+
+@pytest.fixture(scope="module")
+def cluster(local_ray: None, upstream: Any) -> Iterator[LiveCluster]:
+    url = upstream.url
+    live = LiveCluster(
+        {
+            "sources": {
+                "events": {
+                    "type": "websocket",
+                    "url": url.replace("http", "ws", 1) + "/ws",
+                    "subscribe": {"action": "subscribe", "channel": "{channel}"},
+                    "reconnect": {"initial": "100ms", "max": "1s"},
+                }
+            },
+            "streams": [
+                {
+                    "source": "events",
+                    "channel": "load",
+                    "join": "always",
+                    "on": {"tick": {"set": {"key": ["load", "{data.k}"], "value": "{data}"}}},
+                }
+            ],
+        }
+    ).start()
+    yield live
+    live.stop()
+
+
+async def _load(upstream: Any, stop: asyncio.Event) -> None:
+    """Two hundred events a second over twenty keys, each with its own number."""
+    number = 0
+    while not stop.is_set():
+        number += 10
+        ticks = ({"k": f"k{n % 20}", "n": n} for n in range(number - 10, number))
+        await asyncio.to_thread(upstream.say, "load", "tick", *ticks)
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("actor", ["shard-0", "coordinator-0", "ingestor-0", "gateway-0", "supervisor"])
+async def test_clients_receive_again_and_losses_are_said(cluster: LiveCluster, upstream: Any, actor: str) -> None:
+    stop = asyncio.Event()
+    load = asyncio.create_task(_load(upstream, stop))
+    client = await Client.open(cluster.url)
+    try:
+        view = await client.subscribe("all", prefix=["load"])
+        await client.until(lambda: len(view.entries) == 20)
+        newest = max(data["n"] for _, data in view.entries.values())
+        old = await asyncio.to_thread(cluster.kill, actor)
+        killed = time.monotonic()
+        if actor == "gateway-0":
+            token, entries = view.token, dict(view.entries)
+            client, view = await _come_back(cluster.url, token, entries)
+        # Everything is live again when every key has moved on from where it stood.
+        await client.until(
+            lambda: len(view.entries) == 20 and all(data["n"] > newest + 20 for _, data in view.entries.values()), 20
+        )
+        took = time.monotonic() - killed
+        if actor not in ("gateway-0", "supervisor"):
+            assert view.resets > 0
+        pids = await asyncio.to_thread(cluster.pids)
+        assert pids[actor] != old
+        assert took < LIMIT_S, f"{actor}: {took:.1f} s"
+    finally:
+        stop.set()
+        await load
+        await client.close()
+
+
+async def _come_back(url: str, token: str, entries: dict[str, Any]) -> tuple[Client, Any]:
+    """Reconnect as a browser would, with the token of the last position."""
+    while True:
+        try:
+            client = await Client.open(url)
+        except (OSError, WebSocketException):
+            await asyncio.sleep(0.05)
+            continue
+        break
+    view = client.views["all"] = View()
+    view.entries, view.complete = entries, True
+    await client.subscribe("all", prefix=["load"], since=token, wait=False)
+    return client, view

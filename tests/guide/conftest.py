@@ -1,0 +1,94 @@
+"""One real cluster for the guide's patterns, on the sample upstream."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from tests.live import Client, LiveCluster
+
+
+def config(url: str) -> dict[str, Any]:
+    """The guide's front end, as a cluster's configuration."""
+    return {
+        "services": {"api": {"base_url": url}},
+        "queries": [
+            {"key": ["projects", "detail", "{id}"], "service": "api", "path": "/projects/{id}"},
+            {
+                "key": ["messages", "{channel}"],
+                "service": "api",
+                "path": "/messages",
+                "params": {"channelId": "{channel}"},
+                "stale_time": "infinity",
+            },
+        ],
+        "sources": {
+            "events": {
+                "type": "websocket",
+                "url": url.replace("http", "ws", 1) + "/ws",
+                "subscribe": {"action": "subscribe", "channel": "{channel}"},
+                "unsubscribe": {"action": "unsubscribe", "channel": "{channel}"},
+                "reconnect": {"attempts": 5, "initial": "100ms", "max": "1s"},
+            },
+            "activity": {"type": "sse", "url": url + "/api/activity/stream"},
+        },
+        "streams": [
+            {
+                "source": "events",
+                "channel": "project:{id}",
+                "linger": "1s",
+                "on": {
+                    "project:updated": {"invalidate": {"key": ["projects", "detail", "{id}"]}},
+                    "task:created": {"append": {"key": ["projects", "detail", "{id}"], "at": "/tasks", "item": "{data}"}},
+                    "task:deleted": {
+                        "remove": {
+                            "key": ["projects", "detail", "{id}"],
+                            "at": "/tasks",
+                            "where": {"id": "{data.taskId}"},
+                        }
+                    },
+                },
+            },
+            {
+                "source": "events",
+                "channel": "channel:{id}:messages",
+                "on": {
+                    "message:new": {"append": {"key": ["messages", "{id}"], "item": "{data}"}},
+                    "message:edited": {
+                        "merge_where": {"key": ["messages", "{id}"], "where": {"id": "{data.id}"}, "value": "{data}"}
+                    },
+                    "message:deleted": {"remove": {"key": ["messages", "{id}"], "where": {"id": "{data.id}"}}},
+                },
+            },
+            {
+                "source": "events",
+                "channel": "notifications",
+                "join": "always",
+                "on": {
+                    "notification:new": {"append": {"key": ["notifications"], "item": "{data}", "when_missing": "create"}}
+                },
+            },
+            {
+                "source": "activity",
+                "on": {
+                    "activity": {
+                        "prepend": {"key": ["activity"], "item": "{data}", "max_items": 100, "when_missing": "create"}
+                    }
+                },
+            },
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def cluster(local_ray: None, upstream: Any) -> Iterator[LiveCluster]:
+    live = LiveCluster(config(upstream.url)).start()
+    yield live
+    live.stop()
+
+
+@pytest.fixture
+async def client(cluster: LiveCluster) -> AsyncIterator[Client]:
+    opened = await Client.open(cluster.url)
+    yield opened
+    await opened.close()

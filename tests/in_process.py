@@ -1,0 +1,326 @@
+"""A gateway and its shards in one process: real machines, calls carried out by hand, time passed in.
+
+Clients are models: they keep what a client would keep, and check on every message what a client may rely on.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from cluster.core import json_patch
+from cluster.core.channel_demand import ChannelDemand
+from cluster.core.client_message import Command, client_frame, result
+from cluster.core.declared_query import DeclaredQueries, DeclaredQuery
+from cluster.core.gateway_state import Close, Deliver, GatewayState, Respond
+from cluster.core.messages import Announce, ChangeSet, Erase, Requests, Send, Write
+from cluster.core.placement import assign_slots
+from cluster.core.query_key import CanonicalKey, KeyMatcher, parse
+from cluster.core.session_state import SessionState
+from cluster.core.shard_state import ShardState, StartFetch
+
+START_MS = 1_000_000.0
+
+
+class NoFeeds:
+    """Nothing is fed by streams here."""
+
+    def channels_for(self, key: list[Any]) -> list[tuple[str, str]]:
+        return []
+
+    def channels_under(self, prefix: list[Any]) -> list[tuple[str, str]]:
+        return []
+
+    def fed_by(self, source: str, channel: str | None, key: list[Any]) -> bool:
+        return True
+
+
+def new_shard(index: int, incarnation: int, now_ms: float, queries: list[DeclaredQuery], gateways: list[str]):
+    name = f"shard-{index}"
+    demand = ChannelDemand(
+        name, incarnation, now_ms=now_ms, ingestors=[], ingestor_of=lambda s: s, linger_ms=lambda s, c: 0.0
+    )
+    return ShardState(
+        name,
+        incarnation,
+        epoch=incarnation,
+        queries=DeclaredQueries(queries),
+        feeds=NoFeeds(),
+        demand=demand,
+        gateways=gateways,
+        ingestors=[],
+        replay_ms=0.0,
+    )
+
+
+class InProcess:
+    """Calls between machines wait in `calls` until `step` or `settle` carries them out."""
+
+    def __init__(self, shards: int = 1, queries: list[DeclaredQuery] | None = None, gateways: int = 1) -> None:
+        self.now_ms = START_MS
+        self.queries = queries or []
+        self.incarnation = 1000
+        self.slots = assign_slots(range(shards), 1)
+        self.names = [f"gateway-{n}" for n in range(gateways)]
+        self.shards = {f"shard-{n}": self.shard_life(n) for n in range(shards)}
+        self.gateways = {
+            name: GatewayState(name, self.life(), slots=self.slots, shards=shards) for name in self.names
+        }
+        self.calls: deque[tuple[str, Send]] = deque()
+        self.delivered: list[str] = []
+        self.responses: dict[int, list[Any]] = {}
+        self.closed: list[Close] = []
+        self.commands: dict[int, Command] = {}
+        self.fetches: deque[tuple[str, StartFetch]] = deque()
+        self.tickets = 0
+
+    @property
+    def gateway(self) -> GatewayState:
+        return self.gateways["gateway-0"]
+
+    def life(self) -> int:
+        self.incarnation += 10
+        return self.incarnation
+
+    def shard_life(self, index: int) -> ShardState:
+        return new_shard(index, self.life(), self.now_ms, self.queries, self.names)
+
+    def shard_of(self, key: str) -> ShardState:
+        return self.shards[f"shard-{self.slots.shard(CanonicalKey(key))}"]
+
+    # --- effects and calls ---
+
+    def run(self, actor: str, effects: Any) -> None:
+        for effect in effects:
+            match effect:
+                case Send():
+                    self.calls.append((actor, effect))
+                case Deliver(session=session):
+                    self.delivered.append(session)
+                case Respond(ticket=ticket, payloads=payloads):
+                    command = self.commands.pop(ticket, None)
+                    if command is None:
+                        self.responses[ticket] = payloads
+                    else:
+                        gateway = self.gateways[actor]
+                        session = gateway.sessions.get(command.session)
+                        if session is not None:
+                            self.run(actor, gateway.say(session, result(command, payloads, self.now_ms)))
+                case Close():
+                    self.closed.append(effect)
+                case StartFetch():
+                    self.fetches.append((actor, effect))
+                case _:
+                    raise AssertionError(effect)
+
+    def machine(self, name: str) -> Any:
+        return self.shards.get(name) or self.gateways[name]
+
+    def receive(self, to: str, message: Any) -> Any:
+        machine = self.machine(to)
+        match message:
+            case Requests():
+                answer, effects = machine.requests(message, self.now_ms)
+            case ChangeSet():
+                answer, effects = machine.change_set(message, self.now_ms)
+            case Announce():
+                answer, effects = machine.announce(message, self.now_ms)
+            case _:
+                raise AssertionError(message)
+        self.run(to, effects)
+        return answer
+
+    def step(self, lose: Callable[[], bool] = lambda: False) -> bool:
+        """Carry out the oldest call. `lose`: its answer is lost."""
+        if not self.calls:
+            return False
+        sender, send = self.calls.popleft()
+        answer = self.receive(send.to, send.message)
+        machine = self.machine(sender)
+        if lose():
+            self.run(sender, machine.unanswered(send.to, send.message, self.now_ms))
+        else:
+            self.run(sender, machine.answered(send.to, send.message, answer, self.now_ms))
+        return True
+
+    def wake(self) -> None:
+        for name in [*self.shards, *self.gateways]:
+            machine = self.machine(name)
+            due = machine.deadline()
+            if due is not None and due <= self.now_ms:
+                self.run(name, machine.wake(self.now_ms))
+
+    def advance(self, ms: float) -> None:
+        self.now_ms += ms
+        self.wake()
+
+    def settle(self, ms: float = 60.0) -> None:
+        """Let everything under way arrive."""
+        until = self.now_ms + ms
+        while self.now_ms < until:
+            while self.step():
+                pass
+            self.advance(5.0)
+        while self.step():
+            pass
+
+    def restart(self, name: str) -> None:
+        """Kill a shard and start it anew, empty."""
+        self.shards[name] = self.shard_life(int(name.split("-")[1]))
+        self.calls = deque((sender, send) for sender, send in self.calls if sender != name)
+
+    # --- writing, past any gateway ---
+
+    def write(self, key: str, data: Any) -> None:
+        self._apply(key, Write(1, f"w{self.now_ms}-{self.tick()}", key, orjson.dumps(data)))
+
+    def erase(self, key: str) -> None:
+        self._apply(key, Erase(1, f"w{self.now_ms}-{self.tick()}", key))
+
+    def commit(self, key: str, request: Any) -> None:
+        self._apply(key, request)
+
+    def _apply(self, key: str, request: Any) -> None:
+        shard = self.shard_of(key)
+        shard._now_ms = self.now_ms
+        shard._write(request)
+        effects: list[Any] = []
+        shard._flush(effects)
+        self.run(shard.identity, effects)
+
+    def tick(self) -> int:
+        self.tickets += 1
+        return self.tickets
+
+    def oracle(self, key: str, prefix: bool) -> dict[str, Any]:
+        """What a subscriber should hold."""
+        entries = [entry for shard in self.shards.values() for entry in shard.cache]
+        matcher = KeyMatcher(parse(key))
+        return {
+            entry.key: (entry.version, None if entry.value is None else orjson.loads(entry.value.json()))
+            for entry in entries
+            if (matcher.matches(entry.key, entry.parsed) if prefix else entry.key == key)
+        }
+
+
+class Client:
+    """A WebSocket client."""
+
+    def __init__(self, world: InProcess, name: str, gateway: str = "gateway-0") -> None:
+        self.world = world
+        self.gateway = world.gateways[gateway]
+        self.address = gateway
+        self.session: SessionState = self.gateway.open_session(name)
+        self.frames: list[list[dict[str, Any]]] = []
+        self.views: dict[Any, View] = {}
+
+    def say(self, **message: Any) -> None:
+        self.say_raw(orjson.dumps(message))
+
+    def say_raw(self, frame: bytes) -> None:
+        def command(command: Command) -> int:
+            ticket = self.world.tick()
+            self.world.commands[ticket] = command
+            return ticket
+
+        effects = client_frame(self.gateway, self.session, frame, command, self.world.now_ms)
+        self.world.run(self.address, effects)
+
+    def subscribe(self, id: Any, **members: Any) -> "View":
+        previous = self.views.get(id)
+        view = View(prefix="prefix" in members, mode=members.get("mode", "data"), wanted=members)
+        if "since" in members and previous is not None:
+            view.held, view.token = previous.held, previous.token
+            view.complete = True
+        self.views[id] = view
+        self.say(type="subscribe", id=id, **members)
+        return view
+
+    def read(self, frames: int = 1_000) -> list[dict[str, Any]]:
+        """Take up to so many frames, as a socket that has taken each at once; return their messages."""
+        messages = []
+        for _ in range(frames):
+            frame, effects = self.gateway.take(self.session, self.world.now_ms)
+            self.world.run(self.address, effects)
+            if frame is None:
+                break
+            messages.extend(self.got(frame))
+            self.gateway.written(self.session, self.world.now_ms)
+        return messages
+
+    def got(self, frame: bytes) -> list[dict[str, Any]]:
+        decoded = orjson.loads(frame)
+        self.frames.append(decoded)
+        last: dict[Any, str] = {}
+        for message in decoded:
+            if "sub" in message:
+                last[message["sub"]] = message["type"]
+                if message["sub"] in self.views:
+                    self.views[message["sub"]].take(message)
+        for sub, kind in last.items():
+            view = self.views.get(sub)
+            assert view is None or not view.complete or kind in ("position", "snapshot_end"), decoded
+        return decoded
+
+    def close(self) -> None:
+        self.world.run(self.address, self.gateway.close_session(self.session.id, self.world.now_ms))
+
+
+class View:
+    """What a client knows of one subscription; every message is checked against the delivery contract."""
+
+    def __init__(self, *, prefix: bool, mode: str, wanted: dict[str, Any]) -> None:
+        self.prefix = prefix
+        self.mode = mode
+        self.wanted = wanted
+        self.held: dict[str, tuple[int, Any]] = {}
+        self.complete = False
+        self.token: str | None = None
+        self.resets = 0
+        self.restoring: set[str] = set()
+
+    def take(self, message: dict[str, Any]) -> None:
+        key = orjson.dumps(message["key"]).decode() if "key" in message else None
+        match message["type"]:
+            case "snapshot":
+                assert key is not None
+                if self.complete and message["version"]:
+                    assert key in self.restoring, f"a snapshot of what is held: {message}"
+                self.restoring.discard(key)
+                self.held[key] = (message["version"], message.get("data"))
+            case "snapshot_end":
+                self.complete = True
+                self.token = message["position"]
+            case "change":
+                assert key is not None
+                version, data = self.held.get(key, (0, None))
+                assert message["from"] == version, f"from {message['from']}, held {version}: {message}"
+                assert message["version"] > version, message
+                if "patch" in message:
+                    assert self.mode == "patch"
+                    assert version > 0
+                    data = json_patch.apply(orjson.loads(orjson.dumps(data)), message["patch"])
+                else:
+                    assert self.mode == "data" or version == 0, message
+                    data = message["data"]
+                assert message["coalesced"] >= 1
+                self.held[key] = (message["version"], data)
+            case "removed":
+                assert key in self.held, f"removed, but never held: {message}"
+                assert message["version"] > self.held.pop(key)[0]
+            case "reset" if key is None:
+                self.held.clear()
+                self.complete = False
+                self.resets += 1
+            case "reset":
+                assert key is not None
+                self.held.pop(key, None)
+                self.resets += 1
+                self.restoring.add(key)
+            case "position":
+                self.token = message["token"]
+            case "invalidated":
+                pass
+            case other:
+                raise AssertionError(other)

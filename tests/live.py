@@ -1,0 +1,171 @@
+"""A real cluster on a real Ray for tests, and a real WebSocket client."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import httpx
+import orjson
+import psutil
+import ray
+from websockets.asyncio.client import ClientConnection, connect
+
+from cluster.actors import handles
+from cluster.actors.handles import SUPERVISOR, SupervisorHandle, namespace
+from cluster.actors.specification import encode
+from cluster.actors.supervisor import ACTOR_OPTIONS, SupervisorActor
+from cluster.config import load_mapping
+from tests.view import View
+
+_number = 0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class LiveCluster:
+    """A cluster on the session's Ray, of its own name and on its own port."""
+
+    def __init__(self, config: dict[str, Any], env: dict[str, str] | None = None) -> None:
+        global _number  # noqa: PLW0603 - a name for each cluster of the session
+        _number += 1
+        self.name = f"test-{_number}"
+        self.port = free_port()
+        cluster = {"shards": 2, **config.get("cluster", {}), "name": self.name}
+        gateway = {**config.get("gateway", {}), "port": self.port}
+        self.config = load_mapping({**config, "cluster": cluster, "gateway": gateway}, env or {})
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> "LiveCluster":
+        options = {**ACTOR_OPTIONS, "name": SUPERVISOR, "namespace": namespace(self.name)}
+        self._handle = handles.create(SupervisorActor, options, self.name, encode(self.config))
+        self.supervisor = SupervisorHandle(self._handle)
+        eventually(lambda: self.supervisor.describe()["ready"], 60)
+        return self
+
+    def stop(self) -> None:
+        self.supervisor.stop()
+        ray.kill(self._handle)
+
+    def pids(self) -> dict[str, int]:
+        """Process by actor."""
+        described = self.supervisor.describe()
+        pids = {"supervisor": described["supervisor"]["pid"]}
+        for kind in ("shards", "coordinators", "ingestors", "gateways"):
+            for row in described[kind]:
+                pids[f"{kind[:-1]}-{row['id']}"] = row["pid"]
+        return pids
+
+    def kill(self, actor: str) -> int:
+        """kill -9 of an actor's process. Returns its pid."""
+        pid = self.pids()[actor]
+        psutil.Process(pid).kill()
+        return pid
+
+    def get(self, *key: Any, **params: str) -> httpx.Response:
+        return httpx.get(f"{self.url}/v1/entries", params={"key": text(*key), **params}, timeout=30)
+
+    def put(self, key: list[Any], data: Any, **params: Any) -> httpx.Response:
+        return httpx.put(f"{self.url}/v1/entries", params={"key": text(*key), **params}, json=data, timeout=30)
+
+
+def text(*key: Any) -> str:
+    return orjson.dumps(list(key)).decode()
+
+
+def eventually(holds: Callable[[], Any], timeout_s: float = 10.0) -> Any:
+    """Wait until something holds; return what it gave. Polling is for processes that cannot tell us."""
+    deadline = time.monotonic() + timeout_s
+    error: BaseException | None = None
+    while time.monotonic() < deadline:
+        try:
+            found = holds()
+        except Exception as raised:  # noqa: BLE001 - reported when time is up
+            error = raised
+        else:
+            if found:
+                return found
+            error = None
+        time.sleep(0.02)
+    raise AssertionError(f"it did not come to hold within {timeout_s} s") from error
+
+
+class Client:
+    """A WebSocket client: sorts messages by subscription into views."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+        self.views: dict[Any, View] = {}
+        self.log: list[dict[str, Any]] = []
+        self.frames = 0
+        self._replies: dict[Any, asyncio.Future[dict[str, Any]]] = {}
+        self._news = asyncio.Event()
+        self._reader = asyncio.create_task(self._read())
+        self.failure: BaseException | None = None
+
+    @classmethod
+    async def open(cls, url: str) -> "Client":
+        target = url.replace("http", "ws", 1) + "/v1/socket"
+        return cls(await connect(target, subprotocols=["harbor.v1"], max_size=None, proxy=None))
+
+    async def _read(self) -> None:
+        try:
+            async for frame in self._socket:
+                self.frames += 1
+                for message in orjson.loads(frame):
+                    self.log.append(message)
+                    if message.get("re") in self._replies:
+                        self._replies.pop(message["re"]).set_result(message)
+                    elif "sub" in message:
+                        self.views[message["sub"]].take(message)
+                self._news.set()
+        except Exception as error:  # noqa: BLE001 - raised to whoever waits
+            self.failure = error
+        finally:
+            self._news.set()
+
+    async def send(self, **message: Any) -> None:
+        await self._socket.send(orjson.dumps(message).decode())
+
+    async def ask(self, **message: Any) -> dict[str, Any]:
+        """Send a request and return its answer."""
+        reply = self._replies[message["id"]] = asyncio.get_running_loop().create_future()
+        await self.send(**message)
+        return await asyncio.wait_for(reply, 20)
+
+    async def subscribe(self, sub: Any, *, wait: bool = True, **arguments: Any) -> View:
+        view = self.views.setdefault(sub, View())
+        await self.send(type="subscribe", id=sub, **arguments)
+        if wait:
+            await self.until(lambda: view.complete)
+        return view
+
+    async def until(self, holds: Callable[[], Any], timeout_s: float = 15.0) -> None:
+        """Wait until something holds of what was received."""
+        async with asyncio.timeout(timeout_s):
+            while not _holds(holds):
+                if self.failure is not None:
+                    raise self.failure
+                if self._reader.done():
+                    raise ConnectionError("the gateway closed the connection")
+                self._news.clear()
+                await self._news.wait()
+
+    async def close(self) -> None:
+        self._reader.cancel()
+        await self._socket.close()
+        with suppress(asyncio.CancelledError):
+            await self._reader
+
+
+def _holds(check: Callable[[], Any]) -> bool:
+    try:
+        return bool(check())
+    except (KeyError, IndexError, TypeError):
+        return False
