@@ -18,7 +18,7 @@ from cluster.actors.handles import SUPERVISOR, SupervisorHandle, namespace
 from cluster.actors.specification import encode
 from cluster.actors.supervisor import ACTOR_OPTIONS, SupervisorActor
 from cluster.config import load_mapping
-from tests.view import View
+from cluster.simulation.view import View
 
 _number = 0
 

@@ -4,6 +4,22 @@ from typing import Any
 
 import orjson
 
+from cluster.errors import OperationError
+
+MAX_DEPTH = 254
+"""Levels of nesting. orjson reads 1024 but writes no more than this, so what is deeper could be kept but never edited."""
+
+
+def is_writable(decoded: Any, lead: int = 0) -> bool:
+    """Whether a value that stands `lead` levels deep can be written as JSON."""
+    for _ in range(lead):
+        decoded = [decoded]
+    try:
+        orjson.dumps(decoded)
+    except TypeError:
+        return False
+    return True
+
 
 class Value:
     """A JSON value. Whole-value writes never decode it, edits never encode it until a reader comes."""
@@ -31,10 +47,20 @@ class Value:
         return self._json
 
     def object(self) -> Any:
-        """Return the value decoded; whoever edits it in place calls `mutated` after."""
+        """Return the value decoded; whoever edits it in place calls `mutated` after.
+
+        Raises:
+            OperationError: it is not JSON after all, or deeper than can be written again.
+        """
         if self._object is _UNDECODED:
             assert self._json is not None
-            self._object = orjson.loads(self._json)
+            try:
+                decoded = orjson.loads(self._json)
+            except ValueError as error:
+                raise OperationError(f"not JSON: {error}") from error
+            if self._json.count(b"[") + self._json.count(b"{") > MAX_DEPTH and not is_writable(decoded):
+                raise OperationError(f"deeper than {MAX_DEPTH} levels")
+            self._object = decoded
         return self._object
 
     def mutated(self, decoded: Any) -> None:

@@ -55,10 +55,11 @@ class PendingChange:
 class _Scan:
     """A prefix snapshot on its way."""
 
-    __slots__ = ("remaining", "watch")
+    __slots__ = ("offset", "remaining", "watch")
 
-    def __init__(self, watch: int, entries: list[Entry]) -> None:
+    def __init__(self, watch: int, offset: int, entries: list[Entry]) -> None:
         self.watch = watch
+        self.offset = offset
         self.remaining: Iterator[Entry] = iter(entries)
 
 
@@ -108,9 +109,9 @@ class GatewayLink:
             pending = self.pending[key] = PendingChange(from_version)
         return pending
 
-    def scan(self, watch: int, entries: list[Entry]) -> None:
-        """Queue the snapshot of a prefix."""
-        self.tasks.append(_Scan(watch, entries))
+    def scan(self, watch: int, offset: int, entries: list[Entry]) -> None:
+        """Queue the snapshot of a prefix: the entries there are at this offset."""
+        self.tasks.append(_Scan(watch, offset, entries))
 
     def answer(self, request: int, payload: Payload) -> None:
         """Queue a late answer."""
@@ -132,9 +133,10 @@ class GatewayLink:
 
 def encode_pending(pending: PendingChange, key: str, entry: Entry | None, gone_version: int) -> list[Item]:
     """Return the items that bring a replica from `pending.from_version` to what the entry is now."""
-    if entry is None:
+    if entry is None or (entry.value is None and pending.from_version):
+        # In the latter case it is there again already, waiting for its data, which will come as a change from 0.
         return [Removed(key, gone_version)] if pending.from_version else []
-    if pending.reset:
+    if pending.reset and pending.from_version:  # what the gateway never had needs no reset
         return [Reset(entry.view())]
     items: list[Item] = []
     if entry.value is not None and entry.version != pending.from_version:

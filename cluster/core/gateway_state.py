@@ -204,9 +204,10 @@ class GatewayState:
             case Repeat(answer):
                 return answer, []
             case New(opened=opened):
-                if opened and not shard.reopening:
+                if opened and shard.reopening:
+                    shard.reopening = False
+                elif opened:
                     self._relink(shard, effects)  # it started over unasked: what was on its way is lost
-                shard.reopening = shard.reopening and not opened
         shard.heard_ms = now_ms
         if shard.reopening or message.epoch < shard.position[0]:
             return shard.incoming.answered(ChangeSetTaken(self.incarnation)), effects
@@ -237,11 +238,25 @@ class GatewayState:
                 topic = shard.watching.get(watch)
                 if topic is not None:
                     self._snapshot(shard, topic, view)
-                    if not topic.prefix:
+                    if topic.prefix:
+                        topic.seen[shard.index].add(view.key)
+                    else:
                         self._complete(shard, topic, effects)
-            case Absent(watch=watch) | Ready(watch=watch):
+            case Absent(watch=watch):
                 topic = shard.watching.get(watch)
                 if topic is not None:
+                    self._sweep(list(topic.replicas.values()))
+                    self._complete(shard, topic, effects)
+            case Ready(watch=watch, offset=offset):
+                topic = shard.watching.get(watch)
+                if topic is not None:
+                    seen = topic.seen.pop(shard.index)
+                    ghosts = [
+                        replica
+                        for replica in topic.replicas.values()
+                        if replica.shard == shard.index and 0 < replica.version <= offset and replica.key not in seen
+                    ]
+                    self._sweep(ghosts)
                     self._complete(shard, topic, effects)
             case Reset(entry=view):
                 replica = self.replicas.get(view.key)
@@ -303,8 +318,19 @@ class GatewayState:
             pending.patches = None
             pending.gone_version = version
 
+    def _sweep(self, ghosts: list[Replica]) -> None:
+        """Drop replicas of entries that are gone.
+
+        They come of changes that were on their way for a watch that has ended; the removal that followed was for nobody any more.
+        """
+        for replica in ghosts:
+            self._removed(replica.key, replica.version + 1)
+
     def _snapshot(self, shard: _Shard, topic: Topic, view: EntryView) -> None:
         replica = self.replicas.get(view.key)
+        if replica is not None and not view.version and replica.version:
+            self._sweep([replica])
+            replica = None
         if replica is None:
             self._replica(view.key, shard).replace(view)
             return
@@ -379,6 +405,7 @@ class GatewayState:
         watch = self._id()
         topic.watches[shard.index] = watch
         topic.awaited.add(shard.index)
+        topic.seen[shard.index] = set()
         shard.watching[watch] = topic
         shard.queue.append(Watch(watch, topic.key, topic.prefix))
 
@@ -618,6 +645,7 @@ class GatewayState:
             return
         if missed.reset:
             self._count(self.resumes, "reset")
+            subscription.phase = Phase.AWAITING
             subscription.since = None
             subscription.resets = True
             subscription.outbox.clear()

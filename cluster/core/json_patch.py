@@ -4,41 +4,60 @@ Patches are made by what operations did (`operation`), never by comparing docume
 of a patch that fails gives it a copy.
 """
 
+import math
 from typing import Any
 
+import orjson
+
+from cluster.core.entry import MAX_DEPTH, is_writable
 from cluster.core.json_pointer import index, resolve, step, tokens
 from cluster.core.operation import json_equal
 from cluster.errors import ErrorCode, OperationError, RequestError
 
+MAX_COPIED_BYTES = 4 * 1024 * 1024
+"""What the copies of one patch may add up to. A patch that copies the whole into a part doubles it with every operation."""
 
-def apply(document: Any, patch: Any) -> Any:
+
+def apply(document: Any, patch: Any, *, max_copied_bytes: int | None = MAX_COPIED_BYTES) -> Any:
     """Apply a patch to `document`, editing it, and return the result.
+
+    `max_copied_bytes`: None for patches that were applied before, of which several may have been joined.
 
     Raises:
         RequestError: `BAD_REQUEST`, naming the operation by its index; the document may be half edited.
     """
     if not isinstance(patch, list):
         raise RequestError(ErrorCode.BAD_REQUEST, "a JSON Patch is an array of operations")
+    budget = _Budget(max_copied_bytes)
     for position, operation in enumerate(patch):
         try:
-            document = _apply_one(document, operation)
+            document = _apply_one(document, operation, budget)
         except OperationError as error:
             raise RequestError(ErrorCode.BAD_REQUEST, f"{position}: {error.message}") from error
     return document
 
 
-def _apply_one(document: Any, operation: Any) -> Any:
+class _Budget:
+    """Bytes that may still be copied."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, limit: int | None) -> None:
+        self.left = math.inf if limit is None else limit
+
+
+def _apply_one(document: Any, operation: Any, budget: _Budget) -> Any:
     if not isinstance(operation, dict):
         raise OperationError(f"an operation is an object, got {operation!r:.60}")
     op = operation.get("op")
     path = _pointer(operation, "path")
     match op:
         case "add":
-            return _add(document, path, _value(operation))
+            return _add(document, path, _placeable(_value(operation), path))
         case "remove":
             return _remove(document, path)[0]
         case "replace":
-            value = _value(operation)
+            value = _placeable(_value(operation), path)
             if not path:
                 return value
             parent = resolve(document, path[:-1])
@@ -53,9 +72,9 @@ def _apply_one(document: Any, operation: Any) -> Any:
             if path[: len(source)] == source and len(path) > len(source):
                 raise OperationError("a value cannot be moved into itself")
             document, value = _remove(document, source)
-            return _add(document, path, value)
+            return _add(document, path, _placeable(value, path))
         case "copy":
-            return _add(document, path, _copied(resolve(document, _pointer(operation, "from"))))
+            return _add(document, path, _copied(resolve(document, _pointer(operation, "from")), path, budget))
         case "test":
             if not json_equal(resolve(document, path), _value(operation)):
                 raise OperationError(f"test of {operation['path']!r} failed")
@@ -102,9 +121,15 @@ def _remove(document: Any, path: tuple[str, ...]) -> tuple[Any, Any]:
     return document, value
 
 
-def _copied(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _copied(member) for name, member in value.items()}
-    if isinstance(value, list):
-        return [_copied(item) for item in value]
+def _placeable(value: Any, path: tuple[str, ...]) -> Any:
+    if isinstance(value, dict | list) and not is_writable(value, len(path)):
+        raise OperationError(f"deeper than {MAX_DEPTH} levels")
     return value
+
+
+def _copied(value: Any, path: tuple[str, ...], budget: _Budget) -> Any:
+    json = orjson.dumps(_placeable(value, path))
+    budget.left -= len(json)
+    if budget.left < 0:
+        raise OperationError("the copies of a patch add up to too much")
+    return orjson.loads(json)

@@ -6,6 +6,8 @@ from typing import Any
 from cluster.errors import OperationError
 
 Tokens = tuple[str, ...]
+MAX_TOKENS = 100
+"""Deeper pointers would create values deeper than can be written."""
 
 
 @lru_cache(maxsize=4096)
@@ -13,13 +15,15 @@ def tokens(pointer: str) -> Tokens:
     """Split a pointer.
 
     Raises:
-        OperationError: it neither is empty nor begins with a slash, or has a bad escape.
+        OperationError: it neither is empty nor begins with a slash, has a bad escape, or too many tokens.
     """
     if not pointer:
         return ()
     if pointer[0] != "/":
         raise OperationError(f"a JSON Pointer is empty or begins with '/', got {pointer!r}")
     parts = pointer[1:].split("/")
+    if len(parts) > MAX_TOKENS:
+        raise OperationError(f"a JSON Pointer has at most {MAX_TOKENS} tokens, got {len(parts)}")
     for part in parts:
         rest = part.replace("~0", "").replace("~1", "")
         if "~" in rest:

@@ -111,7 +111,8 @@ class Incoming:
             if header.sequence == self._sequence + 1 and header.receiver != 0:
                 self._sequence = header.sequence
                 return New(opened=False)
-        if header.receiver == 0 and header.sequence == 1:
+        elif header.receiver == 0 and header.sequence == 1:
+            # Each opening has an incarnation of its own (`Outgoing.relink`), so a late repeat of this link's is not taken for one.
             self._sender_incarnation = header.incarnation
             self._sequence = 1
             return New(opened=True)

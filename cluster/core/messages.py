@@ -328,6 +328,8 @@ class Ready(Struct, frozen=True, array_like=True, tag="ready"):
     """Every entry under a prefix watch has been sent."""
 
     watch: int
+    offset: int
+    """When the watch was heard. A replica no newer than that, of which no snapshot came, is of an entry that is gone."""
 
 
 class Change(Struct, frozen=True, array_like=True, tag="change"):

@@ -3,10 +3,12 @@
 `apply_all` applies operations to a value in place and says, as RFC 6902 patch members, what it did, so that nobody has to compare the
 value before with the value after. An operation that does not fit (a pointer to nothing, an append to an object) does nothing.
 
-Values inside operations are JSON bytes: a whole-value `Set` passes through the cluster without ever being decoded.
+Values inside operations are JSON bytes: a whole-value `Set` passes through the cluster without ever being decoded. Upstreams send
+bytes that only look like JSON (bad UTF-8, half a surrogate pair, a thousand brackets); to the others that is a mismatch, never a fault.
 What must not live here: combining operations (`fold`), prefixes and refetching (`Invalidate` is carried out by the shard).
 """
 
+import math
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -14,7 +16,7 @@ from typing import Any, NamedTuple
 import orjson
 from msgspec import Struct
 
-from cluster.core.entry import Value
+from cluster.core.entry import MAX_DEPTH, Value, is_writable
 from cluster.core.json_pointer import Tokens, escape, index, resolve, step, tokens
 from cluster.errors import ErrorCode, OperationError, RequestError
 
@@ -178,9 +180,12 @@ def apply_all(operations: list[Operation], value: Value | None) -> Outcome:
                     raise AssertionError("the shard invalidates")
                 case _:
                     value, members = _edit(operation, value)
-                    if members == []:
+                    if members is None:
+                        patch = None
+                    elif not members:
                         continue  # it fits, and is so already
-                    patch = None if members is None or patch is None else [*patch, *members]
+                    elif patch is not None:
+                        patch.extend(members)
             changed = True
         except _Dropped as drop:
             dropped.append(drop.reason)
@@ -206,11 +211,43 @@ def _edit(operation: _Edit, value: Value | None) -> tuple[Value, list[bytes] | N
     return value, members
 
 
+def decode(json: bytes, lead: int) -> Any:
+    """Decode a value that will stand `lead` levels deep.
+
+    Raises:
+        OperationError: it is not JSON, or the whole would be deeper than can be written.
+    """
+    try:
+        value = orjson.loads(json)
+    except ValueError as error:
+        raise OperationError(f"not JSON: {error}") from error
+    if (
+        len(json) >= 2 * (MAX_DEPTH - lead)  # a level takes two bytes
+        and json.count(b"[") + json.count(b"{") + lead > MAX_DEPTH
+        and not is_writable(value, lead)
+    ):
+        raise OperationError(f"deeper than {MAX_DEPTH} levels")
+    return value
+
+
+def fits(json: bytes, lead: int) -> bool:
+    """Whether JSON may stand `lead` levels deep."""
+    if len(json) < 2 * (MAX_DEPTH - lead):  # a level takes two bytes
+        return True
+    if json.count(b"[") + json.count(b"{") + lead <= MAX_DEPTH:
+        return True
+    try:
+        decode(json, lead)
+    except OperationError:
+        return False
+    return True
+
+
 def _start(operation: _Edit) -> Any:
     """What an operation that creates its entry starts from: its default, else the least that its pointer needs."""
     assert not isinstance(operation, Delete)
     if operation.default is not None:
-        return orjson.loads(operation.default)
+        return decode(operation.default, 0)
     path = tokens(operation.at)
     if not path:
         match operation:
@@ -234,7 +271,7 @@ def _check_guard(guard: Guard | None, document: Any) -> None:
         stored = resolve(document, tokens(guard.at))
     except OperationError:
         return
-    wanted = orjson.loads(guard.value)
+    wanted = decode(guard.value, 0)
     numbers = _is_number(stored) and _is_number(wanted)
     if (numbers or (isinstance(stored, str) and isinstance(wanted, str))) and not wanted > stored:
         raise _Dropped("stale")
@@ -287,7 +324,7 @@ def _member(op: bytes, at: str, value: bytes | None = None) -> bytes:
 def _set(operation: Set, document: Any, path: Tokens) -> tuple[Any, list[bytes] | None]:
     parent, target = _target(document, path)
     is_new = target is _NOTHING
-    document = _place(document, parent, path, orjson.loads(operation.value), is_new=is_new)
+    document = _place(document, parent, path, decode(operation.value, len(path)), is_new=is_new)
     if not path:
         return document, None
     return document, [_member(b"add" if is_new else b"replace", operation.at, operation.value)]
@@ -295,7 +332,7 @@ def _set(operation: Set, document: Any, path: Tokens) -> tuple[Any, list[bytes] 
 
 def _merge(operation: Merge, document: Any, path: Tokens) -> tuple[Any, list[bytes] | None]:
     parent, target = _target(document, path)
-    new = orjson.loads(operation.value)
+    new = decode(operation.value, len(path))
     if not isinstance(new, dict):
         raise OperationError("merge takes an object")
     if target is _NOTHING:
@@ -404,8 +441,28 @@ class _Line:
             del self.array[: len(self.array) - count]
 
 
+def _usable(jsons: tuple[bytes, ...], lead: int) -> tuple[list[bytes], list[Any]]:
+    """Return (the items that decode, decoded), for one bad item must not take those it was folded with along.
+
+    Raises:
+        OperationError: none of them does.
+    """
+    good, items = [], []
+    failure = None
+    for json in jsons:
+        try:
+            items.append(decode(json, lead))
+        except OperationError as error:
+            failure = error
+        else:
+            good.append(json)
+    if failure is not None and not good:
+        raise failure
+    return good, items
+
+
 def _add(operation: Append | Prepend | Upsert, document: Any, path: Tokens) -> tuple[Any, list[bytes] | None]:
-    items = [orjson.loads(item) for item in operation.items]
+    jsons, items = _usable(operation.items, len(path) + 1)
     document, array, is_new, _ = _array(operation, document, path)
     front = isinstance(operation, Prepend)
     max_items = 0 if isinstance(operation, Upsert) else operation.max_items
@@ -413,7 +470,7 @@ def _add(operation: Append | Prepend | Upsert, document: Any, path: Tokens) -> t
     end = operation.at + ("/0" if front else "/-")
     wordy = is_new or len(items) > len(array) + 32
     members = []
-    for json, item in zip(operation.items, items, strict=True):
+    for json, item in zip(jsons, items, strict=True):
         length = line.high - line.low
         replaced, trimmed = line.put(item)
         if wordy:
@@ -444,6 +501,13 @@ def json_equal(left: Any, right: Any) -> bool:
     return bool(left == right)
 
 
+def _condition(json: bytes) -> dict[str, Any]:
+    condition = decode(json, 0)
+    if not isinstance(condition, dict):
+        raise OperationError("'where' is an object")
+    return condition
+
+
 def _matching(array: Any, where: dict[str, Any]) -> list[int]:
     if not isinstance(array, list):
         raise OperationError("an array is needed")
@@ -456,20 +520,22 @@ def _matching(array: Any, where: dict[str, Any]) -> list[int]:
 
 def _merge_where(operation: MergeWhere, document: Any, path: Tokens) -> tuple[Any, list[bytes] | None]:
     array = resolve(document, path)
-    new = orjson.loads(operation.value)
+    new = decode(operation.value, len(path) + 1)
     if not isinstance(new, dict):
         raise OperationError("merge_where takes an object")
-    members: list[bytes] = []
-    for position in _matching(array, orjson.loads(operation.where)):
-        members.extend(_merge_into(array[position], new, f"{operation.at}/{position}"))
-    if not members:
+    positions = _matching(array, _condition(operation.where))
+    if not positions:
         raise _Dropped("mismatch")
+    members: list[bytes] = []
+    for position in positions:
+        members.extend(_merge_into(array[position], new, f"{operation.at}/{position}"))
+        new = orjson.loads(operation.value)  # items may not share what is edited in place later
     return document, members
 
 
 def _remove(operation: Remove, document: Any, path: Tokens) -> tuple[Any, list[bytes] | None]:
     array = resolve(document, path)
-    positions = _matching(array, orjson.loads(operation.where))
+    positions = _matching(array, _condition(operation.where))
     if not positions:
         raise _Dropped("mismatch")
     for position in reversed(positions):
@@ -483,6 +549,8 @@ def _increment(operation: Increment, document: Any, path: Tokens) -> tuple[Any, 
     if not is_new and not _is_number(target):
         raise OperationError("increment needs a number")
     total = (0 if is_new else target) + operation.by
+    if not math.isfinite(total):
+        raise OperationError("increment leads beyond all numbers")
     if isinstance(total, int) and not -(2**63) <= total < 2**63:
         total = float(total)
     document = _place(document, parent, path, total, is_new=is_new)

@@ -79,13 +79,13 @@ class Outbox(dict[str, Pending]):
 
 def encode(key: str, pending: Pending, replica: Replica | None, mode: str, now_ms: float) -> list[protocol.Typed]:
     """Return the messages that bring a reader from `pending.from_version` to what the replica is now."""
-    if replica is None:
-        if not pending.from_version:
-            return []
-        return [protocol.removed(key.encode(), pending.gone_version)]
+    if replica is None or (replica.value is None and pending.from_version):
+        gone = pending.gone_version or pending.from_version + 1
+        removed = [protocol.removed(key.encode(), gone)] if pending.from_version else []
+        return removed if replica is None else [*removed, protocol.snapshot(replica.view(), now_ms)]
     if pending.reset:
         return [protocol.reset(replica.key_json), protocol.snapshot(replica.view(), now_ms)]
-    messages = []
+    messages: list[protocol.Typed] = []
     if pending.invalidated:
         messages.append(protocol.invalidated(replica.key_json))
     if replica.value is None:

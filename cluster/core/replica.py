@@ -75,7 +75,7 @@ class Replica:
         else:
             assert change.patch is not None
             assert self.value is not None
-            self.value.mutated(json_patch.apply(self.value.object(), orjson.loads(change.patch)))
+            self.value.mutated(json_patch.apply(self.value.object(), orjson.loads(change.patch), max_copied_bytes=None))
         self.version = change.version
         self.data_updated_at = change.data_updated_at
         self.status, self.fetch_status, self.is_invalidated, self.error = "success", "idle", False, None

@@ -76,12 +76,13 @@ from cluster.core.operation import (
     Prepend,
     Set,
     apply_all,
+    decode,
     identity,
 )
 from cluster.core.query_cache import Entry, Fetch, QueryCache, new_entry
 from cluster.core.query_key import CanonicalKey, KeyMatcher, parse
 from cluster.core.retry import retry_delay_ms
-from cluster.errors import ErrorCode, HarborError, UpstreamError
+from cluster.errors import ErrorCode, HarborError, OperationError, UpstreamError
 
 EPOCH_SHIFT = 13
 """Offsets per millisecond of epoch. 2^53, the largest integer a browser holds exactly, lasts until 2059; no shard commits 8 million
@@ -259,6 +260,8 @@ class ShardState:
             if not self._feeds.fed_by(source, channel, entry.parsed):
                 continue
             self.resets += 1
+            # What was received before the gap may be older than what was lost in it: replayed over a response, it would undo that.
+            entry.recent.clear()
             if entry.query is not None:
                 entry.is_invalidated = True
             for link in self._watchers.get(entry.key, ()):
@@ -565,7 +568,7 @@ class ShardState:
             assert held is not None
             assert request.patch is not None
             steps = orjson.loads(request.patch)
-            value = Value.from_object(json_patch.apply(orjson.loads(held), steps))
+            value = Value.from_object(json_patch.apply(Value.from_json(held).object(), steps))
             patch = [orjson.dumps(step) for step in steps if step["op"] != "test"]
             operations = [Set(value.json())]
         entry = entry or self._create(request.key)
@@ -599,7 +602,7 @@ class ShardState:
         channels = self._feeds.channels_under(matcher.prefix)
         self._prefix_channels[link.address, request.id] = channels
         self.demand.need(channels)
-        link.scan(request.id, self.cache.matching(matcher))
+        link.scan(request.id, self.offset, self.cache.matching(matcher))
 
     def _unwatch_exact(self, link: GatewayLink, key: str) -> None:
         """A second exact watch of a key takes the place of the first."""
@@ -694,7 +697,7 @@ class ShardState:
                             size += 64 + (0 if entry.value is None else entry.value.size())
                         continue
                     if scan.watch in link.prefixes:
-                        items.append(Ready(scan.watch))
+                        items.append(Ready(scan.watch, scan.offset))
             link.tasks.popleft()
         complete = not link.pending
         message = ChangeSet(link.link.header(), self.epoch, self.offset if complete else -1, link.oldest_ms, items)
@@ -833,5 +836,8 @@ def _is_unrepeatable(operation: Operation) -> bool:
     if isinstance(operation, Increment):
         return True
     if isinstance(operation, Append | Prepend):
-        return any(identity(orjson.loads(item), operation.by) is None for item in operation.items)
+        try:
+            return any(identity(decode(item, 0), operation.by) is None for item in operation.items)
+        except OperationError:
+            return False  # it will not be applied at all
     return False

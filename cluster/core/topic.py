@@ -54,7 +54,7 @@ class Subscription:
 class Topic:
     """See the module."""
 
-    __slots__ = ("awaited", "dirty", "key", "matcher", "outbox", "prefix", "replicas", "subscriptions", "watches")
+    __slots__ = ("awaited", "dirty", "key", "matcher", "outbox", "prefix", "replicas", "seen", "subscriptions", "watches")
 
     def __init__(self, key: str, matcher: KeyMatcher | None) -> None:
         self.key = key
@@ -64,6 +64,8 @@ class Topic:
         """Watch id by shard."""
         self.awaited: set[int] = set()
         """Shards whose snapshot is not complete."""
+        self.seen: dict[int, set[str]] = {}
+        """Keys whose snapshots an awaited shard has sent."""
         self.replicas: dict[str, Replica] = {}
         self.subscriptions: dict[Subscription, str] = {}
         """Session by subscription."""

@@ -26,7 +26,7 @@ def test_a_canonical_key_is_its_own_canonical_form(case: dict[str, Any]) -> None
 def test_keys_are_the_same_entry_exactly_within_a_class() -> None:
     hashes: dict[int, set[str]] = defaultdict(set)
     for parameter in CASES:
-        (case,) = parameter.values  # noqa: PD011 - a pytest parameter, not a data frame
+        (case,) = parameter.values
         if not SKIPPED.keys() & set(case["tags"]):
             hashes[case["class"]].add(canonical(key(case["key"])))
     assert len(hashes) > 200

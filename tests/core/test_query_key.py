@@ -42,6 +42,15 @@ def nested(levels: int) -> list[Any]:
     return key
 
 
+def doubles(value: Any) -> Any:
+    """The value as JavaScript holds it: every number a double."""
+    if isinstance(value, list):
+        return [doubles(item) for item in value]
+    if isinstance(value, dict):
+        return {name: doubles(item) for name, item in value.items()}
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 def code_of(call: Any) -> ErrorCode:
     with pytest.raises(RequestError) as caught:
         call()
@@ -89,7 +98,7 @@ def test_texts_are_escaped_as_json_stringify_escapes_them() -> None:
 def test_a_canonical_key_reads_back_to_itself(key: list[Any]) -> None:
     text = canonical(key)
     assert canonical(parse(text)) == text
-    assert parse(text) == key
+    assert doubles(parse(text)) == doubles(key)
     assert normalized(text.encode()) == text
 
 

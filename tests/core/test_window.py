@@ -142,8 +142,8 @@ class TestDebounce:
     @given(GAPS)
     def test_bounds(self, gaps: list[int]) -> None:
         flushes, waits = run(DEBOUNCE, gaps)
-        assert all(100 <= max(waits) <= 350 for _ in [0])
-        assert all(0 <= wait <= 350 for wait in waits)
+        assert min(waits) >= 0
+        assert 100 <= max(waits) <= 350
         assert all(later - earlier >= 100 for earlier, later in pairwise(flushes))
 
 

@@ -9,7 +9,7 @@ import pytest
 from websockets.exceptions import WebSocketException
 
 from tests.live import Client, LiveCluster
-from tests.view import View
+from cluster.simulation.view import View
 
 pytestmark = pytest.mark.cluster
 LIMIT_S = 5.0

@@ -1,0 +1,417 @@
+"""A cluster in one process: machines, a network that delays, repeats and loses, an upstream, clients, a clock.
+
+Every step comes from one seeded random source and one queue ordered by (time, number), so a seed replays exactly; `trace` tells what
+happened. Losing a call means what it means under Ray: either it did not arrive, or its answer did not; the caller cannot tell which.
+
+The upstream keeps the truth: values of keys, changed by events it sends to whoever is joined. All keys are declared queries, so
+whatever a fault loses can be fetched, and after quiescence every view must equal the truth.
+"""
+
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import Any
+
+import orjson
+
+from cluster.config import Compiled, Config, compile_config, load_mapping
+from cluster.core.channel_demand import ChannelDemand
+from cluster.core.client_message import client_frame
+from cluster.core.coordinator_state import CoordinatorState
+from cluster.core.gateway_state import Close, Deliver, GatewayState, Respond
+from cluster.core.ingestion_state import IngestionState, Join, Leave, Resume
+from cluster.core.messages import Announce, Batch, Blob, ChangeSet, Demand, Noted, Requests, Send
+from cluster.core.placement import assign_slots
+from cluster.core.session_state import SessionState
+from cluster.core.shard_state import ShardState, StartFetch
+from cluster.errors import UpstreamError
+from cluster.simulation.view import View
+
+START_MS = 1_000_000.0
+GATEWAY = "gateway-0"
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """How bad the network is. Probabilities are per call."""
+
+    delay_ms: float = 3.0
+    """Mean one-way delay; delays are exponential, so calls of different links overtake each other."""
+    lose: float = 0.0
+    repeat: float = 0.0
+    restart_ms: float = 400.0
+    """From a kill to the next life."""
+
+
+@dataclass(slots=True)
+class Upstream:
+    """The service and the stream in one: the truth, and who hears of its changes."""
+
+    truth: dict[str, Any] = field(default_factory=dict)
+    joined: set[str] = field(default_factory=set)
+    connected: bool = False
+    connection: int = 0
+    number: int = 0
+    fetches: int = 0
+
+
+class Client:
+    """A modelled client: subscriptions, views, a socket that may be slow or gone."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.lives = 0
+        self.session: SessionState | None = None
+        self.wanted: dict[int, dict[str, Any]] = {}
+        """Subscribe messages, by id."""
+        self.views: dict[int, View] = {}
+        self.taking = False
+        self.slow_ms = 1.0
+
+
+class World:
+    """See the module."""
+
+    def __init__(self, seed: int, document: dict[str, Any], faults: Faults | None = None) -> None:
+        self.random = random.Random(seed)
+        self.faults = faults or Faults()
+        self.now_ms = START_MS
+        self.trace: list[str] = []
+        self.config: Config = load_mapping(document, {})
+        self.compiled: Compiled = compile_config(self.config)
+        self.upstream = Upstream()
+        self.machines: dict[str, Any] = {}
+        self.clients: dict[str, Client] = {}
+        self._lives: dict[str, int] = {}
+        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._steps = 0
+        self._last = int(START_MS)
+        self._timers: dict[str, float] = {}
+        cluster = self.config.cluster
+        self.slots = assign_slots(range(cluster.shards), 1)
+        self.ingestors = ["ingestor-0"]
+        names = [*(f"shard-{n}" for n in range(cluster.shards)), GATEWAY]
+        names += [f"coordinator-{n}" for n in range(cluster.coordinators)] + self.ingestors
+        for name in names:
+            self.start(name)
+
+    # --- the clock -----------------------------------------------------------------------------------------------
+
+    def at(self, delay_ms: float, act: Callable[[], None]) -> None:
+        """Do something later."""
+        self._steps += 1
+        heappush(self._queue, (self.now_ms + delay_ms, self._steps, act))
+
+    def run(self, until_ms: float) -> None:
+        """Let time pass."""
+        while self._queue and self._queue[0][0] <= until_ms:
+            self.now_ms, _, act = heappop(self._queue)
+            act()
+        self.now_ms = max(self.now_ms, until_ms)
+
+    def note(self, text: str) -> None:
+        """Add a line to the trace."""
+        self.trace.append(f"{self.now_ms - START_MS:9.1f} {text}")
+
+    def delay(self) -> float:
+        """Return a network delay."""
+        return self.random.expovariate(1.0 / self.faults.delay_ms)
+
+    # --- actors --------------------------------------------------------------------------------------------------
+
+    def start(self, name: str) -> None:
+        """Begin a life of an actor."""
+        self._last = max(self._last + 10, int(self.now_ms))
+        incarnation = self._last
+        kind, _, index = name.partition("-")
+        cluster = self.config.cluster
+        profiles = self.compiled.profiles
+        match kind:
+            case "shard":
+                demand = ChannelDemand(
+                    name,
+                    incarnation,
+                    now_ms=self.now_ms,
+                    ingestors=self.ingestors,
+                    ingestor_of=lambda _: self.ingestors[0],
+                    linger_ms=self.compiled.feeds.linger_ms,
+                )
+                machine: Any = ShardState(
+                    name,
+                    incarnation,
+                    epoch=incarnation,
+                    queries=self.compiled.queries,
+                    feeds=self.compiled.feeds,
+                    demand=demand,
+                    gateways=[GATEWAY],
+                    ingestors=self.ingestors,
+                    replay_ms=max(profile.max_wait_ms for profile in profiles),
+                )
+            case "coordinator":
+                shards = [n for n in range(cluster.shards) if n % cluster.coordinators == int(index)]
+                machine = CoordinatorState(
+                    name, incarnation, shards=shards, ingestors=self.ingestors, profiles=profiles
+                )
+            case "ingestor":
+                machine = IngestionState(
+                    name,
+                    incarnation,
+                    routers={source: self.compiled.router(source) for source in self.config.sources},
+                    always=self.compiled.feeds.always(),
+                    slots=self.slots,
+                    shards=cluster.shards,
+                    coordinators=cluster.coordinators,
+                    profiles=profiles,
+                )
+            case _:
+                machine = GatewayState(name, incarnation, slots=self.slots, shards=cluster.shards)
+        self.machines[name] = machine
+        self._lives[name] = self._lives.get(name, 0) + 1
+        self.note(f"{name} lives as {incarnation}")
+        if kind == "ingestor":
+            self.upstream.joined = {channel for _, channel in self.compiled.feeds.always()}
+            self.at(self.delay(), lambda: self.connect_upstream())
+        self._arm(name)
+
+    def kill(self, name: str) -> None:
+        """End a life; the next begins after `restart_ms`."""
+        self.note(f"kill {name}")
+        del self.machines[name]
+        self._timers.pop(name, None)
+        if name == GATEWAY:
+            for client in self.clients.values():
+                self._hang_up(client)
+        if name in self.ingestors:
+            self.upstream.connected = False
+            self.upstream.connection += 1
+        self.at(self.faults.restart_ms, lambda: self.start(name))
+
+    def _effects(self, name: str, effects: Iterable[Any]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(to=to, message=message):
+                    self._call(name, to, message)
+                case StartFetch():
+                    self._fetch(name, effect)
+                case Deliver(session=session):
+                    self._deliver(session)
+                case Join(channel=channel):
+                    self.upstream.joined.add(channel)
+                    self.note(f"join {channel}")
+                case Leave(channel=channel):
+                    self.upstream.joined.discard(channel)
+                    self.note(f"leave {channel}")
+                case Resume() | Respond() | Close():
+                    pass
+                case _:
+                    raise AssertionError(f"{name}: {effect!r}")
+        self._arm(name)
+
+    def _arm(self, name: str) -> None:
+        machine = self.machines.get(name)
+        due = None if machine is None else machine.deadline()
+        if due is None:
+            return
+        due = max(due, self.now_ms)
+        if self._timers.get(name, float("inf")) <= due:
+            return
+        self._timers[name] = due
+        life = self._lives[name]
+
+        def wake() -> None:
+            if self._lives[name] != life or name not in self.machines or self._timers.get(name) != due:
+                return
+            del self._timers[name]
+            self._effects(name, self.machines[name].wake(self.now_ms))
+
+        self.at(due - self.now_ms, wake)
+
+    # --- the network ---------------------------------------------------------------------------------------------
+
+    def _call(self, sender: str, to: str, message: Any) -> None:
+        life = self._lives[sender]
+        lost = self.random.random() < self.faults.lose
+        arrives = not lost or self.random.random() < 0.5
+
+        def answer(reply: Any) -> None:
+            if self._lives[sender] != life or sender not in self.machines:
+                return
+            machine = self.machines[sender]
+            if lost or reply is None:
+                self._effects(sender, machine.unanswered(to, message, self.now_ms))
+            else:
+                self._effects(sender, machine.answered(to, message, reply, self.now_ms))
+
+        def deliver() -> None:
+            reply = self._receive(to, message) if arrives else None
+            self.at(self.delay() + (200.0 if lost else 0.0), lambda: answer(reply))
+
+        self.at(self.delay(), deliver)
+        if self.random.random() < self.faults.repeat:
+            self.at(self.delay() * 20, lambda: void(self._receive(to, message)))
+
+    def _receive(self, to: str, message: Any) -> Any:
+        machine = self.machines.get(to)
+        if machine is None:
+            return None
+        now_ms = self.now_ms
+        match message:
+            case Blob():
+                answer, effects = machine.blob(message, now_ms)
+            case Batch():
+                answer, effects = machine.batch(message, now_ms)
+            case Requests():
+                answer, effects = machine.requests(message, now_ms)
+            case ChangeSet():
+                answer, effects = machine.change_set(message, now_ms)
+            case Demand():
+                answer, effects = machine.demand(message, now_ms)
+            case Announce() if isinstance(machine, CoordinatorState):
+                answer, effects = Noted(machine.incarnation), []
+            case Announce():
+                answer, effects = machine.announce(message, now_ms)
+            case _:
+                raise AssertionError(f"{to}: {message!r}")
+        self._effects(to, effects)
+        return answer
+
+    # --- the upstream --------------------------------------------------------------------------------------------
+
+    def connect_upstream(self) -> None:
+        """Connect the ingestor's source."""
+        machine = self.machines.get(self.ingestors[0])
+        if machine is None or self.upstream.connected:
+            return
+        self.upstream.connected = True
+        self.note("source opened")
+        for source in self.config.sources:
+            self._effects(self.ingestors[0], machine.opened(source, self.now_ms))
+
+    def drop_upstream(self, for_ms: float) -> None:
+        """Cut the source's connection; what is emitted meanwhile is not heard."""
+        self.note("source cut")
+        self.upstream.connected = False
+        self.upstream.connection += 1
+        self.at(for_ms, self.connect_upstream)
+
+    def emit(self, channel: str, event: str, data: Any, change: Callable[[dict[str, Any]], None]) -> None:
+        """Change the truth and say so on a channel, to a connection that has joined it."""
+        upstream = self.upstream
+        change(upstream.truth)
+        upstream.number += 1
+        self.note(f"event {upstream.number} {event} {data}")
+        if not upstream.connected or channel not in upstream.joined:
+            return
+        frame = orjson.dumps({"event": event, "channel": channel, "data": data, "id": upstream.number})
+        connection, source = upstream.connection, next(iter(self.config.sources))
+
+        def arrive() -> None:
+            machine = self.machines.get(self.ingestors[0])
+            if machine is not None and upstream.connection == connection:
+                machine.receive(source, frame, self.now_ms)
+                self._arm(self.ingestors[0])
+
+        self.at(1.0, arrive)  # one connection: in order
+
+    def _fetch(self, name: str, fetch: StartFetch) -> None:
+        life = self._lives[name]
+        self.upstream.fetches += 1
+
+        def serve() -> None:
+            body = orjson.dumps(self.upstream.truth.get(fetch.key, {"missing": True}))
+            failed = self.random.random() < self.faults.lose
+            result: bytes | UpstreamError = UpstreamError("unlucky", status=503) if failed else body
+            self.at(self.delay() * 5, lambda: done(result))
+
+        def done(result: bytes | UpstreamError) -> None:
+            if self._lives[name] == life and name in self.machines:
+                effects = self.machines[name].fetched(fetch.key, fetch.id, result, self.now_ms)
+                self._effects(name, effects)
+
+        self.at(self.delay() * 5, serve)
+
+    # --- clients -------------------------------------------------------------------------------------------------
+
+    def connect(self, name: str) -> Client:
+        """Connect a client, for the first time or again; its subscriptions continue from their tokens."""
+        client = self.clients.setdefault(name, Client(name))
+        gateway = self.machines.get(GATEWAY)
+        if gateway is None:
+            self.at(50.0, lambda: void(self.connect(name)))
+            return client
+        if client.session is not None:
+            return client
+        client.lives += 1
+        client.session = gateway.open_session(f"{name}/{client.lives}")
+        self.note(f"{name} connects as {client.session.id}")
+        for sub, message in client.wanted.items():
+            token = client.views[sub].token if client.views[sub].complete else None
+            if token is None:
+                client.views[sub] = View()
+            self.say(client, {**message, **({"since": token} if token else {})})
+        return client
+
+    def subscribe(self, client: Client, sub: int, **arguments: Any) -> None:
+        """Subscribe, now and after each reconnect."""
+        client.wanted[sub] = {"type": "subscribe", "id": sub, **arguments}
+        client.views[sub] = View()
+        self.say(client, client.wanted[sub])
+
+    def say(self, client: Client, message: dict[str, Any]) -> None:
+        """Send a client's message."""
+        gateway: GatewayState | None = self.machines.get(GATEWAY)
+        if gateway is None or client.session is None:
+            return
+        frame = orjson.dumps(message)
+        self._effects(GATEWAY, client_frame(gateway, client.session, frame, lambda _: 0, self.now_ms))
+
+    def disconnect(self, client: Client) -> None:
+        """Cut a client's connection; what was on its way is lost."""
+        gateway: GatewayState | None = self.machines.get(GATEWAY)
+        if client.session is None:
+            return
+        self.note(f"{client.name} disconnects")
+        session_id = client.session.id
+        self._hang_up(client, back_ms=self.random.uniform(1, 500))
+        if gateway is not None:
+            self._effects(GATEWAY, gateway.close_session(session_id, self.now_ms))
+
+    def _hang_up(self, client: Client, back_ms: float = 100.0) -> None:
+        client.session = None
+        client.taking = False
+        self.at(back_ms, lambda: void(self.connect(client.name)))
+
+    def _deliver(self, session_id: str) -> None:
+        client = self.clients.get(session_id.partition("/")[0])
+        if client is None or client.session is None or client.session.id != session_id or client.taking:
+            return
+        client.taking = True
+        self.at(0.0, lambda: self._take(client, session_id))
+
+    def _take(self, client: Client, session_id: str) -> None:
+        gateway: GatewayState | None = self.machines.get(GATEWAY)
+        session = client.session
+        if gateway is None or session is None or session.id != session_id:
+            return
+        frame, effects = gateway.take(session, self.now_ms)
+        self._effects(GATEWAY, effects)
+        if frame is None:
+            client.taking = False
+            return
+
+        def received() -> None:
+            if client.session is not session:
+                return
+            self.note(f"{client.name} <- {frame.decode()}")
+            for message in orjson.loads(frame):
+                if "sub" in message:
+                    client.views[message["sub"]].take(message)
+            gateway.written(session, self.now_ms)
+            self._take(client, session_id)
+
+        self.at(self.random.expovariate(1.0 / client.slow_ms), received)
+
+
+def void(_: object) -> None:
+    """Drop a value."""
