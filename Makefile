@@ -15,7 +15,7 @@ test: $(STAMP)
 check: $(STAMP)
 	$(BIN)/ruff format --check cluster tests
 	$(BIN)/ruff check cluster tests
-	$(BIN)/mypy --strict cluster tests
+	$(BIN)/mypy --strict cluster
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
 bench: $(STAMP)

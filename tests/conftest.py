@@ -13,7 +13,7 @@ from cluster.demo.tracker import Emission
 from cluster.demo.upstream import Upstream
 
 
-def pytest_asyncio_loop_factories(config: Any, item: Any) -> dict[str, Any]:  # noqa: ARG001 - the hook's signature
+def pytest_asyncio_loop_factories(config: Any, item: Any) -> dict[str, Any]:
     """Run asynchronous tests on the loop that the actors run on."""
     return {"uvloop": uvloop.new_event_loop}
 

@@ -64,9 +64,7 @@ class InProcess:
         self.slots = assign_slots(range(shards), 1)
         self.names = [f"gateway-{n}" for n in range(gateways)]
         self.shards = {f"shard-{n}": self.shard_life(n) for n in range(shards)}
-        self.gateways = {
-            name: GatewayState(name, self.life(), slots=self.slots, shards=shards) for name in self.names
-        }
+        self.gateways = {name: GatewayState(name, self.life(), slots=self.slots, shards=shards) for name in self.names}
         self.calls: deque[tuple[str, Send]] = deque()
         self.delivered: list[str] = []
         self.responses: dict[int, list[Any]] = {}

@@ -58,7 +58,8 @@ class Peers:
         Raises:
             Unreachable: no answer came.
         """
-        return await self._ask(to, "status", timeout_s)
+        status: dict[str, Any] = await self._ask(to, "status", timeout_s)
+        return status
 
     async def samples(self, to: str, timeout_s: float = 2.0) -> bytes:
         """Return an actor's metrics, encoded.
@@ -66,7 +67,8 @@ class Peers:
         Raises:
             Unreachable: no answer came.
         """
-        return await self._ask(to, "samples", timeout_s)
+        samples: bytes = await self._ask(to, "samples", timeout_s)
+        return samples
 
     async def describe(self) -> dict[str, Any]:
         """Return the supervisor's description of the whole cluster.
@@ -75,9 +77,10 @@ class Peers:
             UnavailableError: the supervisor does not answer.
         """
         try:
-            return await self._ask(SUPERVISOR, "describe", 5.0)
+            described: dict[str, Any] = await self._ask(SUPERVISOR, "describe", 5.0)
         except Unreachable as error:
             raise UnavailableError("the supervisor does not answer") from error
+        return described
 
     async def drain(self, to: str) -> None:
         """Ask an actor to finish what it owes its clients; errors do not matter, it is about to be stopped."""

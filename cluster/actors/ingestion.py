@@ -118,7 +118,7 @@ class IngestionActor(Shell):
         message = blob.decode_message(pieces)
         match message:
             case Demand():
-                answer, effects = self.machine.demand(message, self.now())
+                answer, effects = self.machine.demand(message)
             case Announce():
                 answer, effects = self.machine.announce(message, self.now())
             case _:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import typer
 
-from cluster.cli import commands
 from cluster.config import Config, load
 from cluster.errors import ConfigError, ErrorCode, HarborError
 
@@ -51,7 +51,7 @@ def _load(path: Path, environment: dict[str, str]) -> Config:
     except ConfigError as error:
         for fault in getattr(error, "faults", [error]):
             sys.stderr.write(f"{path}: {fault.message}\n")
-        raise commands.typer.Exit(2) from None
+        raise typer.Exit(2) from None
 
 
 def _stop_on_signals(stop: threading.Event) -> None:
@@ -83,7 +83,7 @@ def _sample_upstream(wanted: bool) -> Iterator[dict[str, str]]:
         yield {}
         return
     # A session of its own: Ctrl-C in the terminal is ours to pass on, after the cluster has drained.
-    process = subprocess.Popen(  # noqa: S603 - our own module
+    process = subprocess.Popen(
         [sys.executable, "-m", "cluster.demo.upstream", "--port", "0"],
         stdout=subprocess.PIPE,
         text=True,

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 import orjson
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.typing import Subprotocol
 
 from cluster.core.protocol import SUBPROTOCOL
 from cluster.core.retry import Backoff
@@ -48,10 +49,10 @@ async def watch(
         try:
             async with connect(
                 target,
-                subprotocols=[SUBPROTOCOL],
+                subprotocols=[Subprotocol(SUBPROTOCOL)],
                 additional_headers=headers,
                 max_size=None,
-                proxy=None,  # type: ignore[list-item]
+                proxy=None,
             ) as socket:
                 subscribe = {"type": "subscribe", "id": SUBSCRIPTION, "prefix" if prefix else "key": key, "mode": mode}
                 await socket.send(orjson.dumps({**subscribe, **({"since": since} if since else {})}).decode())

@@ -10,6 +10,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,12 +38,13 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)\Z")
 _DURATION_MS = {"ms": 1.0, "s": 1_000.0, "m": 60_000.0, "h": 3_600_000.0, "d": 86_400_000.0}
 _SIZE = re.compile(r"(\d+)(B|KiB|MiB|GiB)\Z")
 _SIZE_BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z")
 _LATER = "not supported by this version"
 _NEVER = object()
 
 
-class ConfigFaults(ConfigError):
+class ConfigFaults(ConfigError):  # noqa: N818 - they are what the user calls them
     """All faults of one file."""
 
     def __init__(self, faults: list[ConfigError]) -> None:
@@ -63,6 +65,10 @@ def load(path: str | Path, env: Mapping[str, str]) -> Config:
         raise ConfigFaults([ConfigError("", f"cannot be read: {reason}")]) from error
     try:
         document = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except RecursionError as error:
+        raise ConfigFaults([ConfigError("", "nested too deep")]) from error
+    except ValueError as error:  # `0b_`: YAML takes it for a number, Python does not
+        raise ConfigFaults([ConfigError("", f"a value cannot be read: {error}")]) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
@@ -87,7 +93,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        key = loader.construct_object(key_node, deep=True)
         try:
             repeated = key in seen
             seen.add(key)
@@ -99,14 +105,14 @@ def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[An
 
 
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-# `on:` is a section's name here; YAML 1.1 would read it as `true`.
+# As YAML 1.2 has it, too: `on:` is a section's name here, which YAML 1.1 would read as `true`, and JSON has no dates.
 _UniqueKeyLoader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:bool"]
+    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":bool", ":timestamp"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _UniqueKeyLoader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile(r"^(?:true|false|True|False)$"), list("tTfF")
-)  # type: ignore[no-untyped-call]
+)
 
 
 class _Section:
@@ -178,6 +184,12 @@ def _count(path: str, value: Any) -> int:
     return value
 
 
+def _gateways(path: str, value: Any) -> int:
+    if value == "auto":
+        raise ConfigError(path, f"{_LATER}, got 'auto'")
+    return _count(path, value)
+
+
 def _whole(path: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ConfigError(path, f"expected a whole number of at least 0, got {value!r}")
@@ -246,10 +258,16 @@ def _url(*schemes: str) -> Callable[[str, Any], str]:
 def _headers(path: str, value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
         raise ConfigError(path, f"expected a mapping of header names to values, got {value!r}")
-    for name, text in value.items():
-        if not isinstance(name, str) or not isinstance(text, str) or "\n" in text or "\r" in text:
-            raise ConfigError(f"{path}.{name}", "expected text on one line")
-    return dict(value)
+    headers = {}
+    for name, given in value.items():
+        if not _HEADER.match(name):
+            raise ConfigError(f"{path}.{name}", "expected a header's name")
+        # A variable that holds digits has become a number.
+        text = str(given) if isinstance(given, int) and not isinstance(given, bool) else given
+        if not isinstance(text, str) or not text.isascii() or not text.isprintable():
+            raise ConfigError(f"{path}.{name}", "expected ASCII text on one line")
+        headers[name] = text
+    return headers
 
 
 def _one_of(*choices: str) -> Callable[[str, Any], str]:
@@ -280,7 +298,7 @@ class _Reader:
         self.faults.append(ConfigError(path, reason))
 
     def expand(self, path: str, value: Any) -> Any:
-        """Put environment variables in; text that is nothing but one variable may become a number or flag."""
+        """Put environment variables in; text that is nothing but one variable may become a whole number."""
         if isinstance(value, dict):
             return {name: self.expand(f"{path}.{name}" if path else str(name), each) for name, each in value.items()}
         if isinstance(value, list):
@@ -298,6 +316,24 @@ class _Reader:
         expanded = _VARIABLE.sub(put, value)
         whole = _VARIABLE.fullmatch(value)
         return int(expanded) if whole is not None and expanded.isdecimal() else expanded
+
+    def plain(self, path: str, value: Any) -> None:
+        """Find what YAML can say and JSON cannot: names that are no text, numbers without value, other types."""
+        if isinstance(value, dict):
+            for name, each in value.items():
+                at = f"{path}.{name}" if path else str(name)
+                if not isinstance(name, str):
+                    self.fault(at, f"expected a name in quotes, got {name!r}")
+                self.plain(at, each)
+        elif isinstance(value, list):
+            for position, each in enumerate(value):
+                self.plain(f"{path}.{position}", each)
+        elif isinstance(value, float) and not math.isfinite(value):
+            self.fault(path, f"expected a number, got {value!r}")
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            self.fault(path, f"expected a number of at most 64 bits, got {_shown(value)}")
+        elif not isinstance(value, str | int | float | None):
+            self.fault(path, f"expected text, got {_shown(value)}")
 
     def items(self, path: str, value: Any) -> list[Any]:
         if not isinstance(value, list):
@@ -320,6 +356,9 @@ class _Reader:
     # --- sections ------------------------------------------------------------------------------------------------
 
     def config(self, document: Any) -> Config:
+        self.plain("", document)
+        if self.faults:
+            raise ConfigFaults(self.faults)
         root = _Section(self, "", self.expand("", document))
         cluster = root.take("cluster", ClusterConfig(), self.cluster)
         batching = root.take("batching", Profile(), self.batching)
@@ -344,10 +383,8 @@ class _Reader:
             section.take("shards", 4, _count),
             section.take("coordinators", 1, _count),
             section.take("ingestors", 1, _count),
-            section.take("gateways", 1, lambda at, given: given if given == "auto" else _count(at, given)),
+            section.take("gateways", 1, _gateways),
         )
-        if made.gateways == "auto":
-            self.fault(f"{path}.gateways", f"{_LATER}, got 'auto'")
         if made.coordinators > made.shards:
             self.fault(
                 f"{path}.coordinators", f"expected at most one per shard ({made.shards}), got {made.coordinators}"
@@ -550,7 +587,7 @@ class _Reader:
             join = section.take("join", "demand", _one_of("demand", "always"))
             if join == "always" and captures:
                 self.fault(section.at("join"), f"a channel with placeholders cannot always be joined, got {channel!r}")
-            on = section.take("on", _NEVER, lambda at, given, names=captures: self.on(at, given, names))
+            on = section.take("on", _NEVER, partial(self._on, captures))
             found.append(
                 StreamConfig(
                     source or "",
@@ -576,7 +613,7 @@ class _Reader:
         if source is not None and source.type == "sse" and source.envelope is None:
             self.fault(path, "a server-sent stream has channels only with an envelope that names one")
 
-    def on(self, path: str, value: Any, captures: frozenset[str]) -> dict[str, list[dict[str, Any]]]:
+    def _on(self, captures: frozenset[str], path: str, value: Any) -> dict[str, list[dict[str, Any]]]:
         if not isinstance(value, dict) or not value:
             raise ConfigError(path, f"expected rules by event name, got {_shown(value)}")
         found = {}

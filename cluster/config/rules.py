@@ -7,9 +7,10 @@ import orjson
 from cluster.core import template
 from cluster.core.json_pointer import tokens
 from cluster.core.operation import Missing
+from cluster.core.query_key import canonical, checked
 from cluster.core.rule import RuleOperation
-from cluster.core.template import Hole, Node
-from cluster.errors import ConfigError, OperationError
+from cluster.core.template import Hole, Literal, Node
+from cluster.errors import ConfigError, OperationError, RequestError
 
 REQUIRED: dict[str, frozenset[str]] = {
     "set": frozenset({"key", "value"}),
@@ -41,7 +42,9 @@ BESIDE = frozenset({"each", "when", "version"})
 REFETCH = ("active", "inactive", "all", "none")
 
 
-def parse_rule(path: str, rule: Any, captures: frozenset[str], faults: list[ConfigError]) -> RuleOperation | None:
+def parse_rule(  # noqa: PLR0915 - one check after another
+    path: str, rule: Any, captures: frozenset[str], faults: list[ConfigError]
+) -> RuleOperation | None:
     """Check one rule. Faults are added to `faults`; None where there were any."""
     before = len(faults)
 
@@ -87,19 +90,30 @@ def parse_rule(path: str, rule: Any, captures: frozenset[str], faults: list[Conf
                 fault(at, f"{{{hole[0]}}} has no members, got {{{'.'.join(hole)}}}")
         return parsed
 
+    def fixed(at: str, value: Any) -> None:
+        """What is read as it stands, so that a placeholder in it would be taken for text."""
+        for hole in template.holes(template.parse(value)):
+            fault(at, f"takes no placeholders, got {{{'.'.join(hole)}}}")
+
+    def pointed(at: str, pointer: Any) -> None:
+        try:
+            if not isinstance(pointer, str):
+                raise OperationError(f"a JSON Pointer is a string, got {pointer!r}")
+            tokens(pointer)
+        except OperationError as error:
+            fault(at, error.message)
+
     key = node(f"{kind}.key", arguments["key"])
     if not isinstance(arguments["key"], list) and not isinstance(key, Hole):
         fault(f"{kind}.key", f"expected an array or one placeholder, got {arguments['key']!r}")
+    elif isinstance(key, Literal):
+        try:
+            canonical(checked(key.value))
+        except RequestError as error:
+            fault(f"{kind}.key", error.message)
     pointer = arguments.get("at", "")
     at = node(f"{kind}.at", pointer)
-    try:
-        if not isinstance(pointer, str):
-            raise OperationError(f"a JSON Pointer is a string, got {pointer!r}")
-        tokens(pointer)
-    except OperationError as error:
-        fault(f"{kind}.at", error.message)
-    if kind == "increment" and not pointer:
-        at = template.Literal("")
+    pointed(f"{kind}.at", pointer)
     value = arguments.get("value", arguments.get("item"))
     value_node = node(f"{kind}.{'item' if 'item' in arguments else 'value'}", value)
     where = arguments.get("where")
@@ -111,6 +125,8 @@ def parse_rule(path: str, rule: Any, captures: frozenset[str], faults: list[Conf
         by_node = node(f"{kind}.by", by)
         if isinstance(by_node, Hole):
             by = by_node
+            if by.path[0] not in ("data", "item", "event_id"):
+                fault(f"{kind}.by", f"{{{by.path[0]}}} is text, expected a number")
         elif isinstance(by, bool) or not isinstance(by, int | float):
             fault(f"{kind}.by", f"expected a number or one placeholder, got {by!r}")
     elif by is not None and not (isinstance(by, str) and by):
@@ -121,8 +137,10 @@ def parse_rule(path: str, rule: Any, captures: frozenset[str], faults: list[Conf
     when_missing = arguments.get("when_missing")
     if when_missing not in (None, "skip", "create"):
         fault(f"{kind}.when_missing", f"expected skip or create, got {when_missing!r}")
-    if "default" in arguments and when_missing != "create" and kind != "set":
-        fault(f"{kind}.default", "takes effect only with when_missing: create")
+    if "default" in arguments:
+        fixed(f"{kind}.default", arguments["default"])
+        if when_missing != "create" and not (kind == "set" and when_missing is None):
+            fault(f"{kind}.default", "takes effect only with when_missing: create")
     exact = arguments.get("exact", False)
     if not isinstance(exact, bool):
         fault(f"{kind}.exact", f"expected true or false, got {exact!r}")
@@ -139,11 +157,9 @@ def parse_rule(path: str, rule: Any, captures: frozenset[str], faults: list[Conf
     if not isinstance(when, dict):
         fault("when", f"expected {{pointer: value}}, got {when!r}")
         when = {}
-    for name in when:
-        try:
-            tokens(str(name))
-        except OperationError as error:
-            fault(f"when.{name}", error.message)
+    for name, wanted in when.items():
+        pointed(f"when.{name}", name)
+        fixed(f"when.{name}", [name, wanted])
     guard = None
     if "version" in rule:
         version = rule["version"]
@@ -152,6 +168,8 @@ def parse_rule(path: str, rule: Any, captures: frozenset[str], faults: list[Conf
         elif kind == "invalidate":
             fault("version", "an invalidation has no version")
         else:
+            pointed("version.at", version["at"])
+            fixed("version.at", version["at"])
             guard = (version["at"], node("version.value", version["value"]))
     if len(faults) > before:
         return None

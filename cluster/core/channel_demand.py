@@ -79,7 +79,6 @@ class ChannelDemand:
         for channel in gone:
             del self._leaving[channel]
             del self._counts[channel]
-            self._joined.discard(channel)
             self._touch(channel)
         return gone
 
@@ -123,7 +122,7 @@ class ChannelDemand:
         match answer:
             case DemandMet(incarnation=incarnation):
                 line.link.acknowledged(incarnation)
-                self._joined.update(channel for channel in message.add if channel in self._counts)
+                self._joined.update(message.add)
             case Full(retry_ms=retry_ms):
                 line.link.failed(now_ms, retry_ms)
             case Refused():
@@ -150,7 +149,7 @@ class ChannelDemand:
         line.link.relink()
         line.told.clear()
         line.dirty = self._all_of(line)
-        self._joined.difference_update(line.dirty)
+        self._joined = {channel for channel in self._joined if self._ingestor_of(channel[0]) != line.address}
         line.whole = True
 
     def _next(self, line: _IngestorLine) -> Demand | None:
@@ -161,6 +160,7 @@ class ChannelDemand:
             return None
         line.told.update(add)
         line.told.difference_update(drop)
+        self._joined.difference_update(drop)
         whole, line.whole = line.whole, False
         return Demand(line.link.header(), whole, add, drop)
 

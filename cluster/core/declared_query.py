@@ -13,6 +13,8 @@ from msgspec import Struct
 from cluster.core import template
 from cluster.core.template import MissingCapture, Node, Path
 
+_DOTS = frozenset({".", ".."})
+
 
 class FetchRequest(Struct, frozen=True):
     """A GET to a service."""
@@ -39,9 +41,14 @@ class DeclaredQuery(Struct, frozen=True):
     """None: doubling from a second, see `retry`."""
 
     def captures(self, key: list[Any]) -> dict[Path, Any] | None:
-        """Return what the key template's placeholders are in `key`, or None where it does not match."""
+        """Return what the key template's placeholders are in `key`, or None where it does not match.
+
+        A key that would lead elsewhere does not: no encoding keeps a path's segment `..` from being taken for the way up.
+        """
         captures: dict[Path, Any] = {}
-        return captures if template.match(self.key, key, captures) else None
+        if not template.match(self.key, key, captures):
+            return None
+        return captures if _DOTS.isdisjoint(self._path(captures).split("/")) else None
 
     def request_for(self, key: list[Any]) -> FetchRequest:
         """Return the request that fetches `key`, which must match."""
@@ -51,10 +58,6 @@ class DeclaredQuery(Struct, frozen=True):
         def lookup(path: Path) -> Any:
             return captures[path]
 
-        def encoded(path: Path) -> str:
-            return quote(_param(captures[path]), safe="")
-
-        path = template.build(self.path, encoded)
         params = None if self.params is None else template.build(self.params, lookup)
         pairs: list[tuple[str, str]] = []
         if isinstance(params, dict):
@@ -63,7 +66,10 @@ class DeclaredQuery(Struct, frozen=True):
                     pairs.extend((name, _param(item)) for item in value)
                 elif value is not None:
                     pairs.append((name, _param(value)))
-        return FetchRequest(self.service, path, tuple(pairs))
+        return FetchRequest(self.service, self._path(captures), tuple(pairs))
+
+    def _path(self, captures: dict[Path, Any]) -> str:
+        return str(template.build(self.path, lambda path: quote(_param(captures[path]), safe="")))
 
 
 def _param(value: Any) -> str:

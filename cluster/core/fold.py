@@ -13,6 +13,8 @@ applying them here is impossible, for the value lives elsewhere. So they are com
 - A bounded list forgets: once enough items were surely added to push out whatever was stored, only the last `max_items` count
   (`_settled`), so a window carries at most twice that of a feed, at any rate.
 
+It is one thing because what a run takes in, when lanes commute and what a bounded list forgets must agree to the letter.
+
 The effect is the same for values that are JSON as orjson reads it; sums beyond 2^53 may round differently. Folded operations fold
 again: ingestors, coordinators and gateways of any number can combine what others combined.
 """

@@ -7,6 +7,8 @@ Pending operations fold by key, so what waits is bounded by the distinct keys an
 mark sources are told to stop reading, and to go on at the low-water mark. A coordinator that dies takes an open window with it; this
 end then says to the next one, per feed and shard, what should have arrived (`FeedRange`), and shards reset what missed some.
 
+It is one thing because the hot path, the marks that make loss visible and the timing of blobs share the numbering of feeds.
+
 What must not live here: sockets and reconnecting (`cluster.sources`), what an event means (`rule`).
 """
 
@@ -352,7 +354,7 @@ class IngestionState:
             self._line_of[shard].marks.setdefault(shard, []).append(mark)
         return self.wake(now_ms)
 
-    def demand(self, message: Demand, now_ms: float) -> tuple[Answer, list[Effect]]:
+    def demand(self, message: Demand) -> tuple[Answer, list[Effect]]:
         """A shard says which channels its watched entries need."""
         sender = message.header.sender
         incoming = self._incoming.setdefault(sender, Incoming(self.incarnation))

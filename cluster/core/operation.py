@@ -5,6 +5,9 @@ value before with the value after. An operation that does not fit (a pointer to 
 
 Values inside operations are JSON bytes: a whole-value `Set` passes through the cluster without ever being decoded. Upstreams send
 bytes that only look like JSON (bad UTF-8, half a surrogate pair, a thousand brackets); to the others that is a mismatch, never a fault.
+
+It is one thing because every operation is a few lines over the same ways to find a place and to say what was done there.
+
 What must not live here: combining operations (`fold`), prefixes and refetching (`Invalidate` is carried out by the shard).
 """
 

@@ -68,13 +68,13 @@ def _write(value: Any, depth: int) -> str:
     if kind is str:
         return _string(value)
     if kind is int:
-        return str(value) if -_MAX_SAFE_INTEGER <= value <= _MAX_SAFE_INTEGER else _float(_as_float(value))
+        return str(value) if -_MAX_SAFE_INTEGER <= value <= _MAX_SAFE_INTEGER else number_text(_as_float(value))
     if kind is bool:
         return "true" if value else "false"
     if value is None:
         return "null"
     if kind is float:
-        return _float(value)
+        return number_text(value)
     if depth > MAX_DEPTH:
         raise RequestError(ErrorCode.TOO_DEEP, f"a query key may nest {MAX_DEPTH} deep")
     if kind is list or kind is tuple:
@@ -114,7 +114,7 @@ def _member_order(name: str) -> tuple[int, int, bytes]:
     return (1, 0, name.encode("utf-16-be", "surrogatepass"))
 
 
-def _float(number: float) -> str:
+def number_text(number: float) -> str:
     """Write a number as ECMAScript's Number::toString does (ECMA-262, 6.1.6.1.20)."""
     if not math.isfinite(number):
         return "null"

@@ -20,7 +20,7 @@ import orjson
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from cluster.core import template
-from cluster.core.json_pointer import escape
+from cluster.core.json_pointer import escape, resolve
 from cluster.core.json_pointer import tokens as pointer_tokens
 from cluster.core.operation import (
     Append,
@@ -40,7 +40,7 @@ from cluster.core.operation import (
 )
 from cluster.core.query_key import CanonicalKey, canonical, checked
 from cluster.core.template import Hole, Literal, MissingCapture, Node, Path
-from cluster.errors import HarborError, OperationError
+from cluster.errors import ErrorCode, HarborError, OperationError, RequestError
 
 MEMO = 100_000
 """Keys remembered per route and routes per source; a memo that is full starts over."""
@@ -145,7 +145,7 @@ class Router:
                 frame.decode()
             except UnicodeDecodeError as error:
                 raise FrameFault("not_json", "invalid UTF-8") from error
-        if frame[:1] == b"[":
+        if frame.lstrip()[:1] == b"[":
             return self._decode_list(frame)
         return self._decode_one(frame)
 
@@ -215,24 +215,31 @@ class Router:
     def _compile(
         self, operations: Sequence[RuleOperation], known: dict[str, Any]
     ) -> Callable[[Raw | bytes, str | int | None], list[Made]]:
-        steps = [_compile_operation(_with_known(operation, known)) for operation in operations]
+        steps = [_compile_operation(_with_known(operation, known), self._drop) for operation in operations]
         if len(steps) == 1:
             return partial(_run_one, steps[0], self._drop)
         return partial(_run_all, steps, self._drop)
 
 
 _Step = Callable[[Raw | bytes, str | int | None], list[Made]]
+_MISSING = (MissingCapture, AttributeError)  # an attribute of an unset member
+# What an upstream can send: no JSON, nested too deep, integers beyond 64 bits in what is written again, texts too long for a key.
+_FAULTS = (*_MISSING, msgspec.DecodeError, orjson.JSONDecodeError, orjson.JSONEncodeError, RecursionError, HarborError)
+
+
+def _reason(fault: Exception) -> str:
+    if isinstance(fault, _MISSING):
+        return "missing_capture"
+    if isinstance(fault, HarborError) and not isinstance(fault, OperationError):
+        return "bad_key"
+    return "bad_data"
 
 
 def _run_one(step: _Step, drop: Callable[[str], None], data: Raw | bytes, event_id: str | int | None) -> list[Made]:
     try:
         return step(data, event_id)
-    except (MissingCapture, AttributeError):  # an attribute of an unset member
-        drop("missing_capture")
-    except (msgspec.DecodeError, orjson.JSONDecodeError, RecursionError):
-        drop("bad_data")
-    except HarborError:
-        drop("bad_key")
+    except _FAULTS as fault:
+        drop(_reason(fault))
     return []
 
 
@@ -247,16 +254,16 @@ def _run_all(
 
 def _with_known(operation: RuleOperation, known: dict[str, Any]) -> RuleOperation:
     """Put a channel's captures in."""
-
-    N = TypeVar("N", Node, Node | None)  # noqa: N806 - a type variable
+    N = TypeVar("N", Node, Node | None)
 
     def put(node: N) -> N:
-        return None if node is None else template.substitute(node, known)  # type: ignore[return-value]
+        return None if node is None else template.substitute(node, known)
 
+    tokens = {name: escape(value) if isinstance(value, str) else value for name, value in known.items()}
     return msgspec.structs.replace(
         operation,
         key=put(operation.key),
-        at=put(operation.at),
+        at=template.substitute(operation.at, tokens),
         value=put(operation.value),
         where=put(operation.where),
         by=put(operation.by) if isinstance(operation.by, Hole | template.Text) else operation.by,
@@ -283,7 +290,7 @@ class _Scope:
         if self.whole:
             self.decode = msgspec.json.decode
         elif wanted:
-            decoder = msgspec.json.Decoder(self._struct(wanted, self.raw))
+            decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(self._struct(wanted, self.raw))
             self.decode = decoder.decode
             for path in wanted:
                 self._getters[path] = attrgetter(".".join(_field(token) for token in path))
@@ -411,7 +418,7 @@ def _reads(operation: RuleOperation) -> tuple[set[Path], set[Path]]:
     return parsed, passed
 
 
-def _compile_operation(operation: RuleOperation) -> _Step:
+def _compile_operation(operation: RuleOperation, drop: Callable[[str], None]) -> _Step:
     parsed, passed = _reads(operation)
     each = operation.each
     if isinstance(each, Hole):
@@ -443,10 +450,14 @@ def _compile_operation(operation: RuleOperation) -> _Step:
             members = decode(data) if decode is not None else None
             if not _holds(conditions, data, members, event_id):
                 return []
-            return [
-                make(data, members, item, decode_item(item) if decode_item is not None else None, event_id)
-                for item in _ITEMS.decode(elements(data, members, None, None, event_id))
-            ]
+            made = []
+            for item in _ITEMS.decode(elements(data, members, None, None, event_id)):
+                try:
+                    item_members = decode_item(item) if decode_item is not None else None
+                    made.append(make(data, members, item, item_members, event_id))
+                except _FAULTS as fault:
+                    drop(_reason(fault))
+            return made
 
         return run_each
 
@@ -477,8 +488,6 @@ def _holds(conditions: list[Any], data: Any, members: Any, event_id: str | int |
         try:
             value = read(data, members, None, None, event_id)
             if not _plain(pointer):
-                from cluster.core.json_pointer import resolve  # noqa: PLC0415 - the rare case
-
                 value = resolve(value, pointer_tokens(pointer))
         except (MissingCapture, AttributeError, OperationError):
             return False
@@ -526,7 +535,10 @@ def _fast_set(operation: RuleOperation, scope: _Scope) -> _Step | None:
 def _key(operation: RuleOperation, reader: _Reader) -> Callable[..., CanonicalKey]:
     node = operation.key
     if isinstance(node, Literal):
-        key = canonical(checked(node.value))
+        try:
+            key = canonical(checked(node.value))
+        except RequestError as error:  # a channel's capture made it too long
+            return _raising(error.code, error.message)
         return lambda *_: key
     paths = list(dict.fromkeys(template.holes(node)))
     readers = [reader.value(path) for path in paths]
@@ -551,12 +563,19 @@ def _key(operation: RuleOperation, reader: _Reader) -> Callable[..., CanonicalKe
     return build
 
 
+def _raising(code: ErrorCode, message: str) -> Callable[..., CanonicalKey]:
+    def refuse(*_: Any) -> CanonicalKey:
+        raise RequestError(code, message)
+
+    return refuse
+
+
 def _at(operation: RuleOperation, reader: _Reader) -> Callable[..., str]:
     node = operation.at
     if isinstance(node, Literal):
         at = str(node.value)
         return lambda *_: at
-    parts = node.parts if isinstance(node, template.Text) else ("", *template.holes(node))
+    parts: tuple[str | Path, ...] = node.parts if isinstance(node, template.Text) else tuple(template.holes(node))
     readers = {path: reader.value(path) for path in template.holes(node)}
 
     def build(*event: Any) -> str:
@@ -618,7 +637,9 @@ def _amount(operation: RuleOperation, reader: _Reader) -> Callable[..., int | fl
         def amount(*event: Any) -> int | float:
             value = read(*event)
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise MissingCapture
+                raise OperationError(f"an increment is a number, got {value!r:.60}")
+            if not -(2.0**63) < value < 2.0**63:
+                raise OperationError("an increment has at most 64 bits")
             return value
 
         return amount
@@ -686,12 +707,21 @@ class FeedIndex:
 
 
 def _feeds(rule: RuleOperation, key: list[Any], captures: dict[Path, Any]) -> bool:
-    """Whether a rule can change the entry of `key`; an invalidation reaches everything under its key."""
-    if rule.kind == "invalidate" and not rule.exact and isinstance(rule.key, template.ListNode | Literal):
-        node = rule.key
-        length = len(node.items) if isinstance(node, template.ListNode) else len(node.value)
-        key = key[:length]
-    return _match_typed(rule.key, key, captures)
+    """Whether a rule can change the entry of `key`."""
+    return _match_typed(rule.key, _reached(rule, key), captures)
+
+
+def _reached(rule: RuleOperation, key: list[Any]) -> list[Any]:
+    """The part of a key that a rule's key must match: an invalidation reaches everything under its own."""
+    if rule.kind != "invalidate" or rule.exact:
+        return key
+    match rule.key:
+        case template.ListNode(items=items):
+            return key[: len(items)]
+        case Literal(value=value):
+            return key[: len(value)]
+        case _:
+            return key
 
 
 def _match_typed(node: Node, key: list[Any], captures: dict[Path, Any]) -> bool:
@@ -720,10 +750,7 @@ def _channels(stream: Stream, key: list[Any]) -> list[str]:
     for rules in stream.on.values():
         for rule in rules:
             captures: dict[Path, Any] = {}
-            length = len(key)
-            if rule.kind == "invalidate" and not rule.exact and isinstance(rule.key, template.ListNode):
-                length = len(rule.key.items)
-            if isinstance(rule.key, Hole) or not template.match(rule.key, key[:length], captures):
+            if isinstance(rule.key, Hole) or not template.match(rule.key, _reached(rule, key), captures):
                 continue
             if wanted <= captures.keys():
                 try:

@@ -12,6 +12,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from cluster.core.operation import json_equal
+from cluster.core.query_key import number_text
 from cluster.errors import OperationError
 
 Path = tuple[str, ...]
@@ -127,8 +129,10 @@ def as_text(value: Any) -> str:
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int | float):
-        return f"{value:g}" if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else str(value)
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return number_text(value)
     raise MissingCapture
 
 
@@ -168,10 +172,10 @@ def match(node: Node, value: Any, captures: dict[Path, Any]) -> bool:
     """Whether a template can have given `value`; what its placeholders then were is added to `captures`."""
     match node:
         case Literal(value=literal):
-            return type(literal) is type(value) and bool(literal == value)
+            return json_equal(literal, value)
         case Hole(path=path):
             if path in captures:
-                return bool(captures[path] == value)
+                return json_equal(captures[path], value)
             captures[path] = value
             return True
         case Text():
@@ -207,7 +211,7 @@ def compatible(node: Node, prefix: Any) -> bool:
         case Hole() | Text():
             return isinstance(node, Hole) or isinstance(prefix, str)
         case Literal(value=literal) if not isinstance(literal, list | dict):
-            return type(literal) is type(prefix) and bool(literal == prefix)
+            return json_equal(literal, prefix)
         case Literal(value=literal):
             return compatible(_opened(literal), prefix)
         case ListNode(items=items):

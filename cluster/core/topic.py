@@ -54,7 +54,18 @@ class Subscription:
 class Topic:
     """See the module."""
 
-    __slots__ = ("awaited", "dirty", "key", "matcher", "outbox", "prefix", "replicas", "seen", "subscriptions", "watches")
+    __slots__ = (
+        "awaited",
+        "dirty",
+        "key",
+        "matcher",
+        "outbox",
+        "prefix",
+        "replicas",
+        "seen",
+        "subscriptions",
+        "watches",
+    )
 
     def __init__(self, key: str, matcher: KeyMatcher | None) -> None:
         self.key = key

@@ -4,7 +4,7 @@ Deterministic: the same seed and the same calls give the same state, ids and tim
 Every mutation returns what it broadcasts. Tasks and messages are bounded, and one that must go is announced like any deletion, so that a
 cache which follows the events always equals what REST answers.
 
-Long because it is one world: every kind of thing has its few mutations here. What must not live here: HTTP, sockets, when things
+It is one thing because it is one world: every kind of thing has its few mutations here. What must not live here: HTTP, sockets, when things
 happen (`traffic`).
 """
 

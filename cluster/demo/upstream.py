@@ -14,6 +14,8 @@ when the one that started it does.
 
 Long because it is a table of routes with a few lines behind each. What must not live here: the model (`tracker`), what happens in it
 (`traffic`), who listens (`hub`).
+
+It is one thing because every route is a few lines over the same tracker.
 """
 
 import argparse

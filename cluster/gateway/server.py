@@ -177,6 +177,8 @@ class GatewayServer:
 
     async def drain(self) -> None:
         """Tell every client to reconnect elsewhere, close them (3001), and stop listening."""
+        if self.draining:
+            return
         self.draining = True
         for site in self._sites:
             await site.stop()
@@ -448,11 +450,12 @@ class GatewayServer:
             async with asyncio.TaskGroup() as group:
                 writer = group.create_task(self._write_socket(wire, socket))
                 keeper = group.create_task(self._keep_socket(wire, socket, writer))
-                await self._read_socket(wire, socket)
+                reader = group.create_task(self._read_socket(wire, socket))
+                await asyncio.wait({reader, keeper}, return_when=asyncio.FIRST_COMPLETED)
                 if wire.close_code:
-                    await keeper
-                writer.cancel()
-                keeper.cancel()
+                    await asyncio.wait({keeper}, timeout=FLUSH_S + CLOSE_S)
+                for task in (reader, writer, keeper):
+                    task.cancel()
         finally:
             code = wire.close_code or socket.close_code or 1006
             self.disconnects[code] = self.disconnects.get(code, 0) + 1

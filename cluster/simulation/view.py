@@ -7,7 +7,7 @@ import orjson
 from cluster.core import json_patch
 
 
-class Violation(AssertionError):
+class Violation(AssertionError):  # noqa: N818 - the word for it
     """The delivery contract did not hold."""
 
 
@@ -31,7 +31,12 @@ class View:
         return self.entries[orjson.dumps(list(key)).decode()][1]
 
     def take(self, message: dict[str, Any]) -> None:
-        key = orjson.dumps(message["key"]).decode() if "key" in message else None
+        """Take a message about the subscription.
+
+        Raises:
+            Violation: the delivery contract forbids it here.
+        """
+        key = orjson.dumps(message["key"]).decode() if "key" in message else ""
         match message["type"]:
             case "snapshot":
                 held = self.entries.get(key, (0, None))[0]
@@ -64,7 +69,7 @@ class View:
                 self.invalidated.append(key)
             case "reset":
                 self.resets += 1
-                if key is None:
+                if not key:
                     self.entries.clear()
                     self.complete = False
                 else:

@@ -171,7 +171,7 @@ class World:
         self.note(f"{name} lives as {incarnation}")
         if kind == "ingestor":
             self.upstream.joined = {channel for _, channel in self.compiled.feeds.always()}
-            self.at(self.delay(), lambda: self.connect_upstream())
+            self.at(self.delay(), self.connect_upstream)
         self._arm(name)
 
     def kill(self, name: str) -> None:
@@ -266,7 +266,7 @@ class World:
             case ChangeSet():
                 answer, effects = machine.change_set(message, now_ms)
             case Demand():
-                answer, effects = machine.demand(message, now_ms)
+                answer, effects = machine.demand(message)
             case Announce() if isinstance(machine, CoordinatorState):
                 answer, effects = Noted(machine.incarnation), []
             case Announce():

@@ -1,1 +1,4 @@
-"""Blobs: messages between actors as bytes. (What clients see is `core.protocol`: it is spliced, not encoded.)"""
+"""Blobs: messages between actors as bytes.
+
+What clients see is `core.protocol`: it is spliced, not encoded.
+"""

@@ -12,8 +12,8 @@ PIECE_BYTES = 90_000
 """Below Ray's inline limit with room for its own framing. One call carries up to 10 MB of pieces."""
 
 _encoder = msgspec.msgpack.Encoder()
-_messages = msgspec.msgpack.Decoder(Message)
-_answers = msgspec.msgpack.Decoder(Answer)
+_messages: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+_answers: msgspec.msgpack.Decoder[Answer] = msgspec.msgpack.Decoder(Answer)
 
 
 def encode_answer(answer: Answer) -> bytes:

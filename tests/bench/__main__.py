@@ -181,7 +181,10 @@ def throughput(rate: int, subscribers: int, seconds: float, mode: str) -> dict[s
             "window_wait_p50_ms": round(quantile(waits, waited, 0.5), 1),
             "window_wait_p99_ms": round(quantile(waits, waited, 0.99), 1),
             "cpu_us_per_event": round(sum(cpu.values()) / sent["sent"] * 1e6, 2),
-            "cpu_cores": {name: round(value / sent["seconds"], 3) for name, value in sorted(cpu.items(), key=lambda item: -item[1])},
+            "cpu_cores": {
+                name: round(value / sent["seconds"], 3)
+                for name, value in sorted(cpu.items(), key=lambda item: -item[1])
+            },
             "rss_mib": {name: round(rss / 2**20) for name, (_, rss) in used.items()},
             "delivered_mb_per_s": round(final["bytes"] / sent["seconds"] / 1e6, 1),
             "ready_s": round(harbor.ready_s, 1),
@@ -251,7 +254,9 @@ def idle(seconds: float) -> dict[str, Any]:
         cpu = {name: (after[name][0] - before.get(name, (0.0, 0))[0]) / seconds for name in after}
         return {
             "cores": round(sum(cpu.values()), 3),
-            "cpu_cores": {name: round(value, 4) for name, value in sorted(cpu.items(), key=lambda item: -item[1]) if value > 0},
+            "cpu_cores": {
+                name: round(value, 4) for name, value in sorted(cpu.items(), key=lambda item: -item[1]) if value > 0
+            },
             "ready_s": round(harbor.ready_s, 1),
         }
     finally:
@@ -277,7 +282,9 @@ def show(results: dict[str, Any]) -> None:
         table.add_column(column, justify="left" if column == "case" else "right")
     for name, result in results["cases"].items():
         if "events_per_s" not in result:
-            table.add_row(name, *["" for _ in range(5)], json.dumps({k: v for k, v in result.items() if not isinstance(v, dict)}))
+            table.add_row(
+                name, *["" for _ in range(5)], json.dumps({k: v for k, v in result.items() if not isinstance(v, dict)})
+            )
             continue
         table.add_row(
             name,
@@ -311,7 +318,14 @@ def main() -> None:
         console.print("wrk is not installed: reads are left out")
     results: dict[str, Any] = {
         "machine": {
-            "cpu": next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), platform.processor()),
+            "cpu": next(
+                (
+                    line.split(":")[1].strip()
+                    for line in Path("/proc/cpuinfo").read_text().splitlines()
+                    if "model name" in line
+                ),
+                platform.processor(),
+            ),
             "cores": os.cpu_count(),
             "python": platform.python_version(),
             "memory_gib": round(psutil.virtual_memory().total / 2**30),

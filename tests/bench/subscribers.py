@@ -75,7 +75,11 @@ class Subscriber(asyncio.Protocol):
                 self.ready.set()
 
     def send(self, body: bytes, opcode: int = 0x81) -> None:
-        head = bytes([opcode, 0x80 | len(body)]) if len(body) < 126 else bytes([opcode, 0xFE]) + len(body).to_bytes(2, "big")
+        head = (
+            bytes([opcode, 0x80 | len(body)])
+            if len(body) < 126
+            else bytes([opcode, 0xFE]) + len(body).to_bytes(2, "big")
+        )
         self.transport.write(head + b"\0\0\0\0" + body)
 
     def state(self) -> dict[str, int]:
@@ -94,7 +98,9 @@ async def main() -> None:
     loop = asyncio.get_running_loop()
     clients = []
     for n in range(count):
-        _, client = await loop.create_connection(lambda n=n: Subscriber(f"{host}:{port}", mode, timed=n == 0), host, port)
+        _, client = await loop.create_connection(
+            lambda n=n: Subscriber(f"{host}:{port}", mode, timed=n == 0), host, port
+        )
         clients.append(client)
     await asyncio.gather(*(client.ready.wait() for client in clients))
     print("ready", flush=True)

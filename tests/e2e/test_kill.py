@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from websockets.exceptions import WebSocketException
 
-from tests.live import Client, LiveCluster
 from cluster.simulation.view import View
+from tests.live import Client, LiveCluster
 
 pytestmark = pytest.mark.cluster
 LIMIT_S = 5.0

@@ -39,7 +39,9 @@ def config(url: str) -> dict[str, Any]:
                 "linger": "1s",
                 "on": {
                     "project:updated": {"invalidate": {"key": ["projects", "detail", "{id}"]}},
-                    "task:created": {"append": {"key": ["projects", "detail", "{id}"], "at": "/tasks", "item": "{data}"}},
+                    "task:created": {
+                        "append": {"key": ["projects", "detail", "{id}"], "at": "/tasks", "item": "{data}"}
+                    },
                     "task:deleted": {
                         "remove": {
                             "key": ["projects", "detail", "{id}"],
@@ -65,7 +67,9 @@ def config(url: str) -> dict[str, Any]:
                 "channel": "notifications",
                 "join": "always",
                 "on": {
-                    "notification:new": {"append": {"key": ["notifications"], "item": "{data}", "when_missing": "create"}}
+                    "notification:new": {
+                        "append": {"key": ["notifications"], "item": "{data}", "when_missing": "create"}
+                    }
                 },
             },
             {

@@ -31,7 +31,9 @@ async def test_up_serves_queries_and_streams_and_leaves_nothing_behind(upstream:
     path = tmp_path / "harbor.yaml"
     path.write_text(yaml.safe_dump(document))
     env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    process = subprocess.Popen([*HARBOR, "up", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    process = subprocess.Popen(
+        [*HARBOR, "up", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    )
     try:
         line = process.stdout.readline()
         found = re.fullmatch(
@@ -59,9 +61,15 @@ async def test_up_serves_queries_and_streams_and_leaves_nothing_behind(upstream:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"sources": {"e": {"type": "websocket", "url": "htp://x"}}}, "sources.e.url: expected a ws:// or wss:// URL, got 'htp://x'"),
+        (
+            {"sources": {"e": {"type": "websocket", "url": "htp://x"}}},
+            "sources.e.url: expected a ws:// or wss:// URL, got 'htp://x'",
+        ),
         ({"clster": {}}, "clster: unknown key, did you mean cluster?"),
-        ({"batching": {"window": "fast"}}, "batching.window: expected a duration such as 100ms, 60s, 5m or 24h, got 'fast'"),
+        (
+            {"batching": {"window": "fast"}},
+            "batching.window: expected a duration such as 100ms, 60s, 5m or 24h, got 'fast'",
+        ),
         ({"mutations": {"m": {}}}, "mutations: not supported by this version, got {'m': {}}"),
     ],
 )

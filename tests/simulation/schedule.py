@@ -1,14 +1,13 @@
 """One seeded schedule of load and faults, and the check after it.
 
-    python -m tests.simulation.schedule SEED        replays one and prints its trace
-    python -m tests.simulation.schedule FROM TO     runs a range and prints the failing seeds
+python -m tests.simulation.schedule SEED        replays one and prints its trace
+python -m tests.simulation.schedule FROM TO     runs a range and prints the failing seeds
 """
 
 import random
 import sys
 import time
 from typing import Any
-
 
 from cluster.simulation import Faults, World
 from cluster.simulation.world import Client
@@ -42,9 +41,7 @@ def document(mode: str, shards: int, coordinators: int) -> dict[str, Any]:
                         "append": {"key": ["item", "{data.n}"], "at": "/list", "item": "{data.item}", "max_items": 50}
                     },
                     "merge": {"merge": {"key": ["item", "{data.n}"], "value": "{data.value}"}},
-                    "remove": {
-                        "remove": {"key": ["item", "{data.n}"], "at": "/list", "where": {"id": "{data.id}"}}
-                    },
+                    "remove": {"remove": {"key": ["item", "{data.n}"], "at": "/list", "where": {"id": "{data.id}"}}},
                     "bump": {"increment": {"key": ["item", "{data.n}"], "at": "/count", "by": "{data.by}"}},
                 },
             },
@@ -113,9 +110,12 @@ class Schedule:
                 def append(truth: dict[str, Any]) -> None:
                     items = truth[key(n)]["list"]
                     place = next((i for i, each in enumerate(items) if each["id"] == item["id"]), None)
-                    truth[key(n)] = {**truth[key(n)], "list": (
-                        [*items[:place], item, *items[place + 1 :]] if place is not None else [*items, item][-50:]
-                    )}
+                    truth[key(n)] = {
+                        **truth[key(n)],
+                        "list": (
+                            [*items[:place], item, *items[place + 1 :]] if place is not None else [*items, item][-50:]
+                        ),
+                    }
 
                 world.emit("items", "append", {"n": n, "item": item}, append)
             case "merge":

@@ -14,10 +14,12 @@ def test_every_view_is_the_truth_after_quiescence(seed: int, tmp_path: Path) -> 
     schedule = Schedule(seed, kills=seed % 3 != 0)
     try:
         schedule.run()
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - any failure is to be replayed
         trace = tmp_path / f"seed-{seed}.txt"
         trace.write_text("\n".join(schedule.world.trace))
-        pytest.fail(f"{type(error).__name__}: {error}\nreplay: python -m tests.simulation.schedule {seed}\ntrace: {trace}")
+        pytest.fail(
+            f"{type(error).__name__}: {error}\nreplay: python -m tests.simulation.schedule {seed}\ntrace: {trace}"
+        )
 
 
 def test_the_same_seed_takes_the_same_steps() -> None:
@@ -35,5 +37,9 @@ def test_faults_do_happen() -> None:
         schedule = Schedule(seed)
         schedule.run()
         trace = "\n".join(schedule.world.trace)
-        seen |= {word for word in ("kill shard", "kill gateway", "kill coordinator", "kill ingestor", "source cut", "reset") if word in trace}
+        seen |= {
+            word
+            for word in ("kill shard", "kill gateway", "kill coordinator", "kill ingestor", "source cut", "reset")
+            if word in trace
+        }
     assert seen == {"kill shard", "kill gateway", "kill coordinator", "kill ingestor", "source cut", "reset"}

@@ -1,0 +1,129 @@
+"""A real server on a free port, before shard machines in the same process."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+
+from cluster.clock import SystemClock
+from cluster.core import template
+from cluster.core.declared_query import DeclaredQuery
+from cluster.core.gateway_state import GatewayState
+from cluster.core.messages import ChangeSet, Requests, Send
+from cluster.core.placement import assign_slots
+from cluster.core.shard_state import ShardState, StartFetch
+from cluster.gateway import GatewayServer
+from tests.in_process import new_shard
+
+QUERY = DeclaredQuery(key=template.parse(["q", "{id}"]), service="api", path=template.parse("/q/{id}"), retry=0)
+
+
+class Harness:
+    def __init__(self, shards: int = 2, origins: tuple[str, ...] = ()) -> None:
+        self.clock = SystemClock()
+        self.loop = asyncio.get_running_loop()
+        now_ms = self.clock.now_ms()
+        self.shards: dict[str, ShardState] = {
+            f"shard-{n}": new_shard(n, 5, now_ms, [QUERY], ["gateway-0"]) for n in range(shards)
+        }
+        self.state = GatewayState("gateway-0", 7, slots=assign_slots(range(shards), 1), shards=shards)
+        self.server = GatewayServer(
+            self.state, self.clock, send=self.send, rearm=self.rearm, describe=self.describe, origins=origins
+        )
+        self.timer: asyncio.TimerHandle | None = None
+        self.calls = 0
+        self.reachable = True
+        self.fetches: list[tuple[ShardState, StartFetch]] = []
+
+    async def start(self) -> "Harness":
+        self.port = await self.server.start("127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.http = aiohttp.ClientSession(self.url)
+        return self
+
+    async def stop(self) -> None:
+        await self.http.close()
+        await self.server.drain()
+        if self.timer is not None:
+            self.timer.cancel()
+
+    async def describe(self) -> dict[str, Any]:
+        return {"name": "test", "ready": True}
+
+    # --- the shards' side ---
+
+    def send(self, effect: Send) -> None:
+        self.loop.call_soon(self.call, effect)
+
+    def call(self, effect: Send) -> None:
+        if not self.reachable:
+            self.server.run(self.state.unanswered(effect.to, effect.message, self.clock.now_ms()))
+            return
+        assert isinstance(effect.message, Requests)
+        self.calls += 1
+        shard = self.shards[effect.to]
+        answer, effects = shard.requests(effect.message, self.clock.now_ms())
+        self.server.run(self.state.answered(effect.to, effect.message, answer, self.clock.now_ms()))
+        self.run(shard, effects)
+
+    def run(self, shard: ShardState, effects: list[Any]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(to="gateway-0", message=ChangeSet() as message):
+                    answer, more = self.state.change_set(message, self.clock.now_ms())
+                    self.server.run(more)
+                    self.run(shard, shard.answered("gateway-0", message, answer, self.clock.now_ms()))
+                case StartFetch():
+                    self.fetches.append((shard, effect))
+
+    def fetched(self, result: Any) -> None:
+        shard, fetch = self.fetches.pop(0)
+        self.run(shard, shard.fetched(fetch.key, fetch.id, result, self.clock.now_ms()))
+
+    def rearm(self) -> None:
+        due = self.state.deadline()
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        if due is not None:
+            self.timer = self.loop.call_later(max(0.0, due - self.clock.now_ms()) / 1000, self.wake)
+
+    def wake(self) -> None:
+        self.server.run(self.state.wake(self.clock.now_ms()))
+
+    # --- the client's side ---
+
+    async def put(self, key: str, data: Any, **more: Any) -> int:
+        async with self.http.put("/v1/entries", params={"key": key}, data=orjson.dumps(data), **more) as response:
+            assert response.status == 200, await response.text()
+            return int((await response.json())["version"])
+
+    async def get(self, path: str, **params: Any) -> tuple[int, Any]:
+        async with self.http.get(path, params=params) as response:
+            return response.status, orjson.loads(await response.read())
+
+    def socket(self, **more: Any) -> connect:
+        return connect(f"ws://127.0.0.1:{self.port}/v1/socket", subprotocols=["harbor.v1"], **more)
+
+
+async def until(socket: ClientConnection, kind: str) -> list[dict[str, Any]]:
+    """Receive messages up to the first of a type."""
+    messages: list[dict[str, Any]] = []
+    async with asyncio.timeout(5):
+        while True:
+            frame = orjson.loads(await socket.recv())
+            assert isinstance(frame, list)
+            messages.extend(frame)
+            if any(message["type"] == kind for message in frame):
+                return messages
+
+
+@pytest.fixture
+async def harness() -> AsyncIterator[Harness]:
+    harness = await Harness().start()
+    yield harness
+    await harness.stop()

@@ -1,0 +1,556 @@
+import asyncio
+import base64
+import os
+from typing import Any
+
+import orjson
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from cluster.core import client_message, gateway_state
+from cluster.errors import UpstreamError
+from cluster.gateway import server
+from tests.gateway.conftest import Harness, until
+
+A = '["a",1]'
+
+
+# --- entries -----------------------------------------------------------------------------------------------------
+
+
+async def test_an_entry_is_written_read_and_removed(harness: Harness) -> None:
+    assert await harness.get("/v1/entries", key=A) == (
+        404,
+        {
+            "error": {
+                "code": "NOT_FOUND",
+                "message": 'no entry ["a",1], and no query is declared for it',
+                "temporary": False,
+            }
+        },
+    )
+    version = await harness.put(A, {"x": [1, 2.5, None, "é"]})
+    async with harness.http.get("/v1/entries", params={"key": '[ "a", 1.0 ]'}) as response:
+        entry = orjson.loads(await response.read())
+        assert response.headers["ETag"] == f'"{version}"'
+        assert response.content_type == "application/json"
+    updated_at = entry.pop("data_updated_at")
+    assert abs(updated_at - harness.clock.now_ms()) < 5_000
+    assert entry == {
+        "key": ["a", 1],
+        "data": {"x": [1, 2.5, None, "é"]},
+        "version": version,
+        "status": "success",
+        "fetch_status": "idle",
+        "is_stale": False,
+        "is_invalidated": False,
+        "is_offline": False,
+    }
+    for held, status in [(f'"{version}"', 304), (f'W/"{version}"', 304), ('"1", "2"', 200), ("*", 304)]:
+        async with harness.http.get("/v1/entries", params={"key": A}, headers={"If-None-Match": held}) as response:
+            assert response.status == status
+    async with harness.http.delete("/v1/entries", params={"key": A}) as response:
+        assert (response.status, await response.read()) == (204, b"")
+    assert (await harness.get("/v1/entries", key=A))[0] == 404
+
+
+async def test_conditional_writes_tell_the_loser_what_won(harness: Harness) -> None:
+    version = await harness.put(A, 1)
+    later = await harness.put(A, 2, headers={"If-Match": f'"{version}"'})
+    async with harness.http.put(
+        "/v1/entries", params={"key": A, "base_version": str(version)}, data=b"3"
+    ) as response:
+        assert response.status == 409
+        error = (await response.json())["error"]
+    assert (error["code"], error["temporary"]) == ("VERSION_CONFLICT", False)
+    assert (error["details"]["current"]["version"], error["details"]["current"]["data"]) == (later, 2)
+
+
+async def test_a_repeated_request_acts_once(harness: Harness) -> None:
+    await harness.put(A, [])
+    versions = set()
+    for _ in range(3):
+        async with harness.http.patch(
+            "/v1/entries",
+            params={"key": A},
+            json={"operations": [{"append": {"item": 1}}]},
+            headers={"Idempotency-Key": "k1"},
+        ) as response:
+            versions.add((await response.json())["version"])
+    assert len(versions) == 1
+    assert (await harness.get("/v1/entries", key=A))[1]["data"] == [1]
+
+
+async def test_patches(harness: Harness) -> None:
+    await harness.put(A, {"tasks": []})
+    headers = {"Content-Type": "application/json-patch+json"}
+    patch = orjson.dumps([{"op": "add", "path": "/tasks/-", "value": 7}, {"op": "test", "path": "/tasks/0", "value": 7}])
+    async with harness.http.patch("/v1/entries", params={"key": A}, data=patch, headers=headers) as response:
+        assert response.status == 200
+    async with harness.http.patch(
+        "/v1/entries", params={"key": A}, data=b'[{"op":"remove","path":"/nothing"}]', headers=headers
+    ) as response:
+        assert response.status == 400
+        assert (await response.json())["error"]["code"] == "BAD_REQUEST"
+    async with harness.http.patch("/v1/entries", params={"key": A}, json={"operation": []}) as response:
+        assert response.status == 400
+    assert (await harness.get("/v1/entries", key=A))[1]["data"] == {"tasks": [7]}
+
+
+async def test_a_watched_key_is_read_without_a_call(harness: Harness) -> None:
+    await harness.put(A, 1)
+    async with harness.socket() as socket:
+        await socket.send(orjson.dumps({"type": "subscribe", "id": 1, "key": ["a", 1]}).decode())
+        await until(socket, "snapshot_end")
+        calls = harness.calls
+        for _ in range(5):
+            assert (await harness.get("/v1/entries", key=A))[1]["data"] == 1
+        assert harness.calls == calls
+        for n in range(20):  # what a writer was told is what it reads
+            version = await harness.put(A, n)
+            entry = (await harness.get("/v1/entries", key=A))[1]
+            assert (entry["version"], entry["data"]) == (version, n)
+
+
+async def test_a_declared_query_is_fetched_once_for_all_callers(harness: Harness) -> None:
+    reads = [asyncio.create_task(harness.get("/v1/entries", key='["q",1]')) for _ in range(3)]
+    async with asyncio.timeout(5):
+        while not harness.fetches:
+            await asyncio.sleep(0)
+        while sum(len(shard._fetching) and 1 for shard in harness.shards.values()) == 0 or len(
+            [w for shard in harness.shards.values() for e in shard._fetching.values() for w in e.fetch.waiters]
+        ) < 3:
+            await asyncio.sleep(0)
+    harness.fetched(b'{"n":1}')
+    assert [(status, entry["data"]) for status, entry in await asyncio.gather(*reads)] == [(200, {"n": 1})] * 3
+    assert not harness.fetches
+    assert (await harness.get("/v1/entries", key='["q",2]', fetch="never"))[0] == 404
+    forced = asyncio.create_task(harness.get("/v1/entries", key='["q",1]', fetch="force"))
+    async with asyncio.timeout(5):
+        while not harness.fetches:
+            await asyncio.sleep(0)
+    harness.fetched(b'{"n":2}')
+    assert (await forced)[1]["data"] == {"n": 2}
+
+
+async def test_a_failed_fetch_is_a_502(harness: Harness) -> None:
+    read = asyncio.create_task(harness.get("/v1/entries", key='["q",1]'))
+    async with asyncio.timeout(5):
+        while not harness.fetches:
+            await asyncio.sleep(0)
+    harness.fetched(UpstreamError("the service answered 500", status=500))
+    status, answer = await read
+    assert (status, answer["error"]["code"], answer["error"]["temporary"]) == (502, "UPSTREAM_ERROR", True)
+
+
+@pytest.mark.parametrize(
+    ("path", "params", "code"),
+    [
+        ("/v1/entries", {}, "BAD_REQUEST"),
+        ("/v1/entries", {"key": "{}"}, "BAD_KEY"),
+        ("/v1/entries", {"key": "nonsense"}, "BAD_KEY"),
+        ("/v1/entries", {"key": "[" * 40 + "]" * 40}, "TOO_DEEP"),
+        ("/v1/entries", {"key": A, "fetch": "maybe"}, "BAD_REQUEST"),
+        ("/v1/entries", {"key": A, "fetsch": "auto"}, "BAD_REQUEST"),
+        ("/v1/keys", {"limit": "0"}, "BAD_REQUEST"),
+        ("/v1/stream", {}, "BAD_REQUEST"),
+        ("/v1/stream", {"key": A, "mode": "full"}, "BAD_REQUEST"),
+        ("/v1/missed", {"key": A}, "BAD_REQUEST"),
+        ("/v1/missed", {"key": A, "since": "nonsense"}, "BAD_REQUEST"),
+        ("/v1/socket", {}, "BAD_REQUEST"),
+    ],
+)
+async def test_what_is_not_understood_is_refused(harness: Harness, path: str, params: Any, code: str) -> None:
+    status, answer = await harness.get(path, **params)
+    assert (status, answer["error"]["code"]) == (400, code)
+    assert set(answer["error"]) == {"code", "message", "temporary"}
+
+
+async def test_bodies_are_bounded_and_must_be_json(harness: Harness) -> None:
+    for body, status, code in [
+        (b"{", 400, "BAD_REQUEST"),
+        (b"", 400, "BAD_REQUEST"),
+        (b"[" * 40 + b"]" * 40, 400, "TOO_DEEP"),
+        (b'"' + b"x" * 1_100_000 + b'"', 413, "TOO_LARGE"),
+    ]:
+        async with harness.http.put("/v1/entries", params={"key": A}, data=body) as response:
+            assert (response.status, (await response.json())["error"]["code"]) == (status, code)
+    key = orjson.dumps(["x" * 1100]).decode()
+    async with harness.http.put("/v1/entries", params={"key": key}, data=b"1") as response:
+        assert (response.status, (await response.json())["error"]["code"]) == (413, "TOO_LARGE")
+    number = b"123456789012345678901234567890"  # which no 64-bit integer holds
+    async with harness.http.put("/v1/entries", params={"key": A}, data=number) as response:
+        assert response.status == 200
+
+
+async def test_keys_are_listed_in_pages(harness: Harness) -> None:
+    for n in range(5):
+        await harness.put(f'["k",{n}]', n)
+    await harness.put('["other"]', 0)
+    seen: list[Any] = []
+    cursor: dict[str, str] = {}
+    for _ in range(3):
+        _, page = await harness.get("/v1/keys", prefix='["k"]', limit="2", **cursor)
+        seen.extend(row["key"][1] for row in page["keys"])
+        if "cursor" not in page:
+            break
+        cursor = {"cursor": page["cursor"]}
+    assert seen == [0, 1, 2, 3, 4]
+    assert set(page["keys"][0]) == {"key", "version", "status", "is_stale", "subscribers"}
+
+
+async def test_invalidate_counts_and_is_seen_by_the_next_read(harness: Harness) -> None:
+    await harness.put(A, 1)
+    await harness.put('["a",2]', 1)
+    async with harness.socket() as socket:
+        await socket.send(orjson.dumps({"type": "subscribe", "id": 1, "prefix": ["a"]}).decode())
+        await until(socket, "snapshot_end")
+        async with harness.http.post("/v1/invalidate", json={"key": ["a"]}) as response:
+            assert await response.json() == {"matched": 2}
+        assert (await harness.get("/v1/entries", key=A))[1]["is_invalidated"] is True
+        messages = await until(socket, "position")
+        assert sorted(m["key"][1] for m in messages if m["type"] == "invalidated") == [1, 2]
+    async with harness.http.post("/v1/invalidate", json={"key": ["a"], "exact": True}) as response:
+        assert await response.json() == {"matched": 0}
+    async with harness.http.post("/v1/invalidate", json={"kee": 1}) as response:
+        assert response.status == 400
+
+
+# --- live --------------------------------------------------------------------------------------------------------
+
+
+async def test_a_socket_from_welcome_to_close(harness: Harness) -> None:
+    version = await harness.put(A, {"n": 0})
+    async with harness.socket() as socket:
+        assert socket.subprotocol == "harbor.v1"
+        (welcome,) = orjson.loads(await socket.recv())
+        assert set(welcome) == {"type", "session", "server_time", "ping_interval_ms", "resume_token"}
+        await socket.send(
+            orjson.dumps(
+                [
+                    {"type": "hello"},
+                    {"type": "ping", "id": "p"},
+                    {"type": "subscribe", "id": 1, "prefix": ["a"], "mode": "patch"},
+                    {"type": "get", "id": 2, "key": ["a", 1]},
+                ]
+            ).decode()
+        )
+        messages = await until(socket, "snapshot_end")
+        if not any(m["type"] == "result" for m in messages):
+            messages += await until(socket, "result")
+        by_type = {m["type"]: m for m in messages}
+        assert by_type["pong"] == {"type": "pong", "re": "p"}
+        assert by_type["result"]["entry"]["version"] == version
+        assert by_type["snapshot"]["data"] == {"n": 0}
+        await socket.send(
+            orjson.dumps({"type": "set", "id": 3, "key": ["a", 1], "data": {"n": 1}, "base_version": version}).decode()
+        )
+        messages = await until(socket, "change")
+        if not any(m["type"] == "result" for m in messages):
+            messages += await until(socket, "result")
+        change = next(m for m in messages if m["type"] == "change")
+        assert change["from"] == version
+        assert change["patch"] == [{"op": "replace", "path": "", "value": {"n": 1}}]
+        await socket.send(
+            orjson.dumps({"type": "set", "id": 4, "key": ["a", 1], "data": 0, "base_version": version}).decode()
+        )
+        error = (await until(socket, "error"))[-1]
+        assert (error["re"], error["code"]) == (4, "VERSION_CONFLICT")
+        assert error["details"]["current"]["data"] == {"n": 1}
+        assert len(harness.state.sessions) == 1
+    async with asyncio.timeout(5):
+        while harness.state.sessions:
+            await asyncio.sleep(0.005)
+    assert harness.state.replicas == {}
+    assert all(shard.subscriptions == 0 for shard in harness.shards.values())
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "re"),
+    [
+        (b'"text"', "BAD_MESSAGE", None),
+        (b"[1]", "BAD_MESSAGE", None),
+        (b'{"type":"dance","id":1}', "UNKNOWN_TYPE", 1),
+        (b'{"id":1}', "UNKNOWN_TYPE", 1),
+        (b'{"type":"mutate","id":"m","name":"x"}', "UNSUPPORTED", "m"),
+        (b'{"type":"auth","id":1,"token":"t"}', "UNSUPPORTED", 1),
+        (b'{"type":"subscribe","key":["a"]}', "BAD_MESSAGE", None),
+        (b'{"type":"subscribe","id":1,"key":"a"}', "BAD_KEY", 1),
+        (b'{"type":"subscribe","id":1}', "BAD_MESSAGE", 1),
+        (b'{"type":"subscribe","id":1,"key":["a"],"prefix":["a"]}', "BAD_MESSAGE", 1),
+        (b'{"type":"subscribe","id":1,"key":["a"],"mode":"fast"}', "BAD_REQUEST", 1),
+        (b'{"type":"subscribe","id":1,"key":["a"],"since":"x"}', "BAD_REQUEST", 1),
+        (b'{"type":"get","id":1,"key":["' + b"k" * 1100 + b'"]}', "TOO_LARGE", 1),
+        (b'{"type":"get","id":1,"key":' + b"[" * 40 + b"]" * 40 + b"}", "TOO_DEEP", 1),
+        (b'{"type":"pause","id":9}', "NOT_FOUND", 9),
+        (b'{"type":"set","id":1,"key":["a"]}', "BAD_MESSAGE", 1),
+        (b'{"type":"invalidate","id":1,"key":["a"],"exact":1}', "BAD_REQUEST", 1),
+        (b'{"type":"set","id":1,"key":["a"],"data":"' + b"x" * 1_100_000 + b'"}', "TOO_LARGE", None),
+    ],
+)
+async def test_a_bad_message_is_answered_and_the_socket_goes_on(
+    harness: Harness, message: bytes, code: str, re: Any
+) -> None:
+    async with harness.socket() as socket:
+        await socket.send(message.decode())
+        error = (await until(socket, "error"))[-1]
+        assert (error["code"], error.get("re")) == (code, re)
+        await socket.send('{"type":"ping"}')
+        assert (await until(socket, "pong"))[-1] == {"type": "pong"}
+
+
+@pytest.mark.parametrize("frame", ["{", "", "nope", b"\xff\xfe"])
+async def test_what_is_no_json_closes_with_3501(harness: Harness, frame: str | bytes) -> None:
+    async with harness.socket() as socket:
+        await socket.recv()
+        await socket.send(frame, text=True)
+        with pytest.raises(ConnectionClosed) as closed:
+            await socket.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 3501
+    assert harness.server.disconnects == {3501: 1}
+
+
+async def test_limits_of_a_session(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "COMMANDS", 2)
+    harness.reachable = False
+    async with harness.socket() as socket:
+        for n in range(3):
+            await socket.send(orjson.dumps({"type": "get", "id": n, "key": ["a", n]}).decode())
+        error = (await until(socket, "error"))[-1]
+        assert (error["re"], error["code"]) == (2, "TOO_MANY")
+        subscriptions = [{"type": "subscribe", "id": f"s{n}", "key": ["a"]} for n in range(129)]
+        await socket.send(orjson.dumps(subscriptions).decode())
+        error = (await until(socket, "error"))[-1]
+        assert (error["re"], error["code"]) == ("s128", "TOO_MANY")
+
+
+class EventStream:
+    def __init__(self, response: Any) -> None:
+        self.response = response
+
+    async def event(self) -> dict[str, Any]:
+        event: dict[str, Any] = {}
+        async with asyncio.timeout(5):
+            while True:
+                line = (await self.response.content.readline()).decode().rstrip("\n")
+                if line == "":
+                    if "event" in event:
+                        return event
+                    continue
+                name, _, value = line.partition(": ")
+                event[name] = orjson.loads(value) if name == "data" else value
+
+    async def until(self, kind: str) -> list[dict[str, Any]]:
+        events = [await self.event()]
+        while events[-1]["event"] != kind:
+            events.append(await self.event())
+        return events
+
+
+async def test_an_event_stream_resumes_with_its_last_id(harness: Harness) -> None:
+    await harness.put(A, {"n": 0})
+    await harness.put('["b"]', 0)
+    params = [("prefix", '["a"]'), ("key", A), ("key", '["b"]')]
+    async with harness.http.get("/v1/stream", params=params) as response:
+        assert response.content_type == "text/event-stream"
+        stream = EventStream(response)
+        events = await stream.until("snapshot_end") + await stream.until("snapshot_end")
+        assert sorted((e["event"], e["data"].get("key", ["~"])[0]) for e in events) == [
+            ("snapshot", "a"),  # once, though both the key and the prefix name it
+            ("snapshot", "b"),
+            ("snapshot_end", "~"),
+            ("snapshot_end", "~"),
+        ]
+        assert all("sub" not in e["data"] and "type" not in e["data"] for e in events)
+        assert "id" in events[-1]
+        await harness.put(A, {"n": 1})
+        change = await stream.event()
+        assert (change["event"], change["data"]["data"]) == ("change", {"n": 1})
+    async with asyncio.timeout(5):
+        while harness.state.sessions:  # the server notices at once, though nothing is written
+            await asyncio.sleep(0.005)
+    await harness.put('["b"]', 1)
+    await harness.put('["a",2]', 2)
+    async with harness.http.get("/v1/stream", params=params, headers={"Last-Event-ID": change["id"]}) as response:
+        stream = EventStream(response)
+        events = [await stream.event(), await stream.event()]
+        assert sorted((e["event"], e["data"]["key"][0], e["data"]["data"]) for e in events) == [
+            ("change", "a", 2),
+            ("change", "b", 1),
+        ]
+        assert "id" in events[-1]
+
+
+async def test_an_event_stream_survives_pretty_printed_data(harness: Harness) -> None:
+    async with harness.http.put("/v1/entries", params={"key": A}, data=b'{\n  "x": "a\\nb"\n}'):
+        pass
+    async with harness.http.get("/v1/stream", params={"key": A}) as response:
+        assert (await EventStream(response).event())["data"]["data"] == {"x": "a\nb"}
+
+
+async def test_missed_changes_are_told(harness: Harness) -> None:
+    await harness.put(A, 1)
+    await harness.put('["a",2]', 1)
+    async with harness.socket() as socket:
+        await socket.send(orjson.dumps({"type": "subscribe", "id": 1, "prefix": ["a"]}).decode())
+        position = (await until(socket, "snapshot_end"))[-1]["position"]
+    version = await harness.put(A, 2)
+    async with harness.http.delete("/v1/entries", params={"key": '["a",2]'}):
+        pass
+    status, answer = await harness.get("/v1/missed", since=position, prefix='["a"]')
+    assert status == 200
+    changes = {change["key"][1]: change for change in answer["changes"]}
+    assert (changes[1]["data"], changes[1]["version"], changes[1]["from"]) == (2, version, version - 1)
+    assert changes[2]["removed"] is True
+    assert await harness.get("/v1/missed", since=answer["position"], prefix='["a"]') == (
+        200,
+        {"changes": [], "position": answer["position"]},
+    )
+    status, answer = await harness.get("/v1/missed", since="p1.0-1-1.1-1-1", prefix='["a"]')
+    assert answer["reset"] is True
+    assert [(entry["key"], entry["data"]) for entry in answer["entries"]] == [(["a", 1], 2)]
+    assert harness.state.sessions == {}
+
+
+# --- slow, silent and unwelcome peers ----------------------------------------------------------------------------
+
+
+async def raw_socket(harness: Harness) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A WebSocket by hand: it answers no pings and reads when told to."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", harness.port, limit=1024)
+    key = base64.b64encode(os.urandom(16)).decode()
+    writer.write(
+        f"GET /v1/socket HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+    )
+    await reader.readuntil(b"\r\n\r\n")
+    return reader, writer
+
+
+def masked(payload: bytes) -> bytes:
+    assert len(payload) < 126
+    return bytes([0x81, 0x80 | len(payload), 0, 0, 0, 0]) + payload
+
+
+async def test_a_peer_that_does_not_answer_pings_is_closed_with_3012(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "PING_S", 0.05)
+    reader, writer = await raw_socket(harness)
+    async with asyncio.timeout(5):
+        received = await reader.read(-1)
+    assert received.endswith(bytes([0x88, 2 + len("no pong")]) + (3012).to_bytes(2, "big") + b"no pong")
+    writer.close()
+    assert harness.state.sessions == {}
+
+
+async def test_a_client_that_takes_nothing_folds_and_is_closed_with_3008(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway_state, "STALL_MS", 100.0)
+    monkeypatch.setattr(server, "FLUSH_S", 0.01)
+    monkeypatch.setattr(server, "CLOSE_S", 0.05)
+    reader, writer = await raw_socket(harness)
+    writer.write(masked(b'{"type":"subscribe","id":1,"prefix":["a"]}'))
+    async with asyncio.timeout(15):
+        while not harness.state.replicas or not any(s.busy for s in harness.state.sessions.values()):
+            await harness.put(A, "x" * 900_000)
+        (session,) = harness.state.sessions.values()
+        for n in range(5):
+            await harness.put(A, "x" * 900_000 + str(n))
+        assert harness.state.outbox_bytes() < 2_000_000
+        while not session.busy or not harness.state.stalled(harness.clock.now_ms()):
+            await asyncio.sleep(0.01)
+        harness.server.run(harness.state.stalled(harness.clock.now_ms()))
+        while harness.state.sessions:
+            await asyncio.sleep(0.01)
+        received = b""
+        while chunk := await reader.read(1_000_000):
+            received = (received + chunk)[-100:]
+    assert received.endswith((3008).to_bytes(2, "big") + b"too slow")
+    assert harness.server.disconnects == {3008: 1}
+    writer.close()
+
+
+async def test_answers_that_are_not_read_stop_the_reading_of_requests(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "CONTROL", 3)
+    said: list[int] = []
+    carry_out = server.client_frame
+    monkeypatch.setattr(server, "client_frame", lambda *args: said.append(1) or carry_out(*args))
+    monkeypatch.setattr(client_message.protocol, "message", lambda kind, **more: orjson.dumps({"type": "x" * 300_000}))
+    _, writer = await raw_socket(harness)
+    for _ in range(200):
+        writer.write(masked(b'{"type":"ping"}'))
+    async with asyncio.timeout(5):
+        while not any(s.busy for s in harness.state.sessions.values()) or len(said) < 4:
+            await asyncio.sleep(0.01)
+        for _ in range(20):
+            await asyncio.sleep(0.005)
+    assert len(said) < 100
+    writer.close()
+
+
+async def test_origins(harness: Harness) -> None:
+    strict = await Harness(origins=("https://app.example",)).start()
+    try:
+        async with strict.http.get("/v1/keys", headers={"Origin": "https://evil.example"}) as response:
+            assert (response.status, (await response.json())["error"]["code"]) == (403, "FORBIDDEN")
+        async with strict.http.get("/v1/socket", headers={"Origin": "https://evil.example"}) as response:
+            assert response.status == 403
+        async with strict.http.get("/v1/keys", headers={"Origin": "https://app.example"}) as response:
+            assert response.status == 200
+            assert response.headers["Access-Control-Allow-Origin"] == "https://app.example"
+        async with strict.http.options("/v1/entries", headers={"Origin": "https://app.example"}) as response:
+            assert response.status == 204
+            assert "PATCH" in response.headers["Access-Control-Allow-Methods"]
+        async with strict.http.get("/v1/keys") as response:
+            assert response.status == 200
+    finally:
+        await strict.stop()
+    async with harness.http.get("/v1/keys", headers={"Origin": "https://any.example"}) as response:
+        assert response.status == 200
+        assert "Access-Control-Allow-Origin" not in response.headers
+
+
+# --- life --------------------------------------------------------------------------------------------------------
+
+
+async def test_health_readiness_description_and_index(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path, status in [("/healthz", 200), ("/readyz", 200), ("/", 200), ("/openapi.json", 200)]:
+        async with harness.http.get(path) as response:
+            assert response.status == status
+    assert await harness.get("/v1/cluster") == (200, {"name": "test", "ready": True})
+    status, answer = await harness.get("/v1/nothing")
+    assert (status, answer["error"]["code"]) == (404, "NOT_FOUND")
+    _, description = await harness.get("/openapi.json")
+    assert set(description["paths"]) >= {"/v1/entries", "/v1/keys", "/v1/invalidate", "/v1/stream", "/v1/missed"}
+    monkeypatch.setattr(server, "READY_S", 0.05)
+    harness.reachable = False
+    status, answer = await harness.get("/readyz")
+    assert (status, answer["error"]["code"]) == (503, "UNAVAILABLE")
+
+
+async def test_a_request_that_no_shard_answers_times_out(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_state, "REQUEST_MS", 50.0)
+    harness.reachable = False
+    status, answer = await harness.get("/v1/entries", key=A)
+    assert (status, answer["error"]["code"], answer["error"]["temporary"]) == (504, "TIMEOUT", True)
+    assert harness.state._gathers == {}
+
+
+async def test_a_drain_sends_clients_elsewhere(harness: Harness) -> None:
+    async with harness.socket() as socket:
+        await socket.recv()
+        draining = asyncio.create_task(harness.server.drain())
+        (message,) = orjson.loads(await socket.recv())
+        assert message["type"] == "drain"
+        assert 1_000 <= message["reconnect_after_ms"] < 2_000
+        with pytest.raises(ConnectionClosed) as closed:
+            await socket.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 3001
+        await draining
+    assert harness.state.sessions == {}
