@@ -18,7 +18,6 @@ from cluster.actors.handles import Peers, Unreachable
 from cluster.actors.ingestion import IngestionActor
 from cluster.actors.shard import ShardActor
 from cluster.actors.specification import Specification
-from cluster.clock import SystemClock
 from cluster.core.supervisor_state import CHECK_MS, Create, Effect, Remove, Replace, SupervisorState
 from cluster.observability.logs import Log
 from cluster.observability.metrics import Metrics
@@ -47,7 +46,6 @@ class SupervisorActor:
     """Shell of `SupervisorState`."""
 
     async def __init__(self, cluster: str, specification: bytes) -> None:  # type: ignore[misc]  # Ray awaits it
-        self._clock = SystemClock()
         self._namespace = handles.namespace(cluster)
         self._state = SupervisorState()
         self._peers = Peers(cluster)
@@ -75,7 +73,7 @@ class SupervisorActor:
                 "gateway": cluster.gateways,
             }
             actors = [f"{kind}-{n}" for kind, count in counts.items() for n in range(count)]
-            effects = self._state.want(actors, self._clock.now_ms())
+            effects = self._state.want(actors)
             for effect in effects:
                 await self._run(Replace(effect.actor) if replacing and isinstance(effect, Create) else effect)
 
@@ -104,20 +102,24 @@ class SupervisorActor:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(CHECK_MS / 1000.0 if self._state.ready else 0.1)
-            await self._check()
+            if not self._state.ready:
+                await asyncio.sleep(0.1)
+                await self._check_all()
+                continue
+            # One after the other: asked all at once, the answers would delay a window's work by tens of milliseconds.
+            for actor in self._state.desired:
+                await asyncio.sleep(CHECK_MS / 1000.0 / len(self._state.desired))
+                await self._check(actor)
 
-    async def _check(self) -> None:
-        actors = self._state.desired
-        for actor, status in zip(actors, await asyncio.gather(*map(self._status, actors)), strict=True):
-            if status is None:
-                effects = self._state.silent(actor) if self._state.ready else []
-            else:
-                effects = []
-                self._state.answered(actor)
-            for effect in effects:
+    async def _check_all(self) -> None:
+        await asyncio.gather(*map(self._check, self._state.desired))
+
+    async def _check(self, actor: str) -> None:
+        if await self._status(actor) is not None:
+            self._state.answered(actor)
+        elif self._state.ready:
+            for effect in self._state.silent(actor):
                 await self._run(effect)
-        self._state.checked(self._clock.now_ms())
 
     async def _status(self, actor: str) -> dict[str, Any] | None:
         try:
@@ -129,7 +131,7 @@ class SupervisorActor:
 
     async def describe(self) -> dict[str, Any]:
         """Return what `/v1/cluster` and `harbor status` show."""
-        await self._check()
+        await self._check_all()
         spec = self._spec
         kinds: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
         sources: list[dict[str, Any]] = []

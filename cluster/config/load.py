@@ -553,6 +553,9 @@ class _Reader:
         section.done()
         if "event" not in names:
             self.fault(f"{path}.event", "required")
+        for ours, theirs in names.items():
+            if not theirs.isprintable() or '"' in theirs or "\\" in theirs:
+                self.fault(f"{path}.{ours}", f"expected a member's name without quotes and backslashes, got {theirs!r}")
         if len(set(names.values())) < len(names):
             self.fault(path, f"two names read the same member, got {value!r}")
         return names

@@ -119,16 +119,19 @@ class Router:
         """Events, or operations of events, that came to nothing, by reason."""
         self._streams = [stream for stream in streams if stream.source == source]
         names = envelope or {"event": "event", "data": "data", "channel": "channel", "id": "id"}
-        types = {"event": str, "data": Raw, "channel": str | None, "id": str | int | None}
-        fields: list[Any] = []
-        for ours in names:
-            default = {"event": "", "data": Raw(b"null"), "channel": None, "id": None}[ours]
-            fields.append((ours, types[ours], default))
-        for ours in ("event", "data", "channel", "id"):
-            if ours not in names:
-                fields.append((ours, types[ours], {"event": "", "data": Raw(b"null")}.get(ours)))
+        members: dict[str, tuple[Any, Any]] = {
+            "event": (str, ""),
+            "data": (Raw, Raw(b"null")),
+            "channel": (str | None, None),
+            "id": (str | int | None, None),
+        }
         struct = msgspec.defstruct(
-            "SourceEnvelope", fields, rename={**{ours: f"\0{ours}" for ours in types}, **names}, frozen=True, gc=False
+            "SourceEnvelope",
+            [(ours, *members[ours]) for ours in names],
+            namespace={ours: default for ours, (_, default) in members.items() if ours not in names},
+            rename=names,
+            frozen=True,
+            gc=False,
         )
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(struct)
         self._elements = msgspec.json.Decoder(list[Raw])
@@ -224,7 +227,15 @@ class Router:
 _Step = Callable[[Raw | bytes, str | int | None], list[Made]]
 _MISSING = (MissingCapture, AttributeError)  # an attribute of an unset member
 # What an upstream can send: no JSON, nested too deep, integers beyond 64 bits in what is written again, texts too long for a key.
-_FAULTS = (*_MISSING, msgspec.DecodeError, orjson.JSONDecodeError, orjson.JSONEncodeError, RecursionError, HarborError)
+_FAULTS = (
+    *_MISSING,
+    msgspec.DecodeError,
+    orjson.JSONDecodeError,
+    orjson.JSONEncodeError,
+    UnicodeDecodeError,
+    RecursionError,
+    HarborError,
+)
 
 
 def _reason(fault: Exception) -> str:
@@ -479,8 +490,11 @@ _ITEMS = msgspec.json.Decoder(list[Raw])
 
 
 def _plain(pointer: str) -> bool:
-    """Whether a pointer leads through members only, as far as its text tells."""
-    return all(not token.isdigit() and token != "-" for token in pointer_tokens(pointer))
+    """Whether a pointer leads through members only, as far as its text tells, and a struct can have members of such names."""
+    return all(
+        not token.isdigit() and token != "-" and token.isprintable() and not {'"', "\\"} & set(token)
+        for token in pointer_tokens(pointer)
+    )
 
 
 def _holds(conditions: list[Any], data: Any, members: Any, event_id: str | int | None) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 CHECK_MS = 5_000.0
-"""Between checks. Ray restarts a dead process by itself within a second; this finds what Ray has given up on."""
+"""Between checks of one actor. Ray restarts a dead process by itself within a second; this finds what Ray has given up on."""
 FAILURES = 3
 """Checks in a row that an actor may leave unanswered before it is made anew: a stopped process is dead for its clients."""
 
@@ -41,13 +41,11 @@ class SupervisorState:
         self.desired: tuple[str, ...] = ()
         self._failures: dict[str, int] = {}
         self._present: set[str] = set()
-        self._check_at: float | None = None
 
-    def want(self, actors: Sequence[str], now_ms: float) -> list[Effect]:
+    def want(self, actors: Sequence[str]) -> list[Effect]:
         """Set what should be."""
         unwanted = [actor for actor in self.desired if actor not in actors]
         self.desired = tuple(actors)
-        self._check_at = now_ms + CHECK_MS
         return [*(Remove(actor) for actor in unwanted), *(Create(actor) for actor in actors)]
 
     def answered(self, actor: str) -> None:
@@ -65,19 +63,7 @@ class SupervisorState:
         del self._failures[actor]
         return [Replace(actor)]
 
-    def gone(self, actor: str) -> list[Effect]:
-        """There is no such actor."""
-        return [Create(actor)] if actor in self.desired else []
-
     @property
     def ready(self) -> bool:
         """Whether every desired actor has answered at least once."""
         return bool(self.desired) and self._present.issuperset(self.desired)
-
-    def deadline(self) -> float | None:
-        """When to check next."""
-        return self._check_at
-
-    def checked(self, now_ms: float) -> None:
-        """A round of checks was made."""
-        self._check_at = now_ms + CHECK_MS

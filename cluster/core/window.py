@@ -42,12 +42,10 @@ class Window:
         """
         match self._profile.mode:
             case "window":
-                if self._due is None:
-                    self._due = self._close_for(now_ms, oldest_ms)
+                self._due = self._sooner(self._close_for(now_ms, oldest_ms))
             case "leading":
-                if self._due is None:
-                    quiet = now_ms - self._flushed_ms >= self._profile.window_ms
-                    self._due = now_ms if quiet else self._close_for(now_ms, oldest_ms)
+                quiet = now_ms - self._flushed_ms >= self._profile.window_ms
+                self._due = self._sooner(now_ms if quiet else self._close_for(now_ms, oldest_ms))
             case "debounce":
                 if self._due is None:
                     self._first_ms = now_ms
@@ -67,6 +65,9 @@ class Window:
     def window_left_ms(self, now_ms: float) -> float:
         """Milliseconds until the grid's next close."""
         return self._next_close(now_ms) - now_ms
+
+    def _sooner(self, due: float) -> float:
+        return due if self._due is None else min(self._due, due)
 
     def _close_for(self, now_ms: float, oldest_ms: float | None) -> float:
         close = self._next_close(now_ms)

@@ -11,7 +11,7 @@ from cluster.core.query_key import CanonicalKey, normalized
 from cluster.errors import ErrorCode, RequestError
 
 
-def only(request: web.Request, *names: str) -> None:
+def only(request: web.BaseRequest, *names: str) -> None:
     """Refuse parameters that the endpoint does not have.
 
     Raises:
@@ -23,7 +23,7 @@ def only(request: web.Request, *names: str) -> None:
             raise RequestError(ErrorCode.BAD_REQUEST, f"unknown parameter {name!r}, there are: {allowed}")
 
 
-def key(request: web.Request, name: str = "key") -> CanonicalKey:
+def key(request: web.BaseRequest, name: str = "key") -> CanonicalKey:
     """Return a parameter that is a query key.
 
     Raises:
@@ -47,7 +47,7 @@ def choice(values: Mapping[str, Any], name: str, *choices: str) -> str:
     return str(value)
 
 
-def limit(request: web.Request, default: int, maximum: int) -> int:
+def limit(request: web.BaseRequest, default: int, maximum: int) -> int:
     """Return the page size asked for.
 
     Raises:
@@ -59,7 +59,7 @@ def limit(request: web.Request, default: int, maximum: int) -> int:
     return int(text)
 
 
-def base_version(request: web.Request) -> int | None:
+def base_version(request: web.BaseRequest) -> int | None:
     """Return the version a write is conditional on, from `base_version` or `If-Match`.
 
     Raises:
@@ -75,7 +75,7 @@ def base_version(request: web.Request) -> int | None:
     return int(text)
 
 
-def request_id(request: web.Request, otherwise: str) -> str:
+def request_id(request: web.BaseRequest, otherwise: str) -> str:
     """Return the caller's `Idempotency-Key`.
 
     Raises:
@@ -89,7 +89,7 @@ def request_id(request: web.Request, otherwise: str) -> str:
     return f"key/{given}"
 
 
-async def body(request: web.Request) -> Any:
+async def body(request: web.BaseRequest) -> Any:
     """Return the JSON body.
 
     Raises:
@@ -105,7 +105,7 @@ async def body(request: web.Request) -> Any:
     return decoded
 
 
-async def raw_body(request: web.Request) -> bytes:
+async def raw_body(request: web.BaseRequest) -> bytes:
     """Return the body.
 
     Raises:

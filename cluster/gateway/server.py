@@ -39,9 +39,11 @@ from cluster.core.messages import (
 from cluster.core.operation import parse_operations
 from cluster.core.position import decode_token
 from cluster.core.query_key import CanonicalKey, KeyMatcher, canonical, checked, normalized, parse
+from cluster.core.replica import Replica
 from cluster.core.session_state import COMMANDS, CONTROL, SessionState
 from cluster.errors import ErrorCode, HarborError, RequestError
 from cluster.gateway import parameters
+from cluster.gateway.entry_response import DateHeader, EntryResponse
 from cluster.gateway.openapi import document
 
 PING_S = 25.0
@@ -84,7 +86,9 @@ STATUS = {
 }
 JSON = {"Content-Type": "application/json"}
 LOG = logging.getLogger(__name__)
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+HOT_TARGETS = 10_000
+"""Request targets remembered with the key they name; beyond it they are learnt anew."""
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class _Wire:
@@ -127,48 +131,42 @@ class GatewayServer:
         self._futures: dict[int, asyncio.Future[list[Payload]]] = {}
         self._commands: dict[int, Command] = {}
         self._next_ticket = 0
-        self._runner: web.AppRunner | None = None
+        self._runner: web.ServerRunner | None = None
         self._sites: list[web.TCPSite] = []
         self._openapi = orjson.dumps(document())
+        self._date = DateHeader()
+        self._hot: dict[str, CanonicalKey] = {}
+        """Key by request target, of reads that were answered from a replica."""
         self.draining = False
         self.disconnects: dict[int, int] = {}
+        self._routes: dict[tuple[str, str], Handler] = {
+            ("GET", "/v1/entries"): self._get_entry,
+            ("PUT", "/v1/entries"): self._put_entry,
+            ("PATCH", "/v1/entries"): self._patch_entry,
+            ("DELETE", "/v1/entries"): self._delete_entry,
+            ("GET", "/v1/keys"): self._keys,
+            ("POST", "/v1/invalidate"): self._invalidate,
+            ("GET", "/v1/stream"): self._stream,
+            ("GET", "/v1/missed"): self._missed,
+            ("GET", "/v1/socket"): self._socket,
+            ("GET", "/v1/cluster"): self._cluster,
+            ("GET", "/healthz"): self._healthz,
+            ("GET", "/readyz"): self._readyz,
+            ("GET", "/openapi.json"): self._openapi_json,
+            ("GET", "/"): self._index,
+        }
 
     # --- life ----------------------------------------------------------------------------------------------------
 
-    def application(self) -> web.Application:
-        """Build the routes."""
-        app = web.Application(client_max_size=BODY_BYTES)
-        routes: list[tuple[str, str, Handler]] = [
-            ("GET", "/v1/entries", self._get_entry),
-            ("PUT", "/v1/entries", self._put_entry),
-            ("PATCH", "/v1/entries", self._patch_entry),
-            ("DELETE", "/v1/entries", self._delete_entry),
-            ("GET", "/v1/keys", self._keys),
-            ("POST", "/v1/invalidate", self._invalidate),
-            ("GET", "/v1/stream", self._stream),
-            ("GET", "/v1/missed", self._missed),
-            ("GET", "/v1/socket", self._socket),
-            ("GET", "/v1/cluster", self._cluster),
-            ("GET", "/healthz", self._healthz),
-            ("GET", "/readyz", self._readyz),
-            ("GET", "/openapi.json", self._openapi_json),
-            ("GET", "/", self._index),
-        ]
-        for method, path, handler in routes:
-            app.router.add_route(method, path, self._guarded(handler))
-        app.router.add_route("OPTIONS", "/v1/{rest:.*}", self._preflight)
-        app.router.add_route("*", "/{rest:.*}", self._guarded(self._unknown))
-        return app
-
     async def start(self, host: str, port: int) -> int:
         """Listen. Returns the port. Several gateways of one node share it (SO_REUSEPORT)."""
-        self._runner = web.AppRunner(
-            self.application(),
+        # Not an `Application`: its routing would be most of the cost of a read.
+        server = web.Server(
+            self._handle,
             access_log=None,
-            handle_signals=False,
-            shutdown_timeout=2.0,
             handler_cancellation=True,  # the only way to learn that an idle event stream's client is gone
         )
+        self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=2.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port, reuse_port=True, backlog=1024)
         await site.start()
@@ -270,25 +268,41 @@ class GatewayServer:
 
     # --- guards --------------------------------------------------------------------------------------------------
 
-    def _guarded(self, handler: Handler) -> Handler:
-        async def guarded(request: web.Request) -> web.StreamResponse:
-            origin = request.headers.get("Origin")
-            try:
-                if origin is not None and self._origins and origin not in self._origins:
-                    raise RequestError(ErrorCode.FORBIDDEN, f"the origin {origin!r:.120} is not allowed")
-                response = await handler(request)
-            except HarborError as error:
-                response = _error_response(error)
-            except (web.HTTPException, asyncio.CancelledError, ConnectionError):
-                raise
-            except Exception:
-                LOG.exception("request_failed", extra={"method": request.method, "path": request.path[:120]})
-                response = _error_response(HarborError(ErrorCode.INTERNAL, "the gateway failed; it has logged why"))
-            if origin in self._origins and not response.prepared:
-                self._allow(response, origin)
-            return response
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        hot = self._hot.get(request.raw_path)
+        if hot is not None and request.method == "GET" and request.keep_alive:
+            headers = request.headers
+            if "Origin" not in headers and "If-None-Match" not in headers:
+                now_ms = self._clock.now_ms()
+                replica = self.state.local(hot, now_ms)
+                if replica is not None:
+                    return EntryResponse(self._date.at(now_ms), replica.version, self._body(replica, now_ms))
+        handler = self._routes.get((request.method, request.path), self._unknown)
+        if request.method == "OPTIONS":
+            handler = self._preflight
+        origin = request.headers.get("Origin")
+        try:
+            if origin is not None and self._origins and origin not in self._origins:
+                raise RequestError(ErrorCode.FORBIDDEN, f"the origin {origin!r:.120} is not allowed")
+            response = await handler(request)
+        except HarborError as error:
+            response = _error_response(error)
+        except (web.HTTPException, asyncio.CancelledError, ConnectionError):
+            raise
+        except Exception:
+            LOG.exception("request_failed", extra={"method": request.method, "path": request.path[:120]})
+            response = _error_response(HarborError(ErrorCode.INTERNAL, "the gateway failed; it has logged why"))
+        if origin in self._origins and not response.prepared:
+            self._allow(response, origin)
+        return response
 
-        return guarded
+    def _body(self, replica: Replica, now_ms: float) -> bytes:
+        """Return a replica's entry as HTTP answers it, encoded once per version."""
+        self.state.count_read("replica")
+        body = replica.body
+        if body is None:
+            body = replica.body = protocol.entry(replica.view(), now_ms)
+        return body
 
     @staticmethod
     def _allow(response: web.StreamResponse, origin: str | None) -> None:
@@ -299,7 +313,7 @@ class GatewayServer:
         response.headers["Access-Control-Expose-Headers"] = "ETag"
         response.headers["Vary"] = "Origin"
 
-    async def _preflight(self, request: web.Request) -> web.StreamResponse:
+    async def _preflight(self, request: web.BaseRequest) -> web.StreamResponse:
         origin = request.headers.get("Origin")
         if origin not in self._origins:
             return _error_response(RequestError(ErrorCode.FORBIDDEN, "this origin is not allowed"))
@@ -314,7 +328,7 @@ class GatewayServer:
 
     # --- entries -------------------------------------------------------------------------------------------------
 
-    async def _get_entry(self, request: web.Request) -> web.StreamResponse:
+    async def _get_entry(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request, "key", "fetch")
         key = parameters.key(request)
         fetch = parameters.choice(request.query, "fetch", "auto", "never", "force")
@@ -322,18 +336,17 @@ class GatewayServer:
         if fetch != "force":
             replica = self.state.local(key, now_ms)
             if replica is not None:
-                body = replica.body
-                if body is None:
-                    body = replica.body = protocol.entry(replica.view(), now_ms)
-                self.state.count_read("replica")
-                return _entry_response(request, replica.version, body)
+                if len(self._hot) >= HOT_TARGETS:
+                    self._hot.clear()
+                self._hot[request.raw_path] = key
+                return _entry_response(request, replica.version, self._body(replica, now_ms))
         payloads = await self._ask(key, lambda request_id: Read(request_id, key, fetch))
         view = payloads[0]
         assert isinstance(view, EntryView)
         self.state.count_read("shard")
         return _entry_response(request, view.version, protocol.entry(view, self._clock.now_ms()))
 
-    async def _put_entry(self, request: web.Request) -> web.StreamResponse:
+    async def _put_entry(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request, "key", "base_version", "ack")
         key = parameters.key(request)
         _acknowledgement(request)
@@ -342,7 +355,7 @@ class GatewayServer:
         data = orjson.dumps(await parameters.body(request))
         return await self._write(key, lambda n: Write(n, request_id, key, data, base_version))
 
-    async def _patch_entry(self, request: web.Request) -> web.StreamResponse:
+    async def _patch_entry(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request, "key", "base_version", "ack")
         key = parameters.key(request)
         _acknowledgement(request)
@@ -361,7 +374,7 @@ class GatewayServer:
         operations = parse_operations(body["operations"])
         return await self._write(key, lambda n: Edit(n, request_id, key, None, operations, base_version))
 
-    async def _delete_entry(self, request: web.Request) -> web.StreamResponse:
+    async def _delete_entry(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request, "key", "base_version", "ack")
         key = parameters.key(request)
         _acknowledgement(request)
@@ -375,7 +388,7 @@ class GatewayServer:
         assert isinstance(written, Written)
         return web.Response(body=b'{"version":%d}' % written.version, headers={**JSON, "ETag": f'"{written.version}"'})
 
-    async def _keys(self, request: web.Request) -> web.StreamResponse:
+    async def _keys(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request, "prefix", "limit", "cursor")
         prefix = parameters.key(request, "prefix") if "prefix" in request.query else CanonicalKey("[]")
         limit = parameters.limit(request, 100, 1000)
@@ -390,7 +403,7 @@ class GatewayServer:
             answer["cursor"] = rows[-1].key
         return web.Response(body=orjson.dumps(answer), headers=JSON)
 
-    async def _invalidate(self, request: web.Request) -> web.StreamResponse:
+    async def _invalidate(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request)
         body = await parameters.body(request)
         if not isinstance(body, dict):
@@ -423,7 +436,7 @@ class GatewayServer:
         self._wires.pop(wire.session.id, None)
         self.run(self.state.close_session(wire.session.id, self._clock.now_ms()))
 
-    async def _socket(self, request: web.Request) -> web.StreamResponse:
+    async def _socket(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request)
         socket = web.WebSocketResponse(
             timeout=CLOSE_S,
@@ -522,7 +535,7 @@ class GatewayServer:
             self.run(effects)
         return frame
 
-    async def _stream(self, request: web.Request) -> web.StreamResponse:
+    async def _stream(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request, "key", "prefix", "mode")
         mode = parameters.choice(request.query, "mode", "data", "patch")
         wanted = [(text, False) for text in request.query.getall("key", [])]
@@ -576,7 +589,7 @@ class GatewayServer:
         except ConnectionError:
             self._close(wire, 1006, "")
 
-    async def _missed(self, request: web.Request) -> web.StreamResponse:
+    async def _missed(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request, "since", "key", "prefix")
         if ("key" in request.query) == ("prefix" in request.query):
             raise RequestError(ErrorCode.BAD_REQUEST, "missed needs a key or a prefix")
@@ -607,14 +620,14 @@ class GatewayServer:
 
     # --- the rest ------------------------------------------------------------------------------------------------
 
-    async def _cluster(self, request: web.Request) -> web.StreamResponse:
+    async def _cluster(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request)
         return web.Response(body=orjson.dumps(await self._describe()), headers=JSON)
 
-    async def _healthz(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002 - aiohttp's signature
+    async def _healthz(self, request: web.BaseRequest) -> web.StreamResponse:  # noqa: ARG002 - aiohttp's signature
         return web.Response(text="alive\n")
 
-    async def _readyz(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002
+    async def _readyz(self, request: web.BaseRequest) -> web.StreamResponse:  # noqa: ARG002
         if self.draining:
             raise HarborError(ErrorCode.UNAVAILABLE, "draining")
         try:
@@ -624,10 +637,10 @@ class GatewayServer:
             raise HarborError(ErrorCode.UNAVAILABLE, "a shard does not answer") from error
         return web.Response(text="ready\n")
 
-    async def _openapi_json(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002
+    async def _openapi_json(self, request: web.BaseRequest) -> web.StreamResponse:  # noqa: ARG002
         return web.Response(body=self._openapi, headers=JSON)
 
-    async def _index(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002
+    async def _index(self, request: web.BaseRequest) -> web.StreamResponse:  # noqa: ARG002
         page = (
             "<!doctype html><meta charset=utf-8><title>Harbor Cluster</title><h1>Harbor Cluster</h1>"
             f"<p>Version {__version__}. <a href=/v1/cluster>Status</a> · <a href=/v1/keys>Keys</a> · "
@@ -635,7 +648,7 @@ class GatewayServer:
         )
         return web.Response(text=page, content_type="text/html")
 
-    async def _unknown(self, request: web.Request) -> web.StreamResponse:
+    async def _unknown(self, request: web.BaseRequest) -> web.StreamResponse:
         raise RequestError(ErrorCode.NOT_FOUND, f"no such endpoint: {request.method} {request.path[:120]}")
 
 
@@ -643,7 +656,7 @@ CHUNK_WRITE_BYTES = 64 * 1024
 """Bytes a socket may hold unsent before writing waits: from then on its session lags and folds."""
 
 
-def _entry_response(request: web.Request, version: int, body: bytes) -> web.Response:
+def _entry_response(request: web.BaseRequest, version: int, body: bytes) -> web.Response:
     etag = f'"{version}"'
     held = request.headers.get("If-None-Match")
     if held is not None and (
@@ -658,7 +671,7 @@ def _error_response(error: HarborError) -> web.Response:
     return web.Response(status=STATUS.get(error.code, 500), body=body, headers=JSON)
 
 
-def _acknowledgement(request: web.Request) -> None:
+def _acknowledgement(request: web.BaseRequest) -> None:
     level = parameters.choice(request.query, "ack", "memory", "replicated", "durable")
     if level != "memory":
         raise RequestError(

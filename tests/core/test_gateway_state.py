@@ -1,0 +1,614 @@
+"""The gateway machine against a shard played by hand: whole frames, whole effect lists."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from cluster.core import gateway_state
+from cluster.core.gateway_state import Close, Deliver, GatewayState, Respond
+from cluster.core.messages import (
+    Absent,
+    Announce,
+    Answered,
+    Answers,
+    Change,
+    ChangeSet,
+    ChangeSetTaken,
+    EntryView,
+    Failure,
+    Full,
+    Header,
+    InvalidateKeys,
+    Matched,
+    Meta,
+    Missed,
+    MissedKeys,
+    Noted,
+    Read,
+    Ready,
+    Refused,
+    Removed,
+    Requests,
+    Reset,
+    Send,
+    Snapshot,
+    Unwatch,
+    Watch,
+    Write,
+    Written,
+)
+from cluster.core.placement import SlotMap
+from cluster.errors import ErrorCode, RequestError, UnavailableError
+
+A, B = '["a"]', '["a","b"]'
+EPOCH = 3
+
+
+def view(key: str, version: int, data: Any, **more: Any) -> EntryView:
+    return EntryView(key, version, None if data is None else orjson.dumps(data), 50, "success", "idle", **more)
+
+
+class Played:
+    """One shard, played by the test."""
+
+    def __init__(self) -> None:
+        self.now_ms = 1000.0
+        self.state = GatewayState("gateway-0", 9, slots=SlotMap(1, (0,) * 1024), shards=1)
+        self.sequence = 0
+        self.life = 20
+        self.offset = 100
+        self.effects: list[Any] = []
+
+    def note(self, effects: Any) -> list[Any]:
+        self.effects.extend(effects)
+        return list(effects)
+
+    def requests(self) -> list[Any]:
+        """Answer what the gateway has asked, and return it."""
+        asked: list[Any] = []
+        while sends := [effect for effect in self.effects if isinstance(effect, Send)]:
+            self.effects = [effect for effect in self.effects if not isinstance(effect, Send)]
+            (send,) = sends
+            asked.extend(send.message.items)
+            answer = Answers(self.life, EPOCH, [])
+            self.note(self.state.answered("shard-0", send.message, answer, self.now_ms))
+        return asked
+
+    def send(self, *items: Any, offset: int | None = None, epoch: int = EPOCH) -> Any:
+        self.sequence += 1
+        self.offset += 1
+        header = Header("shard-0", self.life, 0 if self.sequence == 1 else 9, self.sequence)
+        message = ChangeSet(header, epoch, self.offset if offset is None else offset, 0.0, list(items))
+        answer, effects = self.state.change_set(message, self.now_ms)
+        self.note(effects)
+        return answer
+
+    def session(self, name: str = "s", **more: Any) -> Any:
+        return self.state.open_session(name, **more)
+
+    def subscribe(self, session: Any, name: bytes = b"1", key: str = A, **more: Any) -> None:
+        options = {"prefix": False, "mode": "data", "since": None, **more}
+        self.note(self.state.subscribe(session, name, key, now_ms=self.now_ms, **options))  # type: ignore[arg-type]
+
+    def watch(self) -> int:
+        return next(each.id for each in self.requests() if isinstance(each, Watch))
+
+    def tick(self, ms: float = 20.0) -> None:
+        self.now_ms += ms
+        self.note(self.state.wake(self.now_ms))
+
+    def read(self, session: Any) -> Any:
+        frame, effects = self.state.take(session, self.now_ms)
+        self.note(effects)
+        self.state.written(session, self.now_ms)
+        return frame if frame is None or session.server_sent else orjson.loads(frame)
+
+    @property
+    def token(self) -> str:
+        return f"p1.0-{EPOCH:x}-{self.offset:x}"
+
+    def live(self, **more: Any) -> Any:
+        """A session with a subscription to A, at version 5."""
+        session = self.session()
+        self.subscribe(session, **more)
+        self.send(Snapshot(self.watch(), view(A, 5, {"n": 5})))
+        self.read(session)
+        return session
+
+
+def change(from_version: int, version: int, data: Any = None, patch: Any = None, key: str = A) -> Change:
+    return Change(
+        key,
+        from_version,
+        version,
+        None if data is None else orjson.dumps(data),
+        None if patch is None else orjson.dumps(patch),
+        1,
+        60,
+    )
+
+
+def test_the_first_subscription_watches_and_the_last_ends_it() -> None:
+    played = Played()
+    first, second = played.session("s1"), played.session("s2")
+    played.subscribe(first)
+    played.subscribe(second, b'"x"')
+    assert played.requests() == [Watch(1, A, prefix=False)]
+    played.send(Snapshot(1, view(A, 5, {"n": 5})))
+    assert played.read(first) == [
+        {
+            "sub": 1,
+            "type": "snapshot",
+            "key": ["a"],
+            "version": 5,
+            "data": {"n": 5},
+            "data_updated_at": 50,
+            "status": "success",
+            "is_stale": False,
+            "is_offline": False,
+        },
+        {"sub": 1, "type": "snapshot_end", "position": played.token},
+    ]
+    played.state.unsubscribe(first, b"1", played.now_ms)
+    assert played.requests() == []
+    played.note(played.state.close_session("s2", played.now_ms))
+    assert played.requests() == [Unwatch(1)]
+    assert played.state.replicas == {}
+    assert played.read(first) is None
+
+
+def test_a_second_subscriber_is_served_from_the_replica() -> None:
+    played = Played()
+    played.live()
+    late = played.session("late")
+    played.subscribe(late)
+    assert played.requests() == []
+    assert [message["type"] for message in played.read(late)] == ["snapshot", "snapshot_end"]
+
+
+def test_a_change_is_one_frame_after_the_tick() -> None:
+    played = Played()
+    session = played.live()
+    played.send(change(5, 6, data={"n": 6}))
+    played.send(change(6, 7, data={"n": 7}))
+    assert played.read(session) is None
+    assert played.state.deadline() == played.now_ms + gateway_state.SETTLE_MS
+    played.tick()
+    assert played.read(session) == [
+        {"sub": 1, "type": "change", "key": ["a"], "from": 5, "version": 7, "data": {"n": 7}, "coalesced": 2},
+        {"sub": 1, "type": "position", "token": played.token},
+    ]
+
+
+def test_patches_join_until_they_are_longer_than_the_value() -> None:
+    played = Played()
+    session = played.live(mode="patch")
+    add = {"op": "add", "path": "/m", "value": 1}
+    played.send(change(5, 6, patch=[add]))
+    played.send(change(6, 7, data={"n": 5, "m": 2, "filler": "x" * 100}))
+    played.tick()
+    (got, _) = played.read(session)
+    assert got["patch"] == [{"op": "replace", "path": "", "value": {"n": 5, "m": 2, "filler": "x" * 100}}]
+    step = {"op": "replace", "path": "/m", "value": 3}
+    played.send(change(7, 8, patch=[step]))
+    played.send(change(8, 9, patch=[add]))
+    played.tick()
+    (got, _) = played.read(session)
+    assert (got["from"], got["version"], got["patch"]) == (7, 9, [step, add])
+    for version in range(9, 30):
+        played.send(change(version, version + 1, patch=[step]))
+    played.tick()
+    (got, _) = played.read(session)
+    assert got["patch"][0]["path"] == ""
+    assert got["coalesced"] == 21
+
+
+def test_an_old_change_is_dropped_and_a_patch_onto_nothing_starts_over() -> None:
+    played = Played()
+    session = played.live(mode="patch")
+    played.send(change(4, 5, patch=[{"op": "add", "path": "/m", "value": 1}]))
+    played.tick()
+    assert played.read(session) is None
+    played.send(change(6, 7, patch=[{"op": "add", "path": "/m", "value": 1}]))
+    assert played.read(session) == [
+        {"sub": 1, "type": "reset"},
+        {"sub": 1, "type": "position", "token": "p1.0-0-0"},
+    ]
+    (send,) = [effect for effect in played.effects if isinstance(effect, Send)]
+    assert send.message.header == Header("gateway-0", 10, 0, 1)
+    assert send.message.items == [Watch(2, A, prefix=False)]
+
+
+def test_a_split_change_set_is_applied_when_it_is_whole() -> None:
+    played = Played()
+    session = played.live()
+    before = played.token
+    played.send(change(5, 6, data=6), offset=-1)
+    played.tick()
+    assert played.read(session) is None
+    assert played.state.replicas[A].version == 5
+    played.send(change(6, 7, data=7))
+    played.tick()
+    (got, position) = played.read(session)
+    assert (got["from"], got["version"]) == (5, 7)
+    assert position["token"] == played.token != before
+
+
+def test_a_repeated_set_is_not_applied_and_a_strangers_is_refused() -> None:
+    played = Played()
+    session = played.live()
+    message = ChangeSet(Header("shard-0", 20, 9, 2), EPOCH, 102, 0.0, [change(5, 6, data=6)])
+    for _ in range(2):
+        assert played.state.change_set(message, played.now_ms)[0] == ChangeSetTaken(9)
+    assert played.state.change_set(ChangeSet(Header("shard-0", 20, 8, 3), EPOCH, 103, 0.0, []), 0.0)[0] == Refused(9)
+    played.tick()
+    assert [message["type"] for message in played.read(session)] == ["change", "position"]
+    played.tick()
+    assert played.read(session) is None
+
+
+def test_removal_and_what_comes_after_it() -> None:
+    played = Played()
+    session = played.live()
+    played.send(Removed(A, 8))
+    played.tick()
+    assert played.read(session)[0] == {"sub": 1, "type": "removed", "key": ["a"], "version": 8}
+    played.send(change(0, 9, data=1))
+    played.tick()
+    assert played.read(session)[0]["from"] == 0
+    played.send(Removed(A, 11), change(0, 12, data=2))  # within one tick
+    played.tick()
+    (got, _) = played.read(session)
+    assert (got["type"], got["from"], got["version"]) == ("change", 9, 12)
+
+
+def test_an_absent_entry_has_only_an_end() -> None:
+    played = Played()
+    session = played.session()
+    played.subscribe(session)
+    played.send(Absent(played.watch()))
+    assert played.read(session) == [{"sub": 1, "type": "snapshot_end", "position": played.token}]
+
+
+def test_a_pending_entry_and_its_failure() -> None:
+    played = Played()
+    session = played.session()
+    played.subscribe(session)
+    played.send(Snapshot(played.watch(), EntryView(A, 0, None, 0, "pending", "fetching")))
+    (snapshot, _) = played.read(session)
+    assert (snapshot["version"], snapshot["status"], "data" in snapshot) == (0, "pending", False)
+    played.send(Meta(A, "error", "idle", False, None, ("UPSTREAM_ERROR", "it is down"), False))
+    played.tick()
+    (snapshot, _) = played.read(session)
+    assert (snapshot["type"], snapshot["status"]) == ("snapshot", "error")
+    assert snapshot["error"] == {"code": "UPSTREAM_ERROR", "message": "it is down", "temporary": True}
+    played.send(change(0, 9, data=1))
+    played.tick()
+    assert (played.read(session)[0]["from"], played.state.replicas[A].status) == (0, "success")
+
+
+def test_invalidation_and_reset_of_an_entry_are_told() -> None:
+    played = Played()
+    session = played.live()
+    played.send(Meta(A, "success", "fetching", True, 50, None, True))
+    played.tick()
+    assert played.read(session)[0] == {"sub": 1, "type": "invalidated", "key": ["a"]}
+    played.send(Reset(view(A, 6, {"n": 6})))
+    played.tick()
+    messages = played.read(session)
+    assert [message["type"] for message in messages] == ["reset", "snapshot", "position"]
+    assert (messages[0]["key"], messages[1]["version"]) == (["a"], 6)
+
+
+def test_a_prefix_is_complete_when_its_shard_is_ready() -> None:
+    played = Played()
+    session = played.session()
+    played.subscribe(session, prefix=True)
+    watch = played.watch()
+    played.send(Snapshot(watch, view(A, 5, 1)))
+    assert played.read(session) is None
+    played.send(Snapshot(watch, view(B, 6, 2)), Ready(watch, 100))
+    assert [message["type"] for message in played.read(session)] == ["snapshot", "snapshot", "snapshot_end"]
+    played.send(change(0, 9, data=3, key='["a","c"]'), change(0, 9, data=3, key='["other"]'))
+    played.tick()
+    assert [message.get("key") for message in played.read(session)] == [["a", "c"], None]
+
+
+def test_a_change_for_an_ended_watch_does_not_leave_a_ghost() -> None:
+    played = Played()
+    session = played.session()
+    played.subscribe(session, prefix=True)
+    watch = played.watch()
+    played.send(change(0, 90, data="old", key=B))  # its removal was dropped with the watch before
+    played.send(change(0, 120, data="new", key='["a","new"]'))
+    played.send(Snapshot(watch, view(A, 5, 1)), Ready(watch, 100))
+    assert [message.get("key") for message in played.read(session)] == [["a", "new"], ["a"], None]
+
+
+def test_a_snapshot_comes_in_pieces_and_changes_of_what_was_sent_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_state, "CHUNK_BYTES", 10)
+    played = Played()
+    session = played.session()
+    played.subscribe(session, prefix=True)
+    watch = played.watch()
+    played.send(Snapshot(watch, view(A, 5, 1)), Snapshot(watch, view(B, 6, 2)), Ready(watch, 100))
+    assert [message["key"] for message in played.read(session)] == [["a"]]
+    played.send(change(5, 6, data=10), change(6, 7, data=20, key=B))
+    first = played.read(session)
+    assert [(message["type"], message["version"]) for message in first] == [("change", 6)]
+    rest = played.read(session)
+    assert [(message["type"], message.get("version")) for message in rest] == [("snapshot", 7), ("snapshot_end", None)]
+    assert played.read(session) is None
+
+
+def test_a_socket_that_is_full_folds_and_is_in_step_again() -> None:
+    played = Played()
+    session = played.live()
+    played.send(change(5, 6, data=6))
+    played.tick()
+    frame, _ = played.state.take(session, played.now_ms)  # and it is not written
+    assert frame is not None
+    for version in range(6, 9):
+        played.send(change(version, version + 1, data=version + 1))
+        played.tick()
+    assert played.state.stalled(played.now_ms + gateway_state.STALL_MS - 1000) == []
+    assert played.state.stalled(played.now_ms + gateway_state.STALL_MS) == [Close("s", 3008, "too slow")]
+    played.state.written(session, played.now_ms)
+    (got, position) = played.read(session)
+    assert (got["from"], got["version"], got["coalesced"]) == (6, 9, 3)
+    assert position["token"] == played.token
+
+
+def test_pause_and_resume() -> None:
+    played = Played()
+    session = played.live()
+    played.note(played.state.pause(session, b"1", played.now_ms))
+    played.send(change(5, 6, data=6))
+    played.send(change(6, 7, data=7))
+    played.tick()
+    assert played.read(session) is None
+    played.note(played.state.resume(session, b"1", played.now_ms))
+    (got, _) = played.read(session)
+    assert (got["from"], got["version"]) == (5, 7)
+
+
+def test_subscribers_in_step_share_one_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    played = Played()
+    sessions = [played.live()]
+    for n in range(3):
+        sessions.append(played.session(f"s{n}"))
+        played.subscribe(sessions[-1])
+        played.read(sessions[-1])
+    encoded: list[Any] = []
+    encode = gateway_state.encode
+    monkeypatch.setattr(gateway_state, "encode", lambda *args: encoded.append(args) or encode(*args))
+    played.send(change(5, 6, data=6))
+    played.tick()
+    assert len(encoded) == 1
+    texts = [session.out[0] for session in sessions]
+    assert all(text is texts[0] for text in texts)
+
+
+def test_a_client_that_comes_back_is_told_what_it_missed() -> None:
+    played = Played()
+    session = played.session()
+    played.subscribe(session, prefix=True, since={0: (EPOCH, 90)})
+    watch = played.watch()
+    played.send(Snapshot(watch, view(A, 7, 1)), Snapshot(watch, view(B, 8, 2)), Ready(watch, 100))
+    (missed,) = played.requests()
+    assert missed == Missed(missed.id, A, True, EPOCH, 90)
+    played.send(change(8, 9, data=3, key=B))  # the client has this one: it comes from a gateway that was ahead
+    played.send(MissedKeys(missed.id, reset=False, keys=[(A, 5), ('["a","gone"]', 4), ('["a","brief"]', 0)]))
+    messages = played.read(session)
+    assert [(m["type"], m.get("from"), m.get("version")) for m in messages] == [
+        ("change", 5, 7),
+        ("removed", None, 5),
+        ("position", None, None),
+    ]
+    assert played.state.resumes == {"resumed": 1}
+
+
+def test_a_client_that_missed_nothing_gets_a_position() -> None:
+    played = Played()
+    played.live()
+    again = played.session("again")
+    played.subscribe(again, since={0: (EPOCH, 90)})
+    (missed,) = played.requests()
+    played.send(MissedKeys(missed.id, reset=False, keys=[]))
+    assert played.read(again) == [{"sub": 1, "type": "position", "token": played.token}]
+
+
+def test_a_client_that_missed_too_much_is_reset() -> None:
+    played = Played()
+    played.live()
+    again = played.session("again")
+    played.subscribe(again, since={})
+    (missed,) = played.requests()
+    assert (missed.epoch, missed.offset) == (0, 0)
+    played.send(MissedKeys(missed.id, reset=True, keys=[]))
+    assert [message["type"] for message in played.read(again)] == ["reset", "snapshot", "snapshot_end"]
+
+
+def test_a_new_life_of_a_shard_resets_whom_it_concerns() -> None:
+    played = Played()
+    session = played.live()
+    answer, effects = played.state.announce(Announce("shard-0", 30), played.now_ms)
+    assert answer == Noted(9)
+    played.note(effects)
+    assert [message["type"] for message in played.read(session)] == ["reset", "position"]
+    assert played.send(change(5, 6, data="of the old life")) == ChangeSetTaken(9)
+    assert played.state.replicas == {}
+    played.life, played.sequence, played.offset = 30, 0, 500
+    watch = played.watch()
+    played.send(Snapshot(watch, view(A, 501, 1)))
+    assert [message.get("version") for message in played.read(session)] == [501, None]
+    assert played.state.announce(Announce("shard-0", 30), played.now_ms)[1] == []  # heard before
+
+
+def test_a_shard_that_starts_its_link_over_unasked_is_watched_anew() -> None:
+    played = Played()
+    session = played.live()
+    played.sequence, played.life = 0, 21
+    played.send(change(6, 7, data=7))
+    assert played.read(session)[0]["type"] == "reset"
+    played.sequence, played.life = 0, 22  # its answer to the gateway's starting over
+    watch = played.watch()
+    played.send(Snapshot(watch, view(A, 7, 7)))
+    assert [message["type"] for message in played.read(session)] == ["snapshot", "snapshot_end"]
+
+
+def test_a_silent_shard_is_asked_whether_it_knows_us() -> None:
+    played = Played()
+    played.live()
+    assert played.state.deadline() == played.now_ms + gateway_state.SILENCE_MS
+    played.tick(gateway_state.SILENCE_MS)
+    (send,) = [effect for effect in played.effects if isinstance(effect, Send)]
+    assert send.message.items == []
+    played.effects.clear()
+    played.note(played.state.answered("shard-0", send.message, Refused(30), played.now_ms))
+    (send,) = [effect for effect in played.effects if isinstance(effect, Send)]
+    assert send.message.items == [Watch(2, A, prefix=False)]
+
+
+def test_requests_gather_while_one_call_is_in_flight() -> None:
+    played = Played()
+    played.note(played.state.request(1, A, lambda n: Read(n, A), played.now_ms))  # type: ignore[arg-type]
+    for ticket in (2, 3):
+        played.note(played.state.request(ticket, A, lambda n: Read(n, A), played.now_ms))  # type: ignore[arg-type]
+    (send,) = played.effects
+    assert send.message.items == [Read(1, A)]
+    effects = played.state.answered("shard-0", send.message, Answers(20, EPOCH, [(1, view(A, 1, 1))]), played.now_ms)
+    assert effects[0] == Respond(1, [view(A, 1, 1)])
+    assert effects[1].message.items == [Read(2, A), Read(3, A)]
+    played.note(effects)
+    played.send(Answered(3, Failure("NOT_FOUND", "no")))
+    assert played.effects[-1] == Respond(3, [Failure("NOT_FOUND", "no")])
+
+
+def test_a_call_without_an_answer_is_sent_again_as_it_was() -> None:
+    played = Played()
+    played.note(played.state.request(1, A, lambda n: Read(n, A), played.now_ms))  # type: ignore[arg-type]
+    (send,) = played.effects
+    assert played.state.unanswered("shard-0", send.message, played.now_ms) == []
+    played.effects.clear()
+    played.tick(gateway_state.RETRY_MS)
+    assert played.effects == [send]
+    assert played.state.answered("shard-0", send.message, Full(40.0), played.now_ms) == []
+    assert played.state.deadline() == played.now_ms + 40.0
+
+
+def test_requests_that_a_refusal_lost_are_asked_again() -> None:
+    played = Played()
+    played.note(played.state.request(1, A, lambda n: Write(n, "w", A, b"1"), played.now_ms))  # type: ignore[arg-type]
+    (send,) = played.effects
+    (again,) = played.state.answered("shard-0", send.message, Refused(30), played.now_ms)
+    assert again.message.items == [Write(1, "w", A, b"1")]
+    assert again.message.header.receiver == 0
+
+
+def test_a_request_is_given_up_in_time() -> None:
+    played = Played()
+    played.note(played.state.request(1, A, lambda n: Read(n, A), played.now_ms))  # type: ignore[arg-type]
+    played.effects.clear()
+    played.tick(gateway_state.REQUEST_MS)
+    assert played.effects == [Respond(1, [Failure("TIMEOUT", "the shard did not answer in time")])]
+
+
+def test_reads_come_from_the_replica_but_not_from_before_a_write() -> None:
+    played = Played()
+    played.live()
+    now_ms = played.now_ms
+    assert played.state.local(A, now_ms) is played.state.replicas[A]
+    played.note(played.state.request(1, A, lambda n: Write(n, "w", A, b"6"), now_ms))  # type: ignore[arg-type]
+    (send,) = [effect for effect in played.effects if isinstance(effect, Send)]
+    played.note(played.state.answered("shard-0", send.message, Answers(20, EPOCH, [(2, Written(6))]), now_ms))
+    assert played.state.local(A, now_ms) is None
+    played.send(change(5, 6, data=6))
+    assert played.state.local(A, now_ms) is not None
+    played.send(Meta(A, "success", "idle", True, 50, None, True))
+    assert played.state.local(A, now_ms) is None
+
+
+def test_reads_do_not_come_from_before_an_invalidation() -> None:
+    played = Played()
+    played.live()
+    now_ms = played.now_ms
+    played.note(played.state.request(1, None, lambda n: InvalidateKeys(n, "[]"), now_ms))
+    (send,) = [effect for effect in played.effects if isinstance(effect, Send)]
+    played.note(played.state.answered("shard-0", send.message, Answers(20, EPOCH, [(2, Matched(1))]), now_ms))
+    assert played.state.local(A, now_ms) is None
+    played.send()
+    played.send()
+    assert played.state.local(A, now_ms) is not None
+
+
+def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_state, "MAX_REQUESTS", 1)
+    monkeypatch.setattr(gateway_state, "MAX_SESSIONS", 1)
+    played = Played()
+    session = played.session()
+    played.state.request(1, A, lambda n: Read(n, A), 0.0)  # type: ignore[arg-type]
+    with pytest.raises(UnavailableError):
+        played.state.request(2, A, lambda n: Read(n, A), 0.0)  # type: ignore[arg-type]
+    with pytest.raises(UnavailableError):
+        played.session("another")
+    for n in range(128):
+        played.subscribe(session, str(n).encode())
+    with pytest.raises(RequestError) as error:
+        played.subscribe(session, b"128")
+    assert error.value.code is ErrorCode.TOO_MANY
+    with pytest.raises(RequestError) as error:
+        played.subscribe(session, b"0")
+    assert error.value.code is ErrorCode.CONFLICT
+
+
+def test_an_event_stream_has_one_id_for_all_it_carries() -> None:
+    played = Played()
+    session = played.session(server_sent=True)
+    played.subscribe(session, b"0", A)
+    played.subscribe(session, b"1", B)
+    first, second = [each.id for each in played.requests()]
+    played.send(Snapshot(first, view(A, 5, 1)))
+    assert b"id:" not in played.read(session)  # the other snapshot is yet to come
+    played.send(Absent(second))
+    assert played.read(session) == (
+        b'event: snapshot_end\ndata: {"position":"%b"}\nid: %b\n\n' % (played.token.encode(), played.token.encode())
+    )
+    played.send(change(5, 6, data=6))
+    played.tick()
+    assert played.read(session) == (
+        b'event: change\ndata: {"key":["a"],"from":5,"version":6,"data":6,"coalesced":1}\nid: %b\n\n'
+        % played.token.encode()
+    )
+    played.note(played.state.announce(Announce("shard-0", 30), played.now_ms)[1])
+    assert played.read(session) == b"event: reset\ndata: {}\n\nevent: reset\ndata: {}\nid: p1.0-0-0\n\n"
+
+
+def test_ids_of_watches_that_ended_mean_nothing() -> None:
+    played = Played()
+    session = played.session()
+    played.subscribe(session)
+    old = played.watch()
+    played.note(played.state.unsubscribe(session, b"1", played.now_ms))
+    played.subscribe(session)
+    played.send(Snapshot(old, view(A, 5, 1)))
+    assert played.read(session) is None
+    assert played.state.replicas == {}
+
+
+def test_who_is_told_to_take_what_is_ready() -> None:
+    played = Played()
+    played.live()
+    played.effects.clear()
+    played.send(change(5, 6, data=6))
+    assert played.effects == []
+    played.tick()
+    assert played.effects == [Deliver("s")]
+
+
+def test_no_message_is_sent_without_need() -> None:
+    played = Played()
+    played.live()
+    played.send()
+    assert not any(isinstance(effect, Send) and isinstance(effect.message, Requests) for effect in played.effects)
