@@ -56,7 +56,7 @@ class CoordinatorActor(Shell):
 
     async def status(self) -> dict[str, object]:
         """Say what `/v1/cluster` shows of this actor."""
-        return {"pid": os.getpid()}
+        return {"pid": os.getpid(), "node": self.node}
 
     async def samples(self) -> bytes:
         """Return the metrics, encoded."""

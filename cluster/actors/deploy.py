@@ -30,6 +30,8 @@ from cluster.errors import ErrorCode, HarborError
 from cluster.observability import metrics
 
 READY_TIMEOUT_S = 90.0
+DOWN_CHECK_S = 2.0
+"""How soon `up` ends after `down`."""
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
 """Ours is a local Ray for messages of some hundred KB."""
 
@@ -38,18 +40,23 @@ def _note(name: str) -> Path:
     return Path(tempfile.gettempdir()) / f"harbor-{os.getuid()}" / f"{name}.json"
 
 
-def _local_address(name: str) -> str | None:
-    """The address of the local Ray that another driver of this user runs for the cluster."""
+def running(name: str) -> dict[str, Any] | None:
+    """Return the note of the driver of this user that runs a local Ray for the cluster: its `pid`, Ray's `address`, its `upstream`."""
     try:
-        note = json.loads(_note(name).read_text())
+        note: dict[str, Any] = json.loads(_note(name).read_text())
         os.kill(note["pid"], 0)
     except (OSError, ValueError, KeyError):
         return None
-    return str(note["address"])
+    return note
+
+
+def _local_address(name: str) -> str | None:
+    note = running(name)
+    return None if note is None else str(note["address"])
 
 
 @contextmanager
-def _ray(address: str | None, name: str) -> Iterator[bool]:
+def _ray(address: str | None, name: str, upstream: str | None = None) -> Iterator[bool]:
     """Connect to Ray. Yields whether it is our own."""
     address = address or _local_address(name)
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
@@ -72,7 +79,8 @@ def _ray(address: str | None, name: str) -> Iterator[bool]:
     try:
         if own:
             note.parent.mkdir(mode=0o700, exist_ok=True)
-            note.write_text(json.dumps({"pid": os.getpid(), "address": ray.get_runtime_context().gcs_address}))
+            gcs_address = ray.get_runtime_context().gcs_address
+            note.write_text(json.dumps({"pid": os.getpid(), "address": gcs_address, "upstream": upstream}))
         yield own
     finally:
         if own:
@@ -84,16 +92,19 @@ def up(
     config: Config,
     *,
     address: str | None,
+    upstream: str | None = None,
     on_ready: Callable[[dict[str, Any]], None],
     stop: threading.Event,
 ) -> None:
-    """Run the cluster until `stop` is set, then end what was started here.
+    """Run the cluster until `stop` is set or somebody takes it down, then end what was started here.
+
+    `upstream` is the sample upstream's URL, noted for those who attach.
 
     Raises:
         HarborError: it cannot be brought up; nothing is left behind.
     """
     name = config.cluster.name
-    with _ray(address, name) as own:
+    with _ray(address, name, upstream) as own:
         specification = encode(config)
         existing = _supervisor(name)
         attached = existing is not None
@@ -106,9 +117,10 @@ def up(
             if attached:
                 supervisor.apply(specification)
             described = _await_ready(supervisor, stop)
-            with _admin(config, supervisor) as admin_port:
-                on_ready({**described, "admin_port": admin_port})
-                stop.wait()
+            with _admin(config, supervisor, shared=attached):
+                on_ready(described)
+                while not stop.wait(DOWN_CHECK_S) and _supervisor(name) is not None:
+                    pass
         except RayError as error:
             raise HarborError(ErrorCode.UNAVAILABLE, f"the cluster did not come up: {_reason(error)}") from error
         finally:
@@ -172,10 +184,13 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def _admin(config: Config, supervisor: SupervisorHandle) -> Iterator[int]:
-    """Serve the admin port: metrics of the whole cluster, its description, its health."""
+def _admin(config: Config, supervisor: SupervisorHandle, *, shared: bool) -> Iterator[None]:
+    """Serve the admin port: metrics of the whole cluster, its description, its health.
+
+    `shared`: another driver may serve it already, which will do.
+    """
     loop = asyncio.new_event_loop()
-    started: list[int | OSError] = []
+    started: list[OSError | None] = []
     ready = threading.Event()
 
     async def scrape(_: web.Request) -> web.Response:
@@ -210,7 +225,7 @@ def _admin(config: Config, supervisor: SupervisorHandle) -> Iterator[int]:
         try:
             site = web.TCPSite(runner, config.gateway.admin_host, config.gateway.admin_port)
             await site.start()
-            started.append(int(runner.addresses[0][1]))
+            started.append(None)
         except OSError as error:
             started.append(error)
         ready.set()
@@ -228,12 +243,12 @@ def _admin(config: Config, supervisor: SupervisorHandle) -> Iterator[int]:
     ready.wait()
     outcome = started[0]
     try:
-        if isinstance(outcome, OSError):
+        if isinstance(outcome, OSError) and not shared:
             raise HarborError(
                 ErrorCode.UNAVAILABLE,
                 f"gateway.admin_port: {config.gateway.admin_host}:{config.gateway.admin_port} cannot be listened on: {outcome.strerror}",
             )
-        yield outcome
+        yield
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(5.0)

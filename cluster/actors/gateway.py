@@ -6,7 +6,6 @@ shard sent.
 
 import asyncio
 import os
-import socket
 from typing import Any
 
 from cluster.actors.shell import Shell
@@ -86,7 +85,7 @@ class GatewayActor(Shell):
         """Say what `/v1/cluster` shows of this actor."""
         return {
             "pid": os.getpid(),
-            "host": socket.gethostname(),
+            "node": self.node,
             "address": f"http://{self._host}:{self._port}",
             "sessions": len(self.machine.sessions),
         }

@@ -142,6 +142,7 @@ class IngestionActor(Shell):
         """Say what `/v1/cluster` shows of this actor."""
         return {
             "pid": os.getpid(),
+            "node": self.node,
             "sources": [
                 {
                     "name": name,

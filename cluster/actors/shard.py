@@ -100,6 +100,7 @@ class ShardActor(Shell):
         machine = self.machine
         return {
             "pid": os.getpid(),
+            "node": self.node,
             "epoch": machine.epoch,
             "role": "primary",
             "keys": len(machine.cache),
@@ -113,6 +114,7 @@ class ShardActor(Shell):
         metrics.set("shard_entries", len(machine.cache))
         metrics.set("shard_bytes", machine.bytes_held())
         metrics.set("shard_subscriptions", machine.subscriptions)
+        metrics.set("evictions_total", machine.collected, reason="collected")
         metrics.set("shard_resets_total", machine.resets)
         metrics.set("invalidations_total", machine.invalidations)
         for outcome, count in machine.fetches.items():

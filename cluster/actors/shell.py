@@ -11,10 +11,13 @@ import os
 from collections.abc import Coroutine, Iterable
 from typing import Any, Protocol
 
+import ray
+
 from cluster.actors.handles import Peers, Unreachable
 from cluster.clock import Millis, SystemClock
 from cluster.core.messages import Answer, Message, Send
 from cluster.observability.logs import Log
+from cluster.observability.logs import configure as configure_logs
 
 
 class Machine(Protocol):
@@ -46,7 +49,9 @@ class Shell:
         self.identity = identity
         self.clock = SystemClock()
         self.peers = Peers(cluster)
+        configure_logs()
         self.log = Log(component=identity)
+        self.node = ray.get_runtime_context().get_node_id()
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None

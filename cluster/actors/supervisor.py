@@ -20,6 +20,7 @@ from cluster.actors.shard import ShardActor
 from cluster.actors.specification import Specification
 from cluster.core.supervisor_state import CHECK_MS, Create, Effect, Remove, Replace, SupervisorState
 from cluster.observability.logs import Log
+from cluster.observability.logs import configure as configure_logs
 from cluster.observability.metrics import Metrics
 
 KINDS: dict[str, type] = {
@@ -42,6 +43,10 @@ ACTOR_OPTIONS: dict[str, Any] = {
 }
 
 
+def _nodes() -> list[dict[str, str]]:
+    return [{"id": node["NodeID"], "address": node["NodeManagerAddress"]} for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
 class SupervisorActor:
     """Shell of `SupervisorState`."""
 
@@ -49,6 +54,7 @@ class SupervisorActor:
         self._namespace = handles.namespace(cluster)
         self._state = SupervisorState()
         self._peers = Peers(cluster)
+        configure_logs()
         self._log = Log(component="supervisor")
         self._encoded = b""
         self._spec = Specification.decode(specification)
@@ -144,7 +150,7 @@ class SupervisorActor:
             "name": spec.name,
             "version": __version__,
             "ready": self._state.ready,
-            "nodes": [{"id": "local", "address": "127.0.0.1"}],
+            "nodes": await asyncio.to_thread(_nodes),
             "shards": kinds["shard"],
             "coordinators": kinds["coordinator"],
             "ingestors": kinds["ingestor"],

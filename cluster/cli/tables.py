@@ -16,6 +16,7 @@ def show_status(described: dict[str, Any]) -> None:
     ready = "[green]ready[/]" if described["ready"] else "[red]not ready[/]"
     _console.print(f"[bold]{described['name']}[/] {described.get('version', '')} {ready}")
     for kind, columns in {
+        "nodes": ("id", "address"),
         "shards": ("id", "pid", "epoch", "keys", "subscribers", "lag_ms"),
         "coordinators": ("id", "pid"),
         "ingestors": ("id", "pid"),

@@ -17,6 +17,7 @@ from cluster.config import Config, load
 from cluster.errors import ConfigError, ErrorCode, HarborError
 
 DEMO_CONFIG = Path(__file__).parent.parent / "demo" / "harbor.yaml"
+DEMO_NAME = "harbor"
 UPSTREAM_TIMEOUT_S = 20.0
 
 
@@ -33,16 +34,19 @@ def run(config_path: Path | None, *, address: str | None, port: int | None, demo
     if config_path is None and not demo and Path("harbor.yaml").exists():
         config_path = Path("harbor.yaml")
     demo = demo or config_path is None
+    path = config_path or DEMO_CONFIG
     stop = threading.Event()
     _stop_on_signals(stop)
-    with _sample_upstream(demo) as environment:
-        path = config_path or DEMO_CONFIG
+    with _sample_upstream(demo, address) as upstream:
+        environment = (
+            {"UPSTREAM_URL": upstream, "UPSTREAM_WS": upstream.replace("http", "ws", 1) + "/ws"} if upstream else {}
+        )
         config = _load(path, {**os.environ, **environment})
         if port is not None:
             config = msgspec.structs.replace(config, gateway=msgspec.structs.replace(config.gateway, port=port))
         from cluster.actors import deploy
 
-        deploy.up(config, address=address, on_ready=_announce, stop=stop)
+        deploy.up(config, address=address, upstream=upstream, on_ready=_announce, stop=stop)
 
 
 def _load(path: Path, environment: dict[str, str]) -> Config:
@@ -77,10 +81,16 @@ def _announce(described: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _sample_upstream(wanted: bool) -> Iterator[dict[str, str]]:
-    """Run the sample upstream beside the cluster. Yields the environment its configuration reads."""
+def _sample_upstream(wanted: bool, address: str | None) -> Iterator[str | None]:
+    """Run the sample upstream beside the cluster, unless the demo that runs here has one. Yields its URL."""
     if not wanted:
-        yield {}
+        yield None
+        return
+    from cluster.actors import deploy
+
+    running = deploy.running(DEMO_NAME) if address is None else None
+    if running is not None and running["upstream"]:
+        yield str(running["upstream"])
         return
     # A session of its own: Ctrl-C in the terminal is ours to pass on, after the cluster has drained.
     process = subprocess.Popen(
@@ -97,8 +107,7 @@ def _sample_upstream(wanted: bool) -> Iterator[dict[str, str]]:
         watchdog.cancel()
         if not line.startswith("upstream ready: "):
             raise HarborError(ErrorCode.UNAVAILABLE, "the sample upstream did not start")
-        url = line.removeprefix("upstream ready: ")
-        yield {"UPSTREAM_URL": url, "UPSTREAM_WS": url.replace("http", "ws", 1) + "/ws"}
+        yield line.removeprefix("upstream ready: ")
     finally:
         watchdog.cancel()
         process.terminate()

@@ -42,6 +42,7 @@ _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z")
 _LATER = "not supported by this version"
 _NEVER = object()
+MAX_SHARDS = 64
 
 
 class ConfigFaults(ConfigError):  # noqa: N818 - they are what the user calls them
@@ -122,8 +123,9 @@ class _Section:
         self.reader = reader
         self.path = path
         self.known: list[str] = []
-        if not isinstance(value, dict):
-            reader.fault(path, f"expected a mapping, got {value!r}")
+        self.is_mapping = isinstance(value, dict)
+        if not self.is_mapping:
+            reader.fault(path, f"expected a mapping, got {_shown(value)}")
             value = {}
         self.value: dict[Any, Any] = value
 
@@ -138,7 +140,8 @@ class _Section:
         self.known.append(name)
         if name not in self.value:
             if default is _NEVER:
-                self.reader.fault(self.at(name), "required")
+                if self.is_mapping:
+                    self.reader.fault(self.at(name), "required")
                 return None
             return default
         try:
@@ -182,6 +185,14 @@ def _count(path: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1024:
         raise ConfigError(path, f"expected a whole number from 1 to 1024, got {value!r}")
     return value
+
+
+def _shards(path: str, value: Any) -> int:
+    if _count(path, value) > MAX_SHARDS:
+        raise ConfigError(
+            path, f"expected at most {MAX_SHARDS}, so that a position token stays below 2 KiB, got {value!r}"
+        )
+    return int(value)
 
 
 def _gateways(path: str, value: Any) -> int:
@@ -373,14 +384,17 @@ class _Reader:
             root.later(name)
         root.done()
         if self.faults:
-            raise ConfigFaults(self.faults)
+            first: dict[str, ConfigError] = {}
+            for fault in self.faults:
+                first.setdefault(fault.path, fault)  # what is wrong already is often wrong in a second way
+            raise ConfigFaults(list(first.values()))
         return Config(cluster, batching, gateway, services, queries, sources, streams)
 
     def cluster(self, path: str, value: Any) -> ClusterConfig:
         section = _Section(self, path, value)
         made = ClusterConfig(
             section.take("name", "harbor", _name),
-            section.take("shards", 4, _count),
+            section.take("shards", 4, _shards),
             section.take("coordinators", 1, _count),
             section.take("ingestors", 1, _count),
             section.take("gateways", 1, _gateways),
@@ -441,7 +455,7 @@ class _Reader:
 
     def storage(self, path: str, value: Any) -> None:
         section = _Section(self, path, value)
-        if section.value.get("path", _NEVER) is not None:
+        if section.is_mapping and section.value.get("path", _NEVER) is not None:
             self.fault(f"{path}.path", f"{_LATER} (entries are kept in memory): expected null")
         section.known.extend(("path", "sync", "wait"))
         section.take("sync", "window", _one_of("always", "window", "never"))
@@ -551,7 +565,7 @@ class _Reader:
             if theirs is not None:
                 names[ours] = theirs
         section.done()
-        if "event" not in names:
+        if "event" not in names and section.is_mapping:
             self.fault(f"{path}.event", "required")
         for ours, theirs in names.items():
             if not theirs.isprintable() or '"' in theirs or "\\" in theirs:

@@ -149,8 +149,8 @@ class ChannelDemand:
         line.link.relink()
         line.told.clear()
         line.dirty = self._all_of(line)
-        self._joined = {channel for channel in self._joined if self._ingestor_of(channel[0]) != line.address}
         line.whole = True
+        self._forget(line)
 
     def _next(self, line: _IngestorLine) -> Demand | None:
         add = [channel for channel in line.dirty if channel in self._counts and channel not in line.told]
@@ -161,8 +161,16 @@ class ChannelDemand:
         line.told.update(add)
         line.told.difference_update(drop)
         self._joined.difference_update(drop)
+        if line.whole:
+            self._forget(line)
         whole, line.whole = line.whole, False
         return Demand(line.link.header(), whole, add, drop)
+
+    def _forget(self, line: _IngestorLine) -> None:
+        """Take for joined only what the ingestor was told."""
+        self._joined = {
+            channel for channel in self._joined if channel in line.told or self._ingestor_of(channel[0]) != line.address
+        }
 
     def _all_of(self, line: _IngestorLine) -> dict[Channel, None]:
         return {channel: None for channel in self._counts if self._ingestor_of(channel[0]) == line.address}

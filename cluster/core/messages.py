@@ -8,7 +8,7 @@ who sends, in which of its lives, to which life of the receiver (0 while unknown
 on this link. The receiver answers a repeated sequence with the recorded answer and refuses a foreign life with
 `Refused`, after which the sender starts the link anew (`core.link`).
 
-What must not live here: behaviour, and the client protocol (`wire.protocol`).
+What must not live here: behaviour, and the client protocol (`core.protocol`).
 """
 
 from typing import Any

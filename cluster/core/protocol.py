@@ -5,7 +5,7 @@ without the braces and without what differs between subscribers (`sub`). `websoc
 
 Versions:
     1   first: hello, subscribe, unsubscribe, pause, resume, get, set, invalidate, ping; welcome, snapshot, snapshot_end, change,
-        invalidated, removed, reset, position, result, notice, drain, error, pong.
+        invalidated, removed, reset, position, result, drain, error, pong.
 """
 
 from typing import Any

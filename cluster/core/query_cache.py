@@ -43,10 +43,12 @@ class Entry:
         "data_updated_at",
         "error",
         "fetch",
+        "idle_since",
         "is_invalidated",
         "key",
         "parsed",
         "query",
+        "queued",
         "recent",
         "status",
         "value",
@@ -65,6 +67,10 @@ class Entry:
         self.is_invalidated = False
         self.error: tuple[str, str] | None = None
         self.fetch: Fetch | None = None
+        self.idle_since = 0.0
+        """Since when nobody watches it."""
+        self.queued = False
+        """It stands in the queue of those to be collected."""
         self.recent: deque[tuple[float, list[Operation]]] = deque()
         """(receipt, operations), kept only for entries that are fetched."""
 
@@ -81,6 +87,13 @@ class Entry:
         if self.query is None or self.query.stale_time_ms is None:
             return None
         return self.data_updated_at + self.query.stale_time_ms
+
+    @property
+    def collect_at(self) -> float | None:
+        """Unix ms from when it may be dropped if nobody watches it; None: never, for it could not be fetched again, or so it is declared."""
+        if self.query is None or self.query.gc_time_ms is None:
+            return None
+        return max(self.idle_since, self.data_updated_at) + self.query.gc_time_ms
 
     def is_stale(self, now_ms: float) -> bool:
         """Whether a reader should rather have it fetched."""

@@ -418,10 +418,10 @@ def _reads(operation: RuleOperation) -> tuple[set[Path], set[Path]]:
     """Return the placeholders an operation needs decoded, and those it only passes on."""
     parsed: set[Path] = set()
     passed: set[Path] = set()
-    for node in (operation.key, operation.at, operation.where, operation.by, operation.each):
+    for node in (operation.key, operation.at, operation.where, operation.by):
         if isinstance(node, Hole | template.Text | template.ListNode | template.DictNode):
             parsed.update(template.holes(node))
-    for node in (operation.value, None if operation.guard is None else operation.guard[1]):
+    for node in (operation.value, operation.each, None if operation.guard is None else operation.guard[1]):
         if isinstance(node, Hole):
             passed.add(node.path)
         elif node is not None:
@@ -432,9 +432,6 @@ def _reads(operation: RuleOperation) -> tuple[set[Path], set[Path]]:
 def _compile_operation(operation: RuleOperation, drop: Callable[[str], None]) -> _Step:
     parsed, passed = _reads(operation)
     each = operation.each
-    if isinstance(each, Hole):
-        parsed.discard(each.path)
-        passed.add(each.path)
     for pointer, _ in operation.when:
         parsed.add(("data", *pointer_tokens(pointer)) if _plain(pointer) else ("data",))
 
@@ -449,8 +446,10 @@ def _compile_operation(operation: RuleOperation, drop: Callable[[str], None]) ->
     reader = _Reader(data_scope, item_scope)
     make = _maker(operation, reader)
     decode, decode_item = data_scope.decode, item_scope.decode
-    conditions = [
-        (reader.value(("data", *pointer_tokens(pointer)) if _plain(pointer) else ("data",)), pointer, wanted)
+    conditions: list[_Condition] = [
+        (reader.value(("data", *pointer_tokens(pointer))), (), wanted)
+        if _plain(pointer)
+        else (reader.value(("data",)), pointer_tokens(pointer), wanted)
         for pointer, wanted in operation.when
     ]
 
@@ -497,12 +496,14 @@ def _plain(pointer: str) -> bool:
     )
 
 
-def _holds(conditions: list[Any], data: Any, members: Any, event_id: str | int | None) -> bool:
-    for read, pointer, wanted in conditions:
+_Condition = tuple[Callable[..., Any], tuple[str, ...], Any]
+"""(what reads a value, pointer into that, what is to stand there)."""
+
+
+def _holds(conditions: list[_Condition], data: Any, members: Any, event_id: str | int | None) -> bool:
+    for read, rest, wanted in conditions:
         try:
-            value = read(data, members, None, None, event_id)
-            if not _plain(pointer):
-                value = resolve(value, pointer_tokens(pointer))
+            value = resolve(read(data, members, None, None, event_id), rest)
         except (MissingCapture, AttributeError, OperationError):
             return False
         if not json_equal(value, wanted):

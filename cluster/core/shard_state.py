@@ -12,7 +12,7 @@ What must not live here: what operations do (`operation`), what waits for a gate
 """
 
 from collections.abc import Sequence
-from heapq import nsmallest
+from heapq import heappop, heappush, nsmallest
 from typing import Any, Protocol
 
 import orjson
@@ -95,6 +95,10 @@ JOIN_WAIT_MS = 1_000.0
 REQUEST_MEMORY_MS = 600_000.0
 """Results of writes are kept this long for repeats."""
 MAX_FETCH_TRIES = 3
+COLLECT_SLICE = 500
+"""Entries collected per wake: about a millisecond."""
+COLLECT_AGAIN_MS = 1_000.0
+"""An entry that is being fetched when its time is over is looked at again then."""
 
 
 class StartFetch(Struct, frozen=True):
@@ -165,10 +169,13 @@ class ShardState:
         self._results: dict[str, tuple[float, Payload]] = {}
         """(kept until, result) by request id, oldest first."""
         self._fetching: dict[str, Entry] = {}
+        self._idle: list[tuple[float, str]] = []
+        """Heap of (when to look, key) of entries that nobody watches."""
         self._next_fetch = 0
         self._announcements = Announcements(identity, incarnation, [*gateways, *ingestors])
         self._now_ms = 0.0
         self.commits = 0
+        self.collected = 0
         self.operations_dropped: dict[str, int] = {}
         self.invalidations = 0
         self.resets = 0
@@ -219,9 +226,13 @@ class ShardState:
             if entry is not None:
                 self._remove(entry)
             return
+        is_new = entry is None
         if entry is None:
             entry = self._create(key)
         self._commit(entry, outcome.value, outcome.patch, count, oldest_ms)
+        if is_new and entry.query is not None and not isinstance(operations[0], Set):
+            entry.is_invalidated = True  # it holds what came since now; the first reader has the rest fetched
+            self._remember(entry, operations)
 
     def _remember(self, entry: Entry, operations: list[Operation]) -> None:
         """Keep what a fetch's response may not hold yet."""
@@ -279,7 +290,36 @@ class ShardState:
         for link in self._links.values():
             if key not in link.watched and link.wants(entry):
                 self._add_watcher(link, key)
+        if key not in self._watchers:
+            self._rest(entry)
         return entry
+
+    def _rest(self, entry: Entry) -> None:
+        """Nobody watches an entry (any longer)."""
+        entry.idle_since = self._now_ms
+        collect_at = entry.collect_at
+        if collect_at is not None and not entry.queued:
+            entry.queued = True
+            heappush(self._idle, (collect_at, entry.key))
+
+    def _collect(self) -> None:
+        """Drop entries that nobody has watched or changed for their `gc_time`."""
+        for _ in range(COLLECT_SLICE):
+            if not self._idle or self._idle[0][0] > self._now_ms:
+                return
+            entry = self.cache.get(heappop(self._idle)[1])
+            if entry is None or not entry.queued:
+                continue
+            entry.queued = False
+            collect_at = entry.collect_at
+            if entry.key in self._watchers or collect_at is None:
+                continue
+            if entry.fetch is not None or collect_at > self._now_ms:
+                entry.queued = True
+                heappush(self._idle, (max(collect_at, self._now_ms + COLLECT_AGAIN_MS), entry.key))
+                continue
+            self.collected += 1
+            self._remove(entry)
 
     def _commit(self, entry: Entry, value: Value, patch: list[bytes] | None, count: int, oldest_ms: float) -> None:
         from_version = entry.version
@@ -645,6 +685,9 @@ class ShardState:
         if not links:
             self._watchers.pop(key, None)
             self.demand.release(self._channels.pop(key, []), self._now_ms)
+            entry = self.cache.get(key)
+            if entry is not None:
+                self._rest(entry)
 
     # --- sending -------------------------------------------------------------------------------------------------
 
@@ -776,7 +819,7 @@ class ShardState:
 
     def deadline(self) -> float | None:
         """When anything is due."""
-        times = [self._announcements.deadline(), self.demand.deadline()]
+        times = [self._announcements.deadline(), self.demand.deadline(), self._idle[0][0] if self._idle else None]
         times.extend(link.deadline() for link in self._links.values())
         for entry in self._fetching.values():
             fetch = entry.fetch
@@ -794,6 +837,7 @@ class ShardState:
             at = fetch.retry_at if fetch.start_by is None else fetch.start_by
             if at is not None and at <= now_ms:
                 self._start(entry, fetch, effects)
+        self._collect()
         for source, channel in self.demand.expired(now_ms):
             for entry in self.cache:
                 if entry.key not in self._watchers and self._feeds.fed_by(source, channel, entry.parsed):

@@ -52,7 +52,7 @@ class EntryResponse(web.StreamResponse):
         if transport is None:
             raise ConnectionResetError("the connection is gone")
         transport.write(self._head_and_body)
-        await request.protocol._drain_helper()  # noqa: SLF001 - what aiohttp's own writer waits for
+        await request.protocol._drain_helper()  # what aiohttp's own writer waits for
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:

@@ -153,9 +153,17 @@ def document() -> dict[str, Any]:
                     {"200": _answer("changes, or everything", "Missed")},
                 )
             },
+            "/v1/socket": {
+                "get": _operation(
+                    "A WebSocket, subprotocol harbor.v1; its messages are described in docs/protocol.md",
+                    [],
+                    {"101": _answer("switching protocols")},
+                )
+            },
             "/v1/cluster": {"get": _operation("What runs where", [], {"200": _answer("the cluster", "Object")})},
             "/healthz": {"get": _operation("Alive", [], {"200": _answer("alive")})},
             "/readyz": {"get": _operation("Able to serve", [], {"200": _answer("ready")})},
+            "/openapi.json": {"get": _operation("This description", [], {"200": _answer("it", "Object")})},
         },
         "components": {
             "schemas": {
@@ -182,6 +190,7 @@ def document() -> dict[str, Any]:
                         "is_stale": {"type": "boolean"},
                         "is_invalidated": {"type": "boolean"},
                         "is_offline": {"type": "boolean"},
+                        "error": {"type": "object", "description": "of the last fetch, where it failed"},
                     },
                 },
                 "Written": {"type": "object", "required": ["version"], "properties": {"version": {"type": "integer"}}},

@@ -42,6 +42,7 @@ def configure(level: str = "INFO") -> None:
     root.handlers[:] = [handler]
     root.setLevel(level)
     root.propagate = False
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every request
 
 
 class Log:

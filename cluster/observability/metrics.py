@@ -64,6 +64,7 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "shard_subscriptions": ("gauge", "Watches of gateways.", ("shard",)),
     "shard_apply_seconds": ("histogram", "To apply a batch.", ("shard",)),
     "shard_resets_total": ("counter", "Entries reset because events may have been lost.", ("shard",)),
+    "evictions_total": ("counter", "Entries dropped because nobody needed them.", ("shard", "reason")),
     "fetches_total": ("counter", "Fetches from services.", ("shard", "outcome")),
     "fetch_seconds": ("histogram", "From a request to its answer.", ("shard",)),
     "invalidations_total": ("counter", "Entries marked out of date.", ("shard",)),

@@ -612,3 +612,17 @@ def test_no_message_is_sent_without_need() -> None:
     played.live()
     played.send()
     assert not any(isinstance(effect, Send) and isinstance(effect.message, Requests) for effect in played.effects)
+
+
+def test_an_event_streams_id_never_runs_ahead_of_what_was_written() -> None:
+    played = Played()
+    session = played.session(server_sent=True)
+    played.subscribe(session, b"0", A)
+    played.subscribe(session, b"1", B)
+    first, second = [each.id for each in played.requests()]
+    played.send(Snapshot(first, view(A, 5, 1)), Snapshot(second, view(B, 5, 1)))
+    played.send(change(5, 6, data=6), change(5, 6, data=6, key=B))  # before the tick, while the snapshots wait
+    text = played.read(session)
+    assert text.count(b"id: ") == 1
+    assert text.endswith(b"id: %b\n\n" % played.token.encode())
+    assert text.count(b'"version":6') == 2

@@ -208,7 +208,11 @@ OPERATIONS: list[tuple[dict[str, Any], Any, Operation]] = [
 ]
 
 
-@pytest.mark.parametrize(("rule", "data", "operation"), OPERATIONS, ids=lambda value: next(iter(value), None) if isinstance(value, dict) else None)
+@pytest.mark.parametrize(
+    ("rule", "data", "operation"),
+    OPERATIONS,
+    ids=lambda value: next(iter(value), None) if isinstance(value, dict) else None,
+)
 def test_operations(rule: dict[str, Any], data: Any, operation: Operation) -> None:
     of = one(rule)
     assert made(of, data) == [(["k"], operation)]
@@ -228,7 +232,11 @@ class TestKeys:
 
     def test_equal_numbers_are_one_key_and_true_is_none(self) -> None:
         of = one({"set": {"key": ["k", "{data.a}", "x"], "value": 1}})
-        ones = [route.apply(Raw(b'{"a":%b}' % a), None)[0][0] for route in of.route("e", None) for a in (b"1", b"1.0", b"true")]
+        ones = [
+            route.apply(Raw(b'{"a":%b}' % a), None)[0][0]
+            for route in of.route("e", None)
+            for a in (b"1", b"1.0", b"true")
+        ]
         assert ones == ['["k",1,"x"]', '["k",1,"x"]', '["k",true,"x"]']
 
     def test_and_so_in_the_commonest_rule(self) -> None:
@@ -268,15 +276,24 @@ class TestEach:
         of = one({"each": "{data}", "append": {"key": ["k"], "item": "{item}"}})
         assert made(of, [1, {"a": 2}]) == [(["k"], Append((b"1",))), (["k"], Append((b'{"a":2}',)))]
 
+    def test_the_list_may_be_read_besides(self) -> None:
+        of = one({"each": "{data}", "set": {"key": ["k", "{data}", "{item}"], "value": "{item}"}})
+        assert made(of, [1, 2]) == [(["k", [1, 2], 1], Set(b"1")), (["k", [1, 2], 2], Set(b"2"))]
+        of = one({"each": "{data.l}", "set": {"key": ["k", "{data.l}"], "value": "{item.x}"}})
+        assert made(of, {"l": [{"x": 1}]}) == [(["k", [{"x": 1}]], Set(b"1"))]
+
     def test_a_bad_element_does_not_spoil_the_others(self) -> None:
         of = one(self.RULE)
         good = {"id": "a", "value": 1}
-        assert made(of, {"d": 1, "list": [good, {"id": "b"}, 7, {"id": "x" * 2000, "value": 1}, good]}) == [
-            (["m", 1, "a"], Set(b"1", "/value"))
-        ] * 2
+        assert (
+            made(of, {"d": 1, "list": [good, {"id": "b"}, 7, {"id": "x" * 2000, "value": 1}, good]})
+            == [(["m", 1, "a"], Set(b"1", "/value"))] * 2
+        )
         assert of.dropped == {"missing_capture": 1, "bad_data": 1, "bad_key": 1}
 
-    @pytest.mark.parametrize(("data", "reason"), [({"d": 1}, "missing_capture"), ({"d": 1, "list": 7}, "bad_data"), ([], "bad_data")])
+    @pytest.mark.parametrize(
+        ("data", "reason"), [({"d": 1}, "missing_capture"), ({"d": 1, "list": 7}, "bad_data"), ([], "bad_data")]
+    )
     def test_no_list(self, data: Any, reason: str) -> None:
         of = one(self.RULE)
         assert made(of, data) == []
@@ -390,10 +407,26 @@ class TestDrops:
         st.one_of(
             st.binary(max_size=30),
             st.recursive(
-                st.sampled_from([b"1", b"null", b"true", b'"x"', b"1e400", b"9" * 25, b"9" * 5000, b'"\\ud800"', b'"\xff"', b"-", b"1.5"]),
-                lambda inner: st.lists(inner, max_size=3).map(lambda items: b"[" + b",".join(items) + b"]")
-                | st.lists(st.tuples(st.sampled_from([b"a", b"b", b"l", b"c"]), inner), max_size=4).map(
-                    lambda members: b"{" + b",".join(b'"%b":%b' % member for member in members) + b"}"
+                st.sampled_from(
+                    [
+                        b"1",
+                        b"null",
+                        b"true",
+                        b'"x"',
+                        b"1e400",
+                        b"9" * 25,
+                        b"9" * 5000,
+                        b'"\\ud800"',
+                        b'"\xff"',
+                        b"-",
+                        b"1.5",
+                    ]
+                ),
+                lambda inner: (
+                    st.lists(inner, max_size=3).map(lambda items: b"[" + b",".join(items) + b"]")
+                    | st.lists(st.tuples(st.sampled_from([b"a", b"b", b"l", b"c"]), inner), max_size=4).map(
+                        lambda members: b"{" + b",".join(b'"%b":%b' % member for member in members) + b"}"
+                    )
                 ),
                 max_leaves=12,
             ),
@@ -415,7 +448,10 @@ PROJECT = {
     "channel": "project:{id}",
     "on": {
         "u": {"invalidate": {"key": ["projects", "detail", "{id}"]}},
-        "c": [{"append": {"key": ["tasks", "{id}"], "item": "{data}"}}, {"set": {"key": ["k", "{data.x}"], "value": 1}}],
+        "c": [
+            {"append": {"key": ["tasks", "{id}"], "item": "{data}"}},
+            {"set": {"key": ["k", "{data.x}"], "value": 1}},
+        ],
     },
 }
 NEWS = {"source": "s", "channel": "news", "on": {"e": {"set": {"key": ["news", "{data.id}"], "value": 1}}}}

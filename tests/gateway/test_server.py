@@ -57,9 +57,7 @@ async def test_an_entry_is_written_read_and_removed(harness: Harness) -> None:
 async def test_conditional_writes_tell_the_loser_what_won(harness: Harness) -> None:
     version = await harness.put(A, 1)
     later = await harness.put(A, 2, headers={"If-Match": f'"{version}"'})
-    async with harness.http.put(
-        "/v1/entries", params={"key": A, "base_version": str(version)}, data=b"3"
-    ) as response:
+    async with harness.http.put("/v1/entries", params={"key": A, "base_version": str(version)}, data=b"3") as response:
         assert response.status == 409
         error = (await response.json())["error"]
     assert (error["code"], error["temporary"]) == ("VERSION_CONFLICT", False)
@@ -84,7 +82,9 @@ async def test_a_repeated_request_acts_once(harness: Harness) -> None:
 async def test_patches(harness: Harness) -> None:
     await harness.put(A, {"tasks": []})
     headers = {"Content-Type": "application/json-patch+json"}
-    patch = orjson.dumps([{"op": "add", "path": "/tasks/-", "value": 7}, {"op": "test", "path": "/tasks/0", "value": 7}])
+    patch = orjson.dumps(
+        [{"op": "add", "path": "/tasks/-", "value": 7}, {"op": "test", "path": "/tasks/0", "value": 7}]
+    )
     async with harness.http.patch("/v1/entries", params={"key": A}, data=patch, headers=headers) as response:
         assert response.status == 200
     async with harness.http.patch(
@@ -117,9 +117,11 @@ async def test_a_declared_query_is_fetched_once_for_all_callers(harness: Harness
     async with asyncio.timeout(5):
         while not harness.fetches:
             await asyncio.sleep(0)
-        while sum(len(shard._fetching) and 1 for shard in harness.shards.values()) == 0 or len(
-            [w for shard in harness.shards.values() for e in shard._fetching.values() for w in e.fetch.waiters]
-        ) < 3:
+        while (
+            sum(len(shard._fetching) and 1 for shard in harness.shards.values()) == 0
+            or len([w for shard in harness.shards.values() for e in shard._fetching.values() for w in e.fetch.waiters])
+            < 3
+        ):
             await asyncio.sleep(0)
     harness.fetched(b'{"n":1}')
     assert [(status, entry["data"]) for status, entry in await asyncio.gather(*reads)] == [(200, {"n": 1})] * 3
@@ -323,6 +325,14 @@ async def test_limits_of_a_session(harness: Harness, monkeypatch: pytest.MonkeyP
         await socket.send(orjson.dumps(subscriptions).decode())
         error = (await until(socket, "error"))[-1]
         assert (error["re"], error["code"]) == ("s128", "TOO_MANY")
+
+
+async def test_answered_requests_make_room_for_others(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "COMMANDS", 2)
+    async with harness.socket() as socket:
+        for n in range(5):
+            await socket.send(orjson.dumps({"type": "set", "id": n, "key": ["a"], "data": n}).decode())
+            assert (await until(socket, "result"))[-1]["re"] == n
 
 
 class EventStream:

@@ -1,0 +1,350 @@
+"""Every fault of a `harbor.yaml` is found, in one line that names its place, the reason and the value."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.config import Config, check, compile_config, load, load_mapping
+from cluster.config.load import ConfigFaults
+from cluster.config.model import ClusterConfig, GatewayConfig, QueryConfig, ReconnectConfig, ServiceConfig, SourceConfig
+from cluster.core.window import Profile
+from cluster.errors import ConfigError
+
+DEMO = Path(__file__).parents[2] / "cluster" / "demo" / "harbor.yaml"
+SERVICES = "services: {api: {base_url: 'http://x'}}\n"
+SOURCES = "sources: {s: {type: websocket, url: 'ws://x'}, e: {type: sse, url: 'http://x'}}\n"
+
+
+def lines(tmp_path: Path, text: str | bytes, env: dict[str, str] | None = None) -> list[str]:
+    """What `harbor check` prints, without the file's name."""
+    path = tmp_path / "harbor.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    printed = check(path, env or {})
+    assert all(line.startswith(f"{path}: ") and "\n" not in line for line in printed)
+    return [line.removeprefix(f"{path}: ") for line in printed]
+
+
+def loaded(text: str, env: dict[str, str] | None = None) -> Config:
+    return load_mapping(yaml.safe_load(text), env or {})
+
+
+FAULTS: list[tuple[str, str]] = [
+    # --- the document
+    ("- a", "expected a mapping, got ['a']"),
+    ("text", "expected a mapping, got 'text'"),
+    ("clusters: {}", "clusters: unknown key, did you mean cluster?"),
+    (
+        "x1: {}",
+        ("x1: unknown key, expected one of batching, cluster, defaults, entities, gateway, mutations, presence, queries, "
+        "relations, resources, services, sources, storage, streams"),
+    ),
+    ("1: {}", "1: expected a name in quotes, got 1"),
+    ("cluster: {name: .nan}", "cluster.name: expected a number, got nan"),
+    ("cluster: {shards: 99999999999999999999}", "cluster.shards: expected a number of at most 64 bits, got 99999999999999999999"),
+    ("cluster: {name: !!binary aGk=}", "cluster.name: expected text, got b'hi'"),
+    # --- cluster
+    ("cluster: 4", "cluster: expected a mapping, got 4"),
+    ("cluster: {shards: 0}", "cluster.shards: expected a whole number from 1 to 1024, got 0"),
+    ("cluster: {shards: 1025}", "cluster.shards: expected a whole number from 1 to 1024, got 1025"),
+    ("cluster: {shards: '4'}", "cluster.shards: expected a whole number from 1 to 1024, got '4'"),
+    ("cluster: {ingestors: 1.5}", "cluster.ingestors: expected a whole number from 1 to 1024, got 1.5"),
+    ("cluster: {gateways: true}", "cluster.gateways: expected a whole number from 1 to 1024, got True"),
+    ("cluster: {gateways: auto}", "cluster.gateways: not supported by this version, got 'auto'"),
+    ("cluster: {shards: 2, coordinators: 3}", "cluster.coordinators: expected at most one per shard (2), got 3"),
+    ("cluster: {replicas: 1}", "cluster.replicas: not supported by this version, got 1"),
+    ("cluster: {name: 'a b'}", "cluster.name: expected a name of letters, digits, '-' and '_', got 'a b'"),
+    ("cluster: {name: ''}", "cluster.name: expected a name of letters, digits, '-' and '_', got ''"),
+    ("cluster: {shard: 4}", "cluster.shard: unknown key, did you mean shards?"),
+    # --- batching
+    ("batching: {window: 100}", "batching.window: expected a duration such as 100ms, 60s, 5m or 24h, got 100"),
+    ("batching: {window: 1 s}", "batching.window: expected a duration such as 100ms, 60s, 5m or 24h, got '1 s'"),
+    ("batching: {window: -1s}", "batching.window: expected a duration such as 100ms, 60s, 5m or 24h, got '-1s'"),
+    ("batching: {window: 0ms}", "batching.window: expected a duration above 0, got '0ms'"),
+    ("batching: {window: infinity}", "batching.window: expected a duration such as 100ms, 60s, 5m or 24h, got 'infinity'"),
+    ("batching: {mode: slow}", "batching.mode: expected window or leading or debounce, got 'slow'"),
+    ("batching: {window: 2s}", "batching.max_wait: expected at least the window (2000ms), got 1000ms"),
+    # --- gateway
+    ("gateway: {port: 70000}", "gateway.port: expected a port from 0 to 65535, got 70000"),
+    ("gateway: {port: '80'}", "gateway.port: expected a port from 0 to 65535, got '80'"),
+    ("gateway: {host: ''}", "gateway.host: expected text, got ''"),
+    (
+        "gateway: {host: 0.0.0.0}",
+        "gateway.host: without auth a loopback address is needed (127.0.0.1, ::1 or localhost), got '0.0.0.0'",
+    ),
+    (
+        "gateway: {admin_host: example}",
+        "gateway.admin_host: without auth a loopback address is needed (127.0.0.1, ::1 or localhost), got 'example'",
+    ),
+    ("gateway: {origins: 'http://x'}", "gateway.origins: expected a list, got 'http://x'"),
+    ("gateway: {origins: [x]}", "gateway.origins.0: expected an http:// or https:// URL, got 'x'"),
+    ("gateway: {auth: {mode: jwt}}", "gateway.auth.mode: not supported by this version, got 'jwt'"),
+    ("gateway: {auth: {mode: password}}", "gateway.auth.mode: expected none or api_keys or jwt, got 'password'"),
+    ("gateway: {tenant_claim: org}", "gateway.tenant_claim: not supported by this version, got 'org'"),
+    # --- storage and defaults
+    ("storage: {path: .harbor}", "storage.path: not supported by this version (entries are kept in memory): expected null"),
+    ("storage: {}", "storage.path: not supported by this version (entries are kept in memory): expected null"),
+    ("storage: {path: null, sync: maybe}", "storage.sync: expected always or window or never, got 'maybe'"),
+    ("defaults: {stale_time: soon}", "defaults.stale_time: expected a duration such as 100ms, 60s, 5m or 24h, got 'soon'"),
+    ("defaults: {retry: -1}", "defaults.retry: expected a whole number of at least 0, got -1"),
+    # --- what later versions do
+    ("mutations: {m: {}}", "mutations: not supported by this version, got {'m': {}}"),
+    ("entities: {}", "entities: not supported by this version, got {}"),
+    ("relations: {}", "relations: not supported by this version, got {}"),
+    ("presence: {}", "presence: not supported by this version, got {}"),
+    ("resources: {}", "resources: not supported by this version, got {}"),
+    # --- services
+    ("services: []", "services: expected a mapping of names, got []"),
+    ("services: {'a b': {base_url: 'http://x'}}", "services.a b: expected a name of letters, digits, '-' and '_', got 'a b'"),
+    ("services: {api: {}}", "services.api.base_url: required"),
+    ("services: {api: {base_url: 'ftp://x'}}", "services.api.base_url: expected an http:// or https:// URL, got 'ftp://x'"),
+    ("services: {api: {base_url: 'http://x:port'}}", "services.api.base_url: expected an http:// or https:// URL, got 'http://x:port'"),
+    ("services: {api: {base_url: 'http://'}}", "services.api.base_url: expected an http:// or https:// URL, got 'http://'"),
+    ("services: {api: {base_url: 'http://x', headers: [a]}}", "services.api.headers: expected a mapping of header names to values, got ['a']"),
+    ("services: {api: {base_url: 'http://x', headers: {a: \"b\\nc\"}}}", "services.api.headers.a: expected ASCII text on one line"),
+    ("services: {api: {base_url: 'http://x', headers: {a: ü}}}", "services.api.headers.a: expected ASCII text on one line"),
+    ("services: {api: {base_url: 'http://x', headers: {a: true}}}", "services.api.headers.a: expected ASCII text on one line"),
+    ("services: {api: {base_url: 'http://x', headers: {'a b': c}}}", "services.api.headers.a b: expected a header's name"),
+    # --- queries
+    (SERVICES + "queries: {}", "queries: expected a list, got {}"),
+    (SERVICES + "queries: [7]", "queries.0: expected a mapping, got 7"),
+    (SERVICES + "queries: [{service: api, path: /}]", "queries.0.key: required"),
+    (SERVICES + "queries: [{key: [], service: api, path: /}]", "queries.0.key: expected an array with at least one element, got []"),
+    (SERVICES + "queries: [{key: a, service: api, path: /}]", "queries.0.key: expected an array with at least one element, got 'a'"),
+    (SERVICES + "queries: [{key: [a], path: /}]", "queries.0.service: required"),
+    (SERVICES + "queries: [{key: [a], service: other, path: /}]", "queries.0.service: no such service, there are api, got 'other'"),
+    ("queries: [{key: [a], service: api, path: /}]", "queries.0.service: no such service, there are none, got 'api'"),
+    (SERVICES + "queries: [{key: [a], service: api}]", "queries.0.path: required"),
+    (SERVICES + "queries: [{key: [a], service: api, path: a}]", "queries.0.path: expected a path that begins with '/', got 'a'"),
+    (SERVICES + "queries: [{key: [a, '{x}'], service: api, path: '/{y}'}]", "queries.0.path: no such placeholder {y}, the key has x"),
+    (SERVICES + "queries: [{key: [a, '{x.y}'], service: api, path: /}]", "queries.0.key: a query's placeholder has no members, got {x.y}"),
+    (SERVICES + "queries: [{key: [a], service: api, path: /, params: {b: '{y}'}}]", "queries.0.params: no such placeholder {y}, the key has none"),
+    (SERVICES + "queries: [{key: [a], service: api, path: /, params: b}]", "queries.0.params: expected a mapping or one placeholder, got 'b'"),
+    (SERVICES + "queries: [{key: [a], service: api, path: /, infinite: {}}]", "queries.0.infinite: not supported by this version, got {}"),
+    (SERVICES + "queries: [{key: [a], service: api, path: /, persist: true}]", "queries.0.persist: not supported by this version, got True"),
+    (SERVICES + "queries: [{key: [a], service: api, path: /, refetch_interval: 5s}]", "queries.0.refetch_interval: not supported by this version, got '5s'"),
+    (SERVICES + "queries: [{key: [a], service: api, path: /, as_of: x}]", "queries.0.as_of: not supported by this version, got 'x'"),
+    (SERVICES + "queries: [{key: [a], service: api, path: /, stale: 5s}]", "queries.0.stale: unknown key, did you mean stale_time?"),
+    # --- sources
+    ("sources: {s: {type: websocket, url: 'htp://x'}}", "sources.s.url: expected a ws:// or wss:// URL, got 'htp://x'"),
+    ("sources: {s: {type: sse, url: 'ws://x'}}", "sources.s.url: expected an http:// or https:// URL, got 'ws://x'"),
+    ("sources: {s: {type: kafka, url: 'ws://x'}}", "sources.s.type: expected websocket or sse, got 'kafka'"),
+    ("sources: {s: {url: 'ws://x'}}", "sources.s.type: required"),
+    ("sources: {s: {type: websocket}}", "sources.s.url: required"),
+    ("sources: {s: {type: websocket, url: 'ws://x', envelope: {data: d}}}", "sources.s.envelope.event: required"),
+    ("sources: {s: {type: websocket, url: 'ws://x', envelope: {event: e, date: d}}}", "sources.s.envelope.date: unknown key, did you mean data?"),
+    ("sources: {s: {type: websocket, url: 'ws://x', envelope: {event: a, id: a}}}", "sources.s.envelope: two names read the same member, got {'event': 'a', 'id': 'a'}"),
+    ("sources: {s: {type: websocket, url: 'ws://x', envelope: {event: 'a\"'}}}", "sources.s.envelope.event: expected a member's name without quotes and backslashes, got 'a\"'"),
+    ("sources: {s: {type: websocket, url: 'ws://x', subscribe: {c: '{room}'}}}", "sources.s.subscribe: no such placeholder {room}, there is {channel}"),
+    ("sources: {s: {type: sse, url: 'http://x', subscribe: {}}}", "sources.s.subscribe: a server-sent stream has no channels to join"),
+    ("sources: {s: {type: websocket, url: 'ws://x', reconnect: {attempts: 0}}}", "sources.s.reconnect.attempts: expected a whole number from 1 to 1024, got 0"),
+    ("sources: {s: {type: websocket, url: 'ws://x', reconnect: {max: 10ms}}}", "sources.s.reconnect.max: expected at least initial (1000ms), got 10ms"),
+    ("sources: {s: {type: websocket, url: 'ws://x', max_frame: 1MB}}", "sources.s.max_frame: expected a size such as 64KiB or 1MiB, got '1MB'"),
+    ("sources: {s: {type: sse, url: 'http://x', missed: 'http://y'}}", "sources.s.missed: not supported by this version, got 'http://y'"),
+    # --- streams
+    (SOURCES + "streams: [{on: {e: {delete: {key: [a]}}}}]", "streams.0.source: required"),
+    (SOURCES + "streams: [{source: t, on: {e: {delete: {key: [a]}}}}]", "streams.0.source: no such source, there are e, s, got 't'"),
+    (SOURCES + "streams: [{source: s}]", "streams.0.on: required"),
+    (SOURCES + "streams: [{source: s, on: {}}]", "streams.0.on: expected rules by event name, got {}"),
+    (SOURCES + "streams: [{source: s, on: {e: {}}}]", "streams.0.on.e: a rule has one operation, got 0"),
+    (SOURCES + "streams: [{source: s, on: {e: [{delete: {key: [a]}}, 5]}}]", "streams.0.on.e.1: expected a rule such as {set: {key: [...], value: ...}}, got 5"),
+    (SOURCES + "streams: [{source: s, channel: 'c:{a.b}', on: {e: {delete: {key: [a]}}}}]", "streams.0.channel: a channel's placeholder has no members"),
+    (SOURCES + "streams: [{source: s, channel: 'c:{data}', on: {e: {delete: {key: [a]}}}}]", "streams.0.channel: {data} is not a channel's to capture"),
+    (SOURCES + "streams: [{source: s, channel: '{a}:{a}', on: {e: {delete: {key: [a]}}}}]", "streams.0.channel: a channel captures a name once"),
+    (SOURCES + "streams: [{source: e, channel: c, on: {e: {delete: {key: [a]}}}}]", "streams.0.channel: a server-sent stream has channels only with an envelope that names one"),
+    (SOURCES + "streams: [{source: s, channel: 'c:{a}', join: always, on: {e: {delete: {key: [a]}}}}]", "streams.0.join: a channel with placeholders cannot always be joined, got 'c:{a}'"),
+    (SOURCES + "streams: [{source: s, join: never, on: {e: {delete: {key: [a]}}}}]", "streams.0.join: expected demand or always, got 'never'"),
+    (SOURCES + "streams: [{source: s, linger: 5, on: {e: {delete: {key: [a]}}}}]", "streams.0.linger: expected a duration such as 100ms, 60s, 5m or 24h, got 5"),
+    (SOURCES + "streams: [{source: s, batching: {window: 5s}, on: {e: {delete: {key: [a]}}}}]", "streams.0.batching.max_wait: expected at least the window (5000ms), got 1000ms"),
+    (SOURCES + "streams: [{source: s, channels: c, on: {e: {delete: {key: [a]}}}}]", "streams.0.channels: unknown key, did you mean channel?"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "line"), FAULTS, ids=[line.split(": ")[0] for _, line in FAULTS])
+def test_a_fault_is_one_line(tmp_path: Path, text: str, line: str) -> None:
+    assert lines(tmp_path, text) == [line]
+
+
+def test_all_faults_are_found_at_once(tmp_path: Path) -> None:
+    operations = "set, merge, append, prepend, upsert, merge_where, remove, increment, delete, invalidate"
+    text = "cluster: {shards: 0, nam: x}\nbatching: {mode: a}\nstreams: [{source: s, on: {e: {dance: {}}}}]"
+    assert lines(tmp_path, text) == [
+        "cluster.shards: expected a whole number from 1 to 1024, got 0",
+        "cluster.nam: unknown key, did you mean name?",
+        "batching.mode: expected window or leading or debounce, got 'a'",
+        "streams.0.source: no such source, there are none, got 's'",
+        f"streams.0.on.e.dance: unknown operation, expected one of {operations}",
+    ]
+
+
+class TestFiles:
+    def test_one_that_is_not_there(self, tmp_path: Path) -> None:
+        path = tmp_path / "none.yaml"
+        assert check(path, {}) == [f"{path}: cannot be read: No such file or directory"]
+
+    def test_one_that_is_no_text(self, tmp_path: Path) -> None:
+        assert lines(tmp_path, b"a: \xff") == ["cannot be read: is not UTF-8"]
+
+    @pytest.mark.parametrize(
+        ("text", "line"),
+        [
+            ("a: [1", "line 1, column 6: expected ',' or ']', but got '<stream end>'"),
+            ("cluster: {}\na: b: c", "line 2, column 5: mapping values are not allowed here"),
+            ("a: !!python/object:os.system {}", "line 1, column 4: could not determine a constructor for the tag "),
+            ("cluster: {name: a,\n  name: b}", "line 2, column 3: the key 'name' is repeated"),
+            ("cluster: {}\ncluster: {}", "line 2, column 1: the key 'cluster' is repeated"),
+            ("[1]: a", "line 1, column 1: a key must be text"),
+            ("a: *b", "line 1, column 4: found undefined alias 'b'"),
+            ("a: &b [*b]", "line 1, column 4: found unconstructable recursive node"),
+            ("a: 0b_", "a value cannot be read: invalid literal for int()"),
+            ("a: " + "[" * 3000, "nested too deep"),
+        ],
+    )
+    def test_one_that_is_no_yaml(self, tmp_path: Path, text: str, line: str) -> None:
+        (printed,) = lines(tmp_path, text)
+        assert printed.startswith(line)
+
+    def test_an_empty_one_is_all_defaults(self, tmp_path: Path) -> None:
+        path = tmp_path / "harbor.yaml"
+        path.write_text("# nothing\n")
+        assert load(path, {}) == Config()
+        assert Config().cluster.shards == 4
+
+    def test_words_that_only_old_yaml_takes_for_flags_or_dates_are_text(self, tmp_path: Path) -> None:
+        path = tmp_path / "harbor.yaml"
+        rule = "{set: {key: [k, no, 2024-01-01, yes], value: off}}"
+        path.write_text(SOURCES + f"streams: [{{source: s, on: {{on: {rule}, off: {rule}}}}}]")
+        (stream,) = load(path, {}).streams
+        assert list(stream.on) == ["on", "off"]
+        assert stream.on["on"] == [{"set": {"key": ["k", "no", "2024-01-01", "yes"], "value": "off"}}]
+
+    def test_faults_are_an_exception_with_all_of_them(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigFaults) as caught:
+            load_mapping({"a": 1, "b": 2}, {})
+        assert [fault.path for fault in caught.value.faults] == ["a", "b"]
+        assert isinstance(caught.value, ConfigError)
+
+
+class TestEnvironment:
+    def test_variables_are_put_in(self) -> None:
+        text = "services: {api: {base_url: '${URL}', headers: {authorization: 'Bearer ${TOKEN}', x-n: '${N}'}}}"
+        config = loaded(text, {"URL": "https://api", "TOKEN": "secret", "N": "12"})
+        assert config.services["api"] == ServiceConfig("https://api", {"authorization": "Bearer secret", "x-n": "12"})
+
+    @pytest.mark.parametrize(
+        ("text", "env", "name"),
+        [
+            ("${NAME}", {"NAME": "given"}, "given"),
+            ("${NAME:-fallback}", {"NAME": "given"}, "given"),
+            ("${NAME:-fallback}", {}, "fallback"),
+            ("${NAME:-fallback}", {"NAME": ""}, "fallback"),
+            ("${A}-${B:-b}", {"A": "a"}, "a-b"),
+            ("${A}${A}", {"A": "x"}, "xx"),
+            ("${A}", {"A": "x"}, "x"),
+        ],
+    )
+    def test_defaults(self, text: str, env: dict[str, str], name: str) -> None:
+        assert load_mapping({"cluster": {"name": text}}, env).cluster.name == name
+
+    def test_text_that_is_one_variable_may_be_a_number(self) -> None:
+        config = loaded("{cluster: {shards: '${SHARDS}'}, gateway: {port: '${PORT:-9000}'}}", {"SHARDS": "8"})
+        assert (config.cluster.shards, config.gateway.port) == (8, 9000)
+
+    def test_one_that_is_not_set_is_a_fault(self, tmp_path: Path) -> None:
+        text = "services: {api: {base_url: 'http://x', headers: {a: '${TOKEN}', b: 'x ${OTHER}'}}}"
+        assert lines(tmp_path, text) == [
+            "services.api.headers.a: the environment variable TOKEN is not set",
+            "services.api.headers.b: the environment variable OTHER is not set",
+        ]
+
+    def test_what_a_variable_holds_is_not_expanded_again(self) -> None:
+        text = "services: {api: {base_url: 'http://x', headers: {a: '${A}'}}}"
+        assert loaded(text, {"A": "${B}", "B": "no"}).services["api"].headers == {"a": "${B}"}
+
+    def test_the_process_environment_is_read_by_default(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = tmp_path / "harbor.yaml"
+        path.write_text("cluster: {name: '${HARBOR_TEST_NAME}'}")
+        monkeypatch.delenv("HARBOR_TEST_NAME", raising=False)
+        assert len(check(path)) == 1
+        monkeypatch.setenv("HARBOR_TEST_NAME", "x")
+        assert check(path) == []
+
+
+class TestValues:
+    def test_everything_at_once(self) -> None:
+        config = loaded("""
+            cluster: {name: c1, shards: 8, coordinators: 2, ingestors: 3, gateways: 2, replicas: 0}
+            batching: {window: 50ms, mode: leading, max_wait: 0.5s}
+            gateway: {host: "::1", port: 0, admin_host: localhost, admin_port: 1, origins: ["https://a"], auth: {mode: none}}
+            storage: {path: null, sync: never, wait: 5s}
+            defaults: {stale_time: infinity, gc_time: 24h, retry: true}
+            services: {api: {base_url: "http://x/base", timeout: 1m}}
+            queries:
+              - {key: [a, "{id}"], service: api, path: "/a/{id}", params: {x: "{id}"}, stale_time: 1d, retry: false}
+              - {key: [b], service: api, path: /b, gc_time: infinity, retry: 7, retry_delay: 10ms}
+            sources:
+              s: {type: websocket, url: "wss://x", envelope: {event: t}, subscribe: {c: "{channel}"}, unsubscribe: "{channel}",
+                  reconnect: {attempts: 2, initial: 10ms, max: 20ms}, heartbeat: infinity, max_frame: 64KiB}
+            streams:
+              - {source: s, channel: c, join: always, linger: 0s, batching: {mode: debounce}, "on": {e: {delete: {key: [a]}}}}
+        """)
+        assert config.cluster == ClusterConfig("c1", 8, 2, 3, 2)
+        assert config.batching == Profile("leading", 50.0, 500.0)
+        assert config.gateway == GatewayConfig("::1", 0, "localhost", 1, ("https://a",))
+        assert config.services == {"api": ServiceConfig("http://x/base", {}, 60_000.0)}
+        assert config.queries == (
+            QueryConfig(["a", "{id}"], "api", "/a/{id}", {"x": "{id}"}, 86_400_000.0, 86_400_000.0, 0),
+            QueryConfig(["b"], "api", "/b", None, None, None, 7, 10.0),
+        )
+        assert config.sources == {
+            "s": SourceConfig(
+                "websocket", "wss://x", {}, {"event": "t"}, {"c": "{channel}"}, "{channel}",
+                ReconnectConfig(2, 10.0, 20.0), None, 65536,
+            )
+        }  # fmt: skip
+        (stream,) = config.streams
+        assert (stream.always, stream.linger_ms, stream.batching) == (True, 0.0, Profile("debounce", 50.0, 500.0))
+
+    def test_retry_true_is_three(self) -> None:
+        text = SERVICES + "queries: [{key: [a], service: api, path: /}]"
+        assert loaded(text + "\ndefaults: {retry: true}").queries[0].retry == 3
+        assert loaded(text).queries[0].retry == 3
+
+
+def test_the_demo_loads_and_compiles() -> None:
+    assert check(DEMO, {}) == []
+    config = load(DEMO, {"UPSTREAM_URL": "http://up:1", "UPSTREAM_WS": "ws://up:1/ws"})
+    assert config.services["api"].base_url == "http://up:1"
+    assert config.sources["events"].url == "ws://up:1/ws"
+    compiled = compile_config(config)
+    assert compiled.feeds.channels_for(["projects", "detail", "1"]) == [("events", "project:1")]
+    assert compiled.feeds.channels_for(["messages", "2"]) == [("events", "channel:2:messages")]
+    for name in config.sources:
+        compiled.router(name)
+
+
+names = st.sampled_from(
+    ["cluster", "batching", "gateway", "defaults", "services", "queries", "sources", "streams", "storage", "api", "s",
+     "shards", "window", "port", "key", "path", "service", "type", "url", "on", "e", "set", "value", "at", "each", "when",
+     "version", "by", "where", "channel", "envelope", "event", "headers", "auth", "mode", "join", "increment", "source"]
+)  # fmt: skip
+anything = st.recursive(
+    st.sampled_from([None, True, 0, 5, -1, 1.5, "", "a", "/a", "{x}", "{data.a}", "${V}", "100ms", "http://x", "ws://[", "sse", "s"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=4),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(st.dictionaries(names, anything, max_size=4))
+def test_whatever_is_written_is_a_configuration_or_faults(document: dict[str, Any]) -> None:
+    try:
+        config = load_mapping(document, {"V": "3"})
+    except ConfigFaults as caught:
+        faults = caught.faults
+    else:
+        faults = []
+        compile_config(config)
+    assert all(fault.reason for fault in faults)

@@ -1,0 +1,161 @@
+"""What a client may say: faults are answered and change nothing, a command's answer is a result or an error."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from cluster.core.client_message import MAX_DEPTH, MAX_FRAME_BYTES, Command, client_frame, depth, result
+from cluster.core.gateway_state import Close, Deliver
+from cluster.core.messages import EntryView, Failure, Matched, Requests, Send, Write, Written
+from tests.in_process import START_MS, InProcess
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "levels"),
+    [
+        (1, 0),
+        ("[[", 0),
+        (None, 0),
+        ([], 1),
+        ({}, 1),
+        ([1, [2]], 2),
+        ({"a": {"b": [1]}, "c": []}, 3),
+        ([[], {"a": [{}]}], 4),
+        (nested(500), 500),
+    ],
+)
+def test_depth(value: Any, levels: int) -> None:
+    assert depth(value) == levels
+
+
+class Talk:
+    """One session of a gateway, and what it is answered."""
+
+    def __init__(self) -> None:
+        self.state = InProcess().gateway
+        self.session = self.state.open_session("s1")
+        self.commands: list[Command] = []
+
+    def command(self, command: Command) -> int:
+        self.commands.append(command)
+        return len(self.commands)
+
+    def say(self, frame: Any) -> list[Any]:
+        text = frame if isinstance(frame, str | bytes) else orjson.dumps(frame)
+        return client_frame(self.state, self.session, text, self.command, START_MS)
+
+    def answers(self, frame: Any) -> list[dict[str, Any]]:
+        self.session.control.clear()
+        self.say(frame)
+        return [orjson.loads(message) for message in self.session.control]
+
+
+FAULTS: list[tuple[Any, str]] = [
+    (7, "BAD_MESSAGE"),
+    ({}, "UNKNOWN_TYPE"),
+    ({"type": "dance"}, "UNKNOWN_TYPE"),
+    ({"type": []}, "UNKNOWN_TYPE"),
+    ({"type": "mutate"}, "UNSUPPORTED"),
+    ({"type": "subscribe", "key": ["a"]}, "BAD_MESSAGE"),
+    ({"type": "subscribe", "id": True, "key": ["a"]}, "BAD_MESSAGE"),
+    ({"type": "subscribe", "id": "x" * 257, "key": ["a"]}, "BAD_MESSAGE"),
+    ({"type": "subscribe", "id": 1}, "BAD_MESSAGE"),
+    ({"type": "subscribe", "id": 1, "key": ["a"], "prefix": ["a"]}, "BAD_MESSAGE"),
+    ({"type": "subscribe", "id": 1, "key": "a"}, "BAD_KEY"),
+    ({"type": "subscribe", "id": 1, "key": ["x" * 2000]}, "TOO_LARGE"),
+    ({"type": "subscribe", "id": 1, "key": ["a"], "mode": "diff"}, "BAD_REQUEST"),
+    ({"type": "subscribe", "id": 1, "key": ["a"], "since": 5}, "BAD_REQUEST"),
+    ({"type": "subscribe", "id": 1, "key": ["a"], "since": "p9"}, "BAD_REQUEST"),
+    ({"type": "get", "id": 1}, "BAD_KEY"),
+    ({"type": "get", "key": ["a"]}, "BAD_MESSAGE"),
+    ({"type": "set", "id": 1, "key": ["a"]}, "BAD_MESSAGE"),
+    ({"type": "set", "id": 1, "key": ["a"], "data": 1, "base_version": "1"}, "BAD_REQUEST"),
+    ({"type": "set", "id": 1, "key": ["a"], "data": nested(40)}, "TOO_DEEP"),
+    ({"type": "invalidate", "id": 1, "key": ["a"], "exact": 1}, "BAD_REQUEST"),
+]
+
+
+@pytest.mark.parametrize(("message", "code"), FAULTS)
+def test_faults_are_answered_and_ask_nothing_of_shards(message: Any, code: str) -> None:
+    talk = Talk()
+    (answer,) = talk.answers(message)
+    assert (answer["type"], answer["code"]) == ("error", code)
+    name = message.get("id") if isinstance(message, dict) else None
+    assert answer.get("re") == (None if isinstance(name, bool) else name)
+    assert len(answer["message"]) < 300
+    assert talk.commands == []
+    assert not talk.session.subscriptions
+
+
+@pytest.mark.parametrize("frame", ["", "{", "hello", b"\xff", '{"type":"ping"} x', "[" * 2000])
+def test_what_is_no_json_ends_the_connection(frame: str | bytes) -> None:
+    (effect,) = Talk().say(frame)
+    assert isinstance(effect, Close)
+    assert effect.code == 3501
+    assert len(effect.reason.encode()) <= 123, "a close frame holds no more"
+
+
+def test_a_frame_may_hold_several_and_a_bad_one_does_not_spoil_the_rest() -> None:
+    answers = Talk().answers([{"type": "ping", "id": 1}, 7, {"type": "ping"}])
+    assert [answer["type"] for answer in answers] == ["pong", "error", "pong"]
+    assert answers[0]["re"] == 1
+    assert "re" not in answers[2]
+
+
+def test_depth_counts_within_a_message() -> None:
+    talk = Talk()
+    fits = {"type": "ping", "id": 1, "extra": nested(MAX_DEPTH - 1)}
+    assert [answer["type"] for answer in talk.answers([fits])] == ["pong"]
+    assert talk.answers([{**fits, "extra": nested(MAX_DEPTH)}])[0]["code"] == "TOO_DEEP"
+
+
+def test_too_large_a_frame_is_refused_unread() -> None:
+    assert Talk().answers("x" * (MAX_FRAME_BYTES + 1))[0]["code"] == "TOO_LARGE"
+
+
+def test_a_command_becomes_a_request_to_the_shard_of_its_key() -> None:
+    talk = Talk()
+    effects = talk.say({"type": "set", "id": "w", "key": [{"b": 1, "a": 2}], "data": {"n": None}, "base_version": 3})
+    (send,) = [effect for effect in effects if isinstance(effect, Send)]
+    assert isinstance(send.message, Requests)
+    (write,) = send.message.items
+    assert isinstance(write, Write)
+    assert (write.key, write.data, write.base_version) == ('[{"a":2,"b":1}]', b'{"n":null}', 3)
+    assert talk.commands == [Command("s1", "w", "set")]
+    assert [effect for effect in effects if isinstance(effect, Deliver)] == []
+
+
+class TestResults:
+    COMMAND = Command("s1", "c", "any")
+    VIEW = EntryView('["a"]', 3, b"[1]", 1000, "success", "idle")
+
+    def told(self, *payloads: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = orjson.loads(result(self.COMMAND, list(payloads), 2000.0))
+        assert answer["re"] == "c"
+        return answer
+
+    def test_an_entry(self) -> None:
+        answer = self.told(self.VIEW)
+        assert (answer["type"], answer["entry"]["data"], answer["entry"]["version"]) == ("result", [1], 3)
+
+    def test_a_write(self) -> None:
+        assert self.told(Written(8)) == {"type": "result", "re": "c", "version": 8}
+
+    def test_matches_of_all_shards_add_up(self) -> None:
+        assert self.told(Matched(2), Matched(0), Matched(5))["matched"] == 7
+
+    def test_a_failure_of_one_shard_is_one_of_all(self) -> None:
+        answer = self.told(Matched(2), Failure("UNAVAILABLE", "gone"))
+        assert (answer["type"], answer["code"], answer["temporary"]) == ("error", "UNAVAILABLE", True)
+
+    def test_a_conflict_shows_what_it_met(self) -> None:
+        answer = self.told(Failure("VERSION_CONFLICT", "no", self.VIEW))
+        assert answer["details"]["current"]["version"] == 3

@@ -1,0 +1,139 @@
+"""The coordinator: folds blobs into windows, sends one batch per shard and window, keeps one in flight."""
+
+from cluster.core.coordinator_state import FULL_RETRY_MS, HIGH_WATER_BYTES, RETRY_MS, CoordinatorState
+from cluster.core.messages import (
+    Announce,
+    Batch,
+    BatchCommitted,
+    Blob,
+    BlobTaken,
+    FeedRange,
+    Full,
+    Header,
+    KeyOperations,
+    Noted,
+    Part,
+    Refused,
+    Send,
+)
+from cluster.core.operation import Append, Operation, Set
+from cluster.core.window import Profile
+
+START = 1_000_000.0
+
+
+def state(**options: object) -> CoordinatorState:
+    made = CoordinatorState(
+        "coordinator-0", 7, shards=[0, 1], ingestors=[], profiles=options.get("profiles", (Profile(),))
+    )
+    assert made.deadline() is None
+    return made
+
+
+def blob(sequence: int, *parts: Part, receiver: int = 7, incarnation: int = 3) -> Blob:
+    return Blob(Header("ingestor-0", incarnation, 0 if sequence == 1 else receiver, sequence), list(parts))
+
+
+def part(
+    shard: int, key: str, *operations: Operation, count: int = 1, oldest_ms: float = START, number: int = 1
+) -> Part:
+    feed = FeedRange("events/a", 5, number, number + count - 1, number - 1)
+    return Part(shard, 0, [feed], [KeyOperations(key, list(operations), count)], oldest_ms)
+
+
+def test_blobs_of_a_window_become_one_batch_per_shard_at_its_close() -> None:
+    machine = state()
+    answer, effects = machine.blob(blob(1, part(0, "k", Set(b"1")), part(1, "m", Set(b"5"))), START + 10)
+    assert (answer, effects) == (BlobTaken(7, 90.0), [])
+    answer, effects = machine.blob(blob(2, part(0, "k", Set(b"2"), number=2)), START + 60)
+    assert (answer, effects) == (BlobTaken(7, 40.0), [])
+    assert machine.deadline() == START + 100
+    assert machine.wake(START + 99) == []
+    feeds = [FeedRange("events/a", 5, 1, 2, 0)]
+    assert machine.wake(START + 100) == [
+        Send("shard-0", Batch(Header("coordinator-0", 7, 0, 1), feeds, [KeyOperations("k", [Set(b"2")], 2)], START)),
+        Send(
+            "shard-1",
+            Batch(
+                Header("coordinator-0", 7, 0, 1),
+                [FeedRange("events/a", 5, 1, 1, 0)],
+                [KeyOperations("m", [Set(b"5")], 1)],
+                START,
+            ),
+        ),
+    ]
+    assert machine.deadline() is None
+
+
+def test_while_a_batch_is_in_flight_the_next_window_keeps_folding() -> None:
+    machine = state()
+    machine.blob(blob(1, part(0, "k", Append((b"1",)))), START + 10)
+    (sent,) = machine.wake(START + 100)
+    machine.blob(blob(2, part(0, "k", Append((b"2",)), number=2)), START + 110)
+    assert machine.wake(START + 200) == []
+    machine.blob(blob(3, part(0, "k", Append((b"3",)), number=3)), START + 210)
+    (following,) = machine.answered("shard-0", sent.message, BatchCommitted(40, 9), START + 260)
+    assert following.message.header == Header("coordinator-0", 7, 40, 2)
+    assert following.message.keys == [KeyOperations("k", [Append((b"2", b"3"))], 2)]
+    assert following.message.feeds == [FeedRange("events/a", 5, 2, 3, 1)]
+
+
+def test_a_repeated_blob_is_taken_once_and_a_foreign_one_refused() -> None:
+    machine = state()
+    first, _ = machine.blob(blob(1, part(0, "k", Append((b"1",)))), START)
+    again, _ = machine.blob(blob(1, part(0, "k", Append((b"1",)))), START + 50)
+    assert again == first
+    assert machine.blob(blob(2, part(0, "k", Set(b"9")), receiver=6), START)[0] == Refused(7)
+    (sent,) = machine.wake(START + 100)
+    assert sent.message.keys == [KeyOperations("k", [Append((b"1",))], 1)]
+
+
+def test_an_unanswered_batch_is_sent_again_as_it_was() -> None:
+    machine = state()
+    machine.blob(blob(1, part(0, "k", Set(b"1"))), START)
+    (sent,) = machine.wake(START + 100)
+    assert machine.unanswered("shard-0", sent.message, START + 150) == []
+    assert machine.deadline() == START + 150 + RETRY_MS
+    assert machine.wake(START + 150 + RETRY_MS) == [sent]
+
+
+def test_a_restarted_shard_gets_the_batch_in_flight_on_a_new_link() -> None:
+    machine = state()
+    machine.blob(blob(1, part(0, "k", Set(b"1"))), START)
+    (sent,) = machine.wake(START + 100)
+    (again,) = machine.answered("shard-0", sent.message, Refused(50), START + 120)
+    assert again.message.header == Header("coordinator-0", 8, 0, 1)
+    assert again.message.keys == sent.message.keys
+
+
+def test_over_the_high_water_mark_blobs_are_turned_away_untouched() -> None:
+    machine = state()
+    big = b'"' + b"x" * HIGH_WATER_BYTES + b'"'
+    machine.blob(blob(1, part(0, "k", Set(big))), START)
+    (sent,) = machine.wake(START + 100)
+    machine.blob(blob(2, part(0, "k", Set(big))), START + 110)
+    answer, effects = machine.blob(blob(3, part(0, "k", Set(b"1"))), START + 120)
+    assert (answer, effects) == (Full(FULL_RETRY_MS), [])
+    machine.answered("shard-0", sent.message, BatchCommitted(40, 1), START + 220)
+    assert isinstance(machine.blob(blob(3, part(0, "k", Set(b"1"))), START + 230)[0], BlobTaken)
+
+
+def test_leading_mode_sends_what_follows_a_quiet_window_at_once() -> None:
+    machine = state(profiles=(Profile(mode="leading"),))
+    _, effects = machine.blob(blob(1, part(0, "k", Set(b"1"), oldest_ms=START + 30)), START + 32)
+    assert [effect.to for effect in effects] == ["shard-0"]
+    machine.answered("shard-0", effects[0].message, BatchCommitted(40, 1), START + 36)
+    _, effects = machine.blob(blob(2, part(0, "k", Set(b"2"), oldest_ms=START + 40)), START + 42)
+    assert effects == []
+    assert machine.deadline() == START + 100
+
+
+def test_a_new_life_announces_itself_until_it_is_heard() -> None:
+    machine = CoordinatorState("coordinator-0", 7, shards=[0], ingestors=["ingestor-0"], profiles=(Profile(),))
+    (send,) = machine.wake(START)
+    assert send == Send("ingestor-0", Announce("coordinator-0", 7))
+    assert machine.deadline() is None
+    machine.unanswered("ingestor-0", send.message, START)
+    assert machine.wake(START + RETRY_MS) == [send]
+    machine.answered("ingestor-0", send.message, Noted(3), START + RETRY_MS)
+    assert machine.deadline() is None

@@ -1,0 +1,96 @@
+"""The commands against a real cluster, as a user types them into a pipe."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.live import LiveCluster
+
+HARBOR = [sys.executable, "-m", "cluster.cli"]
+
+
+@pytest.fixture(scope="module")
+def cluster(local_ray: None) -> Iterator[LiveCluster]:
+    live = LiveCluster({"cluster": {"shards": 1}}).start()
+    yield live
+    live.stop()
+
+
+def harbor(*arguments: str, url: str = "http://127.0.0.1:1") -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "HARBOR_URL": url}
+    return subprocess.run([*HARBOR, *arguments], capture_output=True, text=True, timeout=60, env=env, check=False)
+
+
+@pytest.mark.cluster
+def test_set_get_keys_invalidate_status(cluster: LiveCluster) -> None:
+    done = harbor("set", '["note"]', '{"text":"hello"}', url=cluster.url)
+    assert done.returncode == 0, done.stderr
+    version = json.loads(done.stdout)["version"]
+    entry = json.loads(harbor("get", '["note"]', url=cluster.url).stdout)
+    assert (entry["data"], entry["version"], entry["status"]) == ({"text": "hello"}, version, "success")
+    rows = [json.loads(line) for line in harbor("keys", url=cluster.url).stdout.splitlines()]
+    assert [row["key"] for row in rows] == [["note"]]
+    assert json.loads(harbor("invalidate", '["note"]', "--exact", url=cluster.url).stdout) == {"matched": 1}
+    described = json.loads(harbor("status", "--json", url=cluster.url).stdout)
+    assert described["name"] == cluster.name
+    assert described["ready"] is True
+    assert described["nodes"][0]["id"] == described["shards"][0]["node"]
+
+
+@pytest.mark.cluster
+def test_watch_prints_changes_as_they_arrive(cluster: LiveCluster) -> None:
+    command = [*HARBOR, "watch", '["w"]', "--prefix", "--patch", "--url", cluster.url]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        first: dict[str, Any] = json.loads(process.stdout.readline())
+        assert first["type"] == "snapshot_end"
+        cluster.put(["w", 1], {"n": 1})
+        message = json.loads(process.stdout.readline())
+        assert (message["type"], message["key"], message["from"], message["data"]) == ("change", ["w", 1], 0, {"n": 1})
+    finally:
+        process.send_signal(2)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert errors == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["get", "projects"], 2, "a query key is a JSON array"),
+        (["set", '["a"]', "{nope"], 2, "the value is not JSON"),
+        (["get", '["a"]'], 1, "no cluster answers at http://127.0.0.1:1"),
+        (["watch", '["a"]'], 1, "no cluster answers at http://127.0.0.1:1"),
+        (["get", '["a"]', "--url", "nonsense"], 2, "nonsense"),
+        (["check", "/no/such/file.yaml"], 2, "cannot be read"),
+        (["down", "--name", "no-such-cluster"], 1, "no cluster 'no-such-cluster' is running"),
+    ],
+)
+def test_errors_are_one_line_without_a_traceback(arguments: list[str], code: int, says: str) -> None:
+    done = harbor(*arguments)
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_wrong_use_is_exit_2() -> None:
+    assert harbor("get").returncode == 2
+    assert harbor("dance").returncode == 2
+
+
+@pytest.mark.parametrize("command", ["up", "down", "check", "status", "get", "set", "watch", "keys", "invalidate"])
+def test_every_command_has_help(command: str) -> None:
+    done = harbor(command, "--help")
+    assert done.returncode == 0
+    assert "Usage: " in done.stdout
+
+
+def test_one_shot_commands_do_not_import_ray() -> None:
+    program = "import sys, cluster.cli, cluster.client; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0
