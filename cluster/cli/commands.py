@@ -122,9 +122,9 @@ def down(
     name: Annotated[str, typer.Option(help="The cluster's name.")] = "harbor",
 ) -> None:
     """Stop a cluster."""
-    from cluster.cli.up import quiet_ray
+    from cluster.cli.up import prepare_ray
 
-    quiet_ray()
+    prepare_ray(address)
     from cluster.actors import deploy
 
     if not deploy.down(address, name):

@@ -21,8 +21,15 @@ DEMO_NAME = "harbor"
 UPSTREAM_TIMEOUT_S = 20.0
 
 
-def quiet_ray() -> None:
-    """Keep Ray from talking to our user, and from telling anybody about them."""
+def prepare_ray(address: str | None) -> None:
+    """Set what Ray reads when it is imported.
+
+    It is kept from talking to our user, and from telling anybody about them. A local Ray takes only callers that bear the user's token
+    (in `~/.ray`, made by Ray); those who attach to it must say so before their first call. How a Ray that is already there is guarded, the
+    environment says.
+    """
+    if address is None:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -30,7 +37,7 @@ def quiet_ray() -> None:
 
 def run(config_path: Path | None, *, address: str | None, port: int | None, demo: bool) -> None:
     """Bring the cluster up and wait for Ctrl-C."""
-    quiet_ray()
+    prepare_ray(address)
     if config_path is None and not demo and Path("harbor.yaml").exists():
         config_path = Path("harbor.yaml")
     demo = demo or config_path is None

@@ -11,7 +11,7 @@ import orjson
 from msgspec import Struct
 
 from cluster.core import template
-from cluster.core.template import MissingCapture, Node, Path
+from cluster.core.template import HeadIndex, MissingCapture, Node, Path
 
 _DOTS = frozenset({".", ".."})
 
@@ -83,11 +83,11 @@ class DeclaredQueries:
     """All declared queries; the first whose key template matches counts."""
 
     def __init__(self, queries: Sequence[DeclaredQuery]) -> None:
-        self._queries = queries
+        self._index = HeadIndex((query.key, query) for query in queries)
 
     def find(self, key: list[Any]) -> DeclaredQuery | None:
         """Return the query that `key` belongs to."""
-        for query in self._queries:
+        for query in self._index.candidates(key):
             if query.captures(key) is not None:
                 return query
         return None

@@ -133,7 +133,8 @@ class Router:
             frozen=True,
             gc=False,
         )
-        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(struct)
+        decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(struct)
+        self._decode = decoder.decode
         self._elements = msgspec.json.Decoder(list[Raw])
         self._mapped = envelope is not None
 
@@ -148,14 +149,14 @@ class Router:
                 frame.decode()
             except UnicodeDecodeError as error:
                 raise FrameFault("not_json", "invalid UTF-8") from error
-        if frame.lstrip()[:1] == b"[":
-            return self._decode_list(frame)
         return self._decode_one(frame)
 
-    def _decode_one(self, frame: bytes | Raw) -> Any:
+    def _decode_one(self, frame: bytes) -> Any:
         try:
-            envelope = self._decoder.decode(frame)
+            envelope = self._decode(frame)
         except msgspec.ValidationError as error:
+            if frame.lstrip()[:1] == b"[":  # looked at only now, since few are
+                return self._decode_list(frame)
             reason = "no_event" if "`$." in str(error) else "not_object"
             raise FrameFault(reason, str(error)) from None
         except (msgspec.DecodeError, RecursionError) as error:

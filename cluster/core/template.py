@@ -7,13 +7,13 @@ What must not live here: where values come from (`rule`, `declared_query`).
 """
 
 import re
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
 
 from msgspec import Struct
 
 from cluster.core.operation import json_equal
-from cluster.core.query_key import number_text
+from cluster.core.query_key import number_text, partial_match
 from cluster.errors import OperationError
 
 Path = tuple[str, ...]
@@ -168,11 +168,15 @@ def substitute(node: Node, known: dict[str, Any]) -> Node:
             return node
 
 
-def match(node: Node, value: Any, captures: dict[Path, Any]) -> bool:
-    """Whether a template can have given `value`; what its placeholders then were is added to `captures`."""
+def match(node: Node, value: Any, captures: dict[Path, Any], *, under: bool = False) -> bool:
+    """Whether a template can have given `value`; what its placeholders then were is added to `captures`.
+
+    With `under` it is enough that the template can have given a prefix of `value`, as `query_key.partial_match` has it: shorter arrays
+    and objects with fewer members, at every depth.
+    """
     match node:
         case Literal(value=literal):
-            return json_equal(literal, value)
+            return partial_match(value, literal) if under else json_equal(literal, value)
         case Hole(path=path):
             if path in captures:
                 return json_equal(captures[path], value)
@@ -181,13 +185,13 @@ def match(node: Node, value: Any, captures: dict[Path, Any]) -> bool:
         case Text():
             return isinstance(value, str) and match_text(node, value, captures)
         case ListNode(items=items):
-            if not isinstance(value, list) or len(items) != len(value):
+            if not isinstance(value, list) or len(items) > len(value) or (len(items) < len(value) and not under):
                 return False
-            return all(match(item, element, captures) for item, element in zip(items, value, strict=True))
+            return all(match(item, element, captures, under=under) for item, element in zip(items, value, strict=False))
         case DictNode(members=members):
-            if not isinstance(value, dict) or len(members) != len(value):
+            if not isinstance(value, dict) or (len(members) != len(value) and not under):
                 return False
-            return all(name in value and match(member, value[name], captures) for name, member in members)
+            return all(name in value and match(member, value[name], captures, under=under) for name, member in members)
 
 
 def match_text(node: Node, text: str, captures: dict[Path, Any]) -> bool:
@@ -223,6 +227,41 @@ def compatible(node: Node, prefix: Any) -> bool:
             if not isinstance(prefix, dict):
                 return False
             return all(name in given and compatible(given[name], wanted) for name, wanted in prefix.items())
+
+
+T = TypeVar("T")
+
+
+class HeadIndex(Generic[T]):
+    """Things that belong to key templates, found by a key's first element, which tells most of them apart."""
+
+    __slots__ = ("_by_head", "_open")
+
+    def __init__(self, things: Iterable[tuple[Node, T]]) -> None:
+        self._by_head: dict[str, list[T]] = {}
+        self._open: list[T] = []
+        for node, thing in things:
+            head = _head(node)
+            if head is None:
+                self._open.append(thing)
+                for among in self._by_head.values():
+                    among.append(thing)
+            else:
+                self._by_head.setdefault(head, [*self._open]).append(thing)
+
+    def candidates(self, key: list[Any]) -> list[T]:
+        """Return, in the order given, those whose template a key may match; not to be changed."""
+        head = key[0] if key else None
+        return self._by_head.get(head, self._open) if isinstance(head, str) else self._open
+
+
+def _head(node: Node) -> str | None:
+    """The text that every key of a template begins with; None: it may begin with others."""
+    match node:
+        case ListNode(items=(Literal(value=str(head)), *_)) | Literal(value=[str(head), *_]):
+            return head
+        case _:
+            return None
 
 
 def _opened(literal: Any) -> Node:

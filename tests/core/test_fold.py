@@ -193,10 +193,11 @@ class TestLanes:
 class TestBoundedLists:
     @pytest.mark.parametrize("kind", [Append, Prepend])
     def test_a_feed_carries_no_more_than_twice_its_bound(self, kind: Any) -> None:
-        made = [kind((orjson.dumps({"id": n}),), "", 100, "id", CREATE) for n in range(5000)]
+        made: list[Operation] = [kind((orjson.dumps({"id": n}),), "", 100, "id", CREATE) for n in range(5000)]
         folded = fold(*made)
-        assert len(folded) == 1
-        assert len(folded[0].items) == 200
+        (one,) = folded
+        assert isinstance(one, Append | Prepend)
+        assert len(one.items) == 200
         for document in (None, b"[]", orjson.dumps([{"id": n} for n in range(4850, 4960)])):
             assert effect(folded, document) == effect(made, document)
 
@@ -206,7 +207,7 @@ class TestBoundedLists:
         ]
 
     def test_stored_items_may_live_on_by_being_replaced(self) -> None:
-        made = [
+        made: list[Operation] = [
             Append((orjson.dumps({"id": known, "n": n}),), max_items=2) for n, known in enumerate([2, 2, 2, 2, 5, 3, 4])
         ]
         assert (
@@ -216,7 +217,7 @@ class TestBoundedLists:
         )
 
     def test_a_few_items_in_turns_are_kept(self) -> None:
-        made = [Append((orjson.dumps({"id": n % 3, "n": n}),), max_items=5) for n in range(100)]
+        made: list[Operation] = [Append((orjson.dumps({"id": n % 3, "n": n}),), max_items=5) for n in range(100)]
         assert effect(fold(*made), b'[{"id":2},9]') == effect(made, b'[{"id":2},9]')
 
 
@@ -229,7 +230,7 @@ class TestBounds:
 
     def test_bytes_that_are_not_json_are_passed_on(self) -> None:
         bad = b'{"id":"\xff"}'
-        made = [
+        made: list[Operation] = [
             operation
             for n in range(200)
             for operation in (
