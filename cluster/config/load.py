@@ -27,6 +27,7 @@ from cluster.config.model import (
     ServiceConfig,
     SourceConfig,
     StreamConfig,
+    masked_url,
 )
 from cluster.config.rules import parse_rule
 from cluster.core import template
@@ -165,7 +166,7 @@ class _Section:
 
 
 def _shown(value: Any) -> str:
-    shown = repr(value)
+    shown = repr(masked_url(value) if isinstance(value, str) else value)
     return shown if len(shown) <= 60 else shown[:57] + "..."
 
 
@@ -260,7 +261,8 @@ def _url(*schemes: str) -> Callable[[str, Any], str]:
             good = False
         if not good:
             article = "an" if wanted.startswith("http") else "a"
-            raise ConfigError(path, f"expected {article} {wanted} URL, got {value!r}")
+            shown = masked_url(value) if isinstance(value, str) else value
+            raise ConfigError(path, f"expected {article} {wanted} URL, got {shown!r}")
         return str(value)
 
     return parse
@@ -268,7 +270,7 @@ def _url(*schemes: str) -> Callable[[str, Any], str]:
 
 def _headers(path: str, value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
-        raise ConfigError(path, f"expected a mapping of header names to values, got {value!r}")
+        raise ConfigError(path, f"expected a mapping of header names to values, got a {type(value).__name__}")
     headers = {}
     for name, given in value.items():
         if not _HEADER.match(name):
@@ -451,6 +453,8 @@ class _Reader:
         section = _Section(self, path, value)
         section.take("mode", "none", _one_of("none", "api_keys", "jwt"))
         section.later("mode", "none")
+        if section.value.get("mode") in ("api_keys", "jwt"):
+            return  # the other members are that mode's
         section.done()
 
     def storage(self, path: str, value: Any) -> None:

@@ -1,10 +1,46 @@
-"""The configuration as frozen groups. Built by `load`, passed explicitly, sent to actors as msgpack."""
+"""The configuration as frozen groups. Built by `load`, passed explicitly, sent to actors as msgpack.
 
-from typing import Any
+What may be a credential (values of headers, the user and the parameters inside a URL, texts of a subscribe message, fixed query
+parameters) is never in a group's `repr`; `Config.redacted` gives a copy to display.
+"""
 
+import re
+from typing import Any, Self
+
+import msgspec
 from msgspec import Struct
 
+from cluster.core.template import Literal, parse
 from cluster.core.window import Profile
+
+MASK = "***"
+_URL_USER = re.compile(r"(?<=//)[^/?#]*@")
+_URL_PARAMETER = re.compile(r"(?<=[?&])([^=&#]*)=[^&#]*")
+
+
+def masked_url(url: str) -> str:
+    """Return a URL, or what was meant to be one, without user, password and the values of its parameters."""
+    return _URL_PARAMETER.sub(rf"\1={MASK}", _URL_USER.sub(f"{MASK}@", url))
+
+
+def _masked_texts(value: Any) -> Any:
+    """Return JSON with all texts masked but those with placeholders."""
+    if isinstance(value, dict):
+        return {name: _masked_texts(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [_masked_texts(item) for item in value]
+    return MASK if isinstance(value, str) and isinstance(parse(value), Literal) else value
+
+
+class _Confidential(Struct, frozen=True):
+    """A group with credentials in it."""
+
+    def redacted(self) -> Self:
+        """Return a copy without what may be a credential."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return Struct.__repr__(self.redacted())
 
 
 class ClusterConfig(Struct, frozen=True):
@@ -28,15 +64,21 @@ class GatewayConfig(Struct, frozen=True):
     """Browser origins that may connect; empty: any."""
 
 
-class ServiceConfig(Struct, frozen=True):
+class ServiceConfig(_Confidential, frozen=True):
     """An upstream HTTP API."""
 
     base_url: str
     headers: dict[str, str] = {}
     timeout_ms: float = 10_000.0
 
+    def redacted(self) -> Self:
+        """Return a copy without what may be a credential."""
+        return msgspec.structs.replace(
+            self, base_url=masked_url(self.base_url), headers=dict.fromkeys(self.headers, MASK)
+        )
 
-class QueryConfig(Struct, frozen=True):
+
+class QueryConfig(_Confidential, frozen=True):
     """A declared query; `key`, `path` and `params` hold placeholders."""
 
     key: list[Any]
@@ -48,6 +90,10 @@ class QueryConfig(Struct, frozen=True):
     retry: int = 3
     retry_delay_ms: float | None = None
 
+    def redacted(self) -> Self:
+        """Return a copy without what may be a credential."""
+        return msgspec.structs.replace(self, path=masked_url(self.path), params=_masked_texts(self.params))
+
 
 class ReconnectConfig(Struct, frozen=True):
     """How a lost source is tried again."""
@@ -57,7 +103,7 @@ class ReconnectConfig(Struct, frozen=True):
     max_ms: float = 30_000.0
 
 
-class SourceConfig(Struct, frozen=True):
+class SourceConfig(_Confidential, frozen=True):
     """An upstream stream."""
 
     type: str
@@ -72,6 +118,16 @@ class SourceConfig(Struct, frozen=True):
     heartbeat_ms: float | None = 30_000.0
     """Silence after which the connection counts as dead (WebSocket: after a ping of ours); None: never."""
     max_frame_bytes: int = 4 * 1024 * 1024
+
+    def redacted(self) -> Self:
+        """Return a copy without what may be a credential."""
+        return msgspec.structs.replace(
+            self,
+            url=masked_url(self.url),
+            headers=dict.fromkeys(self.headers, MASK),
+            subscribe=_masked_texts(self.subscribe),
+            unsubscribe=_masked_texts(self.unsubscribe),
+        )
 
 
 class StreamConfig(Struct, frozen=True):
@@ -95,3 +151,12 @@ class Config(Struct, frozen=True):
     queries: tuple[QueryConfig, ...] = ()
     sources: dict[str, SourceConfig] = {}
     streams: tuple[StreamConfig, ...] = ()
+
+    def redacted(self) -> "Config":
+        """Return a copy to display: without what may be a credential."""
+        return msgspec.structs.replace(
+            self,
+            services={name: service.redacted() for name, service in self.services.items()},
+            queries=tuple(query.redacted() for query in self.queries),
+            sources={name: source.redacted() for name, source in self.sources.items()},
+        )

@@ -10,7 +10,7 @@ It is one thing: reading an envelope, finding its routes and running them share 
 What must not live here: the configuration's syntax (`cluster.config`), folding, connections.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any, TypeVar
@@ -39,11 +39,13 @@ from cluster.core.operation import (
     json_equal,
 )
 from cluster.core.query_key import CanonicalKey, canonical, checked
-from cluster.core.template import Hole, Literal, MissingCapture, Node, Path
+from cluster.core.template import HeadIndex, Hole, Literal, MissingCapture, Node, Path
 from cluster.errors import ErrorCode, HarborError, OperationError, RequestError
 
 MEMO = 100_000
 """Keys remembered per route and routes per source; a memo that is full starts over."""
+KNOWN_CHANNELS = 1_000
+"""Channels whose reach is remembered (a gap asks for one of them about every entry); more start over."""
 Made = tuple[CanonicalKey, Operation]
 
 
@@ -149,18 +151,12 @@ class Router:
                 frame.decode()
             except UnicodeDecodeError as error:
                 raise FrameFault("not_json", "invalid UTF-8") from error
-        return self._decode_one(frame)
-
-    def _decode_one(self, frame: bytes) -> Any:
         try:
             envelope = self._decode(frame)
-        except msgspec.ValidationError as error:
-            if frame.lstrip()[:1] == b"[":  # looked at only now, since few are
-                return self._decode_list(frame)
-            reason = "no_event" if "`$." in str(error) else "not_object"
-            raise FrameFault(reason, str(error)) from None
         except (msgspec.DecodeError, RecursionError) as error:
-            raise FrameFault("not_json", str(error)) from None
+            if frame.lstrip()[:1] == b"[":  # found out only now: looking first would cost every single event
+                return self._decode_list(frame)
+            raise _frame_fault(error) from None
         if not envelope.event:
             raise FrameFault("no_event")
         return envelope
@@ -169,13 +165,15 @@ class Router:
         try:
             elements = self._elements.decode(frame)
         except (msgspec.DecodeError, RecursionError) as error:
-            raise FrameFault("not_json", str(error)) from None
+            raise _frame_fault(error) from None
         decoded: list[Any] = []
         for element in elements:
             try:
-                decoded.append(self._decode_one(element))
-            except FrameFault as fault:
-                decoded.append(fault)
+                envelope = self._decode(element)
+            except (msgspec.DecodeError, RecursionError) as error:
+                decoded.append(_frame_fault(error))
+            else:
+                decoded.append(envelope if envelope.event else FrameFault("no_event"))
         return decoded
 
     def decode_sse(self, event: str, data: bytes, event_id: str | None) -> Any:
@@ -220,12 +218,17 @@ class Router:
         self, operations: Sequence[RuleOperation], known: dict[str, Any]
     ) -> Callable[[Raw | bytes, str | int | None], list[Made]]:
         steps = [_compile_operation(_with_known(operation, known), self._drop) for operation in operations]
-        if len(steps) == 1:
-            return partial(_run_one, steps[0], self._drop)
-        return partial(_run_all, steps, self._drop)
+        return steps[0] if len(steps) == 1 else partial(_run_all, steps)
+
+
+def _frame_fault(error: Exception) -> FrameFault:
+    if not isinstance(error, msgspec.ValidationError):
+        return FrameFault("not_json", str(error))
+    return FrameFault("no_event" if "`$." in str(error) else "not_object", str(error))
 
 
 _Step = Callable[[Raw | bytes, str | int | None], list[Made]]
+"""One operation of a rule, run on one event; it counts what it drops, and raises nothing that an upstream can cause."""
 _MISSING = (MissingCapture, AttributeError)  # an attribute of an unset member
 # What an upstream can send: no JSON, nested too deep, integers beyond 64 bits in what is written again, texts too long for a key.
 _FAULTS = (
@@ -247,20 +250,10 @@ def _reason(fault: Exception) -> str:
     return "bad_data"
 
 
-def _run_one(step: _Step, drop: Callable[[str], None], data: Raw | bytes, event_id: str | int | None) -> list[Made]:
-    try:
-        return step(data, event_id)
-    except _FAULTS as fault:
-        drop(_reason(fault))
-    return []
-
-
-def _run_all(
-    steps: list[_Step], drop: Callable[[str], None], data: Raw | bytes, event_id: str | int | None
-) -> list[Made]:
+def _run_all(steps: list[_Step], data: Raw | bytes, event_id: str | int | None) -> list[Made]:
     made: list[Made] = []
     for step in steps:
-        made.extend(_run_one(step, drop, data, event_id))
+        made.extend(step(data, event_id))
     return made
 
 
@@ -458,11 +451,16 @@ def _compile_operation(operation: RuleOperation, drop: Callable[[str], None]) ->
         elements = reader.json(each)
 
         def run_each(data: Raw | bytes, event_id: str | int | None) -> list[Made]:
-            members = decode(data) if decode is not None else None
-            if not _holds(conditions, data, members, event_id):
-                return []
-            made = []
-            for item in _ITEMS.decode(elements(data, members, None, None, event_id)):
+            made: list[Made] = []
+            try:
+                members = decode(data) if decode is not None else None
+                if conditions and not _holds(conditions, data, members, event_id):
+                    return made
+                items = _ITEMS.decode(elements(data, members, None, None, event_id))
+            except _FAULTS as fault:
+                drop(_reason(fault))
+                return made
+            for item in items:
                 try:
                     item_members = decode_item(item) if decode_item is not None else None
                     made.append(make(data, members, item, item_members, event_id))
@@ -473,15 +471,19 @@ def _compile_operation(operation: RuleOperation, drop: Callable[[str], None]) ->
         return run_each
 
     if not conditions:
-        fast = _fast_set(operation, data_scope)
+        fast = _fast_set(operation, data_scope, drop)
         if fast is not None:
             return fast
 
     def run(data: Raw | bytes, event_id: str | int | None) -> list[Made]:
-        members = decode(data) if decode is not None else None
-        if conditions and not _holds(conditions, data, members, event_id):
-            return []
-        return [make(data, members, None, None, event_id)]
+        try:
+            members = decode(data) if decode is not None else None
+            if conditions and not _holds(conditions, data, members, event_id):
+                return []
+            return [make(data, members, None, None, event_id)]
+        except _FAULTS as fault:
+            drop(_reason(fault))
+        return []
 
     return run
 
@@ -512,7 +514,7 @@ def _holds(conditions: list[_Condition], data: Any, members: Any, event_id: str 
     return True
 
 
-def _fast_set(operation: RuleOperation, scope: _Scope) -> _Step | None:
+def _fast_set(operation: RuleOperation, scope: _Scope, drop: Callable[[str], None]) -> _Step | None:
     """The commonest rule, `set {key: [..., "{data.id}"], value: "{data}"}`, without the general machinery (half its time)."""
     paths = list(template.holes(operation.key))
     if (
@@ -523,29 +525,45 @@ def _fast_set(operation: RuleOperation, scope: _Scope) -> _Step | None:
         or operation.missing is Missing.SKIP
         or len(paths) != 1
         or len(paths[0]) != 2
-        or scope.decode is None
         or scope.whole
     ):
         return None
-    decode = scope.decode
-    get = scope.get(paths[0][1:])
+    member = msgspec.defstruct("Member", [("value", Any, UNSET)], rename={"value": paths[0][1]}, frozen=True, gc=False)
+    decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(member)
+    decode = decoder.decode
     memo: dict[Any, CanonicalKey] = {}
-    key_node = operation.key
+    learn = _learning(operation.key, memo)
 
     def run(data: Raw | bytes, event_id: str | int | None) -> list[Made]:
-        value = get(decode(data))
-        if value.__class__ is not str and value.__class__ is not int:
-            key = canonical(checked(template.build(key_node, lambda _: value)))
-        else:
-            try:
-                key = memo[value]
-            except KeyError:
-                if len(memo) > MEMO:
-                    memo.clear()
-                key = memo[value] = canonical(checked(template.build(key_node, lambda _: value)))
-        return [(key, Set(bytes(data)))]
+        try:
+            value = decode(data).value
+            kind = value.__class__
+            key = memo.get(value) if kind is str or kind is int else None
+            return [(learn(value) if key is None else key, Set(bytes(data)))]
+        except _FAULTS as fault:
+            drop(_reason(fault))
+        return []
 
     return run
+
+
+def _learning(node: Node, memo: dict[Any, CanonicalKey]) -> Callable[[Any], CanonicalKey]:
+    """Return a function that makes the key from the value of a template's only placeholder.
+
+    It keeps in `memo` the keys of texts and integers only: equal ones have equal keys, while 1 also equals 1.0 and true.
+    """
+
+    def learn(value: Any) -> CanonicalKey:
+        if value is UNSET:
+            raise MissingCapture
+        key = canonical(checked(template.build(node, lambda _: value)))
+        if value.__class__ is str or value.__class__ is int:
+            if len(memo) > MEMO:
+                memo.clear()
+            memo[value] = key
+        return key
+
+    return learn
 
 
 def _key(operation: RuleOperation, reader: _Reader) -> Callable[..., CanonicalKey]:
@@ -559,6 +577,17 @@ def _key(operation: RuleOperation, reader: _Reader) -> Callable[..., CanonicalKe
     paths = list(dict.fromkeys(template.holes(node)))
     readers = [reader.value(path) for path in paths]
     memo: dict[Any, CanonicalKey] = {}
+    if len(readers) == 1:
+        (only,) = readers
+        learn = _learning(node, memo)
+
+        def build_from_one(*event: Any) -> CanonicalKey:
+            value = only(*event)
+            kind = value.__class__
+            key = memo.get(value) if kind is str or kind is int else None
+            return learn(value) if key is None else key
+
+        return build_from_one
 
     def build(*event: Any) -> CanonicalKey:
         values = [read(*event) for read in readers]
@@ -663,21 +692,55 @@ def _amount(operation: RuleOperation, reader: _Reader) -> Callable[..., int | fl
     return lambda *_: fixed
 
 
+class _Reach(Struct, frozen=True):
+    """Which entries a rule can change."""
+
+    key: Node
+    under: bool
+    """What is under the key too: an invalidation."""
+
+
+_Fed = tuple[_Reach, dict[Path, Any]]
+"""What a rule reaches, with the captures of the channel."""
+
+
+def _reaches(stream: Stream) -> list[_Reach]:
+    """Return what the rules of a stream reach, once where several reach the same."""
+    found: list[_Reach] = []
+    for rules in stream.on.values():
+        for rule in rules:
+            reach = _Reach(rule.key, rule.kind == "invalidate" and not rule.exact)
+            if reach not in found:
+                found.append(reach)
+    return found
+
+
 class FeedIndex:
     """Which channels feed which keys: the rules, read backwards."""
 
     def __init__(self, streams: Sequence[Stream]) -> None:
         self._streams = streams
         self._linger = {stream.source: stream.linger_ms for stream in streams}
+        self._reaches = [_reaches(stream) for stream in streams]
+        self._joined_for = HeadIndex(
+            (reach.key, (stream.source, stream.channel, frozenset(template.holes(stream.channel)), reach))
+            for stream, reaches in zip(streams, self._reaches, strict=True)
+            if stream.channel is not None and not stream.always
+            for reach in reaches
+            if not isinstance(reach.key, Hole)
+        )
+        self._feeding: dict[tuple[str, str | None], HeadIndex[_Fed]] = {}
 
     def channels_for(self, key: list[Any]) -> list[tuple[str, str]]:
-        """Return (source, channel) to join for a key to be live."""
+        """Return (source, channel) to join for a key to be live: the channels whose captures it determines."""
         found: dict[tuple[str, str], None] = {}
-        for stream in self._streams:
-            if stream.channel is None or stream.always:
-                continue
-            for channel in _channels(stream, key):
-                found[stream.source, channel] = None
+        for source, channel, wanted, reach in self._joined_for.candidates(key):
+            captures: dict[Path, Any] = {}
+            if template.match(reach.key, key, captures, under=reach.under) and wanted <= captures.keys():
+                try:
+                    found[source, str(template.build(channel, captures.__getitem__))] = None
+                except MissingCapture:  # the key holds no text there
+                    continue
         return list(found)
 
     def channels_under(self, prefix: list[Any]) -> list[tuple[str, str]]:
@@ -692,18 +755,20 @@ class FeedIndex:
 
     def fed_by(self, source: str, channel: str | None, key: list[Any]) -> bool:
         """Whether a source (through any of its channels, where `channel` is None) feeds a key."""
-        for stream in self._streams:
+        feeding = self._feeding.get((source, channel))
+        if feeding is None:
+            if len(self._feeding) >= KNOWN_CHANNELS:
+                self._feeding.clear()
+            feeding = self._feeding[source, channel] = HeadIndex(self._fed(source, channel))
+        return any(_feeds(reach, key, captures) for reach, captures in feeding.candidates(key))
+
+    def _fed(self, source: str, channel: str | None) -> Iterator[tuple[Node, "_Fed"]]:
+        for stream, reaches in zip(self._streams, self._reaches, strict=True):
             if stream.source != source:
                 continue
-            if stream.channel is None or channel is None:
-                if any(_feeds(rule, key, {}) for rules in stream.on.values() for rule in rules):
-                    return True
-                continue
             captures: dict[Path, Any] = {}
-            if template.match_text(stream.channel, channel, captures):
-                if any(_feeds(rule, key, dict(captures)) for rules in stream.on.values() for rule in rules):
-                    return True
-        return False
+            if stream.channel is None or channel is None or template.match_text(stream.channel, channel, captures):
+                yield from ((reach.key, (reach, captures)) for reach in reaches)
 
     def always(self) -> list[tuple[str, str]]:
         """Return the channels that are joined whether or not anybody watches."""
@@ -722,30 +787,10 @@ class FeedIndex:
         return self._linger.get(source, 0.0)
 
 
-def _feeds(rule: RuleOperation, key: list[Any], captures: dict[Path, Any]) -> bool:
-    """Whether a rule can change the entry of `key`."""
-    return _match_typed(rule.key, _reached(rule, key), captures)
-
-
-def _reached(rule: RuleOperation, key: list[Any]) -> list[Any]:
-    """The part of a key that a rule's key must match: an invalidation reaches everything under its own."""
-    if rule.kind != "invalidate" or rule.exact:
-        return key
-    match rule.key:
-        case template.ListNode(items=items):
-            return key[: len(items)]
-        case Literal(value=value):
-            return key[: len(value)]
-        case _:
-            return key
-
-
-def _match_typed(node: Node, key: list[Any], captures: dict[Path, Any]) -> bool:
-    """As `template.match`; a channel's captures are text, so a number in the key equals its digits."""
+def _feeds(reach: _Reach, key: list[Any], captures: dict[Path, Any]) -> bool:
+    """Whether a channel's events reach a key; its captures are text, so a number in the key equals its digits."""
     found: dict[Path, Any] = {}
-    if isinstance(node, Hole):
-        return True
-    if not template.match(node, key, found):
+    if not template.match(reach.key, key, found, under=reach.under):
         return False
     return all(path not in captures or template_text(value) == captures[path] for path, value in found.items())
 
@@ -756,21 +801,3 @@ def template_text(value: Any) -> str | None:
         return template.as_text(value)
     except MissingCapture:
         return None
-
-
-def _channels(stream: Stream, key: list[Any]) -> list[str]:
-    """Return the channels of a stream that feed `key`: those whose captures the key determines."""
-    assert stream.channel is not None
-    wanted = set(template.holes(stream.channel))
-    channels = []
-    for rules in stream.on.values():
-        for rule in rules:
-            captures: dict[Path, Any] = {}
-            if isinstance(rule.key, Hole) or not template.match(rule.key, _reached(rule, key), captures):
-                continue
-            if wanted <= captures.keys():
-                try:
-                    channels.append(str(template.build(stream.channel, captures.__getitem__)))
-                except MissingCapture:
-                    continue
-    return list(dict.fromkeys(channels))

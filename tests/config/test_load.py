@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from hypothesis import given
@@ -103,7 +104,7 @@ FAULTS: list[tuple[str, str]] = [
     ("services: {api: {base_url: 'ftp://x'}}", "services.api.base_url: expected an http:// or https:// URL, got 'ftp://x'"),
     ("services: {api: {base_url: 'http://x:port'}}", "services.api.base_url: expected an http:// or https:// URL, got 'http://x:port'"),
     ("services: {api: {base_url: 'http://'}}", "services.api.base_url: expected an http:// or https:// URL, got 'http://'"),
-    ("services: {api: {base_url: 'http://x', headers: [a]}}", "services.api.headers: expected a mapping of header names to values, got ['a']"),
+    ("services: {api: {base_url: 'http://x', headers: [a]}}", "services.api.headers: expected a mapping of header names to values, got a list"),
     ("services: {api: {base_url: 'http://x', headers: {a: \"b\\nc\"}}}", "services.api.headers.a: expected ASCII text on one line"),
     ("services: {api: {base_url: 'http://x', headers: {a: ü}}}", "services.api.headers.a: expected ASCII text on one line"),
     ("services: {api: {base_url: 'http://x', headers: {a: true}}}", "services.api.headers.a: expected ASCII text on one line"),
@@ -312,6 +313,49 @@ class TestValues:
         text = SERVICES + "queries: [{key: [a], service: api, path: /}]"
         assert loaded(text + "\ndefaults: {retry: true}").queries[0].retry == 3
         assert loaded(text).queries[0].retry == 3
+
+
+class TestSecrets:
+    TEXT = """
+        services: {api: {base_url: 'https://u:${T}@x/a?k=${T}', headers: {authorization: 'Bearer ${T}'}}}
+        queries: [{key: [a, '{id}'], service: api, path: '/a/{id}?k=${T}', params: {id: '{id}', key: '${T}', n: 5}}]
+        sources:
+          s: {type: websocket, url: 'wss://${T}@x/ws?a=1&token=${T}#f', headers: {cookie: '${T}'}, subscribe: {key: '${T}', to: '{channel}'},
+              unsubscribe: ['${T}']}
+    """
+
+    def test_are_loaded_and_not_shown(self) -> None:
+        config = loaded(self.TEXT, {"T": "hunter2"})
+        assert config.services["api"].headers == {"authorization": "Bearer hunter2"}
+        assert config.sources["s"].url == "wss://hunter2@x/ws?a=1&token=hunter2#f"
+        assert "hunter2" not in repr(config)
+        assert "hunter2" not in repr(config.redacted())
+        assert b"hunter2" not in msgspec.json.encode(config.redacted())
+
+    def test_what_is_no_secret_is_shown(self) -> None:
+        shown = loaded(self.TEXT, {"T": "hunter2"}).redacted()
+        assert shown.services["api"].base_url == "https://***@x/a?k=***"
+        assert shown.services["api"].headers == {"authorization": "***"}
+        assert (shown.queries[0].path, shown.queries[0].params) == (
+            "/a/{id}?k=***",
+            {"id": "{id}", "key": "***", "n": 5},
+        )
+        source = shown.sources["s"]
+        assert source.url == "wss://***@x/ws?a=***&token=***#f"
+        assert (source.subscribe, source.unsubscribe) == ({"key": "***", "to": "{channel}"}, ["***"])
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "sources: {s: {type: websocket, url: 'htp://u:${T}@x?t=${T}'}}",
+            "sources: {s: {type: sse, url: 'http://x', missed: 'http://x?t=${T}'}}",
+            "services: {a: {base_url: 'http://x', headers: '${T}'}}",
+            "gateway: {auth: {mode: jwt, secret: '${T}'}}",
+        ],
+    )
+    def test_no_fault_tells_them(self, tmp_path: Path, text: str) -> None:
+        (line,) = lines(tmp_path, text, {"T": "hunter2"})
+        assert "hunter2" not in line
 
 
 def test_the_demo_loads_and_compiles() -> None:

@@ -84,6 +84,14 @@ class TestFrames:
         assert second.reason == "not_object"
 
     @pytest.mark.parametrize(
+        ("element", "reason"), [('[{"event":"a"}]', "not_object"), ("{}", "no_event"), ('{"event":5}', "no_event")]
+    )
+    def test_what_an_array_holds_besides(self, element: str, reason: str) -> None:
+        (fault,) = router().decode(f"[{element}]".encode())
+        assert isinstance(fault, FrameFault)
+        assert fault.reason == reason
+
+    @pytest.mark.parametrize(
         ("frame", "reason"),
         [
             (b"", "not_json"),
@@ -369,6 +377,7 @@ class TestDrops:
             ({"set": {"key": ["k"], "at": "/{data.a}", "value": 1}}, {}, "missing_capture"),
             ({"set": {"key": ["k", "{event_id}"], "value": 1}}, {}, "missing_capture"),
             ({"remove": {"key": ["k"], "where": {"id": "{data.a}"}}}, {}, "missing_capture"),
+            ({"set": {"key": ["k", "{data.id}"], "value": "{data}"}}, {}, "missing_capture"),
             ({"set": {"key": ["k", "{data.id}"], "value": "{data}"}}, [], "bad_data"),
             ({"set": {"key": "{data.key}", "value": 1}}, {"key": "text"}, "bad_key"),
             ({"set": {"key": ["k", "{data.id}"], "value": "{data}"}}, {"id": "x" * 2000}, "bad_key"),
@@ -447,7 +456,11 @@ PROJECT = {
     "source": "s",
     "channel": "project:{id}",
     "on": {
-        "u": {"invalidate": {"key": ["projects", "detail", "{id}"]}},
+        "u": [
+            {"invalidate": {"key": ["projects", "detail", "{id}"]}},
+            {"invalidate": {"key": ["lists", {"project": "{id}"}]}},
+            {"invalidate": {"key": ["one", {"project": "{id}"}], "exact": True}},
+        ],
         "c": [
             {"append": {"key": ["tasks", "{id}"], "item": "{data}"}},
             {"set": {"key": ["k", "{data.x}"], "value": 1}},
@@ -478,6 +491,11 @@ class TestFeedIndex:
             (["home", "page", 2], ["home"]),
             (["al"], []),
             (["w", 1], []),
+            (["lists", {"project": 7}], ["project:7"]),
+            (["lists", {"project": "7", "status": "open"}, 1], ["project:7"]),
+            (["lists", {"status": "open"}], []),
+            (["one", {"project": "7"}], ["project:7"]),
+            (["one", {"project": "7", "status": "open"}], []),
         ],
     )
     def test_which_channels_keep_a_key_live(self, key: list[Any], channels: list[str]) -> None:
@@ -504,10 +522,34 @@ class TestFeedIndex:
             ("other", None, ["w", 1], True),
             ("other", "any", ["w", 1], True),
             ("other", None, ["tasks", "7"], False),
+            ("s", "project:7", ["lists", {"project": "7", "status": "open"}], True),
+            ("s", "project:7", ["lists", {"project": "8", "status": "open"}], False),
+            ("s", "project:7", ["one", {"project": "7", "status": "open"}], False),
         ],
     )
     def test_what_a_gap_concerns(self, source: str, channel: str | None, key: list[Any], fed: bool) -> None:
         assert index(PROJECT, NEWS, HOME, ALWAYS, WILD).fed_by(source, channel, key) is fed
+
+    def test_a_key_that_is_one_placeholder_may_be_any(self) -> None:
+        feeds = index(HOME, {"source": "s", "channel": "c:{id}", "on": {"e": {"delete": {"key": "{data.key}"}}}})
+        assert feeds.fed_by("s", "c:1", ["whatever", 1])
+        assert feeds.fed_by("s", "c:1", [])
+        assert feeds.channels_for(["whatever", 1]) == []
+
+    def test_an_invalidation_of_everything_reaches_everything(self) -> None:
+        feeds = index(NEWS, {"source": "s", "channel": "all", "on": {"e": {"invalidate": {"key": []}}}})
+        assert feeds.channels_for(["news", 1]) == [("s", "news"), ("s", "all")]
+        assert feeds.channels_for([5]) == [("s", "all")]
+        assert feeds.fed_by("s", "all", [5])
+
+    def test_what_it_remembers_of_channels_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("cluster.core.rule.KNOWN_CHANNELS", 2)
+        feeds = index(PROJECT)
+        for _ in range(2):
+            for number in range(5):
+                assert feeds.fed_by("s", f"project:{number}", ["tasks", str(number)])
+                assert not feeds.fed_by("s", f"project:{number}", ["tasks", "x"])
+                assert feeds.fed_by("s", None, ["tasks", "x"])
 
     def test_always_joined(self) -> None:
         assert index(PROJECT, ALWAYS, WILD).always() == [("s", "alerts")]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from cluster.core.template import (
     DictNode,
+    HeadIndex,
     Hole,
     ListNode,
     Literal,
@@ -134,6 +135,24 @@ class TestMatch:
         assert captured(template, value) == captures
 
     @pytest.mark.parametrize(
+        ("template", "value", "under"),
+        [
+            ([], ["p"], True),
+            (["p", "{id}"], ["p", 7], True),
+            (["p", "{id}"], ["p", 7, 8], True),
+            (["p", "{id}"], ["p"], False),
+            ([{"id": "{x}"}], [{"id": 2, "k": 1}, 3], True),
+            ([{"id": "{x}"}], [{"k": 1}], False),
+            ([{"id": {"a": "{x}"}}], [{"id": {"a": 1, "b": 2}}], True),
+            ([["{x}"]], [[1, 2]], True),
+            ([{"k": 1}], [{"id": 2, "k": 1}], True),
+            ([{"k": 1}], [{"id": 2, "k": 2}], False),
+        ],
+    )
+    def test_under_what_it_can_have_given(self, template: Any, value: Any, under: bool) -> None:
+        assert match(parse(template), value, {}, under=True) is under
+
+    @pytest.mark.parametrize(
         ("template", "text", "captures"),
         [
             ("project:{id}", "project:7", {"id": "7"}),
@@ -216,3 +235,23 @@ class TestSubstitute:
 )
 def test_whether_a_template_may_give_keys_under_a_prefix(template: Any, prefix: list[Any], expected: bool) -> None:
     assert compatible(parse(template), prefix) is expected
+
+
+heads = st.sampled_from(["a", "b", "{x}", "a{x}", 1, None, ["a"]])
+
+
+@given(
+    st.lists(st.lists(heads, max_size=2), max_size=6), st.lists(st.sampled_from(["a", "b", "aa", 1, ["a"]]), max_size=2)
+)
+def test_an_index_leaves_out_none_that_match_and_keeps_their_order(templates: list[list[Any]], key: list[Any]) -> None:
+    nodes = [parse(template) for template in templates]
+    candidates = HeadIndex((node, number) for number, node in enumerate(nodes)).candidates(key)
+    assert candidates == sorted(candidates)
+    for under in (False, True):
+        assert {number for number, node in enumerate(nodes) if match(node, key, {}, under=under)} <= set(candidates)
+
+
+def test_an_index_passes_over_other_heads() -> None:
+    index = HeadIndex((parse(template), template) for template in (["a", 1], ["b", "{x}"], ["{y}"], ["a"]))
+    assert index.candidates(["a"]) == [["a", 1], ["{y}"], ["a"]]
+    assert index.candidates(["c"]) == index.candidates([7]) == index.candidates([]) == [["{y}"]]
