@@ -3,7 +3,6 @@
     HarborError                 code, message, temporary, details
     ├── ConfigError             a fault of the configuration: path, reason, value
     ├── RequestError            the caller's fault: a bad key, message, parameter
-    ├── NotFoundError           no such entry, and no query is declared for the key
     ├── ConflictError           a conditional write lost
     ├── UpstreamError           a service answered badly, or not at all
     ├── UnavailableError        a part of the cluster cannot answer now
@@ -77,13 +76,6 @@ class ConfigError(HarborError):
 
 class RequestError(HarborError):
     """The caller sent something that cannot be done; nothing was changed."""
-
-
-class NotFoundError(HarborError):
-    """No such entry."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(ErrorCode.NOT_FOUND, message)
 
 
 class ConflictError(HarborError):

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from cluster.core import json_patch
+from cluster import simulation
 from cluster.core.channel_demand import ChannelDemand
 from cluster.core.client_message import Command, client_frame, result
 from cluster.core.declared_query import DeclaredQueries, DeclaredQuery
@@ -229,7 +229,7 @@ class Client:
         previous = self.views.get(id)
         view = View(prefix="prefix" in members, mode=members.get("mode", "data"), wanted=members)
         if "since" in members and previous is not None:
-            view.held, view.token = previous.held, previous.token
+            view.entries, view.token = previous.entries, previous.token
             view.complete = True
         self.views[id] = view
         self.say(type="subscribe", id=id, **members)
@@ -265,60 +265,16 @@ class Client:
         self.world.run(self.address, self.gateway.close_session(self.session.id, self.world.now_ms))
 
 
-class View:
-    """What a client knows of one subscription; every message is checked against the delivery contract."""
+class View(simulation.View):
+    """A view that also knows how its subscription was made."""
 
     def __init__(self, *, prefix: bool, mode: str, wanted: dict[str, Any]) -> None:
+        super().__init__()
         self.prefix = prefix
         self.mode = mode
         self.wanted = wanted
-        self.held: dict[str, tuple[int, Any]] = {}
-        self.complete = False
-        self.token: str | None = None
-        self.resets = 0
-        self.restoring: set[str] = set()
 
     def take(self, message: dict[str, Any]) -> None:
-        key = orjson.dumps(message["key"]).decode() if "key" in message else None
-        match message["type"]:
-            case "snapshot":
-                assert key is not None
-                if self.complete and message["version"]:
-                    assert key in self.restoring, f"a snapshot of what is held: {message}"
-                self.restoring.discard(key)
-                self.held[key] = (message["version"], message.get("data"))
-            case "snapshot_end":
-                self.complete = True
-                self.token = message["position"]
-            case "change":
-                assert key is not None
-                version, data = self.held.get(key, (0, None))
-                assert message["from"] == version, f"from {message['from']}, held {version}: {message}"
-                assert message["version"] > version, message
-                if "patch" in message:
-                    assert self.mode == "patch"
-                    assert version > 0
-                    data = json_patch.apply(orjson.loads(orjson.dumps(data)), message["patch"])
-                else:
-                    assert self.mode == "data" or version == 0, message
-                    data = message["data"]
-                assert message["coalesced"] >= 1
-                self.held[key] = (message["version"], data)
-            case "removed":
-                assert key in self.held, f"removed, but never held: {message}"
-                assert message["version"] > self.held.pop(key)[0]
-            case "reset" if key is None:
-                self.held.clear()
-                self.complete = False
-                self.resets += 1
-            case "reset":
-                assert key is not None
-                self.held.pop(key, None)
-                self.resets += 1
-                self.restoring.add(key)
-            case "position":
-                self.token = message["token"]
-            case "invalidated":
-                pass
-            case other:
-                raise AssertionError(other)
+        if message["type"] == "change":
+            assert "data" in message if self.mode == "data" or not message["from"] else "patch" in message, message
+        super().take(message)

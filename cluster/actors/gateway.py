@@ -35,7 +35,7 @@ class GatewayActor(Shell):
         self._server = GatewayServer(
             self.machine,
             self.clock,
-            send=lambda effect: void(self.spawn(self._send(effect.to, effect.message))),
+            send=self.send,
             rearm=self.arm,
             describe=self.peers.describe,
             origins=config.origins,
@@ -107,7 +107,3 @@ class GatewayActor(Shell):
         for source, count in machine.reads.items():
             metrics.set("reads_total", count, result=source)
         return metrics.encode()
-
-
-def void(_: object) -> None:
-    """Drop a value."""

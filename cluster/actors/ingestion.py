@@ -5,6 +5,7 @@ what they feed. Retry: a blob that comes twice is taken once. Order: per feed.
 """
 
 import os
+from collections import Counter
 from typing import Any
 
 import orjson
@@ -46,7 +47,7 @@ class IngestionActor(Shell):
         )
         self._metrics = Metrics(component="ingestion")
         self._decode_errors: dict[str, int] = dict.fromkeys(mine, 0)
-        self._refused: dict[tuple[str, str], int] = {}
+        self._refused: Counter[tuple[str, str]] = Counter()
         self._sources = {name: self._source(name, config.sources[name]) for name in mine}
         self.run(())
         for name, source in self._sources.items():
@@ -99,8 +100,7 @@ class IngestionActor(Shell):
 
     def refused(self, source: str, reason: str, size_bytes: int) -> None:
         """Something was dropped unread."""
-        place = (source, reason)
-        self._refused[place] = self._refused.get(place, 0) + 1
+        self._refused[source, reason] += 1
         self.log.sampled("frame_dropped", reason, source=source, bytes=size_bytes)
 
     def closed(self, source: str, reason: str) -> None:

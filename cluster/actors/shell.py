@@ -83,10 +83,14 @@ class Shell:
         """Run effects, then set the timer for what the machine wants next."""
         for effect in effects:
             if isinstance(effect, Send):
-                self.spawn(self._send(effect.to, effect.message))
+                self.send(effect)
             else:
                 self.effect(effect)
         self.arm()
+
+    def send(self, effect: Send) -> None:
+        """Make a call; its outcome goes to the machine."""
+        self.spawn(self._send(effect.to, effect.message))
 
     def effect(self, effect: Any) -> None:
         """Run an effect that is not a call."""

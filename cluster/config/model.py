@@ -5,6 +5,7 @@ parameters) is never in a group's `repr`; `Config.redacted` gives a copy to disp
 """
 
 import re
+from abc import abstractmethod
 from typing import Any, Self
 
 import msgspec
@@ -35,9 +36,9 @@ def _masked_texts(value: Any) -> Any:
 class _Confidential(Struct, frozen=True):
     """A group with credentials in it."""
 
+    @abstractmethod
     def redacted(self) -> Self:
         """Return a copy without what may be a credential."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         return Struct.__repr__(self.redacted())

@@ -104,14 +104,12 @@ class ChannelDemand:
                 line.told.clear()
                 line.dirty = self._all_of(line)
         for line in self._lines.values():
-            if line.link.idle:
-                message = self._next(line)
-                if message is not None:
-                    line.link.sent(message)
-                    effects.append(Send(line.address, message))
-            elif line.link.retry_at is not None and line.link.retry_at <= now_ms:
-                line.link.retry_at = None
-                effects.append(Send(line.address, line.link.in_flight))
+            if not line.link.idle:
+                message = line.link.resend(now_ms)
+            elif (message := self._next(line)) is not None:
+                line.link.sent(message)
+            if message is not None:
+                effects.append(Send(line.address, message))
         return effects
 
     def answered(self, address: str, message: Demand, answer: Answer, now_ms: float) -> None:

@@ -14,12 +14,11 @@ from cluster.core import protocol
 from cluster.core.gateway_state import Close, Effect, GatewayState
 from cluster.core.messages import EntryView, Failure, InvalidateKeys, Matched, Payload, Read, Write, Written
 from cluster.core.position import decode_token
-from cluster.core.query_key import MAX_KEY_BYTES, CanonicalKey, canonical, checked
+from cluster.core.query_key import MAX_DEPTH, CanonicalKey, canonical, checked, depth
 from cluster.core.session_state import SessionState
 from cluster.errors import ErrorCode, HarborError, RequestError
 
 MAX_FRAME_BYTES = 1024 * 1024
-MAX_DEPTH = 32
 LATER = frozenset({"mutate", "undo", "presence", "leave", "auth"})
 
 
@@ -49,25 +48,12 @@ def client_frame(
         if isinstance(name, bool) or not isinstance(name, str | int | float):
             name = None
         try:
-            if depth(message) > MAX_DEPTH:
+            if depth(message, MAX_DEPTH) > MAX_DEPTH:
                 raise RequestError(ErrorCode.TOO_DEEP, f"a message may nest {MAX_DEPTH} deep")
             effects.extend(_carry_out(state, session, message, command, now_ms))
         except HarborError as error:
             effects.extend(_error(state, session, name, error))
     return effects
-
-
-def depth(value: Any) -> int:
-    """Levels of nesting, found without recursion."""
-    levels = 0
-    current = [value]
-    while current:
-        containers = [item for item in current if isinstance(item, dict | list)]
-        if not containers:
-            break
-        levels += 1
-        current = [child for item in containers for child in (item.values() if isinstance(item, dict) else item)]
-    return levels
 
 
 def _error(state: GatewayState, session: SessionState, name: Any, error: HarborError) -> list[Effect]:
@@ -170,10 +156,7 @@ def _name(message: dict[str, Any]) -> bytes:
 
 
 def _key(message: dict[str, Any], member: str) -> CanonicalKey:
-    key = canonical(checked(message.get(member)))
-    if len(key) > MAX_KEY_BYTES:
-        raise RequestError(ErrorCode.TOO_LARGE, f"a query key may have {MAX_KEY_BYTES} bytes")
-    return key
+    return canonical(checked(message.get(member)))
 
 
 def result(command: Command, payloads: list[Payload], now_ms: float) -> bytes:

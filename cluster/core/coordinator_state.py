@@ -149,10 +149,12 @@ class CoordinatorState:
         """Send the batches of windows that have closed."""
         effects = self._announcements.wake(now_ms)
         for lane in self._lanes.values():
-            due = lane.due()
-            if due is None or due > now_ms:
-                continue
-            effects.append(self._resend(lane) if not lane.link.idle else self._flush(lane, now_ms))
+            if not lane.link.idle:
+                batch = lane.link.resend(now_ms)
+                if batch is not None:
+                    effects.append(Send(f"shard-{lane.shard}", batch))
+            elif (due := lane.due()) is not None and due <= now_ms:
+                effects.append(self._flush(lane, now_ms))
         return effects
 
     def answered(self, to: str, message: Any, answer: Answer, now_ms: float) -> list[Send]:
@@ -213,7 +215,3 @@ class CoordinatorState:
     def _send(self, lane: _Lane, batch: Batch) -> Send:
         lane.link.sent(batch)
         return Send(f"shard-{lane.shard}", batch)
-
-    def _resend(self, lane: _Lane) -> Send:
-        lane.link.retry_at = None
-        return Send(f"shard-{lane.shard}", lane.link.in_flight)

@@ -12,18 +12,14 @@ from collections.abc import Iterator
 
 from cluster.core.link import Outgoing
 from cluster.core.messages import (
-    Absent,
     Answered,
     Change,
-    ChangeSet,
     Item,
     Meta,
     Missed,
     Payload,
-    Ready,
     Removed,
     Reset,
-    Snapshot,
     Watch,
 )
 from cluster.core.query_cache import Entry
@@ -69,8 +65,6 @@ class GatewayLink:
     def __init__(self, address: str, identity: str, incarnation: int) -> None:
         self.address = address
         self.link = Outgoing(identity, incarnation)
-        self.opened_by = 0
-        """The incarnation of the gateway's link whose watches these are."""
         self.exact: dict[str, int] = {}
         """Watch id by key."""
         self.prefixes: dict[int, KeyMatcher] = {}
@@ -168,17 +162,3 @@ def encode_pending(pending: PendingChange, key: str, entry: Entry | None, gone_v
             )
         )
     return items
-
-
-__all__ = [
-    "HEARTBEAT_MS",
-    "SLICE_BYTES",
-    "SLICE_ENTRIES",
-    "Absent",
-    "ChangeSet",
-    "GatewayLink",
-    "PendingChange",
-    "Ready",
-    "Snapshot",
-    "encode_pending",
-]

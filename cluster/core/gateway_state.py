@@ -15,6 +15,7 @@ It is one thing because these paths meet in the same few fields of replicas, top
 What must not live here: HTTP and sockets (`cluster.gateway`), message texts (`protocol`), what a client may send (`client_message`).
 """
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -187,8 +188,9 @@ class GatewayState:
         self.ages_ms: list[float] = []
         """Age of each change set at its flush, since the shell last took them."""
         self.changes_delivered = 0
-        self.resumes: dict[str, int] = {}
-        self.reads: dict[str, int] = {}
+        self.resumes: Counter[str] = Counter()
+        self.reads: Counter[str] = Counter()
+        """By where the answer came from; the shell counts."""
         self._now_ms = 0.0
 
     # --- shards --------------------------------------------------------------------------------------------------
@@ -536,10 +538,6 @@ class GatewayState:
             return None
         return replica
 
-    def count_read(self, source: str) -> None:
-        """Count a read by where its answer came from."""
-        self._count(self.reads, source)
-
     # --- sessions ------------------------------------------------------------------------------------------------
 
     def open_session(self, session_id: str, *, server_sent: bool = False) -> SessionState:
@@ -644,7 +642,7 @@ class GatewayState:
         if subscription is None or subscription.phase is not Phase.RESUMING:
             return
         if missed.reset:
-            self._count(self.resumes, "reset")
+            self.resumes["reset"] += 1
             subscription.phase = Phase.AWAITING
             subscription.since = None
             subscription.resets = True
@@ -661,7 +659,7 @@ class GatewayState:
             subscription.outbox.missed(key, version)
         subscription.unanswered -= 1
         if not subscription.unanswered:
-            self._count(self.resumes, "resumed")
+            self.resumes["resumed"] += 1
             subscription.phase = Phase.LAGGING
             self._attend(subscription, effects)
 
@@ -946,9 +944,9 @@ class GatewayState:
         if self._flush_at is not None and self._flush_at <= now_ms:
             self.flush(effects)
         for shard in self._shards:
-            if shard.out.retry_at is not None and shard.out.retry_at <= now_ms:
-                shard.out.retry_at = None
-                effects.append(Send(shard.address, shard.out.in_flight))
+            again = shard.out.resend(now_ms)
+            if again is not None:
+                effects.append(Send(shard.address, again))
             if shard.watching and shard.out.idle and shard.heard_ms + SILENCE_MS <= now_ms:
                 shard.heard_ms = now_ms
                 message = Requests(shard.out.header(), [])
@@ -972,10 +970,6 @@ class GatewayState:
             + sum(pending.patch_bytes for each in session.subscriptions.values() for pending in each.outbox.values())
             for session in self.sessions.values()
         )
-
-    @staticmethod
-    def _count(counters: dict[str, int], name: str) -> None:
-        counters[name] = counters.get(name, 0) + 1
 
 
 def _bodies(messages: list[protocol.Typed], session: SessionState) -> list[bytes]:

@@ -6,6 +6,7 @@ What must not live here: positions of several shards (`position`).
 """
 
 from collections import deque
+from itertools import islice
 
 MAX_CHANGES = 100_000
 """About 10 MB of records; at 5,000 changes/s (500 keys, every window) it reaches back 20 s, at 100/s a quarter of an hour."""
@@ -41,8 +42,5 @@ class History:
         """
         if offset < self._first - 1 or offset > self.offset:
             return None
-        missed: dict[str, int] = {}
-        for index, (key, from_version) in zip(range(self.offset, offset, -1), reversed(self._changes), strict=False):
-            assert index > offset
-            missed[key] = from_version
-        return missed
+        # Going back in time, the last that is put in counts: the first change after `offset`.
+        return dict(islice(reversed(self._changes), self.offset - offset))

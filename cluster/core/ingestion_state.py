@@ -12,6 +12,7 @@ It is one thing because the hot path, the marks that make loss visible and the t
 What must not live here: sockets and reconnecting (`cluster.sources`), what an event means (`rule`).
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -205,9 +206,9 @@ class IngestionState:
         self.rearm = False
         """The deadline may have come nearer since the shell last looked; it takes this back when it has."""
         self.events_received: dict[str, int] = dict.fromkeys(routers, 0)
-        self.events_dropped: dict[tuple[str, str], int] = {}
+        self.events_dropped: Counter[tuple[str, str]] = Counter()
         """By (source, reason)."""
-        self.operations: dict[str, int] = {}
+        self.operations: Counter[str] = Counter()
         """By operation kind."""
 
     # --- the hot path --------------------------------------------------------------------------------------------
@@ -222,12 +223,12 @@ class IngestionState:
         try:
             decoded = source.decode(frame)
         except FrameFault as fault:
-            self._dropped(source_name, fault.reason)
+            self.events_dropped[source_name, fault.reason] += 1
             raise
         if isinstance(decoded, list):
             for envelope in decoded:
                 if isinstance(envelope, FrameFault):
-                    self._dropped(source_name, envelope.reason)
+                    self.events_dropped[source_name, envelope.reason] += 1
                 else:
                     self._take(source, envelope, now_ms)
         else:
@@ -247,7 +248,7 @@ class IngestionState:
         try:
             envelope = source.router.decode_sse(event, data, event_id)
         except FrameFault as fault:
-            self._dropped(source_name, fault.reason)
+            self.events_dropped[source_name, fault.reason] += 1
             raise
         self._take(source, envelope, now_ms)
         if self.bytes_pending > HIGH_WATER_BYTES:
@@ -262,7 +263,7 @@ class IngestionState:
         except KeyError:
             routes = self._routes(source, envelope.event, envelope.channel)
         if not routes:
-            self._dropped(source.name, "no_rule")
+            self.events_dropped[source.name, "no_rule"] += 1
             return
         for route, feed in routes:
             number = feed.number = feed.number + 1
@@ -337,9 +338,6 @@ class IngestionState:
             self.rearm = True
             pending.line.urgent = pending.line.urgent or self._leading[profile]
             pending.feeds.setdefault(feed, [number, number])[1] = number
-
-    def _dropped(self, source: str, reason: str) -> None:
-        self.events_dropped[source, reason] = self.events_dropped.get((source, reason), 0) + 1
 
     # --- connections and channels --------------------------------------------------------------------------------
 
@@ -423,14 +421,12 @@ class IngestionState:
         """Send what is due."""
         effects: list[Effect] = [*self._announcements.wake(now_ms)]
         for line in self._lines:
-            due = line.due(self._window_ms)
-            if due is None or due > now_ms:
-                continue
-            if line.link.idle:
+            if not line.link.idle:
+                blob = line.link.resend(now_ms)
+                if blob is not None:
+                    effects.append(Send(line.address, blob))
+            elif (due := line.due(self._window_ms)) is not None and due <= now_ms:
                 effects.append(self._send(line, now_ms))
-            else:
-                line.link.retry_at = None
-                effects.append(Send(line.address, line.link.in_flight))
         if self.bytes_pending <= LOW_WATER_BYTES:
             for source in self._sources.values():
                 if source.paused:
@@ -461,7 +457,7 @@ class IngestionState:
             folded_away = key.count - len(key.operations)
             for operation in key.operations:
                 kind = type(operation).__name__.lower()
-                self.operations[kind] = self.operations.get(kind, 0) + 1 + folded_away
+                self.operations[kind] += 1 + folded_away
                 folded_away = 0
 
     def answered(self, to: str, message: Any, answer: Answer, now_ms: float) -> list[Effect]:

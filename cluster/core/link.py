@@ -60,6 +60,13 @@ class Outgoing:
         if self.in_flight is not None:
             self.retry_at = now_ms + retry_ms
 
+    def resend(self, now_ms: float) -> Any:
+        """Return the message in flight if it is to be sent again now, else None."""
+        if self.retry_at is None or self.retry_at > now_ms:
+            return None
+        self.retry_at = None
+        return self.in_flight
+
     def relink(self) -> None:
         """Start over with whichever life answers next; what was in flight is dropped."""
         self.in_flight = None

@@ -16,7 +16,7 @@ from cluster.core.messages import EntryView
 from cluster.errors import TEMPORARY, HarborError
 
 VERSION = 1
-SUBPROTOCOL = "harbor.v1"
+SUBPROTOCOL = f"harbor.v{VERSION}"
 Typed = tuple[bytes, bytes]
 """(message type, members as JSON text)."""
 VOID_TOKEN = b"p1.0-0-0"

@@ -35,6 +35,11 @@ class Fetch:
     waiters: list[tuple[str, int]] = field(default_factory=list)
     """(gateway, request id) to be answered when it settles."""
 
+    @property
+    def due(self) -> float | None:
+        """When it is to be started, for the first time or again; None while it runs."""
+        return self.retry_at if self.start_by is None else self.start_by
+
 
 class Entry:
     """One cached query result."""

@@ -166,7 +166,7 @@ def checked(key: Any, *, max_depth: int = MAX_DEPTH) -> list[Any]:
     """
     if not isinstance(key, list):
         raise RequestError(ErrorCode.BAD_KEY, f"a query key is a JSON array, got {_shown(repr(key))}")
-    if _depth(key, max_depth) > max_depth:
+    if depth(key, max_depth) > max_depth:
         raise RequestError(ErrorCode.TOO_DEEP, f"a query key may nest {max_depth} deep")
     return key
 
@@ -185,16 +185,16 @@ def _shown(text: str | bytes) -> str:
     return shown if len(shown) <= 80 else shown[:77] + "..."
 
 
-def _depth(value: Any, limit: int) -> int:
-    """Levels of nesting, found without recursion and given up just past the limit."""
-    level, depth = [value], 0
-    while level and depth <= limit:
+def depth(value: Any, limit: float = math.inf) -> int:
+    """Levels of nesting, found without recursion and given up just past `limit`."""
+    level, levels = [value], 0
+    while levels <= limit:
         containers = [item for item in level if isinstance(item, dict | list)]
-        level = [child for item in containers for child in (item.values() if isinstance(item, dict) else item)]
-        depth += bool(containers)
         if not containers:
             break
-    return depth
+        levels += 1
+        level = [child for item in containers for child in (item.values() if isinstance(item, dict) else item)]
+    return levels
 
 
 def partial_match(key: Any, prefix: Any) -> bool:

@@ -10,6 +10,7 @@ It is one thing: reading an envelope, finding its routes and running them share 
 What must not live here: the configuration's syntax (`cluster.config`), folding, connections.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from operator import attrgetter
@@ -117,7 +118,7 @@ class Router:
 
     def __init__(self, source: str, envelope: dict[str, str] | None, streams: Sequence[Stream]) -> None:
         self.source = source
-        self.dropped: dict[str, int] = {}
+        self.dropped: Counter[str] = Counter()
         """Events, or operations of events, that came to nothing, by reason."""
         self._streams = [stream for stream in streams if stream.source == source]
         names = envelope or {"event": "event", "data": "data", "channel": "channel", "id": "id"}
@@ -212,7 +213,7 @@ class Router:
         return tuple(routes)
 
     def _drop(self, reason: str) -> None:
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+        self.dropped[reason] += 1
 
     def _compile(
         self, operations: Sequence[RuleOperation], known: dict[str, Any]

@@ -58,8 +58,3 @@ class SessionState:
     def in_step(self) -> bool:
         """Whether it can be handed this tick's changes: what it was handed before has been written."""
         return not self.busy and self.out_bytes < OUT_BYTES
-
-    @property
-    def has_output(self) -> bool:
-        """Whether there is anything to write."""
-        return bool(self.control or self.out or self.attention)

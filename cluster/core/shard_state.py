@@ -11,6 +11,7 @@ What must not live here: what operations do (`operation`), what waits for a gate
 (`channel_demand`), HTTP.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from heapq import heappop, heappush, nsmallest
 from typing import Any, Protocol
@@ -25,22 +26,20 @@ from cluster.core.entry import Value
 from cluster.core.gateway_link import (
     SLICE_BYTES,
     SLICE_ENTRIES,
-    Absent,
-    ChangeSet,
     GatewayLink,
-    Ready,
-    Snapshot,
     encode_pending,
 )
 from cluster.core.history import History
 from cluster.core.link import Announcements, Foreign, Incoming, New, Repeat
 from cluster.core.messages import (
+    Absent,
     Announce,
     Answer,
     Answered,
     Answers,
     Batch,
     BatchCommitted,
+    ChangeSet,
     ChangeSetTaken,
     Demand,
     Edit,
@@ -59,10 +58,12 @@ from cluster.core.messages import (
     Noted,
     Payload,
     Read,
+    Ready,
     Refused,
     Request,
     Requests,
     Send,
+    Snapshot,
     Unwatch,
     Watch,
     Write,
@@ -174,13 +175,12 @@ class ShardState:
         self._next_fetch = 0
         self._announcements = Announcements(identity, incarnation, [*gateways, *ingestors])
         self._now_ms = 0.0
-        self.commits = 0
         self.collected = 0
-        self.operations_dropped: dict[str, int] = {}
+        self.operations_dropped: Counter[str] = Counter()
         self.invalidations = 0
         self.resets = 0
-        self.reads: dict[str, int] = {}
-        self.fetches: dict[str, int] = {}
+        self.reads: Counter[str] = Counter()
+        self.fetches: Counter[str] = Counter()
         self.lag_ms = 0.0
         """How old the oldest event of the last batch was when it was committed."""
 
@@ -218,8 +218,7 @@ class ShardState:
         if entry is not None and entry.query is not None:
             self._remember(entry, operations)
         outcome = apply_all(operations, None if entry is None else entry.value)
-        for reason in outcome.dropped:
-            self.operations_dropped[reason] = self.operations_dropped.get(reason, 0) + 1
+        self.operations_dropped.update(outcome.dropped)
         if not outcome.changed:
             return
         if outcome.value is None:
@@ -324,7 +323,6 @@ class ShardState:
     def _commit(self, entry: Entry, value: Value, patch: list[bytes] | None, count: int, oldest_ms: float) -> None:
         from_version = entry.version
         self.offset += 1
-        self.commits += 1
         entry.version = from_version + 1 if from_version else self.offset
         entry.value = value
         entry.data_updated_at = self._now_ms
@@ -346,7 +344,6 @@ class ShardState:
     def _remove(self, entry: Entry) -> int:
         """Drop an entry. Returns a version greater than its last."""
         self.offset += 1
-        self.commits += 1
         self.history.record(entry.key, entry.version)
         self.cache.remove(entry)
         for link in self._watchers.get(entry.key, ()):
@@ -434,7 +431,7 @@ class ShardState:
         value: Value | None = Value.from_json(body)
         if replay:
             value = apply_all(replay, value).value
-        self._count(self.fetches, "success")
+        self.fetches["success"] += 1
         entry.is_invalidated = fetch.again
         if value is None:
             self._settle(entry, Failure(ErrorCode.NOT_FOUND, "the entry was removed while it was fetched"))
@@ -455,9 +452,9 @@ class ShardState:
             delay = retry_delay_ms(fetch.attempt, entry.query.retry_delay_ms)
             fetch.retry_at = self._now_ms + max(delay, error.retry_after_ms or 0.0)
             fetch.attempt += 1
-            self._count(self.fetches, "retry")
+            self.fetches["retry"] += 1
             return
-        self._count(self.fetches, "error")
+        self.fetches["error"] += 1
         entry.status = "error"
         entry.error = (error.code, error.message)
         self._settle(entry, Failure(error.code, error.message) if entry.value is None else None)
@@ -545,12 +542,12 @@ class ShardState:
                 entry = self._create(request.key)
             fetch = self._fetch(entry, effects)
             fetch.waiters.append((link.address, request.id))
-            self._count(self.reads, "fetch")
+            self.reads["fetch"] += 1
             return None
         if entry is None:
-            self._count(self.reads, "miss")
+            self.reads["miss"] += 1
             return Failure(ErrorCode.NOT_FOUND, f"no entry {request.key}, and no query is declared for it")
-        self._count(self.reads, "hit")
+        self.reads["hit"] += 1
         return entry.view()
 
     def _list(self, request: ListKeys) -> KeyList:
@@ -660,9 +657,9 @@ class ShardState:
             keys = [name]
         else:
             self.demand.release(self._prefix_channels.pop((link.address, watch)), self._now_ms)
-            keys = [key for key in link.watched if matcher.matches(key, parse(key))]
+            keys = [key for key in link.watched if matcher.matches(key)]
         for key in keys:
-            if key in link.exact or any(other.matches(key, parse(key)) for other in link.prefixes.values()):
+            if key in link.exact or any(other.matches(key) for other in link.prefixes.values()):
                 continue
             link.watched.discard(key)
             link.pending.pop(key, None)
@@ -696,8 +693,7 @@ class ShardState:
         for entry in list(self._fetching.values()):
             fetch = entry.fetch
             assert fetch is not None
-            waiting = fetch.start_by is not None
-            if waiting and self.demand.settled(self._channels.get(entry.key, [])):
+            if fetch.start_by is not None and self.demand.settled(self._channels.get(entry.key, [])):
                 self._start(entry, fetch, effects)
         effects.extend(self.demand.sends(self._now_ms))
         for link in self._links.values():
@@ -757,7 +753,7 @@ class ShardState:
             keys = [(request.key, missed[request.key])] if request.key in missed else []
         else:
             matcher = KeyMatcher(parse(request.key))
-            keys = [(key, version) for key, version in missed.items() if matcher.matches(key, parse(key))]
+            keys = [(key, version) for key, version in missed.items() if matcher.matches(key)]
         return MissedKeys(request.id, reset=False, keys=keys)
 
     # --- time and answers ----------------------------------------------------------------------------------------
@@ -824,7 +820,7 @@ class ShardState:
         for entry in self._fetching.values():
             fetch = entry.fetch
             assert fetch is not None
-            times.append(fetch.retry_at if fetch.start_by is None else fetch.start_by)
+            times.append(fetch.due)
         return min((at for at in times if at is not None), default=None)
 
     def wake(self, now_ms: float) -> list[Effect]:
@@ -834,8 +830,7 @@ class ShardState:
         for entry in list(self._fetching.values()):
             fetch = entry.fetch
             assert fetch is not None
-            at = fetch.retry_at if fetch.start_by is None else fetch.start_by
-            if at is not None and at <= now_ms:
+            if fetch.due is not None and fetch.due <= now_ms:
                 self._start(entry, fetch, effects)
         self._collect()
         for source, channel in self.demand.expired(now_ms):
@@ -844,14 +839,12 @@ class ShardState:
                     entry.is_invalidated = True
         self._flush(effects)
         for link in self._links.values():
-            due = link.deadline()
-            if due is None or due > now_ms:
-                continue
-            if link.link.idle:
+            if not link.link.idle:
+                message = link.link.resend(now_ms)
+                if message is not None:
+                    effects.append(Send(link.address, message))
+            elif (due := link.deadline()) is not None and due <= now_ms:
                 effects.append(self._change_set(link))
-            else:
-                link.link.retry_at = None
-                effects.append(Send(link.address, link.link.in_flight))
         return effects
 
     # --- figures -------------------------------------------------------------------------------------------------
@@ -869,10 +862,6 @@ class ShardState:
         """Return an entry as readers see it."""
         entry = self.cache.get(key)
         return None if entry is None else entry.view()
-
-    @staticmethod
-    def _count(counters: dict[str, int], name: str) -> None:
-        counters[name] = counters.get(name, 0) + 1
 
 
 def _is_unrepeatable(operation: Operation) -> bool:

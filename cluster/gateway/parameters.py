@@ -6,8 +6,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from cluster.core.client_message import MAX_DEPTH, depth
-from cluster.core.query_key import CanonicalKey, normalized
+from cluster.core.query_key import MAX_DEPTH, CanonicalKey, depth, normalized
 from cluster.errors import ErrorCode, RequestError
 
 
@@ -100,13 +99,13 @@ async def body(request: web.BaseRequest) -> Any:
         decoded = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise RequestError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {error}") from error
-    if depth(decoded) > MAX_DEPTH:
+    if depth(decoded, MAX_DEPTH) > MAX_DEPTH:
         raise RequestError(ErrorCode.TOO_DEEP, f"a value may nest {MAX_DEPTH} deep")
     return decoded
 
 
 async def raw_body(request: web.BaseRequest) -> bytes:
-    """Return the body.
+    """Return the body, of at most the 1 MiB that aiohttp reads by default.
 
     Raises:
         RequestError: `TOO_LARGE`.

@@ -9,6 +9,7 @@ It is one thing because every endpoint is a few lines between a parameter and an
 import asyncio
 import logging
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -56,7 +57,6 @@ LINGER_S = 30.0
 """What a closed socket has not taken by then is thrown away; a stalled client that wakes up before reads why it was closed."""
 READY_S = 2.0
 """A shard that does not answer a listing for so long is not ready."""
-BODY_BYTES = 1024 * 1024
 HARD_FRAME_BYTES = 16 * 1024 * 1024
 """A frame between `MAX_FRAME_BYTES` and this is answered with an error; a longer one is not read, and ends the connection (1009)."""
 RECONNECT_MS = 1_000
@@ -138,7 +138,7 @@ class GatewayServer:
         self._hot: dict[str, CanonicalKey] = {}
         """Key by request target, of reads that were answered from a replica."""
         self.draining = False
-        self.disconnects: dict[int, int] = {}
+        self.disconnects: Counter[int] = Counter()
         self._routes: dict[tuple[str, str], Handler] = {
             ("GET", "/v1/entries"): self._get_entry,
             ("PUT", "/v1/entries"): self._put_entry,
@@ -298,7 +298,7 @@ class GatewayServer:
 
     def _body(self, replica: Replica, now_ms: float) -> bytes:
         """Return a replica's entry as HTTP answers it, encoded once per version."""
-        self.state.count_read("replica")
+        self.state.reads["replica"] += 1
         body = replica.body
         if body is None:
             body = replica.body = protocol.entry(replica.view(), now_ms)
@@ -343,7 +343,7 @@ class GatewayServer:
         payloads = await self._ask(key, lambda request_id: Read(request_id, key, fetch))
         view = payloads[0]
         assert isinstance(view, EntryView)
-        self.state.count_read("shard")
+        self.state.reads["shard"] += 1
         return _entry_response(request, view.version, protocol.entry(view, self._clock.now_ms()))
 
     async def _put_entry(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -471,7 +471,7 @@ class GatewayServer:
                     task.cancel()
         finally:
             code = wire.close_code or socket.close_code or 1006
-            self.disconnects[code] = self.disconnects.get(code, 0) + 1
+            self.disconnects[code] += 1
             self._shut(wire)
             if request.transport is not None and not request.transport.is_closing():
                 request.transport.close()

@@ -18,6 +18,8 @@ import tempfile
 import time
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -153,12 +155,25 @@ def quantile(before: dict[float, int], after: dict[float, int], q: float) -> flo
     return low * 1000
 
 
-def throughput(rate: int, subscribers: int, seconds: float, mode: str) -> dict[str, Any]:
+@contextmanager
+def running(
+    subscribers: int = 1, *, mode: str = "window", delivery: str = "data"
+) -> Iterator[tuple[Child, Harbor, Child]]:
+    """A blaster, a cluster on it, and subscribers that have their snapshots."""
     blaster = Child("tests.bench.blaster")
-    harbor = Harbor(int(blaster.line()))
-    clients = Child("tests.bench.subscribers", harbor.host, harbor.port, subscribers, mode)
+    harbor = Harbor(int(blaster.line()), mode)
+    clients = Child("tests.bench.subscribers", harbor.host, harbor.port, subscribers, delivery)
     try:
         assert clients.line() == "ready"
+        yield blaster, harbor, clients
+    finally:
+        clients.stop()
+        harbor.stop()
+        blaster.stop()
+
+
+def throughput(rate: int, subscribers: int, seconds: float, mode: str) -> dict[str, Any]:
+    with running(subscribers, delivery=mode) as (blaster, harbor, clients):
         blaster.ask(f"blast {rate} 2")  # warm
         time.sleep(1)
         usage, ages = harbor.usage(), harbor.histogram("end_to_end_seconds")
@@ -189,18 +204,10 @@ def throughput(rate: int, subscribers: int, seconds: float, mode: str) -> dict[s
             "delivered_mb_per_s": round(final["bytes"] / sent["seconds"] / 1e6, 1),
             "ready_s": round(harbor.ready_s, 1),
         }
-    finally:
-        clients.stop()
-        harbor.stop()
-        blaster.stop()
 
 
 def leading(count: int) -> dict[str, Any]:
-    blaster = Child("tests.bench.blaster")
-    harbor = Harbor(int(blaster.line()), mode="leading")
-    clients = Child("tests.bench.subscribers", harbor.host, harbor.port, 1, "data")
-    try:
-        assert clients.line() == "ready"
+    with running(mode="leading") as (blaster, _harbor, clients):
         blaster.ask("lone 10 250")
         time.sleep(0.5)
         clients.ask("times")
@@ -210,18 +217,10 @@ def leading(count: int) -> dict[str, Any]:
         assert len(arrived) == len(sent), f"{len(sent)} events, {len(arrived)} frames"
         delays = sorted((there - here) * 1000 for here, there in zip(sent, arrived, strict=True))
         return {"p50_ms": round(statistics.median(delays), 1), "p99_ms": round(delays[int(len(delays) * 0.99)], 1)}
-    finally:
-        clients.stop()
-        harbor.stop()
-        blaster.stop()
 
 
 def reads(seconds: int) -> dict[str, Any]:
-    blaster = Child("tests.bench.blaster")
-    harbor = Harbor(int(blaster.line()))
-    clients = Child("tests.bench.subscribers", harbor.host, harbor.port, 1, "data")
-    try:
-        assert clients.line() == "ready"
+    with running() as (blaster, harbor, _clients):
         blaster.ask("blast 1000 1")
         key = urllib.parse.quote('["metrics","m007"]')
         url = f"http://{harbor.host}:{harbor.port}/v1/entries?key={key}"
@@ -235,18 +234,10 @@ def reads(seconds: int) -> dict[str, Any]:
             "requests_per_s": round(rate),
             "p99_ms": round(float(p99) * {"us": 0.001, "ms": 1, "s": 1000}[unit], 2),
         }
-    finally:
-        clients.stop()
-        harbor.stop()
-        blaster.stop()
 
 
 def idle(seconds: float) -> dict[str, Any]:
-    blaster = Child("tests.bench.blaster")
-    harbor = Harbor(int(blaster.line()))
-    clients = Child("tests.bench.subscribers", harbor.host, harbor.port, 1, "data")
-    try:
-        assert clients.line() == "ready"
+    with running() as (_blaster, harbor, _clients):
         time.sleep(5)
         before = harbor.usage()
         time.sleep(seconds)
@@ -259,10 +250,6 @@ def idle(seconds: float) -> dict[str, Any]:
             },
             "ready_s": round(harbor.ready_s, 1),
         }
-    finally:
-        clients.stop()
-        harbor.stop()
-        blaster.stop()
 
 
 def median_of(runs: list[dict[str, Any]]) -> dict[str, Any]:

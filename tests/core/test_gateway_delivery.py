@@ -168,7 +168,7 @@ class Schedule:
             for name, view in client.views.items():
                 prefix = "prefix" in view.wanted
                 key = text(view.wanted["prefix" if prefix else "key"])
-                held = {key: entry for key, entry in view.held.items() if entry[0]}
+                held = {key: entry for key, entry in view.entries.items() if entry[0]}
                 wanted = {key: entry for key, entry in self.world.oracle(key, prefix).items() if entry[0]}
                 assert held == wanted, (client.session.id, name, view.wanted)
                 assert view.complete
