@@ -35,6 +35,12 @@ class NoFeeds:
     def fed_by(self, source: str, channel: str | None, key: list[Any]) -> bool:
         return True
 
+    def heads_fed_by(self, source: str, channel: str | None) -> list[str] | None:
+        return None
+
+    def entities_fed_by(self, source: str, channel: str | None) -> set[str] | None:
+        return set()
+
 
 def new_shard(index: int, incarnation: int, now_ms: float, queries: list[DeclaredQuery], gateways: list[str]):
     name = f"shard-{index}"
@@ -183,9 +189,8 @@ class InProcess:
         shard = self.shard_of(key)
         shard._now_ms = self.now_ms
         shard._write(request)
-        effects: list[Any] = []
-        shard._flush(effects)
-        self.run(shard.identity, effects)
+        shard._flush()
+        self.run(shard.identity, shard._taken())
 
     def tick(self) -> int:
         self.tickets += 1

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parent.parent / "cluster"
 LAYERS = [
     {"errors", "clock"},
     {"core"},
-    {"wire", "config", "app"},
+    {"wire", "config"},
+    {"app"},
     {"gateway", "sources", "services", "storage", "observability", "simulation", "client"},
     {"actors"},
     {"cli", "demo"},

@@ -11,7 +11,7 @@ from typing import Any
 from cluster.actors.shell import Shell
 from cluster.actors.specification import Specification
 from cluster.core.gateway_state import GatewayState
-from cluster.core.messages import Announce, ChangeSet
+from cluster.core.messages import Announce, ChangeSet, SourceStates
 from cluster.gateway import GatewayServer
 from cluster.observability.metrics import Metrics
 from cluster.wire import blob
@@ -31,7 +31,13 @@ class GatewayActor(Shell):
         spec = Specification.decode(specification)
         super().__init__(f"gateway-{index}", spec.name)
         config = spec.config.gateway
-        self.machine = GatewayState(self.identity, int(self.now()), slots=spec.slots, shards=spec.config.cluster.shards)
+        self.machine = GatewayState(
+            self.identity,
+            int(self.now()),
+            slots=spec.slots,
+            shards=spec.config.cluster.shards,
+            concerns=spec.compiled.concerns,
+        )
         self._server = GatewayServer(
             self.machine,
             self.clock,
@@ -69,6 +75,8 @@ class GatewayActor(Shell):
                 answer, effects = self.machine.change_set(message, self.now())
             case Announce():
                 answer, effects = self.machine.announce(message, self.now())
+            case SourceStates():
+                answer, effects = self.machine.source_states(message, self.now())
             case _:
                 raise AssertionError(f"a gateway does not take {type(message).__name__}")
         self.run(effects)

@@ -44,6 +44,7 @@ class IngestionActor(Shell):
             shards=config.cluster.shards,
             coordinators=config.cluster.coordinators,
             profiles=spec.compiled.profiles,
+            gateways=spec.gateways,
         )
         self._metrics = Metrics(component="ingestion")
         self._decode_errors: dict[str, int] = dict.fromkeys(mine, 0)
@@ -110,6 +111,7 @@ class IngestionActor(Shell):
     def state_changed(self, source: str, state: SourceState) -> None:
         """A source's state changed."""
         self.log.debug("source_state", source=source, state=state.value)
+        self.run(self.machine.state_changed(source, state.value, self.now()))
 
     # --- calls ---------------------------------------------------------------------------------------------------
 

@@ -9,9 +9,13 @@ import time
 
 from cluster.actors.shell import Shell
 from cluster.actors.specification import Specification
+from cluster.app import NULL, Event
+from cluster.app.functions import ABSENT, Functions
 from cluster.core.channel_demand import ChannelDemand
-from cluster.core.declared_query import FetchRequest
+from cluster.core.declared_query import FunctionRequest, Response
+from cluster.core.memory import Memory
 from cluster.core.messages import Announce, Batch, Requests
+from cluster.core.operation import UNCHANGED
 from cluster.core.shard_state import ShardState, StartFetch
 from cluster.errors import UpstreamError
 from cluster.observability.metrics import Metrics
@@ -21,6 +25,10 @@ from cluster.wire import blob
 EPOCH_ORIGIN_MS = 1_735_689_600_000
 """2025-01-01. An epoch is the milliseconds since then at which a shard's life began: later lives have higher ones, also where nothing
 of the earlier ones is left."""
+
+
+FUNCTION_TIMEOUT_MS = 10_000.0
+"""A query function that has given nothing after so long has failed, as a service would have."""
 
 
 class ShardActor(Shell):
@@ -52,9 +60,18 @@ class ShardActor(Shell):
             gateways=spec.gateways,
             ingestors=spec.ingestors,
             replay_ms=max(profile.max_wait_ms for profile in spec.compiled.profiles),
+            entities=spec.compiled.entities,
+            relations=spec.compiled.relations,
+            origins=spec.compiled.origins,
+            memory=Memory(spec.config.cache.max_bytes, spec.config.cache.max_entries),
+            limits={name: service.concurrency for name, service in spec.config.services.items()},
+            reducer=self._reduce,
         )
+        self._functions = Functions(self.log)
         self._services = {
-            name: ServiceClient(name, service.base_url, service.headers, service.timeout_ms)
+            name: ServiceClient(
+                name, service.base_url, service.headers, service.timeout_ms, max_connections=service.concurrency
+            )
             for name, service in spec.config.services.items()
         }
         self._metrics = Metrics(component="shard", shard=str(index))
@@ -82,18 +99,30 @@ class ShardActor(Shell):
     def effect(self, effect: object) -> None:
         """Start a fetch."""
         assert isinstance(effect, StartFetch)
-        self.spawn(self._fetched(effect.key, effect.id, effect.request))
+        self.spawn(self._fetched(effect))
 
-    async def _fetched(self, key: str, fetch_id: int, request: FetchRequest) -> None:
+    async def _fetched(self, call: StartFetch) -> None:
         started = time.perf_counter()
-        result: bytes | UpstreamError
+        request = call.request
+        result: Response | UpstreamError
         try:
-            result = await self._services[request.service].fetch(request)
+            if isinstance(request, FunctionRequest):
+                result = Response(await self._run_function(request))
+            else:
+                result = await self._services[request.service].fetch(request)
         except UpstreamError as error:
             result = error
-            self.log.sampled("fetch_failed", request.service, reason=error.message)
+            self.log.sampled("fetch_failed", request.service or "function", reason=error.message)
         self._fetch.observe(time.perf_counter() - started)
-        self.run(self.machine.fetched(key, fetch_id, result, self.now()))
+        self.run(self.machine.fetched(call, result, self.now()))
+
+    async def _run_function(self, request: FunctionRequest) -> bytes:
+        page_param = request.page_param if request.is_paged else ABSENT
+        return await self._functions.fetch(request.function, request.captures, page_param, FUNCTION_TIMEOUT_MS)
+
+    def _reduce(self, reference: str, old: object, event: dict[str, object]) -> object:
+        new = self._functions.reduce(reference, old, Event(event))
+        return UNCHANGED if new is None else None if new is NULL else new
 
     async def status(self) -> dict[str, object]:
         """Say what `/v1/cluster` shows of this actor."""
@@ -112,9 +141,11 @@ class ShardActor(Shell):
         """Return the metrics, encoded."""
         machine, metrics = self.machine, self._metrics
         metrics.set("shard_entries", len(machine.cache))
-        metrics.set("shard_bytes", machine.bytes_held())
+        metrics.set("shard_bytes", machine.memory.bytes())
         metrics.set("shard_subscriptions", machine.subscriptions)
-        metrics.set("evictions_total", machine.collected, reason="collected")
+        metrics.set("evictions_total", machine.cache.collected, reason="collected")
+        for reason, count in machine.evictions.items():
+            metrics.set("evictions_total", count, reason=reason)
         metrics.set("shard_resets_total", machine.resets)
         metrics.set("invalidations_total", machine.invalidations)
         for outcome, count in machine.fetches.items():

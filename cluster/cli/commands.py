@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted. Ray is imported only
 import asyncio
 import os
 import sys
+import time
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -110,9 +111,7 @@ def up(
     """Run the cluster in the foreground until Ctrl-C."""
     from cluster.cli.up import run
 
-    if app_ is not None:
-        raise HarborError(ErrorCode.UNSUPPORTED, "--app is not supported by this version")
-    run(config, address=address, port=port, demo=demo)
+    run(config, address=address, port=port, demo=demo, app=app_)
 
 
 @app.command()
@@ -165,11 +164,24 @@ def status(
 
 @app.command()
 @_command
-def get(key: Key, url: Url = URL, token: Token = None) -> None:
+def get(
+    key: Key,
+    why: Annotated[
+        bool, typer.Option("--why", help="Say where the data came from, and why it is stale if it is.")
+    ] = False,
+    url: Url = URL,
+    token: Token = None,
+) -> None:
     """Read an entry; a missing one of a declared query is fetched."""
     from cluster.client import HttpClient
 
     _key(key)
+    if why:
+        from cluster.cli.provenance import explain
+
+        for line in explain(HttpClient(url, token).get(key, fetch="never"), time.time() * 1000):
+            sys.stdout.write(f"{line}\n")
+        return
     entry = HttpClient(url, token).get(key)
     _pretty(entry) if _is_terminal() else _line(entry)
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import typer
 
-from cluster.config import Config, load
+from cluster.config import Config, load, read_document
 from cluster.errors import ConfigError, ErrorCode, HarborError
 
 DEMO_CONFIG = Path(__file__).parent.parent / "demo" / "harbor.yaml"
@@ -35,20 +35,23 @@ def prepare_ray(address: str | None) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
-def run(config_path: Path | None, *, address: str | None, port: int | None, demo: bool) -> None:
+def run(config_path: Path | None, *, address: str | None, port: int | None, demo: bool, app: str | None = None) -> None:
     """Bring the cluster up and wait for Ctrl-C."""
     prepare_ray(address)
-    if config_path is None and not demo and Path("harbor.yaml").exists():
+    if app is not None:
+        # What runs the app's functions are the workers of a local Ray, which find its module where we do.
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
+    elif config_path is None and not demo and Path("harbor.yaml").exists():
         config_path = Path("harbor.yaml")
-    demo = demo or config_path is None
-    path = config_path or DEMO_CONFIG
+    demo = demo or (config_path is None and app is None)
+    path = config_path or (DEMO_CONFIG if demo else None)
     stop = threading.Event()
     _stop_on_signals(stop)
     with _sample_upstream(demo, address) as upstream:
         environment = (
             {"UPSTREAM_URL": upstream, "UPSTREAM_WS": upstream.replace("http", "ws", 1) + "/ws"} if upstream else {}
         )
-        config = _load(path, {**os.environ, **environment})
+        config = _load(path, app, {**os.environ, **environment})
         if port is not None:
             config = msgspec.structs.replace(config, gateway=msgspec.structs.replace(config.gateway, port=port))
         from cluster.actors import deploy
@@ -56,12 +59,19 @@ def run(config_path: Path | None, *, address: str | None, port: int | None, demo
         deploy.up(config, address=address, upstream=upstream, on_ready=_announce, stop=stop)
 
 
-def _load(path: Path, environment: dict[str, str]) -> Config:
+def _load(path: Path | None, app: str | None, environment: dict[str, str]) -> Config:
+    """Read what a file and an app say together."""
     try:
-        return load(path, environment)
+        if app is None:
+            assert path is not None
+            return load(path, environment)
+        from cluster.app import load_app
+
+        return load_app(app).config(environment, *([] if path is None else [read_document(path)]))
     except ConfigError as error:
+        name = path if app is None else app if path is None else f"{app}, {path}"
         for fault in getattr(error, "faults", [error]):
-            sys.stderr.write(f"{path}: {fault.message}\n")
+            sys.stderr.write(f"{name}: {fault.message}\n")
         raise typer.Exit(2) from None
 
 

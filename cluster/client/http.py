@@ -5,6 +5,7 @@ from typing import Any
 import httpx
 import orjson
 
+from cluster.client.answer import read_answer
 from cluster.errors import ErrorCode, HarborError, UnavailableError
 
 
@@ -20,9 +21,9 @@ class HttpClient:
             raise HarborError(ErrorCode.BAD_REQUEST, f"not a URL: {url!r}") from error
         self._url = url
 
-    def get(self, key: str) -> dict[str, Any]:
-        """Return an entry."""
-        return self._ask("GET", "/v1/entries", params={"key": key})
+    def get(self, key: str, *, fetch: str = "auto") -> dict[str, Any]:
+        """Return an entry; `fetch`: auto | never | force."""
+        return self._ask("GET", "/v1/entries", params={"key": key, "fetch": fetch})
 
     def put(self, key: str, data: Any) -> int:
         """Replace an entry's data. Returns its version."""
@@ -56,11 +57,4 @@ class HttpClient:
             raise HarborError(ErrorCode.BAD_REQUEST, f"not an http:// or https:// URL: {self._url!r}") from error
         except httpx.HTTPError as error:
             raise UnavailableError(f"no cluster answers at {self._url}: {error or type(error).__name__}") from error
-        try:
-            answer: dict[str, Any] = orjson.loads(response.content)
-        except orjson.JSONDecodeError as error:
-            raise UnavailableError(f"{self._url} is no Harbor Cluster: HTTP {response.status_code}") from error
-        if response.is_error:
-            fault = answer.get("error", {})
-            raise HarborError(ErrorCode(fault.get("code", ErrorCode.INTERNAL)), fault.get("message", "no reason given"))
-        return answer
+        return read_answer(self._url, response.status_code, response.content)

@@ -1,7 +1,7 @@
 """Configuration: `harbor.yaml` read, checked and compiled."""
 
 from cluster.config.compiled import Compiled, compile_config
-from cluster.config.load import check, load, load_mapping
+from cluster.config.load import check, load, load_mapping, read_document
 from cluster.config.model import Config
 
-__all__ = ["Compiled", "Config", "check", "compile_config", "load", "load_mapping"]
+__all__ = ["Compiled", "Config", "check", "compile_config", "load", "load_mapping", "read_document"]

@@ -1,13 +1,32 @@
 """A configuration made ready for the machines: rules, queries and profiles compiled."""
 
+from typing import Any
+
 from msgspec import Struct
 
 from cluster.config.model import Config
 from cluster.config.rules import parse_rule
 from cluster.core import template
 from cluster.core.declared_query import DeclaredQueries, DeclaredQuery
-from cluster.core.rule import FeedIndex, Router, RuleOperation, Stream
+from cluster.core.entity_index import EntityType
+from cluster.core.relation import Contains, Member, Relations
+from cluster.core.rule import BROADCAST, FeedIndex, Router, RuleOperation, Stream
 from cluster.core.window import Profile
+
+
+class Concerns(Struct, frozen=True):
+    """Which keys depend on which upstreams (`gateway_state.Concerns`)."""
+
+    feeds: FeedIndex
+    queries: DeclaredQueries
+
+    def source(self, source: str, key: list[Any], *, prefix: bool) -> bool:
+        """Whether a source feeds a key, or keys under a prefix."""
+        return self.feeds.concerns(source, key, prefix=prefix)
+
+    def service(self, service: str, key: list[Any], *, prefix: bool) -> bool:
+        """Whether a service is asked for a key, or for keys under a prefix."""
+        return self.queries.concerns(service, key, prefix=prefix)
 
 
 class Compiled(Struct, frozen=True):
@@ -19,6 +38,15 @@ class Compiled(Struct, frozen=True):
     queries: DeclaredQueries
     feeds: FeedIndex
     envelopes: dict[str, dict[str, str] | None]
+    entities: dict[str, EntityType]
+    relations: Relations
+    origins: tuple[str, ...]
+    """What an entry's origin says of each rule, by number."""
+
+    @property
+    def concerns(self) -> Concerns:
+        """Return which keys depend on which upstreams."""
+        return Concerns(self.feeds, self.queries)
 
     def router(self, source: str) -> Router:
         """Return the rules of one source."""
@@ -28,7 +56,8 @@ class Compiled(Struct, frozen=True):
 def compile_config(config: Config) -> Compiled:
     """Compile a configuration that `load` has passed."""
     profiles = [config.batching]
-    streams = []
+    streams: list[Stream] = []
+    origins: list[str] = []
     for stream in config.streams:
         profile = stream.batching or config.batching
         if profile not in profiles:
@@ -36,22 +65,51 @@ def compile_config(config: Config) -> Compiled:
         node = None if stream.channel is None else template.parse(stream.channel)
         captures = frozenset() if node is None else frozenset(hole[0] for hole in template.holes(node))
         on: dict[str, tuple[RuleOperation, ...]] = {}
+        numbers: dict[str, int] = {}
         for event, rules in stream.on.items():
-            parsed = [parse_rule("", rule, captures, []) for rule in rules]
+            parsed = [parse_rule("", rule, captures, [], config.entities, config.relations) for rule in rules]
             on[event] = tuple(rule for rule in parsed if rule is not None)
-        streams.append(Stream(stream.source, node, on, profiles.index(profile), stream.always, stream.linger_ms))
+            numbers[event] = len(origins)
+            channel = f"/{stream.channel}" if stream.channel else ""
+            origins.append(f"stream:{stream.source}{channel} {event}")
+        always = stream.always or (
+            not captures and all(rule.kind in BROADCAST for operations in on.values() for rule in operations)
+        )
+        profile_number = profiles.index(profile)
+        streams.append(Stream(stream.source, node, on, profile_number, always, stream.linger_ms, numbers))
     queries = [
         DeclaredQuery(
             template.parse(query.key),
             query.service,
             template.parse(query.path),
             None if query.params is None else template.parse(query.params),
-            query.stale_time_ms,
+            query.stale_time,
             query.gc_time_ms,
             query.retry,
             query.retry_delay_ms,
+            query.refetch_interval_ms,
+            query.infinite,
+            query.function,
         )
         for query in config.queries
     ]
-    envelopes = {name: source.envelope for name, source in config.sources.items()}
-    return Compiled(tuple(profiles), tuple(streams), DeclaredQueries(queries), FeedIndex(streams), envelopes)
+    relations = Relations(
+        {type_: [parse_member(member) for member in members] for type_, members in config.relations.items()}
+    )
+    return Compiled(
+        tuple(profiles),
+        tuple(streams),
+        DeclaredQueries(queries),
+        FeedIndex(streams, relations),
+        {name: source.envelope for name, source in config.sources.items()},
+        config.entities,
+        relations,
+        tuple(origins),
+    )
+
+
+def parse_member(member: Any) -> Member:
+    """Compile a member of a relation."""
+    if isinstance(member, dict):
+        return Contains(template.parse(member["contains"]))
+    return template.parse(member)

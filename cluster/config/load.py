@@ -19,6 +19,7 @@ import yaml
 from msgspec import Struct
 
 from cluster.config.model import (
+    CacheConfig,
     ClusterConfig,
     Config,
     GatewayConfig,
@@ -29,10 +30,15 @@ from cluster.config.model import (
     StreamConfig,
     masked_url,
 )
-from cluster.config.rules import parse_rule
+from cluster.config.rules import FUNCTION, parse_rule
 from cluster.core import template
+from cluster.core.entity_index import EntityType
+from cluster.core.infinite import OffsetPaging
+from cluster.core.json_pointer import tokens
+from cluster.core.rule import BROADCAST
+from cluster.core.staleness import STATIC, StaleTime
 from cluster.core.window import Profile
-from cluster.errors import ConfigError
+from cluster.errors import ConfigError, OperationError
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)\Z")
@@ -60,6 +66,15 @@ def load(path: str | Path, env: Mapping[str, str]) -> Config:
     Raises:
         ConfigFaults: with every fault found.
     """
+    return load_mapping(read_document(path), env)
+
+
+def read_document(path: str | Path) -> Any:
+    """Read a file without checking what it says; an empty one is an empty mapping.
+
+    Raises:
+        ConfigFaults: it cannot be read, or is no YAML.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -76,7 +91,7 @@ def load(path: str | Path, env: Mapping[str, str]) -> Config:
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
         reason = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise ConfigFaults([ConfigError("", f"{where}{reason}")]) from error
-    return load_mapping({} if document is None else document, env)
+    return {} if document is None else document
 
 
 def check(path: str | Path, env: Mapping[str, str] | None = None) -> list[str]:
@@ -188,6 +203,12 @@ def _count(path: str, value: Any) -> int:
     return value
 
 
+def _at_least_one(path: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(path, f"expected a whole number of at least 1, got {value!r}")
+    return value
+
+
 def _shards(path: str, value: Any) -> int:
     if _count(path, value) > MAX_SHARDS:
         raise ConfigError(
@@ -208,8 +229,32 @@ def _whole(path: str, value: Any) -> int:
     return value
 
 
-def _retry(path: str, value: Any) -> int:
-    return int(value) * 3 if isinstance(value, bool) else _whole(path, value)
+def _retry(path: str, value: Any) -> int | bool:
+    return value if isinstance(value, bool) else _whole(path, value)
+
+
+def _stale_time(path: str, value: Any) -> StaleTime:
+    return STATIC if value == STATIC else _endless(path, value)
+
+
+def _pointer(path: str, value: Any) -> str:
+    try:
+        tokens(_text(path, value))
+    except OperationError as error:
+        raise ConfigError(path, error.message) from error
+    return str(value)
+
+
+def _names(path: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
+        raise ConfigError(path, f"expected a list of members' names, got {_shown(value)}")
+    return tuple(value)
+
+
+def _function(path: str, value: Any) -> str:
+    if not isinstance(value, str) or not FUNCTION.match(value):
+        raise ConfigError(path, f"expected module:function, got {_shown(value)}")
+    return value
 
 
 def _port(path: str, value: Any) -> int:
@@ -297,15 +342,17 @@ def _anything(_: str, value: Any) -> Any:
 
 
 class _Defaults(Struct, frozen=True):
-    stale_time_ms: float | None = 60_000.0
+    stale_time: StaleTime = 60_000.0
     gc_time_ms: float | None = 300_000.0
-    retry: int = 3
+    retry: int | bool = 3
 
 
 class _Reader:
     def __init__(self, env: Mapping[str, str]) -> None:
         self.env = env
         self.faults: list[ConfigError] = []
+        self.entities: dict[str, EntityType] = {}
+        self.relations: dict[str, list[Any]] = {}
 
     def fault(self, path: str, reason: str) -> None:
         self.faults.append(ConfigError(path, reason))
@@ -381,8 +428,11 @@ class _Reader:
         services = root.take("services", {}, self.services)
         sources = root.take("sources", {}, self.sources)
         queries = root.take("queries", (), lambda path, value: self.queries(path, value, services, defaults))
+        cache = root.take("cache", CacheConfig(), self.cache)
+        self.entities = root.take("entities", {}, self.entity_types)
+        self.relations = root.take("relations", {}, self.relation_types)
         streams = root.take("streams", (), lambda path, value: self.streams(path, value, sources, batching))
-        for name in ("mutations", "entities", "relations", "presence", "resources"):
+        for name in ("mutations", "presence", "resources"):
             root.later(name)
         root.done()
         if self.faults:
@@ -390,7 +440,18 @@ class _Reader:
             for fault in self.faults:
                 first.setdefault(fault.path, fault)  # what is wrong already is often wrong in a second way
             raise ConfigFaults(list(first.values()))
-        return Config(cluster, batching, gateway, services, queries, sources, streams)
+        return Config(
+            cluster,
+            batching,
+            gateway,
+            services,
+            queries,
+            sources,
+            streams,
+            cache,
+            self.entities,
+            self.relations,
+        )
 
     def cluster(self, path: str, value: Any) -> ClusterConfig:
         section = _Section(self, path, value)
@@ -469,7 +530,7 @@ class _Reader:
     def defaults(self, path: str, value: Any) -> _Defaults:
         section = _Section(self, path, value)
         made = _Defaults(
-            section.take("stale_time", 60_000.0, _endless),
+            section.take("stale_time", 60_000.0, _stale_time),
             section.take("gc_time", 300_000.0, _endless),
             section.take("retry", 3, _retry),
         )
@@ -484,9 +545,84 @@ class _Reader:
                 section.take("base_url", _NEVER, _url("http", "https")) or "http://faulty",
                 section.take("headers", {}, _headers),
                 section.take("timeout", 10_000.0, _positive),
+                section.take("concurrency", 32, _count),
             )
             section.done()
         return found
+
+    def cache(self, path: str, value: Any) -> CacheConfig:
+        section = _Section(self, path, value)
+        made = CacheConfig(
+            section.take("max_bytes", None, _bytes),
+            section.take("max_entries", None, _at_least_one),
+        )
+        section.done()
+        return made
+
+    def entity_types(self, path: str, value: Any) -> dict[str, EntityType]:
+        found: dict[str, EntityType] = {}
+        taken: dict[str, str] = {}
+        for name, each in self.named(path, value).items():
+            section = _Section(self, f"{path}.{name}", each)
+            plural = f"{name}s"
+            found[name] = EntityType(
+                name,
+                section.take("id", "id", _text),
+                section.take("keys", (), _names),
+                section.take("objects", (), _names),
+                section.take("queries", ((plural,), (plural, "list"), (plural, "detail")), self.key_beginnings),
+            )
+            section.done()
+            for member in (*found[name].keys, *found[name].objects):
+                if member in taken:
+                    self.fault(section.path, f"the member {member!r} belongs to {taken[member]} already")
+                taken[member] = name
+        return found
+
+    def key_beginnings(self, path: str, value: Any) -> tuple[tuple[Any, ...], ...]:
+        found = []
+        for position, each in enumerate(self.items(path, value)):
+            key = _key(f"{path}.{position}", each)
+            if any(isinstance(element, list | dict) for element in key) or list(template.holes(template.parse(key))):
+                self.fault(f"{path}.{position}", f"expected texts and numbers, got {_shown(each)}")
+            found.append(tuple(key))
+        return tuple(found)
+
+    def relation_types(self, path: str, value: Any) -> dict[str, list[Any]]:
+        found = self.named(path, value)
+        for name, members in found.items():
+            for position, member in enumerate(self.items(f"{path}.{name}", members)):
+                at = f"{path}.{name}.{position}"
+                if isinstance(member, dict) and set(member) == {"contains"}:
+                    parsed = template.parse(member["contains"])
+                elif isinstance(member, list) and member:
+                    parsed = template.parse(member)
+                else:
+                    self.fault(at, f"expected a key or {{contains: element}}, got {_shown(member)}")
+                    continue
+                for hole in template.holes(parsed):
+                    if hole != ("id",):
+                        self.fault(at, f"no such placeholder {{{'.'.join(hole)}}}, there is {{id}}")
+        return found
+
+    def infinite(self, path: str, value: Any) -> OffsetPaging:
+        section = _Section(self, path, value)
+        size = section.take("page_size", 20, _at_least_one)
+        made = OffsetPaging(
+            section.take("param", "offset", _text),
+            section.take("initial", 0, _anything),
+            size,
+            section.take("step", size, _at_least_one),
+            section.take("max_pages", 0, _at_least_one),
+            section.take("by", "id", _text),
+            section.take("items", None, _pointer),
+            section.take("next", None, _pointer),
+            section.take("previous", None, _pointer),
+        )
+        if made.next is None and (isinstance(made.initial, bool) or not isinstance(made.initial, int | float)):
+            self.fault(section.at("initial"), f"expected a number where pages are counted, got {_shown(made.initial)}")
+        section.done()
+        return made
 
     def queries(
         self, path: str, value: Any, services: dict[str, ServiceConfig], defaults: _Defaults
@@ -498,10 +634,15 @@ class _Reader:
             captures = {hole[0] for hole in template.holes(template.parse(key))} if key is not None else set()
             if key is not None:
                 self.placeholders(section.at("key"), key, captures)
-            service = section.take("service", _NEVER, _text)
+            function = section.take("function", None, _function)
+            service = section.take("service", None if section.has("function") else _NEVER, _text)
             if service is not None and service not in services:
                 self.fault(section.at("service"), f"no such service, there are {_listed(services)}, got {service!r}")
-            request_path = section.take("path", _NEVER, _path)
+            request_path = section.take("path", None if section.has("function") else _NEVER, _path)
+            if section.has("function"):
+                for name in ("service", "path", "params"):
+                    if section.has(name):
+                        self.fault(section.at(name), "a query has a function or a service, not both")
             if request_path is not None:
                 self.placeholders(section.at("path"), request_path, captures)
             params = section.take("params", None, _params)
@@ -512,13 +653,16 @@ class _Reader:
                     service or "",
                     request_path or "/",
                     params,
-                    section.take("stale_time", defaults.stale_time_ms, _endless),
+                    section.take("stale_time", defaults.stale_time, _stale_time),
                     section.take("gc_time", defaults.gc_time_ms, _endless),
                     section.take("retry", defaults.retry, _retry),
                     section.take("retry_delay", None, _duration),
+                    section.take("refetch_interval", 0.0, _positive),
+                    section.take("infinite", None, self.infinite),
+                    function,
                 )
             )
-            for name in ("infinite", "persist", "refetch_interval", "as_of"):
+            for name in ("persist", "as_of"):
                 section.later(name)
             section.done()
         return tuple(found)
@@ -609,6 +753,12 @@ class _Reader:
             if join == "always" and captures:
                 self.fault(section.at("join"), f"a channel with placeholders cannot always be joined, got {channel!r}")
             on = section.take("on", _NEVER, partial(self._on, captures))
+            if captures and on and all(set(rule) & BROADCAST for rules in on.values() for rule in rules):
+                self.fault(
+                    section.at("channel"),
+                    f"its rules name no key, so it has to be joined always, which a channel with placeholders cannot be, "
+                    f"got {channel!r}",
+                )
             found.append(
                 StreamConfig(
                     source or "",
@@ -642,7 +792,7 @@ class _Reader:
             listed = rules if isinstance(rules, list) else [rules]
             for position, rule in enumerate(listed):
                 at = f"{path}.{event}.{position}" if isinstance(rules, list) else f"{path}.{event}"
-                parse_rule(at, rule, captures, self.faults)
+                parse_rule(at, rule, captures, self.faults, self.entities, self.relations)
             found[str(event)] = listed
         return found
 

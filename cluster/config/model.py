@@ -11,6 +11,9 @@ from typing import Any, Self
 import msgspec
 from msgspec import Struct
 
+from cluster.core.entity_index import EntityType
+from cluster.core.infinite import OffsetPaging
+from cluster.core.staleness import StaleTime
 from cluster.core.template import Literal, parse
 from cluster.core.window import Profile
 
@@ -71,6 +74,8 @@ class ServiceConfig(_Confidential, frozen=True):
     base_url: str
     headers: dict[str, str] = {}
     timeout_ms: float = 10_000.0
+    concurrency: int = 32
+    """Requests under way at once, from one shard."""
 
     def redacted(self) -> Self:
         """Return a copy without what may be a credential."""
@@ -86,10 +91,14 @@ class QueryConfig(_Confidential, frozen=True):
     service: str
     path: str
     params: Any = None
-    stale_time_ms: float | None = 60_000.0
+    stale_time: StaleTime = 60_000.0
     gc_time_ms: float | None = 300_000.0
-    retry: int = 3
+    retry: int | bool = 3
     retry_delay_ms: float | None = None
+    refetch_interval_ms: float = 0.0
+    infinite: OffsetPaging | None = None
+    function: str | None = None
+    """In place of service and path."""
 
     def redacted(self) -> Self:
         """Return a copy without what may be a credential."""
@@ -142,6 +151,13 @@ class StreamConfig(Struct, frozen=True):
     batching: Profile | None = None
 
 
+class CacheConfig(Struct, frozen=True):
+    """How much one shard holds; None: as much as there is."""
+
+    max_bytes: int | None = None
+    max_entries: int | None = None
+
+
 class Config(Struct, frozen=True):
     """A whole `harbor.yaml`."""
 
@@ -152,6 +168,9 @@ class Config(Struct, frozen=True):
     queries: tuple[QueryConfig, ...] = ()
     sources: dict[str, SourceConfig] = {}
     streams: tuple[StreamConfig, ...] = ()
+    cache: CacheConfig = CacheConfig()
+    entities: dict[str, EntityType] = {}
+    relations: dict[str, list[Any]] = {}
 
     def redacted(self) -> "Config":
         """Return a copy to display: without what may be a credential."""

@@ -1,14 +1,18 @@
 """Rules of the configuration: checked, and turned into `core.rule.RuleOperation`s."""
 
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import orjson
 
 from cluster.core import template
+from cluster.core.entity_index import EntityType
 from cluster.core.json_pointer import tokens
 from cluster.core.operation import Missing
 from cluster.core.query_key import canonical, checked
-from cluster.core.rule import RuleOperation
+from cluster.core.rule import BROADCAST, RuleOperation
 from cluster.core.template import Hole, Literal, Node
 from cluster.errors import ConfigError, OperationError, RequestError
 
@@ -23,6 +27,9 @@ REQUIRED: dict[str, frozenset[str]] = {
     "increment": frozenset({"key", "at"}),
     "delete": frozenset({"key"}),
     "invalidate": frozenset({"key"}),
+    "entity": frozenset({"type", "value"}),
+    "relation": frozenset({"type", "id"}),
+    "call": frozenset({"function", "key"}),
 }
 _MISSING = frozenset({"when_missing", "default"})
 OPTIONAL: dict[str, frozenset[str]] = {
@@ -36,14 +43,24 @@ OPTIONAL: dict[str, frozenset[str]] = {
     "increment": _MISSING | {"by"},
     "delete": frozenset({"at"}),
     "invalidate": frozenset({"exact", "refetch"}),
+    "entity": frozenset(),
+    "relation": frozenset({"refetch"}),
+    "call": _MISSING,
 }
-LATER = frozenset({"entity", "relation", "call"})
+UNVERSIONED = frozenset({"invalidate", "entity", "relation", "call"})
+_NONE: Mapping[str, Any] = MappingProxyType({})
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
 BESIDE = frozenset({"each", "when", "version"})
 REFETCH = ("active", "inactive", "all", "none")
 
 
 def parse_rule(  # noqa: PLR0915 - one check after another
-    path: str, rule: Any, captures: frozenset[str], faults: list[ConfigError]
+    path: str,
+    rule: Any,
+    captures: frozenset[str],
+    faults: list[ConfigError],
+    entities: Mapping[str, EntityType] = _NONE,
+    relations: Mapping[str, Any] = _NONE,
 ) -> RuleOperation | None:
     """Check one rule. Faults are added to `faults`; None where there were any."""
     before = len(faults)
@@ -54,11 +71,10 @@ def parse_rule(  # noqa: PLR0915 - one check after another
     if not isinstance(rule, dict):
         fault("", f"expected a rule such as {{set: {{key: [...], value: ...}}}}, got {rule!r}")
         return None
-    kinds = [name for name in rule if name not in BESIDE]
+    beside_call = {"key"} | OPTIONAL["call"] if isinstance(rule.get("call"), str) else frozenset()
+    kinds = [name for name in rule if name not in BESIDE and name not in beside_call]
     for name in kinds:
-        if name in LATER:
-            fault(str(name), "not supported by this version")
-        elif name not in REQUIRED:
+        if name not in REQUIRED:
             fault(str(name), f"unknown operation, expected one of {', '.join(REQUIRED)}")
     if len(kinds) != 1:
         fault("", f"a rule has one operation, got {len(kinds)}")
@@ -66,6 +82,9 @@ def parse_rule(  # noqa: PLR0915 - one check after another
         return None
     kind = kinds[0]
     arguments = rule[kind]
+    if kind == "call" and isinstance(arguments, str):  # `call: "module:function"` with `key` and the rest beside it
+        beside = {name: value for name, value in rule.items() if name in {"key"} | OPTIONAL["call"]}
+        arguments = {"function": arguments, **beside}
     if not isinstance(arguments, dict):
         fault(kind, f"expected the operation's arguments, got {arguments!r}")
         return None
@@ -103,9 +122,10 @@ def parse_rule(  # noqa: PLR0915 - one check after another
         except OperationError as error:
             fault(at, error.message)
 
-    key = node(f"{kind}.key", arguments["key"])
-    if not isinstance(arguments["key"], list) and not isinstance(key, Hole):
-        fault(f"{kind}.key", f"expected an array or one placeholder, got {arguments['key']!r}")
+    given_key = [] if kind in BROADCAST else arguments["key"]
+    key = node(f"{kind}.key", given_key)
+    if not isinstance(given_key, list) and not isinstance(key, Hole):
+        fault(f"{kind}.key", f"expected an array or one placeholder, got {given_key!r}")
     elif isinstance(key, Literal):
         try:
             canonical(checked(key.value))
@@ -148,6 +168,19 @@ def parse_rule(  # noqa: PLR0915 - one check after another
     if refetch not in REFETCH:
         fault(f"{kind}.refetch", f"expected one of {', '.join(REFETCH)}, got {refetch!r}")
 
+    type_node = identity_node = None
+    if kind in BROADCAST:
+        known = entities if kind == "entity" else relations
+        type_node = node(f"{kind}.type", arguments["type"])
+        if isinstance(type_node, Literal) and not (isinstance(type_node.value, str) and type_node.value in known):
+            declared = ", ".join(sorted(known)) or "none"
+            fault(f"{kind}.type", f"no such {kind}, there are {declared}, got {arguments['type']!r}")
+        if kind == "relation":
+            identity_node = node(f"{kind}.id", arguments["id"])
+    function = arguments.get("function", "")
+    if kind == "call" and not (isinstance(function, str) and FUNCTION.match(function)):
+        fault(f"{kind}.function", f"expected module:function, got {function!r}")
+
     each = None
     if "each" in rule:
         each = node("each", rule["each"], names - {"item"})
@@ -165,8 +198,8 @@ def parse_rule(  # noqa: PLR0915 - one check after another
         version = rule["version"]
         if not isinstance(version, dict) or set(version) != {"at", "value"} or not isinstance(version["at"], str):
             fault("version", f"expected {{at, value}}, got {version!r}")
-        elif kind == "invalidate":
-            fault("version", "an invalidation has no version")
+        elif kind in UNVERSIONED:
+            fault("version", f"an operation of the kind {kind} has no version")
         else:
             pointed("version.at", version["at"])
             fixed("version.at", version["at"])
@@ -188,4 +221,8 @@ def parse_rule(  # noqa: PLR0915 - one check after another
         each,
         tuple(when.items()),
         guard,
+        type_node,
+        identity_node,
+        tuple((name, of_type.id) for name, of_type in entities.items()) if kind == "entity" else (),
+        function,
     )

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from cluster.core import protocol
 from cluster.core.gateway_state import Close, Effect, GatewayState
-from cluster.core.messages import EntryView, Failure, InvalidateKeys, Matched, Payload, Read, Write, Written
+from cluster.core.messages import Act, EntryView, Failure, Matched, Payload, Read, Write, Written
 from cluster.core.position import decode_token
 from cluster.core.query_key import MAX_DEPTH, CanonicalKey, canonical, checked, depth
 from cluster.core.session_state import SessionState
@@ -94,7 +94,7 @@ def _carry_out(
                 raise RequestError(ErrorCode.BAD_REQUEST, f"exact is true or false, got {exact!r:.60}")
             ticket = command(Command(session.id, _id(message), "invalidate"))
             return state.request(
-                ticket, key if exact else None, lambda request: InvalidateKeys(request, key, exact), now_ms
+                ticket, key if exact else None, lambda request: Act(request, "invalidate", key, exact), now_ms
             )
         case str() if kind in LATER:
             raise RequestError(ErrorCode.UNSUPPORTED, f"{kind} is not supported by this version")

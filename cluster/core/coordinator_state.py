@@ -56,6 +56,7 @@ class _Pending:
                 fold = self.folds[key_operations.key] = Fold()
                 self.size += len(key_operations.key)
             self.size += fold.extend(key_operations.operations, key_operations.count)
+            fold.origin = key_operations.origin
         for new in part.feeds:
             key = (new.feed, new.incarnation)
             old = self.feeds.get(key)
@@ -199,7 +200,7 @@ class CoordinatorState:
             feeds.extend(pending.feeds.values())
             for key, fold in pending.folds.items():
                 operations = fold.operations()
-                keys.append(KeyOperations(key, operations, fold.count))
+                keys.append(KeyOperations(key, operations, fold.count, fold.origin))
                 before += fold.count
                 self.operations_out += len(operations)
             if not oldest_ms or pending.oldest_ms < oldest_ms:

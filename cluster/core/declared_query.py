@@ -8,9 +8,13 @@ from typing import Any
 from urllib.parse import quote
 
 import orjson
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from cluster.core import template
+from cluster.core.infinite import OffsetPaging, PageFetch
+from cluster.core.query_options import QueryOptions
+from cluster.core.retry import retry_delay_ms
+from cluster.core.staleness import StaleTime
 from cluster.core.template import HeadIndex, MissingCapture, Node, Path
 
 _DOTS = frozenset({".", ".."})
@@ -23,22 +27,50 @@ class FetchRequest(Struct, frozen=True):
     path: str
     """Percent-encoded, below the service's base URL."""
     params: tuple[tuple[str, str], ...] = ()
+    etag: str | None = None
+    """What is held already: the service may answer that it still is so."""
     method: str = "GET"
 
 
+class Response(Struct, frozen=True):
+    """What a request came to."""
+
+    body: bytes | None
+    """JSON on one line; None: what is held already still is so."""
+    etag: str | None = None
+
+
+class FunctionRequest(Struct, frozen=True):
+    """A call of a Python function."""
+
+    function: str
+    """`module:qualified.name`."""
+    captures: dict[str, Any]
+    is_paged: bool = False
+    page_param: Any = None
+    service: str = ""
+
+
 class DeclaredQuery(Struct, frozen=True):
-    """A query of the configuration."""
+    """A query of the configuration: a GET to a service, or a Python function."""
 
     key: Node
     service: str
     path: Node
     params: Node | None = None
-    stale_time_ms: float | None = 60_000.0
-    """None: data never goes stale by itself."""
+    stale_time: StaleTime = 60_000.0
     gc_time_ms: float | None = 300_000.0
-    retry: int = 3
+    retry: int | bool = 3
     retry_delay_ms: float | None = None
     """None: doubling from a second, see `retry`."""
+    refetch_interval_ms: float = 0.0
+    paging: OffsetPaging | None = None
+    function: str | None = None
+    options: QueryOptions = QueryOptions()
+    """What the cache does with its entries; made from the rest."""
+
+    def __post_init__(self) -> None:
+        structs.force_setattr(self, "options", _options(self))
 
     def captures(self, key: list[Any]) -> dict[Path, Any] | None:
         """Return what the key template's placeholders are in `key`, or None where it does not match.
@@ -50,10 +82,16 @@ class DeclaredQuery(Struct, frozen=True):
             return None
         return captures if _DOTS.isdisjoint(self._path(captures).split("/")) else None
 
-    def request_for(self, key: list[Any]) -> FetchRequest:
-        """Return the request that fetches `key`, which must match."""
+    def request_for(
+        self, key: list[Any], pages: PageFetch | None = None, etag: str | None = None
+    ) -> FetchRequest | FunctionRequest:
+        """Return the request that fetches `key`, which must match, or the page of it that `pages` asks for."""
         captures = self.captures(key)
         assert captures is not None
+        if self.function is not None:
+            named = {path[0]: value for path, value in captures.items()}
+            param = None if pages is None else pages.param
+            return FunctionRequest(self.function, named, pages is not None, param)
 
         def lookup(path: Path) -> Any:
             return captures[path]
@@ -66,10 +104,32 @@ class DeclaredQuery(Struct, frozen=True):
                     pairs.extend((name, _param(item)) for item in value)
                 elif value is not None:
                     pairs.append((name, _param(value)))
-        return FetchRequest(self.service, self._path(captures), tuple(pairs))
+        if pages is not None and self.paging is not None and pages.param is not None:
+            pairs.append((self.paging.param, _param(pages.param)))
+        return FetchRequest(self.service, self._path(captures), tuple(pairs), etag)
 
     def _path(self, captures: dict[Path, Any]) -> str:
         return str(template.build(self.path, lambda path: quote(_param(captures[path]), safe="")))
+
+
+def _options(query: DeclaredQuery) -> QueryOptions:
+    retries, configured = query.retry, query.retry_delay_ms
+
+    def retry(failures: int, error: Any) -> bool:
+        return bool(getattr(error, "retryable", False)) and (retries is True or failures < retries)
+
+    def delay(failures: int, error: Any) -> float:
+        return max(retry_delay_ms(failures, configured), getattr(error, "retry_after_ms", None) or 0.0)
+
+    return QueryOptions(
+        stale_time=query.stale_time,
+        gc_time=query.gc_time_ms,
+        retry=retry,
+        retry_delay=delay,
+        service=query.service,
+        paging=query.paging,
+        refetch_interval=query.refetch_interval_ms,
+    )
 
 
 def _param(value: Any) -> str:
@@ -83,6 +143,7 @@ class DeclaredQueries:
     """All declared queries; the first whose key template matches counts."""
 
     def __init__(self, queries: Sequence[DeclaredQuery]) -> None:
+        self._queries = queries
         self._index = HeadIndex((query.key, query) for query in queries)
 
     def find(self, key: list[Any]) -> DeclaredQuery | None:
@@ -91,3 +152,10 @@ class DeclaredQueries:
             if query.captures(key) is not None:
                 return query
         return None
+
+    def concerns(self, service: str, key: list[Any], *, prefix: bool) -> bool:
+        """Whether a service is asked for a key, or for keys under a prefix."""
+        if not prefix:
+            query = self.find(key)
+            return query is not None and query.service == service
+        return any(query.service == service and template.compatible(query.key, key) for query in self._queries)

@@ -40,6 +40,16 @@ class Value:
         """Wrap a decoded value."""
         return cls(None, decoded)
 
+    @property
+    def has_json(self) -> bool:
+        """Whether its text is at hand."""
+        return self._json is not None
+
+    @property
+    def is_decoded(self) -> bool:
+        """Whether it takes the memory of a decoded value."""
+        return self._object is not _UNDECODED
+
     def json(self) -> bytes:
         """Return the value as JSON text."""
         if self._json is None:

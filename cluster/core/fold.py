@@ -28,6 +28,7 @@ from msgspec import structs
 from cluster.core.json_pointer import tokens
 from cluster.core.operation import (
     Append,
+    Call,
     Delete,
     Increment,
     Invalidate,
@@ -65,6 +66,7 @@ class Fold:
         "_policy",
         "_prefixes",
         "count",
+        "origin",
         "size",
     )
 
@@ -85,6 +87,8 @@ class Fold:
         self._invalidates: tuple[Invalidate, ...] = ()
         self.count = 0
         """Operations before folding."""
+        self.origin = -1
+        """Number of the rule that made the last of them."""
         self.size = 0
         """Approximate bytes on the wire."""
 
@@ -111,7 +115,7 @@ class Fold:
 
     def _edit(self, operation: "_Edit") -> int:
         removes = type(operation) is Delete
-        if operation.guard is not None:
+        if operation.guard is not None or type(operation) is Call:
             self._close()
             if removes and not operation.at:
                 self._exists = False
@@ -197,7 +201,7 @@ class Fold:
         return lane.runs[0].size
 
 
-_Edit = Set | Merge | Append | Prepend | Upsert | MergeWhere | Remove | Increment | Delete
+_Edit = Set | Merge | Append | Prepend | Upsert | MergeWhere | Remove | Increment | Delete | Call
 
 
 def _policy(operation: _Edit) -> bytes | None:
@@ -308,6 +312,8 @@ class _Run:
             self.total = first.by
         elif kind is MergeWhere or kind is Remove:
             size += len(first.where) + (len(first.value) if kind is MergeWhere else 0)
+        elif kind is Call:
+            size += len(first.function) + len(first.event)
         elif kind is not Delete:
             size += len(first.value) + (1 if kind is Merge else 0)
         self.size = size

@@ -20,14 +20,15 @@ from cluster.core.messages import (
     Payload,
     Removed,
     Reset,
+    ServiceState,
     Watch,
 )
-from cluster.core.query_cache import Entry
 from cluster.core.query_key import KeyMatcher
+from cluster.core.shard_entry import ShardEntry, error_of
 
 SLICE_BYTES = 256 * 1024
 """Content of one change set, beyond which the rest waits for the next call: a few ms of work at either end."""
-SLICE_ENTRIES = 2_000
+SLICE_ENTRIES = 1_000
 """Entries of a prefix looked at per change set, for the same reason."""
 HEARTBEAT_MS = 1_000.0
 """How soon a gateway notices that it missed the last change."""
@@ -51,12 +52,13 @@ class PendingChange:
 class _Scan:
     """A prefix snapshot on its way."""
 
-    __slots__ = ("offset", "remaining", "watch")
+    __slots__ = ("matcher", "offset", "remaining", "watch")
 
-    def __init__(self, watch: int, offset: int, entries: list[Entry]) -> None:
+    def __init__(self, watch: int, offset: int, entries: list[ShardEntry], matcher: KeyMatcher) -> None:
         self.watch = watch
         self.offset = offset
-        self.remaining: Iterator[Entry] = iter(entries)
+        self.matcher = matcher
+        self.remaining: Iterator[ShardEntry] = iter(entries)
 
 
 class GatewayLink:
@@ -73,7 +75,7 @@ class GatewayLink:
         self.watched: set[str] = set()
         """Keys whose changes are sent: snapshot sent, or known to be absent."""
         self.pending: dict[str, PendingChange] = {}
-        self.tasks: deque[Watch | _Scan | Missed | Answered] = deque()
+        self.tasks: deque[Watch | _Scan | Missed | ServiceState | Answered] = deque()
         """What goes out in order, after pending changes."""
         self.oldest_ms = 0.0
         self.sent_at = 0.0
@@ -90,7 +92,7 @@ class GatewayLink:
         self.silent_since = None
         return keys
 
-    def wants(self, entry: Entry) -> bool:
+    def wants(self, entry: ShardEntry) -> bool:
         """Whether changes of an entry that just came to be are for this gateway."""
         return entry.key in self.exact or any(
             matcher.matches(entry.key, entry.parsed) for matcher in self.prefixes.values()
@@ -103,9 +105,9 @@ class GatewayLink:
             pending = self.pending[key] = PendingChange(from_version)
         return pending
 
-    def scan(self, watch: int, offset: int, entries: list[Entry]) -> None:
-        """Queue the snapshot of a prefix: the entries there are at this offset."""
-        self.tasks.append(_Scan(watch, offset, entries))
+    def scan(self, watch: int, offset: int, entries: list[ShardEntry], matcher: KeyMatcher) -> None:
+        """Queue the snapshot of a prefix: of the entries there are at this offset, those that match."""
+        self.tasks.append(_Scan(watch, offset, entries, matcher))
 
     def answer(self, request: int, payload: Payload) -> None:
         """Queue a late answer."""
@@ -125,13 +127,15 @@ class GatewayLink:
         return self.sent_at + HEARTBEAT_MS if self.watches else None
 
 
-def encode_pending(pending: PendingChange, key: str, entry: Entry | None, gone_version: int) -> list[Item]:
+def encode_pending(
+    pending: PendingChange, key: str, entry: ShardEntry | None, gone_version: int, *, is_offline: bool = False
+) -> list[Item]:
     """Return the items that bring a replica from `pending.from_version` to what the entry is now."""
     if entry is None or (entry.value is None and pending.from_version):
         # In the latter case it is there again already, waiting for its data, which will come as a change from 0.
         return [Removed(key, gone_version)] if pending.from_version else []
     if pending.reset and pending.from_version:  # what the gateway never had needs no reset
-        return [Reset(entry.view())]
+        return [Reset(entry.view(is_offline=is_offline))]
     items: list[Item] = []
     if entry.value is not None and entry.version != pending.from_version:
         patch = None
@@ -147,9 +151,12 @@ def encode_pending(pending: PendingChange, key: str, entry: Entry | None, gone_v
                 pending.coalesced,
                 int(entry.data_updated_at),
                 entry.stale_at,
+                entry.origin,
+                int(entry.fetched_at),
             )
         )
-    if pending.invalidated or not items or entry.is_invalidated or entry.error is not None or entry.fetch is not None:
+    unusual = entry.is_invalidated or entry.error is not None or entry.fetch is not None or is_offline
+    if pending.invalidated or not items or unusual:
         items.append(
             Meta(
                 key,
@@ -157,8 +164,13 @@ def encode_pending(pending: PendingChange, key: str, entry: Entry | None, gone_v
                 entry.fetch_status,
                 entry.is_invalidated,
                 entry.stale_at,
-                entry.error,
+                error_of(entry.error),
                 pending.invalidated,
+                is_offline,
+                entry.doubt,
+                int(entry.data_updated_at),
+                int(entry.fetched_at),
+                entry.origin,
             )
         )
     return items

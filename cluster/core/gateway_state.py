@@ -17,14 +17,16 @@ What must not live here: HTTP and sockets (`cluster.gateway`), message texts (`p
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
+import orjson
 from msgspec import Struct
 
 from cluster.core import protocol
 from cluster.core.link import Foreign, Incoming, New, Outgoing, Repeat
 from cluster.core.messages import (
     Absent,
+    Act,
     Announce,
     Answer,
     Answered,
@@ -37,7 +39,6 @@ from cluster.core.messages import (
     Erase,
     Failure,
     Full,
-    InvalidateKeys,
     Item,
     Meta,
     Missed,
@@ -51,7 +52,9 @@ from cluster.core.messages import (
     Requests,
     Reset,
     Send,
+    ServiceState,
     Snapshot,
+    SourceStates,
     Unwatch,
     Watch,
     Write,
@@ -113,6 +116,18 @@ class Close(Struct, frozen=True):
 Effect = Send | Deliver | Respond | Close
 
 
+class Concerns(Protocol):
+    """Knows which keys depend on which upstreams."""
+
+    def source(self, source: str, key: list[Any], *, prefix: bool) -> bool:
+        """Whether a source feeds a key, or keys under a prefix."""
+        ...
+
+    def service(self, service: str, key: list[Any], *, prefix: bool) -> bool:
+        """Whether a service is asked for a key, or for keys under a prefix."""
+        ...
+
+
 class _Gather:
     """A one-shot request, sent to one or more shards."""
 
@@ -133,6 +148,7 @@ class _Shard:
         "heard_ms",
         "incoming",
         "index",
+        "offline",
         "out",
         "outstanding",
         "partial",
@@ -160,6 +176,8 @@ class _Shard:
         self.partial_oldest_ms = 0.0
         self.reopening = True
         """Its link to here is to start over; what still comes on the old one is void."""
+        self.offline: set[str] = set()
+        """Services that it cannot reach."""
         self.sets = 0
         """Change sets applied, heartbeats included."""
         self.heard_ms = 0.0
@@ -168,8 +186,15 @@ class _Shard:
 class GatewayState:
     """See the module."""
 
-    def __init__(self, identity: str, incarnation: int, *, slots: SlotMap, shards: int) -> None:
+    def __init__(
+        self, identity: str, incarnation: int, *, slots: SlotMap, shards: int, concerns: Concerns | None = None
+    ) -> None:
         self.identity = identity
+        self._concerns = concerns
+        self._sources: dict[str, str] = {}
+        """State by source, as its ingestor last said."""
+        self._heard: dict[str, int] = {}
+        """Number of the last word, by ingestor."""
         self.incarnation = incarnation
         self._slots = slots
         self._shards = [_Shard(n, identity, incarnation) for n in range(shards)]
@@ -269,6 +294,8 @@ class GatewayState:
                         self._pending(topic, view.key, before).reset = True
             case MissedKeys():
                 self._missed(shard, item, effects)
+            case ServiceState(service=service, is_offline=is_offline):
+                self._toggle(shard, service, is_offline=is_offline, effects=effects)
             case Answered(id=request, payload=payload):
                 self._settle(shard, request, payload, effects)
 
@@ -377,6 +404,7 @@ class GatewayState:
         """Start the links to a shard over, and every subscription it concerns."""
         shard.out.relink()
         shard.reopening = True
+        shard.offline.clear()
         shard.heard_ms = self._now_ms
         shard.partial.clear()
         shard.partial_oldest_ms = 0.0
@@ -452,6 +480,64 @@ class GatewayState:
             shard.out.failed(now_ms, RETRY_MS)
         return []
 
+    # --- upstreams -----------------------------------------------------------------------------------------------
+
+    def source_states(self, message: SourceStates, now_ms: float) -> tuple[Answer, list[Effect]]:
+        """An ingestor says how its sources are."""
+        self._now_ms = now_ms
+        effects: list[Effect] = []
+        if message.number > self._heard.get(message.sender, 0):
+            self._heard[message.sender] = message.number
+            for source, state in message.states:
+                before, self._sources[source] = self._sources.get(source, state), state
+                members = _source_notice(source, before, state)
+                if members is not None:
+                    self._tell("source", source, members, effects)
+        return Noted(self.incarnation), effects
+
+    def _toggle(self, shard: _Shard, service: str, *, is_offline: bool, effects: list[Effect]) -> None:
+        """A shard has lost a service, or has it back; clients hear of the first that loses it and of the last that has it back."""
+        before = any(service in each.offline for each in self._shards)
+        if is_offline:
+            shard.offline.add(service)
+        else:
+            shard.offline.discard(service)
+        if before != any(service in each.offline for each in self._shards):
+            self._tell("service", service, _service_notice(service, is_offline=is_offline), effects)
+
+    def _tell(self, kind: str, upstream: str, members: dict[str, Any], effects: list[Effect]) -> None:
+        """Send a notice to the sessions whose subscriptions an upstream concerns."""
+        told: set[str] = set()
+        for topic in self._topics.values():
+            if self._depends(topic, kind, upstream):
+                for session_id in topic.subscriptions.values():
+                    if session_id not in told:
+                        told.add(session_id)
+                        effects.extend(self._notify(self.sessions[session_id], members))
+
+    def _depends(self, topic: Topic, kind: str, upstream: str) -> bool:
+        if self._concerns is None:
+            return False
+        ask = self._concerns.source if kind == "source" else self._concerns.service
+        return ask(upstream, parse(topic.key), prefix=topic.prefix)
+
+    def _notify(self, session: SessionState, members: dict[str, Any]) -> list[Effect]:
+        if not session.server_sent:
+            return self.say(session, protocol.message("notice", **members))
+        session.out.extend(protocol.events([(b"notice", orjson.dumps(members)[1:-1])]))
+        return [Deliver(session.id)]
+
+    def _warn(self, session: SessionState, topic: Topic, effects: list[Effect]) -> None:
+        """Tell a new subscriber of what it depends on and cannot be reached."""
+        for source, state in self._sources.items():
+            if state in ("reconnecting", "failed") and self._depends(topic, "source", source):
+                members = _source_notice(source, "connected", state)
+                assert members is not None
+                effects.extend(self._notify(session, members))
+        for service in sorted({service for shard in self._shards for service in shard.offline}):
+            if self._depends(topic, "service", service):
+                effects.extend(self._notify(session, _service_notice(service, is_offline=True)))
+
     # --- one-shot requests ---------------------------------------------------------------------------------------
 
     def request(
@@ -483,7 +569,7 @@ class GatewayState:
                 replica = self.replicas.get(key)
                 if replica is not None:
                     replica.awaited_version = max(replica.awaited_version, payload.version)
-            case InvalidateKeys():
+            case Act():
                 self._doubt(shard, asked)
             case _:
                 pass
@@ -495,8 +581,8 @@ class GatewayState:
         if not gather.waiting:
             effects.append(Respond(gather.ticket, gather.payloads))
 
-    def _doubt(self, shard: _Shard, asked: InvalidateKeys) -> None:
-        """Answer no reads from replicas that an invalidation may have met until they have heard of it.
+    def _doubt(self, shard: _Shard, asked: Act) -> None:
+        """Answer no reads from replicas that an action may have met until they have heard of it.
 
         The set after the one that may be on its way says so; a heartbeat follows within a second.
         """
@@ -599,6 +685,7 @@ class GatewayState:
         subscription.since = since
         session.subscriptions[name] = subscription
         topic.subscriptions[subscription] = session.id
+        self._warn(session, topic, effects)
         if topic.ready:
             self._begin(subscription, effects)
         for index in topic.watches:
@@ -970,6 +1057,29 @@ class GatewayState:
             + sum(pending.patch_bytes for each in session.subscriptions.values() for pending in each.outbox.values())
             for session in self.sessions.values()
         )
+
+
+def _source_notice(source: str, before: str, state: str) -> dict[str, Any] | None:
+    """Return what clients are told when a source goes from one state to another; None: nothing."""
+    if state == before:
+        return None
+    if state == "failed":
+        level, code, text = "error", "source_failed", f"the stream {source} cannot be reached; it is tried again"
+    elif state == "reconnecting" and before == "connected":
+        level, code, text = "warning", "source_disconnected", f"the stream {source} is interrupted"
+    elif state == "connected" and before in ("reconnecting", "failed"):
+        level, code, text = "success", "source_restored", f"the stream {source} is back"
+    else:
+        return None
+    return {"level": level, "code": code, "message": text, "source": source}
+
+
+def _service_notice(service: str, *, is_offline: bool) -> dict[str, Any]:
+    if is_offline:
+        level, code, text = "warning", "service_offline", f"the service {service} cannot be reached"
+    else:
+        level, code, text = "success", "service_online", f"the service {service} is back"
+    return {"level": level, "code": code, "message": text, "service": service}
 
 
 def _bodies(messages: list[protocol.Typed], session: SessionState) -> list[bytes]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from cluster.core.broadcast import is_broadcast
 from cluster.core.fold import Fold
 from cluster.core.link import Announcements, Foreign, Incoming, Outgoing, Repeat
 from cluster.core.messages import (
@@ -34,11 +35,13 @@ from cluster.core.messages import (
     Part,
     Refused,
     Send,
+    SourceStates,
 )
-from cluster.core.operation import Invalidate, Operation
+from cluster.core.operation import Operation
 from cluster.core.placement import SlotMap, coordinator_of
 from cluster.core.query_key import CanonicalKey
 from cluster.core.rule import Envelope, FrameFault, Route, Router
+from cluster.core.source_news import SourceNews
 from cluster.core.window import Profile
 
 HIGH_WATER_BYTES = 4 * 1024 * 1024
@@ -112,7 +115,7 @@ class _Pending:
         for feed, (first, last) in self.feeds.items():
             ranges.append(FeedRange(feed.name, feed.incarnation, first, last, feed.sent.get(self.shard, 0)))
             feed.sent[self.shard] = last
-        keys = [KeyOperations(key, fold.operations(), fold.count) for key, fold in self.folds.items()]
+        keys = [KeyOperations(key, fold.operations(), fold.count, fold.origin) for key, fold in self.folds.items()]
         part = Part(self.shard, self.profile, [*marks, *ranges], keys, self.oldest_ms)
         self.folds, self.feeds, self.oldest_ms = {}, {}, 0.0
         return part
@@ -186,9 +189,11 @@ class IngestionState:
         shards: int,
         coordinators: int,
         profiles: Sequence[Profile],
+        gateways: Sequence[str] = (),
     ) -> None:
         self.identity = identity
         self.incarnation = incarnation
+        self._news = SourceNews(identity, incarnation, gateways)
         self._sources = {name: _Source(name, router) for name, router in routers.items()}
         self._slots = slots
         self._shards = range(shards)
@@ -271,8 +276,8 @@ class IngestionState:
             for key, operation in route.apply(envelope.data, envelope.id):
                 pending = targets.get(key)
                 if pending is None:
-                    if type(operation) is Invalidate and not operation.exact:
-                        self._everywhere(route.profile, feed, number, key, operation, now_ms)
+                    if is_broadcast(key):
+                        self._everywhere(route, feed, number, key, operation, now_ms)
                         continue
                     pending = self._target(route.profile, key)
                 fold = pending.folds.get(key)
@@ -286,6 +291,7 @@ class IngestionState:
                             pending.line.urgent = True
                 else:
                     size = fold.add(operation)
+                fold.origin = route.origin
                 line = pending.line
                 line.size += size
                 self.bytes_pending += size
@@ -325,12 +331,14 @@ class IngestionState:
         return pending
 
     def _everywhere(
-        self, profile: int, feed: _Feed, number: int, key: str, operation: Operation, now_ms: float
+        self, route: Route, feed: _Feed, number: int, key: str, operation: Operation, now_ms: float
     ) -> None:
-        """A prefix concerns every shard."""
+        """What is not about one key concerns every shard."""
+        profile = route.profile
         for shard in self._shards:
             pending = self._pending(profile, shard)
             fold = pending.folds.setdefault(key, Fold())
+            fold.origin = route.origin
             size = len(key) + fold.add(operation)
             pending.line.size += size
             self.bytes_pending += size
@@ -350,6 +358,11 @@ class IngestionState:
         mark = FeedRange(source_name, source.incarnation, 1, 0, 0)
         for shard in self._shards:
             self._line_of[shard].marks.setdefault(shard, []).append(mark)
+        return self.wake(now_ms)
+
+    def state_changed(self, source_name: str, state: str, now_ms: float) -> list[Effect]:
+        """A source is in another state: gateways are told."""
+        self._news.changed(source_name, state)
         return self.wake(now_ms)
 
     def demand(self, message: Demand) -> tuple[Answer, list[Effect]]:
@@ -410,7 +423,9 @@ class IngestionState:
 
     def deadline(self) -> float | None:
         """When the next blob or announcement is due."""
-        due = self._announcements.deadline()
+        due = min(
+            (at for at in (self._announcements.deadline(), self._news.deadline()) if at is not None), default=None
+        )
         for line in self._lines:
             at = line.due(self._window_ms)
             if at is not None and (due is None or at < due):
@@ -419,7 +434,7 @@ class IngestionState:
 
     def wake(self, now_ms: float) -> list[Effect]:
         """Send what is due."""
-        effects: list[Effect] = [*self._announcements.wake(now_ms)]
+        effects: list[Effect] = [*self._announcements.wake(now_ms), *self._news.wake(now_ms)]
         for line in self._lines:
             if not line.link.idle:
                 blob = line.link.resend(now_ms)
@@ -462,6 +477,9 @@ class IngestionState:
 
     def answered(self, to: str, message: Any, answer: Answer, now_ms: float) -> list[Effect]:
         """A peer answered `message`."""
+        if isinstance(message, SourceStates):
+            self._news.answered(to)
+            return self.wake(now_ms)
         if isinstance(answer, Noted):
             self._announcements.answered(to)
             return []
@@ -487,6 +505,8 @@ class IngestionState:
         """The call failed; what it carried is kept and sent again."""
         if isinstance(message, Announce):
             self._announcements.unanswered(to, now_ms, RETRY_MS)
+        elif isinstance(message, SourceStates):
+            self._news.unanswered(to, now_ms)
         elif self._by_address[to].link.in_flight is message:
             self._by_address[to].link.failed(now_ms, RETRY_MS)
         return []

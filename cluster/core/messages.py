@@ -8,6 +8,8 @@ who sends, in which of its lives, to which life of the receiver (0 while unknown
 on this link. The receiver answers a repeated sequence with the recorded answer and refuses a foreign life with
 `Refused`, after which the sender starts the link anew (`core.link`).
 
+It is one thing because the decoder of either end is made of all of them.
+
 What must not live here: behaviour, and the client protocol (`core.protocol`).
 """
 
@@ -60,6 +62,8 @@ class KeyOperations(Struct, frozen=True, array_like=True):
     """Canonical."""
     operations: list[Operation]
     count: int
+    origin: int = -1
+    """Number of the rule that made the last of them (`rule.Origins`); -1: unknown."""
 
 
 class Part(Struct, frozen=True, array_like=True):
@@ -123,6 +127,16 @@ class Noted(Struct, frozen=True, array_like=True, tag="noted"):
     incarnation: int
 
 
+class SourceStates(Struct, frozen=True, array_like=True, tag="sources"):
+    """Ingestion -> gateway: the state of every source it reads, as often as one changes, and again until it is heard."""
+
+    sender: str
+    number: int
+    """Rises with every change; a lower one is late."""
+    states: list[tuple[str, str]]
+    """(source, connecting | connected | reconnecting | failed)."""
+
+
 class Demand(Struct, frozen=True, array_like=True, tag="demand"):
     """Shard -> ingestion: channels to be joined (`add`) and no longer needed (`drop`), as (source, channel)."""
 
@@ -174,6 +188,8 @@ class Read(Struct, frozen=True, array_like=True, tag="read"):
     id: int
     key: str
     fetch: str = "auto"
+    page: str = ""
+    """next | previous: load one more page of an infinite list."""
 
 
 class Write(Struct, frozen=True, array_like=True, tag="write"):
@@ -207,16 +223,21 @@ class Erase(Struct, frozen=True, array_like=True, tag="erase"):
     base_version: int | None = None
 
 
-class InvalidateKeys(Struct, frozen=True, array_like=True, tag="invalidate"):
-    """Invalidate one entry (`exact`) or all that match. Answer: `Matched`."""
+class Act(Struct, frozen=True, array_like=True, tag="act"):
+    """Do something with every entry that a filter matches. Answer: `Matched`."""
 
     id: int
+    action: str
+    """invalidate | refetch | reset | cancel | remove."""
     key: str
     exact: bool = False
     which: str = "all"
     """active | inactive | all."""
     refetch: str = "active"
-    """active | inactive | all | none."""
+    """Which of those that were invalidated to fetch again: active | inactive | all | none."""
+    stale: bool | None = None
+    fetch_status: str | None = None
+    """idle | fetching | paused."""
 
 
 class ListKeys(Struct, frozen=True, array_like=True, tag="keys"):
@@ -228,7 +249,7 @@ class ListKeys(Struct, frozen=True, array_like=True, tag="keys"):
     limit: int
 
 
-Request = Watch | Unwatch | Missed | Read | Write | Edit | Erase | InvalidateKeys | ListKeys
+Request = Watch | Unwatch | Missed | Read | Write | Edit | Erase | Act | ListKeys
 
 
 class Requests(Struct, frozen=True, array_like=True, tag="requests"):
@@ -256,6 +277,14 @@ class EntryView(Struct, frozen=True, array_like=True, tag="entry"):
     """Unix ms from when the data counts as stale; None: never."""
     error: tuple[str, str] | None = None
     """(code, message) of the last failed fetch since the last success."""
+    is_offline: bool = False
+    """Its service cannot be reached."""
+    origin: str = ""
+    """Where the data came from last, see `shard_entry`."""
+    fetched_at: int = 0
+    """Unix ms of the last successful fetch; 0: never."""
+    doubt: tuple[str, int] | None = None
+    """(why, since when) it is invalidated."""
 
 
 class Failure(Struct, frozen=True, array_like=True, tag="failure"):
@@ -274,7 +303,7 @@ class Written(Struct, frozen=True, array_like=True, tag="written"):
 
 
 class Matched(Struct, frozen=True, array_like=True, tag="matched"):
-    """How many entries an invalidation met."""
+    """How many entries the filter of an `Act` met."""
 
     count: int
 
@@ -344,6 +373,8 @@ class Change(Struct, frozen=True, array_like=True, tag="change"):
     coalesced: int
     data_updated_at: int
     stale_at: float | None = None
+    origin: str = ""
+    fetched_at: int = 0
 
 
 class Removed(Struct, frozen=True, array_like=True, tag="removed"):
@@ -364,6 +395,12 @@ class Meta(Struct, frozen=True, array_like=True, tag="meta"):
     error: tuple[str, str] | None
     invalidated: bool
     """It was invalidated just now: watchers are told."""
+    is_offline: bool = False
+    doubt: tuple[str, int] | None = None
+    data_updated_at: int = 0
+    fetched_at: int = 0
+    """Both move when a fetch brings what was there already."""
+    origin: str = ""
 
 
 class Reset(Struct, frozen=True, array_like=True, tag="reset"):
@@ -383,6 +420,13 @@ class MissedKeys(Struct, frozen=True, array_like=True, tag="missed_keys"):
     keys: list[tuple[str, int]]
 
 
+class ServiceState(Struct, frozen=True, array_like=True, tag="service"):
+    """A service was lost, or is back, as this shard sees it."""
+
+    service: str
+    is_offline: bool
+
+
 class Answered(Struct, frozen=True, array_like=True, tag="answered"):
     """A late answer to a request."""
 
@@ -390,7 +434,7 @@ class Answered(Struct, frozen=True, array_like=True, tag="answered"):
     payload: Payload
 
 
-Item = Snapshot | Absent | Ready | Change | Removed | Meta | Reset | MissedKeys | Answered
+Item = Snapshot | Absent | Ready | Change | Removed | Meta | Reset | MissedKeys | ServiceState | Answered
 
 
 class ChangeSet(Struct, frozen=True, array_like=True, tag="change_set"):
@@ -411,7 +455,7 @@ class ChangeSetTaken(Struct, frozen=True, array_like=True, tag="change_set_taken
     incarnation: int
 
 
-Message = Announce | Blob | Batch | Demand | Requests | ChangeSet
+Message = Announce | Blob | Batch | Demand | SourceStates | Requests | ChangeSet
 Answer = Refused | Full | Noted | BlobTaken | BatchCommitted | DemandMet | Answers | ChangeSetTaken
 
 

@@ -14,7 +14,7 @@ What must not live here: combining operations (`fold`), prefixes and refetching 
 import math
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 from msgspec import Struct
@@ -141,7 +141,29 @@ class Invalidate(Struct, frozen=True, array_like=True, tag=9):
     """active | inactive | all | none"""
 
 
-Operation = Set | Merge | Append | Prepend | Upsert | MergeWhere | Remove | Increment | Delete | Invalidate
+class Call(Struct, frozen=True, array_like=True, tag=10):
+    """Replace the data by what a Python function makes of it and the event: `(old, event) -> new`."""
+
+    function: str
+    """`module:qualified.name`."""
+    event: bytes
+    """JSON object: event, data, channel captures, id."""
+    at: str = ""
+    missing: Missing = Missing.SKIP
+    default: bytes | None = None
+    guard: Guard | None = None
+
+
+Operation = Set | Merge | Append | Prepend | Upsert | MergeWhere | Remove | Increment | Delete | Invalidate | Call
+Reducer = Callable[[str, Any, Any], Any]
+"""Runs a function: (reference, old, event) -> new, `UNCHANGED`; raises `OperationError`."""
+
+
+class _Unchanged:
+    """What a reducer gives that leaves the data as it is."""
+
+
+UNCHANGED: Final = _Unchanged()
 
 
 class Outcome(NamedTuple):
@@ -153,7 +175,7 @@ class Outcome(NamedTuple):
     """RFC 6902 members that lead from the old value to the new; None: there was no old value, or it was replaced whole."""
     changed: bool
     dropped: list[str]
-    """Why operations did nothing: `skipped` (the entry is absent), `mismatch`, `stale` (its guard)."""
+    """Why operations did nothing: `skipped` (the entry is absent), `mismatch`, `stale` (its guard), `function` (it failed)."""
 
 
 class _Dropped(Exception):  # noqa: N818 - a signal, not an error
@@ -162,8 +184,11 @@ class _Dropped(Exception):  # noqa: N818 - a signal, not an error
         self.reason = reason
 
 
-def apply_all(operations: list[Operation], value: Value | None) -> Outcome:
-    """Apply operations in order. `value` is edited in place where that is possible, and then marked as mutated."""
+def apply_all(operations: list[Operation], value: Value | None, reducer: Reducer | None = None) -> Outcome:
+    """Apply operations in order. `value` is edited in place where that is possible, and then marked as mutated.
+
+    `reducer` runs the functions of `Call`s.
+    """
     patch: list[bytes] | None = []
     changed = False
     dropped: list[str] = []
@@ -181,6 +206,11 @@ def apply_all(operations: list[Operation], value: Value | None) -> Outcome:
                     value, patch = None, None
                 case Invalidate():
                     raise AssertionError("the shard invalidates")
+                case Call():
+                    made = _call(operation, value, reducer)
+                    if made is None:
+                        continue
+                    value, patch = made, None
                 case _:
                     value, members = _edit(operation, value)
                     if members is None:
@@ -195,6 +225,27 @@ def apply_all(operations: list[Operation], value: Value | None) -> Outcome:
         except OperationError:
             dropped.append("mismatch")
     return Outcome(value, patch, changed, dropped)
+
+
+def _call(operation: Call, value: Value | None, reducer: Reducer | None) -> Value | None:
+    """Return what a function makes of a value; None: it leaves it as it is."""
+    if value is None and operation.missing is Missing.SKIP:
+        raise _Dropped("skipped")
+    if reducer is None:
+        raise _Dropped("function")
+    if value is None:
+        old = None if operation.default is None else decode(operation.default, 0)
+    else:
+        old = orjson.loads(value.json())  # its own copy: it may edit it and then fail
+    try:
+        new = reducer(operation.function, old, decode(operation.event, 0))
+        if new is UNCHANGED:
+            return None
+        json = orjson.dumps(new)
+        decode(json, 0)
+    except (OperationError, TypeError, ValueError):
+        raise _Dropped("function") from None
+    return Value.from_json(json)
 
 
 _Edit = Set | Merge | Append | Prepend | Upsert | MergeWhere | Remove | Increment | Delete

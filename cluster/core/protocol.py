@@ -48,7 +48,7 @@ def snapshot(view: EntryView, now_ms: float) -> Typed:
     error = b"" if view.error is None else b',"error":%b' % orjson.dumps(error_body(*view.error))
     return (
         b"snapshot",
-        b'"key":%b,"version":%d,%b"data_updated_at":%d,"status":"%b","is_stale":%b,"is_offline":false%b'
+        b'"key":%b,"version":%d,%b"data_updated_at":%d,"status":"%b","is_stale":%b,"is_offline":%b%b'
         % (
             view.key.encode(),
             view.version,
@@ -56,6 +56,7 @@ def snapshot(view: EntryView, now_ms: float) -> Typed:
             view.data_updated_at,
             view.status.encode(),
             b"true" if is_stale(view, now_ms) else b"false",
+            b"true" if view.is_offline else b"false",
             error,
         ),
     )
@@ -72,7 +73,7 @@ def entry(view: EntryView, now_ms: float) -> bytes:
     error = b"" if view.error is None else b',"error":%b' % orjson.dumps(error_body(*view.error))
     return (
         b'{"key":%b,"data":%b,"version":%d,"data_updated_at":%d,"status":"%b","fetch_status":"%b",'
-        b'"is_stale":%b,"is_invalidated":%b,"is_offline":false%b}'
+        b'"is_stale":%b,"is_invalidated":%b,"is_offline":%b,"origin":%b%b}'
     ) % (
         view.key.encode(),
         data,
@@ -82,8 +83,29 @@ def entry(view: EntryView, now_ms: float) -> bytes:
         view.fetch_status.encode(),
         b"true" if is_stale(view, now_ms) else b"false",
         b"true" if view.is_invalidated else b"false",
+        b"true" if view.is_offline else b"false",
+        orjson.dumps(origin_of(view)),
         error,
     )
+
+
+def origin_of(view: EntryView) -> dict[str, Any] | None:
+    """Where an entry's data came from, and why it is in doubt if it is; None: it has no data and nothing is known of it."""
+    if view.data is None and view.doubt is None:
+        return None
+    kind, _, source = view.origin.rstrip("?").partition(":")
+    origin: dict[str, Any] = {"kind": kind or None, "at": view.data_updated_at}
+    if source:
+        origin["from"] = source
+    if view.fetched_at:
+        origin["fetched_at"] = view.fetched_at
+    if view.origin.endswith("?"):
+        origin["uncertain"] = True
+    if view.stale_at:
+        origin["stale_at"] = int(view.stale_at)
+    if view.doubt is not None:
+        origin["invalidated"] = {"by": view.doubt[0], "at": view.doubt[1]}
+    return origin
 
 
 def snapshot_end(token: bytes) -> Typed:

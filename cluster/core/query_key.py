@@ -206,17 +206,23 @@ def partial_match(key: Any, prefix: Any) -> bool:
         return bool(key == prefix)
     if isinstance(key, bool) or isinstance(prefix, bool):
         return key is prefix
-    if isinstance(prefix, list):
-        if not isinstance(key, list) or len(prefix) > len(key):
+    if isinstance(prefix, list) and isinstance(key, list):
+        if len(prefix) > len(key):
             return False
         return all(partial_match(item, wanted) for item, wanted in zip(key, prefix, strict=False))
-    if isinstance(prefix, dict):
-        if not isinstance(key, dict):
+    if isinstance(prefix, dict | list):
+        if not isinstance(key, dict | list):
             return False
-        return all(name in key and partial_match(key[name], wanted) for name, wanted in prefix.items())
+        # As in JavaScript, an array is an object whose names are its indexes.
+        held, asked = _members(key), _members(prefix)
+        return all(name in held and partial_match(held[name], wanted) for name, wanted in asked.items())
     if isinstance(key, int | float) and isinstance(prefix, int | float):
         return key == prefix
     return False
+
+
+def _members(value: dict[str, Any] | list[Any]) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {str(position): item for position, item in enumerate(value)}
 
 
 def exact_match(key: list[Any], wanted: list[Any]) -> bool:

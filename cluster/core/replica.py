@@ -20,12 +20,16 @@ class Replica:
         "awaited_version",
         "body",
         "data_updated_at",
+        "doubt",
         "doubted_until",
         "error",
         "fetch_status",
+        "fetched_at",
         "is_invalidated",
+        "is_offline",
         "key",
         "key_json",
+        "origin",
         "parsed",
         "shard",
         "stale_at",
@@ -49,6 +53,10 @@ class Replica:
         self.is_invalidated = False
         self.stale_at: float | None = None
         self.error: tuple[str, str] | None = None
+        self.is_offline = False
+        self.origin = ""
+        self.fetched_at = 0
+        self.doubt: tuple[str, int] | None = None
         self.awaited_version = 0
         """A write that was acknowledged through this gateway made at least this version; reads may not go back behind it."""
         self.doubted_until = 0
@@ -66,6 +74,10 @@ class Replica:
         self.is_invalidated = view.is_invalidated
         self.stale_at = view.stale_at
         self.error = view.error
+        self.is_offline = view.is_offline
+        self.origin = view.origin
+        self.fetched_at = view.fetched_at
+        self.doubt = view.doubt
         self.body = None
 
     def take(self, change: Change) -> None:
@@ -79,7 +91,10 @@ class Replica:
         self.version = change.version
         self.data_updated_at = change.data_updated_at
         self.status, self.fetch_status, self.is_invalidated, self.error = "success", "idle", False, None
+        self.is_offline, self.doubt = False, None  # a `Meta` follows where it is otherwise
         self.stale_at = change.stale_at
+        self.origin = change.origin
+        self.fetched_at = change.fetched_at
         self.body = None
 
     def heed(self, meta: Meta) -> None:
@@ -89,6 +104,11 @@ class Replica:
         self.is_invalidated = meta.is_invalidated
         self.stale_at = meta.stale_at
         self.error = meta.error
+        self.is_offline = meta.is_offline
+        self.doubt = meta.doubt
+        self.data_updated_at = meta.data_updated_at
+        self.fetched_at = meta.fetched_at
+        self.origin = meta.origin
         self.body = None
 
     def is_stale(self, now_ms: float) -> bool:
@@ -107,4 +127,8 @@ class Replica:
             self.is_invalidated,
             self.stale_at,
             self.error,
+            self.is_offline,
+            self.origin,
+            self.fetched_at,
+            self.doubt,
         )

@@ -1,13 +1,15 @@
 """When to try again, and whether at all.
 
 Two schedules: `Backoff` for connections that are tried for ever (jittered, so that a thousand of them do not return in step), and
-`retry_delay_ms` for fetches (query-core's, not jittered: single flight already makes it one request per key).
+`Retryer` for fetches (query-core's, not jittered: single flight already makes it one request per key).
 
 What must not live here: clocks, sleeping, random numbers (they are passed in).
 """
 
+from collections.abc import Callable
 from email.utils import parsedate_to_datetime
-from typing import Literal
+from enum import Enum
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -17,6 +19,13 @@ RETRYABLE_STATUSES = frozenset({408, 425, 429})
 """Client errors that a later try can cure: request timeout, too early, too many requests."""
 MAX_DOUBLINGS = 64
 """Beyond this any schedule has reached its maximum; a larger power would overflow a float."""
+
+
+DEFAULT_RETRIES = 3
+Retry = int | bool | Callable[[int, Any], bool]
+"""How often to try again, whether at all or for ever, or a function of (failures before this one, error)."""
+RetryDelay = float | None | Callable[[int, Any], float]
+"""Milliseconds before the next try, or a function of (failures before this one, error); None: `retry_delay_ms`."""
 
 
 class Backoff(Struct, frozen=True):
@@ -68,6 +77,73 @@ def retry_delay_ms(failure_count: int, configured: float | None = None) -> float
     if configured is not None:
         return configured
     return float(min(RETRY_BASE_MS * 2 ** min(failure_count, MAX_DOUBLINGS), RETRY_MAX_MS))
+
+
+class Step(Enum):
+    """What is next for a `Retryer`."""
+
+    RUN = "run"
+    """Make an attempt."""
+    WAIT = "wait"
+    """For `due`, when the next attempt is."""
+    PAUSE = "pause"
+    """Until `resume`: the service is offline."""
+    GIVE_UP = "give up"
+    """With the last error."""
+
+
+class Retryer:
+    """The attempts of one piece of work, as query-core's retryer makes them."""
+
+    __slots__ = ("_delay", "_retry", "_started", "abandoned", "due", "failure_count", "paused")
+
+    def __init__(self, retry: Retry, delay: RetryDelay) -> None:
+        self._retry = retry
+        self._delay = delay
+        self._started = False
+        self.failure_count = 0
+        """Failures after which it was, or will be, tried again."""
+        self.due: float | None = None
+        """Unix ms of the next attempt, while it waits for it."""
+        self.paused = False
+        self.abandoned = False
+        """Nobody wants it tried again; an attempt under way may still succeed."""
+
+    def start(self, *, online: bool) -> Step:
+        """Begin."""
+        self._started = online
+        self.paused = not online
+        return Step.RUN if online else Step.PAUSE
+
+    def failed(self, error: Any, now_ms: float) -> Step:
+        """The attempt under way failed."""
+        failures = self.failure_count
+        retry = self._retry
+        again = (
+            retry if isinstance(retry, bool) else failures < retry if isinstance(retry, int) else retry(failures, error)
+        )
+        if self.abandoned or not again:
+            return Step.GIVE_UP
+        delay = self._delay(failures, error) if callable(self._delay) else retry_delay_ms(failures, self._delay)
+        self.failure_count += 1
+        self.due = now_ms + delay
+        return Step.WAIT
+
+    def wake(self, *, online: bool) -> Step:
+        """The time of the next attempt has come."""
+        self.due = None
+        if not online:
+            self.paused = True
+            return Step.PAUSE
+        return Step.GIVE_UP if self.abandoned else Step.RUN
+
+    def resume(self) -> Step:
+        """The service is online again."""
+        self.paused = False
+        if self._started and self.abandoned:
+            return Step.GIVE_UP
+        self._started = True
+        return Step.RUN
 
 
 def is_retryable_status(status: int) -> bool:

@@ -20,11 +20,12 @@ import msgspec
 import orjson
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from cluster.core import template
+from cluster.core import broadcast, template
 from cluster.core.json_pointer import escape, resolve
 from cluster.core.json_pointer import tokens as pointer_tokens
 from cluster.core.operation import (
     Append,
+    Call,
     Delete,
     Guard,
     Increment,
@@ -40,9 +41,12 @@ from cluster.core.operation import (
     json_equal,
 )
 from cluster.core.query_key import CanonicalKey, canonical, checked
+from cluster.core.relation import Contains, Relations
 from cluster.core.template import HeadIndex, Hole, Literal, MissingCapture, Node, Path
 from cluster.errors import ErrorCode, HarborError, OperationError, RequestError
 
+BROADCAST = frozenset({"entity", "relation"})
+"""Operations that name no key: which entries they are about is found in the shards."""
 MEMO = 100_000
 """Keys remembered per route and routes per source; a memo that is full starts over."""
 KNOWN_CHANNELS = 1_000
@@ -88,6 +92,16 @@ class RuleOperation(Struct, frozen=True):
     when: tuple[tuple[str, Any], ...] = ()
     """(pointer into the event's data, value)."""
     guard: tuple[str, Node] | None = None
+    type: Node | None = None
+    """Of an entity or a relation."""
+    identity: Node | None = None
+    """Of what a relation is about."""
+    identities: tuple[tuple[str, str], ...] = ()
+    """Member that identifies an entity, by type."""
+    function: str = ""
+    """What a call calls."""
+    event: bytes = b""
+    """What a call is told of every event of its route, as JSON without the closing brace."""
 
 
 class Stream(Struct, frozen=True):
@@ -100,17 +114,22 @@ class Stream(Struct, frozen=True):
     profile: int = 0
     always: bool = False
     linger_ms: float = 30_000.0
+    origins: dict[str, int] = {}
+    """Number, among the rules of all streams, by event."""
 
 
 class Route:
     """What to do with an event of one name on one channel."""
 
-    __slots__ = ("apply", "feed", "profile")
+    __slots__ = ("apply", "feed", "origin", "profile")
 
-    def __init__(self, feed: str, profile: int, apply: Callable[[Raw | bytes, str | int | None], list[Made]]) -> None:
+    def __init__(
+        self, feed: str, profile: int, apply: Callable[[Raw | bytes, str | int | None], list[Made]], origin: int
+    ) -> None:
         self.feed = feed
         self.profile = profile
         self.apply = apply
+        self.origin = origin
 
 
 class Router:
@@ -209,7 +228,8 @@ class Router:
             known = {path[0]: value for path, value in captures.items()}
             known["event"] = event
             feed = self.source if stream.channel is None else f"{self.source}/{channel}"
-            routes.append(Route(feed, stream.profile, self._compile(operations, known)))
+            apply = self._compile(operations, known)
+            routes.append(Route(feed, stream.profile, apply, stream.origins.get(event, -1)))
         return tuple(routes)
 
     def _drop(self, reason: str) -> None:
@@ -275,6 +295,11 @@ def _with_known(operation: RuleOperation, known: dict[str, Any]) -> RuleOperatio
         by=put(operation.by) if isinstance(operation.by, Hole | template.Text) else operation.by,
         each=put(operation.each),
         guard=None if operation.guard is None else (operation.guard[0], template.substitute(operation.guard[1], known)),
+        type=put(operation.type),
+        identity=put(operation.identity),
+        event=orjson.dumps(
+            {"event": known["event"], "captures": {name: value for name, value in known.items() if name != "event"}}
+        )[:-1],
     )
 
 
@@ -413,7 +438,7 @@ def _reads(operation: RuleOperation) -> tuple[set[Path], set[Path]]:
     """Return the placeholders an operation needs decoded, and those it only passes on."""
     parsed: set[Path] = set()
     passed: set[Path] = set()
-    for node in (operation.key, operation.at, operation.where, operation.by):
+    for node in (operation.key, operation.at, operation.where, operation.by, operation.type, operation.identity):
         if isinstance(node, Hole | template.Text | template.ListNode | template.DictNode):
             parsed.update(template.holes(node))
     for node in (operation.value, operation.each, None if operation.guard is None else operation.guard[1]):
@@ -644,6 +669,20 @@ def _maker(operation: RuleOperation, reader: _Reader) -> Callable[..., Made]:
         guard_at, guard_value = operation.guard[0], reader.json(operation.guard[1])
         guard = lambda *event: Guard(guard_at, guard_value(*event))  # noqa: E731 - as above
     match operation.kind:
+        case "entity":
+            return _entity_maker(operation, reader)
+        case "relation":
+            return _relation_maker(operation, reader)
+        case "call":
+            function, head = operation.function, operation.event
+
+            def call(data: Any, members: Any, item: Any, item_members: Any, event_id: str | int | None) -> Made:
+                told = b'%b,"data":%b,"id":%b' % (head, bytes(data), orjson.dumps(event_id))
+                told += b"}" if item is None else b',"item":%b}' % bytes(item)
+                made = Call(function, told, missing=missing, default=default, guard=None)
+                return key(data, members, item, item_members, event_id), made
+
+            return call
         case "set":
             creating = Missing.CREATE if operation.missing is None else operation.missing
             return lambda *e: (key(*e), Set(value(*e), at(*e), creating, default, guard(*e)))
@@ -667,9 +706,38 @@ def _maker(operation: RuleOperation, reader: _Reader) -> Callable[..., Made]:
             return lambda *e: (key(*e), Delete(at(*e), guard(*e)))
         case "invalidate":
             invalidate = Invalidate(operation.exact, operation.refetch)
-            return lambda *e: (key(*e), invalidate)
+            if operation.exact:
+                return lambda *e: (key(*e), invalidate)
+            return lambda *e: (broadcast.under(key(*e)), invalidate)
         case kind:
             raise AssertionError(f"no such operation: {kind}")
+
+
+def _entity_maker(operation: RuleOperation, reader: _Reader) -> Callable[..., Made]:
+    assert operation.type is not None
+    assert operation.value is not None
+    type_, value = reader.build(operation.type), reader.json(operation.value)
+    members = dict(operation.identities)
+
+    def make(*event: Any) -> Made:
+        name, json = type_(*event), value(*event)
+        if name not in members:
+            raise MissingCapture
+        entity = orjson.loads(json)
+        known = entity.get(members[name]) if isinstance(entity, dict) else None
+        if known is None or isinstance(known, dict | list):
+            raise MissingCapture
+        return broadcast.name("entity", [name, known]), Merge(json)
+
+    return make
+
+
+def _relation_maker(operation: RuleOperation, reader: _Reader) -> Callable[..., Made]:
+    assert operation.type is not None
+    assert operation.identity is not None
+    type_, identity = reader.build(operation.type), reader.build(operation.identity)
+    invalidate = Invalidate(False, operation.refetch)
+    return lambda *event: (broadcast.name("relation", [type_(*event), identity(*event)]), invalidate)
 
 
 def _no_value(*_: Any) -> bytes:
@@ -699,6 +767,8 @@ class _Reach(Struct, frozen=True):
     key: Node
     under: bool
     """What is under the key too: an invalidation."""
+    contains: bool = False
+    """`key` is an element that keys have somewhere."""
 
 
 _Fed = tuple[_Reach, dict[Path, Any]]
@@ -706,21 +776,36 @@ _Fed = tuple[_Reach, dict[Path, Any]]
 
 
 def _reaches(stream: Stream) -> list[_Reach]:
-    """Return what the rules of a stream reach, once where several reach the same."""
+    """Return what the rules of a stream reach by keys of their own, once where several reach the same."""
     found: list[_Reach] = []
     for rules in stream.on.values():
         for rule in rules:
             reach = _Reach(rule.key, rule.kind == "invalidate" and not rule.exact)
-            if reach not in found:
+            if rule.kind not in BROADCAST and reach not in found:
                 found.append(reach)
     return found
+
+
+def _related(stream: Stream, relations: Relations) -> list[_Reach]:
+    """Return what the rules of a stream reach through relations."""
+    types: set[str] = set()
+    for rules in stream.on.values():
+        for rule in rules:
+            if rule.kind == "relation":
+                types.update([str(rule.type.value)] if isinstance(rule.type, Literal) else relations.types)
+    return [
+        _Reach(member.element, False, contains=True) if isinstance(member, Contains) else _Reach(member, True)
+        for type_ in types
+        for member in relations.members(type_)
+    ]
 
 
 class FeedIndex:
     """Which channels feed which keys: the rules, read backwards."""
 
-    def __init__(self, streams: Sequence[Stream]) -> None:
+    def __init__(self, streams: Sequence[Stream], relations: Relations | None = None) -> None:
         self._streams = streams
+        self._relations = relations or Relations({})
         self._linger = {stream.source: stream.linger_ms for stream in streams}
         self._reaches = [_reaches(stream) for stream in streams]
         self._joined_for = HeadIndex(
@@ -750,7 +835,7 @@ class FeedIndex:
         for stream in self._streams:
             if stream.always or not isinstance(stream.channel, Literal):
                 continue
-            if any(template.compatible(rule.key, prefix) for rules in stream.on.values() for rule in rules):
+            if any(template.compatible(reach.key, prefix) for reach in _reaches(stream)):
                 found[stream.source, str(stream.channel.value)] = None
         return list(found)
 
@@ -770,6 +855,46 @@ class FeedIndex:
             captures: dict[Path, Any] = {}
             if stream.channel is None or channel is None or template.match_text(stream.channel, channel, captures):
                 yield from ((reach.key, (reach, captures)) for reach in reaches)
+                for reach in _related(stream, self._relations):
+                    # What an event says of relations has nothing to do with what its channel captures.
+                    yield (Hole(()) if reach.contains else reach.key), (reach, {})
+
+    def heads_fed_by(self, source: str, channel: str | None) -> list[str] | None:
+        """Return first elements of which every key has one that a source feeds; None: it may feed any key."""
+        heads = [template.head(node) for node, _ in self._fed(source, channel)]
+        texts = [head for head in heads if head is not None]
+        return list(dict.fromkeys(texts)) if len(texts) == len(heads) else None
+
+    def entities_fed_by(self, source: str, channel: str | None) -> set[str] | None:
+        """Return the types of entities that a source's events change; None: any."""
+        found: set[str] = set()
+        for stream in self._streams:
+            if stream.source != source:
+                continue
+            if (
+                stream.channel is not None
+                and channel is not None
+                and not template.match_text(stream.channel, channel, {})
+            ):
+                continue
+            for rules in stream.on.values():
+                for rule in rules:
+                    if rule.kind == "entity":
+                        if not isinstance(rule.type, Literal):
+                            return None
+                        found.add(str(rule.type.value))
+        return found
+
+    def concerns(self, source: str, key: list[Any], *, prefix: bool) -> bool:
+        """Whether what a source sends may change a key, or entries under a prefix."""
+        if self.fed_by(source, None, key):
+            return True
+        return prefix and any(
+            template.compatible(reach.key, key)
+            for stream, reaches in zip(self._streams, self._reaches, strict=True)
+            if stream.source == source
+            for reach in reaches
+        )
 
     def always(self) -> list[tuple[str, str]]:
         """Return the channels that are joined whether or not anybody watches."""
@@ -791,6 +916,8 @@ class FeedIndex:
 def _feeds(reach: _Reach, key: list[Any], captures: dict[Path, Any]) -> bool:
     """Whether a channel's events reach a key; its captures are text, so a number in the key equals its digits."""
     found: dict[Path, Any] = {}
+    if reach.contains:
+        return any(template.match(reach.key, element, {}) for element in key)
     if not template.match(reach.key, key, found, under=reach.under):
         return False
     return all(path not in captures or template_text(value) == captures[path] for path, value in found.items())

@@ -7,22 +7,27 @@ at `epoch * 2^13` (epochs are milliseconds), which is above anything an earlier 
 It is one thing because every path below ends in the same commit, and what a commit must do may not differ between them: number the
 change, note it in history, keep it for fetches under way, and pend it on the link of every watcher.
 
-What must not live here: what operations do (`operation`), what waits for a gateway (`gateway_link`), which channels to join
-(`channel_demand`), HTTP.
+Fetches run beside streams. One starts only after the key's channels are joined; operations received since then, and for the longest
+they may have been under way before, are applied at once and replayed over the response.
+
+What must not live here: what operations do (`operation`), the life of an entry (`query_cache`), what waits for a gateway
+(`gateway_link`), which channels to join (`channel_demand`), where entities occur (`entity_index`), HTTP.
 """
 
-from collections import Counter
-from collections.abc import Sequence
-from heapq import heappop, heappush, nsmallest
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from heapq import nsmallest
 from typing import Any, Protocol
 
 import orjson
 from msgspec import Struct
 
-from cluster.core import json_patch
+from cluster.core import broadcast, json_patch
 from cluster.core.channel_demand import Channel, ChannelDemand
-from cluster.core.declared_query import DeclaredQueries, FetchRequest
+from cluster.core.declared_query import DeclaredQueries, FetchRequest, FunctionRequest, Response
+from cluster.core.entity_index import EntityIndex, EntityType
 from cluster.core.entry import Value
+from cluster.core.filters import Filter
 from cluster.core.gateway_link import (
     SLICE_BYTES,
     SLICE_ENTRIES,
@@ -30,9 +35,12 @@ from cluster.core.gateway_link import (
     encode_pending,
 )
 from cluster.core.history import History
+from cluster.core.infinite import Direction
 from cluster.core.link import Announcements, Foreign, Incoming, New, Repeat
+from cluster.core.memory import Memory
 from cluster.core.messages import (
     Absent,
+    Act,
     Announce,
     Answer,
     Answered,
@@ -48,7 +56,6 @@ from cluster.core.messages import (
     Failure,
     FeedRange,
     Full,
-    InvalidateKeys,
     Item,
     KeyList,
     ListKeys,
@@ -63,6 +70,7 @@ from cluster.core.messages import (
     Request,
     Requests,
     Send,
+    ServiceState,
     Snapshot,
     Unwatch,
     Watch,
@@ -73,16 +81,21 @@ from cluster.core.operation import (
     Append,
     Increment,
     Invalidate,
+    Merge,
     Operation,
     Prepend,
+    Reducer,
     Set,
     apply_all,
     decode,
     identity,
 )
-from cluster.core.query_cache import Entry, Fetch, QueryCache, new_entry
+from cluster.core.query_cache import CANCELLED, Fetch, Observer, QueryCache
 from cluster.core.query_key import CanonicalKey, KeyMatcher, parse
-from cluster.core.retry import retry_delay_ms
+from cluster.core.relation import Relations
+from cluster.core.service_health import UNREACHABLE, ServiceHealth
+from cluster.core.shard_entry import UNCERTAIN, WRITE, ShardEntry, error_of
+from cluster.core.sweep import SLICE, Sweeps
 from cluster.errors import ErrorCode, HarborError, OperationError, UpstreamError
 
 EPOCH_SHIFT = 13
@@ -96,18 +109,16 @@ JOIN_WAIT_MS = 1_000.0
 REQUEST_MEMORY_MS = 600_000.0
 """Results of writes are kept this long for repeats."""
 MAX_FETCH_TRIES = 3
-COLLECT_SLICE = 500
-"""Entries collected per wake: about a millisecond."""
-COLLECT_AGAIN_MS = 1_000.0
-"""An entry that is being fetched when its time is over is looked at again then."""
+EVICT_SLICE = 500
+"""Entries evicted per wake."""
 
 
 class StartFetch(Struct, frozen=True):
-    """Effect: send `request`; feed what comes of it to `fetched` with `id`."""
+    """Effect: send `request`; feed what comes of it to `fetched`, with this."""
 
     key: str
     id: int
-    request: FetchRequest
+    request: FetchRequest | FunctionRequest
 
 
 Effect = Send | StartFetch
@@ -128,9 +139,32 @@ class Feeds(Protocol):
         """Whether a source (any of its channels where `channel` is None) feeds a key."""
         ...
 
+    def heads_fed_by(self, source: str, channel: str | None) -> list[str] | None:
+        """Return first elements of which every key has one that a source feeds; None: it may feed any key."""
+        ...
+
+    def entities_fed_by(self, source: str, channel: str | None) -> set[str] | None:
+        """Return the types of entities that a source's events change; None: any."""
+        ...
+
+
+class _Waiter(Struct, frozen=True):
+    """A reader that waits for a fetch: request `id` of a gateway."""
+
+    gateway: str
+    id: int
+    page: Direction | None = None
+    """What it wants is one more page, which is to be fetched when the present fetch is over."""
+
+
+class _Then(Struct, frozen=True):
+    """A reader that waits for a fetch to end before its own can begin."""
+
+    waiter: _Waiter
+
 
 class ShardState:
-    """See the module."""
+    """See the module. It owns a `QueryCache` and carries out what that asks for."""
 
     def __init__(
         self,
@@ -144,15 +178,30 @@ class ShardState:
         gateways: Sequence[str],
         ingestors: Sequence[str],
         replay_ms: float,
+        entities: Mapping[str, EntityType] | None = None,
+        relations: Relations | None = None,
+        origins: Sequence[str] = (),
+        memory: Memory | None = None,
+        limits: Mapping[str, int] | None = None,
+        reducer: Reducer | None = None,
     ) -> None:
-        """`replay_ms`: the longest an operation may have been under way (the largest `max_wait`)."""
+        """`replay_ms`: the longest an operation may have been under way (the largest `max_wait`); `limits`: calls at once, by service."""
         self.identity = identity
         self.incarnation = incarnation
         self.epoch = epoch
         self.offset = epoch << EPOCH_SHIFT
-        self.cache = QueryCache()
+        self.cache: QueryCache[ShardEntry] = QueryCache(self)
+        for service, calls in (limits or {}).items():
+            self.cache.limit(service, calls)
         self.history = History(self.offset)
         self.demand = demand
+        self.memory = memory or Memory()
+        self.entities = EntityIndex(entities or {})
+        self._relations = relations or Relations({})
+        self._origins = origins
+        self._reducer = reducer
+        self._health = ServiceHealth()
+        self._sweeps = Sweeps()
         self._queries = queries
         self._feeds = feeds
         self._replay_ms = replay_ms
@@ -169,20 +218,28 @@ class ShardState:
         """(incarnation, last number) by feed."""
         self._results: dict[str, tuple[float, Payload]] = {}
         """(kept until, result) by request id, oldest first."""
-        self._fetching: dict[str, Entry] = {}
-        self._idle: list[tuple[float, str]] = []
-        """Heap of (when to look, key) of entries that nobody watches."""
-        self._next_fetch = 0
+        self._evicting = False
+        """Entries are still too many, or too large."""
+        self._held: dict[str, ShardEntry] = {}
+        """Entries whose fetch waits for channels to be joined."""
+        self._effects: list[Effect] = []
         self._announcements = Announcements(identity, incarnation, [*gateways, *ingestors])
-        self._now_ms = 0.0
-        self.collected = 0
         self.operations_dropped: Counter[str] = Counter()
+        self.evictions: Counter[str] = Counter()
         self.invalidations = 0
         self.resets = 0
         self.reads: Counter[str] = Counter()
         self.fetches: Counter[str] = Counter()
         self.lag_ms = 0.0
         """How old the oldest event of the last batch was when it was committed."""
+
+    @property
+    def _now_ms(self) -> float:
+        return self.cache.now_ms
+
+    @_now_ms.setter
+    def _now_ms(self, now_ms: float) -> None:
+        self.cache.now_ms = now_ms
 
     # --- batches -------------------------------------------------------------------------------------------------
 
@@ -195,29 +252,32 @@ class ShardState:
                 return Refused(self.incarnation), []
             case Repeat(answer):
                 return answer, []
-        effects: list[Effect] = []
         if message.keys:
             self.lag_ms = now_ms - message.oldest_ms
-        invalidations: list[tuple[str, Invalidate]] = []
+        late: list[tuple[str, str, list[Operation], int]] = []
         for item in message.keys:
-            operations: list[Operation] = [
-                operation for operation in item.operations if not isinstance(operation, Invalidate)
-            ]
-            invalidations.extend((item.key, each) for each in item.operations if isinstance(each, Invalidate))
+            origin = self._origins[item.origin] if 0 <= item.origin < len(self._origins) else "stream:"
+            if broadcast.is_broadcast(item.key):
+                late.append((item.key, origin, item.operations, item.count))
+                continue
+            operations = item.operations
+            if any(isinstance(operation, Invalidate) for operation in operations):
+                late.append((item.key, origin, [each for each in operations if isinstance(each, Invalidate)], 0))
+                operations = [operation for operation in operations if not isinstance(operation, Invalidate)]
             if operations:
-                self._operate(item.key, operations, item.count, message.oldest_ms)
-        for key, invalidation in invalidations:
-            self._invalidate(key, exact=invalidation.exact, which="all", refetch=invalidation.refetch, effects=effects)
+                self._operate(item.key, operations, item.count, message.oldest_ms, origin)
+        for key, origin, operations, count in late:
+            self._broadcast(key, origin, operations, count, message.oldest_ms)
         for feed in message.feeds:
-            self._advance(feed, effects)
-        self._flush(effects)
-        return incoming.answered(BatchCommitted(self.incarnation, self.offset)), effects
+            self._advance(feed)
+        self._flush()
+        return incoming.answered(BatchCommitted(self.incarnation, self.offset)), self._taken()
 
-    def _operate(self, key: str, operations: list[Operation], count: int, oldest_ms: float) -> None:
+    def _operate(self, key: str, operations: list[Operation], count: int, oldest_ms: float, origin: str) -> None:
         entry = self.cache.get(key)
         if entry is not None and entry.query is not None:
             self._remember(entry, operations)
-        outcome = apply_all(operations, None if entry is None else entry.value)
+        outcome = apply_all(operations, None if entry is None else entry.value, self._reducer)
         self.operations_dropped.update(outcome.dropped)
         if not outcome.changed:
             return
@@ -228,29 +288,80 @@ class ShardState:
         is_new = entry is None
         if entry is None:
             entry = self._create(key)
-        self._commit(entry, outcome.value, outcome.patch, count, oldest_ms)
+        is_whole = outcome.patch is None and entry.query is None
+        self.cache.written(entry, outcome.value, is_edit=not is_whole)
+        self._commit(entry, outcome.patch, count, oldest_ms, origin)
         if is_new and entry.query is not None and not isinstance(operations[0], Set):
-            entry.is_invalidated = True  # it holds what came since now; the first reader has the rest fetched
+            # It holds what came since now; the first reader has the rest fetched.
+            self._doubt(entry, "created by events")
             self._remember(entry, operations)
 
-    def _remember(self, entry: Entry, operations: list[Operation]) -> None:
+    def _remember(self, entry: ShardEntry, operations: list[Operation]) -> None:
         """Keep what a fetch's response may not hold yet."""
         keep_from = self._now_ms - self._replay_ms
-        if entry.fetch is not None:
+        if entry.fetch is not None and entry.fetch.since_ms:
             keep_from = min(keep_from, entry.fetch.since_ms)
-        while entry.recent and entry.recent[0][0] < keep_from:
-            entry.recent.popleft()
-        entry.recent.append((self._now_ms, operations))
+        recent = entry.recent
+        if recent is None:
+            recent = entry.recent = deque()
+        while recent and recent[0][0] < keep_from:
+            recent.popleft()
+        recent.append((self._now_ms, operations))
+
+    def _broadcast(self, name: str, origin: str, operations: list[Operation], count: int, oldest_ms: float) -> None:
+        """Carry out what is not about one key, and invalidations of one."""
+        if not broadcast.is_broadcast(name):
+            entry = self.cache.get(name)
+            for operation in operations:
+                assert isinstance(operation, Invalidate)
+                if entry is not None:
+                    self._invalidate(entry, operation.refetch, origin, self._now_ms)
+            return
+        kind, about = broadcast.read(name)
+        for operation in operations:
+            match kind, operation:
+                case "under", Invalidate(refetch=refetch):
+                    matcher = KeyMatcher(about)
+                    self._sweep_invalid(self.cache.under(about), matcher.matches, refetch, origin)
+                case "relation", Invalidate(refetch=refetch):
+                    if about[0] not in self._relations:
+                        self.operations_dropped["unknown_relation"] += 1
+                        continue
+                    related = self._relations.related(about[0], about[1])
+                    heads = related.heads
+                    candidates: Iterable[ShardEntry] = self.cache
+                    if heads is not None:
+                        candidates = [entry for head in heads for entry in self.cache.under([head])]
+                    self._sweep_invalid(candidates, related.matches, refetch, origin)
+                case "entity", Merge(value=value):
+                    self._entity(about[0], about[1], value, count, oldest_ms, origin)
+                case _:
+                    raise AssertionError(f"{operation!r} is not for {name}")
+
+    def _entity(self, type_: str, known: Any, value: bytes, count: int, oldest_ms: float, origin: str) -> None:
+        """Update every occurrence of an entity."""
+        by = (known,) if isinstance(known, bool) else known
+        for key in self.entities.entries(type_, by):
+            entry = self.cache.get(key)
+            if entry is None or entry.value is None:
+                continue
+            try:
+                places = self.entities.places(key, entry.covering, entry.value.object(), type_, by)
+            except OperationError:
+                continue
+            operations: list[Operation] = [Merge(value, at) if is_there else Set(value, at) for at, is_there in places]
+            if operations:
+                self._operate(key, operations, count, oldest_ms, origin)
 
     # --- feeds ---------------------------------------------------------------------------------------------------
 
-    def _advance(self, feed: FeedRange, effects: list[Effect]) -> None:
+    def _advance(self, feed: FeedRange) -> None:
         """Move a feed's cursor; where numbers are missing, reset what the feed feeds."""
         empty = feed.first > feed.last
         if empty and not feed.previous:
             if feed.incarnation > self._opened.get(feed.feed, 0):
                 self._opened[feed.feed] = feed.incarnation
-                self._gap(feed.feed, None, effects)
+                self._gap(feed.feed, None)
             return
         incarnation, last = self._cursors.get(feed.feed, (0, 0))
         if feed.incarnation < incarnation:
@@ -262,74 +373,103 @@ class ShardState:
             lost = feed.previous > last
         self._cursors[feed.feed] = (feed.incarnation, max(feed.last, feed.previous))
         if lost:
-            self._gap(source, channel or None, effects)
+            self._gap(source, channel or None)
 
-    def _gap(self, source: str, channel: str | None, effects: list[Effect]) -> None:
+    def _gap(self, source: str, channel: str | None) -> None:
         """Events may have been lost: tell watchers, and fetch anew what can be fetched."""
-        for entry in list(self.cache):
-            if not self._feeds.fed_by(source, channel, entry.parsed):
-                continue
+        since_ms = self._now_ms
+        cause = f"stream:{source}{'' if channel is None else f'/{channel}'} may have lost events"
+
+        def reset(entry: ShardEntry) -> None:
+            if self.cache.get(entry.key) is not entry:
+                return
             self.resets += 1
             # What was received before the gap may be older than what was lost in it: replayed over a response, it would undo that.
-            entry.recent.clear()
-            if entry.query is not None:
-                entry.is_invalidated = True
+            while entry.recent and entry.recent[0][0] <= since_ms:
+                entry.recent.popleft()
             for link in self._watchers.get(entry.key, ()):
-                pending = link.pend(entry.key, entry.version)
-                pending.reset = True
-            if entry.query is not None and entry.key in self._watchers:
-                self._fetch(entry, effects, again=True)
+                link.pend(entry.key, entry.version).reset = True
+            if entry.query is not None:
+                self._doubt(entry, cause, since_ms)
+                if entry.observers:
+                    self._fetch(entry, again=True)
+                elif entry.fetch is not None:
+                    entry.fetch.again = True
+
+        def reset_if_fed(entry: ShardEntry) -> None:
+            if self._feeds.fed_by(source, channel, entry.parsed):
+                reset(entry)
+
+        self._sweep(self._fed(source, channel), reset_if_fed)
+        types = self._feeds.entities_fed_by(source, channel)
+        held = self.entities.holders(set(self.entities.types) if types is None else types)
+        holders = [entry for key in held if (entry := self.cache.get(key)) is not None]
+        self._sweep(holders, reset)
+
+    def _sweep(
+        self,
+        entries: Iterable[ShardEntry],
+        step: Callable[[ShardEntry], None],
+        done: Callable[[], None] | None = None,
+    ) -> None:
+        """Take a step with every entry: now if they are few, else in slices."""
+        entries = list(entries)
+        if len(entries) > SLICE or self._sweeps:
+            self._sweeps.begin(entries, step, done)
+            return
+        for entry in entries:
+            step(entry)
+        if done is not None:
+            done()
 
     # --- commits -------------------------------------------------------------------------------------------------
 
-    def _create(self, key: str) -> Entry:
+    def _create(self, key: str) -> ShardEntry:
         canonical = CanonicalKey(key)
-        entry = new_entry(canonical, self._queries.find(parse(canonical)))
+        parsed = parse(canonical)
+        covering = self.entities.covering(parsed) if self.entities.types else ()
+        entry = ShardEntry(canonical, self._queries.find(parsed), covering)
         self.cache.add(entry)
+        self.memory.added(entry)
         for link in self._links.values():
             if key not in link.watched and link.wants(entry):
                 self._add_watcher(link, key)
-        if key not in self._watchers:
-            self._rest(entry)
+        if key in self._watchers:
+            self._observe(entry)
         return entry
 
-    def _rest(self, entry: Entry) -> None:
-        """Nobody watches an entry (any longer)."""
-        entry.idle_since = self._now_ms
-        collect_at = entry.collect_at
-        if collect_at is not None and not entry.queued:
-            entry.queued = True
-            heappush(self._idle, (collect_at, entry.key))
+    def _observe(self, entry: ShardEntry) -> None:
+        """An entry is watched from now on."""
+        if not entry.observers:
+            self.memory.watch(entry)
+            self.cache.observe(entry, Observer(entry.options), mount=False)
 
-    def _collect(self) -> None:
-        """Drop entries that nobody has watched or changed for their `gc_time`."""
-        for _ in range(COLLECT_SLICE):
-            if not self._idle or self._idle[0][0] > self._now_ms:
-                return
-            entry = self.cache.get(heappop(self._idle)[1])
-            if entry is None or not entry.queued:
-                continue
-            entry.queued = False
-            collect_at = entry.collect_at
-            if entry.key in self._watchers or collect_at is None:
-                continue
-            if entry.fetch is not None or collect_at > self._now_ms:
-                entry.queued = True
-                heappush(self._idle, (max(collect_at, self._now_ms + COLLECT_AGAIN_MS), entry.key))
-                continue
-            self.collected += 1
-            self._remove(entry)
+    def _rest(self, entry: ShardEntry) -> None:
+        """Nobody watches an entry any longer."""
+        for observer in entry.observers:
+            self.cache.unobserve(observer)
+        if entry.fetch is not None and entry.fetch.waiters:
+            entry.fetch.abandoned = False  # readers wait for it
+        self.memory.rest(entry)
 
-    def _commit(self, entry: Entry, value: Value, patch: list[bytes] | None, count: int, oldest_ms: float) -> None:
+    def _commit(self, entry: ShardEntry, patch: list[bytes] | None, count: int, oldest_ms: float, origin: str) -> None:
+        """An entry's data has changed: by RFC 6902 members, or as a whole."""
         from_version = entry.version
         self.offset += 1
         entry.version = from_version + 1 if from_version else self.offset
-        entry.value = value
-        entry.data_updated_at = self._now_ms
-        entry.status = "success"
-        entry.error = None
+        entry.origin = origin
         self.history.record(entry.key, from_version)
+        assert entry.value is not None
         size = sum(map(len, patch)) + len(patch) if patch is not None else 0
+        if patch is None:
+            self.memory.replaced(entry)
+        else:
+            self.memory.edited(entry, size)
+        if self.entities.types:
+            if patch is None:
+                self.entities.replaced(entry.key, entry.covering, entry.value.json())
+            else:
+                self.entities.edited(entry.key, entry.covering, patch)
         for link in self._watchers.get(entry.key, ()):
             pending = link.pend(entry.key, from_version)
             pending.coalesced += count
@@ -341,135 +481,312 @@ class ShardState:
             if oldest_ms and (not link.oldest_ms or oldest_ms < link.oldest_ms):
                 link.oldest_ms = oldest_ms
 
-    def _remove(self, entry: Entry) -> int:
+    def _remove(self, entry: ShardEntry) -> int:
         """Drop an entry. Returns a version greater than its last."""
+        self.cache.remove(entry)
+        return self.offset
+
+    def removed(self, entry: ShardEntry) -> None:
+        """The cache drops an entry."""
         self.offset += 1
         self.history.record(entry.key, entry.version)
-        self.cache.remove(entry)
+        self.memory.removed(entry)
+        self.entities.removed(entry.key)
+        self._held.pop(entry.key, None)
+        for observer in entry.observers:
+            observer.entry = None
         for link in self._watchers.get(entry.key, ()):
             pending = link.pend(entry.key, entry.version)
             pending.patches = None
             pending.reset = False
-        if entry.fetch is not None:
-            self._settle(entry, Failure(ErrorCode.NOT_FOUND, "the entry was removed while it was fetched"))
-        return self.offset
 
-    def _meta(self, entry: Entry, *, invalidated: bool = False) -> None:
+    def _meta(self, entry: ShardEntry, *, invalidated: bool = False) -> None:
         for link in self._watchers.get(entry.key, ()):
             pending = link.pend(entry.key, entry.version)
             pending.invalidated = pending.invalidated or invalidated
 
-    # --- invalidation and fetches --------------------------------------------------------------------------------
-
-    def _invalidate(self, key: str, *, exact: bool, which: str, refetch: str, effects: list[Effect]) -> int:
-        if exact:
-            found = self.cache.get(key)
-            entries = [] if found is None else [found]
-        else:
-            entries = self.cache.matching(KeyMatcher(parse(key)))
-        matched = 0
-        for entry in entries:
-            active = entry.key in self._watchers
-            if which != "all" and active != (which == "active"):
+    def _evict(self) -> None:
+        """Drop entries that nobody watches until the rest fit."""
+        self._evicting = False
+        reason = self.memory.excess()
+        if reason is None:
+            return
+        for number, entry in enumerate(self.memory.candidates()):
+            if number >= EVICT_SLICE:
+                self._evicting = True
+                return
+            assert isinstance(entry, ShardEntry)
+            if entry.fetch is not None:
                 continue
-            matched += 1
-            self.invalidations += 1
-            entry.is_invalidated = True
-            self._meta(entry, invalidated=True)
-            wanted = refetch == "all" or (refetch == "active" and active) or (refetch == "inactive" and not active)
-            if entry.query is not None and (wanted or entry.fetch is not None):
-                self._fetch(entry, effects, again=True)
-        return matched
+            self.evictions[reason] += 1
+            self._remove(entry)
+            reason = self.memory.excess()
+            if reason is None:
+                return
 
-    def _fetch(self, entry: Entry, effects: list[Effect], *, again: bool = False) -> Fetch:
+    # --- invalidation --------------------------------------------------------------------------------------------
+
+    def _doubt(self, entry: ShardEntry, cause: str, since_ms: float | None = None) -> None:
+        """Mark an entry as out of date, and say why."""
+        if not entry.is_invalidated:
+            entry.is_invalidated = True
+            entry.cause, entry.cause_at = cause, self._now_ms if since_ms is None else since_ms
+
+    def _invalidate(self, entry: ShardEntry, refetch: str, cause: str, asked_ms: float) -> None:
+        if self.cache.get(entry.key) is not entry:
+            return
+        active = bool(entry.observers)
+        self.invalidations += 1
+        if active and entry.is_static:
+            return
+        if entry.query is not None or entry.data_updated_at <= asked_ms:  # else it was written since
+            if not entry.is_invalidated:
+                entry.is_invalidated = True
+                entry.cause, entry.cause_at = cause, asked_ms
+            if active:
+                self._meta(entry, invalidated=True)
+        if entry.query is None:
+            return
+        if entry.fetch is not None or refetch in ("all", "active" if active else "inactive"):
+            self._fetch(entry, again=True)
+
+    def _sweep_invalid(
+        self, entries: Iterable[ShardEntry], matches: Callable[[str], bool], refetch: str, cause: str
+    ) -> None:
+        asked_ms = self._now_ms
+
+        def step(entry: ShardEntry) -> None:
+            if matches(entry.key):
+                self._invalidate(entry, refetch, cause, asked_ms)
+
+        self._sweep(entries, step)
+
+    def _act(self, link: GatewayLink, request: Act) -> Payload | None:
+        """Do something with every entry that a filter matches; the answer may come late."""
+        which = request.which
+        given = Filter(
+            parse(request.key),
+            request.exact,
+            "active" if which == "active" else "inactive" if which == "inactive" else "all",
+            request.stale,
+            request.fetch_status,
+        ).compiled()
+        asked_ms = self._now_ms
+        matched = 0
+        finished = False
+
+        def step(entry: ShardEntry) -> None:
+            nonlocal matched
+            if self.cache.get(entry.key) is entry and given.matches(entry, self._now_ms):
+                matched += 1
+                self._act_on(entry, request, asked_ms)
+
+        def done() -> None:
+            nonlocal finished
+            finished = True
+            if answers_late:
+                link.answer(request.id, Matched(matched))
+
+        answers_late = False
+        if given.exact is not None:
+            entry = self.cache.get(given.exact)
+            self._sweep([] if entry is None else [entry], step, done)
+        else:
+            self._sweep(self.cache.under(parse(request.key)), step, done)
+        if finished:
+            return Matched(matched)
+        answers_late = True
+        return None
+
+    def _act_on(self, entry: ShardEntry, request: Act, asked_ms: float) -> None:
+        match request.action:
+            case "invalidate":
+                self._invalidate(entry, request.refetch, "api:invalidate", asked_ms)
+            case "refetch":
+                if entry.query is not None and not self.cache.is_disabled(entry) and not entry.is_static:
+                    self._fetch(entry)
+            case "cancel":
+                self.cache.cancel(entry, revert=True)
+            case "remove":
+                self._remove(entry)
+            case "reset":
+                key = entry.key
+                self._remove(entry)
+                if key in self._watchers and entry.query is not None:
+                    self._fetch(self._create(key))
+            case action:
+                raise HarborError(ErrorCode.BAD_REQUEST, f"no such action: {action}")
+
+    # --- fetches -------------------------------------------------------------------------------------------------
+
+    def _fetch(self, entry: ShardEntry, *, again: bool = False, waiter: _Waiter | None = None) -> None:
         """Start a fetch, or join the one under way; `again`: what that one returns is already out of date."""
         fetch = entry.fetch
-        if fetch is not None:
-            fetch.again = fetch.again or (again and fetch.running)
-            return fetch
-        self._next_fetch += 1
-        fetch = entry.fetch = Fetch(self._next_fetch, self._now_ms - self._replay_ms)
-        self._fetching[entry.key] = entry
-        self._meta(entry)
-        channels = self._channels.get(entry.key, [])
-        if self.demand.settled(channels):
-            self._start(entry, fetch, effects)
-        else:
-            fetch.start_by = self._now_ms + JOIN_WAIT_MS
-        return fetch
-
-    def _start(self, entry: Entry, fetch: Fetch, effects: list[Effect]) -> None:
-        assert entry.query is not None
-        fetch.start_by = fetch.retry_at = None
-        fetch.running = True
-        effects.append(StartFetch(entry.key, fetch.id, entry.query.request_for(entry.parsed)))
-
-    def fetched(self, key: str, fetch_id: int, result: bytes | UpstreamError, now_ms: float) -> list[Effect]:
-        """A request ended: with the JSON body, or not."""
-        self._now_ms = now_ms
-        effects: list[Effect] = []
-        entry = self._fetching.get(key)
-        fetch = None if entry is None else entry.fetch
-        if entry is None or fetch is None or fetch.id != fetch_id:
-            return effects
-        fetch.running = False
-        if isinstance(result, bytes):
-            self._received(entry, fetch, result, effects)
-        else:
-            self._failed(entry, fetch, result)
-        self._flush(effects)
-        return effects
-
-    def _received(self, entry: Entry, fetch: Fetch, body: bytes, effects: list[Effect]) -> None:
-        replay = [operation for at, operations in entry.recent if at >= fetch.since_ms for operation in operations]
-        unrepeatable = any(map(_is_unrepeatable, replay))
-        if unrepeatable and fetch.tries < MAX_FETCH_TRIES - 1:
-            fetch.tries += 1
-            fetch.since_ms = self._now_ms
-            self._start(entry, fetch, effects)
+        if fetch is None:
+            page = None if waiter is None else waiter.page
+            fetch = self.cache.fetch(entry, direction=page)
+            if fetch.paused and self._health.may_probe(fetch.service, self._now_ms):
+                self.cache.probe(entry)
+        elif again and (fetch.running or fetch.failure_count):
+            fetch.again = True
+        if waiter is None:
             return
-        value: Value | None = Value.from_json(body)
-        if replay:
-            value = apply_all(replay, value).value
-        self.fetches["success"] += 1
-        entry.is_invalidated = fetch.again
-        if value is None:
-            self._settle(entry, Failure(ErrorCode.NOT_FOUND, "the entry was removed while it was fetched"))
-            self._remove(entry)
-            return
-        if entry.value is not None and entry.value.json() == value.json():
-            entry.status, entry.error, entry.data_updated_at = "success", None, self._now_ms
+        if entry.fetch is not fetch:
+            self.settled(waiter, entry, None)  # it needed no call
+        elif entry.fetch_status == "paused":
+            self._tell_offline(waiter, entry)
         else:
-            self._commit(entry, value, None, 1, 0.0)
-        again = fetch.again
-        self._settle(entry, None)
-        if again and entry.key in self._watchers:
-            self._fetch(entry, effects)
+            fetch.abandoned = False
+            fetch.waiters.append(waiter)
 
-    def _failed(self, entry: Entry, fetch: Fetch, error: UpstreamError) -> None:
-        assert entry.query is not None
-        if error.retryable and fetch.attempt < entry.query.retry:
-            delay = retry_delay_ms(fetch.attempt, entry.query.retry_delay_ms)
-            fetch.retry_at = self._now_ms + max(delay, error.retry_after_ms or 0.0)
-            fetch.attempt += 1
-            self.fetches["retry"] += 1
-            return
-        self.fetches["error"] += 1
-        entry.status = "error"
-        entry.error = (error.code, error.message)
-        self._settle(entry, Failure(error.code, error.message) if entry.value is None else None)
-
-    def _settle(self, entry: Entry, failure: Failure | None) -> None:
-        """End a fetch: answer its callers, with the entry or a failure."""
+    def hold(self, entry: ShardEntry) -> float | None:
+        """Hold a fetch until the channels of its key are joined."""
         fetch = entry.fetch
         assert fetch is not None
-        entry.fetch = None
-        del self._fetching[entry.key]
+        fetch.since_ms = fetch.since_ms or self._now_ms - self._replay_ms
+        if self.demand.settled(self._channels.get(entry.key, [])):
+            return None
+        self._held[entry.key] = entry
+        return self._now_ms + JOIN_WAIT_MS
+
+    def call(self, entry: ShardEntry, fetch: Fetch) -> None:
+        """Ask the upstream."""
+        assert entry.query is not None
+        self._held.pop(entry.key, None)
+        etag = None
+        if entry.etag is not None and entry.etag[1] == entry.version and fetch.pages is None:
+            etag = entry.etag[0]
+        self._effects.append(StartFetch(entry.key, fetch.id, entry.query.request_for(entry.parsed, fetch.pages, etag)))
+
+    def fetched(self, call: StartFetch, result: Response | UpstreamError, now_ms: float) -> list[Effect]:
+        """A request ended: with a response, or not."""
+        self._now_ms = now_ms
+        service = call.request.service
+        if isinstance(result, UpstreamError):
+            if service:
+                self._heard(service, result)
+        elif self._health.reached(service):
+            self._toggle(service, offline=False)
+        self.cache.ended(service)
+        awaited = self.cache.awaited(call.key, call.id)
+        if awaited is not None:
+            entry, fetch = awaited
+            if isinstance(result, UpstreamError):
+                again = self.cache.failed(entry, fetch, result)
+                self.fetches["retry" if again else "error"] += 1
+                if not again:
+                    self._explain(entry, f"fetch:{service or 'function'} failed")
+            elif result.body is None:
+                self.fetches["not_modified"] += 1
+                entry.fetched_at = now_ms
+                self.cache.unchanged(entry, fetch)
+            else:
+                self.cache.received(entry, fetch, Value.from_json(result.body))
+                if fetch.pages is None and self.cache.get(call.key) is entry and entry.fetch is not fetch:
+                    entry.etag = None if result.etag is None or fetch.tries else (result.etag, entry.version)
+        self._flush()
+        return self._taken()
+
+    def _explain(self, entry: ShardEntry, cause: str) -> None:
+        if entry.is_invalidated and not entry.cause:
+            entry.cause, entry.cause_at = cause, self._now_ms
+
+    def _heard(self, service: str, error: UpstreamError) -> None:
+        """Learn from an error whether its service can be reached."""
+        if error.retryable and (error.status is None or error.status in UNREACHABLE):
+            if self._health.missed(service, self._now_ms):
+                self._toggle(service, offline=True)
+        elif error.status is not None and self._health.reached(service):
+            self._toggle(service, offline=False)
+
+    def _toggle(self, service: str, *, offline: bool) -> None:
+        """A service was lost, or is back: those who watch are told."""
+        self.cache.set_online(service, online=not offline)
+        for link in self._links.values():
+            link.tasks.append(ServiceState(service, offline))
+        observed = [entry for entry in self.cache.observed.values() if entry.options.own_service == service]
+        self._sweep(observed, self._meta)
+
+    def completed(self, entry: ShardEntry, fetch: Fetch, value: Value) -> Value | None:
+        """Bring a response together with what streams said meanwhile."""
+        assert entry.query is not None
+        fetch.origin = f"fetch:{entry.query.service or entry.query.function}"
+        if fetch.pages is not None and fetch.pages.direction is not None and entry.value is not None:
+            # Operations have changed the list as it is; only the page is new.
+            entry.fetched_at = self._now_ms
+            fetch.again = fetch.again or entry.is_invalidated  # the other pages are as they were
+            self.fetches["success"] += 1
+            return Value.from_object(fetch.pages.extended(entry.value.object()))
+        recent = entry.recent or ()
+        replay = [operation for at, operations in recent if at >= fetch.since_ms for operation in operations]
+        if any(map(_is_unrepeatable, replay)):
+            if fetch.tries < MAX_FETCH_TRIES - 1:
+                fetch.tries += 1
+                fetch.since_ms = self._now_ms
+                self.cache.repeat(entry, fetch)
+                return None
+            fetch.origin += UNCERTAIN
+        completed: Value | None = value
+        if replay:
+            completed = apply_all(replay, value, self._reducer).value
+        self.fetches["success"] += 1
+        entry.fetched_at = self._now_ms
+        if completed is None:
+            self._remove(entry)
+        elif not replay and not fetch.again:
+            entry.cause = ""
+        return completed
+
+    def touched(self, entry: ShardEntry) -> None:
+        """Something about an entry changed that is not its data."""
+        fetch = entry.fetch
+        if fetch is not None and entry.fetch_status == "paused" and fetch.waiters:
+            waiters, fetch.waiters = fetch.waiters, []
+            for waiter in waiters:
+                self._tell_offline(waiter, entry)
+        if not entry.is_invalidated:
+            entry.cause = ""
         self._meta(entry)
-        for gateway, request in fetch.waiters:
-            link = self._links.get(gateway)
-            if link is not None:
-                link.answer(request, failure or entry.view())
+
+    def changed(self, entry: ShardEntry, fetch: Fetch, patch: list[bytes] | None) -> None:
+        """A fetch changed an entry's data."""
+        self._commit(entry, patch, 1, 0.0, fetch.origin)
+
+    def settled(self, waiter: Any, entry: ShardEntry, error: Any) -> None:
+        """What a reader waited for is over."""
+        if isinstance(waiter, _Then):
+            if error is None:
+                self._fetch_for(entry, waiter.waiter)
+                return
+            waiter = waiter.waiter
+        link = self._links.get(waiter.gateway)
+        if link is None:
+            return
+        payload: Payload
+        if error is CANCELLED:
+            gone = self.cache.get(entry.key) is not entry or entry.value is None
+            payload = (
+                Failure(ErrorCode.NOT_FOUND, "the entry was removed while it was fetched")
+                if gone
+                else self.view_of(entry)
+            )
+        elif error is None or entry.value is not None:
+            payload = self.view_of(entry)
+        else:
+            code, message = error_of(error) or ("", "")
+            payload = Failure(code, message)
+        link.answer(waiter.id, payload)
+
+    def _tell_offline(self, waiter: _Waiter, entry: ShardEntry) -> None:
+        """A reader cannot be made to wait for a service to come back."""
+        link = self._links.get(waiter.gateway)
+        if link is None:
+            return
+        payload: Payload = self.view_of(entry)
+        if entry.value is None:
+            service = entry.options.own_service
+            payload = Failure(ErrorCode.UPSTREAM_OFFLINE, f"service {service}: it cannot be reached now")
+        link.answer(waiter.id, payload)
 
     # --- requests ------------------------------------------------------------------------------------------------
 
@@ -478,7 +795,6 @@ class ShardState:
         self._now_ms = now_ms
         sender = message.header.sender
         incoming = self._incoming.setdefault(sender, Incoming(self.incarnation))
-        effects: list[Effect] = []
         match incoming.admit(message.header):
             case Foreign():
                 return Refused(self.incarnation), []
@@ -490,20 +806,21 @@ class ShardState:
         answers: list[tuple[int, Payload]] = []
         for request in message.items:
             try:
-                payload = self._request(link, request, effects)
+                payload = self._request(link, request)
             except HarborError as error:
                 payload = Failure(error.code, error.message)
             if payload is not None:
                 answers.append((request.id, payload))
-        self._flush(effects)
-        return incoming.answered(Answers(self.incarnation, self.epoch, answers)), effects
+        self._flush()
+        return incoming.answered(Answers(self.incarnation, self.epoch, answers)), self._taken()
 
     def _open(self, gateway: str) -> None:
         link = self._links.get(gateway)
         if link is None:
-            self._links[gateway] = GatewayLink(gateway, self.identity, self.incarnation)
+            link = self._links[gateway] = GatewayLink(gateway, self.identity, self.incarnation)
         else:
             self._close(link)
+        link.tasks.extend(ServiceState(service, True) for service, _ in self._health.offline())
 
     def _close(self, link: GatewayLink) -> None:
         for (address, watch), channels in list(self._prefix_channels.items()):
@@ -513,10 +830,10 @@ class ShardState:
         for key in link.clear():
             self._drop_watcher(link, key)
 
-    def _request(self, link: GatewayLink, request: Request, effects: list[Effect]) -> Payload | None:
+    def _request(self, link: GatewayLink, request: Request) -> Payload | None:
         match request:
             case Watch():
-                self._watch(link, request, effects)
+                self._watch(link, request)
                 return None
             case Unwatch(id=watch):
                 self._unwatch(link, watch)
@@ -525,30 +842,49 @@ class ShardState:
                 link.tasks.append(request)
                 return None
             case Read():
-                return self._read(link, request, effects)
-            case InvalidateKeys(key=key, exact=exact, which=which, refetch=refetch):
-                return Matched(self._invalidate(key, exact=exact, which=which, refetch=refetch, effects=effects))
+                return self._read(link, request)
+            case Act():
+                return self._act(link, request)
             case ListKeys():
                 return self._list(request)
             case Write() | Edit() | Erase():
                 return self._write(request)
 
-    def _read(self, link: GatewayLink, request: Read, effects: list[Effect]) -> Payload | None:
+    def _read(self, link: GatewayLink, request: Read) -> Payload | None:
         entry = self.cache.get(request.key)
         query = entry.query if entry is not None else self._queries.find(parse(request.key))
-        wanted = request.fetch == "force" or entry is None or entry.is_stale(self._now_ms)
+        page: Direction | None = (
+            "next" if request.page == "next" else "previous" if request.page == "previous" else None
+        )
+        if page is not None and (query is None or query.paging is None):
+            raise HarborError(ErrorCode.BAD_REQUEST, f"{request.key} is no infinite list")
+        wanted = page is not None or request.fetch == "force" or entry is None or entry.is_stale(self._now_ms)
         if query is not None and wanted and request.fetch != "never":
             if entry is None:
                 entry = self._create(request.key)
-            fetch = self._fetch(entry, effects)
-            fetch.waiters.append((link.address, request.id))
+            else:
+                self._use(entry)
             self.reads["fetch"] += 1
+            self._fetch_for(entry, _Waiter(link.address, request.id, page))
             return None
         if entry is None:
             self.reads["miss"] += 1
             return Failure(ErrorCode.NOT_FOUND, f"no entry {request.key}, and no query is declared for it")
         self.reads["hit"] += 1
-        return entry.view()
+        self._use(entry)
+        return self.view_of(entry)
+
+    def _fetch_for(self, entry: ShardEntry, waiter: _Waiter) -> None:
+        """Fetch for a reader; one more page is not what a fetch of another kind brings, so that has to end first."""
+        fetch = entry.fetch
+        if fetch is not None and waiter.page is not None and entry.direction != waiter.page and entry.value is not None:
+            fetch.waiters.append(_Then(waiter))
+            return
+        self._fetch(entry, waiter=waiter)
+
+    def _use(self, entry: ShardEntry) -> None:
+        self.cache.use(entry)
+        self.memory.use(entry)
 
     def _list(self, request: ListKeys) -> KeyList:
         matching = self.cache.matching(KeyMatcher(parse(request.prefix)))
@@ -571,14 +907,14 @@ class ShardState:
         entry = self.cache.get(request.key)
         version = 0 if entry is None else entry.version
         if request.base_version is not None and request.base_version != version:
-            current = None if entry is None else entry.view()
+            current = None if entry is None else self.view_of(entry)
             return Failure(ErrorCode.VERSION_CONFLICT, f"the entry is at version {version}", current)
         if isinstance(request, Write):
             entry = entry or self._create(request.key)
             if entry.query is not None:
                 self._remember(entry, [Set(request.data)])
-            entry.is_invalidated = False
-            self._commit(entry, Value.from_json(request.data), None, 1, 0.0)
+            self.cache.written(entry, Value.from_json(request.data))
+            self._commit(entry, None, 1, 0.0, WRITE)
             return Written(entry.version)
         if entry is None or (entry.value is None and isinstance(request, Edit) and request.operations is None):
             if isinstance(request, Erase) or request.operations is None:
@@ -588,7 +924,7 @@ class ShardState:
             return Written(self._remove(entry))
         return self._edit(request, entry)
 
-    def _edit(self, request: Edit, entry: Entry | None) -> Payload:
+    def _edit(self, request: Edit, entry: ShardEntry | None) -> Payload:
         held = None if entry is None or entry.value is None else entry.value.json()
         if request.operations is not None:
             operations = request.operations
@@ -611,7 +947,10 @@ class ShardState:
         entry = entry or self._create(request.key)
         if entry.query is not None:
             self._remember(entry, operations)
-        self._commit(entry, value, patch, len(operations), 0.0)
+        self.cache.written(entry, value, is_edit=True)
+        if any(b'"op":"copy"' in step or b'"op":"move"' in step for step in patch or ()):
+            self.entities.replaced(entry.key, entry.covering, value.json())
+        self._commit(entry, patch, len(operations), 0.0, WRITE)
         return Written(entry.version)
 
     def _forget_results(self) -> None:
@@ -621,7 +960,7 @@ class ShardState:
 
     # --- watches -------------------------------------------------------------------------------------------------
 
-    def _watch(self, link: GatewayLink, request: Watch, effects: list[Effect]) -> None:
+    def _watch(self, link: GatewayLink, request: Watch) -> None:
         link.watches[request.id] = request.key
         if not request.prefix:
             self._unwatch_exact(link, request.key)
@@ -631,7 +970,7 @@ class ShardState:
             if entry is None and self._queries.find(parse(request.key)) is not None:
                 entry = self._create(request.key)
             if entry is not None and entry.query is not None and entry.is_stale(self._now_ms):
-                self._fetch(entry, effects)
+                self._fetch(entry)
             link.tasks.append(request)
             return
         matcher = KeyMatcher(parse(request.key))
@@ -639,7 +978,7 @@ class ShardState:
         channels = self._feeds.channels_under(matcher.prefix)
         self._prefix_channels[link.address, request.id] = channels
         self.demand.need(channels)
-        link.scan(request.id, self.offset, self.cache.matching(matcher))
+        link.scan(request.id, self.offset, list(self.cache.under(matcher.prefix)), matcher)
 
     def _unwatch_exact(self, link: GatewayLink, key: str) -> None:
         """A second exact watch of a key takes the place of the first."""
@@ -654,16 +993,22 @@ class ShardState:
         matcher = link.prefixes.pop(watch, None)
         if matcher is None:
             del link.exact[name]
-            keys = [name]
+            self._unwatch_key(link, name)
+            return
+        self.demand.release(self._prefix_channels.pop((link.address, watch)), self._now_ms)
+        keys = [key for key in link.watched if matcher.matches(key)]
+        if len(keys) <= SLICE:
+            for key in keys:
+                self._unwatch_key(link, key)
         else:
-            self.demand.release(self._prefix_channels.pop((link.address, watch)), self._now_ms)
-            keys = [key for key in link.watched if matcher.matches(key)]
-        for key in keys:
-            if key in link.exact or any(other.matches(key) for other in link.prefixes.values()):
-                continue
-            link.watched.discard(key)
-            link.pending.pop(key, None)
-            self._drop_watcher(link, key)
+            self._sweeps.begin(keys, lambda key: self._unwatch_key(link, key))
+
+    def _unwatch_key(self, link: GatewayLink, key: str) -> None:
+        if key not in link.watched or key in link.exact or any(each.matches(key) for each in link.prefixes.values()):
+            return
+        link.watched.discard(key)
+        link.pending.pop(key, None)
+        self._drop_watcher(link, key)
 
     def _add_watcher(self, link: GatewayLink, key: str) -> None:
         if key in link.watched:
@@ -672,8 +1017,13 @@ class ShardState:
         links = self._watchers.setdefault(key, [])
         links.append(link)
         if len(links) == 1:
-            channels = self._channels[key] = self._feeds.channels_for(parse(key))
-            self.demand.need(channels)
+            channels = self._feeds.channels_for(parse(key))
+            if channels:
+                self._channels[key] = channels
+                self.demand.need(channels)
+            entry = self.cache.get(key)
+            if entry is not None:
+                self._observe(entry)
 
     def _drop_watcher(self, link: GatewayLink, key: str) -> None:
         links = self._watchers.get(key, [])
@@ -688,17 +1038,22 @@ class ShardState:
 
     # --- sending -------------------------------------------------------------------------------------------------
 
-    def _flush(self, effects: list[Effect]) -> None:
+    def _taken(self) -> list[Effect]:
+        effects, self._effects = self._effects, []
+        return effects
+
+    def _flush(self) -> None:
         """Send what can be sent: change sets on idle links, channel demands, fetches whose channels are joined."""
-        for entry in list(self._fetching.values()):
-            fetch = entry.fetch
-            assert fetch is not None
-            if fetch.start_by is not None and self.demand.settled(self._channels.get(entry.key, [])):
-                self._start(entry, fetch, effects)
-        effects.extend(self.demand.sends(self._now_ms))
+        self._sweeps.advance()
+        self._evict()
+        for entry in list(self._held.values()):
+            if self.demand.settled(self._channels.get(entry.key, [])):
+                self._held.pop(entry.key, None)
+                self.cache.release(entry)
+        self._effects.extend(self.demand.sends(self._now_ms))
         for link in self._links.values():
             if link.link.idle and link.busy:
-                effects.append(self._change_set(link))
+                self._effects.append(self._change_set(link))
 
     def _change_set(self, link: GatewayLink) -> Send:
         items: list[Item] = []
@@ -710,29 +1065,30 @@ class ShardState:
             if entry is None and key not in link.exact:
                 link.watched.discard(key)
                 self._drop_watcher(link, key)
-            for item in encode_pending(pending, key, entry, self.offset):
+            is_offline = entry is not None and not self.cache.is_online(entry.options.own_service)
+            for item in encode_pending(pending, key, entry, self.offset, is_offline=is_offline):
                 items.append(item)
                 size += 64 + len(getattr(item, "data", None) or b"") + len(getattr(item, "patch", None) or b"")
         looked_at = 0
         while not link.pending and link.tasks and size < SLICE_BYTES and looked_at < SLICE_ENTRIES:
             task = link.tasks[0]
             match task:
-                case Answered():
+                case Answered() | ServiceState():
                     items.append(task)
                 case Missed():
                     items.append(self._missed(task))
                 case Watch(id=watch, key=key):
                     if link.exact.get(key) == watch:
                         entry = self.cache.get(key)
-                        items.append(Absent(watch) if entry is None else Snapshot(watch, entry.view()))
+                        items.append(Absent(watch) if entry is None else Snapshot(watch, self.view_of(entry)))
                         size += 0 if entry is None or entry.value is None else entry.value.size()
                 case scan:
                     entry = next(scan.remaining, None) if scan.watch in link.prefixes else None
                     looked_at += 1
                     if entry is not None:
-                        if self.cache.get(entry.key) is entry:
+                        if scan.matcher.matches(entry.key) and self.cache.get(entry.key) is entry:
                             self._add_watcher(link, entry.key)
-                            items.append(Snapshot(scan.watch, entry.view()))
+                            items.append(Snapshot(scan.watch, self.view_of(entry)))
                             size += 64 + (0 if entry.value is None else entry.value.size())
                         continue
                     if scan.watch in link.prefixes:
@@ -744,6 +1100,10 @@ class ShardState:
         link.sent_at = self._now_ms
         link.link.sent(message)
         return Send(link.address, message)
+
+    def view_of(self, entry: ShardEntry) -> EntryView:
+        """Return an entry as readers see it."""
+        return entry.view(is_offline=not self.cache.is_online(entry.options.own_service))
 
     def _missed(self, request: Missed) -> MissedKeys:
         missed = self.history.since(request.offset) if request.epoch == self.epoch else None
@@ -763,9 +1123,8 @@ class ShardState:
         self._now_ms = now_ms
         if self.demand.knows(message.sender):
             self.demand.announced(message.sender, message.incarnation)
-        effects: list[Effect] = []
-        self._flush(effects)
-        return Noted(self.incarnation), effects
+        self._flush()
+        return Noted(self.incarnation), self._taken()
 
     def answered(self, to: str, message: Any, answer: Answer, now_ms: float) -> list[Effect]:
         """A peer answered `message`."""
@@ -788,9 +1147,8 @@ class ShardState:
                     self._forget(link)  # it lives anew: what it watched is void until it says so again
                 case _:
                     raise AssertionError(f"{to} answered a change set with {answer!r}")
-        effects: list[Effect] = []
-        self._flush(effects)
-        return effects
+        self._flush()
+        return self._taken()
 
     def unanswered(self, to: str, message: Any, now_ms: float) -> list[Effect]:
         """The call failed; what it carried is kept and sent again."""
@@ -815,37 +1173,47 @@ class ShardState:
 
     def deadline(self) -> float | None:
         """When anything is due."""
-        times = [self._announcements.deadline(), self.demand.deadline(), self._idle[0][0] if self._idle else None]
+        if self._sweeps or self._evicting:
+            return self._now_ms
+        times = [self._announcements.deadline(), self.demand.deadline(), self.cache.deadline()]
         times.extend(link.deadline() for link in self._links.values())
-        for entry in self._fetching.values():
-            fetch = entry.fetch
-            assert fetch is not None
-            times.append(fetch.due)
+        times.extend(at for service, at in self._health.offline() if self.cache.paused(service) is not None)
         return min((at for at in times if at is not None), default=None)
 
     def wake(self, now_ms: float) -> list[Effect]:
         """Do what is due."""
         self._now_ms = now_ms
-        effects: list[Effect] = [*self._announcements.wake(now_ms)]
-        for entry in list(self._fetching.values()):
-            fetch = entry.fetch
-            assert fetch is not None
-            if fetch.due is not None and fetch.due <= now_ms:
-                self._start(entry, fetch, effects)
-        self._collect()
+        self._effects.extend(self._announcements.wake(now_ms))
+        self.cache.wake()
+        for service, at in list(self._health.offline()):
+            entry = self.cache.paused(service) if at <= now_ms else None
+            if entry is not None and self._health.may_probe(service, now_ms):
+                self.cache.probe(entry)
         for source, channel in self.demand.expired(now_ms):
-            for entry in self.cache:
-                if entry.key not in self._watchers and self._feeds.fed_by(source, channel, entry.parsed):
-                    entry.is_invalidated = True
-        self._flush(effects)
+            self._left(source, channel)
+        self._flush()
         for link in self._links.values():
             if not link.link.idle:
                 message = link.link.resend(now_ms)
                 if message is not None:
-                    effects.append(Send(link.address, message))
+                    self._effects.append(Send(link.address, message))
             elif (due := link.deadline()) is not None and due <= now_ms:
-                effects.append(self._change_set(link))
-        return effects
+                self._effects.append(self._change_set(link))
+        return self._taken()
+
+    def _left(self, source: str, channel: str) -> None:
+        """A channel is no longer joined: what it feeds goes out of date unnoticed."""
+
+        def doubt(entry: ShardEntry) -> None:
+            if not entry.observers and self._feeds.fed_by(source, channel, entry.parsed):
+                self._doubt(entry, f"stream:{source}/{channel} is no longer joined")
+
+        self._sweep(self._fed(source, channel), doubt)
+
+    def _fed(self, source: str, channel: str | None) -> list[ShardEntry]:
+        """Return entries among which are all that a source feeds."""
+        heads = self._feeds.heads_fed_by(source, channel)
+        return list(self.cache) if heads is None else [entry for head in heads for entry in self.cache.under([head])]
 
     # --- figures -------------------------------------------------------------------------------------------------
 
@@ -854,14 +1222,10 @@ class ShardState:
         """Watches of all gateways."""
         return sum(len(link.watches) for link in self._links.values())
 
-    def bytes_held(self) -> int:
-        """Bytes of JSON in the cache."""
-        return sum(entry.value.size() for entry in self.cache if entry.value is not None)
-
     def view(self, key: str) -> EntryView | None:
         """Return an entry as readers see it."""
         entry = self.cache.get(key)
-        return None if entry is None else entry.view()
+        return None if entry is None else self.view_of(entry)
 
 
 def _is_unrepeatable(operation: Operation) -> bool:

@@ -241,25 +241,25 @@ class HeadIndex(Generic[T]):
         self._by_head: dict[str, list[T]] = {}
         self._open: list[T] = []
         for node, thing in things:
-            head = _head(node)
-            if head is None:
+            first = head(node)
+            if first is None:
                 self._open.append(thing)
                 for among in self._by_head.values():
                     among.append(thing)
             else:
-                self._by_head.setdefault(head, [*self._open]).append(thing)
+                self._by_head.setdefault(first, [*self._open]).append(thing)
 
     def candidates(self, key: list[Any]) -> list[T]:
         """Return, in the order given, those whose template a key may match; not to be changed."""
-        head = key[0] if key else None
-        return self._by_head.get(head, self._open) if isinstance(head, str) else self._open
+        first = key[0] if key else None
+        return self._by_head.get(first, self._open) if isinstance(first, str) else self._open
 
 
-def _head(node: Node) -> str | None:
-    """The text that every key of a template begins with; None: it may begin with others."""
+def head(node: Node) -> str | None:
+    """Return the text that every key of a template begins with; None: it may begin with others."""
     match node:
-        case ListNode(items=(Literal(value=str(head)), *_)) | Literal(value=[str(head), *_]):
-            return head
+        case ListNode(items=(Literal(value=str(first)), *_)) | Literal(value=[str(first), *_]):
+            return first
         case _:
             return None
 

@@ -38,6 +38,23 @@ def _operation(summary: str, parameters: list[dict[str, Any]], answers: dict[str
     return {"summary": summary, "parameters": parameters, "responses": {**answers, **errors}, **more}
 
 
+def _act(summary: str, more: dict[str, list[str]] | None = None) -> dict[str, Any]:
+    """What can be done with every entry that a filter matches; `more` are further members of the filter."""
+    names = {"type": ["all", "active", "inactive"], "fetch_status": ["idle", "fetching", "paused"], **(more or {})}
+    schema = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "key": {"type": "array"},
+            "exact": {"type": "boolean"},
+            "stale": {"type": "boolean"},
+            **{name: {"enum": choices} for name, choices in names.items()},
+        },
+    }
+    answers = {"200": _answer("how many matched", "Matched")}
+    return {"post": _operation(summary, [], answers, **_body(("application/json", schema)))}
+
+
 def _body(*schemas: tuple[str, dict[str, Any]]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {kind: {"schema": schema} for kind, schema in schemas}}}
 
@@ -59,7 +76,11 @@ def document() -> dict[str, Any]:
     entries = {
         "get": _operation(
             "Read an entry; a missing one of a declared query is fetched",
-            [_KEY, _parameter("fetch", "when to ask the service", enum=["auto", "never", "force"])],
+            [
+                _KEY,
+                _parameter("fetch", "when to ask the service", enum=["auto", "never", "force"]),
+                _parameter("page", "load one more page of an infinite list", enum=["next", "previous"]),
+            ],
             {
                 "200": _answer("the entry", "Entry"),
                 "304": _answer("as in If-None-Match"),
@@ -94,16 +115,6 @@ def document() -> dict[str, Any]:
             },
         ),
     }
-    invalidation = {
-        "type": "object",
-        "additionalProperties": False,
-        "properties": {
-            "key": {"type": "array"},
-            "exact": {"type": "boolean"},
-            "type": {"enum": ["all", "active", "inactive"]},
-            "refetch": {"enum": ["active", "inactive", "all", "none"]},
-        },
-    }
     stream = {
         "200": {"description": "server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
     }
@@ -127,14 +138,11 @@ def document() -> dict[str, Any]:
                     {"200": _answer("rows", "Keys")},
                 )
             },
-            "/v1/invalidate": {
-                "post": _operation(
-                    "Mark entries as out of date",
-                    [],
-                    {"200": _answer("how many matched", "Matched")},
-                    **_body(("application/json", invalidation)),
-                )
-            },
+            "/v1/invalidate": _act("Mark entries as out of date", {"refetch": ["active", "inactive", "all", "none"]}),
+            "/v1/refetch": _act("Fetch entries again, but for those that were never fetched and that nobody watches"),
+            "/v1/reset": _act("Forget entries' data; watched ones are fetched anew"),
+            "/v1/cancel": _act("Drop fetches under way; entries are as they were before"),
+            "/v1/remove": _act("Remove entries"),
             "/v1/stream": {
                 "get": _operation(
                     "Follow entries as server-sent events",
@@ -189,7 +197,11 @@ def document() -> dict[str, Any]:
                         "fetch_status": {"enum": ["idle", "fetching", "paused"]},
                         "is_stale": {"type": "boolean"},
                         "is_invalidated": {"type": "boolean"},
-                        "is_offline": {"type": "boolean"},
+                        "is_offline": {"type": "boolean", "description": "its service cannot be reached"},
+                        "origin": {
+                            "type": ["object", "null"],
+                            "description": "where the data came from, and why it is stale",
+                        },
                         "error": {"type": "object", "description": "of the last fetch, where it failed"},
                     },
                 },

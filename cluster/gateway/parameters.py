@@ -46,6 +46,18 @@ def choice(values: Mapping[str, Any], name: str, *choices: str) -> str:
     return str(value)
 
 
+def flag(values: Mapping[str, Any], name: str) -> bool | None:
+    """Return a value that is true or false, or None where it is absent.
+
+    Raises:
+        RequestError: `BAD_REQUEST`.
+    """
+    value = values.get(name)
+    if name in values and not isinstance(value, bool):
+        raise RequestError(ErrorCode.BAD_REQUEST, f"{name} is true or false, got {value!r:.60}")
+    return value
+
+
 def limit(request: web.BaseRequest, default: int, maximum: int) -> int:
     """Return the page size asked for.
 

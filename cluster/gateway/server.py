@@ -11,6 +11,7 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any
 
 import orjson
@@ -22,11 +23,11 @@ from cluster.core import protocol
 from cluster.core.client_message import Command, client_frame, result
 from cluster.core.gateway_state import REQUEST_MS, Close, Deliver, Effect, GatewayState, Respond
 from cluster.core.messages import (
+    Act,
     Edit,
     EntryView,
     Erase,
     Failure,
-    InvalidateKeys,
     KeyInfo,
     KeyList,
     ListKeys,
@@ -84,6 +85,8 @@ STATUS = {
     ErrorCode.UNAVAILABLE: 503,
     ErrorCode.TIMEOUT: 504,
 }
+ACTIONS = ("invalidate", "refetch", "reset", "cancel", "remove")
+"""What can be done with the entries that a filter matches."""
 JSON = {"Content-Type": "application/json"}
 LOG = logging.getLogger(__name__)
 HOT_TARGETS = 10_000
@@ -145,7 +148,7 @@ class GatewayServer:
             ("PATCH", "/v1/entries"): self._patch_entry,
             ("DELETE", "/v1/entries"): self._delete_entry,
             ("GET", "/v1/keys"): self._keys,
-            ("POST", "/v1/invalidate"): self._invalidate,
+            **{("POST", f"/v1/{action}"): partial(self._act, action) for action in ACTIONS},
             ("GET", "/v1/stream"): self._stream,
             ("GET", "/v1/missed"): self._missed,
             ("GET", "/v1/socket"): self._socket,
@@ -329,18 +332,19 @@ class GatewayServer:
     # --- entries -------------------------------------------------------------------------------------------------
 
     async def _get_entry(self, request: web.BaseRequest) -> web.StreamResponse:
-        parameters.only(request, "key", "fetch")
+        parameters.only(request, "key", "fetch", "page")
         key = parameters.key(request)
         fetch = parameters.choice(request.query, "fetch", "auto", "never", "force")
+        page = parameters.choice(request.query, "page", "next", "previous") if "page" in request.query else ""
         now_ms = self._clock.now_ms()
-        if fetch != "force":
+        if fetch != "force" and not page:
             replica = self.state.local(key, now_ms)
             if replica is not None:
                 if len(self._hot) >= HOT_TARGETS:
                     self._hot.clear()
                 self._hot[request.raw_path] = key
                 return _entry_response(request, replica.version, self._body(replica, now_ms))
-        payloads = await self._ask(key, lambda request_id: Read(request_id, key, fetch))
+        payloads = await self._ask(key, lambda request_id: Read(request_id, key, fetch, page))
         view = payloads[0]
         assert isinstance(view, EntryView)
         self.state.reads["shard"] += 1
@@ -403,23 +407,27 @@ class GatewayServer:
             answer["cursor"] = rows[-1].key
         return web.Response(body=orjson.dumps(answer), headers=JSON)
 
-    async def _invalidate(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _act(self, action: str, request: web.BaseRequest) -> web.StreamResponse:
+        """Do something with every entry that a filter matches."""
         parameters.only(request)
         body = await parameters.body(request)
         if not isinstance(body, dict):
             raise RequestError(ErrorCode.BAD_REQUEST, "the body is an object")
+        known = ("key", "exact", "type", "stale", "fetch_status", *(("refetch",) if action == "invalidate" else ()))
         for name in body:
-            if name not in ("key", "exact", "type", "refetch"):
-                raise RequestError(
-                    ErrorCode.BAD_REQUEST, f"unknown member {name!r}, there are: key, exact, type, refetch"
-                )
+            if name not in known:
+                raise RequestError(ErrorCode.BAD_REQUEST, f"unknown member {name!r}, there are: {', '.join(known)}")
         key = canonical(checked(body.get("key", [])))
-        exact = body.get("exact", False)
-        if not isinstance(exact, bool):
-            raise RequestError(ErrorCode.BAD_REQUEST, f"exact is true or false, got {exact!r:.60}")
+        exact = parameters.flag(body, "exact") or False
         which = parameters.choice(body, "type", "all", "active", "inactive")
         refetch = parameters.choice(body, "refetch", "active", "inactive", "all", "none")
-        payloads = await self._ask(key if exact else None, lambda n: InvalidateKeys(n, key, exact, which, refetch))
+        stale = parameters.flag(body, "stale")
+        status = (
+            parameters.choice(body, "fetch_status", "idle", "fetching", "paused") if "fetch_status" in body else None
+        )
+        payloads = await self._ask(
+            key if exact else None, lambda n: Act(n, action, key, exact, which, refetch, stale, status)
+        )
         matched = sum(payload.count for payload in payloads if isinstance(payload, Matched))
         return web.Response(body=b'{"matched":%d}' % matched, headers=JSON)
 

@@ -22,12 +22,14 @@ from httpx_aiohttp import HttpxAiohttpClient
 
 from cluster import __version__
 from cluster.clock import Clock, SystemClock
+from cluster.core.declared_query import Response
+from cluster.core.entry import MAX_DEPTH, is_writable
 from cluster.core.retry import is_retryable_status, retry_after_ms
 from cluster.errors import UpstreamError
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 MAX_CONNECTIONS = 32
-"""To one service from one process; further fetches wait their turn, within their timeout."""
+"""To one service from one process; who asks for more at once waits for a turn, within the timeout."""
 KEEP_ALIVE_S = 30.0
 
 
@@ -54,6 +56,11 @@ class Request(Protocol):
         """Query parameters, in order, not encoded."""
         ...
 
+    @property
+    def etag(self) -> str | None:
+        """The `ETag` of what is held already."""
+        ...
+
 
 class ServiceClient:
     """One service. Connections are opened on first use and kept; `aclose` ends them."""
@@ -66,6 +73,7 @@ class ServiceClient:
         timeout_ms: float = 10_000.0,
         *,
         max_body_bytes: int = MAX_BODY_BYTES,
+        max_connections: int = MAX_CONNECTIONS,
         clock: Clock | None = None,
     ) -> None:
         self.name = name
@@ -77,11 +85,12 @@ class ServiceClient:
         }
         self._timeout_s = timeout_ms / 1000.0
         self._max_body_bytes = max_body_bytes
+        self._max_connections = max_connections
         self._clock = clock or SystemClock()
         self._client: HttpxAiohttpClient | None = None
 
-    async def fetch(self, request: Request) -> bytes:
-        """Ask, and return the JSON of a 2xx answer. Cancelling is safe: the request is dropped.
+    async def fetch(self, request: Request) -> Response:
+        """Ask, and return the JSON of a 2xx answer, or that what is held is what there is (304). Cancelling is safe.
 
         Raises:
             UpstreamError: no answer, a status outside 2xx, or a body that is too large or not JSON. `retryable` says whether
@@ -90,7 +99,7 @@ class ServiceClient:
         url = self._url(request)
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._ask(request.method, url)
+                return await self._ask(request.method, url, request.etag)
         except TimeoutError as exc:
             raise self._error(f"no answer within {self._timeout_s:g} s") from exc
         except httpx.UnsupportedProtocol as exc:
@@ -104,27 +113,30 @@ class ServiceClient:
         if client is not None:
             await client.aclose()
 
-    async def _ask(self, method: str, url: str) -> bytes:
+    async def _ask(self, method: str, url: str, etag: str | None) -> Response:
         client = self._client
         if client is None:
             client = self._client = HttpxAiohttpClient(
                 headers=self._headers,
                 timeout=self._timeout_s,
                 limits=httpx.Limits(
-                    max_connections=MAX_CONNECTIONS,
-                    max_keepalive_connections=MAX_CONNECTIONS,
+                    max_connections=self._max_connections,
+                    max_keepalive_connections=self._max_connections,
                     keepalive_expiry=KEEP_ALIVE_S,
                 ),
                 follow_redirects=False,
                 trust_env=False,
             )
-        response = await client.send(client.build_request(method, url), stream=True)
+        headers = {} if etag is None else {"If-None-Match": etag}
+        response = await client.send(client.build_request(method, url, headers=headers), stream=True)
         try:
+            if response.status_code == 304 and etag is not None:
+                return Response(None, etag)
             self._check(response)
             body = await self._read(response)
         finally:
             await response.aclose()
-        return self._json(body)
+        return Response(self._json(body), response.headers.get("etag"))
 
     def _url(self, request: Request) -> str:
         path = request.path if request.path.startswith("/") else f"/{request.path}"
@@ -159,9 +171,12 @@ class ServiceClient:
     def _json(self, body: bytes) -> bytes:
         """Check, and make it one line. orjson is the strict one: no NaN, no invalid UTF-8, bounded depth."""
         try:
-            orjson.loads(body)
+            decoded = orjson.loads(body)
         except orjson.JSONDecodeError as exc:
-            raise self._error(f"the body is not JSON: {exc}", retryable=False) from exc
+            shown = "the body is nested too deep" if "recursion" in str(exc).lower() else f"the body is not JSON: {exc}"
+            raise self._error(shown, retryable=False) from exc
+        if body.count(b"[") + body.count(b"{") > MAX_DEPTH and not is_writable(decoded):
+            raise self._error(f"the body is nested deeper than {MAX_DEPTH} levels", retryable=False)
         if b"\n" in body or b"\r" in body:
             return msgspec.json.format(body, indent=-1)
         return body
@@ -172,24 +187,3 @@ class ServiceClient:
         return UpstreamError(
             f"service {self.name}: {reason}", status=status, retryable=retryable, retry_after_ms=retry_after
         )
-
-
-class Services:
-    """The declared services of one process."""
-
-    def __init__(self, clients: Mapping[str, ServiceClient]) -> None:
-        self._clients = dict(clients)
-
-    async def fetch(self, request: Request) -> bytes:
-        """Ask the request's service; see `ServiceClient.fetch`.
-
-        Raises:
-            UpstreamError: as there.
-            KeyError: no such service (the configuration's check forbids it).
-        """
-        return await self._clients[request.service].fetch(request)
-
-    async def aclose(self) -> None:
-        """Close every client."""
-        for client in self._clients.values():
-            await client.aclose()

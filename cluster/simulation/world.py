@@ -19,6 +19,7 @@ from cluster.config import Compiled, Config, compile_config, load_mapping
 from cluster.core.channel_demand import ChannelDemand
 from cluster.core.client_message import client_frame
 from cluster.core.coordinator_state import CoordinatorState
+from cluster.core.declared_query import Response
 from cluster.core.gateway_state import Close, Deliver, GatewayState, Respond
 from cluster.core.ingestion_state import IngestionState, Join, Leave, Resume
 from cluster.core.messages import Announce, Batch, Blob, ChangeSet, Demand, Noted, Requests, Send
@@ -147,6 +148,9 @@ class World:
                     gateways=[GATEWAY],
                     ingestors=self.ingestors,
                     replay_ms=max(profile.max_wait_ms for profile in profiles),
+                    entities=self.compiled.entities,
+                    relations=self.compiled.relations,
+                    origins=self.compiled.origins,
                 )
             case "coordinator":
                 shards = [n for n in range(cluster.shards) if n % cluster.coordinators == int(index)]
@@ -321,12 +325,12 @@ class World:
         def serve() -> None:
             body = orjson.dumps(self.upstream.truth.get(fetch.key, {"missing": True}))
             failed = self.random.random() < self.faults.lose
-            result: bytes | UpstreamError = UpstreamError("unlucky", status=503) if failed else body
+            result: Response | UpstreamError = UpstreamError("unlucky", status=503) if failed else Response(body)
             self.at(self.delay() * 5, lambda: done(result))
 
-        def done(result: bytes | UpstreamError) -> None:
+        def done(result: Response | UpstreamError) -> None:
             if self._lives[name] == life and name in self.machines:
-                effects = self.machines[name].fetched(fetch.key, fetch.id, result, self.now_ms)
+                effects = self.machines[name].fetched(fetch, result, self.now_ms)
                 self._effects(name, effects)
 
         self.at(self.delay() * 5, serve)

@@ -57,8 +57,8 @@ def test_queries_keep_their_times() -> None:
     first, second = made.queries.find(["a", 7]), made.queries.find(["b"])
     assert first is not None
     assert second is not None
-    assert (first.stale_time_ms, first.gc_time_ms, first.retry, first.retry_delay_ms) == (1000.0, 300_000.0, 0, None)
-    assert (second.stale_time_ms, second.retry, second.retry_delay_ms) == (None, 2, 5.0)
+    assert (first.stale_time, first.gc_time_ms, first.retry, first.retry_delay_ms) == (1000.0, 300_000.0, 0, None)
+    assert (second.stale_time, second.retry, second.retry_delay_ms) == (None, 2, 5.0)
     request = first.request_for(["a", 7])
     assert (request.service, request.path, request.params) == ("api", "/a/7", (("q", "7"),))
     assert made.queries.find(["c"]) is None

@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 
 from cluster.config import Config, check, compile_config, load, load_mapping
 from cluster.config.load import ConfigFaults
-from cluster.config.model import ClusterConfig, GatewayConfig, QueryConfig, ReconnectConfig, ServiceConfig, SourceConfig
+from cluster.config.model import (
+    CacheConfig,
+    ClusterConfig,
+    GatewayConfig,
+    QueryConfig,
+    ReconnectConfig,
+    ServiceConfig,
+    SourceConfig,
+)
+from cluster.config.rules import REQUIRED
+from cluster.core.entity_index import EntityType
+from cluster.core.infinite import OffsetPaging
+from cluster.core.staleness import STATIC
 from cluster.core.window import Profile
 from cluster.errors import ConfigError
 
@@ -40,7 +52,7 @@ FAULTS: list[tuple[str, str]] = [
     ("clusters: {}", "clusters: unknown key, did you mean cluster?"),
     (
         "x1: {}",
-        ("x1: unknown key, expected one of batching, cluster, defaults, entities, gateway, mutations, presence, queries, "
+        ("x1: unknown key, expected one of batching, cache, cluster, defaults, entities, gateway, mutations, presence, queries, "
         "relations, resources, services, sources, storage, streams"),
     ),
     ("1: {}", "1: expected a name in quotes, got 1"),
@@ -93,8 +105,6 @@ FAULTS: list[tuple[str, str]] = [
     ("defaults: {retry: -1}", "defaults.retry: expected a whole number of at least 0, got -1"),
     # --- what later versions do
     ("mutations: {m: {}}", "mutations: not supported by this version, got {'m': {}}"),
-    ("entities: {}", "entities: not supported by this version, got {}"),
-    ("relations: {}", "relations: not supported by this version, got {}"),
     ("presence: {}", "presence: not supported by this version, got {}"),
     ("resources: {}", "resources: not supported by this version, got {}"),
     # --- services
@@ -109,6 +119,7 @@ FAULTS: list[tuple[str, str]] = [
     ("services: {api: {base_url: 'http://x', headers: {a: ü}}}", "services.api.headers.a: expected ASCII text on one line"),
     ("services: {api: {base_url: 'http://x', headers: {a: true}}}", "services.api.headers.a: expected ASCII text on one line"),
     ("services: {api: {base_url: 'http://x', headers: {'a b': c}}}", "services.api.headers.a b: expected a header's name"),
+    ("services: {api: {base_url: 'http://x', concurrency: 0}}", "services.api.concurrency: expected a whole number from 1 to 1024, got 0"),
     # --- queries
     (SERVICES + "queries: {}", "queries: expected a list, got {}"),
     (SERVICES + "queries: [7]", "queries.0: expected a mapping, got 7"),
@@ -124,11 +135,39 @@ FAULTS: list[tuple[str, str]] = [
     (SERVICES + "queries: [{key: [a, '{x.y}'], service: api, path: /}]", "queries.0.key: a query's placeholder has no members, got {x.y}"),
     (SERVICES + "queries: [{key: [a], service: api, path: /, params: {b: '{y}'}}]", "queries.0.params: no such placeholder {y}, the key has none"),
     (SERVICES + "queries: [{key: [a], service: api, path: /, params: b}]", "queries.0.params: expected a mapping or one placeholder, got 'b'"),
-    (SERVICES + "queries: [{key: [a], service: api, path: /, infinite: {}}]", "queries.0.infinite: not supported by this version, got {}"),
+    (SERVICES + "queries: [{key: [a], service: api, path: /, infinite: 5}]", "queries.0.infinite: expected a mapping, got 5"),
+    (SERVICES + "queries: [{key: [a], service: api, path: /, infinite: {max_page: 5}}]", "queries.0.infinite.max_page: unknown key, did you mean max_pages?"),
+    (SERVICES + "queries: [{key: [a], service: api, path: /, infinite: {page_size: 0}}]", "queries.0.infinite.page_size: expected a whole number of at least 1, got 0"),
+    (SERVICES + "queries: [{key: [a], service: api, path: /, infinite: {step: -20}}]", "queries.0.infinite.step: expected a whole number of at least 1, got -20"),
+    (SERVICES + "queries: [{key: [a], service: api, path: /, infinite: {items: items}}]", "queries.0.infinite.items: a JSON Pointer is empty or begins with '/', got 'items'"),
+    (SERVICES + "queries: [{key: [a], service: api, path: /, infinite: {next: 5}}]", "queries.0.infinite.next: expected text, got 5"),
+    (SERVICES + "queries: [{key: [a], service: api, path: /, infinite: {initial: first}}]", "queries.0.infinite.initial: expected a number where pages are counted, got 'first'"),
     (SERVICES + "queries: [{key: [a], service: api, path: /, persist: true}]", "queries.0.persist: not supported by this version, got True"),
-    (SERVICES + "queries: [{key: [a], service: api, path: /, refetch_interval: 5s}]", "queries.0.refetch_interval: not supported by this version, got '5s'"),
+    (SERVICES + "queries: [{key: [a], service: api, path: /, refetch_interval: 0s}]", "queries.0.refetch_interval: expected a duration above 0, got '0s'"),
+    (SERVICES + "queries: [{key: [a], service: api, path: /, stale_time: never}]", "queries.0.stale_time: expected a duration such as 100ms, 60s, 5m or 24h, got 'never'"),
+    (SERVICES + "queries: [{key: [a], function: f}]", "queries.0.function: expected module:function, got 'f'"),
+    (SERVICES + "queries: [{key: [a], function: 'm:f', path: /}]", "queries.0.path: a query has a function or a service, not both"),
+    (SERVICES + "queries: [{key: [a], function: 'm:f', service: api}]", "queries.0.service: a query has a function or a service, not both"),
     (SERVICES + "queries: [{key: [a], service: api, path: /, as_of: x}]", "queries.0.as_of: not supported by this version, got 'x'"),
     (SERVICES + "queries: [{key: [a], service: api, path: /, stale: 5s}]", "queries.0.stale: unknown key, did you mean stale_time?"),
+    # --- cache, entities, relations
+    ("cache: {max_bytes: 5}", "cache.max_bytes: expected a size such as 64KiB or 1MiB, got 5"),
+    ("cache: {max_entries: 0}", "cache.max_entries: expected a whole number of at least 1, got 0"),
+    ("cache: {max_bites: 5}", "cache.max_bites: unknown key, did you mean max_bytes?"),
+    ("entities: [user]", "entities: expected a mapping of names, got ['user']"),
+    ("entities: {user: {key: [userId]}}", "entities.user.key: unknown key, did you mean keys?"),
+    ("entities: {user: {keys: userId}}", "entities.user.keys: expected a list of members' names, got 'userId'"),
+    ("entities: {user: {objects: [5]}}", "entities.user.objects: expected a list of members' names, got [5]"),
+    ("entities: {user: {id: 5}}", "entities.user.id: expected text, got 5"),
+    ("entities: {a: {keys: [x]}, b: {objects: [x]}}", "entities.b: the member 'x' belongs to a already"),
+    ("entities: {user: {queries: [[]]}}", "entities.user.queries.0: expected an array with at least one element, got []"),
+    ("entities: {user: {queries: [[users, {}]]}}", "entities.user.queries.0: expected texts and numbers, got ['users', {}]"),
+    ("entities: {user: {queries: [[users, '{id}']]}}", "entities.user.queries.0: expected texts and numbers, got ['users', '{id}']"),
+    ("relations: []", "relations: expected a mapping of names, got []"),
+    ("relations: {user: 5}", "relations.user: expected a list, got 5"),
+    ("relations: {user: [5]}", "relations.user.0: expected a key or {contains: element}, got 5"),
+    ("relations: {user: [[a, '{user}']]}", "relations.user.0: no such placeholder {user}, there is {id}"),
+    ("relations: {user: [{contains: 'user:{id.x}'}]}", "relations.user.0: no such placeholder {id.x}, there is {id}"),
     # --- sources
     ("sources: {s: {type: websocket, url: 'htp://x'}}", "sources.s.url: expected a ws:// or wss:// URL, got 'htp://x'"),
     ("sources: {s: {type: sse, url: 'ws://x'}}", "sources.s.url: expected an http:// or https:// URL, got 'ws://x'"),
@@ -160,6 +199,8 @@ FAULTS: list[tuple[str, str]] = [
     (SOURCES + "streams: [{source: s, join: never, on: {e: {delete: {key: [a]}}}}]", "streams.0.join: expected demand or always, got 'never'"),
     (SOURCES + "streams: [{source: s, linger: 5, on: {e: {delete: {key: [a]}}}}]", "streams.0.linger: expected a duration such as 100ms, 60s, 5m or 24h, got 5"),
     (SOURCES + "streams: [{source: s, batching: {window: 5s}, on: {e: {delete: {key: [a]}}}}]", "streams.0.batching.max_wait: expected at least the window (5000ms), got 1000ms"),
+    (SOURCES + "entities: {user: {}}\nstreams: [{source: s, channel: 'c:{a}', on: {e: {entity: {type: user, value: '{data}'}}}}]",
+     "streams.0.channel: its rules name no key, so it has to be joined always, which a channel with placeholders cannot be, got 'c:{a}'"),
     (SOURCES + "streams: [{source: s, channels: c, on: {e: {delete: {key: [a]}}}}]", "streams.0.channels: unknown key, did you mean channel?"),
 ]  # fmt: skip
 
@@ -170,7 +211,7 @@ def test_a_fault_is_one_line(tmp_path: Path, text: str, line: str) -> None:
 
 
 def test_all_faults_are_found_at_once(tmp_path: Path) -> None:
-    operations = "set, merge, append, prepend, upsert, merge_where, remove, increment, delete, invalidate"
+    operations = ", ".join(REQUIRED)
     text = "cluster: {shards: 0, nam: x}\nbatching: {mode: a}\nstreams: [{source: s, on: {e: {dance: {}}}}]"
     assert lines(tmp_path, text) == [
         "cluster.shards: expected a whole number from 1 to 1024, got 0",
@@ -309,10 +350,52 @@ class TestValues:
         (stream,) = config.streams
         assert (stream.always, stream.linger_ms, stream.batching) == (True, 0.0, Profile("debounce", 50.0, 500.0))
 
-    def test_retry_true_is_three(self) -> None:
+    def test_retry_true_is_for_ever(self) -> None:
         text = SERVICES + "queries: [{key: [a], service: api, path: /}]"
-        assert loaded(text + "\ndefaults: {retry: true}").queries[0].retry == 3
+        assert loaded(text + "\ndefaults: {retry: true}").queries[0].retry is True
         assert loaded(text).queries[0].retry == 3
+
+    def test_what_queries_have_besides(self) -> None:
+        config = loaded("""
+            defaults: {stale_time: static}
+            services: {api: {base_url: "http://x", concurrency: 3}}
+            queries:
+              - {key: [a], service: api, path: /a, stale_time: 5s, refetch_interval: 30s, infinite: {page_size: 50, max_pages: 4}}
+              - {key: [b, "{n}"], function: "package.module:make", infinite: {param: page, initial: 1, step: 1, by: number}}
+              - {key: [c], service: api, path: /c, infinite: {initial: null, items: /data, next: /links/next, previous: /links/back}}
+        """)
+        assert config.services["api"].concurrency == 3
+        counted, called, followed = config.queries
+        assert (counted.stale_time, counted.refetch_interval_ms) == (5_000.0, 30_000.0)
+        assert counted.infinite == OffsetPaging(page_size=50, step=50, max_pages=4)
+        assert (called.function, called.service, called.stale_time) == ("package.module:make", "", STATIC)
+        assert called.infinite == OffsetPaging("page", 1, 20, 1, by="number")
+        assert followed.infinite == OffsetPaging(initial=None, items="/data", next="/links/next", previous="/links/back")
+
+    def test_cache_entities_and_relations(self) -> None:
+        config = loaded("""
+            cache: {max_bytes: 64MiB, max_entries: 1000}
+            entities:
+              user: {id: uid, keys: [userId], objects: [author, editor], queries: [[people], [team, 7]]}
+              task: {}
+            relations:
+              user: [[users, "{id}"], [reports, {author: "{id}"}], {contains: "user:{id}"}]
+        """)
+        assert config.cache == CacheConfig(64 * 1024**2, 1000)
+        assert config.entities == {
+            "user": EntityType("user", "uid", ("userId",), ("author", "editor"), (("people",), ("team", 7))),
+            "task": EntityType("task", queries=(("tasks",), ("tasks", "list"), ("tasks", "detail"))),
+        }
+        assert config.relations == {
+            "user": [["users", "{id}"], ["reports", {"author": "{id}"}], {"contains": "user:{id}"}]
+        }
+        assert loaded("{}").cache == CacheConfig(None, None)
+
+    def test_rules_that_name_no_key_have_their_channel_joined_always(self) -> None:
+        rules = "{e: {entity: {type: user, value: '{data}'}}, f: {relation: {type: user, id: '{data.id}'}}}"
+        declared = "entities: {user: {}}\nrelations: {user: [[users, '{id}']]}\n"
+        config = loaded(SOURCES + declared + f"streams: [{{source: s, channel: c, \"on\": {rules}}}]")
+        assert compile_config(config).feeds.always() == [("s", "c")]
 
 
 class TestSecrets:

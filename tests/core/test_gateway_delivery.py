@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from cluster.core import gateway_state, shard_state, template
-from cluster.core.declared_query import DeclaredQuery
+from cluster.core.declared_query import DeclaredQuery, Response
 from cluster.core.messages import Edit
 from cluster.core.operation import parse_operations
 from cluster.errors import UpstreamError
@@ -138,9 +138,9 @@ class Schedule:
         """Events of a feed were lost: the shard resets what it feeds."""
         name, shard = self.random.choice(list(self.world.shards.items()))
         effects: list[Any] = []
-        shard._gap("events", None, effects)
-        shard._flush(effects)
-        self.world.run(name, effects)
+        shard._gap("events", None)
+        shard._flush()
+        self.world.run(name, shard._taken())
 
     def do_fetch(self) -> None:
         """A service answers."""
@@ -148,8 +148,8 @@ class Schedule:
             name, fetch = self.world.fetches.popleft()
             self.count += 1
             failed = self.random.random() < 0.3
-            answer = UpstreamError("it is down") if failed else orjson.dumps({"n": self.count, "list": []})
-            self.world.run(name, self.world.shards[name].fetched(fetch.key, fetch.id, answer, self.world.now_ms))
+            answer = UpstreamError("it is down") if failed else Response(orjson.dumps({"n": self.count, "list": []}))
+            self.world.run(name, self.world.shards[name].fetched(fetch, answer, self.world.now_ms))
 
     def finish(self) -> None:
         for client in self.clients:

@@ -9,6 +9,7 @@ from cluster.core import gateway_state
 from cluster.core.gateway_state import Close, Deliver, GatewayState, Respond
 from cluster.core.messages import (
     Absent,
+    Act,
     Announce,
     Answered,
     Answers,
@@ -19,7 +20,6 @@ from cluster.core.messages import (
     Failure,
     Full,
     Header,
-    InvalidateKeys,
     Matched,
     Meta,
     Missed,
@@ -534,7 +534,7 @@ def test_reads_do_not_come_from_before_an_invalidation() -> None:
     played = Played()
     played.live()
     now_ms = played.now_ms
-    played.note(played.state.request(1, None, lambda n: InvalidateKeys(n, "[]"), now_ms))
+    played.note(played.state.request(1, None, lambda n: Act(n, "invalidate", "[]"), now_ms))
     (send,) = [effect for effect in played.effects if isinstance(effect, Send)]
     played.note(played.state.answered("shard-0", send.message, Answers(20, EPOCH, [(2, Matched(1))]), now_ms))
     assert played.state.local(A, now_ms) is None

@@ -32,6 +32,8 @@ from cluster.core.placement import assign_slots
 from cluster.core.rule import FrameFault
 
 START = 1_000_000.0
+SET, ADD = 0, 1
+"""Numbers of the rules, as origins."""
 DOCUMENT = {
     "sources": {"events": {"type": "websocket", "url": "ws://upstream"}},
     "streams": [
@@ -97,8 +99,8 @@ def test_operations_fold_and_leave_shortly_before_the_windows_close() -> None:
             0,
             [FeedRange("events/c:a", int(START), 1, 5, 0)],
             [
-                KeyOperations('["k","a"]', [Set(b"2")], 3),
-                KeyOperations('["list"]', [Append((b'{"id":1}', b'{"id":2}'))], 2),
+                KeyOperations('["k","a"]', [Set(b"2")], 3, SET),
+                KeyOperations('["list"]', [Append((b'{"id":1}', b'{"id":2}'))], 2, ADD),
             ],
             START + 110,
         )
@@ -117,7 +119,7 @@ def test_one_blob_is_in_flight_and_the_next_folds_meanwhile() -> None:
     assert isinstance(first, Send)
     (second,) = machine.answered("coordinator-0", first.message, BlobTaken(9, 8.0), START + 292)
     assert isinstance(second, Send)
-    assert second.message.parts[0].keys == [KeyOperations('["k","a"]', [Set(b"3")], 2)]
+    assert second.message.parts[0].keys == [KeyOperations('["k","a"]', [Set(b"3")], 2, SET)]
     assert second.message.parts[0].feeds == [FeedRange("events/c:a", int(START), 2, 3, 1)]
 
 
@@ -176,7 +178,7 @@ def test_a_prefix_invalidation_goes_to_every_shard() -> None:
     for line in machine._lines:
         parts = [pending for pending in line.pending.values() if pending.folds]
         assert {pending.shard for pending in parts} == {0, 1, 2}
-        assert [pending.folds['["k"]'].operations() for pending in parts] == [[Invalidate()]] * 3
+        assert [pending.folds['#u["k"]'].operations() for pending in parts] == [[Invalidate()]] * 3
 
 
 def test_reading_stops_at_the_high_water_mark_and_goes_on_below_the_low_one() -> None:

@@ -63,6 +63,7 @@ class TestMessages:
         assert orjson.loads(protocol.entry(view(is_invalidated=True, stale_at=2000.0), 2000.0)) == {
             "key": PARSED, "data": {"n": 1}, "version": 7, "data_updated_at": 1000, "status": "success",
             "fetch_status": "idle", "is_stale": True, "is_invalidated": True, "is_offline": False,
+            "origin": {"kind": None, "at": 1000, "stale_at": 2000},
         }  # fmt: skip
         told = orjson.loads(protocol.entry(view(data=None, error=("UPSTREAM_ERROR", "m")), 2000.0))
         assert (told["data"], told["error"]["temporary"]) == (None, True)

@@ -1,6 +1,6 @@
 """From frames to operations: what is an event, which rules it meets, what they make of it, and why it comes to nothing."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import orjson
 import pytest
@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from cluster.config import compile_config, load_mapping
+from cluster.core import broadcast
 from cluster.core.operation import (
     Append,
+    Call,
     Delete,
     Guard,
     Increment,
@@ -24,6 +26,7 @@ from cluster.core.operation import (
     Set,
     Upsert,
 )
+from cluster.core.query_key import parse
 from cluster.core.rule import FeedIndex, FrameFault, Router
 
 ENVELOPE = {"event": "type", "data": "payload", "channel": "room", "id": "n"}
@@ -211,7 +214,6 @@ OPERATIONS: list[tuple[dict[str, Any], Any, Operation]] = [
     ({"increment": {"key": ["k"], "at": "/n/{data.m}", "by": "{data.by}"}}, {"m": "x", "by": 3}, Increment("/n/x", 3)),
     ({"delete": {"key": ["k"]}}, {}, Delete()),
     ({"delete": {"key": ["k"], "at": "/m/{data.id}"}}, {"id": 7}, Delete("/m/7")),
-    ({"invalidate": {"key": ["k"]}}, {}, Invalidate(exact=False, refetch="active")),
     ({"invalidate": {"key": ["k"], "exact": True, "refetch": "none"}}, {}, Invalidate(exact=True, refetch="none")),
 ]
 
@@ -225,6 +227,60 @@ def test_operations(rule: dict[str, Any], data: Any, operation: Operation) -> No
     of = one(rule)
     assert made(of, data) == [(["k"], operation)]
     assert of.dropped == {}
+
+
+class TestBroadcasts:
+    """What is not about one key is made under a name that no key has."""
+
+    TYPES: ClassVar[dict[str, Any]] = {
+        "entities": {"user": {"keys": ["userId"]}, "order": {"id": "no"}},
+        "relations": {"user": [["users", "{id}"]]},
+    }
+
+    def made(self, rule: Any, data: Any, **more: Any) -> list[tuple[str, Operation]]:
+        document = {**streams({"source": "s", "on": {"e": rule}}), **self.TYPES}
+        self.router = compile_config(load_mapping(document, {})).router("s")
+        (route,) = self.router.route("e", None)
+        return route.apply(Raw(orjson.dumps(data)), None)
+
+    def test_an_invalidation_of_what_is_under_a_key(self) -> None:
+        rule = {"invalidate": {"key": ["k", "{data.id}"], "refetch": "none"}}
+        assert self.made(rule, {"id": 7}) == [('#u["k",7]', Invalidate(exact=False, refetch="none"))]
+
+    def test_an_entity_goes_by_its_type_and_its_own_id(self) -> None:
+        rule = {"entity": {"type": "user", "value": "{data.user}"}}
+        value = {"id": 7, "name": "a"}
+        assert self.made(rule, {"user": value}) == [('#e["user",7]', Merge(orjson.dumps(value)))]
+        rule = {"each": "{data}", "entity": {"type": "order", "value": "{item}"}}
+        names = [name for name, _ in self.made(rule, [{"no": 1}, {"no": "1"}, {"no": True}, {"id": 1}, 5])]
+        assert names == ['#e["order",1]', '#e["order","1"]', '#e["order",true]']
+        assert self.router.dropped == {"missing_capture": 2}
+
+    def test_the_type_may_be_in_the_event(self) -> None:
+        rule = {"entity": {"type": "{data.type}", "value": "{data.value}"}}
+        assert self.made(rule, {"type": "order", "value": {"no": 3}}) == [('#e["order",3]', Merge(b'{"no":3}'))]
+        for unknown in ("none", None, 5, [], {"no": 1}):
+            assert self.made(rule, {"type": unknown, "value": {"no": 3}}) == []
+            assert self.router.dropped.total() == 1
+
+    def test_a_relation(self) -> None:
+        rule = {"relation": {"type": "user", "id": "{data.id}", "refetch": "all"}}
+        assert self.made(rule, {"id": "x"}) == [('#r["user","x"]', Invalidate(exact=False, refetch="all"))]
+
+
+def test_a_call_takes_the_event_along() -> None:
+    rule = {"call": "module:function", "key": ["k", "{data.id}"], "when_missing": "create", "default": []}
+    ((key, operation),) = made(one(rule, "c:{room}"), {"id": 7}, channel="c:1", event_id="x")
+    assert key == ["k", 7]
+    assert isinstance(operation, Call)
+    assert (operation.function, operation.missing, operation.default) == ("module:function", Missing.CREATE, b"[]")
+    assert orjson.loads(operation.event) == {"event": "e", "captures": {"room": "1"}, "data": {"id": 7}, "id": "x"}
+
+
+def test_a_call_takes_the_element_along() -> None:
+    rule = {"each": "{data}", "call": "module:function", "key": ["k", "{item.id}"]}
+    told = [orjson.loads(operation.event)["item"] for _, operation in made(one(rule), [{"id": 1}, {"id": 2}])]
+    assert told == [{"id": 1}, {"id": 2}]
 
 
 class TestKeys:
@@ -410,6 +466,11 @@ class TestDrops:
         {"when": {"/a/b": 1}, "remove": {"key": ["k"], "where": {"x": "{data.b}"}}},
         {"merge_where": {"key": "{data.a}", "where": {"x": "{data}"}, "value": "{data.a}"}},
         {"set": {"key": ["k"], "value": "{data.b}"}, "version": {"at": "/v", "value": ["{data.a}"]}},
+        {"invalidate": {"key": ["k", "{data.a}"]}},
+        {"entity": {"type": "{data.a}", "value": "{data.b}"}},
+        {"each": "{data.l}", "entity": {"type": "user", "value": "{item}"}},
+        {"relation": {"type": "user", "id": "{data.b}"}},
+        {"call": "module:function", "key": ["k", "{data.a}"]},
     ]
 
     @given(
@@ -442,10 +503,11 @@ class TestDrops:
         )
     )
     def test_nothing_an_upstream_sends_is_fatal(self, data: bytes) -> None:
-        of = one(self.RULES)
+        document = {**streams({"source": "s", "on": {"e": self.RULES}}), **TestBroadcasts.TYPES}
+        of = compile_config(load_mapping(document, {})).router("s")
         for route in of.route("e", None):
             for key, _ in route.apply(data, None):
-                assert key.startswith("[")
+                assert isinstance(broadcast.read(key)[1] if broadcast.is_broadcast(key) else parse(key), list)
 
 
 def index(*given_streams: dict[str, Any]) -> FeedIndex:

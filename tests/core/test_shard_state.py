@@ -1,20 +1,16 @@
 """The shard: commits, gaps, fetches beside streams, writes, watches, collecting."""
 
-from typing import Any
 
 import orjson
 import pytest
 
-from cluster.config import compile_config, load_mapping
-from cluster.core.channel_demand import ChannelDemand
 from cluster.core.messages import (
     Absent,
+    Act,
     Answered,
-    Answers,
     Batch,
     BatchCommitted,
     Change,
-    ChangeSet,
     ChangeSetTaken,
     Edit,
     EntryView,
@@ -22,7 +18,6 @@ from cluster.core.messages import (
     Failure,
     FeedRange,
     Header,
-    InvalidateKeys,
     KeyList,
     KeyOperations,
     ListKeys,
@@ -34,7 +29,6 @@ from cluster.core.messages import (
     Ready,
     Refused,
     Removed,
-    Requests,
     Reset,
     Send,
     Snapshot,
@@ -44,101 +38,8 @@ from cluster.core.messages import (
     Written,
 )
 from cluster.core.operation import Append, Increment, Invalidate, Operation, Set
-from cluster.core.shard_state import EPOCH_SHIFT, ShardState, StartFetch
 from cluster.errors import UpstreamError
-
-START = 1_000_000.0
-EPOCH = 5
-BASE = EPOCH << EPOCH_SHIFT
-GC_MS = 60_000.0
-DOCUMENT = {
-    "services": {"api": {"base_url": "http://api"}},
-    "queries": [
-        {"key": ["q", "{id}"], "service": "api", "path": "/q/{id}", "gc_time": "60s", "stale_time": "10s", "retry": 1}
-    ],
-    "sources": {"events": {"type": "websocket", "url": "ws://upstream"}},
-    "streams": [
-        {
-            "source": "events",
-            "channel": "all",
-            "join": "always",
-            "on": {"e": {"set": {"key": ["q", "{data.id}"], "value": 1}}},
-        }
-    ],
-}
-
-
-class Shard:
-    """A shard, its coordinator's link and one gateway's, driven by hand."""
-
-    def __init__(self) -> None:
-        compiled = compile_config(load_mapping(DOCUMENT, {}))
-        demand = ChannelDemand(
-            "shard-0", 3, now_ms=START, ingestors=[], ingestor_of=lambda s: s, linger_ms=compiled.feeds.linger_ms
-        )
-        self.machine = ShardState(
-            "shard-0",
-            3,
-            epoch=EPOCH,
-            queries=compiled.queries,
-            feeds=compiled.feeds,
-            demand=demand,
-            gateways=[],
-            ingestors=[],
-            replay_ms=1_000.0,
-        )
-        self.now = START
-        self.batches = 0
-        self.asked = 0
-        self.next_id = 0
-        self.fetches: list[StartFetch] = []
-        self.sets: list[ChangeSet] = []
-
-    def _take(self, effects: Any) -> None:
-        """Note effects; change sets are acknowledged at once."""
-        for effect in effects:
-            if isinstance(effect, StartFetch):
-                self.fetches.append(effect)
-            elif isinstance(effect, Send) and isinstance(effect.message, ChangeSet):
-                self.sets.append(effect.message)
-                self._take(self.machine.answered(effect.to, effect.message, ChangeSetTaken(8), self.now))
-
-    def items(self) -> list[Any]:
-        """The items sent since the last look."""
-        items = [item for message in self.sets for item in message.items]
-        self.sets.clear()
-        return items
-
-    def batch(self, *keys: tuple[str, list[Operation]], feeds: tuple[FeedRange, ...] = (), count: int = 1) -> Any:
-        self.batches += 1
-        header = Header("coordinator-0", 2, 0 if self.batches == 1 else 3, self.batches)
-        listed = [KeyOperations(key, operations, count) for key, operations in keys]
-        answer, effects = self.machine.batch(Batch(header, list(feeds), listed, self.now - 100), self.now)
-        self._take(effects)
-        return answer
-
-    def ask(self, make: Any) -> Any:
-        """Send one request; its answer, if it is there at once."""
-        self.asked += 1
-        self.next_id += 1
-        header = Header("gateway-0", 8, 0 if self.asked == 1 else 3, self.asked)
-        answer, effects = self.machine.requests(Requests(header, [make(self.next_id)]), self.now)
-        self._take(effects)
-        assert isinstance(answer, Answers)
-        return answer.items[0][1] if answer.items else None
-
-    def fetched(self, result: Any) -> None:
-        fetch = self.fetches.pop(0)
-        body = result if isinstance(result, UpstreamError) else orjson.dumps(result)
-        self._take(self.machine.fetched(fetch.key, fetch.id, body, self.now))
-
-    def wake(self, at: float) -> None:
-        self.now = at
-        self._take(self.machine.wake(at))
-
-    def data(self, key: str) -> Any:
-        view = self.machine.view(key)
-        return None if view is None or view.data is None else orjson.loads(view.data)
+from tests.core.shard import BASE, EPOCH, GC_MS, START, Shard
 
 
 @pytest.fixture
@@ -178,14 +79,14 @@ def test_a_watcher_gets_the_entry_and_then_its_changes(shard: Shard) -> None:
     shard.batch(('["a"]', [Append((b"2",))]), count=4)
     version = BASE + 1
     patch = b'[{"op":"add","path":"/-","value":2}]'
-    assert shard.items() == [Change('["a"]', version, version + 1, None, patch, 4, int(START), None)]
+    assert shard.items() == [Change('["a"]', version, version + 1, None, patch, 4, int(START), None, "stream:")]
 
 
 def test_an_absent_key_is_said_to_be_and_comes_as_a_change_from_0(shard: Shard) -> None:
     shard.ask(lambda n: Watch(n, '["a"]', prefix=False))
     assert shard.items() == [Absent(1)]
     shard.batch(('["a"]', [Set(b"1")]))
-    assert shard.items() == [Change('["a"]', 0, BASE + 1, b"1", None, 1, int(START), None)]
+    assert shard.items() == [Change('["a"]', 0, BASE + 1, b"1", None, 1, int(START), None, "stream:")]
 
 
 def test_a_prefix_is_sent_whole_and_then_followed(shard: Shard) -> None:
@@ -211,7 +112,7 @@ def test_changes_fold_while_a_change_set_is_in_flight() -> None:
     (in_flight,) = shard.sets
     effects = shard.machine.answered("gateway-0", in_flight, ChangeSetTaken(8), START)
     (following,) = [effect.message for effect in effects if isinstance(effect, Send)]
-    assert following.items == [Change('["a"]', BASE + 1, BASE + 4, b"3", None, 3, int(START), None)]
+    assert following.items == [Change('["a"]', BASE + 1, BASE + 4, b"3", None, 3, int(START), None, "stream:")]
 
 
 def test_a_declared_query_is_fetched_once_for_all_who_ask(shard: Shard) -> None:
@@ -266,7 +167,7 @@ def test_what_cannot_be_repeated_makes_the_fetch_start_over(shard: Shard) -> Non
 def test_an_invalidation_during_a_fetch_causes_exactly_one_more(shard: Shard) -> None:
     shard.ask(lambda n: Watch(n, '["q","7"]', prefix=False))
     for _ in range(5):
-        shard.batch(('["q"]', [Invalidate()]))
+        shard.batch(('#u["q"]', [Invalidate()]))
     assert len(shard.fetches) == 1
     shard.fetched(1)
     assert shard.machine.view('["q","7"]').is_invalidated
@@ -282,11 +183,11 @@ def test_an_invalidation_is_told_and_fetches_what_is_watched(shard: Shard) -> No
     shard.ask(lambda n: Read(n, '["q","8"]'))
     shard.fetched(1)
     shard.items()
-    assert shard.ask(lambda n: InvalidateKeys(n, '["q"]')) == Matched(2)
+    assert shard.ask(lambda n: Act(n, "invalidate", '["q"]')) == Matched(2)
     assert [fetch.key for fetch in shard.fetches] == ['["q","7"]']
     told = [item for item in shard.items() if isinstance(item, Meta)]
     assert [(item.key, item.invalidated) for item in told] == [('["q","7"]', True)]
-    assert shard.ask(lambda n: InvalidateKeys(n, '["q"]', which="inactive", refetch="none")) == Matched(1)
+    assert shard.ask(lambda n: Act(n, "invalidate", '["q"]', which="inactive", refetch="none")) == Matched(1)
 
 
 def feed(first: int, last: int, previous: int, incarnation: int = 1, name: str = "events/all") -> FeedRange:
@@ -397,7 +298,7 @@ def test_an_idle_entry_is_collected_after_its_gc_time_and_a_watched_one_never(sh
     shard.items()
     shard.wake(START + 2 * GC_MS)
     assert shard.machine.view('["q","watched"]') is None
-    assert shard.machine.collected == 2
+    assert shard.machine.cache.collected == 2
     assert not [item for item in shard.items() if isinstance(item, Removed)]
 
 

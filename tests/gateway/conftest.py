@@ -11,15 +11,24 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from cluster.clock import SystemClock
 from cluster.core import template
-from cluster.core.declared_query import DeclaredQuery
+from cluster.core.declared_query import DeclaredQuery, Response
 from cluster.core.gateway_state import GatewayState
+from cluster.core.infinite import OffsetPaging
 from cluster.core.messages import ChangeSet, Requests, Send
 from cluster.core.placement import assign_slots
 from cluster.core.shard_state import ShardState, StartFetch
 from cluster.gateway import GatewayServer
 from tests.in_process import new_shard
 
-QUERY = DeclaredQuery(key=template.parse(["q", "{id}"]), service="api", path=template.parse("/q/{id}"), retry=0)
+QUERIES = [
+    DeclaredQuery(key=template.parse(["q", "{id}"]), service="api", path=template.parse("/q/{id}"), retry=0),
+    DeclaredQuery(
+        key=template.parse(["pages"]),
+        service="api",
+        path=template.parse("/pages"),
+        paging=OffsetPaging(page_size=2, step=2),
+    ),
+]
 
 
 class Harness:
@@ -28,7 +37,7 @@ class Harness:
         self.loop = asyncio.get_running_loop()
         now_ms = self.clock.now_ms()
         self.shards: dict[str, ShardState] = {
-            f"shard-{n}": new_shard(n, 5, now_ms, [QUERY], ["gateway-0"]) for n in range(shards)
+            f"shard-{n}": new_shard(n, 5, now_ms, QUERIES, ["gateway-0"]) for n in range(shards)
         }
         self.state = GatewayState("gateway-0", 7, slots=assign_slots(range(shards), 1), shards=shards)
         self.server = GatewayServer(
@@ -82,7 +91,8 @@ class Harness:
 
     def fetched(self, result: Any) -> None:
         shard, fetch = self.fetches.pop(0)
-        self.run(shard, shard.fetched(fetch.key, fetch.id, result, self.clock.now_ms()))
+        response = Response(result) if isinstance(result, bytes) else result
+        self.run(shard, shard.fetched(fetch, response, self.clock.now_ms()))
 
     def rearm(self) -> None:
         due = self.state.deadline()

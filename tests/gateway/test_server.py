@@ -45,6 +45,7 @@ async def test_an_entry_is_written_read_and_removed(harness: Harness) -> None:
         "is_stale": False,
         "is_invalidated": False,
         "is_offline": False,
+        "origin": {"kind": "write", "at": updated_at},
     }
     for held, status in [(f'"{version}"', 304), (f'W/"{version}"', 304), ('"1", "2"', 200), ("*", 304)]:
         async with harness.http.get("/v1/entries", params={"key": A}, headers={"If-None-Match": held}) as response:
@@ -117,11 +118,7 @@ async def test_a_declared_query_is_fetched_once_for_all_callers(harness: Harness
     async with asyncio.timeout(5):
         while not harness.fetches:
             await asyncio.sleep(0)
-        while (
-            sum(len(shard._fetching) and 1 for shard in harness.shards.values()) == 0
-            or len([w for shard in harness.shards.values() for e in shard._fetching.values() for w in e.fetch.waiters])
-            < 3
-        ):
+        while sum(len(entry.fetch.waiters) for s in harness.shards.values() for entry in s.cache if entry.fetch) < 3:
             await asyncio.sleep(0)
     harness.fetched(b'{"n":1}')
     assert [(status, entry["data"]) for status, entry in await asyncio.gather(*reads)] == [(200, {"n": 1})] * 3
@@ -154,6 +151,7 @@ async def test_a_failed_fetch_is_a_502(harness: Harness) -> None:
         ("/v1/entries", {"key": "[" * 40 + "]" * 40}, "TOO_DEEP"),
         ("/v1/entries", {"key": A, "fetch": "maybe"}, "BAD_REQUEST"),
         ("/v1/entries", {"key": A, "fetsch": "auto"}, "BAD_REQUEST"),
+        ("/v1/entries", {"key": A, "page": "last"}, "BAD_REQUEST"),
         ("/v1/keys", {"limit": "0"}, "BAD_REQUEST"),
         ("/v1/stream", {}, "BAD_REQUEST"),
         ("/v1/stream", {"key": A, "mode": "full"}, "BAD_REQUEST"),
@@ -216,6 +214,72 @@ async def test_invalidate_counts_and_is_seen_by_the_next_read(harness: Harness) 
         assert await response.json() == {"matched": 0}
     async with harness.http.post("/v1/invalidate", json={"kee": 1}) as response:
         assert response.status == 400
+
+
+async def act(harness: Harness, action: str, **body: Any) -> Any:
+    async with harness.http.post(f"/v1/{action}", json=body) as response:
+        answer = await response.json()
+        return answer["matched"] if response.status == 200 else (response.status, answer["error"]["code"])
+
+
+async def fetched(harness: Harness, key: str, result: bytes, **params: str) -> Any:
+    """Read, with the fetch that this takes answered."""
+    read = asyncio.create_task(harness.get("/v1/entries", key=key, **params))
+    async with asyncio.timeout(5):
+        while not harness.fetches:
+            await asyncio.sleep(0)
+    harness.fetched(result)
+    return (await read)[1]
+
+
+async def test_what_was_fetched_says_so(harness: Harness) -> None:
+    entry = await fetched(harness, '["q",1]', b"1")
+    assert entry["origin"]["kind"] == "fetch"
+    assert entry["origin"]["from"] == "api"
+    assert entry["origin"]["fetched_at"] == entry["origin"]["at"] == entry["data_updated_at"]
+    assert await act(harness, "invalidate", key=["q"], refetch="none") == 1
+    doubted = (await harness.get("/v1/entries", key='["q",1]', fetch="never"))[1]
+    assert doubted["origin"]["invalidated"]["by"] == "api:invalidate"
+
+
+async def test_entries_are_fetched_reset_and_removed_by_filter(harness: Harness) -> None:
+    await fetched(harness, '["q",1]', b"1")
+    await harness.put(A, 1)
+    assert await act(harness, "refetch", key=["q"], stale=True) == 0
+    assert await act(harness, "refetch", key=["q"], type="inactive", fetch_status="idle") == 1
+    assert [fetch.key for _, fetch in harness.fetches] == ['["q",1]']
+    assert await act(harness, "cancel", key=[], fetch_status="fetching") == 1
+    harness.fetched(b"2")
+    assert (await harness.get("/v1/entries", key='["q",1]', fetch="never"))[1]["data"] == 1
+    assert await act(harness, "remove", key=["a", 1], exact=True) == 1
+    assert await act(harness, "remove", key=["a", 1], exact=True) == 0
+    assert await act(harness, "reset", key=[]) == 1
+    assert (await harness.get("/v1/entries", key='["q",1]', fetch="never"))[0] == 404
+
+
+@pytest.mark.parametrize("action", server.ACTIONS)
+@pytest.mark.parametrize("body", [{"kee": 1}, {"key": 5}, {"exact": 1}, {"type": "new"}, {"stale": "yes"}, {"fetch_status": "busy"}])
+async def test_a_filter_that_is_not_understood_is_refused(harness: Harness, action: str, body: Any) -> None:
+    status, code = await act(harness, action, **body)
+    assert (status, code) == (400, "BAD_KEY" if "key" in body else "BAD_REQUEST")
+
+
+async def test_only_an_invalidation_says_what_to_fetch_again(harness: Harness) -> None:
+    assert await act(harness, "invalidate", key=[], refetch="all") == 0
+    assert await act(harness, "remove", key=[], refetch="all") == (400, "BAD_REQUEST")
+
+
+async def test_one_more_page_is_asked_for_where_there_are_pages(harness: Harness) -> None:
+    status, answer = await harness.get("/v1/entries", key='["q",1]', page="next")
+    assert (status, answer["error"]["code"]) == (400, "BAD_REQUEST")
+    first = await fetched(harness, '["pages"]', b"[1,2]")
+    assert first["data"] == {"pages": [[1, 2]], "page_params": [0]}
+    for page, result, pages in (("next", b"[3]", [[1, 2], [3]]), ("previous", b"", [[1, 2], [3]])):
+        if result:
+            assert (await fetched(harness, '["pages"]', result, page=page))["data"]["pages"] == pages
+        else:  # there is none
+            assert (await harness.get("/v1/entries", key='["pages"]', page=page))[1]["data"]["pages"] == pages
+    assert not harness.fetches
 
 
 # --- live --------------------------------------------------------------------------------------------------------

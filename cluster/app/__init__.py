@@ -1,0 +1,7 @@
+"""The Python form of a configuration: an app object, functions, key factories."""
+
+from cluster.app.functions import NULL, Event
+from cluster.app.harbor import Harbor, load_app
+from cluster.app.keys import KeyFactory, keys
+
+__all__ = ["NULL", "Event", "Harbor", "KeyFactory", "keys", "load_app"]

@@ -1,0 +1,378 @@
+"""`HarborClient`: reading, writing and watching a cluster from asyncio.
+
+Requests go over HTTP, watches share one WebSocket. Each request goes to one gateway and, where that cannot be reached or breaks off, once
+to each of the others: reads and invalidations may be repeated, and a write carries an idempotency key, so that a repeat does nothing.
+
+What must not live here: what watches do (`watches`, `subscription`), reading answers (`answer`).
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import httpx
+import msgspec
+import orjson
+from msgspec import Struct
+
+from cluster.client.answer import read_answer
+from cluster.client.connection import RECONNECT, Connection, ConnectionState
+from cluster.client.gateways import Gateways
+from cluster.client.subscription import BACKLOG, Mode, Subscription
+from cluster.client.watches import Watch, Watches
+from cluster.core.query_key import canonical, checked
+from cluster.core.retry import Backoff
+from cluster.errors import ErrorCode, HarborError, RequestError, UnavailableError
+
+TIMEOUT_S = 65.0
+"""Longer than the gateway's own, which knows better what went wrong."""
+CONNECT_S = 10.0
+PAGE_ROWS = 1000
+"""The most that the gateway lists at once."""
+JSON = "application/json"
+JSON_PATCH = "application/json-patch+json"
+
+Fetch = Literal["auto", "never", "force"]
+Activity = Literal["all", "active", "inactive"]
+Refetch = Literal["active", "inactive", "all", "none"]
+
+
+class Entry(Struct, frozen=True, kw_only=True):
+    """An entry as it was read.
+
+    Attributes:
+        key: The query key.
+        data: Its data; None where there is none yet, or the data is null.
+        version: Grows with every change; 0: it never had data.
+        data_updated_at: Unix ms of the data; 0: it never had any.
+        status: `pending` (no data yet), `success` or `error` (the last fetch failed; old data stays).
+        fetch_status: `idle`, `fetching` or `paused`.
+        is_stale: A reader should rather have it fetched.
+        is_invalidated: It was marked out of date.
+        is_offline: The service it is fetched from cannot be reached.
+        error: `{code, message, temporary}` of the last fetch, where that failed.
+        origin: Where the data came from and when, `{kind, at, ...}`; None where the cluster does not say.
+    """
+
+    key: list[Any]
+    data: Any = None
+    version: int = 0
+    data_updated_at: int = 0
+    status: str = "pending"
+    fetch_status: str = "idle"
+    is_stale: bool = False
+    is_invalidated: bool = False
+    is_offline: bool = False
+    error: dict[str, Any] | None = None
+    origin: Any = None
+
+
+class HarborClient:
+    """A client of one cluster, used inside `async with`. Not for several event loops or threads.
+
+    Every method raises `HarborError` with the cluster's `code`, `message` and `details`; `UnavailableError` where no cluster answers;
+    `RequestError` where what was asked for cannot be said. Cancelling a read or a wait is safe; a write that was cancelled may have
+    happened.
+    """
+
+    def __init__(
+        self,
+        url: str | Sequence[str],
+        token: str | None = None,
+        *,
+        wait: bool = False,
+        timeout_s: float = TIMEOUT_S,
+        backlog: int = BACKLOG,
+        backoff: Backoff = RECONNECT,
+    ) -> None:
+        """Build; nothing is connected before it is entered and used.
+
+        Args:
+            url: Of a gateway, or several of one cluster: one is used at random, and when it fails the next.
+            token: Sent as a bearer token.
+            wait: Watches wait for a cluster that cannot be reached at first, instead of raising `UnavailableError`.
+            timeout_s: For the answer to a request.
+            backlog: Changes that wait for a slow consumer of a watch before they fold per entry.
+            backoff: Between attempts to get a lost WebSocket back.
+
+        Raises:
+            RequestError: `BAD_REQUEST`, not an `http://` or `https://` URL.
+        """
+        self._gateways = Gateways(url)
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._timeout = httpx.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s))
+        self._backlog = backlog
+        self._connection = Connection(self._gateways, token, wait=wait, backoff=backoff)
+        self._group: asyncio.TaskGroup | None = None
+        self._http: httpx.AsyncClient | None = None
+        self._watches: Watches | None = None
+
+    async def __aenter__(self) -> Self:
+        # Imported late: it brings aiohttp, for whose import the commands, which only share this package, would wait 0.2 s. httpx's own
+        # transport costs eight times the CPU per request.
+        from httpx_aiohttp import HttpxAiohttpClient  # noqa: PLC0415
+
+        self._group = await asyncio.TaskGroup().__aenter__()
+        self._http = HttpxAiohttpClient(headers=self._headers, timeout=self._timeout, trust_env=False)
+        self._watches = Watches(self._connection, self._group.create_task)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End every watch, close the connections."""
+        group, http, watches = self._group, self._http, self._watches
+        self._group = self._http = self._watches = None
+        assert group is not None
+        assert http is not None
+        assert watches is not None
+        watches.stop()
+        try:
+            # Without the error of the body, which a group would wrap: it is the caller's own and passes as it is.
+            await group.__aexit__(None, None, None)
+        finally:
+            await http.aclose()
+
+    @property
+    def state(self) -> ConnectionState:
+        """The WebSocket's: `connecting`, `connected`, `reconnecting` or `closed` (before the first watch, and in the end)."""
+        return self._connection.state
+
+    # --- entries -------------------------------------------------------------------------------------------------
+
+    async def get(self, key: list[Any], *, fetch: Fetch = "auto") -> Entry:
+        """Read an entry; a missing or stale one of a declared query is fetched first, as `fetch` says.
+
+        Raises:
+            HarborError: `NOT_FOUND`; `UPSTREAM_ERROR`, its fetch failed and there is no old data.
+        """
+        return await self._entry(key, {} if fetch == "auto" else {"fetch": fetch})
+
+    async def next_page(self, key: list[Any]) -> Entry:
+        """Load the next page of an infinite entry and return the whole entry.
+
+        Raises:
+            HarborError: as `get`.
+        """
+        return await self._entry(key, {"page": "next"})
+
+    async def previous_page(self, key: list[Any]) -> Entry:
+        """Load the page before the first of an infinite entry and return the whole entry.
+
+        Raises:
+            HarborError: as `get`.
+        """
+        return await self._entry(key, {"page": "previous"})
+
+    async def set(
+        self, key: list[Any], data: Any, *, base_version: int | None = None, idempotency_key: str | None = None
+    ) -> int:
+        """Replace an entry's data. Returns its version.
+
+        Args:
+            key: The query key.
+            data: JSON values.
+            base_version: Only if the entry is at this version; 0: only if there is none.
+            idempotency_key: A repeat with the same one within 10 minutes does nothing and gets the first answer.
+
+        Raises:
+            ConflictError: `VERSION_CONFLICT`; `details["current"]` is the entry as it is, a dict as `/v1/entries` gives it.
+        """
+        return await self._write("PUT", key, _json(data), JSON, base_version, idempotency_key)
+
+    async def edit(
+        self,
+        key: list[Any],
+        *,
+        operations: list[dict[str, Any]] | None = None,
+        patch: list[dict[str, Any]] | None = None,
+        base_version: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> int:
+        """Edit an entry's data in place, all or nothing. Returns its version.
+
+        Args:
+            key: The query key.
+            operations: Such as `[{"append": {"at": "/tasks", "item": {}}}]`; or
+            patch: RFC 6902.
+            base_version: As for `set`.
+            idempotency_key: As for `set`.
+
+        Raises:
+            ConflictError: as for `set`.
+            HarborError: `NOT_FOUND`; `BAD_REQUEST`, an operation of a patch does not fit.
+        """
+        if (operations is None) == (patch is None):
+            raise RequestError(ErrorCode.BAD_REQUEST, "an edit has operations or a patch")
+        content, kind = (_json({"operations": operations}), JSON) if patch is None else (_json(patch), JSON_PATCH)
+        return await self._write("PATCH", key, content, kind, base_version, idempotency_key)
+
+    async def delete(
+        self, key: list[Any], *, base_version: int | None = None, idempotency_key: str | None = None
+    ) -> None:
+        """Remove an entry.
+
+        Raises:
+            ConflictError: as for `set`.
+            HarborError: `NOT_FOUND`.
+        """
+        await self._ask("DELETE", "/v1/entries", _params(key, base_version), headers=_idempotency(idempotency_key))
+
+    async def invalidate(
+        self,
+        key: list[Any] | None = None,
+        *,
+        exact: bool = False,
+        type: Activity = "all",  # noqa: A002 - the filter's name in query-core and on the wire
+        refetch: Refetch = "active",
+        stale: bool | None = None,
+        fetch_status: str | None = None,
+    ) -> int:
+        """Mark entries as out of date; those that `refetch` names are fetched anew. Returns how many matched.
+
+        Args:
+            key: A prefix, or with `exact` one key; all where it is left out.
+            exact: Only that entry.
+            type: Watched ones (`active`), others (`inactive`), or all.
+            refetch: Which of the matching ones to fetch.
+            stale: Only those that are stale, or are not.
+            fetch_status: Only those in this state of fetching.
+        """
+        body: dict[str, Any] = {}
+        if key:
+            _text(key)
+            body["key"] = key
+        if exact:
+            body["exact"] = True
+        if type != "all":
+            body["type"] = type
+        if refetch != "active":
+            body["refetch"] = refetch
+        if stale is not None:
+            body["stale"] = stale
+        if fetch_status is not None:
+            body["fetch_status"] = fetch_status
+        answer = await self._ask("POST", "/v1/invalidate", {}, _json(body), {"Content-Type": JSON})
+        return _number(answer, "matched")
+
+    async def keys(self, prefix: list[Any] | None = None) -> AsyncIterator[dict[str, Any]]:
+        """Yield a row for each entry under a prefix, in the order of their canonical keys: `key`, `version`, `status`, `is_stale`, `subscribers`.
+
+        Pages are asked for as they are needed: what is written meanwhile may be missing.
+        """
+        params = {"prefix": _text([] if prefix is None else prefix), "limit": str(PAGE_ROWS)}
+        while True:
+            answer = await self._ask("GET", "/v1/keys", params)
+            for row in answer.get("keys", []):
+                yield row
+            if "cursor" not in answer:
+                return
+            params["cursor"] = answer["cursor"]
+
+    # --- watching ------------------------------------------------------------------------------------------------
+
+    def watch(self, key: list[Any], *, prefix: bool = False, mode: Mode = "data") -> Watch:
+        """Follow an entry, or (`prefix`) every entry under a key: first as they are, then every change.
+
+        It is subscribed at once and until its loop is left. In mode `patch` changes travel, and are told, as patches too.
+
+        Raises:
+            RequestError: `BAD_KEY`, `BAD_REQUEST`.
+        """
+        _text(key)
+        own = orjson.loads(_json(key))
+        if mode not in ("data", "patch"):
+            raise RequestError(ErrorCode.BAD_REQUEST, f"mode is data or patch, got {mode!r:.60}")
+        if self._watches is None:
+            raise RuntimeError("a HarborClient is used inside `async with`")
+        return self._watches.open(Subscription(own, prefix=prefix, mode=mode, backlog=self._backlog))
+
+    def watching(
+        self, key: list[Any], *, prefix: bool = False, mode: Mode = "data"
+    ) -> AbstractAsyncContextManager[Watch]:
+        """Return `watch` as a context, which unsubscribes where it is left."""
+        return self.watch(key, prefix=prefix, mode=mode)
+
+    # --- requests ------------------------------------------------------------------------------------------------
+
+    async def _entry(self, key: list[Any], params: dict[str, str]) -> Entry:
+        answer = await self._ask("GET", "/v1/entries", {"key": _text(key), **params})
+        try:
+            return msgspec.convert(answer, Entry)
+        except msgspec.ValidationError as error:
+            raise UnavailableError(f"what answers is no entry: {error}") from error
+
+    async def _write(
+        self,
+        method: str,
+        key: list[Any],
+        content: bytes,
+        kind: str,
+        base_version: int | None,
+        idempotency_key: str | None,
+    ) -> int:
+        headers = {"Content-Type": kind, **_idempotency(idempotency_key)}
+        answer = await self._ask(method, "/v1/entries", _params(key, base_version), content, headers)
+        return _number(answer, "version")
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        params: dict[str, str],
+        content: bytes | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> dict[str, Any]:
+        if self._http is None:
+            raise RuntimeError("a HarborClient is used inside `async with`")
+        failure: HarborError | None = None
+        for url in self._gateways.all():
+            try:
+                response = await self._http.request(method, url + path, params=params, content=content, headers=headers)
+            except httpx.ReadTimeout as error:
+                raise UnavailableError(f"{url} did not answer within {self._timeout.read:g} s") from error
+            except (httpx.HTTPError, OSError) as error:
+                failure = UnavailableError(f"no cluster answers at {url}: {_reason(error)}")
+                failure.__cause__ = error
+                self._gateways.failed(url)
+            else:
+                return read_answer(url, response.status_code, response.content)
+        assert failure is not None
+        raise failure
+
+
+def _text(key: list[Any]) -> str:
+    try:
+        return canonical(checked(key))
+    except (TypeError, UnicodeError) as error:
+        raise RequestError(ErrorCode.BAD_KEY, f"not a query key: {key!r:.80}: {error}") from error
+
+
+def _json(value: Any) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except TypeError as error:
+        raise RequestError(ErrorCode.BAD_REQUEST, f"not JSON: {error}") from error
+
+
+def _params(key: list[Any], base_version: int | None) -> dict[str, str]:
+    params = {"key": _text(key)}
+    return params if base_version is None else {**params, "base_version": str(base_version)}
+
+
+def _idempotency(key: str | None) -> dict[str, str]:
+    return {"Idempotency-Key": secrets.token_hex(12) if key is None else key}
+
+
+def _number(answer: dict[str, Any], member: str) -> int:
+    number = answer.get(member)
+    if not isinstance(number, int):
+        raise UnavailableError(f"what answers gives no {member}")
+    return number
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

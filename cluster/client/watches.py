@@ -1,0 +1,181 @@
+"""Everything one client watches, over one connection.
+
+One task reads the socket and hands each message to its subscription; consumers take from theirs at their own pace. Nobody waits for
+anybody: what a consumer does not take folds in its `Subscription`.
+
+What must not live here: what a message does (`subscription`), when to reconnect (`connection`).
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, Self
+
+from cluster.client.answer import error_of
+from cluster.client.connection import Connection, ConnectionState
+from cluster.client.subscription import Change, Subscription
+from cluster.errors import ErrorCode, HarborError
+
+LOG = logging.getLogger(__name__)
+
+
+class _Seat:
+    """Where the reader leaves what is for one watch."""
+
+    __slots__ = ("error", "name", "news", "subscription", "vacated")
+
+    def __init__(self, subscription: Subscription, name: int) -> None:
+        self.subscription = subscription
+        self.name = name
+        """The id it is subscribed under; another one after each time it subscribes."""
+        self.news = asyncio.Event()
+        self.error: HarborError | None = None
+        self.vacated = False
+
+
+class Watch(AsyncIterator[Change]):
+    """The changes of one key or prefix, for one consumer.
+
+    Leaving a loop over it unsubscribes, and so does `aclose` or leaving it as a context. It ends when its client is closed. Cancelling
+    a wait for the next change is safe: nothing is lost.
+    """
+
+    def __init__(self, watches: "Watches", seat: _Seat) -> None:
+        self._watches = watches
+        self._seat = seat
+        self._loop = asyncio.get_running_loop()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Change:
+        """Return the next change.
+
+        Raises:
+            HarborError: the cluster refuses the watch, or (`UNAVAILABLE`) was never reached; after what came before it.
+        """
+        seat = self._seat
+        while not seat.vacated:
+            change = seat.subscription.take()
+            if change is not None:
+                return change
+            if seat.error is not None:
+                self._watches.leave(seat)
+                raise seat.error
+            seat.news.clear()
+            await seat.news.wait()
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Unsubscribe. What was not taken is dropped."""
+        self._watches.leave(self._seat)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        # A loop that was left by `break` drops it without a word, and the collector may run on any thread.
+        if not self._seat.vacated and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._watches.leave, self._seat)
+
+
+class Watches:
+    """See the module. `spawn` starts the reading task, which lives while there is a connection or somebody wants one."""
+
+    def __init__(
+        self, connection: Connection, spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+    ) -> None:
+        self.connection = connection
+        self._spawn = spawn
+        self._seats: dict[int, _Seat] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._number = 0
+
+    def open(self, subscription: Subscription) -> Watch:
+        """Begin a watch."""
+        seat = _Seat(subscription, self._name())
+        self._seats[seat.name] = seat
+        if self.connection.state is ConnectionState.CONNECTED:
+            self.connection.send(subscription.request(seat.name))
+        elif self._task is None:
+            self._task = self._spawn(self._read())
+        return Watch(self, seat)
+
+    def leave(self, seat: _Seat) -> None:
+        """End a watch. Repeats do nothing."""
+        if not seat.vacated:
+            seat.vacated = True
+            seat.news.set()
+            if self._seats.pop(seat.name, None) is not None:
+                self._unsubscribe(seat)
+
+    def stop(self) -> None:
+        """End every watch, and the connection."""
+        for seat in list(self._seats.values()):
+            self.leave(seat)
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _read(self) -> None:
+        """The reading task."""
+        try:
+            while self._seats:
+                async with aclosing(self.connection.frames(lambda: bool(self._seats))) as frames:
+                    async for frame in frames:
+                        for message in frame:
+                            self._receive(message)
+        except HarborError as error:
+            self._fail(error)
+        except Exception:
+            LOG.exception("watching_failed")
+            self._fail(HarborError(ErrorCode.INTERNAL, "the client failed; it has logged why"))
+        finally:
+            self._task = None
+
+    def _receive(self, message: dict[str, Any]) -> None:
+        match message["type"]:
+            case "welcome":
+                for seat in list(self._seats.values()):
+                    self._subscribe(seat)
+            case "error":
+                refused = self._seats.pop(message.get("re", -1), None)
+                if refused is not None:
+                    refused.error = error_of(message)
+                    refused.news.set()
+                else:
+                    LOG.warning("error_without_request", extra={"code": message.get("code")})
+            case _:
+                told = self._seats.get(message.get("sub", -1))
+                if told is not None:
+                    if not told.subscription.receive(message):
+                        self._unsubscribe(told)
+                        self._subscribe(told)
+                    told.news.set()
+
+    def _subscribe(self, seat: _Seat) -> None:
+        # Under a new name: what is still under way under the old one is void.
+        del self._seats[seat.name]
+        seat.name = self._name()
+        self._seats[seat.name] = seat
+        self.connection.send(seat.subscription.request(seat.name))
+        seat.news.set()
+
+    def _unsubscribe(self, seat: _Seat) -> None:
+        self.connection.send({"type": "unsubscribe", "id": seat.name})
+
+    def _fail(self, error: HarborError) -> None:
+        for seat in self._seats.values():
+            seat.error = error
+            seat.news.set()
+        self._seats.clear()
+
+    def _name(self) -> int:
+        self._number += 1
+        return self._number

@@ -1,0 +1,66 @@
+"""Whether services can be reached, as one shard sees it: told from what its calls come to, and tried again while they cannot."""
+
+from collections.abc import Iterator
+
+OFFLINE_AFTER = 5
+"""Calls in a row that did not reach a service before it counts as offline: more than the tries of one fetch with default retries, so
+that a fetch fails with its own error first."""
+PROBE_MS, MAX_PROBE_MS = 1_000.0, 30_000.0
+"""First and longest wait between calls that try whether an offline service is back."""
+UNREACHABLE = frozenset({502, 503, 504})
+"""Statuses that a proxy gives in place of a service that it cannot reach."""
+
+
+class _Service:
+    __slots__ = ("delay_ms", "failures", "offline", "probe_at")
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.offline = False
+        self.probe_at = 0.0
+        self.delay_ms = PROBE_MS
+
+
+class ServiceHealth:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self._services: dict[str, _Service] = {}
+
+    def reached(self, service: str) -> bool:
+        """A service has answered. Returns whether it was offline until now."""
+        known = self._services.get(service)
+        if known is None:
+            return False
+        known.failures = 0
+        was_offline, known.offline = known.offline, False
+        return was_offline
+
+    def missed(self, service: str, now_ms: float) -> bool:
+        """A call has not reached a service. Returns whether it counts as offline from now on."""
+        known = self._services.setdefault(service, _Service())
+        known.failures += 1
+        if known.offline:
+            known.delay_ms = min(known.delay_ms * 2, MAX_PROBE_MS)
+            known.probe_at = now_ms + known.delay_ms
+            return False
+        if known.failures < OFFLINE_AFTER:
+            return False
+        known.offline = True
+        known.delay_ms = PROBE_MS
+        known.probe_at = now_ms + PROBE_MS
+        return True
+
+    def may_probe(self, service: str, now_ms: float) -> bool:
+        """Whether an offline service may be called now to see whether it is back; if so, the next may after a wait."""
+        known = self._services.get(service)
+        if known is None or not known.offline or known.probe_at > now_ms:
+            return False
+        known.probe_at = now_ms + known.delay_ms
+        return True
+
+    def offline(self) -> Iterator[tuple[str, float]]:
+        """Yield (service, when it may be called next) of those that are offline."""
+        for name, known in self._services.items():
+            if known.offline:
+                yield name, known.probe_at

@@ -1,0 +1,121 @@
+"""Structural sharing: what a refetch left unchanged stays the same object, and what it changed is said as a patch.
+
+`share` is query-core's `replaceEqualDeep`; `difference` turns its result into RFC 6902 members, skipping what is shared.
+"""
+
+from typing import Any
+
+import orjson
+
+from cluster.core.json_pointer import MAX_TOKENS, escape
+from cluster.core.operation import json_equal
+
+MAX_SHARED_DEPTH = 500
+"""Levels below which nothing is compared any more: what is deeper counts as changed."""
+
+
+def share(old: Any, new: Any, depth: int = 0) -> Any:
+    """Return a value equal to `new` whose parts that equal those of `old` are those of `old`; `old` itself if all do.
+
+    Containers of `new` that differ are copied, so that `new` is never written to.
+    """
+    if old is new:
+        return old
+    if isinstance(old, list) and isinstance(new, list):
+        if depth > MAX_SHARED_DEPTH:
+            return new
+        count = len(old)
+        items: list[Any] = []
+        same = 0
+        for position, item in enumerate(new):
+            if position >= count:
+                items.append(item)
+                continue
+            held = old[position]
+            nested = isinstance(held, list | dict) and isinstance(item, list | dict)
+            merged = share(held, item, depth + 1) if nested else held if _equal_scalars(held, item) else item
+            items.append(merged)
+            same += merged is held
+        return old if same == count == len(new) else items
+    if isinstance(old, dict) and isinstance(new, dict):
+        if depth > MAX_SHARED_DEPTH:
+            return new
+        members: dict[str, Any] = {}
+        same = 0
+        for name, item in new.items():
+            if name not in old:
+                members[name] = item
+                continue
+            held = old[name]
+            nested = isinstance(held, list | dict) and isinstance(item, list | dict)
+            merged = share(held, item, depth + 1) if nested else held if _equal_scalars(held, item) else item
+            members[name] = merged
+            same += merged is held
+        return old if same == len(old) == len(new) else members
+    return old if not isinstance(new, list | dict) and _equal_scalars(old, new) else new
+
+
+def _equal_scalars(old: Any, new: Any) -> bool:
+    """Whether two values are the same scalar: 1 and 1.0 are, 1 and true are not."""
+    if isinstance(old, list | dict) or isinstance(new, list | dict):
+        return False
+    if isinstance(old, bool) or isinstance(new, bool):
+        return old is new
+    return bool(old == new)
+
+
+def difference(old: Any, merged: Any) -> list[bytes] | None:
+    """Return the RFC 6902 members that lead from `old` to what `share` made of it; None: it is another value altogether."""
+    if not (isinstance(old, list) and isinstance(merged, list)) and not (
+        isinstance(old, dict) and isinstance(merged, dict)
+    ):
+        return None
+    members: list[bytes] = []
+    _differ(old, merged, "", members, 0)
+    return members
+
+
+def _differ(old: Any, new: Any, at: str, members: list[bytes], depth: int) -> None:
+    if old is new:
+        return
+    if depth == MAX_TOKENS:
+        members.append(_member(b"replace", at, new))
+    elif isinstance(old, dict) and isinstance(new, dict):
+        for name in old:
+            if name not in new:
+                members.append(_member(b"remove", f"{at}/{escape(name)}"))
+        for name, item in new.items():
+            path = f"{at}/{escape(name)}"
+            if name in old:
+                _differ(old[name], item, path, members, depth + 1)
+            else:
+                members.append(_member(b"add", path, item))
+    elif isinstance(old, list) and isinstance(new, list):
+        _differ_lists(old, new, at, members, depth)
+    elif isinstance(old, list | dict) or isinstance(new, list | dict) or not _equal_scalars(old, new):
+        members.append(_member(b"replace", at, new))
+
+
+def _differ_lists(old: list[Any], new: list[Any], at: str, members: list[bytes], depth: int) -> None:
+    """Items at both ends that stayed are left out; of what is between, pairs are compared, the rest removed or added."""
+    first = 0
+    shorter = min(len(old), len(new))
+    while first < shorter and json_equal(old[first], new[first]):
+        first += 1
+    last = 0
+    while last < shorter - first and json_equal(old[-1 - last], new[-1 - last]):
+        last += 1
+    gone, come = len(old) - first - last, len(new) - first - last
+    pairs = min(gone, come)
+    for position in range(first, first + pairs):
+        _differ(old[position], new[position], f"{at}/{position}", members, depth + 1)
+    for position in range(first + gone - 1, first + pairs - 1, -1):
+        members.append(_member(b"remove", f"{at}/{position}"))
+    for position in range(first + pairs, first + come):
+        members.append(_member(b"add", f"{at}/{position}", new[position]))
+
+
+def _member(op: bytes, at: str, *value: Any) -> bytes:
+    if not value:
+        return b'{"op":"%b","path":%b}' % (op, orjson.dumps(at))
+    return b'{"op":"%b","path":%b,"value":%b}' % (op, orjson.dumps(at), orjson.dumps(value[0]))
