@@ -21,7 +21,7 @@ from msgspec import UNSET
 from cluster.core.entry import Value
 from cluster.core.filters import Filter
 from cluster.core.infinite import Direction, PageFetch
-from cluster.core.query_key import CanonicalKey, KeyMatcher, canonical, parse
+from cluster.core.query_key import CanonicalKey, KeyMatcher, canonical, elements
 from cluster.core.query_options import QueryOptions
 from cluster.core.retry import DEFAULT_RETRIES, Retryer, Step
 from cluster.core.staleness import STATIC, is_stale, stale_at
@@ -157,7 +157,7 @@ class Entry:
     @property
     def parsed(self) -> list[Any]:
         """The key, parsed."""
-        return parse(self.key)
+        return elements(self.key)
 
     @property
     def is_active(self) -> bool:

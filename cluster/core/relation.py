@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from cluster.core import template
 from cluster.core.operation import json_equal
-from cluster.core.query_key import KeyMatcher, parse
+from cluster.core.query_key import KeyMatcher, elements
 from cluster.core.template import MissingCapture, Node, Path
 
 
@@ -84,5 +84,5 @@ class Related:
         if any(matcher.matches(key) for matcher in self.matchers):
             return True
         return bool(self.elements) and any(
-            json_equal(element, wanted) for element in parse(key) for wanted in self.elements
+            json_equal(element, wanted) for element in elements(key) for wanted in self.elements
         )

@@ -7,7 +7,7 @@ import orjson
 from cluster.core import json_patch
 from cluster.core.entry import Value
 from cluster.core.messages import Change, EntryView, Meta
-from cluster.core.query_key import parse
+from cluster.core.query_key import elements
 
 if TYPE_CHECKING:
     from cluster.core.topic import Topic
@@ -42,7 +42,7 @@ class Replica:
     def __init__(self, key: str, shard: int) -> None:
         self.key = key
         self.key_json = key.encode()
-        self.parsed: list[Any] = parse(key)
+        self.parsed: list[Any] = elements(key)
         self.shard = shard
         self.topics: list[Topic] = []
         self.version = 0

@@ -91,7 +91,7 @@ from cluster.core.operation import (
     identity,
 )
 from cluster.core.query_cache import CANCELLED, Fetch, Observer, QueryCache
-from cluster.core.query_key import CanonicalKey, KeyMatcher, parse
+from cluster.core.query_key import CanonicalKey, KeyMatcher, elements, parse
 from cluster.core.relation import Relations
 from cluster.core.service_health import UNREACHABLE, ServiceHealth
 from cluster.core.shard_entry import UNCERTAIN, WRITE, ShardEntry, error_of
@@ -426,7 +426,7 @@ class ShardState:
 
     def _create(self, key: str) -> ShardEntry:
         canonical = CanonicalKey(key)
-        parsed = parse(canonical)
+        parsed = elements(canonical)
         covering = self.entities.covering(parsed) if self.entities.types else ()
         entry = ShardEntry(canonical, self._queries.find(parsed), covering)
         self.cache.add(entry)
@@ -674,8 +674,6 @@ class ShardState:
             if isinstance(result, UpstreamError):
                 again = self.cache.failed(entry, fetch, result)
                 self.fetches["retry" if again else "error"] += 1
-                if not again:
-                    self._explain(entry, f"fetch:{service or 'function'} failed")
             elif result.body is None:
                 self.fetches["not_modified"] += 1
                 entry.fetched_at = now_ms
@@ -686,10 +684,6 @@ class ShardState:
                     entry.etag = None if result.etag is None or fetch.tries else (result.etag, entry.version)
         self._flush()
         return self._taken()
-
-    def _explain(self, entry: ShardEntry, cause: str) -> None:
-        if entry.is_invalidated and not entry.cause:
-            entry.cause, entry.cause_at = cause, self._now_ms
 
     def _heard(self, service: str, error: UpstreamError) -> None:
         """Learn from an error whether its service can be reached."""
@@ -746,6 +740,9 @@ class ShardState:
                 self._tell_offline(waiter, entry)
         if not entry.is_invalidated:
             entry.cause = ""
+        elif not entry.cause:
+            entry.cause = f"fetch:{entry.options.own_service or 'function'} failed"
+            entry.cause_at = self._now_ms
         self._meta(entry)
 
     def changed(self, entry: ShardEntry, fetch: Fetch, patch: list[bytes] | None) -> None:
@@ -1017,7 +1014,7 @@ class ShardState:
         links = self._watchers.setdefault(key, [])
         links.append(link)
         if len(links) == 1:
-            channels = self._feeds.channels_for(parse(key))
+            channels = self._feeds.channels_for(elements(key))
             if channels:
                 self._channels[key] = channels
                 self.demand.need(channels)

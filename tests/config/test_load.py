@@ -394,7 +394,7 @@ class TestValues:
     def test_rules_that_name_no_key_have_their_channel_joined_always(self) -> None:
         rules = "{e: {entity: {type: user, value: '{data}'}}, f: {relation: {type: user, id: '{data.id}'}}}"
         declared = "entities: {user: {}}\nrelations: {user: [[users, '{id}']]}\n"
-        config = loaded(SOURCES + declared + f"streams: [{{source: s, channel: c, \"on\": {rules}}}]")
+        config = loaded(SOURCES + declared + f'streams: [{{source: s, channel: c, "on": {rules}}}]')
         assert compile_config(config).feeds.always() == [("s", "c")]
 
 

@@ -137,7 +137,6 @@ class Schedule:
     def do_gap(self) -> None:
         """Events of a feed were lost: the shard resets what it feeds."""
         name, shard = self.random.choice(list(self.world.shards.items()))
-        effects: list[Any] = []
         shard._gap("events", None)
         shard._flush()
         self.world.run(name, shard._taken())

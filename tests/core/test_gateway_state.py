@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from cluster.core import gateway_state
-from cluster.core.gateway_state import Close, Deliver, GatewayState, Respond
+from cluster.core.gateway_state import Close, Concerns, Deliver, GatewayState, Respond
 from cluster.core.messages import (
     Absent,
     Act,
@@ -32,7 +32,9 @@ from cluster.core.messages import (
     Requests,
     Reset,
     Send,
+    ServiceState,
     Snapshot,
+    SourceStates,
     Unwatch,
     Watch,
     Write,
@@ -52,9 +54,9 @@ def view(key: str, version: int, data: Any, **more: Any) -> EntryView:
 class Played:
     """One shard, played by the test."""
 
-    def __init__(self) -> None:
+    def __init__(self, concerns: Concerns | None = None) -> None:
         self.now_ms = 1000.0
-        self.state = GatewayState("gateway-0", 9, slots=SlotMap(1, (0,) * 1024), shards=1)
+        self.state = GatewayState("gateway-0", 9, slots=SlotMap(1, (0,) * 1024), shards=1, concerns=concerns)
         self.sequence = 0
         self.life = 20
         self.offset = 100
@@ -626,3 +628,206 @@ def test_an_event_streams_id_never_runs_ahead_of_what_was_written() -> None:
     assert text.count(b"id: ") == 1
     assert text.endswith(b"id: %b\n\n" % played.token.encode())
     assert text.count(b'"version":6') == 2
+
+
+# --- upstreams ---------------------------------------------------------------------------------------------------
+
+
+class Stub:
+    """What begins with "a" depends on the source `events`, what begins with "b" on the service `api`."""
+
+    def source(self, source: str, key: list[Any], *, prefix: bool) -> bool:
+        return source == "events" and (key[:1] == ["a"] or (prefix and not key))
+
+    def service(self, service: str, key: list[Any], *, prefix: bool) -> bool:
+        return service == "api" and (key[:1] == ["b"] or (prefix and not key))
+
+
+class TestNotices:
+    """What clients are told of sources and services that they depend on."""
+
+    @pytest.fixture
+    def played(self) -> Played:
+        return Played(Stub())
+
+    def session(self, played: Played, name: str, *keys: str, **more: Any) -> Any:
+        session = played.session(name, **more)
+        for number, key in enumerate(keys):
+            played.subscribe(session, str(number).encode(), key, prefix=key == "[]")
+        self.notices(played, session)
+        return session
+
+    def notices(self, played: Played, session: Any) -> list[str]:
+        """The codes of the notices a session gets."""
+        frame = played.read(session)
+        if session.server_sent:
+            events = [] if frame is None else [event.split(b"\n") for event in frame.strip().split(b"\n\n")]
+            lines = [event[1] for event in events if event[0] == b"event: notice"]
+            return [orjson.loads(line.removeprefix(b"data: "))["code"] for line in lines]
+        return [message["code"] for message in frame or [] if message["type"] == "notice"]
+
+    def say(self, played: Played, number: int, sender: str = "ingestor-0", **states: str) -> list[Any]:
+        message = SourceStates(sender, number, list(states.items()))
+        answer, effects = played.state.source_states(message, played.now_ms)
+        assert answer == Noted(9)
+        return played.note(effects)
+
+    def test_of_a_source_are_for_those_it_feeds_and_come_once_each(self, played: Played) -> None:
+        concerned = self.session(played, "one", A, B, "[]")
+        other = self.session(played, "other", '["b"]')
+        streamed = self.session(played, "streamed", A, B, server_sent=True)
+        self.say(played, 1, events="connected", prices="connected")
+        effects = self.say(played, 2, events="reconnecting", prices="failed")
+        assert effects == [Deliver("one"), Deliver("streamed")]
+        assert self.notices(played, concerned) == ["source_disconnected"]
+        assert self.notices(played, other) == []
+        assert self.notices(played, streamed) == ["source_disconnected"]
+        assert self.say(played, 3, events="reconnecting") == []
+        assert self.say(played, 4, events="connected") == [Deliver("one"), Deliver("streamed")]
+        assert [self.notices(played, each) for each in (concerned, streamed)] == [["source_restored"]] * 2
+
+    def test_how_one_looks(self, played: Played) -> None:
+        session = self.session(played, "one", A)
+        streamed = self.session(played, "streamed", A, server_sent=True)
+        self.say(played, 1, events="connected")
+        self.say(played, 2, events="failed")
+        notice = {
+            "level": "error",
+            "code": "source_failed",
+            "message": "the stream events cannot be reached; it is tried again",
+            "source": "events",
+        }
+        assert played.read(session) == [{"type": "notice", **notice}]
+        assert played.read(streamed) == b"event: notice\ndata: " + orjson.dumps(notice) + b"\n\n"
+
+    @pytest.mark.parametrize(
+        ("states", "codes"),
+        [
+            (["connecting", "connected"], []),
+            (["connecting", "reconnecting"], []),
+            (["connecting", "failed"], ["source_failed"]),
+            (["connected", "reconnecting", "failed", "connected"],
+             ["source_disconnected", "source_failed", "source_restored"]),
+            (["connected", "connecting", "connected"], []),
+            (["connected", "failed", "connecting", "connected"], ["source_failed", "source_restored"]),
+            (["failed", "connected"], ["source_failed", "source_restored"]),
+        ],
+    )  # fmt: skip
+    def test_which_changes_are_told(self, played: Played, states: list[str], codes: list[str]) -> None:
+        session = self.session(played, "one", A)
+        for number, state in enumerate(states):
+            self.say(played, number + 1, events=state)
+        assert self.notices(played, session) == codes
+
+    def test_what_comes_late_or_again_is_not_told(self, played: Played) -> None:
+        session = self.session(played, "one", A)
+        self.say(played, 5, events="connected")
+        self.say(played, 7, events="reconnecting")
+        self.say(played, 6, events="connected")
+        self.say(played, 7, events="connected")
+        assert self.notices(played, session) == ["source_disconnected"]
+
+    def test_ingestors_count_for_themselves(self, played: Played) -> None:
+        session = self.session(played, "one", A)
+        self.say(played, 900, prices="connected")
+        self.say(played, 5, "ingestor-1", events="connected")
+        self.say(played, 6, "ingestor-1", events="failed")
+        assert self.notices(played, session) == ["source_failed"]
+
+    def test_of_a_service_are_for_those_it_answers_and_come_once_each(self, played: Played) -> None:
+        concerned = self.session(played, "one", '["b"]', '["b",1]')
+        other = self.session(played, "other", A)
+        streamed = self.session(played, "streamed", "[]", server_sent=True)
+        played.effects.clear()
+        for is_offline in (True, True, False, False):
+            played.send(ServiceState("api", is_offline))
+        assert [effect for effect in played.effects if isinstance(effect, Deliver)] == [
+            Deliver("one"),
+            Deliver("streamed"),
+        ] * 2
+        told = ["service_offline", "service_online"]
+        assert [self.notices(played, each) for each in (concerned, other, streamed)] == [told, [], told]
+
+    def test_of_a_service_that_nobody_depends_on_go_to_nobody(self, played: Played) -> None:
+        session = self.session(played, "one", A, '["b"]')
+        played.send(ServiceState("other", True))
+        assert self.notices(played, session) == []
+
+    def test_one_who_has_unsubscribed_is_not_told(self, played: Played) -> None:
+        session = self.session(played, "one", A, '["b"]')
+        self.say(played, 1, events="connected")
+        for name in (b"0", b"1"):
+            played.note(played.state.unsubscribe(session, name, played.now_ms))
+        self.say(played, 2, events="failed")
+        played.send(ServiceState("api", True))
+        assert self.notices(played, session) == []
+
+    @pytest.mark.parametrize("server_sent", [False, True])
+    def test_a_new_subscriber_is_warned_of_what_is_down(self, played: Played, server_sent: bool) -> None:
+        self.session(played, "earlier", A, '["b"]')
+        self.say(played, 1, events="connected", prices="failed")
+        self.say(played, 2, events="reconnecting", prices="failed")
+        played.send(ServiceState("api", True), ServiceState("other", True))
+        warned = [("one", A, ["source_disconnected"]), ("two", '["b"]', ["service_offline"]), ("three", '["c"]', [])]
+        for name, key, codes in warned:
+            session = played.session(name, server_sent=server_sent)
+            played.subscribe(session, b"1", key)
+            assert self.notices(played, session) == codes
+        self.say(played, 3, events="failed")
+        session = played.session("four", server_sent=server_sent)
+        played.subscribe(session, b"1", "[]", prefix=True)
+        assert self.notices(played, session) == ["source_failed", "service_offline"]
+        self.say(played, 4, events="connected")
+        played.send(ServiceState("api", False))
+        session = played.session("five", server_sent=server_sent)
+        played.subscribe(session, b"1", "[]", prefix=True)
+        assert self.notices(played, session) == []
+
+    def test_without_concerns_nobody_is_told(self) -> None:
+        played = Played()
+        session = self.session(played, "one", A, '["b"]')
+        self.say(played, 1, events="connected")
+        self.say(played, 2, events="failed")
+        played.send(ServiceState("api", True))
+        assert self.notices(played, session) == []
+
+    def test_the_first_shard_that_loses_a_service_and_the_last_that_has_it_back_are_told_of(self) -> None:
+        state = GatewayState("gateway-0", 9, slots=SlotMap(1, (0,) * 1024), shards=2, concerns=Stub())
+        session = state.open_session("one")
+        state.subscribe(session, b"1", "[]", prefix=True, mode="data", since=None, now_ms=1_000.0)  # type: ignore[arg-type]
+        sequences = [0, 0]
+
+        def send(shard: int, *, is_offline: bool) -> list[Any]:
+            sequences[shard] += 1
+            header = Header(f"shard-{shard}", 20, 0 if sequences[shard] == 1 else 9, sequences[shard])
+            state.change_set(ChangeSet(header, EPOCH, 100, 0.0, [ServiceState("api", is_offline)]), 1_000.0)
+            frame, _ = state.take(session, 1_000.0)
+            state.written(session, 1_000.0)
+            return [message["code"] for message in orjson.loads(frame or b"[]")]
+
+        assert send(0, is_offline=True) == ["service_offline"]
+        assert send(1, is_offline=True) == []
+        assert send(0, is_offline=False) == []
+        assert send(1, is_offline=False) == ["service_online"]
+
+    def test_a_shard_that_lives_anew_has_its_services_back(self, played: Played) -> None:
+        session = self.session(played, "one", '["b"]')
+        played.requests()
+        played.send(ServiceState("api", True))
+        assert self.notices(played, session) == ["service_offline"]
+        played.note(played.state.announce(Announce("shard-0", 40), played.now_ms)[1])
+        played.life, played.sequence = 40, 0
+        watch = played.watch()
+        played.send(Absent(watch), epoch=EPOCH + 1)
+        assert self.notices(played, session) == ["service_online"]
+
+    def test_a_shard_that_starts_over_and_still_misses_a_service_is_not_told_of_again(self, played: Played) -> None:
+        session = self.session(played, "one", '["b"]')
+        played.requests()
+        played.send(ServiceState("api", True))
+        assert self.notices(played, session) == ["service_offline"]
+        played.note(played.state.announce(Announce("shard-0", 40), played.now_ms)[1])
+        played.life, played.sequence = 40, 0
+        watch = played.watch()
+        played.send(ServiceState("api", True), Absent(watch), epoch=EPOCH + 1)
+        assert self.notices(played, session) == []

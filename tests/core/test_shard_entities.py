@@ -136,6 +136,14 @@ class TestEntities:
         shard.batch(feeds=(FeedRange("events", 9, 1, 0, 0),))
         assert [item.entry.key for item in shard.items() if isinstance(item, Reset)] == ['["list"]']
 
+    def test_a_gap_that_concerns_an_entry_twice_has_it_fetched_once(self, shard: Shard) -> None:
+        shard.watch('["users",7]')
+        shard.fetched({"id": 7})
+        shard.batch(feeds=(FeedRange("events", 9, 1, 0, 0),))
+        shard.fetched({"id": 7, "name": "new"})
+        assert shard.fetches == []
+        assert shard.machine.resets == 1
+
 
 IDS = [1, 2, "1", True]
 USERS = st.fixed_dictionaries({"id": st.sampled_from(IDS)}, optional={"n": st.integers(0, 2)})

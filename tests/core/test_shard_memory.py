@@ -167,7 +167,7 @@ def test_nobody_who_watches_notices_that_others_give_way(steps: list[tuple[str, 
         evicted_before = machine.evictions.total()
         fetch_of = {entry.key for entry in machine.cache if entry.fetch is not None}
         match action:
-            case "watch":
+            case "watch" if (name, False) not in shard.watches.values():
                 watches.append(shard.watch(name))
             case "watch_all":
                 watches.append(shard.watch('["d"]' if which % 2 else '["q"]', prefix=True))
@@ -175,7 +175,7 @@ def test_nobody_who_watches_notices_that_others_give_way(steps: list[tuple[str, 
                 watch = watches.pop(which % len(watches))
                 shard.unwatch(watch)
             case "write":
-                shard.ask(lambda n, r=f"w{number}", k=name, d=b"%d" % (10**size): Write(n, r, k, d))
+                shard.ask(lambda n, r=f"w{number}", k=name, d=b'"%b"' % (b"y" * size): Write(n, r, k, d))
             case "append":
                 shard.batch((name, [Append((b'"%b"' % (b"x" * size),), missing=1)]))
             case "read":

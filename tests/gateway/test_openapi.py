@@ -5,7 +5,6 @@ import re
 from cluster.gateway.openapi import document
 from tests.gateway.conftest import Harness
 
-
 UNDESCRIBED = {("GET", "/")}
 """The page for people."""
 

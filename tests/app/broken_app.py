@@ -1,0 +1,3 @@
+"""An app that cannot be imported."""
+
+NOTHING = 1 / 0
