@@ -154,6 +154,7 @@ class _Shard:
         "partial",
         "partial_oldest_ms",
         "position",
+        "presumed",
         "queue",
         "reopening",
         "sets",
@@ -178,6 +179,8 @@ class _Shard:
         """Its link to here is to start over; what still comes on the old one is void."""
         self.offline: set[str] = set()
         """Services that it cannot reach."""
+        self.presumed: set[str] = set()
+        """Of those, what it said before its link started over, and has not said again yet."""
         self.sets = 0
         """Change sets applied, heartbeats included."""
         self.heard_ms = 0.0
@@ -191,8 +194,8 @@ class GatewayState:
     ) -> None:
         self.identity = identity
         self._concerns = concerns
-        self._sources: dict[str, str] = {}
-        """State by source, as its ingestor last said."""
+        self._sources: dict[str, str | None] = {}
+        """Condition by source, as its ingestor last said: up | down | failed; None: it has not been up yet."""
         self._heard: dict[str, int] = {}
         """Number of the last word, by ingestor."""
         self.incarnation = incarnation
@@ -247,6 +250,8 @@ class GatewayState:
             shard.sets += 1
             for item in items:
                 self._apply(shard, item, effects)
+            for service in sorted(shard.presumed):  # the first set after an opening says which are lost
+                self._toggle(shard, service, is_offline=False, effects=effects)
             if shard.partial_oldest_ms:
                 self._oldest.append(shard.partial_oldest_ms)
                 shard.partial_oldest_ms = 0.0
@@ -404,7 +409,7 @@ class GatewayState:
         """Start the links to a shard over, and every subscription it concerns."""
         shard.out.relink()
         shard.reopening = True
-        shard.offline.clear()
+        shard.presumed |= shard.offline
         shard.heard_ms = self._now_ms
         shard.partial.clear()
         shard.partial_oldest_ms = 0.0
@@ -489,15 +494,17 @@ class GatewayState:
         if message.number > self._heard.get(message.sender, 0):
             self._heard[message.sender] = message.number
             for source, state in message.states:
-                before, self._sources[source] = self._sources.get(source, state), state
-                members = _source_notice(source, before, state)
-                if members is not None:
-                    self._tell("source", source, members, effects)
+                before = self._sources.get(source)
+                after = self._sources[source] = _condition(before, state)
+                if after != before and not (before is None and after in ("up", "down")):
+                    if (members := _source_notice(source, after)) is not None:
+                        self._tell("source", source, members, effects)
         return Noted(self.incarnation), effects
 
     def _toggle(self, shard: _Shard, service: str, *, is_offline: bool, effects: list[Effect]) -> None:
         """A shard has lost a service, or has it back; clients hear of the first that loses it and of the last that has it back."""
         before = any(service in each.offline for each in self._shards)
+        shard.presumed.discard(service)
         if is_offline:
             shard.offline.add(service)
         else:
@@ -530,9 +537,8 @@ class GatewayState:
     def _warn(self, session: SessionState, topic: Topic, effects: list[Effect]) -> None:
         """Tell a new subscriber of what it depends on and cannot be reached."""
         for source, state in self._sources.items():
-            if state in ("reconnecting", "failed") and self._depends(topic, "source", source):
-                members = _source_notice(source, "connected", state)
-                assert members is not None
+            members = None if state == "up" else _source_notice(source, state)
+            if members is not None and self._depends(topic, "source", source):
                 effects.extend(self._notify(session, members))
         for service in sorted({service for shard in self._shards for service in shard.offline}):
             if self._depends(topic, "service", service):
@@ -1059,18 +1065,30 @@ class GatewayState:
         )
 
 
-def _source_notice(source: str, before: str, state: str) -> dict[str, Any] | None:
-    """Return what clients are told when a source goes from one state to another; None: nothing."""
-    if state == before:
-        return None
-    if state == "failed":
-        level, code, text = "error", "source_failed", f"the stream {source} cannot be reached; it is tried again"
-    elif state == "reconnecting" and before == "connected":
-        level, code, text = "warning", "source_disconnected", f"the stream {source} is interrupted"
-    elif state == "connected" and before in ("reconnecting", "failed"):
-        level, code, text = "success", "source_restored", f"the stream {source} is back"
-    else:
-        return None
+def _condition(before: str | None, state: str) -> str | None:
+    """Return how a source is for those who depend on it, given how it was."""
+    match state:
+        case "connected":
+            return "up"
+        case "reconnecting":
+            return "failed" if before == "failed" else "down"
+        case "failed":
+            return "failed"
+        case _:
+            return before
+
+
+def _source_notice(source: str, condition: str | None) -> dict[str, Any] | None:
+    """Return what clients are told of a source's condition."""
+    match condition:
+        case "failed":
+            level, code, text = "error", "source_failed", f"the stream {source} cannot be reached; it is tried again"
+        case "down":
+            level, code, text = "warning", "source_disconnected", f"the stream {source} is interrupted"
+        case "up":
+            level, code, text = "success", "source_restored", f"the stream {source} is back"
+        case _:
+            return None
     return {"level": level, "code": code, "message": text, "source": source}
 
 

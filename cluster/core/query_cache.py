@@ -26,6 +26,7 @@ from cluster.core.query_options import QueryOptions
 from cluster.core.retry import DEFAULT_RETRIES, Retryer, Step
 from cluster.core.staleness import STATIC, is_stale, stale_at
 from cluster.core.structural_sharing import difference, share
+from cluster.errors import OperationError
 
 SHARED_BYTES = 256 * 1024
 """Values beyond it are not compared part by part: it would hold the shard up for more than a few milliseconds."""
@@ -65,6 +66,7 @@ class Fetch(Retryer):
         "again",
         "held_until",
         "id",
+        "is_pure",
         "network_mode",
         "origin",
         "pages",
@@ -95,6 +97,8 @@ class Fetch(Retryer):
         """Invalidated meanwhile: what it brings is out of date already, fetch once more."""
         self.since_ms = 0.0
         """For the owner: operations received from here on are replayed over the response."""
+        self.is_pure = True
+        """For the owner: the response stands as it came."""
         self.tries = 0
         """For the owner: calls whose response it threw away."""
         self.origin: Any = None
@@ -338,7 +342,6 @@ class QueryCache(Generic[E]):
         entry.idle_since = None
         self._stop(entry)
         entry.fetch_status = "idle"
-        self._abandon(entry)
         del self._entries[entry.key]
         self.observed.pop(entry.key, None)
         head = _head(entry.key)
@@ -346,6 +349,7 @@ class QueryCache(Generic[E]):
         del bucket[entry.key]
         if not bucket:
             del self._heads[head]
+        self._abandon(entry)
 
     def under(self, prefix: list[Any]) -> Iterable[E]:
         """Return the entries that can be under a prefix, in the order they came; nothing may be added or removed meanwhile."""
@@ -638,8 +642,11 @@ class QueryCache(Generic[E]):
         if held.has_json and value.has_json and held.json() == value.json():
             entry.value = held
             return False, None
-        old = held.object()
-        merged = share(old, value.object())
+        try:
+            old = held.object()
+            merged = share(old, value.object())
+        except OperationError:  # what is held, of upstream's making, only looks like JSON
+            return True, None
         if merged is old:
             entry.value = held
             return False, None
@@ -767,6 +774,12 @@ class QueryCache(Generic[E]):
                     self.fetch(entry, observer.options)
                     break
             self._resume(entry)
+
+    def fetches(self) -> Iterator[Fetch]:
+        """Yield the fetches under way."""
+        for entry in self._fetching.values():
+            if entry.fetch is not None:
+                yield entry.fetch
 
     def paused(self, service: str) -> E | None:
         """Return an entry whose fetch waits for an offline service, if there is one."""

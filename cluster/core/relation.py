@@ -31,7 +31,7 @@ class Relations:
         self._members = {type_: tuple(of_type) for type_, of_type in members.items()}
 
     def __contains__(self, type_: object) -> bool:
-        return type_ in self._members
+        return isinstance(type_, str) and type_ in self._members
 
     @property
     def types(self) -> list[str]:

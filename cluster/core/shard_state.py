@@ -25,7 +25,7 @@ from msgspec import Struct
 from cluster.core import broadcast, json_patch
 from cluster.core.channel_demand import Channel, ChannelDemand
 from cluster.core.declared_query import DeclaredQueries, FetchRequest, FunctionRequest, Response
-from cluster.core.entity_index import EntityIndex, EntityType
+from cluster.core.entity_index import EntityIndex, EntityType, Place
 from cluster.core.entry import Value
 from cluster.core.filters import Filter
 from cluster.core.gateway_link import (
@@ -222,6 +222,8 @@ class ShardState:
         """Entries are still too many, or too large."""
         self._held: dict[str, ShardEntry] = {}
         """Entries whose fetch waits for channels to be joined."""
+        self._recent_entities: deque[tuple[float, str, Any, bytes]] = deque()
+        """(receipt, type, id, value), for responses that may not hold them yet."""
         self._effects: list[Effect] = []
         self._announcements = Announcements(identity, incarnation, [*gateways, *ingestors])
         self.operations_dropped: Counter[str] = Counter()
@@ -273,9 +275,18 @@ class ShardState:
         self._flush()
         return incoming.answered(BatchCommitted(self.incarnation, self.offset)), self._taken()
 
-    def _operate(self, key: str, operations: list[Operation], count: int, oldest_ms: float, origin: str) -> None:
+    def _operate(
+        self,
+        key: str,
+        operations: list[Operation],
+        count: int,
+        oldest_ms: float,
+        origin: str,
+        *,
+        remember: bool = True,
+    ) -> None:
         entry = self.cache.get(key)
-        if entry is not None and entry.query is not None:
+        if remember and entry is not None and entry.query is not None:
             self._remember(entry, operations)
         outcome = apply_all(operations, None if entry is None else entry.value, self._reducer)
         self.operations_dropped.update(outcome.dropped)
@@ -341,6 +352,7 @@ class ShardState:
     def _entity(self, type_: str, known: Any, value: bytes, count: int, oldest_ms: float, origin: str) -> None:
         """Update every occurrence of an entity."""
         by = (known,) if isinstance(known, bool) else known
+        self._remember_entity(type_, by, value)
         for key in self.entities.entries(type_, by):
             entry = self.cache.get(key)
             if entry is None or entry.value is None:
@@ -349,9 +361,17 @@ class ShardState:
                 places = self.entities.places(key, entry.covering, entry.value.object(), type_, by)
             except OperationError:
                 continue
-            operations: list[Operation] = [Merge(value, at) if is_there else Set(value, at) for at, is_there in places]
+            operations = _updates(places, value)
             if operations:
-                self._operate(key, operations, count, oldest_ms, origin)
+                self._operate(key, operations, count, oldest_ms, origin, remember=False)
+
+    def _remember_entity(self, type_: str, known: Any, value: bytes) -> None:
+        """Keep what responses on their way may not hold yet, wherever they hold the entity."""
+        keep_from = min((fetch.since_ms for fetch in self.cache.fetches() if fetch.since_ms), default=self._now_ms)
+        keep_from = min(keep_from, self._now_ms - self._replay_ms)
+        while self._recent_entities and self._recent_entities[0][0] < keep_from:
+            self._recent_entities.popleft()
+        self._recent_entities.append((self._now_ms, type_, known, value))
 
     # --- feeds ---------------------------------------------------------------------------------------------------
 
@@ -396,15 +416,15 @@ class ShardState:
                 elif entry.fetch is not None:
                     entry.fetch.again = True
 
+        types = self._feeds.entities_fed_by(source, channel)
+        held = set(self.entities.holders(set(self.entities.types) if types is None else types))
+        holders = [entry for key in held if (entry := self.cache.get(key)) is not None]
+
         def reset_if_fed(entry: ShardEntry) -> None:
-            if self._feeds.fed_by(source, channel, entry.parsed):
+            if entry.key in held or self._feeds.fed_by(source, channel, entry.parsed):
                 reset(entry)
 
-        self._sweep(self._fed(source, channel), reset_if_fed)
-        types = self._feeds.entities_fed_by(source, channel)
-        held = self.entities.holders(set(self.entities.types) if types is None else types)
-        holders = [entry for key in held if (entry := self.cache.get(key)) is not None]
-        self._sweep(holders, reset)
+        self._sweep(dict.fromkeys([*self._fed(source, channel), *holders]), reset_if_fed)
 
     def _sweep(
         self,
@@ -681,7 +701,7 @@ class ShardState:
             else:
                 self.cache.received(entry, fetch, Value.from_json(result.body))
                 if fetch.pages is None and self.cache.get(call.key) is entry and entry.fetch is not fetch:
-                    entry.etag = None if result.etag is None or fetch.tries else (result.etag, entry.version)
+                    entry.etag = (result.etag, entry.version) if result.etag is not None and fetch.is_pure else None
         self._flush()
         return self._taken()
 
@@ -723,6 +743,11 @@ class ShardState:
         completed: Value | None = value
         if replay:
             completed = apply_all(replay, value, self._reducer).value
+        updates = [update for at, *update in self._recent_entities if at >= fetch.since_ms]
+        for type_, known, update in updates:
+            if completed is not None:
+                completed = self._with_entity(entry, completed, type_, known, update)
+        fetch.is_pure = not replay and not updates
         self.fetches["success"] += 1
         entry.fetched_at = self._now_ms
         if completed is None:
@@ -730,6 +755,12 @@ class ShardState:
         elif not replay and not fetch.again:
             entry.cause = ""
         return completed
+
+    def _with_entity(self, entry: ShardEntry, value: Value, type_: str, known: Any, update: bytes) -> Value:
+        """Return a response with an entity as it is now."""
+        found = self.entities.scan(entry.covering, value.object())
+        operations = _updates(found.get((type_, known), []), update)
+        return apply_all(operations, value).value or value
 
     def touched(self, entry: ShardEntry) -> None:
         """Something about an entry changed that is not its data."""
@@ -1174,7 +1205,7 @@ class ShardState:
             return self._now_ms
         times = [self._announcements.deadline(), self.demand.deadline(), self.cache.deadline()]
         times.extend(link.deadline() for link in self._links.values())
-        times.extend(at for service, at in self._health.offline() if self.cache.paused(service) is not None)
+        times.extend(at for service, at in self._health.offline() if self._probing(service) is not None)
         return min((at for at in times if at is not None), default=None)
 
     def wake(self, now_ms: float) -> list[Effect]:
@@ -1183,7 +1214,9 @@ class ShardState:
         self._effects.extend(self._announcements.wake(now_ms))
         self.cache.wake()
         for service, at in list(self._health.offline()):
-            entry = self.cache.paused(service) if at <= now_ms else None
+            entry = self._probing(service) if at <= now_ms else None
+            if entry is not None and entry.fetch is None:
+                self.cache.fetch(entry)
             if entry is not None and self._health.may_probe(service, now_ms):
                 self.cache.probe(entry)
         for source, channel in self.demand.expired(now_ms):
@@ -1197,6 +1230,11 @@ class ShardState:
             elif (due := link.deadline()) is not None and due <= now_ms:
                 self._effects.append(self._change_set(link))
         return self._taken()
+
+    def _probing(self, service: str) -> ShardEntry | None:
+        """Return an entry to try an offline service with: one that waits for it, or one that is watched."""
+        watched = (entry for entry in self.cache.observed.values() if entry.options.own_service == service)
+        return self.cache.paused(service) or next(watched, None)
 
     def _left(self, source: str, channel: str) -> None:
         """A channel is no longer joined: what it feeds goes out of date unnoticed."""
@@ -1223,6 +1261,11 @@ class ShardState:
         """Return an entry as readers see it."""
         entry = self.cache.get(key)
         return None if entry is None else self.view_of(entry)
+
+
+def _updates(places: list[Place], value: bytes) -> list[Operation]:
+    """Return what brings an entity up to date where it occurs."""
+    return [Merge(value, at) if is_there else Set(value, at) for at, is_there in places]
 
 
 def _is_unrepeatable(operation: Operation) -> bool:

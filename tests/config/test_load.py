@@ -370,7 +370,9 @@ class TestValues:
         assert counted.infinite == OffsetPaging(page_size=50, step=50, max_pages=4)
         assert (called.function, called.service, called.stale_time) == ("package.module:make", "", STATIC)
         assert called.infinite == OffsetPaging("page", 1, 20, 1, by="number")
-        assert followed.infinite == OffsetPaging(initial=None, items="/data", next="/links/next", previous="/links/back")
+        assert followed.infinite == OffsetPaging(
+            initial=None, items="/data", next="/links/next", previous="/links/back"
+        )
 
     def test_cache_entities_and_relations(self) -> None:
         config = loaded("""

@@ -205,4 +205,3 @@ class Shard:
     def data(self, key: str) -> Any:
         view = self.machine.view(key)
         return None if view is None or view.data is None else orjson.loads(view.data)
-

@@ -77,7 +77,12 @@ def test_so_does_a_failure_as_text() -> None:
     fetch = here.fetch(entry)
     here.failed(entry, fetch, ValueError("no"))
     arrived = hydrate(cache(), dehydrate(entry), OPTIONS)
-    assert (arrived.status, arrived.error, arrived.error_updated_at, arrived.error_update_count) == ("error", "no", 1_000.0, 1)
+    assert (arrived.status, arrived.error, arrived.error_updated_at, arrived.error_update_count) == (
+        "error",
+        "no",
+        1_000.0,
+        1,
+    )
     assert arrived.value is None
 
 

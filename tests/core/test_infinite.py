@@ -96,9 +96,7 @@ class TestFetches:
     def test_the_first_page_may_lie_closer_to_the_beginning_than_a_step(self) -> None:
         assert PageFetch(TWO, listed([1], params=[1]), "previous").param == 0
 
-    @pytest.mark.parametrize(
-        ("direction", "params"), [("next", [2, 4]), ("previous", [-2, 0])]
-    )
+    @pytest.mark.parametrize(("direction", "params"), [("next", [2, 4]), ("previous", [-2, 0])])
     def test_at_most_so_many_pages_are_kept(self, direction: Any, params: list[int]) -> None:
         paging = OffsetPaging(initial=-10, page_size=2, step=2, max_pages=2)
         fetch = PageFetch(paging, listed(["a", "b"], ["c", "d"], params=[0, 2]), direction)
@@ -129,6 +127,14 @@ class TestFetches:
             fetch = PageFetch(TWO, listed(["a", "b"], params=[4]), direction)
             fetch.retry()
             assert (fetch.param, fetch.done) == (param, False)
+
+    def test_after_a_failure_behind_a_page_of_repeats_it_still_comes_to_the_end(self) -> None:
+        service = Service(TWO, 1, 2, 3)
+        service.items[:0] = items("a", "b")
+        fetch = PageFetch(TWO, listed([1, 2]), "next")
+        fetch.take(service.page(fetch.param))
+        fetch.retry()
+        assert service.answer(fetch)["pages"] == [items(1, 2), items(3)]
 
 
 class TestEnds:

@@ -105,7 +105,12 @@ def played() -> Played:
 
 @pytest.mark.parametrize(
     ("stale_time", "invalidated", "stale_at_1999", "stale_at_2000"),
-    [(None, False, False, False), (None, True, True, True), (1_000.0, False, False, True), ("static", True, False, False)],
+    [
+        (None, False, False, False),
+        (None, True, True, True),
+        (1_000.0, False, False, True),
+        ("static", True, False, False),
+    ],
 )
 def test_staleness(
     played: Played, stale_time: Any, invalidated: bool, stale_at_1999: bool, stale_at_2000: bool

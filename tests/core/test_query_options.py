@@ -84,7 +84,9 @@ class TestByKey:
         defaults.register(["a", {"y": 2, "x": 1}], QueryOptions(retry=7))
         assert defaults.effective(["a", {"x": 1, "y": 2}]) == QueryOptions(stale_time=9.0, gc_time=5.0, retry=7)
 
-    KEYS = st.lists(st.sampled_from(["a", "b", 1]) | st.dictionaries(st.sampled_from("xy"), st.integers(1, 2)), max_size=3)
+    KEYS = st.lists(
+        st.sampled_from(["a", "b", 1]) | st.dictionaries(st.sampled_from("xy"), st.integers(1, 2)), max_size=3
+    )
 
     @given(st.lists(st.tuples(KEYS, given_options(INHERITED)), max_size=4, unique_by=lambda each: str(each[0])), KEYS)
     def test_as_merging_all_that_match_by_hand(self, registered: list[Any], key: list[Any]) -> None:

@@ -130,6 +130,12 @@ def test_keys_that_contain_an_element_may_begin_with_anything(key: list[Any], is
     assert related.heads is None
 
 
+def test_elements_are_compared_as_json() -> None:
+    related = Relations({"user": [Contains(template.parse("{id}"))]}).related("user", 1)
+    keys = (["a", 1], ["a", 1.0], ["a", True], ["a", "1"], [[1]])
+    assert [related.matches(canonical(key)) for key in keys] == [True, True, False, False, False]
+
+
 def test_an_identity_that_is_no_text_leaves_out_what_it_would_be_part_of() -> None:
     related = relations().related("user", {"a": 1})
     assert related.heads == ["users", "posts"]

@@ -65,6 +65,8 @@ def test_waits_double_up_to_the_longest_and_begin_anew_after_an_answer() -> None
     for _ in range(OFFLINE_AFTER):
         health.missed("api", now_ms)
     assert list(health.offline()) == [("api", now_ms + PROBE_MS)]
+    assert health.may_probe("api", now_ms + PROBE_MS)
+    assert list(health.offline()) == [("api", now_ms + 2 * PROBE_MS)]
 
 
 def test_services_do_not_concern_each_other() -> None:

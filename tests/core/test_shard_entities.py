@@ -12,7 +12,7 @@ from cluster.core import broadcast, shard_state, sweep
 from cluster.core.messages import Act, Change, FeedRange, Matched, Meta, Reset
 from cluster.core.operation import Invalidate, Merge, Operation, Set, json_equal
 from cluster.core.query_key import canonical, parse, partial_match
-from tests.core.shard import BASE, DOCUMENT, START, Shard
+from tests.core.shard import BASE, DOCUMENT, REPLAY_MS, START, Shard
 
 TYPED: dict[str, Any] = {
     **DOCUMENT,
@@ -112,6 +112,36 @@ class TestEntities:
         shard.batch(entity(2, name="new"))
         shard.fetched([{"id": 3}, {"id": 1}, {"id": 2, "name": "old"}])
         assert shard.data('["users",{}]') == [{"id": 3}, {"id": 1}, {"id": 2, "name": "new"}]
+
+    def test_nor_is_it_lost_in_the_first_fetch(self, shard: Shard) -> None:
+        shard.watch('["users",{}]')
+        shard.watch('["feed"]')
+        shard.batch(entity(2, name="new"), entity(True, name="true"))
+        shard.fetched([{"id": 1}, {"id": 2, "name": "old"}, {"author": {"id": 2}}])
+        assert shard.data('["users",{}]') == [
+            {"id": 1},
+            {"id": 2, "name": "new"},
+            {"author": {"id": 2, "name": "new"}},
+        ]
+        shard.fetched([{"id": 2}, {"id": True}])
+        assert shard.data('["feed"]')["pages"] == [[{"id": 2, "name": "new"}, {"id": True, "name": "true"}]]
+
+    def test_the_last_of_several_updates_counts(self, shard: Shard) -> None:
+        shard.watch('["users",{}]')
+        for name in ("a", "b", "c"):
+            shard.batch(entity(2, name=name))
+        shard.batch(entity(2, age=5))
+        shard.fetched([{"id": 2, "name": "old"}])
+        assert shard.data('["users",{}]') == [{"id": 2, "name": "c", "age": 5}]
+
+    def test_one_from_long_before_a_fetch_is_not_brought_back(self, shard: Shard) -> None:
+        shard.watch('["users",{}]')
+        shard.fetched([{"id": 2}])
+        shard.batch(entity(2, name="earlier"))
+        shard.now += 2 * REPLAY_MS
+        shard.ask(lambda n: Act(n, "refetch", '["users"]'))
+        shard.fetched([{"id": 2, "name": "later"}])
+        assert shard.data('["users",{}]') == [{"id": 2, "name": "later"}]
 
     def test_what_was_fetched_is_known(self, shard: Shard) -> None:
         shard.watch('["users",{}]')
@@ -213,7 +243,12 @@ def test_any_occurrence_anywhere(values: dict[str, Any], events: list[tuple[Any,
 ELEMENTS = st.sampled_from(["users", "posts", "tag:1", "tag:x", "q", 1, "1", True]) | st.dictionaries(
     st.sampled_from(["author", "b"]), st.sampled_from([1, "1", "x"]), max_size=2
 )
-KEYS = st.lists(ELEMENTS, min_size=1, max_size=3)
+RELATED = st.sampled_from([1, "1", "x"]).flatmap(
+    lambda known: st.sampled_from([["users", known], ["posts", {"author": known}], ["q", f"tag:{known}"]])
+)
+KEYS = st.lists(ELEMENTS, min_size=1, max_size=3) | st.builds(
+    lambda key, more: [*key, *more], RELATED, st.lists(ELEMENTS, max_size=1)
+)
 
 
 def invalidated(shard: Shard) -> set[str]:
@@ -229,7 +264,10 @@ def is_related(key: list[Any], type_: str, known: Any) -> bool:
 @settings(max_examples=150, deadline=None)
 @given(
     st.lists(KEYS, max_size=12),
-    st.lists(st.sampled_from([1, "1", "x"]).flatmap(lambda k: st.tuples(st.sampled_from(["user", "tag"]), st.just(k))), max_size=2),
+    st.lists(
+        st.sampled_from([1, "1", "x"]).flatmap(lambda k: st.tuples(st.sampled_from(["user", "tag"]), st.just(k))),
+        max_size=2,
+    ),
     st.lists(KEYS.map(lambda key: key[:2]) | st.just([]), max_size=2),
     st.booleans(),
 )
@@ -292,18 +330,21 @@ class TestInvalidations:
 
     def test_what_is_gone_or_has_come_before_its_turn_is_left_alone(self) -> None:
         shard = self.filled(6)
-        shard.batch(('#u["users"]', [Invalidate(refetch="none")]))
+        shard.batch(('#u["users"]', [Invalidate(refetch="all")]))
         shard.ask(lambda n: Act(n, "remove", '["users",5]', exact=True))
         shard.put('["users",6]', "new")
         shard.settle()
         assert invalidated(shard) == {f'["users",{number}]' for number in range(5)}
+        assert [fetch.key for fetch in shard.fetches] == [f'["users",{number}]' for number in range(5)]
 
     def test_watched_ones_are_fetched_and_told(self) -> None:
         shard = self.filled(5)
         for number in (0, 4):
             shard.watch(f'["users",{number}]')
         shard.items()
-        shard.batch(('#r["user",4]', [Invalidate()]), ('#u["users",0]', [Invalidate()]), ('#u["users",1]', [Invalidate()]))
+        shard.batch(
+            ('#r["user",4]', [Invalidate()]), ('#u["users",0]', [Invalidate()]), ('#u["users",1]', [Invalidate()])
+        )
         shard.settle()
         assert sorted(fetch.key for fetch in shard.fetches) == ['["users",0]', '["users",4]']
         told = [item.key for item in shard.items() if isinstance(item, Meta) and item.invalidated]

@@ -38,7 +38,14 @@ def test_what_readers_see() -> None:
 
 
 def test_a_failure_is_seen_beside_the_data() -> None:
-    held = entry(b"[1]", status="error", error=UpstreamError("no"), is_invalidated=True, cause="fetch:api failed", cause_at=1_200.5)
+    held = entry(
+        b"[1]",
+        status="error",
+        error=UpstreamError("no"),
+        is_invalidated=True,
+        cause="fetch:api failed",
+        cause_at=1_200.5,
+    )
     view = held.view(is_offline=False)
     assert (view.data, view.error, view.stale_at) == (b"[1]", ("UPSTREAM_ERROR", "no"), 0.0)
     assert view.doubt == ("fetch:api failed", 1_200)

@@ -116,7 +116,7 @@ class TestAgain:
         ):
             key = f'["q",{number}]'
             read(shard, key)
-            shard.fetched(Response(b"1", '"v1"'))
+            shard.fetched(Response(b"1", '"v1"'), key)
             change()
             shard.now += 2 * REPLAY_MS
             read(shard, key, fetch="force")
@@ -152,6 +152,17 @@ class TestAgain:
         shard.fetched(2)
         assert (shard.data(Q), known(shard, Q).version) == (2, BASE + 3)
         assert shard.answers()[asked].data == b"2"
+
+    def test_what_is_kept_for_a_response_does_not_grow_with_the_tries_before(self, shard: Shard) -> None:
+        shard.watch('["r",1]')
+        for _ in range(4):
+            for _ in range(20):
+                shard.now += 1
+                shard.batch(('["r",1]', [Append((b"1",), missing=1)]))
+            shard.fetched(DOWN)
+            until_asked(shard)
+        recent = shard.machine.cache.get('["r",1]').recent
+        assert len(recent) <= 20
 
     def test_intervals_count_while_somebody_watches(self, shard: Shard) -> None:
         watch = shard.watch('["often"]')
@@ -222,6 +233,17 @@ class TestActs:
         before = {entry.key for entry in shard.machine.cache}
         assert self.act(shard, "remove", **more) == Matched(len(matched))
         assert before - {entry.key for entry in shard.machine.cache} == set(matched)
+
+    def test_refetch_leaves_out_what_nobody_ever_fetched_and_what_is_static(self) -> None:
+        static = {"key": ["s"], "service": "api", "path": "/s", "stale_time": "static"}
+        shard = Shard({**SERVED, "queries": [*SERVED["queries"], static]})
+        shard.watch('["s"]')
+        shard.fetched(1)
+        read(shard, Q)
+        self.act(shard, "cancel")
+        shard.fetches.clear()
+        assert self.act(shard, "refetch") == Matched(2)
+        assert shard.fetches == []
 
     def test_what_is_fetched_just_now_is_met_by_its_fetch_status(self, shard: Shard) -> None:
         self.filled(shard)
@@ -420,6 +442,21 @@ class TestPages:
         shard.batch((LIST, [Prepend((b'{"id":0}',), "/pages/0")]))
         shard.fetched([{"id": 2}, {"id": 3}])
         assert self.shown(shard) == [[{"id": 0}, {"id": 1}, {"id": 2}], [{"id": 3}]]
+
+    def test_so_does_what_writes_do(self, shard: Shard) -> None:
+        self.begun(shard, [1, 2])
+        read(shard, LIST, page="next")
+        shard.ask(lambda n: Write(n, "w", LIST, b'{"pages":[[9,1,2]],"page_params":[0]}'))
+        shard.fetched([3])
+        assert shard.data(LIST) == {"pages": [[9, 1, 2], [3]], "page_params": [0, 2]}
+
+    def test_one_more_page_of_what_was_in_doubt_before_leaves_it_so(self, shard: Shard) -> None:
+        self.begun(shard, [1, 2])
+        shard.ask(lambda n: Act(n, "invalidate", LIST, refetch="none"))
+        read(shard, LIST, page="next")
+        shard.fetched([3])
+        assert self.shown(shard) == [[1, 2], [3]]
+        assert known(shard, LIST).doubt == ("api:invalidate", int(START))
 
     def test_one_more_page_does_not_settle_a_doubt_about_the_others(self, shard: Shard) -> None:
         shard.watch(LIST)

@@ -1,6 +1,5 @@
 """The shard: commits, gaps, fetches beside streams, writes, watches, collecting."""
 
-
 import orjson
 import pytest
 

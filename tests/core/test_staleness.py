@@ -34,7 +34,9 @@ def test_the_time_from_which_data_is_stale(
 
 
 def test_data_is_stale_from_that_millisecond_on() -> None:
-    ages = {now: is_stale(500.0, 1_000.0, is_invalidated=False, now_ms=now) for now in (500.0, 1_499.0, 1_500.0, 2_000.0)}
+    ages = {
+        now: is_stale(500.0, 1_000.0, is_invalidated=False, now_ms=now) for now in (500.0, 1_499.0, 1_500.0, 2_000.0)
+    }
     assert ages == {500.0: False, 1_499.0: False, 1_500.0: True, 2_000.0: True}
 
 

@@ -62,7 +62,9 @@ def test_however_they_are_cut_all_is_done_in_order(sizes: list[int], size_of_sli
     sweeps, told = Sweeps(), []
     expected: list[tuple[int, int | str]] = []
     for number, size in enumerate(sizes):
-        sweeps.begin(range(size), lambda item, n=number: told.append((n, item)), lambda n=number: told.append((n, "done")))
+        sweeps.begin(
+            range(size), lambda item, n=number: told.append((n, item)), lambda n=number: told.append((n, "done"))
+        )
         expected += [*[(number, item) for item in range(size)], (number, "done")]
     slices = 0
     with pytest.MonkeyPatch.context() as patch:

@@ -10,9 +10,7 @@ UNDESCRIBED = {("GET", "/")}
 
 
 async def test_it_describes_the_servers_routes_and_no_others(harness: Harness) -> None:
-    described = {
-        (method.upper(), path) for path, operations in document()["paths"].items() for method in operations
-    }
+    described = {(method.upper(), path) for path, operations in document()["paths"].items() for method in operations}
     assert described == set(harness.server._routes) - UNDESCRIBED
 
 

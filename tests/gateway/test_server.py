@@ -258,7 +258,9 @@ async def test_entries_are_fetched_reset_and_removed_by_filter(harness: Harness)
 
 
 @pytest.mark.parametrize("action", server.ACTIONS)
-@pytest.mark.parametrize("body", [{"kee": 1}, {"key": 5}, {"exact": 1}, {"type": "new"}, {"stale": "yes"}, {"fetch_status": "busy"}])
+@pytest.mark.parametrize(
+    "body", [{"kee": 1}, {"key": 5}, {"exact": 1}, {"type": "new"}, {"stale": "yes"}, {"fetch_status": "busy"}]
+)
 async def test_a_filter_that_is_not_understood_is_refused(harness: Harness, action: str, body: Any) -> None:
     status, code = await act(harness, action, **body)
     assert (status, code) == (400, "BAD_KEY" if "key" in body else "BAD_REQUEST")
