@@ -268,7 +268,7 @@ class PageFetch:
 
     def retry(self) -> None:
         """Ask again for the page that failed; what is there now may have made it the end."""
-        if self.pages:
+        if self.pages and not self._repeats:
             self._turn()
 
     def extended(self, data: Any) -> dict[str, Any]:

@@ -434,7 +434,7 @@ class ShardState:
     ) -> None:
         """Take a step with every entry: now if they are few, else in slices."""
         entries = list(entries)
-        if len(entries) > SLICE or self._sweeps:
+        if len(entries) > SLICE:
             self._sweeps.begin(entries, step, done)
             return
         for entry in entries:
@@ -673,6 +673,8 @@ class ShardState:
         """Ask the upstream."""
         assert entry.query is not None
         self._held.pop(entry.key, None)
+        if fetch.pages is None and fetch.failure_count and not fetch.tries:
+            fetch.since_ms = self._now_ms - self._replay_ms  # this call's response is all there will be
         etag = None
         if entry.etag is not None and entry.etag[1] == entry.version and fetch.pages is None:
             etag = entry.etag[0]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.core import broadcast, shard_state, sweep
-from cluster.core.messages import Act, Change, FeedRange, Matched, Meta, Reset
+from cluster.core.messages import Act, Change, Erase, FeedRange, Matched, Meta, Reset
 from cluster.core.operation import Invalidate, Merge, Operation, Set, json_equal
 from cluster.core.query_key import canonical, parse, partial_match
 from tests.core.shard import BASE, DOCUMENT, REPLAY_MS, START, Shard
@@ -331,7 +331,7 @@ class TestInvalidations:
     def test_what_is_gone_or_has_come_before_its_turn_is_left_alone(self) -> None:
         shard = self.filled(6)
         shard.batch(('#u["users"]', [Invalidate(refetch="all")]))
-        shard.ask(lambda n: Act(n, "remove", '["users",5]', exact=True))
+        shard.ask(lambda n: Erase(n, "e", '["users",5]'))
         shard.put('["users",6]', "new")
         shard.settle()
         assert invalidated(shard) == {f'["users",{number}]' for number in range(5)}
