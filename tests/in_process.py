@@ -35,6 +35,9 @@ class NoFeeds:
     def fed_by(self, source: str, channel: str | None, key: list[Any]) -> bool:
         return True
 
+    def joins_for(self, first: str | None) -> bool:
+        return False
+
     def heads_fed_by(self, source: str, channel: str | None) -> list[str] | None:
         return None
 

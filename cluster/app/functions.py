@@ -1,8 +1,10 @@
 """Runs the functions that a configuration names: query functions, which fetch an entry, and reducers, which change one.
 
-A shard may not wait for somebody else's code. Coroutines run on a loop and a thread of their own, plain functions in a small pool; one
-that blocks the loop is reported after `WATCHDOG_S`, and if it goes on past its time the loop is given up for a new one. Reducers run
-inside a commit, since what comes after depends on what they give; they are reported, too, while they still block.
+A shard may not wait for somebody else's code. Coroutines run on a loop and a thread of their own, plain functions on a few threads;
+what outlives its time is given up, and where it keeps a thread or the loop, those who come later get another. Reducers run inside a
+commit, since what comes after depends on what they give, and can only be reported: by a `Watchdog`, also while they still block.
+
+Nothing that a function does may end its caller: whatever it raises becomes an error of ours.
 
 What must not live here: which function belongs to what (`cluster.config`), when it is called (`shard_state`).
 """
@@ -10,32 +12,44 @@ What must not live here: which function belongs to what (`cluster.config`), when
 import asyncio
 import importlib
 import inspect
-import logging
-import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
 
-from cluster.core.entry import MAX_DEPTH, is_writable
+from cluster.app.function_loop import FunctionLoop
+from cluster.app.function_threads import FunctionThreads
+from cluster.app.watchdog import WATCHDOG_S, Call, Watchdog
+from cluster.core.entry import MAX_DEPTH
 from cluster.errors import ErrorCode, HarborError, OperationError, UpstreamError
 
-WATCHDOG_S = 0.05
-"""How long a function may block before it is reported by name."""
-POOL_THREADS = 4
 MAX_RESULT_BYTES = 16 * 1024 * 1024
+"""As of a service's answer."""
+MAX_STUCK_LOOPS = 16
+"""Loops given up and not yet ended. With so many none is given up any more, and calls wait for theirs."""
+IMPORT_AGAIN_S = 10.0
+"""How soon a module is imported again after that failed: events may ask for its reducer thousands of times a second."""
+MAX_REASON = 200
 BUGS = (TypeError, ValueError, KeyError, AttributeError, NameError)
 """Errors that come again: a call that raised one is not tried again."""
+RAISED = (Exception, SystemExit, asyncio.CancelledError)
+"""What a function may raise."""
+Function = Callable[..., Any]
 
 
 class _Absent:
     """No page parameter: the query is no infinite list."""
 
+    def __repr__(self) -> str:
+        return "ABSENT"
+
 
 class _Null:
     """What a reducer returns for JSON null; None leaves the data as it is."""
+
+    def __repr__(self) -> str:
+        return "NULL"
 
 
 ABSENT: Final = _Absent()
@@ -49,13 +63,13 @@ class Event(dict[str, Any]):
         try:
             return self[name]
         except KeyError as error:
-            raise AttributeError(name) from error
+            raise AttributeError(f"an event has no {name!r}") from error
 
 
 class Logger(Protocol):
-    """Where faults are written."""
+    """Where faults are written, from any thread."""
 
-    def error(self, event: str, **fields: Any) -> None:
+    def error(self, event: str, *, exc_info: BaseException | None = None, **fields: Any) -> None:
         """Write an error."""
         ...
 
@@ -64,50 +78,37 @@ class Logger(Protocol):
         ...
 
 
-class PlainLog:
-    """A `Logger` over the standard one."""
+class _Raised(NamedTuple):
+    """What a call came to. A value, since asyncio has its own ideas of a `CancelledError` or `StopIteration` that is raised."""
 
-    def __init__(self) -> None:
-        self._log = logging.getLogger(__name__)
-
-    def error(self, event: str, **fields: Any) -> None:
-        """Write an error."""
-        self._log.error("%s %s", event, fields)
-
-    def warning(self, event: str, **fields: Any) -> None:
-        """Write a warning."""
-        self._log.warning("%s %s", event, fields)
+    error: BaseException
 
 
-class _LoopThread:
-    """An event loop on a thread of its own."""
+class _NotJson(Exception):  # noqa: N818 - an outcome
+    """Why what a function gave cannot be stored."""
 
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self._run, name="harbor-functions", daemon=True)
-        self.thread.start()
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        self.loop.run_forever()
-
-    def stop(self) -> None:
-        self.loop.call_soon_threadsafe(self.loop.stop)
+_Outcome = bytes | _Raised
 
 
 class Functions:
-    """See the module."""
+    """See the module. Its methods are for one thread, the shard's."""
 
-    def __init__(self, log: Logger | None = None) -> None:
-        self._log = log or PlainLog()
-        self._resolved: dict[str, Callable[..., Any]] = {}
-        self._loop: _LoopThread | None = None
-        self._pool: ThreadPoolExecutor | None = None
+    def __init__(self, log: Logger) -> None:
+        self._log = log
+        self._resolved: dict[str, Function] = {}
+        self._unresolved: dict[str, tuple[float, str]] = {}
+        """Reason why a function could not be imported, and until when nobody tries again."""
         self._raised: set[tuple[str, str]] = set()
         """(function, error) of which the traceback was logged."""
+        self._watchdog = Watchdog(self._blocks)
+        self._reducing = self._watchdog.lane()
+        self._threads = FunctionThreads()
+        self._loop: FunctionLoop | None = None
+        self._stuck_loops: list[FunctionLoop] = []
 
-    def resolve(self, reference: str) -> Callable[..., Any]:
-        """Return the function named `module:qualified.name`.
+    def resolve(self, reference: str) -> Function:
+        """Return the function named `module:qualified.name`. May be called from any thread.
 
         Raises:
             HarborError: it cannot be imported, with the reason.
@@ -115,18 +116,22 @@ class Functions:
         found = self._resolved.get(reference)
         if found is not None:
             return found
+        until_s, reason = self._unresolved.get(reference, (0.0, ""))
+        if time.monotonic() < until_s:
+            raise HarborError(ErrorCode.INTERNAL, reason)
         module, _, name = reference.partition(":")
         try:
             target: Any = importlib.import_module(module)
             for part in name.split("."):
                 target = getattr(target, part)
-        except Exception as error:
-            raise HarborError(
-                ErrorCode.INTERNAL, f"function {reference} cannot be imported: {type(error).__name__}: {error}"
-            ) from error
-        if not callable(target):
-            raise HarborError(ErrorCode.INTERNAL, f"function {reference} is no function")
-        function: Callable[..., Any] = target
+            if not callable(target):
+                raise TypeError(f"expected a function, got {type(target).__name__}")
+        except RAISED as error:
+            reason = f"function {reference} cannot be imported: {_shown(error)}"
+            self._unresolved[reference] = (time.monotonic() + IMPORT_AGAIN_S, reason)
+            self._note("function_missing", reference, error)
+            raise HarborError(ErrorCode.INTERNAL, reason) from error
+        function: Function = target
         self._resolved[reference] = function
         return function
 
@@ -135,127 +140,196 @@ class Functions:
     async def fetch(
         self, reference: str, captures: dict[str, Any], page_param: Any = ABSENT, timeout_ms: float = 10_000.0
     ) -> bytes:
-        """Run a query function and return what it gives, as JSON.
+        """Run a query function and return what it gives, as JSON. Cancelling is safe.
 
         Raises:
-            UpstreamError: it cannot be imported, raised, took longer than `timeout_ms`, or gave what is no JSON.
+            UpstreamError: it cannot be imported, raised, took longer than `timeout_ms`, or gave what is no JSON. `retryable` says
+                whether the same call may succeed later; an `UpstreamError` of the function's own says so itself.
         """
-        try:
-            function = self.resolve(reference)
-        except HarborError as error:
-            raise UpstreamError(error.message, retryable=False) from error
-        arguments = dict(captures) if page_param is ABSENT else {**captures, "page_param": page_param}
+        arguments = captures if page_param is ABSENT else {**captures, "page_param": page_param}
         try:
             async with asyncio.timeout(timeout_ms / 1000.0):
-                if inspect.iscoroutinefunction(function):
-                    result = await self._on_loop(reference, function, arguments)
-                else:
-                    result = await self._in_pool(function, arguments)
+                outcome = await self._outcome(reference, arguments)
         except TimeoutError as error:
             raise UpstreamError(f"function {reference}: no answer within {timeout_ms / 1000.0:g} s") from error
-        except UpstreamError:
-            raise
-        except Exception as error:
-            self._note(reference, error)
-            reason = f"function {reference} raised {type(error).__name__}: {str(error)[:200]}"
-            raise UpstreamError(reason, retryable=not isinstance(error, BUGS)) from error
-        return _json(reference, result)
+        if isinstance(outcome, _Raised):
+            raise self._failed(reference, outcome.error) from outcome.error
+        return outcome
 
-    async def _on_loop(self, reference: str, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-        thread = self._loop
-        if thread is None:
-            thread = self._loop = _LoopThread()
-        running: Future[Any] = asyncio.run_coroutine_threadsafe(function(**arguments), thread.loop)
-        work = asyncio.wrap_future(running)
-        watchdog = asyncio.get_running_loop().create_task(self._watch(reference, thread))
+    async def _outcome(self, reference: str, arguments: dict[str, Any]) -> _Outcome:
+        function = self._resolved.get(reference)
+        if function is None:  # importing may take its time
+            found = await self._in_thread(reference, lambda: _attempt(lambda: self.resolve(reference)))
+            if isinstance(found, _Raised):
+                message = found.error.message if isinstance(found.error, HarborError) else _shown(found.error)
+                raise UpstreamError(message, retryable=False) from found.error
+            function = found
+        if inspect.iscoroutinefunction(function):
+            return await self._on_loop(reference, function, arguments)
+        outcome = await self._in_thread(reference, lambda: _attempt(lambda: _result(function(**arguments))))
+        if isinstance(outcome, bytes | _Raised):
+            return outcome
+        awaitable = outcome  # a coroutine function in some other guise
+        return await self._on_loop(reference, lambda: awaitable, {})
+
+    async def _on_loop(self, reference: str, function: Function, arguments: dict[str, Any]) -> _Outcome:
+        loop = self._listening_loop()
+        call = Call(reference)
+        running = loop.start(call, _settled(function, arguments))
         try:
-            return await work
-        except asyncio.CancelledError:
-            if not await _responds(thread):
-                self._loop = None if self._loop is thread else self._loop  # a new one serves those who come later
-                self._log.error("function_stuck", function=reference)
+            return await asyncio.wrap_future(running)
+        except asyncio.CancelledError:  # out of time; the call is cancelled with it, if the loop hears
+            if loop is self._loop:
+                loop.ask()
+                if loop.is_stuck_in(call):
+                    self._replace(loop)
             raise
-        finally:
-            watchdog.cancel()
 
-    async def _watch(self, reference: str, thread: _LoopThread) -> None:
-        """Report a function whose loop does not answer for `WATCHDOG_S`."""
-        while True:
-            await asyncio.sleep(WATCHDOG_S)
-            if not await _responds(thread):
-                self._log.warning("function_blocks", function=reference, ms=round(WATCHDOG_S * 1000))
-                return
+    def _listening_loop(self) -> FunctionLoop:
+        if self._loop is not None and self._loop.is_deaf():
+            self._replace(self._loop)
+        if self._loop is None:
+            self._loop = FunctionLoop(self._watchdog)
+        return self._loop
 
-    async def _in_pool(self, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="harbor-function")
-        return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: function(**arguments))
+    def _replace(self, loop: FunctionLoop) -> None:
+        """Give a loop up for a new one, which serves those who come later."""
+        self._stuck_loops = [each for each in self._stuck_loops if each.thread.is_alive()]
+        self._log.error("function_stuck", function=loop.blocker(), stuck=len(self._stuck_loops) + 1)
+        if len(self._stuck_loops) < MAX_STUCK_LOOPS:
+            loop.retire()
+            self._stuck_loops.append(loop)
+            self._loop = None
+
+    async def _in_thread(self, reference: str, work: Callable[[], Any]) -> Any:
+        job = self._threads.start(work)
+        try:
+            return await asyncio.wrap_future(job.future)
+        except asyncio.CancelledError:
+            if self._threads.give_up(job):
+                self._log.error("function_stuck", function=reference, stuck=self._threads.lost)
+            raise
+
+    def _failed(self, reference: str, error: BaseException) -> UpstreamError:
+        if isinstance(error, _NotJson):
+            return UpstreamError(f"function {reference} gave {error}", retryable=False)
+        if isinstance(error, UpstreamError):
+            return UpstreamError(
+                f"function {reference}: {error.message}",
+                status=error.status,
+                retryable=error.retryable,
+                retry_after_ms=error.retry_after_ms,
+            )
+        self._note("function_raised", reference, error)
+        return UpstreamError(f"function {reference} raised {_shown(error)}", retryable=not isinstance(error, BUGS))
 
     # --- reducers ------------------------------------------------------------------------------------------------
 
     def reduce(self, reference: str, old: Any, event: Event) -> Any:
         """Run a reducer: `(old, event) -> new`; None: it leaves the data as it is, `NULL`: the data is null.
 
-        Raises:
-            OperationError: it cannot be imported, or raised.
-        """
-        try:
-            function = self.resolve(reference)
-        except HarborError as error:
-            raise OperationError(error.message) from error
-        alarm = threading.Timer(
-            WATCHDOG_S, self._log.warning, ("function_blocks",), {"function": reference, "ms": WATCHDOG_S * 1000}
-        )
-        alarm.daemon = True
-        alarm.start()
-        started = time.perf_counter()
-        try:
-            return function(old, event)
-        except Exception as error:
-            self._note(reference, error)
-            raise OperationError(f"function {reference} raised {type(error).__name__}: {str(error)[:200]}") from error
-        finally:
-            alarm.cancel()
-            elapsed = time.perf_counter() - started
-            if elapsed > WATCHDOG_S:
-                self._log.warning("function_slow", function=reference, ms=round(elapsed * 1000))
+        `old` and `event` are the reducer's to edit: they must have been decoded for it alone, so that one that edits and then fails
+        leaves nothing behind.
 
-    def _note(self, reference: str, error: Exception) -> None:
-        """Log what a function raised; with its traceback the first time."""
+        Raises:
+            OperationError: it cannot be imported, raised, or gave what is no JSON. The reason is logged.
+        """
+        self._reducing.enter(Call(reference))
+        try:
+            new = self.resolve(reference)(old, event)
+            if inspect.isawaitable(new):
+                if inspect.iscoroutine(new):
+                    new.close()
+                raise _NotJson("what would have to be awaited")
+            if new is not None and new is not NULL:
+                _encoded(new)
+            return new
+        except _NotJson as error:
+            self._note("function_raised", reference, error)
+            raise OperationError(f"function {reference} gave {error}") from error
+        except RAISED as error:
+            if reference not in self._resolved:
+                raise OperationError(_text(error)) from error
+            self._note("function_raised", reference, error)
+            raise OperationError(f"function {reference} raised {_shown(error)}") from error
+        finally:
+            length_s = self._reducing.leave()
+            if length_s > WATCHDOG_S:
+                self._log.warning("function_slow", function=reference, ms=round(length_s * 1000))
+
+    # --- reports -------------------------------------------------------------------------------------------------
+
+    def _blocks(self, reference: str, length_s: float) -> None:
+        self._log.warning("function_blocks", function=reference, ms=round(length_s * 1000))
+
+    def _note(self, event: str, reference: str, error: BaseException) -> None:
+        """Log what went wrong, with its traceback, the first time that it does."""
         known = (reference, type(error).__name__)
         if known not in self._raised:
             self._raised.add(known)
-            self._log.error("function_raised", function=reference, error=repr(error)[:200], exc_info=error)
+            self._log.error(event, function=reference, error=_shown(error), exc_info=error)
 
     def close(self) -> None:
-        """End the threads that are idle; one that is stuck is left behind."""
+        """Cancel what runs and end the threads; one that is stuck is left behind. Nothing may be called afterwards."""
         if self._loop is not None:
-            self._loop.stop()
-            self._loop = None
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+            self._loop.close()
+        self._threads.close()
+        self._watchdog.close()
 
 
-async def _responds(thread: _LoopThread) -> bool:
-    """Whether a loop runs something within `WATCHDOG_S`."""
-    answered: Future[None] = Future()
-    thread.loop.call_soon_threadsafe(answered.set_result, None)
+async def _settled(function: Function, arguments: dict[str, Any]) -> _Outcome:
+    """Call a coroutine function to its end, on the loop."""
     try:
-        async with asyncio.timeout(WATCHDOG_S):
-            await asyncio.wrap_future(answered)
-    except TimeoutError:
-        return False
-    return True
+        return _json(await function(**arguments))
+    except BaseException as error:  # noqa: BLE001 - a value from here on
+        return _Raised(error)
 
 
-def _json(reference: str, result: Any) -> bytes:
+def _attempt(work: Callable[[], Any]) -> Any:
+    """Call a function, on a thread."""
     try:
-        json = orjson.dumps(result)
+        return work()
+    except BaseException as error:  # noqa: BLE001 - a value from here on
+        return _Raised(error)
+
+
+def _result(given: Any) -> bytes | Awaitable[Any]:
+    return given if inspect.isawaitable(given) else _json(given)
+
+
+def _json(given: Any) -> bytes:
+    # A copy, as `core.entry.Value` makes it: what orjson returns keeps the room it was written in.
+    return bytes(memoryview(_encoded(given)))
+
+
+def _encoded(given: Any) -> bytes:
+    """Return what a function gave as JSON; orjson writes at most `MAX_DEPTH` levels.
+
+    Raises:
+        _NotJson: with the reason.
+    """
+    try:
+        json = orjson.dumps(given)
     except TypeError as error:
-        raise UpstreamError(f"function {reference} gave what is no JSON: {error}", retryable=False) from error
+        if "recursion" in str(error).lower():
+            raise _NotJson(f"a value deeper than {MAX_DEPTH} levels") from error
+        raise _NotJson(f"what is no JSON: {error}") from error
     if len(json) > MAX_RESULT_BYTES:
-        raise UpstreamError(f"function {reference} gave over {MAX_RESULT_BYTES} bytes", retryable=False)
-    if json.count(b"[") + json.count(b"{") > MAX_DEPTH and not is_writable(orjson.loads(json)):
-        raise UpstreamError(f"function {reference} gave a value deeper than {MAX_DEPTH} levels", retryable=False)
-    return json
+        raise _NotJson(f"over {MAX_RESULT_BYTES} bytes")
+    return bytes(
+        memoryview(json)
+    )  # a copy, as `core.entry.Value` makes it: what orjson returns keeps the room it was written in
+
+
+def _shown(error: BaseException) -> str:
+    """Return an error's type and text on one line."""
+    text = _text(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _text(error: BaseException) -> str:
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 - an error that cannot even say what it is
+        return ""
+    return text if len(text) <= MAX_REASON else text[: MAX_REASON - 3] + "..."

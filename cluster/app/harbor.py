@@ -1,20 +1,20 @@
 """The app object: a configuration written in Python.
 
 Decorators and methods add to a document of the same form as `harbor.yaml`, and the one loader checks it: what can be said in one can
-be said in the other, and both can be joined.
+be said in the other, and both can be joined. Only what a document cannot tell is checked here: whether a function fits what it is
+declared for, and whether a shard, another process, will find it by its name.
+
+What must not live here: joining documents (`document`), running functions (`functions`).
 """
 
-import importlib
 import inspect
-import math
 import os
-import sys
-from collections.abc import Callable, Mapping
-from datetime import timedelta
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar, overload
 
-from cluster.app.keys import KeyFactory
+from cluster.app.document import Document, copied, duration, merge
+from cluster.app.keys import KeyFactory, keys
 from cluster.config import load_mapping
 from cluster.config.load import ConfigFaults, read_document
 from cluster.config.model import Config
@@ -22,44 +22,76 @@ from cluster.core import template
 from cluster.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
-Document = dict[str, Any]
-Duration = str | float | timedelta | None
-"""As in a file; or seconds, a `timedelta`, or None for infinity."""
-DURATIONS = frozenset({"stale_time", "gc_time", "retry_delay", "refetch_interval", "timeout", "heartbeat", "linger"})
+Rule = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+DURATIONS = frozenset({"stale_time", "gc_time", "retry_delay", "refetch_interval", "timeout", "heartbeat"})
+"""Options that may be numbers of seconds, `timedelta`s or None."""
+NESTED_DURATIONS = {"reconnect": frozenset({"initial", "max"})}
+_NOT_GIVEN: Final = object()
 
 
 class Harbor:
-    """See the module. `config` is where it begins: a file, or a document."""
+    """A configuration that is being written; `config` is where it begins: a file, or a document.
 
-    def __init__(self, config: str | Path | Mapping[str, Any] | None = None) -> None:
-        """Raises `ConfigFaults` where a file cannot be read."""
-        if config is None:
-            self._document: Document = {}
-        elif isinstance(config, Mapping):
-            self._document = merge({}, dict(config))
-        else:
-            self._document = read_document(config)
+    A file is read when the document is asked for, not before: shards import the module for its functions, where the file may not be.
+
+    ```python
+    app = Harbor("harbor.yaml")
+
+    @app.query(["projects", "detail", "{id}"], stale_time="60s")
+    async def project(id): ...
+
+    @app.on("events", "task:created", channel="project:{id}", key=["projects", "detail", "{id}"])
+    def add_task(old, event): ...
+    ```
+    """
+
+    def __init__(
+        self, config: str | Path | Mapping[str, Any] | None = None, env: Mapping[str, str] | None = None
+    ) -> None:
+        """`env` is what `${NAME}` reads where `config()` is not told; None: the environment of the process."""
+        self._base = Path(config) if isinstance(config, str) else copied(config)
+        self._env = env
+        self._declared: Document = {}
+        self._functions: dict[str, Callable[..., Any]] = {}
 
     # --- declaring -----------------------------------------------------------------------------------------------
 
-    def query(self, key: list[Any], **options: Any) -> Callable[[F], F]:
-        """Fetch the keys of a template by a function, whose parameters are the template's placeholders.
+    def query(self, key: Sequence[Any], **options: Any) -> Callable[[F], F]:
+        """Fetch the keys of a template by a function, whose parameters are the template's placeholders by name.
 
-        `options` are those of a query in a file (`stale_time`, `gc_time`, `retry`, `infinite`, ...). With `infinite` the function
-        has a parameter `page_param`, too.
+        The function is asynchronous or not, and returns JSON. `options` are those of a query in a file (`stale_time`, `gc_time`,
+        `retry`, `retry_delay`, `refetch_interval`, `infinite`). With `infinite` the function has a parameter `page_param`, too.
 
         Raises:
             ConfigError: the function does not take what the key gives, or cannot be imported by its name.
         """
+        declared = copied(key)
 
         def declare(function: F) -> F:
-            reference = reference_of(function)
-            names = {hole[0] for hole in template.holes(template.parse(key))}
+            reference = self._reference(function)
+            names = {hole[0] for hole in template.holes(template.parse(declared))}
             _check_parameters(reference, function, names | ({"page_param"} if "infinite" in options else set()))
-            self._section("queries", []).append({"key": key, "function": reference, **_plain(options)})
+            self._add({"queries": [{"key": declared, "function": reference, **_plain(reference, options)}]})
             return function
 
         return declare
+
+    @overload
+    def on(self, source: str, event: str, *, channel: str | None = None, rule: Rule) -> None: ...
+
+    @overload
+    def on(
+        self,
+        source: str,
+        event: str,
+        *,
+        channel: str | None = None,
+        key: Sequence[Any] | str,
+        when_missing: str | None = None,
+        default: Any = ...,
+        each: str | None = None,
+        when: Mapping[str, Any] | None = None,
+    ) -> Callable[[F], F]: ...
 
     def on(
         self,
@@ -67,117 +99,116 @@ class Harbor:
         event: str,
         *,
         channel: str | None = None,
-        key: list[Any] | str | None = None,
-        rule: Mapping[str, Any] | None = None,
-        **options: Any,
-    ) -> Callable[[F], F]:
+        key: Sequence[Any] | str | None = None,
+        rule: Rule | None = None,
+        when_missing: str | None = None,
+        default: Any = _NOT_GIVEN,
+        each: str | None = None,
+        when: Mapping[str, Any] | None = None,
+    ) -> Callable[[F], F] | None:
         """Say what an event of a source means: by a reducer `(old, event) -> new` for a key, or by a `rule` as in a file.
 
-        `options` stand beside the call: `when_missing`, `default`, `each`, `when`.
+        With `key` it decorates the reducer; `when_missing`, `default`, `each` and `when` are a rule's. With `rule` it is just called.
 
         Raises:
-            ConfigError: neither `key` nor `rule` is given, or the function cannot be imported by its name.
+            ConfigError: neither or both are given, or the function is no reducer or cannot be imported by its name.
         """
+        place = f"on({source!r}, {event!r})"
         if rule is not None:
-            self._rule(source, channel, event, dict(rule))
-            return lambda function: function
+            if key is not None or when_missing or default is not _NOT_GIVEN or each or when:
+                raise ConfigError(place, "a rule says everything itself")
+            self._add_rules(source, channel, event, rule)
+            return None
         if key is None:
-            raise ConfigError(f"on({source!r}, {event!r})", "needs the key of what the function changes, or a rule")
+            raise ConfigError(place, "needs the key of what the function changes, or a rule")
+        beside = {name: value for name, value in (("each", each), ("when", when)) if value is not None}
+        call: Document = {"key": key}
+        if when_missing is not None:
+            call["when_missing"] = when_missing
+        if default is not _NOT_GIVEN:
+            call["default"] = default
 
         def declare(function: F) -> F:
-            beside: Document = {name: options[name] for name in ("each", "when") if name in options}
-            arguments = {name: value for name, value in options.items() if name not in beside}
-            call = {"function": reference_of(function), "key": key, **arguments}
-            self._rule(source, channel, event, {**beside, "call": call})
+            reference = self._reference(function)
+            _check_reducer(reference, function)
+            self._add_rules(source, channel, event, {**beside, "call": {"function": reference, **call}})
             return function
 
         return declare
 
-    def _rule(self, source: str, channel: str | None, event: str, rule: Document) -> None:
-        streams = self._section("streams", [])
-        for stream in streams:
-            if stream.get("source") == source and stream.get("channel") == channel:
-                break
-        else:
-            stream = {"source": source, "on": {}, **({} if channel is None else {"channel": channel})}
-            streams.append(stream)
-        present = stream["on"].get(event, [])
-        stream["on"][event] = [*(present if isinstance(present, list) else [present]), rule]
-
     def service(self, name: str, base_url: str, **options: Any) -> None:
-        """Declare an upstream HTTP API."""
-        self._named("services", name, {"base_url": base_url, **_plain(options)})
+        """Declare an upstream HTTP API.
+
+        Raises:
+            ConfigError: of this and the following methods: one of that name was declared, and differently.
+        """
+        self._add({"services": {name: {"base_url": base_url, **_plain(f"services.{name}", options)}}})
 
     def source(self, name: str, type: str, url: str, **options: Any) -> None:  # noqa: A002 - as in a file
         """Declare an upstream stream, of the type websocket or sse."""
-        self._named("sources", name, {"type": type, "url": url, **_plain(options)})
+        self._add({"sources": {name: {"type": type, "url": url, **_plain(f"sources.{name}", options)}}})
 
-    def entity(self, type: str, **options: Any) -> None:  # noqa: A002
+    def entity(self, type: str, **options: Any) -> None:  # noqa: A002 - as in a file
         """Declare a type of entity: `id`, `keys`, `objects`, `queries`."""
-        self._named("entities", type, {name: _listed(value) for name, value in options.items()})
+        self._add({"entities": {type: options}})
 
-    def relation(self, type: str, members: list[Any]) -> None:  # noqa: A002
+    def relation(self, type: str, members: Sequence[Any]) -> None:  # noqa: A002 - as in a file
         """Declare which keys depend on an entity of a type."""
-        self._named("relations", type, members)
+        self._add({"relations": {type: members}})
 
     @staticmethod
     def keys(name: str) -> KeyFactory:
         """Return the factory of a kind's keys."""
-        return KeyFactory(name)
+        return keys(name)
 
-    def _section(self, name: str, empty: Any) -> Any:
-        return self._document.setdefault(name, empty)
+    def _add(self, fragment: Document) -> None:
+        self._declared = merge(self._declared, fragment)
 
-    def _named(self, section: str, name: str, content: Any) -> None:
-        self._document = merge(self._document, {section: {name: content}})
+    def _add_rules(self, source: str, channel: str | None, event: str, rules: Rule) -> None:
+        listed = [rules] if isinstance(rules, Mapping) else rules
+        stream = {"source": source, **({} if channel is None else {"channel": channel}), "on": {event: listed}}
+        self._add({"streams": [stream]})
+
+    def _reference(self, function: Callable[..., Any]) -> str:
+        reference = reference_of(function)
+        known = self._functions.setdefault(reference, function)
+        # Where a module is loaded anew the same function comes again.
+        if known is not function and _place(known) != _place(function):
+            reason = f"is the name of two functions, at {_place(known)} and {_place(function)}; shards would find one"
+            raise ConfigError(reference, reason)
+        return reference
 
     # --- using ---------------------------------------------------------------------------------------------------
 
     def document(self, *more: Mapping[str, Any]) -> Document:
-        """Return what was declared, joined with other documents.
+        """Return what it began with, joined with `more` documents and what was declared.
 
         Raises:
-            ConfigError: something is declared twice, and differently.
+            ConfigError: something is declared twice, and differently; or the file it begins with cannot be read.
         """
-        document = merge({}, self._document)
-        for other in more:
-            document = merge(document, dict(other))
+        document: Document = {}
+        for each in (self._begin(), *more, self._declared):
+            if not isinstance(each, Mapping):
+                raise ConfigError("", f"expected a mapping, got a {type(each).__name__}")
+            document = merge(document, each)
         return document
 
     def config(self, env: Mapping[str, str] | None = None, *more: Mapping[str, Any]) -> Config:
-        """Return the checked configuration.
+        """Return the checked configuration, joined with `more` documents.
 
         Raises:
-            ConfigFaults: with every fault.
+            ConfigError: as `document`; as `ConfigFaults` with every fault found.
         """
-        return load_mapping(self.document(*more), os.environ if env is None else env)
+        given = self._env if env is None else env
+        return load_mapping(self.document(*more), os.environ if given is None else given)
 
-
-def merge(document: Mapping[str, Any], other: Mapping[str, Any], path: str = "") -> Document:
-    """Join two documents: mappings member by member, lists one after the other.
-
-    Raises:
-        ConfigError: both say something different of the same thing, with its path.
-    """
-    merged: Document = {name: _copied(value) for name, value in document.items()}
-    for name, value in other.items():
-        at = f"{path}.{name}" if path else str(name)
-        held = merged.get(name)
-        if name not in merged or held == value:
-            merged[name] = _copied(value)
-        elif isinstance(held, dict) and isinstance(value, Mapping):
-            merged[name] = merge(held, value, at)
-        elif isinstance(held, list) and isinstance(value, list) and path == "":
-            merged[name] = [*held, *_copied(value)]
-        else:
-            raise ConfigError(at, f"is declared twice: as {held!r:.60} and as {value!r:.60}")
-    return merged
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _copied(each) for name, each in value.items()}
-    return [_copied(each) for each in value] if isinstance(value, list | tuple) else value
+    def _begin(self) -> Any:
+        if not isinstance(self._base, Path):
+            return {} if self._base is None else self._base
+        try:
+            return read_document(self._base)
+        except ConfigFaults as error:
+            raise ConfigFaults([ConfigError(str(self._base), fault.reason) for fault in error.faults]) from error
 
 
 def reference_of(function: Callable[..., Any]) -> str:
@@ -186,72 +217,60 @@ def reference_of(function: Callable[..., Any]) -> str:
     Raises:
         ConfigError: they could not.
     """
-    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
-    if module is None or not name or "<" in name:
-        raise ConfigError(str(name or function), "shards import functions by name: it has to be at the top of a module")
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", None)
+    if not module or not name or "<" in name:
+        shown = name if isinstance(name, str) else repr(function)
+        raise ConfigError(shown, "shards import functions by name: it has to be a named one at the top of a module")
     if module == "__main__":
         raise ConfigError(name, "shards import functions by name: put it into a module of its own, not the main one")
     return f"{module}:{name}"
 
 
+def _place(function: Callable[..., Any]) -> str:
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return "a place unknown" if code is None else f"{code.co_filename}:{code.co_firstlineno}"
+
+
 def _check_parameters(reference: str, function: Callable[..., Any], names: set[str]) -> None:
     parameters = inspect.signature(function).parameters.values()
-    takes_all = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters)
-    taken = {each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
-    needed = {each.name for each in parameters if each.name in taken and each.default is inspect.Parameter.empty}
-    for name in sorted(needed - names):
-        raise ConfigError(reference, f"has a parameter {name!r} that is no placeholder of its key")
-    for name in sorted(names - taken if not takes_all else ()):
-        raise ConfigError(reference, f"has no parameter for the placeholder {{{name}}}")
+    takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters)
+    named = {each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
+    for each in parameters:
+        is_asked_for = each.default is each.empty and each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
+        if is_asked_for and each.kind is each.POSITIONAL_ONLY:
+            raise ConfigError(reference, f"takes {each.name!r} by position only, and placeholders come by name")
+        if is_asked_for and each.name not in names:
+            there = ", ".join(f"{{{name}}}" for name in sorted(names)) or "none"
+            raise ConfigError(
+                reference, f"has a parameter {each.name!r} that is no placeholder of its key, there are {there}"
+            )
+    for name in sorted(names - named if not takes_all else ()):
+        raise ConfigError(reference, f"has no parameter for {_meaning(name)}")
 
 
-def _plain(options: Mapping[str, Any]) -> Document:
-    return {name: duration(value) if name in DURATIONS else value for name, value in options.items()}
+def _meaning(name: str) -> str:
+    return "the page, 'page_param'" if name == "page_param" else f"the placeholder {{{name}}}"
 
 
-def duration(value: Duration) -> str:
-    """Return a duration as a file has it."""
-    if isinstance(value, str):
-        return value
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if seconds is None or math.isinf(seconds):
-        return "infinity"
-    return f"{round(seconds * 1000)}ms"
-
-
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def load_app(reference: str) -> Harbor:
-    """Import an app by `module:name`.
-
-    Raises:
-        ConfigFaults: it cannot be, with the reason.
-    """
-
-    def fault(reason: str) -> ConfigFaults:
-        return ConfigFaults([ConfigError(reference, reason)])
-
-    module, colon, name = reference.partition(":")
-    if not colon or not module or not name:
-        raise fault("expected MODULE:NAME, as in shop.cache:app")
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+def _check_reducer(reference: str, function: Callable[..., Any]) -> None:
+    if inspect.iscoroutinefunction(function):
+        raise ConfigError(
+            reference, "is asynchronous, and nothing may wait for a reducer: it is called inside a commit"
+        )
     try:
-        found: Any = importlib.import_module(module)
-    except ConfigError as error:
-        raise ConfigFaults([error]) from error
-    except ModuleNotFoundError as error:
-        raise fault(f"no module {error.name}") from error
-    except Exception as error:
-        frame = inspect.trace()[-1]
-        place = f"{frame.filename}:{frame.lineno}"
-        raise fault(f"importing it raised {type(error).__name__}: {error} ({place})") from error
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise fault(f"the module {module} has no {name}")
-        found = getattr(found, part)
-    if not isinstance(found, Harbor):
-        raise fault(f"expected a Harbor, got a {type(found).__name__}")
-    return found
+        inspect.signature(function).bind({}, {})
+    except TypeError as error:
+        raise ConfigError(reference, f"cannot be called with (old, event): {error}") from error
+
+
+def _plain(path: str, options: Mapping[str, Any]) -> Document:
+    return {name: _option(f"{path}.{name}", name, value) for name, value in options.items()}
+
+
+def _option(path: str, name: str, value: Any) -> Any:
+    if name in DURATIONS:
+        return duration(path, value)
+    nested = NESTED_DURATIONS.get(name, frozenset())
+    if nested and isinstance(value, Mapping):
+        return {each: duration(f"{path}.{each}", given) if each in nested else given for each, given in value.items()}
+    return value

@@ -10,7 +10,7 @@ What must not live here: removing entries (`shard_state`).
 from collections.abc import Iterator
 from typing import Protocol
 
-ENTRY_BYTES = 900
+ENTRY_BYTES = 750
 """What an entry takes beside its key and its data, with the indexes it stands in (`tests/core/test_memory.py` measures it)."""
 DECODED = 4
 """How much more than its text a decoded value takes, about."""
@@ -21,6 +21,8 @@ class Sized(Protocol):
 
     size: int
     """Bytes accounted for it."""
+    may_give_way: bool
+    """It stands in a line."""
     counts_decoded: bool
     """They hold the decoded value, too."""
 
@@ -83,7 +85,6 @@ class Memory:
         self._edited: dict[int, Sized] = {}
         self._lines = (_Line(), _Line())
         """Of entries that nobody watches: those that can be fetched again, and the others."""
-        self._waiting: set[int] = set()
 
     def added(self, entry: Sized) -> None:
         """An entry has come, which nobody watches yet."""
@@ -118,19 +119,19 @@ class Memory:
 
     def rest(self, entry: Sized) -> None:
         """Nobody watches an entry (any longer)."""
-        if id(entry) not in self._waiting:
-            self._waiting.add(id(entry))
+        if not entry.may_give_way:
+            entry.may_give_way = True
             self._lines[not entry.is_refetchable].append(entry)
 
     def watch(self, entry: Sized) -> None:
         """Somebody watches an entry."""
-        if id(entry) in self._waiting:
-            self._waiting.remove(id(entry))
+        if entry.may_give_way:
+            entry.may_give_way = False
             self._lines[not entry.is_refetchable].remove(entry)
 
     def use(self, entry: Sized) -> None:
         """An entry was read."""
-        if id(entry) in self._waiting:
+        if entry.may_give_way:
             line = self._lines[not entry.is_refetchable]
             line.remove(entry)
             line.append(entry)

@@ -310,7 +310,7 @@ class QueryCache(Generic[E]):
     def add(self, entry: E) -> E:
         """Take a new entry, of which `key` and `options` are set."""
         self._entries[entry.key] = entry
-        self._heads.setdefault(_head(entry.key), {})[entry.key] = entry
+        self._heads.setdefault(head(entry.key), {})[entry.key] = entry
         self._rest(entry)
         self._initialise(entry)
         return entry
@@ -344,17 +344,17 @@ class QueryCache(Generic[E]):
         entry.fetch_status = "idle"
         del self._entries[entry.key]
         self.observed.pop(entry.key, None)
-        head = _head(entry.key)
-        bucket = self._heads[head]
+        first = head(entry.key)
+        bucket = self._heads[first]
         del bucket[entry.key]
         if not bucket:
-            del self._heads[head]
+            del self._heads[first]
         self._abandon(entry)
 
     def under(self, prefix: list[Any]) -> Iterable[E]:
         """Return the entries that can be under a prefix, in the order they came; nothing may be added or removed meanwhile."""
-        head = prefix[0] if prefix and isinstance(prefix[0], str) else None
-        return self._entries.values() if head is None else self._heads.get(canonical([head])[1:-1], {}).values()
+        first = prefix[0] if prefix and isinstance(prefix[0], str) else None
+        return self._entries.values() if first is None else self._heads.get(canonical([first])[1:-1], {}).values()
 
     def matching(self, matcher: KeyMatcher) -> list[E]:
         """Return the entries a prefix matches, in the order they came."""
@@ -375,11 +375,13 @@ class QueryCache(Generic[E]):
 
     def observe(self, entry: E, observer: Observer, *, mount: bool = True) -> None:
         """Somebody watches an entry; with `mount` it is fetched if the observer's options say so."""
-        self.set_options(entry, observer.options)
+        if observer.options is not entry.options:
+            self.set_options(entry, observer.options)
         self._attach(entry, observer)
         if mount and self._fetches_on_mount(entry, observer.options):
             self.fetch(entry, observer.options)
-        self._schedule(observer)
+        if observer.options.refetch_interval:
+            self._schedule(observer)
 
     def _attach(self, entry: E, observer: Observer) -> None:
         observer.entry = entry
@@ -915,8 +917,8 @@ def _is_void(at: float, _: int, what: Fetch | Observer, entry: Entry | None) -> 
     return entry is None or entry.fetch is not what or at not in (what.held_until, what.due)
 
 
-def _head(key: str) -> str | None:
-    """The index under which a key stands: the text of its first element where that is a string, else None."""
+def head(key: str) -> str | None:
+    """Return the index under which a key stands: the text of its first element where that is a string, else None."""
     if not key.startswith('["'):
         return None
     end = key.find('"', 2)

@@ -829,6 +829,10 @@ class FeedIndex:
                     continue
         return list(found)
 
+    def joins_for(self, first: str | None) -> bool:
+        """Whether any channel may be to be joined for keys that begin with a text; None: with something else."""
+        return bool(self._joined_for.candidates([first]))
+
     def channels_under(self, prefix: list[Any]) -> list[tuple[str, str]]:
         """Return (source, channel), of channels without captures, that may create entries under a prefix."""
         found: dict[tuple[str, str], None] = {}

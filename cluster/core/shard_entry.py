@@ -36,6 +36,7 @@ class ShardEntry(Entry):
         "covering",
         "etag",
         "fetched_at",
+        "may_give_way",
         "origin",
         "query",
         "recent",
@@ -62,6 +63,7 @@ class ShardEntry(Entry):
         """Entity types its data consists of."""
         self.size = 0
         self.counts_decoded = False
+        self.may_give_way = False
         self.before: Any = None
         self.after: Any = None
 

@@ -90,7 +90,7 @@ from cluster.core.operation import (
     decode,
     identity,
 )
-from cluster.core.query_cache import CANCELLED, Fetch, Observer, QueryCache
+from cluster.core.query_cache import CANCELLED, Fetch, Observer, QueryCache, head
 from cluster.core.query_key import CanonicalKey, KeyMatcher, elements, parse
 from cluster.core.relation import Relations
 from cluster.core.service_health import UNREACHABLE, ServiceHealth
@@ -129,6 +129,10 @@ class Feeds(Protocol):
 
     def channels_for(self, key: list[Any]) -> list[Channel]:
         """Return the channels to join for a key to be live."""
+        ...
+
+    def joins_for(self, first: str | None) -> bool:
+        """Whether any channel may be to be joined for keys that begin with a text; None: with something else."""
         ...
 
     def channels_under(self, prefix: list[Any]) -> list[Channel]:
@@ -211,6 +215,8 @@ class ShardState:
         """Gateways by watched key."""
         self._channels: dict[str, list[Channel]] = {}
         """Channels needed, by watched key."""
+        self._joins: dict[str | None, bool] = {}
+        """Whether channels may be to be joined, by the head of a key."""
         self._prefix_channels: dict[tuple[str, int], list[Channel]] = {}
         self._opened: dict[str, int] = {}
         """Incarnation by source, as last heard."""
@@ -1047,13 +1053,21 @@ class ShardState:
         links = self._watchers.setdefault(key, [])
         links.append(link)
         if len(links) == 1:
-            channels = self._feeds.channels_for(elements(key))
+            channels = self._channels_for(key)
             if channels:
                 self._channels[key] = channels
                 self.demand.need(channels)
             entry = self.cache.get(key)
             if entry is not None:
                 self._observe(entry)
+
+    def _channels_for(self, key: str) -> list[Channel]:
+        first = head(key)
+        joins = self._joins.get(first)
+        if joins is None:
+            parsed = elements(key)
+            joins = self._joins[first] = self._feeds.joins_for(parsed[0] if first is not None else None)
+        return self._feeds.channels_for(elements(key)) if joins else []
 
     def _drop_watcher(self, link: GatewayLink, key: str) -> None:
         links = self._watchers.get(key, [])

@@ -1,34 +1,70 @@
 """Functions of users: what they give, what they raise, and that one that blocks holds nobody up."""
 
 import asyncio
+import importlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
-from cluster.app.functions import ABSENT, NULL, Event, Functions
-from cluster.errors import HarborError, OperationError, UpstreamError
-from tests.app import sample_app
+from cluster.app import NULL, Event
+from cluster.app import function_loop as function_loop_module
+from cluster.app import functions as functions_module
+from cluster.app.function_threads import MAX_LOST, THREADS
+from cluster.app.functions import ABSENT, Functions
+from cluster.app.watchdog import WATCHDOG_S
+from cluster.core.entry import Value
+from cluster.core.operation import Call, apply_all
+from cluster.errors import ErrorCode, HarborError, OperationError, UpstreamError
+from tests.app import awkward, sample_app
+from tests.app.awkward import Gate
 
-HERE = "tests.app.sample_app:"
+SAMPLE = "tests.app.sample_app:"
+AWKWARD = "tests.app.awkward:"
+TIME_OUT_MS = 400.0
+"""Long enough for a thread to start and a loop to count as blocked, on a machine with better things to do."""
 
 
 class Log:
-    """A log to be looked at."""
+    """A log that can be waited for."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, dict[str, Any]]] = []
-        self.written = threading.Event()
+        self._changed = threading.Condition()
 
-    def error(self, event: str, **fields: Any) -> None:
-        self.lines.append((event, fields))
-        self.written.set()
+    def error(self, event: str, *, exc_info: BaseException | None = None, **fields: Any) -> None:
+        self._write(event, {"level": "error", "exc_info": exc_info, **fields})
 
-    warning = error
+    def warning(self, event: str, **fields: Any) -> None:
+        self._write(event, {"level": "warning", **fields})
+
+    def _write(self, event: str, fields: dict[str, Any]) -> None:
+        with self._changed:
+            self.lines.append((event, fields))
+            self._changed.notify_all()
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        with self._changed:
+            return [fields for name, fields in self.lines if name == event]
 
     def names(self) -> list[str]:
-        return [event for event, _ in self.lines]
+        with self._changed:
+            return [name for name, _ in self.lines]
+
+    def wait_for(self, event: str, function: str) -> dict[str, Any]:
+        def found() -> list[dict[str, Any]]:
+            return [fields for name, fields in self.lines if (name, fields["function"]) == (event, function)]
+
+        with self._changed:
+            assert self._changed.wait_for(found, 30)
+            return found()[0]
+
+    async def told(self, event: str, function: str) -> dict[str, Any]:
+        """Wait without holding up the test's loop, which stands for the shard's."""
+        return await asyncio.to_thread(self.wait_for, event, function)
 
 
 @pytest.fixture
@@ -40,76 +76,486 @@ def log() -> Log:
 def functions(log: Log) -> Iterator[Functions]:
     made = Functions(log)
     yield made
-    sample_app.RELEASE.set()
     made.close()
 
 
-async def test_coroutines_and_plain_functions_give_json(functions: Functions) -> None:
-    assert await functions.fetch(HERE + "total", {"a": 1, "b": 2}, ABSENT, 5_000) == b'{"total":3}'
-    assert await functions.fetch(HERE + "plain", {"name": "you"}) == b'{"hello":"you"}'
-    assert await functions.fetch(HERE + "numbers", {"upto": 5}, 3) == b'[{"id":3},{"id":4}]'
+@pytest.fixture
+def gate() -> Iterator[Callable[[str], Gate]]:
+    """Makes gates, which stand open after the test."""
+
+    def make(name: str) -> Gate:
+        return awkward.gates.setdefault(name, Gate())
+
+    yield make
+    for made in awkward.gates.values():
+        made.open()
+    awkward.gates.clear()
+
+
+async def passed(event: threading.Event) -> None:
+    assert await asyncio.to_thread(event.wait, 30)
+
+
+def ended(thread: threading.Thread) -> bool:
+    thread.join(30)
+    return not thread.is_alive()
+
+
+# --- finding them ----------------------------------------------------------------------------------------------------
+
+
+def test_a_function_is_found_by_name_once(functions: Functions, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert functions.resolve(SAMPLE + "total") is sample_app.total
+    assert functions.resolve(AWKWARD + "Callable.method") is awkward.Callable.method
+    monkeypatch.setattr(importlib, "import_module", None)
+    assert functions.resolve(SAMPLE + "total") is sample_app.total
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"),
-    [("raises", "raised ValueError: no such thing"), ("no json", "no JSON"), ("deep", "")],
+    ("reference", "reason"),
+    [
+        ("no.such:f", "ModuleNotFoundError: No module named 'no'"),
+        (SAMPLE + "nothing", "AttributeError: module 'tests.app.sample_app' has no attribute 'nothing'"),
+        (AWKWARD + "nothing_to_call", "TypeError: expected a function, got int"),
+        ("tests.app.broken_app:f", "ZeroDivisionError: division by zero"),
+    ],
 )
-async def test_what_goes_wrong_is_the_entrys_error(functions: Functions, log: Log, name: str, reason: str) -> None:
+async def test_a_function_that_is_not_there(functions: Functions, log: Log, reference: str, reason: str) -> None:
+    message = f"function {reference} cannot be imported: {reason}"
+    with pytest.raises(HarborError) as raised:
+        functions.resolve(reference)
+    assert (raised.value.code, raised.value.message) == (ErrorCode.INTERNAL, message)
+    with pytest.raises(UpstreamError) as refused:
+        await functions.fetch(reference, {})
+    assert (refused.value.message, refused.value.retryable) == (message, False)
+    with pytest.raises(OperationError) as dropped:
+        functions.reduce(reference, None, Event())
+    assert dropped.value.message == message
+    assert log.names() == ["function_missing"]
+    assert log.lines[0][1]["function"] == reference
+    assert log.lines[0][1]["exc_info"] is not None
+
+
+def test_a_module_that_fails_is_not_imported_for_every_event(
+    functions: Functions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = tmp_path / "record"
+    (tmp_path / "failing_module.py").write_text(f"open({str(record)!r}, 'a').write('.')\nraise SystemExit('not today')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for _ in range(3):
+        with pytest.raises(HarborError, match="SystemExit: not today"):
+            functions.resolve("failing_module:f")
+    assert record.read_text() == "."
+    functions._unresolved.update(dict.fromkeys(functions._unresolved, (0.0, "")))  # time goes by
+    (tmp_path / "failing_module.py").write_text("f = len")
+    monkeypatch.syspath_prepend(tmp_path)  # forgets what it knew of the file
+    assert functions.resolve("failing_module:f") is len
+
+
+# --- what they give --------------------------------------------------------------------------------------------------
+
+
+async def test_coroutines_and_plain_functions_give_json(functions: Functions) -> None:
+    assert await functions.fetch(SAMPLE + "total", {"a": 1, "b": 2}) == b'{"total":3}'
+    assert await functions.fetch(SAMPLE + "plain", {"name": "you"}) == b'{"hello":"you"}'
+    assert await functions.fetch(AWKWARD + "gives", {"name": "null"}) == b"null"
+    assert await functions.fetch(AWKWARD + "Callable.method", {}) == b'"method"'
+
+
+async def test_a_page_is_asked_for_by_its_parameter(functions: Functions) -> None:
+    captures = {"upto": 5}
+    assert await functions.fetch(SAMPLE + "numbers", captures, 3) == b'[{"id":3},{"id":4}]'
+    assert captures == {"upto": 5}
+    with pytest.raises(UpstreamError, match="missing 1 required positional argument: 'page_param'"):
+        await functions.fetch(SAMPLE + "numbers", captures, ABSENT)
+    assert await functions.fetch(AWKWARD + "in_disguise", {"value": 0}) == b"0"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "given"),
+    [("in_disguise", {"value": [1]}, b"[1]"), ("part", {}, b"7"), ("instance", {}, b'"called"')],
+)
+async def test_what_only_gives_a_coroutine_is_waited_for(
+    functions: Functions, name: str, arguments: Any, given: bytes
+) -> None:
+    assert await functions.fetch(AWKWARD + name, arguments) == given
+
+
+@pytest.mark.parametrize("function", ["gives", "gives_on_the_loop"])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("set", "what is no JSON: Type is not JSON serializable: set"),
+        ("surrogate", "what is no JSON: str is not valid UTF-8: surrogates not allowed"),
+        ("deep", "a value deeper than 254 levels"),
+        ("circle", "a value deeper than 254 levels"),
+        ("large", "over 64 bytes"),
+    ],
+)
+async def test_what_is_no_json_is_refused(
+    functions: Functions, log: Log, monkeypatch: pytest.MonkeyPatch, function: str, name: str, reason: str
+) -> None:
+    if name == "large":
+        monkeypatch.setattr(functions_module, "MAX_RESULT_BYTES", 64)
     with pytest.raises(UpstreamError) as raised:
-        await functions.fetch(HERE + "plain", {"name": name})
-    assert reason in raised.value.message
-    assert HERE + "plain" in raised.value.message
+        await functions.fetch(AWKWARD + function, {"name": name})
+    assert raised.value.message == f"function {AWKWARD}{function} gave {reason}"
     assert not raised.value.retryable
-    assert log.names() == (["function_raised"] if name == "raises" else [])
+    assert log.lines == []
 
 
-async def test_a_function_that_is_not_there(functions: Functions) -> None:
-    for reference in ("no.such:f", HERE + "nothing", HERE + "RELEASE"):
+async def test_the_deepest_that_can_be_kept_is_taken(functions: Functions) -> None:
+    assert await functions.fetch(AWKWARD + "gives", {"name": "deepest"}) == b"[" * 254 + b"]" * 254
+
+
+# --- what they raise -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("function", ["raises", "raises_in_a_thread", "raises_in_a_task"])
+@pytest.mark.parametrize(
+    ("name", "said", "retryable"),
+    [
+        ("ValueError", "ValueError: too bad", False),
+        ("KeyError", "KeyError: 'name'", False),
+        ("RuntimeError", "RuntimeError: down", True),
+        ("TimeoutError", "TimeoutError: theirs", True),
+        ("CancelledError", "CancelledError", True),
+        ("SystemExit", "SystemExit: 3", True),
+        ("WordlessError", "WordlessError", True),
+    ],
+)
+async def test_what_a_function_raises_is_an_error_of_its_entry(
+    functions: Functions, log: Log, function: str, name: str, said: str, retryable: bool
+) -> None:
+    for _ in range(2):
         with pytest.raises(UpstreamError) as raised:
-            await functions.fetch(reference, {})
-        assert reference in raised.value.message
-        with pytest.raises(HarborError):
-            functions.resolve(reference)
+            await functions.fetch(AWKWARD + function, {"name": name}, timeout_ms=30_000)
+        assert raised.value.message == f"function {AWKWARD}{function} raised {said}"
+        assert raised.value.retryable is retryable
+    (noted,) = log.of("function_raised")
+    assert (noted["level"], noted["function"], noted["error"]) == ("error", AWKWARD + function, said)
+    assert type(noted["exc_info"]).__name__ == name
+    # Nobody else suffers: not the loop, and not the threads.
+    assert await functions.fetch(SAMPLE + "total", {"a": 1, "b": 1}) == b'{"total":2}'
+    assert await functions.fetch(SAMPLE + "plain", {"name": "you"}) == b'{"hello":"you"}'
 
 
-async def test_a_coroutine_that_blocks_is_reported_by_name_and_holds_nobody_up(functions: Functions, log: Log) -> None:
-    beats = 0
-
-    async def beat() -> None:
-        nonlocal beats
-        while True:
-            await asyncio.sleep(0.005)
-            beats += 1
-
-    beating = asyncio.create_task(beat())
-    assert await functions.fetch(HERE + "blocks", {}) == b"1"
-    beating.cancel()
-    assert beats > 10
-    assert ("function_blocks", {"function": HERE + "blocks", "ms": 50}) in log.lines
+async def test_a_stop_iteration_is_an_error_like_others(functions: Functions) -> None:
+    with pytest.raises(UpstreamError, match="raised StopIteration: 3"):
+        await functions.fetch(AWKWARD + "raises_in_a_thread", {"name": "StopIteration"})
+    with pytest.raises(UpstreamError, match="raised RuntimeError: coroutine raised StopIteration"):
+        await functions.fetch(AWKWARD + "raises", {"name": "StopIteration"})
 
 
-async def test_a_coroutine_that_never_ends_times_out_and_others_run_on(functions: Functions, log: Log) -> None:
-    sample_app.RELEASE.clear()
-    with pytest.raises(UpstreamError, match=r"no answer within 0\.1 s") as raised:
-        await functions.fetch(HERE + "stuck", {}, ABSENT, 100)
+async def test_the_same_again_is_not_logged_again_but_another_is(functions: Functions, log: Log) -> None:
+    for name in ("ValueError", "KeyError", "ValueError"):
+        with pytest.raises(UpstreamError):
+            await functions.fetch(AWKWARD + "raises", {"name": name})
+    with pytest.raises(UpstreamError):
+        await functions.fetch(AWKWARD + "raises_in_a_thread", {"name": "ValueError"})
+    assert [(fields["function"], fields["error"].split(":")[0]) for fields in log.of("function_raised")] == [
+        (AWKWARD + "raises", "ValueError"),
+        (AWKWARD + "raises", "KeyError"),
+        (AWKWARD + "raises_in_a_thread", "ValueError"),
+    ]
+
+
+async def test_an_upstream_error_of_its_own_says_itself_whether_to_try_again(functions: Functions, log: Log) -> None:
+    with pytest.raises(UpstreamError) as raised:
+        await functions.fetch(AWKWARD + "raises", {"name": "UpstreamError"})
+    assert (raised.value.message, raised.value.status) == (f"function {AWKWARD}raises: gone", 410)
+    assert not raised.value.retryable
+    with pytest.raises(UpstreamError) as raised:
+        await functions.fetch(AWKWARD + "raises", {"name": "Busy"})
+    assert (raised.value.retryable, raised.value.retry_after_ms) == (True, 1500.0)
+    assert log.lines == []
+
+
+async def test_a_function_that_cancels_itself_does_not_cancel_its_caller(functions: Functions) -> None:
+    with pytest.raises(UpstreamError, match="raised CancelledError"):
+        await functions.fetch(AWKWARD + "cancels_itself", {})
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+# --- those that block ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("function", ["blocks", "blocks_in_a_task"])
+async def test_a_coroutine_that_blocks_is_reported_while_it_does_and_holds_nobody_up(
+    functions: Functions, log: Log, gate: Callable[[str], Gate], function: str
+) -> None:
+    first = gate("first")
+    running = asyncio.create_task(functions.fetch(AWKWARD + function, {"gate": "first"}))
+    report = await log.told("function_blocks", AWKWARD + function)  # this loop runs
+    assert report["level"] == "warning"
+    assert report["ms"] >= WATCHDOG_S * 1000
+    assert not running.done()
+    first.open()
+    assert await running == b'"blocked"'
+    assert log.names() == ["function_blocks"]
+
+
+async def test_a_call_is_reported_once(functions: Functions, log: Log, gate: Callable[[str], Gate]) -> None:
+    first, second, other = gate("first"), gate("second"), gate("other")
+    function = AWKWARD + "blocks_twice"
+    running = asyncio.create_task(functions.fetch(function, {"first": "first", "second": "second"}))
+    await log.told("function_blocks", function)
+    first.open()
+    await passed(second.reached)
+    reducing = asyncio.to_thread(functions.reduce, AWKWARD + "waits_at_a_gate", None, Event(data="other"))
+    reduced = asyncio.create_task(reducing)
+    await log.told(
+        "function_blocks", AWKWARD + "waits_at_a_gate"
+    )  # began later: the second would have been told before
+    second.open()
+    other.open()
+    await asyncio.gather(running, reduced)
+    assert len([line for line in log.of("function_blocks") if line["function"] == function]) == 1
+
+
+async def test_one_that_waits_or_has_a_thread_is_not_reported(
+    functions: Functions, log: Log, gate: Callable[[str], Gate]
+) -> None:
+    waiting, threaded, blocking = gate("waiting"), gate("threaded"), gate("blocking")
+    tasks = [
+        asyncio.create_task(functions.fetch(AWKWARD + "waits", {"gate": "waiting"})),
+        asyncio.create_task(functions.fetch(AWKWARD + "blocks_a_thread", {"gate": "threaded"})),
+    ]
+    await passed(waiting.reached)
+    await passed(threaded.reached)
+    tasks.append(asyncio.create_task(functions.fetch(AWKWARD + "blocks", {"gate": "blocking"})))
+    await log.told("function_blocks", AWKWARD + "blocks")
+    for each in (waiting, threaded, blocking):
+        each.open()
+    assert [orjson.loads(json) for json in await asyncio.gather(*tasks)] == ["waited", "harbor-function", "blocked"]
+    assert [fields["function"] for fields in log.of("function_blocks")] == [AWKWARD + "blocks"]
+
+
+async def test_one_that_takes_too_long_is_cancelled(
+    functions: Functions, log: Log, gate: Callable[[str], Gate]
+) -> None:
+    first = gate("first")
+    with pytest.raises(UpstreamError) as raised:
+        await functions.fetch(AWKWARD + "waits", {"gate": "first"}, timeout_ms=50)
+    assert raised.value.message == f"function {AWKWARD}waits: no answer within 0.05 s"
     assert raised.value.retryable
-    assert await functions.fetch(HERE + "total", {"a": 1, "b": 1}, ABSENT, 5_000) == b'{"total":2}'
-    assert "function_stuck" in log.names()
+    if first.reached.is_set():
+        await passed(first.left)
+    assert log.lines == []
+
+
+async def test_cancelling_a_fetch_cancels_its_function(
+    functions: Functions, log: Log, gate: Callable[[str], Gate]
+) -> None:
+    first = gate("first")
+    running = asyncio.create_task(functions.fetch(AWKWARD + "waits", {"gate": "first"}))
+    await passed(first.reached)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    await passed(first.left)
+    assert log.lines == []
+
+
+async def test_a_loop_that_is_stuck_is_replaced(functions: Functions, log: Log, gate: Callable[[str], Gate]) -> None:
+    first, second = gate("first"), gate("second")
+    before = await functions.fetch(AWKWARD + "loop_thread", {})
+    thread = functions._loop.thread  # type: ignore[union-attr]
+    waiting = asyncio.create_task(functions.fetch(AWKWARD + "waits", {"gate": "second"}))
+    await passed(second.reached)
+    with pytest.raises(UpstreamError, match="no answer within") as raised:
+        await functions.fetch(AWKWARD + "blocks", {"gate": "first"}, timeout_ms=TIME_OUT_MS)
+    assert raised.value.retryable
+    assert await functions.fetch(AWKWARD + "loop_thread", {}) != before
+    assert log.of("function_stuck") == [
+        {"level": "error", "exc_info": None, "function": AWKWARD + "blocks", "stuck": 1},
+    ]
+    # What was on the old loop goes on when it can, and the old loop ends with it.
+    assert thread.is_alive()
+    first.open()
+    second.open()
+    assert await waiting == b'"waited"'
+    assert await asyncio.to_thread(ended, thread)
+
+
+async def test_a_loop_stuck_outside_of_tasks_is_found_when_it_does_not_hear(
+    functions: Functions, log: Log, gate: Callable[[str], Gate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = gate("first")
+    with pytest.raises(UpstreamError):
+        await functions.fetch(AWKWARD + "blocks_in_a_callback", {"gate": "first"}, timeout_ms=TIME_OUT_MS)
+    assert first.reached.is_set()
+    monkeypatch.setattr(function_loop_module, "DEAF_S", 0.0)
+    assert await functions.fetch(SAMPLE + "total", {"a": 1, "b": 1}) == b'{"total":2}'
+    assert log.names() == ["function_stuck"]
+
+
+async def test_no_more_loops_are_given_up_than_can_be_borne(
+    functions: Functions, log: Log, gate: Callable[[str], Gate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(functions_module, "MAX_STUCK_LOOPS", 1)
+    first, second = gate("first"), gate("second")
+    for name in ("first", "second"):
+        await functions.fetch(SAMPLE + "total", {"a": 1, "b": 1})
+        with pytest.raises(UpstreamError):
+            await functions.fetch(AWKWARD + "blocks", {"gate": name}, timeout_ms=TIME_OUT_MS)
+    waiting = asyncio.create_task(functions.fetch(SAMPLE + "total", {"a": 1, "b": 1}, timeout_ms=30_000))
+    assert [line["stuck"] for line in log.of("function_stuck")] == [1, 2]
+    first.open()
+    second.open()
+    assert await waiting == b'{"total":2}'
+
+
+async def test_threads_that_are_stuck_are_replaced(functions: Functions, log: Log, gate: Callable[[str], Gate]) -> None:
+    first = gate("first")
+    function = AWKWARD + "blocks_a_thread"
+    lost = THREADS + 2
+    refused = await asyncio.gather(
+        *[functions.fetch(function, {"gate": "first"}, timeout_ms=TIME_OUT_MS) for _ in range(THREADS)],
+        return_exceptions=True,
+    )
+    refused += await asyncio.gather(
+        *[functions.fetch(function, {"gate": "first"}, timeout_ms=TIME_OUT_MS) for _ in range(lost - THREADS)],
+        return_exceptions=True,
+    )
+    assert {str(error) for error in refused} == {f"function {function}: no answer within {TIME_OUT_MS / 1000:g} s"}
+    assert functions._threads.lost == lost
+    assert [line["stuck"] for line in log.of("function_stuck")] == list(range(1, lost + 1))
+    assert await functions.fetch(AWKWARD + "thread_name", {}) == b'"harbor-function"'
+    stuck = [thread for thread in threading.enumerate() if thread.name == "harbor-function"]
+    first.open()
+    functions.close()
+    assert all(await asyncio.gather(*[asyncio.to_thread(ended, thread) for thread in stuck]))
+    assert functions._threads.lost == 0
+
+
+async def test_who_waits_for_a_thread_too_long_never_gets_one(
+    functions: Functions, log: Log, gate: Callable[[str], Gate]
+) -> None:
+    first, second = gate("first"), gate("second")
+    await functions.fetch(AWKWARD + "thread_name", {})
+    busy = [
+        asyncio.create_task(functions.fetch(AWKWARD + "blocks_a_thread", {"gate": "first"})) for _ in range(THREADS)
+    ]
+    await passed(first.reached)
+    with pytest.raises(UpstreamError, match=r"no answer within 0\.05 s"):
+        await functions.fetch(AWKWARD + "blocks_a_thread", {"gate": "second"}, timeout_ms=50)
+    first.open()
+    await asyncio.gather(*busy)
+    assert await functions.fetch(AWKWARD + "thread_name", {}) == b'"harbor-function"'
+    assert not second.reached.is_set()
+    assert functions._threads.lost == 0
+
+
+def test_no_more_threads_are_replaced_than_can_be_borne(functions: Functions, gate: Callable[[str], Gate]) -> None:
+    first, threads = gate("first"), functions._threads
+    jobs = []
+    for _ in range(THREADS + MAX_LOST):
+        first.reached.clear()
+        jobs.append(threads.start(first.block))
+        assert first.reached.wait(30)
+        assert threads.give_up(jobs[-1])
+        assert not threads.give_up(jobs[-1])
+    late = threads.start(lambda: 1)
+    assert threads.lost == THREADS + MAX_LOST
+    assert not late.future.running()
+    first.open()
+    for job in jobs:
+        job.future.result(30)
+    assert late.future.result(30) == 1
+    assert threads.lost == 0
+    assert [job.future.result(30) for job in [threads.start(lambda n=n: n) for n in range(9)]] == list(range(9))  # type: ignore[misc]
+    assert sum(thread.name == "harbor-function" for thread in threading.enumerate()) == THREADS
+
+
+async def test_closing_cancels_what_runs_and_ends_the_threads(log: Log, gate: Callable[[str], Gate]) -> None:
+    functions, first = Functions(log), gate("first")
+    await functions.fetch(AWKWARD + "thread_name", {})
+    running = asyncio.create_task(functions.fetch(AWKWARD + "waits", {"gate": "first"}))
+    await passed(first.reached)
+    threads = [functions._loop.thread, functions._watchdog._thread]  # type: ignore[union-attr]
+    threads += [thread for thread in threading.enumerate() if thread.name == "harbor-function"]
+    functions.close()
+    with pytest.raises(UpstreamError, match="raised CancelledError"):
+        await running
+    for thread in threads:
+        assert thread is not None
+        assert await asyncio.to_thread(ended, thread)
+
+
+# --- reducers --------------------------------------------------------------------------------------------------------
 
 
 def test_reducers(functions: Functions, log: Log) -> None:
     event = Event(event="count:up", data={})
-    assert functions.reduce(HERE + "count", {"n": 1}, event) == {"n": 2, "last": "count:up"}
-    assert functions.reduce(HERE + "count", None, Event(event="e", data={"nothing": True})) is None
-    assert functions.reduce(HERE + "count", None, Event(event="e", data={"null": True})) is NULL
-    with pytest.raises(OperationError, match="raised RuntimeError: cannot count"):
-        functions.reduce(HERE + "count", None, Event(event="e", data={"fail": True}))
-    assert log.names() == ["function_raised"]
-    with pytest.raises(AttributeError):
-        _ = event.nothing
+    assert functions.reduce(SAMPLE + "count", {"n": 1}, event) == {"n": 2, "last": "count:up"}
+    assert functions.reduce(SAMPLE + "count", None, Event(event="e", data={"nothing": True})) is None
+    assert functions.reduce(SAMPLE + "count", None, Event(event="e", data={"null": True})) is NULL
+    assert log.lines == []
 
 
-def test_a_reducer_that_blocks_is_reported_while_it_does(functions: Functions, log: Log) -> None:
-    functions._resolved["t:blocks"] = lambda old, event: log.written.wait(5)
-    assert functions.reduce("t:blocks", None, Event(event="e", data={})) is True
-    assert log.lines[0] == ("function_blocks", {"function": "t:blocks", "ms": 50.0})
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        ("edits_and_fails", "raised KeyError: 'id'"),
+        ("exits", "raised SystemExit: 1"),
+        ("gives_a_set", "gave what is no JSON: Type is not JSON serializable: set"),
+        ("is_a_coroutine_after_all", "gave what would have to be awaited"),
+        ("too_few", "raised TypeError: too_few() takes 1 positional argument but 2 were given"),
+    ],
+)
+def test_a_reducer_that_fails_is_logged_and_changes_nothing(
+    functions: Functions, log: Log, function: str, reason: str
+) -> None:
+    reference = AWKWARD + function
+    for _ in range(2):
+        with pytest.raises(OperationError) as raised:
+            functions.reduce(reference, {"tasks": [1]}, Event(data={}))
+        assert raised.value.message == f"function {reference} {reason}"
+    assert [(name, fields["function"]) for name, fields in log.lines] == [("function_raised", reference)]
+    assert log.lines[0][1]["exc_info"] is not None
+
+
+def test_a_reducer_that_edits_and_fails_leaves_the_entry_as_it_was(functions: Functions) -> None:
+    def reduce(reference: str, old: Any, event: dict[str, Any]) -> Any:
+        return functions.reduce(reference, old, Event(event))
+
+    value = Value.from_object({"tasks": [1, 2]})
+    failing = Call(AWKWARD + "edits_and_fails", b'{"event":"e","data":{"id":1},"captures":{},"id":null}')
+    outcome = apply_all([failing, failing], value, reduce)
+    assert outcome.dropped == ["function", "function"]
+    assert not outcome.changed
+    assert outcome.value is value
+    assert value.object() == {"tasks": [1, 2]}
+
+
+def test_a_reducer_that_blocks_is_reported_while_it_does_and_measured(
+    functions: Functions, log: Log, gate: Callable[[str], Gate]
+) -> None:
+    reference = AWKWARD + "waits_at_a_gate"
+    first = gate("first")
+
+    def open_when_told() -> None:
+        log.wait_for("function_blocks", reference)
+        first.open()
+
+    opener = threading.Thread(target=open_when_told)
+    opener.start()
+    assert functions.reduce(reference, {"n": 1}, Event(data="first")) == {"n": 1}
+    opener.join(30)
+    (blocks, slow) = log.lines
+    assert (blocks[0], slow[0]) == ("function_blocks", "function_slow")
+    assert blocks[1]["level"] == slow[1]["level"] == "warning"
+    assert slow[1]["function"] == reference
+    assert slow[1]["ms"] >= blocks[1]["ms"] >= WATCHDOG_S * 1000
+
+
+def test_an_event_is_read_by_names_or_attributes() -> None:
+    event = Event(event="task:created", data={"id": 1}, captures={"id": "7"}, id=None)
+    assert (event.event, event.data["id"], event.captures, event.id) == ("task:created", 1, {"id": "7"}, None)
+    assert event["data"] is event.data
+    with pytest.raises(AttributeError, match="an event has no 'item'"):
+        _ = event.item
+    assert (repr(NULL), repr(ABSENT)) == ("NULL", "ABSENT")

@@ -1,53 +1,453 @@
 """The app object adds to a document like a file's, and is checked as one."""
 
+import math
 from datetime import timedelta
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster.app import Harbor, keys, load_app
-from cluster.app.harbor import duration, merge
+from cluster.app import Harbor, keys
+from cluster.config import load_mapping
 from cluster.config.load import ConfigFaults
+from cluster.core.staleness import STATIC
 from cluster.errors import ConfigError
 from tests.app.sample_app import app, count, total
 
 EVENTS = {"sources": {"events": {"type": "websocket", "url": "ws://127.0.0.1:1"}}}
+HERE = "tests.app.test_harbor:"
+DETAIL = ["projects", "detail", "{id}"]
+
+
+def takes_x(x: Any) -> Any:
+    return x
+
+
+def takes_all(**captures: Any) -> Any:
+    return captures
+
+
+def takes_a_page(feed: Any, page_param: Any) -> Any:
+    return [feed, page_param]
+
+
+def takes_more(x: Any, *rest: Any, limit: int = 10) -> Any:
+    return x
+
+
+def takes_a_stranger(x: Any, session: Any) -> Any:
+    return x
+
+
+def takes_by_position(x: Any, /) -> Any:
+    return x
+
+
+async def fetches(id: Any) -> Any:
+    return id
+
+
+def add_task(old: Any, event: Any) -> Any:
+    return old
+
+
+def close_task(old: Any, event: Any, more: int = 0) -> Any:
+    return old
+
+
+async def waits(old: Any, event: Any) -> Any:
+    return old
+
+
+def of_one(old: Any) -> Any:
+    return old
+
+
+class Projects:
+    @staticmethod
+    def one(id: Any) -> Any:
+        return id
+
+    def two(self, id: Any) -> Any:
+        return id
+
+
+class Fetcher:
+    def __call__(self, id: Any) -> Any:
+        return id
+
+
+def loudly(function: Any) -> Any:
+    @wraps(function)
+    def wrapped(*args: Any, **options: Any) -> Any:
+        return function(*args, **options)
+
+    return wrapped
+
+
+def muffled(function: Any) -> Any:
+    def wrapped(id: Any) -> Any:
+        return function(id)
+
+    return wrapped
+
+
+@loudly
+def wrapped_well(id: Any) -> Any:
+    return id
+
+
+@muffled
+def wrapped_badly(id: Any) -> Any:
+    return id
+
+
+def nested(id: Any) -> Any:
+    def inside(id: Any) -> Any:
+        return id
+
+    return inside
+
+
+def refused(declare: Any) -> str:
+    with pytest.raises(ConfigError) as raised:
+        declare()
+    assert "\n" not in raised.value.message
+    return str(raised.value.message)
+
+
+# --- query functions -------------------------------------------------------------------------------------------------
 
 
 def test_what_decorators_declare_is_what_a_file_would() -> None:
-    document = app.document()
-    assert document["queries"][0] == {
-        "key": ["sums", "{a}", "{b}"],
-        "function": "tests.app.sample_app:total",
-        "stale_time": "60000ms",
-        "gc_time": "infinity",
+    assert app.document() == {
+        "queries": [
+            {
+                "key": ["sums", "{a}", "{b}"],
+                "function": "tests.app.sample_app:total",
+                "stale_time": "60s",
+                "gc_time": "infinity",
+            },
+            {
+                "key": ["plain", "{name}"],
+                "function": "tests.app.sample_app:plain",
+                "stale_time": "infinity",
+                "retry": 0,
+            },
+            {"key": ["blocks"], "function": "tests.app.sample_app:blocks", "retry": 0},
+            {
+                "key": ["numbers", "{upto}"],
+                "function": "tests.app.sample_app:numbers",
+                "infinite": {"initial": 0, "page_size": 3},
+                "stale_time": "infinity",
+            },
+        ],
+        "streams": [
+            {
+                "source": "events",
+                "channel": "counters",
+                "on": {
+                    "count:up": [
+                        {
+                            "call": {
+                                "function": "tests.app.sample_app:count",
+                                "key": ["counters", "{data.name}"],
+                                "when_missing": "create",
+                            }
+                        }
+                    ]
+                },
+            }
+        ],
     }
-    (stream,) = document["streams"]
-    assert stream == {
-        "source": "events",
-        "channel": "counters",
-        "on": {
-            "count:up": [
-                {
-                    "call": {
-                        "function": "tests.app.sample_app:count",
-                        "key": ["counters", "{data.name}"],
-                        "when_missing": "create",
-                    }
-                }
-            ]
-        },
-    }
-    config = app.config({}, EVENTS)
-    assert config.queries[0].function == "tests.app.sample_app:total"
     assert total.__name__ == "total"
     assert count.__name__ == "count"
 
 
+def test_options_are_written_as_a_file_has_them() -> None:
+    made = Harbor()
+    made.query(
+        ("projects", {"id": "{id}"}),
+        stale_time="static",
+        gc_time=math.inf,
+        retry=True,
+        retry_delay=0.25,
+        refetch_interval=timedelta(minutes=5),
+    )(fetches)
+    assert made.document()["queries"] == [
+        {
+            "key": ["projects", {"id": "{id}"}],
+            "function": HERE + "fetches",
+            "stale_time": "static",
+            "gc_time": "infinity",
+            "retry": True,
+            "retry_delay": "250ms",
+            "refetch_interval": "300s",
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "function", "options"),
+    [
+        (["a", "{x}"], takes_x, {}),
+        (["a", "x:{x}"], takes_x, {}),
+        (["a", {"deep": ["{x}"]}], takes_x, {}),
+        (["a", "{x}", "{y}", "{not-a-name}"], takes_all, {}),
+        (["a", "{x}"], takes_more, {}),
+        (["a", "{x}", "{limit}"], takes_more, {}),
+        (["a", "{feed}"], takes_a_page, {"infinite": {}}),
+        (["a", "{x}"], takes_all, {"infinite": {}}),
+        (["a", "{id}"], Projects.one, {}),
+        (["a", "{id}"], wrapped_well, {}),
+    ],
+)
+def test_a_function_takes_the_placeholders_of_its_key(key: Any, function: Any, options: Any) -> None:
+    made = Harbor()
+    assert made.query(key, **options)(function) is function
+    (query,) = made.document()["queries"]
+    assert query == {"key": key, "function": HERE + function.__qualname__, **options}
+
+
+@pytest.mark.parametrize(
+    ("key", "function", "options", "fault"),
+    [
+        (["a"], takes_x, {}, "takes_x: has a parameter 'x' that is no placeholder of its key, there are none"),
+        (["a", "{y}"], takes_x, {}, "takes_x: has a parameter 'x' that is no placeholder of its key, there are {y}"),
+        (["a", "{x}", "{y}"], takes_x, {}, "takes_x: has no parameter for the placeholder {y}"),
+        (["a", "{x}"], takes_a_stranger, {}, "takes_a_stranger: has a parameter 'session' that is no placeholder"),
+        (["a", "{x}"], takes_by_position, {}, "takes_by_position: takes 'x' by position only"),
+        (["a", "{x}"], takes_x, {"infinite": {}}, "takes_x: has no parameter for the page, 'page_param'"),
+        (["a", "{feed}"], takes_a_page, {}, "takes_a_page: has a parameter 'page_param' that is no placeholder"),
+        (["a", "{id}"], Projects.two, {}, "Projects.two: has a parameter 'self' that is no placeholder"),
+    ],
+)
+def test_a_function_that_does_not_fit_its_key_is_refused(key: Any, function: Any, options: Any, fault: str) -> None:
+    made = Harbor()
+    assert refused(lambda: made.query(key, **options)(function)).startswith(HERE + fault)
+    assert made.document() == {}
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (lambda x: x, "<lambda>"),
+        (nested(0), "nested.<locals>.inside"),
+        (wrapped_badly, "muffled.<locals>.wrapped"),
+        (partial(takes_x, 1), "functools.partial"),
+        (Fetcher(), "<tests.app.test_harbor.Fetcher object"),
+    ],
+)
+def test_a_function_that_shards_could_not_find_is_refused(function: Any, name: str) -> None:
+    for declare in (Harbor().query(["a", "{id}"]), Harbor().on("events", "e", key=["a"])):
+        fault = refused(lambda declare=declare: declare(function))
+        assert fault.startswith(name)
+        assert "shards import functions by name: it has to be a named one at the top of a module" in fault
+
+
+def test_a_function_of_the_main_module_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(takes_x, "__module__", "__main__")
+    fault = refused(lambda: Harbor().query(["a", "{x}"])(takes_x))
+    assert fault == "takes_x: shards import functions by name: put it into a module of its own, not the main one"
+
+
+def test_two_functions_of_one_name_are_refused() -> None:
+    made = Harbor()
+    first: dict[str, Any] = {}
+    for definition in ("def f(x): return 1", "\ndef f(x): return 2"):
+        scope: dict[str, Any] = {"__name__": "shop"}
+        exec(compile(definition, "shop.py", "exec"), scope)
+        first.setdefault("f", scope["f"])
+        if scope["f"] is first["f"]:
+            made.query(["a", "{x}"])(scope["f"])
+    fault = refused(lambda: made.query(["b", "{x}"])(scope["f"]))
+    assert fault == "shop:f: is the name of two functions, at shop.py:1 and shop.py:2; shards would find one"
+    # The same one may be declared for another key, also when its module was loaded anew.
+    made.query(["b", "{x}"])(first["f"])
+    scope = {"__name__": "shop"}
+    exec(compile("def f(x): return 1", "shop.py", "exec"), scope)
+    made.query(["b", "{x}"])(scope["f"])
+    assert [query["key"] for query in made.document()["queries"]] == [["a", "{x}"], ["b", "{x}"]]
+
+
+def test_a_key_is_declared_once() -> None:
+    made = Harbor({"queries": [{"key": ["b", "{x}"], "service": "api", "path": "/b"}]})
+    made.query(["a", "{x}"])(takes_x)
+    fault = refused(lambda: made.query(["a", "{x}"], retry=1)(takes_all))
+    assert (
+        fault
+        == f"queries.0: is declared twice: function is '{HERE}takes_x' and '{HERE}takes_all'; retry is absent and 1"
+    )
+    made.query(["b", "{x}"])(takes_x)
+    assert refused(made.document).startswith(
+        "queries.0: is declared twice: service is 'api' and absent; path is '/b' and"
+    )
+
+
+# --- events ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_reducer_is_a_rule_of_its_stream() -> None:
+    made = Harbor()
+    assert made.on("events", "task:created", channel="project:{id}", key=DETAIL)(add_task) is add_task
+    made.on(
+        "events",
+        "task:closed",
+        channel="project:{id}",
+        key="{data.key}",
+        when_missing="create",
+        default=None,
+        each="{data.items}",
+        when={"/done": True},
+    )(close_task)
+    made.on("events", "task:created", key=["tasks"])(add_task)
+    assert made.document() == {
+        "streams": [
+            {
+                "source": "events",
+                "channel": "project:{id}",
+                "on": {
+                    "task:created": [{"call": {"function": HERE + "add_task", "key": DETAIL}}],
+                    "task:closed": [
+                        {
+                            "each": "{data.items}",
+                            "when": {"/done": True},
+                            "call": {
+                                "function": HERE + "close_task",
+                                "key": "{data.key}",
+                                "when_missing": "create",
+                                "default": None,
+                            },
+                        }
+                    ],
+                },
+            },
+            {
+                "source": "events",
+                "on": {"task:created": [{"call": {"function": HERE + "add_task", "key": ["tasks"]}}]},
+            },
+        ]
+    }
+
+
+def test_rules_are_added_to_what_the_document_says_of_the_event() -> None:
+    declared = {"invalidate": {"key": DETAIL}}
+    stream = {"source": "events", "channel": "project:{id}", "join": "demand", "on": {"task:created": declared}}
+    made = Harbor({"streams": [stream]})
+    made.on("events", "task:created", channel="project:{id}", key=DETAIL)(add_task)
+    made.on("events", "task:created", channel="project:{id}", key=DETAIL)(add_task)  # once is enough
+    made.on("events", "task:created", channel="project:{id}", rule=declared)  # and is there already
+    made.on("events", "task:gone", channel="project:{id}", rule=[{"delete": {"key": DETAIL}}, declared])
+    call = {"call": {"function": HERE + "add_task", "key": DETAIL}}
+    assert made.document() == {
+        "streams": [
+            {
+                **stream,
+                "on": {"task:created": [declared, call], "task:gone": [{"delete": {"key": DETAIL}}, declared]},
+            }
+        ]
+    }
+    assert stream["on"] == {"task:created": declared}
+
+
+@pytest.mark.parametrize(
+    ("function", "fault"),
+    [
+        (waits, "waits: is asynchronous, and nothing may wait for a reducer: it is called inside a commit"),
+        (of_one, "of_one: cannot be called with (old, event): too many positional arguments"),
+        (takes_a_page, None),
+    ],
+)
+def test_a_reducer_takes_the_old_data_and_the_event(function: Any, fault: str | None) -> None:
+    declare = Harbor().on("events", "e", key=["a"])
+    if fault is None:
+        assert declare(function) is function
+    else:
+        assert refused(lambda: declare(function)) == HERE + fault
+
+
+def test_on_needs_a_key_or_a_rule() -> None:
+    made: Any = Harbor()
+    assert refused(lambda: made.on("events", "e")).startswith("on('events', 'e'): needs the key of what")
+    for more in (
+        {"key": ["a"]},
+        {"when_missing": "create"},
+        {"default": None},
+        {"each": "{data}"},
+        {"when": {"/a": 1}},
+    ):
+        fault = refused(lambda more=more: made.on("events", "e", rule={"delete": {"key": ["a"]}}, **more))
+        assert fault == "on('events', 'e'): a rule says everything itself"
+    assert made.document() == {}
+
+
+# --- what has a name -------------------------------------------------------------------------------------------------
+
+
+def test_services_sources_entities_and_relations() -> None:
+    made = Harbor()
+    made.service("api", base_url="http://x", timeout=2.5, headers={"authorization": "${TOKEN}"})
+    made.source(
+        "events",
+        type="websocket",
+        url="ws://x",
+        heartbeat=None,
+        reconnect={"attempts": 2, "initial": 1, "max": timedelta(seconds=9)},
+    )
+    made.entity("user", id="uid", keys=("userId",), objects=["author"])
+    made.relation("project", [DETAIL, ("tasks",), {"contains": "users"}])
+    assert made.document() == {
+        "services": {"api": {"base_url": "http://x", "timeout": "2500ms", "headers": {"authorization": "${TOKEN}"}}},
+        "sources": {
+            "events": {
+                "type": "websocket",
+                "url": "ws://x",
+                "heartbeat": "infinity",
+                "reconnect": {"attempts": 2, "initial": "1s", "max": "9s"},
+            }
+        },
+        "entities": {"user": {"id": "uid", "keys": ["userId"], "objects": ["author"]}},
+        "relations": {"project": [DETAIL, ["tasks"], {"contains": "users"}]},
+    }
+
+
+def test_a_name_is_declared_once_unless_it_is_the_same() -> None:
+    made = Harbor()
+    for _ in range(2):
+        made.service("api", base_url="http://x")
+        made.relation("project", [["projects"]])
+    assert refused(lambda: made.service("api", base_url="http://y", timeout=1)) == (
+        "services.api: is declared twice: base_url is 'http://x' and 'http://y'; timeout is absent and '1s'"
+    )
+    fault = refused(lambda: made.relation("project", []))
+    assert fault == "relations.project: is declared twice: as [['projects']] and as []"
+    with pytest.raises(ConfigError, match=r"services\.api\.timeout: expected a duration"):
+        made.service("api", base_url="http://x", timeout=-1)
+
+
+def test_an_apps_keys_are_a_factorys() -> None:
+    assert app.keys("projects").detail(1) == keys("projects").detail(1) == ["projects", "detail", 1]
+
+
+# --- documents -------------------------------------------------------------------------------------------------------
+
+
+def test_documents_are_joined_and_shared_with_nobody() -> None:
+    given: dict[str, Any] = {"services": {"api": {"base_url": "http://x", "headers": {}}}, "queries": []}
+    made = Harbor(given)
+    given["services"]["api"]["headers"]["x"] = "y"
+    made.document()["services"]["api"]["headers"]["x"] = "y"
+    assert made.document({"cluster": {"shards": 2}}, {"cluster": {"name": "c"}}) == {
+        "services": {"api": {"base_url": "http://x", "headers": {}}},
+        "queries": [],
+        "cluster": {"shards": 2, "name": "c"},
+    }
+    assert Harbor().document() == {}
+
+
 def test_a_file_and_decorators_make_one_configuration(tmp_path: Path) -> None:
     file = tmp_path / "harbor.yaml"
-    file.write_text("services: {api: {base_url: 'http://x'}}\nqueries: [{key: [a], service: api, path: /a}]\n")
     both = Harbor(file)
     both.service("other", "http://y", timeout=2)
     both.query(["sums", "{a}", "{b}"])(total)
@@ -56,99 +456,97 @@ def test_a_file_and_decorators_make_one_configuration(tmp_path: Path) -> None:
     both.source("events", "websocket", "ws://z")
     both.entity("user", keys=("userId",))
     both.relation("user", [["users"]])
-    config = both.config({})
+    # It is read only when it is needed.
+    file.write_text("services: {api: {base_url: 'http://${HOST}'}}\nqueries: [{key: [a], service: api, path: /a}]\n")
+    config = both.config({"HOST": "x"})
     assert set(config.services) == {"api", "other"}
+    assert config.services["api"].base_url == "http://x"
     assert config.services["other"].timeout_ms == 2_000.0
     assert [query.key[0] for query in config.queries] == ["a", "sums"]
     assert len(config.streams[0].on["e"]) == 2
     assert config.entities["user"].keys == ("userId",)
+    # Nor does it matter if somebody names the file again.
+    assert Harbor(str(file)).document(Harbor(file).document()) == Harbor(file).document()
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        ("a: [", "line 2, column 1: "),
+        ("- a", None),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, text: str | None, fault: str | None) -> None:
+    file = tmp_path / "harbor.yaml"
+    if text is not None:
+        file.write_text(text + "\n")
+    said = refused(Harbor(file).config)
+    assert said.startswith(f"{file}: {fault}" if fault else "expected a mapping, got a list")
+    with pytest.raises(ConfigError, match="expected a mapping"):
+        Harbor().document([])  # type: ignore[arg-type]
+
+
+def test_the_environment_is_the_callers_the_apps_or_the_processs(monkeypatch: pytest.MonkeyPatch) -> None:
+    document = {"services": {"api": {"base_url": "http://${HOST}"}}}
+    monkeypatch.setenv("HOST", "process")
+    assert Harbor(document).config().services["api"].base_url == "http://process"
+    own = Harbor(document, env={"HOST": "app"})
+    assert own.config().services["api"].base_url == "http://app"
+    assert own.config({"HOST": "caller"}).services["api"].base_url == "http://caller"
+    with pytest.raises(ConfigFaults, match="HOST is not set"):
+        Harbor(document, env={}).config()
+
+
+# --- what the loader makes of it -------------------------------------------------------------------------------------
+
+
+def test_the_loader_takes_what_was_declared() -> None:
+    config = app.config({}, EVENTS, {"cluster": {"name": "sample"}})
+    assert config == load_mapping({**app.document(), **EVENTS, "cluster": {"name": "sample"}}, {})
+    sums, *_, numbers = config.queries
+    assert (sums.function, sums.stale_time, sums.gc_time_ms) == ("tests.app.sample_app:total", 60_000.0, None)
+    assert numbers.infinite is not None
+    assert numbers.infinite.page_size == 3
+    assert config.streams[0].on["count:up"][0]["call"]["function"] == "tests.app.sample_app:count"
+
+
+def test_the_loader_takes_every_option() -> None:
+    made = Harbor(EVENTS)
+    made.query(
+        DETAIL, stale_time="static", gc_time=None, retry=2, retry_delay=1.5, refetch_interval=timedelta(hours=1)
+    )(fetches)
+    made.on(
+        "events",
+        "task:created",
+        channel="project:{id}",
+        key=DETAIL,
+        when_missing="create",
+        default={"tasks": []},
+        each="{data.tasks}",
+        when={"/ready": True},
+    )(add_task)
+    made.entity("user", keys=["userId"])
+    made.relation("project", [DETAIL])
+    made.on("events", "user:updated", rule={"entity": {"type": "user", "value": "{data}"}})
+    made.on("events", "project:touched", rule={"relation": {"type": "project", "id": "{data.id}"}})
+    config = made.config({})
+    (query,) = config.queries
+    assert (query.stale_time, query.gc_time_ms, query.retry) == (STATIC, None, 2)
+    assert (query.retry_delay_ms, query.refetch_interval_ms) == (1_500.0, 3_600_000.0)
+    assert [stream.channel for stream in config.streams] == ["project:{id}", None]
+    assert set(config.streams[1].on) == {"user:updated", "project:touched"}
 
 
 def test_faults_are_the_loaders_with_their_paths() -> None:
     wrong = Harbor()
-    wrong.query(["a", "{x}"], stale_time="soon")(_takes_x)
+    wrong.query(["a", "{x}"], stale_time="soon", stail_time=1)(takes_x)
     wrong.on("nowhere", "e", rule={"set": {"key": ["a"]}})
     with pytest.raises(ConfigFaults) as raised:
         wrong.config({})
     assert {fault.path for fault in raised.value.faults} == {
         "queries.0.stale_time",
+        "queries.0.stail_time",
         "streams.0.source",
         "streams.0.on.e.0.set.value",
     }
-
-
-def _takes_x(x: Any) -> Any:
-    return x
-
-
-def _takes_all(**captures: Any) -> Any:
-    return captures
-
-
-@pytest.mark.parametrize(
-    ("key", "function", "fault"),
-    [
-        (["a"], _takes_x, "has a parameter 'x' that is no placeholder of its key"),
-        (["a", "{x}", "{y}"], _takes_x, "has no parameter for the placeholder {y}"),
-        (["a", "{x}"], lambda x: x, "at the top of a module"),
-    ],
-)
-def test_a_function_that_does_not_fit_is_refused_where_it_is_declared(key: Any, function: Any, fault: str) -> None:
-    with pytest.raises(ConfigError) as raised:
-        Harbor().query(key)(function)
-    assert fault in raised.value.message
-    Harbor().query(["a", "{x}", "{y}"])(_takes_all)
-
-
-def test_on_needs_a_key_or_a_rule() -> None:
-    with pytest.raises(ConfigError, match="needs the key"):
-        Harbor().on("events", "e")
-
-
-def test_the_same_thing_twice_is_a_fault_unless_it_is_the_same() -> None:
-    one = {"services": {"api": {"base_url": "http://x"}}}
-    assert merge(one, one) == one
-    with pytest.raises(ConfigError, match=r"services.api.base_url: is declared twice"):
-        merge(one, {"services": {"api": {"base_url": "http://y"}}})
-
-
-@pytest.mark.parametrize(
-    ("given", "wanted"),
-    [("5m", "5m"), (1.5, "1500ms"), (timedelta(minutes=1), "60000ms"), (None, "infinity"), (float("inf"), "infinity")],
-)
-def test_durations(given: Any, wanted: str) -> None:
-    assert duration(given) == wanted
-
-
-def test_keys() -> None:
-    projects = keys("projects")
-    assert projects.all() == ["projects"]
-    assert (projects.lists(), projects.list(), projects.list({"a": 1})) == (
-        ["projects", "list"],
-        ["projects", "list"],
-        ["projects", "list", {"a": 1}],
-    )
-    assert (projects.details(), projects.detail(7)) == (["projects", "detail"], ["projects", "detail", 7])
-    assert projects.key("stats", 1) == ["projects", "stats", 1]
-    assert app.keys("x").detail(1) == keys("x").detail(1)
-
-
-def test_an_app_is_found_by_name() -> None:
-    assert load_app("tests.app.sample_app:app") is app
-
-
-@pytest.mark.parametrize(
-    ("reference", "fault"),
-    [
-        ("nonsense", "expected MODULE:NAME"),
-        ("no.such.module:app", "no module no"),
-        ("tests.app.sample_app:nothing", "has no nothing"),
-        ("tests.app.sample_app:total", "expected a Harbor, got a function"),
-        ("tests.app.broken_app:app", "importing it raised ZeroDivisionError"),
-    ],
-)
-def test_an_app_that_cannot_be_had_is_one_line(reference: str, fault: str) -> None:
-    with pytest.raises(ConfigFaults) as raised:
-        load_app(reference)
-    assert fault in raised.value.message
-    assert "\n" not in raised.value.message

@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench.blaster import KEYS
+from tests.bench.cache import shards_part, whole
 
 console = Console(highlight=False)
 
@@ -270,7 +271,7 @@ def show(results: dict[str, Any]) -> None:
     for name, result in results["cases"].items():
         if "events_per_s" not in result:
             table.add_row(
-                name, *["" for _ in range(5)], json.dumps({k: v for k, v in result.items() if not isinstance(v, dict)})
+                name, *["" for _ in range(5)], json.dumps({k: v for k, v in result.items() if k != "cpu_cores"})
             )
             continue
         table.add_row(
@@ -298,6 +299,8 @@ def main() -> None:
         "10k events/s, 1 subscriber": lambda: throughput(10_000, 1, options.seconds, "data"),
         "leading, lone events": lambda: leading(60),
         "idle, 1 subscriber": lambda: idle(15),
+        "100,000 entries, shards": shards_part,
+        "100,000 entries, cluster": whole,
     }
     if shutil.which("wrk"):
         cases["reads of a watched key, 64 connections"] = lambda: reads(10)

@@ -13,7 +13,7 @@ from cluster.core.declared_query import DeclaredQuery
 from cluster.core.entry import Value
 from cluster.core.memory import DECODED, ENTRY_BYTES, Memory
 from cluster.core.operation import Append, apply_all
-from cluster.core.query_cache import Entry, QueryCache
+from cluster.core.query_cache import Entry, Observer, QueryCache
 from cluster.core.query_key import CanonicalKey, canonical
 from cluster.core.shard_entry import ShardEntry
 
@@ -216,7 +216,7 @@ class Silent:
 COUNT, VALUE_BYTES = 5_000, 200
 
 
-def overhead(query: DeclaredQuery | None) -> float:
+def overhead(query: DeclaredQuery | None, *, watched: bool = False) -> float:
     """Build entries; return the bytes each takes beside its key and its data."""
     gc.collect()
     tracemalloc.start()
@@ -233,6 +233,9 @@ def overhead(query: DeclaredQuery | None) -> float:
         cache.written(made, Value.from_json(b'"%*d"' % (VALUE_BYTES - 2, number)))
         made.version, made.origin = 2**45 + number, "write:"
         memory.replaced(made)
+        if watched:
+            memory.watch(made)
+            cache.observe(made, Observer(made.options), mount=False)
         data += len(made.key) + VALUE_BYTES
     gc.collect()
     taken = tracemalloc.get_traced_memory()[0] - before
@@ -242,6 +245,6 @@ def overhead(query: DeclaredQuery | None) -> float:
 
 
 def test_an_entry_takes_what_is_accounted_for_it() -> None:
-    fetched, written = overhead(QUERY), overhead(None)
-    assert written <= fetched <= 1_024
-    assert fetched == pytest.approx(ENTRY_BYTES, rel=0.25)
+    written, fetched, watched = overhead(None), overhead(QUERY), overhead(QUERY, watched=True)
+    assert written <= fetched <= watched <= 1_024
+    assert (fetched + watched) / 2 == pytest.approx(ENTRY_BYTES, rel=0.25)

@@ -1,5 +1,6 @@
 """The shard: what fetches bring, page by page and again; what is done when a service is lost; where data comes from."""
 
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -258,7 +259,7 @@ class TestActs:
         assert [entry.key for entry in shard.machine.cache] == ['["q","watched"]']
         view = known(shard, '["q","watched"]')
         assert (view.data, view.status, view.fetch_status, view.version) == (None, "pending", "fetching", 0)
-        assert [type(item) for item in shard.items()][0] is Removed
+        assert isinstance(shard.items()[0], Removed)
         shard.fetched(2)
         assert known(shard, '["q","watched"]').version > version
         assert shard.held['["q","watched"]'].view().data == b"2"
@@ -565,7 +566,7 @@ class TestLostServices:
             if shard.fetches:
                 tries.append(shard.now)
                 shard.fetched(DOWN)
-        gaps = [later - earlier for earlier, later in zip(tries, tries[1:], strict=False)]
+        gaps = [later - earlier for earlier, later in pairwise(tries)]
         assert gaps == sorted(gaps)
         assert gaps[0] >= 2 * PROBE_MS
         assert max(gaps) <= MAX_PROBE_MS
@@ -596,7 +597,7 @@ class TestLostServices:
     def test_a_gateway_that_comes_later_is_told(self, shard: Shard) -> None:
         lose(shard)
         shard.items()
-        answer, effects = shard.machine.requests(Requests(Header("gateway-9", 4, 0, 1), []), shard.now)
+        _, effects = shard.machine.requests(Requests(Header("gateway-9", 4, 0, 1), []), shard.now)
         sent = [item for effect in effects for item in getattr(effect.message, "items", [])]
         assert sent == [ServiceState("api", True)]
 

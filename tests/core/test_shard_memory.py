@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from cluster.core import shard_state
 from cluster.core.memory import ENTRY_BYTES
-from cluster.core.messages import Answered, EntryView, Erase, Failure, Read, Write, Written
-from cluster.core.operation import Append
+from cluster.core.messages import Erase, Read, Write, Written
+from cluster.core.operation import Append, Missing
 from tests.core.shard import DOCUMENT, Shard
 
 
@@ -128,91 +128,95 @@ STEPS = st.lists(
 NAMES = [*[f'["q","{number}"]' for number in range(5)], *[f'["d",{number}]' for number in range(4)]]
 
 
-class Line:
-    """Which entries give way before which: the refetchable first, and among equals what was used longest ago."""
+class Played:
+    """A shard whose entries are too many now and then, and what is expected of those that give way."""
 
-    def __init__(self, shard: Shard) -> None:
-        self.shard = shard
+    def __init__(self, limits: dict[str, Any]) -> None:
+        self.shard = limited(**limits)
+        self.cache = self.shard.machine.cache
+        self.watches: list[int] = []
+        self.asked: set[int] = set()
+        self.answered: dict[int, Any] = {}
         self.used: dict[str, int] = {}
-        self.clock = 0
+        """When each entry was used last."""
 
     def use(self, keys: set[str]) -> None:
         """These were used now, in whatever order."""
-        self.clock += 1
-        self.used.update(dict.fromkeys(keys, self.clock))
+        self.used.update(dict.fromkeys(keys, int(self.shard.now)))
 
     def rank(self, key: str) -> tuple[bool, int]:
+        """Tell which of two gives way: the refetchable, and among equals what was used longest ago."""
         return (not key.startswith('["q"'), self.used[key])
 
-    def free(self) -> set[str]:
-        """Return the entries that may give way."""
-        cache = self.shard.machine.cache
-        return {entry.key for entry in cache if not self.shard.wants(entry.key) and entry.fetch is None}
+    def keys(self) -> set[str]:
+        return {str(entry.key) for entry in self.cache}
+
+    def watched(self) -> set[str]:
+        return {key for key in self.keys() if self.shard.wants(key)}
+
+    def fetching(self) -> set[str]:
+        return {str(entry.key) for entry in self.cache if entry.fetch is not None}
+
+    def act(self, action: str, which: int, size: int) -> None:
+        shard, name = self.shard, NAMES[which]
+        match action:
+            case "watch" if (name, False) not in shard.watches.values():
+                self.watches.append(shard.watch(name))
+            case "watch_all":
+                self.watches.append(shard.watch('["d"]' if which % 2 else '["q"]', prefix=True))
+            case "unwatch" if self.watches:
+                shard.unwatch(self.watches.pop(which % len(self.watches)))
+            case "write":
+                shard.ask(lambda n: Write(n, f"w{n}", name, orjson.dumps("y" * size)))
+            case "append":
+                shard.batch((name, [Append((orjson.dumps("x" * size),), missing=Missing.CREATE)]))
+            case "read":
+                if name in self.keys() - self.watched():
+                    self.use({name})
+                if shard.ask(lambda n: Read(n, name)) is None:
+                    self.asked.add(shard.next_id)
+            case "answer" if shard.fetches:
+                shard.fetched(["x" * size])
+            case "erase":
+                shard.ask(lambda n: Erase(n, f"e{n}", name))
+            case "wake":
+                shard.wake(shard.now)
+            case _:
+                pass
+
+    def step(self, action: str, which: int, size: int) -> None:
+        self.shard.now += 1
+        before, watched, fetching = self.keys(), self.watched(), self.fetching()
+        self.act(action, which, size)
+        after = self.keys()
+        self.use(after - before)
+        self.use(watched & after - self.watched())
+        gone = before - after - ({NAMES[which]} if action == "erase" else set())
+        assert not any(self.shard.wants(key) for key in gone & watched), "what is watched was removed"
+        free = after - self.watched() - self.fetching()
+        for key in gone - fetching - watched:
+            assert all(self.rank(key) <= self.rank(other) for other in free & before)
+        assert self.shard.machine.memory.excess() is None or not free, "more could give way"
+
+    def check_watchers(self) -> None:
+        """Compare what the gateway holds, told by change sets alone, with what there is."""
+        views = [self.shard.machine.view(key) for key in self.watched()]
+        with_data = {view.key: (view.version, view.data) for view in views if view is not None and view.version}
+        held = {
+            key: (replica.version, replica.view().data) for key, replica in self.shard.held.items() if replica.version
+        }
+        assert held == with_data
 
 
 @settings(max_examples=200, deadline=None)
 @given(STEPS, st.sampled_from([{"max_entries": 5}, {"max_bytes": "8KiB"}, {"max_entries": 3, "max_bytes": "6KiB"}]))
 def test_nobody_who_watches_notices_that_others_give_way(steps: list[tuple[str, int, int]], limits: Any) -> None:
-    shard = limited(**limits)
-    machine = shard.machine
-    line = Line(shard)
-    watches: list[int] = []
-    asked: set[int] = set()
-    answered: dict[int, Any] = {}
-    for number, (action, which, size) in enumerate(steps):
-        shard.now += 1
-        name = NAMES[which]
-        before = {entry.key for entry in machine.cache}
-        watched = {key for key in before if shard.wants(key)}
-        evicted_before = machine.evictions.total()
-        fetch_of = {entry.key for entry in machine.cache if entry.fetch is not None}
-        match action:
-            case "watch" if (name, False) not in shard.watches.values():
-                watches.append(shard.watch(name))
-            case "watch_all":
-                watches.append(shard.watch('["d"]' if which % 2 else '["q"]', prefix=True))
-            case "unwatch" if watches:
-                watch = watches.pop(which % len(watches))
-                shard.unwatch(watch)
-            case "write":
-                shard.ask(lambda n, r=f"w{number}", k=name, d=b'"%b"' % (b"y" * size): Write(n, r, k, d))
-            case "append":
-                shard.batch((name, [Append((b'"%b"' % (b"x" * size),), missing=1)]))
-            case "read":
-                known = machine.cache.get(name)
-                if known is not None and name not in watched:
-                    line.use({name})
-                answer = shard.ask(lambda n, k=name: Read(n, k))
-                if answer is None:
-                    asked.add(shard.next_id)
-                else:
-                    assert isinstance(answer, EntryView | Failure)
-            case "answer" if shard.fetches:
-                shard.fetched(["x" * size])
-            case "erase":
-                shard.ask(lambda n, r=f"e{number}", k=name: Erase(n, r, k))
-            case "wake":
-                shard.wake(shard.now)
-            case _:
-                pass
-        after = {entry.key for entry in machine.cache}
-        line.use(after - before)
-        line.use({key for key in watched & after if not shard.wants(key)})
-        evicted = machine.evictions.total() - evicted_before
-        gone = before - after - ({name} if action == "erase" else set())
-        still_watched = {key for key in watched if shard.wants(key)}
-        assert not gone & still_watched, "what is watched was removed"
-        assert evicted >= len(gone)
-        for key in gone - fetch_of - watched:
-            assert all(line.rank(key) <= line.rank(other) for other in line.free() & before)
-        over = machine.memory.excess()
-        assert over is None or not line.free(), "more than is allowed, and something could give way"
-        views = {key: machine.view(key) for key in after if shard.wants(key)}
-        with_data = {key: (view.version, view.data) for key, view in views.items() if view.version}
-        held = {key: (replica.version, replica.view().data) for key, replica in shard.held.items() if replica.version}
-        assert held == with_data, "a watcher holds something else"
-        answered |= {item.id: item.payload for item in shard.items() if isinstance(item, Answered)}
-    while shard.fetches:
-        shard.fetched(1)
-    answered |= shard.answers()
-    assert asked <= answered.keys(), "a reader was forgotten"
+    played = Played(limits)
+    for action, which, size in steps:
+        played.step(action, which, size)
+        played.check_watchers()
+        played.answered |= played.shard.answers()
+    while played.shard.fetches:
+        played.shard.fetched(1)
+    played.check_watchers()
+    assert played.asked <= {*played.answered, *played.shard.answers()}, "a reader was forgotten"
