@@ -114,7 +114,7 @@ def _join_streams(held: list[Any], more: list[Any]) -> None:
             on = there[0]["on"]
             if event in on and added:
                 on[event] = [*_listed(on[event]), *added]
-            elif added or not present:
+            elif added or not any(event in each["on"] for each in there):
                 on[event] = rules if len(added) == len(_listed(rules)) else added
 
 

@@ -3,7 +3,7 @@
 An entry is pending, success or error, and beside that idle, fetching or paused. Observers keep it alive, have it fetched when they
 come and it is stale, when they find it invalidated, when its service comes back, and at intervals. Without observers it is collected
 after its gc time. Fetches are single-flight: who asks meanwhile joins, unless it is asked to start over. What this module does follows
-query-core to the letter (`tests/conformance`); the differences that a cluster makes on purpose are listed in `docs/freshness.md`.
+query-core to the letter (`tests/conformance`); the differences that a cluster makes on purpose are listed in `docs/caching.md`.
 
 It is one thing because every path is a step of the same small machine per entry, and each may start, join or end a fetch.
 

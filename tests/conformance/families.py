@@ -190,7 +190,9 @@ def retry(case: dict[str, Any]) -> None:
         world.cache.fetch(entry, given if "retry" in case else structs.replace(given, retry=False), waiter=(0, "value"))
     else:
         world.cache.observe(entry, Observer(given))
-    events = [(at, lambda online=online: world.cache.set_online("", online=online)) for at, online in case.get("network", [])]
+    events = [
+        (at, lambda online=online: world.cache.set_online("", online=online)) for at, online in case.get("network", [])
+    ]
     for at, act in [*events, (case["run_ms"], lambda: None)]:
         world.until(at)
         act()
@@ -298,7 +300,11 @@ def mutation_retry(case: dict[str, Any]) -> None:
     go(retryer.start(online=online or mode != "online"))
     look()
     while True:
-        times = [at for at in (retryer.due, answer[0] if answer else None, network[0][0] if network else None) if at is not None]
+        times = [
+            at
+            for at in (retryer.due, answer[0] if answer else None, network[0][0] if network else None)
+            if at is not None
+        ]
         if not times or min(times) > case["run_ms"]:
             break
         now = float(min(times))

@@ -9,7 +9,16 @@ from cluster.core.query_options import QueryOptions
 from tests.conformance.world import ABSENT, World, described
 
 DIRECTIONS = {"next": "forward", "previous": "backward"}
-NOT_COMPARED = ("key", "data", "error", "error_updated_at", "fetch_failure_reason", "is_stale", "is_active", "observers")
+NOT_COMPARED = (
+    "key",
+    "data",
+    "error",
+    "error_updated_at",
+    "fetch_failure_reason",
+    "is_stale",
+    "is_active",
+    "observers",
+)
 
 
 class RecordedPaging:
@@ -37,7 +46,6 @@ class RecordedPaging:
             return None
         before = params[0] - self.case["step"]
         return before if before >= self.lo else None
-
 
     def param_past(self, pages: list[Any], param: Any, length: int | None) -> Any:
         return None

@@ -154,7 +154,9 @@ class World:
     def advance(self, ms: float) -> None:
         until = self.now + ms
         while True:
-            times = [at for at in (self.cache.deadline(), self.pending[0][0] if self.pending else None) if at is not None]
+            times = [
+                at for at in (self.cache.deadline(), self.pending[0][0] if self.pending else None) if at is not None
+            ]
             at = min(times, default=until + 1)
             if at > until:
                 break
@@ -356,7 +358,9 @@ def options(recorded: dict[str, Any]) -> QueryOptions:
     if recorded.get("refetch_interval"):
         given["refetch_interval"] = float(recorded["refetch_interval"])
     if "network_mode" in recorded:
-        given["network_mode"] = "offline_first" if recorded["network_mode"] == "offlineFirst" else recorded["network_mode"]
+        given["network_mode"] = (
+            "offline_first" if recorded["network_mode"] == "offlineFirst" else recorded["network_mode"]
+        )
     if "initial_data" in recorded:
         given["initial_data"] = Value.from_object(recorded["initial_data"])
     if "initial_data_updated_at" in recorded:

@@ -169,10 +169,13 @@ class Shard:
 
     def fetched(self, result: Any, key: str | None = None) -> None:
         """Answer the oldest fetch, or that of a key."""
-        fetch = next(each for each in self.fetches if key is None or each.key == key)
-        self.fetches.remove(fetch)
         body = result if isinstance(result, UpstreamError | Response) else Response(orjson.dumps(result))
-        self._take(self.machine.fetched(fetch, body, self.now))
+        self.answer(next(each for each in self.fetches if key is None or each.key == key), body)
+
+    def answer(self, fetch: StartFetch, result: Response | UpstreamError) -> None:
+        """Answer a fetch."""
+        self.fetches.remove(fetch)
+        self._take(self.machine.fetched(fetch, result, self.now))
 
     def watch(self, key: str, *, prefix: bool = False) -> int:
         """Watch from here on; returns the watch's number."""

@@ -278,5 +278,16 @@ def test_a_taken_port_is_said_plainly():
 
 def test_the_sample_configuration_is_yaml_and_names_this_server():
     config = yaml.safe_load((Path(cluster.demo.__file__).parent / "harbor.yaml").read_text())
-    assert set(config) <= {"cluster", "batching", "gateway", "defaults", "services", "queries", "sources", "streams"}
+    assert set(config) <= {
+        "cluster",
+        "batching",
+        "entities",
+        "relations",
+        "gateway",
+        "defaults",
+        "services",
+        "queries",
+        "sources",
+        "streams",
+    }
     assert config["sources"]["events"]["url"] == "${UPSTREAM_WS:-ws://127.0.0.1:8710/ws}"

@@ -58,7 +58,14 @@ async def test_reducers(cluster: LiveCluster, client: Client, upstream: Any) -> 
     view = await client.subscribe("c", key=["counters", "a"])
     say = upstream.say
     eventually(lambda: upstream.do(lambda up: up.hub.joined().get("counters", 0)))
-    say("counters", "count:up", {"name": "a"}, {"name": "a"}, {"name": "a", "fail": True}, {"name": "a", "nothing": True})
+    say(
+        "counters",
+        "count:up",
+        {"name": "a"},
+        {"name": "a"},
+        {"name": "a", "fail": True},
+        {"name": "a", "nothing": True},
+    )
     say("counters", "count:up", {"name": "a"})
     await client.until(lambda: view.data("counters", "a") == {"n": 3, "last": "count:up"})
     assert cluster.get("counters", "a").json()["origin"]["from"] == "events/counters count:up"

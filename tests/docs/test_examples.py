@@ -1,0 +1,63 @@
+"""What the documentation shows works: Python examples run on the demonstration, YAML examples pass the check."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster.config import load_mapping, read_document
+from cluster.config.load import _UniqueKeyLoader
+from tests.live import LiveCluster
+
+ROOT = Path(__file__).parent.parent.parent
+DEMO = ROOT / "cluster" / "demo" / "harbor.yaml"
+PAGES = ["docs/caching.md", "docs/client.md", "README.md"]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def examples() -> Iterator[Any]:
+    for page in PAGES:
+        for number, code in enumerate(blocks(page, "python"), 1):
+            if "asyncio.run(" in code or "assert" in code:
+                yield pytest.param(code, id=f"{Path(page).name}-{number}")
+
+
+@pytest.fixture(scope="module")
+def demonstration(local_ray: None, upstream: Any) -> Iterator[LiveCluster]:
+    """The demonstration's configuration, with its upstream made to act."""
+    env = {"UPSTREAM_URL": upstream.url, "UPSTREAM_WS": upstream.url.replace("http", "ws", 1) + "/ws"}
+    live = LiveCluster(read_document(DEMO), env).start()
+    upstream.do(lambda up: up.set_rate(20))
+    yield live
+    upstream.do(lambda up: up.set_rate(0))
+    live.stop()
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("code", list(examples()))
+def test_an_example_runs(demonstration: LiveCluster, code: str) -> None:
+    if "async for frame in socket" in code:  # it goes on until somebody stops it
+        code = code.replace('print(message["type"]', 'exit() if message["type"] == "change" else print(message["type"]')
+    code = code.replace("127.0.0.1:8700", f"127.0.0.1:{demonstration.port}")
+    environment = {**os.environ, "HARBOR_URL": demonstration.url}
+    run = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60, env=environment, cwd=ROOT
+    )
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("text", [text for page in PAGES for text in blocks(page, "yaml")])
+def test_a_configuration_that_is_shown_is_one(text: str) -> None:
+    shown = yaml.load(text, Loader=_UniqueKeyLoader)
+    sources = {"events": {"type": "websocket", "url": "ws://127.0.0.1:1"}}
+    shown.setdefault("sources", sources)
+    load_mapping(shown, {"API_URL": "http://127.0.0.1:1", "WS_URL": "ws://127.0.0.1:1"})
