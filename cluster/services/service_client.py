@@ -173,7 +173,7 @@ class ServiceClient:
         try:
             decoded = orjson.loads(body)
         except orjson.JSONDecodeError as exc:
-            shown = "the body is nested too deep" if "depth" in str(exc) else f"the body is not JSON: {exc}"
+            shown = "the body is not JSON: nested too deep" if "depth" in str(exc) else f"the body is not JSON: {exc}"
             raise self._error(shown, retryable=False) from exc
         if body.count(b"[") + body.count(b"{") > MAX_DEPTH and not is_writable(decoded):
             raise self._error(f"the body is nested deeper than {MAX_DEPTH} levels", retryable=False)
