@@ -30,22 +30,22 @@ def load_app(reference: str) -> Harbor:
     """
     match = _REFERENCE.match(reference)
     if match is None:
-        raise _fault(reference, "expected MODULE:NAME, as in shop.cache:app")
-    found: Any = _imported(reference, match[1])
+        raise _fault(f"expected MODULE:NAME, as in shop.cache:app, got {reference!r}")
+    found: Any = _imported(match[1])
     for part in match[2].split("."):
         if not hasattr(found, part):
-            raise _fault(reference, f"there is no {part} in {_named(found)}{_hint(found, part)}")
+            raise _fault(f"there is no {part} in {_named(found)}{_hint(found, part)}")
         found = getattr(found, part)
     if not isinstance(found, Harbor):
-        raise _fault(reference, f"expected a Harbor, got a {type(found).__name__}")
+        raise _fault(f"expected a Harbor, got a {type(found).__name__}")
     return found
 
 
-def _fault(reference: str, reason: str) -> ConfigFaults:
-    return ConfigFaults([ConfigError(reference, reason)])
+def _fault(reason: str) -> ConfigFaults:
+    return ConfigFaults([ConfigError("", reason)])
 
 
-def _imported(reference: str, module: str) -> ModuleType:
+def _imported(module: str) -> ModuleType:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
@@ -54,10 +54,10 @@ def _imported(reference: str, module: str) -> ModuleType:
         raise ConfigFaults(getattr(error, "faults", [error])) from error
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
-            raise _fault(reference, f"there is no module {error.name}") from error
+            raise _fault(f"there is no module {error.name}") from error
         said = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
-        reason = f"importing it raised {type(error).__name__}{': ' if said else ''}{said} ({_where(error)})"
-        raise _fault(reference, reason) from error
+        reason = f"importing {module} raised {type(error).__name__}{': ' if said else ''}{said} ({_where(error)})"
+        raise _fault(reason) from error
 
 
 def _where(error: BaseException) -> str:

@@ -195,9 +195,12 @@ class Entry:
     @property
     def stale_at(self) -> float | None:
         """Unix ms from when its data is stale by its own stale time; None: not by itself."""
-        stale_time = None if self.options.stale_time is UNSET else self.options.stale_time
+        stale_time = self.options.stale_time
+        if self.value is not None and not self.is_invalidated and isinstance(stale_time, float):
+            return self.data_updated_at + stale_time  # the commonest case, for every entry of a snapshot
         updated_at = None if self.value is None else self.data_updated_at
-        return stale_at(updated_at, stale_time, is_invalidated=self.is_invalidated)
+        given = None if stale_time is UNSET else stale_time
+        return stale_at(updated_at, given, is_invalidated=self.is_invalidated)
 
     @property
     def collect_at(self) -> float | None:

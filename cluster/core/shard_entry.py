@@ -100,11 +100,11 @@ class ShardEntry(Entry):
             self.fetch_status,
             self.is_invalidated,
             self.stale_at,
-            error_of(self.error),
+            None if self.error is None else error_of(self.error),
             is_offline,
             self.origin,
             int(self.fetched_at),
-            self.doubt,
+            self.doubt if self.is_invalidated else None,
         )
 
     @property

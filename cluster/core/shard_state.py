@@ -1050,9 +1050,11 @@ class ShardState:
         if key in link.watched:
             return
         link.watched.add(key)
-        links = self._watchers.setdefault(key, [])
-        links.append(link)
-        if len(links) == 1:
+        links = self._watchers.get(key)
+        if links is not None:
+            links.append(link)
+        else:
+            self._watchers[key] = [link]
             channels = self._channels_for(key)
             if channels:
                 self._channels[key] = channels

@@ -43,6 +43,8 @@ def test_joining(one: Any, other: Any, joined: Any) -> None:
     ("held", "more", "joined"),
     [
         ([STREAM], [STREAM], [STREAM]),
+        ([STREAM], [{**STREAM, "on": {"f": []}}], [{**STREAM, "on": {"e": RULE, "f": []}}]),
+        ([], [STREAM, {**STREAM, "on": {"f": RULE}}], [STREAM, {**STREAM, "on": {"f": RULE}}]),
         ([STREAM], [{**STREAM, "channel": "b"}], [STREAM, {**STREAM, "channel": "b"}]),
         ([STREAM], [{**STREAM, "source": "others"}], [STREAM, {**STREAM, "source": "others"}]),
         ([STREAM], [{**STREAM, "on": {"f": RULE}}], [{**STREAM, "on": {"e": RULE, "f": RULE}}]),

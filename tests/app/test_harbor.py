@@ -1,5 +1,7 @@
 """The app object adds to a document like a file's, and is checked as one."""
 
+import asyncio
+import importlib
 import math
 from datetime import timedelta
 from functools import partial, wraps
@@ -8,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from cluster.app import Harbor, keys
-from cluster.config import load_mapping
+from cluster.app import Event, Harbor, keys, load_app
+from cluster.config import load_mapping, read_document
 from cluster.config.load import ConfigFaults
 from cluster.core.staleness import STATIC
 from cluster.errors import ConfigError
 from tests.app.sample_app import app, count, total
 
 EVENTS = {"sources": {"events": {"type": "websocket", "url": "ws://127.0.0.1:1"}}}
+DEMO = Path(__file__).parents[2] / "cluster" / "demo" / "harbor.yaml"
 HERE = "tests.app.test_harbor:"
 DETAIL = ["projects", "detail", "{id}"]
 
@@ -496,6 +499,25 @@ def test_the_environment_is_the_callers_the_apps_or_the_processs(monkeypatch: py
     assert own.config({"HOST": "caller"}).services["api"].base_url == "http://caller"
     with pytest.raises(ConfigFaults, match="HOST is not set"):
         Harbor(document, env={}).config()
+
+
+# --- the page about it -----------------------------------------------------------------------------------------------
+
+
+def test_the_example_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
+    (tmp_path / "board.py").write_text(page.split("```python\n")[1].split("```")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    config = load_app("board:app").config({}, read_document(DEMO))
+    board = importlib.import_module("board")
+    assert config.queries[-1].key == ["board", "detail", "{project}"]
+    (stream,) = [stream for stream in config.streams if stream.channel == "project:{id}"]
+    assert stream.on["task:created"][-1] == {
+        "call": {"function": "board:count_event", "key": ["board", "detail", "{id}"]}
+    }
+    opened = asyncio.run(board.open_board(project="1"))
+    event = Event(event="task:created", data={"title": "Ship it"}, captures={"id": "1"}, id=None)
+    assert board.count_event(opened, event) == {"project": "1", "events": 1, "last": "task:created Ship it"}
 
 
 # --- what the loader makes of it -------------------------------------------------------------------------------------

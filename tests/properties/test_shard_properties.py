@@ -77,7 +77,8 @@ STEPS = st.lists(
         st.tuples(st.just("gap")),
         st.tuples(st.just("pass"), st.sampled_from([1, 500, 1_000, 11_000, 61_000])),
     ),
-    max_size=30,
+    min_size=8,
+    max_size=50,
 )
 
 
