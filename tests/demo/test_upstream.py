@@ -142,7 +142,7 @@ async def test_injected_errors_and_latency(upstream, http):
     await http.post("/control", json={"latency_ms": 60})
     started = time.monotonic()
     await http.get("/users")
-    assert time.monotonic() - started >= 0.06
+    assert time.monotonic() - started >= 0.055  # a timer may be a little early
 
 
 async def test_an_outage_answers_nobody_and_ends(upstream, http):

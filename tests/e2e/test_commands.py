@@ -43,6 +43,18 @@ def test_set_get_keys_invalidate_status(cluster: LiveCluster) -> None:
 
 
 @pytest.mark.cluster
+def test_get_why_says_where_data_came_from_and_why_it_is_stale(cluster: LiveCluster) -> None:
+    cluster.put(["why"], 1)
+    lines = harbor("get", '["why"]', "--why", url=cluster.url).stdout.splitlines()
+    assert lines[0].startswith('["why"] is at version ')
+    assert lines[1].startswith("value: written by a client, 2")
+    assert lines[2] == "fresh: for good, unless it is invalidated"
+    harbor("invalidate", '["why"]', "--exact", url=cluster.url)
+    lines = harbor("get", '["why"]', "--why", url=cluster.url).stdout.splitlines()
+    assert lines[2].startswith("stale: invalidated by api:invalidate, 2")
+
+
+@pytest.mark.cluster
 def test_watch_prints_changes_as_they_arrive(cluster: LiveCluster) -> None:
     command = [*HARBOR, "watch", '["w"]', "--prefix", "--patch", "--url", cluster.url]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
