@@ -3,9 +3,10 @@
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import httpx
 import pytest
 
-from tests.live import Client, LiveCluster
+from tests.live import Client, LiveCluster, eventually
 
 
 def config(url: str) -> dict[str, Any]:
@@ -87,6 +88,11 @@ def config(url: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def cluster(local_ray: None, upstream: Any) -> Iterator[LiveCluster]:
     live = LiveCluster(config(upstream.url)).start()
+    # What was fetched before the stream opened is fetched again; these tests count requests, so they begin after that.
+    eventually(lambda: upstream.do(lambda up: up.hub.joined().get("notifications", 0)))
+    upstream.say("notifications", "notification:new", {"id": "first"})
+    eventually(lambda: live.get("notifications").status_code == 200)
+    httpx.delete(f"{live.url}/v1/entries", params={"key": '["notifications"]'})
     yield live
     live.stop()
 

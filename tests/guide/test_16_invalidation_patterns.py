@@ -60,6 +60,9 @@ def cluster(local_ray: None, upstream: Any) -> Iterator[LiveCluster]:
         }
     ).start()
     eventually(lambda: upstream.do(lambda up: up.hub.joined().get("cache:invalidate", 0)))
+    live.put(["warm"], 1)
+    upstream.say("cache:invalidate", "invalidate:exact", {"queryKey": ["warm"]})
+    eventually(lambda: live.get("warm").json()["is_invalidated"])  # what the stream's opening brings has come, too
     yield live
     live.stop()
 
