@@ -75,6 +75,16 @@ class LiveCluster:
         return httpx.put(f"{self.url}/v1/entries", params={"key": text(*key), **params}, json=data, timeout=30)
 
 
+def websocket_source(url: str, **more: Any) -> dict[str, Any]:
+    """The sample upstream's WebSocket, at its base `url`, as a configuration's source."""
+    return {
+        "type": "websocket",
+        "url": url.replace("http", "ws", 1) + "/ws",
+        "subscribe": {"action": "subscribe", "channel": "{channel}"},
+        **more,
+    }
+
+
 def text(*key: Any) -> str:
     return orjson.dumps(list(key)).decode()
 

@@ -21,7 +21,7 @@ import orjson
 from cluster.app.function_loop import FunctionLoop
 from cluster.app.function_threads import FunctionThreads
 from cluster.app.watchdog import WATCHDOG_S, Call, Watchdog
-from cluster.core.entry import MAX_DEPTH
+from cluster.core.entry import MAX_DEPTH, compact
 from cluster.errors import ErrorCode, HarborError, OperationError, UpstreamError
 
 MAX_RESULT_BYTES = 16 * 1024 * 1024
@@ -298,8 +298,7 @@ def _result(given: Any) -> bytes | Awaitable[Any]:
 
 
 def _json(given: Any) -> bytes:
-    # A copy, as `core.entry.Value` makes it: what orjson returns keeps the room it was written in.
-    return bytes(memoryview(_encoded(given)))
+    return compact(_encoded(given))
 
 
 def _encoded(given: Any) -> bytes:
@@ -316,9 +315,7 @@ def _encoded(given: Any) -> bytes:
         raise _NotJson(f"what is no JSON: {error}") from error
     if len(json) > MAX_RESULT_BYTES:
         raise _NotJson(f"over {MAX_RESULT_BYTES} bytes")
-    return bytes(
-        memoryview(json)
-    )  # a copy, as `core.entry.Value` makes it: what orjson returns keeps the room it was written in
+    return json
 
 
 def _shown(error: BaseException) -> str:

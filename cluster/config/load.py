@@ -35,6 +35,7 @@ from cluster.core import template
 from cluster.core.entity_index import EntityType
 from cluster.core.infinite import OffsetPaging
 from cluster.core.json_pointer import tokens
+from cluster.core.operation import is_number
 from cluster.core.rule import BROADCAST
 from cluster.core.staleness import STATIC, StaleTime
 from cluster.core.window import Profile
@@ -203,10 +204,13 @@ def _count(path: str, value: Any) -> int:
     return value
 
 
-def _at_least_one(path: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigError(path, f"expected a whole number of at least 1, got {value!r}")
+def _at_least(minimum: int, path: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ConfigError(path, f"expected a whole number of at least {minimum}, got {value!r}")
     return value
+
+
+_whole, _at_least_one = partial(_at_least, 0), partial(_at_least, 1)
 
 
 def _shards(path: str, value: Any) -> int:
@@ -221,12 +225,6 @@ def _gateways(path: str, value: Any) -> int:
     if value == "auto":
         raise ConfigError(path, f"{_LATER}, got 'auto'")
     return _count(path, value)
-
-
-def _whole(path: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ConfigError(path, f"expected a whole number of at least 0, got {value!r}")
-    return value
 
 
 def _retry(path: str, value: Any) -> int | bool:
@@ -619,7 +617,7 @@ class _Reader:
             section.take("next", None, _pointer),
             section.take("previous", None, _pointer),
         )
-        if made.next is None and (isinstance(made.initial, bool) or not isinstance(made.initial, int | float)):
+        if made.next is None and not is_number(made.initial):
             self.fault(section.at("initial"), f"expected a number where pages are counted, got {_shown(made.initial)}")
         section.done()
         return made

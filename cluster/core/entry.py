@@ -21,6 +21,20 @@ def is_writable(decoded: Any, lead: int = 0) -> bool:
     return True
 
 
+def is_too_deep(json: bytes, decoded: Any, lead: int = 0) -> bool:
+    """Whether a value, given as text and decoded, that stands `lead` levels deep cannot be written; most are told by their text."""
+    return (
+        len(json) >= 2 * (MAX_DEPTH - lead)  # a level takes two bytes
+        and json.count(b"[") + json.count(b"{") + lead > MAX_DEPTH
+        and not is_writable(decoded, lead)
+    )
+
+
+def compact(json: bytes) -> bytes:
+    """Return a copy of what orjson wrote, to be kept: orjson's own keeps the room it was written in, 4 KiB at least (3.13)."""
+    return bytes(memoryview(json))
+
+
 class Value:
     """A JSON value. Whole-value writes never decode it, edits never encode it until a reader comes."""
 
@@ -41,11 +55,6 @@ class Value:
         return cls(None, decoded)
 
     @property
-    def has_json(self) -> bool:
-        """Whether its text is at hand."""
-        return self._json is not None
-
-    @property
     def is_decoded(self) -> bool:
         """Whether it takes the memory of a decoded value."""
         return self._object is not _UNDECODED
@@ -53,8 +62,7 @@ class Value:
     def json(self) -> bytes:
         """Return the value as JSON text."""
         if self._json is None:
-            # A copy: what orjson returns keeps the room it was written in, 4 KiB at least (3.13).
-            self._json = bytes(memoryview(orjson.dumps(self._object)))
+            self._json = compact(orjson.dumps(self._object))
         return self._json
 
     def object(self) -> Any:
@@ -69,7 +77,7 @@ class Value:
                 decoded = orjson.loads(self._json)
             except ValueError as error:
                 raise OperationError(f"not JSON: {error}") from error
-            if self._json.count(b"[") + self._json.count(b"{") > MAX_DEPTH and not is_writable(decoded):
+            if is_too_deep(self._json, decoded):
                 raise OperationError(f"deeper than {MAX_DEPTH} levels")
             self._object = decoded
         return self._object

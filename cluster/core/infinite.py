@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 from msgspec import Struct
 
 from cluster.core.json_pointer import resolve, tokens
-from cluster.core.operation import identity
+from cluster.core.operation import identity, is_number
 from cluster.errors import OperationError
 
 MAX_REPEATS = 100
@@ -100,18 +100,18 @@ class OffsetPaging(Struct, frozen=True):
         if self.next is not None:
             return _member(pages[-1], self.next)
         length = self.length(pages[-1]) if last_length is None else last_length
-        if length is None or length < self.page_size or not _is_number(params[-1]):
+        if length is None or length < self.page_size or not is_number(params[-1]):
             return None
         following = params[-1] + self.step
-        if self.step != self.page_size or not _is_number(self.initial):
+        if self.step != self.page_size or not is_number(self.initial):
             return following
         # Items were taken away: what followed them has moved up, and would be jumped over.
-        held = self._held(pages) + (params[0] if _is_number(params[0]) else self.initial)
+        held = self._held(pages) + (params[0] if is_number(params[0]) else self.initial)
         return min(following, held)
 
     def param_past(self, pages: list[Any], param: Any, length: int | None) -> Any:
         """Return the parameter of what follows the items held, or the next page's where pages are numbered."""
-        if self.next is not None or not _is_number(param) or length is None or length < self.page_size:
+        if self.next is not None or not is_number(param) or length is None or length < self.page_size:
             return None
         following = param + self.step
         return following if self.step != self.page_size else max(following, self._held(pages))
@@ -123,7 +123,7 @@ class OffsetPaging(Struct, frozen=True):
         """Return the parameter of the previous page; the first one has none."""
         if self.next is not None or self.previous is not None:
             return None if self.previous is None else _member(pages[0], self.previous)
-        if not _is_number(params[0]) or not _is_number(self.initial) or params[0] <= self.initial:
+        if not is_number(params[0]) or not is_number(self.initial) or params[0] <= self.initial:
             return None
         return max(params[0] - self.step, self.initial)
 
@@ -171,10 +171,6 @@ def _member(page: Any, pointer: str) -> Any:
         return resolve(page, tokens(pointer))
     except OperationError:
         return None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class PageFetch:

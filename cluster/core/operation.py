@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 from msgspec import Struct
 
-from cluster.core.entry import MAX_DEPTH, Value, is_writable
+from cluster.core.entry import MAX_DEPTH, Value, is_too_deep
 from cluster.core.json_pointer import Tokens, escape, index, resolve, step, tokens
 from cluster.errors import ErrorCode, OperationError, RequestError
 
@@ -241,8 +241,7 @@ def _call(operation: Call, value: Value | None, reducer: Reducer | None) -> Valu
         new = reducer(operation.function, old, decode(operation.event, 0))
         if new is UNCHANGED:
             return None
-        json = orjson.dumps(new)
-        decode(json, 0)
+        json = orjson.dumps(new)  # which writes nothing deeper than a value may be
     except (OperationError, TypeError, ValueError):
         raise _Dropped("function") from None
     return Value.from_json(json)
@@ -275,11 +274,7 @@ def decode(json: bytes, lead: int) -> Any:
         value = orjson.loads(json)
     except ValueError as error:
         raise OperationError(f"not JSON: {error}") from error
-    if (
-        len(json) >= 2 * (MAX_DEPTH - lead)  # a level takes two bytes
-        and json.count(b"[") + json.count(b"{") + lead > MAX_DEPTH
-        and not is_writable(value, lead)
-    ):
+    if is_too_deep(json, value, lead):
         raise OperationError(f"deeper than {MAX_DEPTH} levels")
     return value
 
@@ -326,12 +321,13 @@ def _check_guard(guard: Guard | None, document: Any) -> None:
     except OperationError:
         return
     wanted = decode(guard.value, 0)
-    numbers = _is_number(stored) and _is_number(wanted)
+    numbers = is_number(stored) and is_number(wanted)
     if (numbers or (isinstance(stored, str) and isinstance(wanted, str))) and not wanted > stored:
         raise _Dropped("stale")
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value is a JSON number."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -369,7 +365,8 @@ def _place(document: Any, parent: Any, path: Tokens, value: Any, *, is_new: bool
     return document
 
 
-def _member(op: bytes, at: str, value: bytes | None = None) -> bytes:
+def patch_member(op: bytes, at: str, value: bytes | None = None) -> bytes:
+    """Return a member of an RFC 6902 patch; `value` is JSON."""
     if value is None:
         return b'{"op":"%b","path":%b}' % (op, orjson.dumps(at))
     return b'{"op":"%b","path":%b,"value":%b}' % (op, orjson.dumps(at), value)
@@ -381,7 +378,7 @@ def _set(operation: Set, document: Any, path: Tokens) -> tuple[Any, list[bytes] 
     document = _place(document, parent, path, decode(operation.value, len(path)), is_new=is_new)
     if not path:
         return document, None
-    return document, [_member(b"add" if is_new else b"replace", operation.at, operation.value)]
+    return document, [patch_member(b"add" if is_new else b"replace", operation.at, operation.value)]
 
 
 def _merge(operation: Merge, document: Any, path: Tokens) -> tuple[Any, list[bytes] | None]:
@@ -390,7 +387,7 @@ def _merge(operation: Merge, document: Any, path: Tokens) -> tuple[Any, list[byt
     if not isinstance(new, dict):
         raise OperationError("merge takes an object")
     if target is _NOTHING:
-        return _place(document, parent, path, new, is_new=True), [_member(b"add", operation.at, operation.value)]
+        return _place(document, parent, path, new, is_new=True), [patch_member(b"add", operation.at, operation.value)]
     if not isinstance(target, dict):
         raise OperationError("merge needs an object to merge into")
     return document, _merge_into(target, new, operation.at)
@@ -403,7 +400,7 @@ def _merge_into(target: dict[str, Any], new: dict[str, Any], at: str) -> list[by
         if verb == b"replace" and json_equal(target[name], value):
             continue
         target[name] = value
-        members.append(_member(verb, f"{at}/{escape(name)}", orjson.dumps(value)))
+        members.append(patch_member(verb, f"{at}/{escape(name)}", orjson.dumps(value)))
     return members
 
 
@@ -530,17 +527,17 @@ def _add(operation: Append | Prepend | Upsert, document: Any, path: Tokens) -> t
         if wordy:
             continue
         if replaced is None:
-            members.append(_member(b"add", end, json))
+            members.append(patch_member(b"add", end, json))
             length += 1
         else:
-            members.append(_member(b"replace", f"{operation.at}/{replaced}", json))
+            members.append(patch_member(b"replace", f"{operation.at}/{replaced}", json))
         for gone in range(trimmed):
-            members.append(_member(b"remove", f"{operation.at}/{length - 1 - gone if front else 0}"))
+            members.append(patch_member(b"remove", f"{operation.at}/{length - 1 - gone if front else 0}"))
     line.finish()
     if wordy:
         if not path:
             return document, None
-        members = [_member(b"add" if is_new else b"replace", operation.at, orjson.dumps(array))]
+        members = [patch_member(b"add" if is_new else b"replace", operation.at, orjson.dumps(array))]
     return document, members
 
 
@@ -594,13 +591,13 @@ def _remove(operation: Remove, document: Any, path: Tokens) -> tuple[Any, list[b
         raise _Dropped("mismatch")
     for position in reversed(positions):
         del array[position]
-    return document, [_member(b"remove", f"{operation.at}/{position}") for position in reversed(positions)]
+    return document, [patch_member(b"remove", f"{operation.at}/{position}") for position in reversed(positions)]
 
 
 def _increment(operation: Increment, document: Any, path: Tokens) -> tuple[Any, list[bytes] | None]:
     parent, target = _target(document, path)
     is_new = target is _NOTHING
-    if not is_new and not _is_number(target):
+    if not is_new and not is_number(target):
         raise OperationError("increment needs a number")
     total = (0 if is_new else target) + operation.by
     if not math.isfinite(total):
@@ -609,8 +606,8 @@ def _increment(operation: Increment, document: Any, path: Tokens) -> tuple[Any, 
         total = float(total)
     document = _place(document, parent, path, total, is_new=is_new)
     if not path:
-        return document, [_member(b"replace", "", orjson.dumps(total))]
-    return document, [_member(b"add" if is_new else b"replace", operation.at, orjson.dumps(total))]
+        return document, [patch_member(b"replace", "", orjson.dumps(total))]
+    return document, [patch_member(b"add" if is_new else b"replace", operation.at, orjson.dumps(total))]
 
 
 def _delete(operation: Delete, document: Any, path: Tokens) -> tuple[Any, list[bytes] | None]:
@@ -620,7 +617,7 @@ def _delete(operation: Delete, document: Any, path: Tokens) -> tuple[Any, list[b
         del parent[path[-1]]
     else:
         del parent[index(path[-1], len(parent))]
-    return document, [_member(b"remove", operation.at)]
+    return document, [patch_member(b"remove", operation.at)]
 
 
 _APPLY: dict[type, Callable[[Any, Any, Tokens], tuple[Any, list[bytes] | None]]] = {
@@ -702,7 +699,7 @@ def _parse(path: str, specification: Any) -> Operation:
                     raise fault(at, f"expected a whole number above 0, got {value!r:.60}")
                 made["max_items"] = value
             case "by":
-                good = _is_number(value) if kind == "increment" else isinstance(value, str) and value
+                good = is_number(value) if kind == "increment" else isinstance(value, str) and value
                 if not good:
                     raise fault(
                         at, f"expected {'a number' if kind == 'increment' else 'a member name'}, got {value!r:.60}"

@@ -14,6 +14,7 @@ The owner is told what happens through `Owner` and tells the time by `now_ms`. W
 from collections import deque
 from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
+from operator import attrgetter
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from msgspec import UNSET
@@ -210,29 +211,26 @@ class Entry:
 
     def state(self) -> tuple[Any, ...]:
         """Return what a fetch that is cancelled puts back. Data is not part of it: only writes change it during a fetch, and they stay."""
-        return (
-            self.status,
-            self.is_invalidated,
-            self.error,
-            self.error_updated_at,
-            self.error_update_count,
-            self.fetch_failure_count,
-            self.fetch_failure_reason,
-            self.direction,
-        )
+        state: tuple[Any, ...] = _STATE(self)
+        return state
 
     def put_back(self, state: tuple[Any, ...]) -> None:
         """Go back to a `state`."""
-        (
-            self.status,
-            self.is_invalidated,
-            self.error,
-            self.error_updated_at,
-            self.error_update_count,
-            self.fetch_failure_count,
-            self.fetch_failure_reason,
-            self.direction,
-        ) = state
+        for name, value in zip(_STATE_NAMES, state, strict=True):
+            setattr(self, name, value)
+
+
+_STATE_NAMES = (
+    "status",
+    "is_invalidated",
+    "error",
+    "error_updated_at",
+    "error_update_count",
+    "fetch_failure_count",
+    "fetch_failure_reason",
+    "direction",
+)
+_STATE = attrgetter(*_STATE_NAMES)
 
 
 E = TypeVar("E", bound=Entry)
@@ -489,10 +487,7 @@ class QueryCache(Generic[E]):
         if waiter is not None:
             fetch.waiters.append(waiter)
         self._fetching[entry.key] = entry
-        paging = entry.options.paging
-        if paging is not UNSET and paging is not None:
-            held = None if entry.value is None else entry.value.object()
-            fetch.pages = PageFetch(paging, held, direction, pages, entry.last_length)
+        fetch.pages = _pages(entry, direction, pages)
         online = self._online(fetch, starting=True)
         entry.fetch_failure_count, entry.fetch_failure_reason = 0, None
         entry.fetch_status = "fetching"
@@ -541,12 +536,7 @@ class QueryCache(Generic[E]):
 
     def repeat(self, entry: E, fetch: Fetch) -> None:
         """Fetch again, from the beginning, what the owner has thrown away."""
-        if fetch.pages is not None:
-            held = None if entry.value is None else entry.value.object()
-            paging = entry.options.paging
-            assert paging is not UNSET
-            assert paging is not None
-            fetch.pages = PageFetch(paging, held, None)
+        fetch.pages = _pages(entry)
         self._attempt(entry, fetch)
 
     def ended(self, service: str) -> None:
@@ -639,14 +629,12 @@ class QueryCache(Generic[E]):
         entry.value = value
         if held is None:
             return True, None
-        if held.size() > SHARED_BYTES or value.size() > SHARED_BYTES:
-            if held.json() == value.json():
-                entry.value = held
-                return False, None
-            return True, None
-        if held.has_json and value.has_json and held.json() == value.json():
+        is_large = max(held.size(), value.size()) > SHARED_BYTES
+        if held.json() == value.json():
             entry.value = held
             return False, None
+        if is_large:
+            return True, None
         try:
             old = held.object()
             merged = share(old, value.object())
@@ -675,22 +663,15 @@ class QueryCache(Generic[E]):
         fetch = entry.fetch
         if fetch is None:
             return
+        if not revert and not silent:
+            self._give_up(entry, fetch, CANCELLED)
+            return
         self._end(entry)
         if revert:
             entry.put_back(fetch.revert)
             entry.is_invalidated = entry.is_invalidated or fetch.again
-        if silent or revert:
-            self._touched(entry)
-            self._settle(entry, fetch.waiters, CANCELLED if silent or entry.value is None else None)
-            return
-        entry.error = entry.fetch_failure_reason = CANCELLED
-        entry.error_updated_at = self.now_ms
-        entry.error_update_count += 1
-        entry.fetch_failure_count += 1
-        entry.status = "error"
-        entry.is_invalidated = True
         self._touched(entry)
-        self._settle(entry, fetch.waiters, CANCELLED)
+        self._settle(entry, fetch.waiters, CANCELLED if silent or entry.value is None else None)
 
     def _stop(self, entry: E) -> None:
         """Drop the fetch under way without a trace; who waited for it waits for the one that replaces it."""
@@ -755,7 +736,11 @@ class QueryCache(Generic[E]):
 
     def refetchable(self, given: Filter) -> list[E]:
         """Return the entries a refetch of everything that a filter matches is about."""
-        return [entry for entry in self.find(given) if not self.is_disabled(entry) and not entry.is_static]
+        return [entry for entry in self.find(given) if self.refetches(entry)]
+
+    def refetches(self, entry: E) -> bool:
+        """Whether a refetch that is about an entry fetches it."""
+        return not self.is_disabled(entry) and not entry.is_static
 
     # --- services ------------------------------------------------------------------------------------------------
 
@@ -778,7 +763,7 @@ class QueryCache(Generic[E]):
                 if self._wants(entry, observer.options, observer.options.own_refetch_on_reconnect):
                     self.fetch(entry, observer.options)
                     break
-            self._resume(entry)
+            self.resume(entry)
 
     def fetches(self) -> Iterator[Fetch]:
         """Yield the fetches under way."""
@@ -793,11 +778,8 @@ class QueryCache(Generic[E]):
                 return entry
         return None
 
-    def probe(self, entry: E) -> None:
-        """Let a paused fetch go on although its service is offline, to see whether it still is."""
-        self._resume(entry)
-
-    def _resume(self, entry: E) -> None:
+    def resume(self, entry: E) -> None:
+        """Let a paused fetch go on: its service is back, or is tried, to see whether it is."""
         fetch = entry.fetch
         if fetch is None or not fetch.paused:
             return
@@ -911,6 +893,15 @@ class QueryCache(Generic[E]):
                 self._touched(entry)
             case Step.GIVE_UP:
                 self._give_up(entry, fetch, error)
+
+
+def _pages(entry: Entry, direction: Direction | None = None, pages: int = 0) -> PageFetch | None:
+    """Return the pages that a fetch asks for; None: the entry is no infinite list."""
+    paging = entry.options.paging
+    if paging is UNSET or paging is None:
+        return None
+    held = None if entry.value is None else entry.value.object()
+    return PageFetch(paging, held, direction, pages, entry.last_length)
 
 
 def _is_void(at: float, _: int, what: Fetch | Observer, entry: Entry | None) -> bool:

@@ -17,7 +17,7 @@ What must not live here: what operations do (`operation`), the life of an entry 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import nsmallest
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import orjson
 from msgspec import Struct
@@ -122,6 +122,7 @@ class StartFetch(Struct, frozen=True):
 
 
 Effect = Send | StartFetch
+T = TypeVar("T")
 
 
 class Feeds(Protocol):
@@ -345,11 +346,7 @@ class ShardState:
                         self.operations_dropped["unknown_relation"] += 1
                         continue
                     related = self._relations.related(about[0], about[1])
-                    heads = related.heads
-                    candidates: Iterable[ShardEntry] = self.cache
-                    if heads is not None:
-                        candidates = [entry for head in heads for entry in self.cache.under([head])]
-                    self._sweep_invalid(candidates, related.matches, refetch, origin)
+                    self._sweep_invalid(self._under_any(related.heads), related.matches, refetch, origin)
                 case "entity", Merge(value=value):
                     self._entity(about[0], about[1], value, count, oldest_ms, origin)
                 case _:
@@ -432,21 +429,15 @@ class ShardState:
 
         self._sweep(dict.fromkeys([*self._fed(source, channel), *holders]), reset_if_fed)
 
-    def _sweep(
-        self,
-        entries: Iterable[ShardEntry],
-        step: Callable[[ShardEntry], None],
-        done: Callable[[], None] | None = None,
-    ) -> None:
-        """Take a step with every entry: now if they are few, else in slices."""
-        entries = list(entries)
-        if len(entries) > SLICE:
-            self._sweeps.begin(entries, step, done)
-            return
-        for entry in entries:
-            step(entry)
-        if done is not None:
-            done()
+    def _sweep(self, items: Iterable[T], step: Callable[[T], None], late: Callable[[], None] | None = None) -> bool:
+        """Take a step with every item: now if they are few, else in slices and then call `late`. Returns whether it is done."""
+        items = list(items)
+        if len(items) > SLICE:
+            self._sweeps.begin(items, step, late)
+            return False
+        for item in items:
+            step(item)
+        return True
 
     # --- commits -------------------------------------------------------------------------------------------------
 
@@ -566,9 +557,7 @@ class ShardState:
         if active and entry.is_static:
             return
         if entry.query is not None or entry.data_updated_at <= asked_ms:  # else it was written since
-            if not entry.is_invalidated:
-                entry.is_invalidated = True
-                entry.cause, entry.cause_at = cause, asked_ms
+            self._doubt(entry, cause, asked_ms)
             if active:
                 self._meta(entry, invalidated=True)
         if entry.query is None:
@@ -590,8 +579,9 @@ class ShardState:
     def _act(self, link: GatewayLink, request: Act) -> Payload | None:
         """Do something with every entry that a filter matches; the answer may come late."""
         which = request.which
+        key = parse(request.key)
         given = Filter(
-            parse(request.key),
+            key,
             request.exact,
             "active" if which == "active" else "inactive" if which == "inactive" else "all",
             request.stale,
@@ -599,7 +589,6 @@ class ShardState:
         ).compiled()
         asked_ms = self._now_ms
         matched = 0
-        finished = False
 
         def step(entry: ShardEntry) -> None:
             nonlocal matched
@@ -607,29 +596,19 @@ class ShardState:
                 matched += 1
                 self._act_on(entry, request, asked_ms)
 
-        def done() -> None:
-            nonlocal finished
-            finished = True
-            if answers_late:
-                link.answer(request.id, Matched(matched))
-
-        answers_late = False
+        candidates: Iterable[ShardEntry] = self.cache.under(key)
         if given.exact is not None:
             entry = self.cache.get(given.exact)
-            self._sweep([] if entry is None else [entry], step, done)
-        else:
-            self._sweep(self.cache.under(parse(request.key)), step, done)
-        if finished:
-            return Matched(matched)
-        answers_late = True
-        return None
+            candidates = () if entry is None else (entry,)
+        is_done = self._sweep(candidates, step, lambda: link.answer(request.id, Matched(matched)))
+        return Matched(matched) if is_done else None
 
     def _act_on(self, entry: ShardEntry, request: Act, asked_ms: float) -> None:
         match request.action:
             case "invalidate":
                 self._invalidate(entry, request.refetch, "api:invalidate", asked_ms)
             case "refetch":
-                if entry.query is not None and not self.cache.is_disabled(entry) and not entry.is_static:
+                if entry.query is not None and self.cache.refetches(entry):
                     self._fetch(entry)
             case "cancel":
                 self.cache.cancel(entry, revert=True)
@@ -652,7 +631,7 @@ class ShardState:
             page = None if waiter is None else waiter.page
             fetch = self.cache.fetch(entry, direction=page)
             if fetch.paused and self._health.may_probe(fetch.service, self._now_ms):
-                self.cache.probe(entry)
+                self.cache.resume(entry)
         elif again and (fetch.running or fetch.failure_count):
             fetch.again = True
         if waiter is None:
@@ -1033,11 +1012,7 @@ class ShardState:
             return
         self.demand.release(self._prefix_channels.pop((link.address, watch)), self._now_ms)
         keys = [key for key in link.watched if matcher.matches(key)]
-        if len(keys) <= SLICE:
-            for key in keys:
-                self._unwatch_key(link, key)
-        else:
-            self._sweeps.begin(keys, lambda key: self._unwatch_key(link, key))
+        self._sweep(keys, lambda key: self._unwatch_key(link, key))
 
     def _unwatch_key(self, link: GatewayLink, key: str) -> None:
         if key not in link.watched or key in link.exact or any(each.matches(key) for each in link.prefixes.values()):
@@ -1236,7 +1211,7 @@ class ShardState:
             if entry is not None and entry.fetch is None:
                 self.cache.fetch(entry)
             if entry is not None and self._health.may_probe(service, now_ms):
-                self.cache.probe(entry)
+                self.cache.resume(entry)
         for source, channel in self.demand.expired(now_ms):
             self._left(source, channel)
         self._flush()
@@ -1265,8 +1240,11 @@ class ShardState:
 
     def _fed(self, source: str, channel: str | None) -> list[ShardEntry]:
         """Return entries among which are all that a source feeds."""
-        heads = self._feeds.heads_fed_by(source, channel)
-        return list(self.cache) if heads is None else [entry for head in heads for entry in self.cache.under([head])]
+        return self._under_any(self._feeds.heads_fed_by(source, channel))
+
+    def _under_any(self, heads: list[str] | None) -> list[ShardEntry]:
+        """Return the entries whose keys begin with one of `heads`; None: all."""
+        return list(self.cache) if heads is None else [entry for first in heads for entry in self.cache.under([first])]
 
     # --- figures -------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from cluster.core.json_pointer import MAX_TOKENS, escape
-from cluster.core.operation import json_equal
+from cluster.core.operation import json_equal, patch_member
 
 MAX_SHARED_DEPTH = 500
 """Levels below which nothing is compared any more: what is deeper counts as changed."""
@@ -32,8 +32,7 @@ def share(old: Any, new: Any, depth: int = 0) -> Any:
                 items.append(item)
                 continue
             held = old[position]
-            nested = isinstance(held, list | dict) and isinstance(item, list | dict)
-            merged = share(held, item, depth + 1) if nested else held if _equal_scalars(held, item) else item
+            merged = share(held, item, depth + 1)
             items.append(merged)
             same += merged is held
         return old if same == count == len(new) else items
@@ -47,21 +46,11 @@ def share(old: Any, new: Any, depth: int = 0) -> Any:
                 members[name] = item
                 continue
             held = old[name]
-            nested = isinstance(held, list | dict) and isinstance(item, list | dict)
-            merged = share(held, item, depth + 1) if nested else held if _equal_scalars(held, item) else item
+            merged = share(held, item, depth + 1)
             members[name] = merged
             same += merged is held
         return old if same == len(old) == len(new) else members
-    return old if not isinstance(new, list | dict) and _equal_scalars(old, new) else new
-
-
-def _equal_scalars(old: Any, new: Any) -> bool:
-    """Whether two values are the same scalar: 1 and 1.0 are, 1 and true are not."""
-    if isinstance(old, list | dict) or isinstance(new, list | dict):
-        return False
-    if isinstance(old, bool) or isinstance(new, bool):
-        return old is new
-    return bool(old == new)
+    return old if json_equal(old, new) else new
 
 
 def difference(old: Any, merged: Any) -> list[bytes] | None:
@@ -79,21 +68,21 @@ def _differ(old: Any, new: Any, at: str, members: list[bytes], depth: int) -> No
     if old is new:
         return
     if depth == MAX_TOKENS:
-        members.append(_member(b"replace", at, new))
+        members.append(patch_member(b"replace", at, orjson.dumps(new)))
     elif isinstance(old, dict) and isinstance(new, dict):
         for name in old:
             if name not in new:
-                members.append(_member(b"remove", f"{at}/{escape(name)}"))
+                members.append(patch_member(b"remove", f"{at}/{escape(name)}"))
         for name, item in new.items():
             path = f"{at}/{escape(name)}"
             if name in old:
                 _differ(old[name], item, path, members, depth + 1)
             else:
-                members.append(_member(b"add", path, item))
+                members.append(patch_member(b"add", path, orjson.dumps(item)))
     elif isinstance(old, list) and isinstance(new, list):
         _differ_lists(old, new, at, members, depth)
-    elif isinstance(old, list | dict) or isinstance(new, list | dict) or not _equal_scalars(old, new):
-        members.append(_member(b"replace", at, new))
+    elif not json_equal(old, new):
+        members.append(patch_member(b"replace", at, orjson.dumps(new)))
 
 
 def _differ_lists(old: list[Any], new: list[Any], at: str, members: list[bytes], depth: int) -> None:
@@ -110,12 +99,6 @@ def _differ_lists(old: list[Any], new: list[Any], at: str, members: list[bytes],
     for position in range(first, first + pairs):
         _differ(old[position], new[position], f"{at}/{position}", members, depth + 1)
     for position in range(first + gone - 1, first + pairs - 1, -1):
-        members.append(_member(b"remove", f"{at}/{position}"))
+        members.append(patch_member(b"remove", f"{at}/{position}"))
     for position in range(first + pairs, first + come):
-        members.append(_member(b"add", f"{at}/{position}", new[position]))
-
-
-def _member(op: bytes, at: str, *value: Any) -> bytes:
-    if not value:
-        return b'{"op":"%b","path":%b}' % (op, orjson.dumps(at))
-    return b'{"op":"%b","path":%b,"value":%b}' % (op, orjson.dumps(at), orjson.dumps(value[0]))
+        members.append(patch_member(b"add", f"{at}/{position}", orjson.dumps(new[position])))

@@ -23,7 +23,7 @@ from httpx_aiohttp import HttpxAiohttpClient
 from cluster import __version__
 from cluster.clock import Clock, SystemClock
 from cluster.core.declared_query import Response
-from cluster.core.entry import MAX_DEPTH, is_writable
+from cluster.core.entry import MAX_DEPTH, is_too_deep
 from cluster.core.retry import is_retryable_status, retry_after_ms
 from cluster.errors import UpstreamError
 
@@ -175,7 +175,7 @@ class ServiceClient:
         except orjson.JSONDecodeError as exc:
             shown = "the body is not JSON: nested too deep" if "depth" in str(exc) else f"the body is not JSON: {exc}"
             raise self._error(shown, retryable=False) from exc
-        if body.count(b"[") + body.count(b"{") > MAX_DEPTH and not is_writable(decoded):
+        if is_too_deep(body, decoded):
             raise self._error(f"the body is nested deeper than {MAX_DEPTH} levels", retryable=False)
         if b"\n" in body or b"\r" in body:
             return msgspec.json.format(body, indent=-1)

@@ -21,6 +21,7 @@ import ray
 from cluster.core.channel_demand import ChannelDemand
 from cluster.core.declared_query import DeclaredQueries, DeclaredQuery
 from cluster.core.entity_index import EntityType
+from cluster.core.entry import compact
 from cluster.core.messages import (
     Act,
     Batch,
@@ -40,7 +41,7 @@ from cluster.core.shard_state import ShardState
 from cluster.core.template import parse
 from cluster.wire import blob
 from tests.conftest import ServedUpstream
-from tests.live import Client, LiveCluster, eventually
+from tests.live import Client, LiveCluster, eventually, websocket_source
 
 ENTRIES, SHARDS, USERS = 100_000, 4, 1_000
 NOW = 1_000_000.0
@@ -54,7 +55,7 @@ def value(number: int) -> bytes:
         "author": {"id": f"u{number % USERS}", "name": "name"},
         "pad": "x" * 110,
     }
-    return bytes(memoryview(orjson.dumps(data)))
+    return compact(orjson.dumps(data))
 
 
 class Shard:
@@ -168,13 +169,7 @@ def whole() -> dict[str, Any]:
     live = LiveCluster(
         {
             "cluster": {"shards": SHARDS},
-            "sources": {
-                "events": {
-                    "type": "websocket",
-                    "url": upstream.url.replace("http", "ws", 1) + "/ws",
-                    "subscribe": {"action": "subscribe", "channel": "{channel}"},
-                }
-            },
+            "sources": {"events": websocket_source(upstream.url)},
             "entities": {"user": {"objects": ["author"]}},
             "streams": [
                 {

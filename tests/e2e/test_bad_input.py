@@ -9,7 +9,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from cluster.observability import metrics
-from tests.live import Client, LiveCluster, eventually
+from tests.live import Client, LiveCluster, eventually, websocket_source
 
 pytestmark = pytest.mark.cluster
 
@@ -29,13 +29,7 @@ def cluster(local_ray: None, upstream: Any) -> Iterator[LiveCluster]:
                     "retry_delay": "50ms",
                 }
             ],
-            "sources": {
-                "events": {
-                    "type": "websocket",
-                    "url": upstream.url.replace("http", "ws", 1) + "/ws",
-                    "subscribe": {"action": "subscribe", "channel": "{channel}"},
-                }
-            },
+            "sources": {"events": websocket_source(upstream.url)},
             "streams": [
                 {
                     "source": "events",

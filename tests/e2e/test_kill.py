@@ -9,7 +9,7 @@ import pytest
 from websockets.exceptions import WebSocketException
 
 from cluster.simulation.view import View
-from tests.live import Client, LiveCluster
+from tests.live import Client, LiveCluster, websocket_source
 
 pytestmark = pytest.mark.cluster
 LIMIT_S = 5.0
@@ -20,14 +20,7 @@ def cluster(local_ray: None, upstream: Any) -> Iterator[LiveCluster]:
     url = upstream.url
     live = LiveCluster(
         {
-            "sources": {
-                "events": {
-                    "type": "websocket",
-                    "url": url.replace("http", "ws", 1) + "/ws",
-                    "subscribe": {"action": "subscribe", "channel": "{channel}"},
-                    "reconnect": {"initial": "100ms", "max": "1s"},
-                }
-            },
+            "sources": {"events": websocket_source(url, reconnect={"initial": "100ms", "max": "1s"})},
             "streams": [
                 {
                     "source": "events",

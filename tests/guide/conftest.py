@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.live import Client, LiveCluster, eventually
+from tests.live import Client, LiveCluster, eventually, websocket_source
 
 
 def config(url: str) -> dict[str, Any]:
@@ -24,13 +24,11 @@ def config(url: str) -> dict[str, Any]:
             },
         ],
         "sources": {
-            "events": {
-                "type": "websocket",
-                "url": url.replace("http", "ws", 1) + "/ws",
-                "subscribe": {"action": "subscribe", "channel": "{channel}"},
-                "unsubscribe": {"action": "unsubscribe", "channel": "{channel}"},
-                "reconnect": {"attempts": 5, "initial": "100ms", "max": "1s"},
-            },
+            "events": websocket_source(
+                url,
+                unsubscribe={"action": "unsubscribe", "channel": "{channel}"},
+                reconnect={"attempts": 5, "initial": "100ms", "max": "1s"},
+            ),
             "activity": {"type": "sse", "url": url + "/api/activity/stream"},
         },
         "streams": [

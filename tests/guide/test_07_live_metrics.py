@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.live import Client, LiveCluster
+from tests.live import Client, LiveCluster, websocket_source
 
 pytestmark = pytest.mark.cluster
 METRICS, ROUNDS, HISTORY, ALERTS = 200, 500, 100, 50
@@ -18,13 +18,7 @@ def dashboard(local_ray: None, upstream: Any) -> Iterator[LiveCluster]:
     made = {"when_missing": "create", "default": {"value": None, "history": []}}
     live = LiveCluster(
         {
-            "sources": {
-                "events": {
-                    "type": "websocket",
-                    "url": upstream.url.replace("http", "ws", 1) + "/ws",
-                    "subscribe": {"action": "subscribe", "channel": "{channel}"},
-                }
-            },
+            "sources": {"events": websocket_source(upstream.url)},
             "streams": [
                 {
                     "source": "events",

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.live import Client, LiveCluster
+from tests.live import Client, LiveCluster, websocket_source
 
 pytestmark = pytest.mark.cluster
 
@@ -29,13 +29,7 @@ def cluster(local_ray: None, upstream: Any) -> Iterator[LiveCluster]:
                 },
             ],
             "entities": {"user": {"id": "id", "keys": ["userId"], "objects": ["author", "user"]}},
-            "sources": {
-                "events": {
-                    "type": "websocket",
-                    "url": upstream.url.replace("http", "ws", 1) + "/ws",
-                    "subscribe": {"action": "subscribe", "channel": "{channel}"},
-                }
-            },
+            "sources": {"events": websocket_source(upstream.url)},
             "streams": [
                 {
                     "source": "events",

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.live import Client, LiveCluster, eventually
+from tests.live import Client, LiveCluster, eventually, websocket_source
 
 pytestmark = pytest.mark.cluster
 KEYS: list[list[Any]] = [
@@ -38,13 +38,7 @@ def cluster(local_ray: None, upstream: Any) -> Iterator[LiveCluster]:
                 "project": [["projects", "detail", "{id}"], ["projects", "list"], ["tasks", {"projectId": "{id}"}]],
                 "user": [{"contains": "users"}, {"contains": "team"}, {"contains": "members"}],
             },
-            "sources": {
-                "events": {
-                    "type": "websocket",
-                    "url": upstream.url.replace("http", "ws", 1) + "/ws",
-                    "subscribe": {"action": "subscribe", "channel": "{channel}"},
-                }
-            },
+            "sources": {"events": websocket_source(upstream.url)},
             "streams": [
                 {
                     "source": "events",

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.live import Client, LiveCluster
+from tests.live import Client, LiveCluster, websocket_source
 
 pytestmark = pytest.mark.cluster
 
@@ -25,13 +25,7 @@ def cluster(local_ray: None, upstream: Any) -> Iterator[LiveCluster]:
                     "stale_time": "infinity",
                 },
             ],
-            "sources": {
-                "events": {
-                    "type": "websocket",
-                    "url": upstream.url.replace("http", "ws", 1) + "/ws",
-                    "subscribe": {"action": "subscribe", "channel": "{channel}"},
-                }
-            },
+            "sources": {"events": websocket_source(upstream.url)},
             "streams": [
                 {
                     "source": "events",

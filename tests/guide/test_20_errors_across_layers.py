@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.live import Client, LiveCluster
+from tests.live import Client, LiveCluster, websocket_source
 
 pytestmark = pytest.mark.cluster
 
@@ -27,12 +27,7 @@ def cluster(local_ray: None, upstream: Any) -> Iterator[LiveCluster]:
                 },
             ],
             "sources": {
-                "events": {
-                    "type": "websocket",
-                    "url": upstream.url.replace("http", "ws", 1) + "/ws",
-                    "subscribe": {"action": "subscribe", "channel": "{channel}"},
-                    "reconnect": {"attempts": 3, "initial": "100ms", "max": "200ms"},
-                }
+                "events": websocket_source(upstream.url, reconnect={"attempts": 3, "initial": "100ms", "max": "200ms"})
             },
             "streams": [
                 {
