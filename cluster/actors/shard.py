@@ -4,6 +4,7 @@ Crash: entries are lost (nothing is kept on disk); gateways hear of the new life
 queries are fetched anew. Retry: batches, requests and writes that come twice act once. Order: per key, as committed here.
 """
 
+import contextlib
 import os
 import time
 
@@ -17,7 +18,7 @@ from cluster.core.memory import Memory
 from cluster.core.messages import Announce, Batch, Requests
 from cluster.core.operation import UNCHANGED
 from cluster.core.shard_state import ShardState, StartFetch
-from cluster.errors import UpstreamError
+from cluster.errors import HarborError, UpstreamError
 from cluster.observability.metrics import Metrics
 from cluster.services import ServiceClient
 from cluster.wire import blob
@@ -68,6 +69,9 @@ class ShardActor(Shell):
             reducer=self._reduce,
         )
         self._functions = Functions(self.log)
+        for reference in spec.compiled.reducers:
+            with contextlib.suppress(HarborError):  # it is logged, and tried again with the first event
+                self._functions.resolve(reference)
         self._services = {
             name: ServiceClient(
                 name, service.base_url, service.headers, service.timeout_ms, max_connections=service.concurrency

@@ -44,6 +44,12 @@ class Compiled(Struct, frozen=True):
     """What an entry's origin says of each rule, by number."""
 
     @property
+    def reducers(self) -> set[str]:
+        """Return the functions that rules call."""
+        rules = (rule for stream in self.streams for rules in stream.on.values() for rule in rules)
+        return {rule.function for rule in rules if rule.function}
+
+    @property
     def concerns(self) -> Concerns:
         """Return which keys depend on which upstreams."""
         return Concerns(self.feeds, self.queries)

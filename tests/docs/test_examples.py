@@ -17,7 +17,7 @@ from tests.live import LiveCluster
 
 ROOT = Path(__file__).parent.parent.parent
 DEMO = ROOT / "cluster" / "demo" / "harbor.yaml"
-PAGES = ["docs/caching.md", "docs/client.md", "README.md"]
+PAGES = ["docs/caching.md", "docs/client.md", "docs/python.md", "README.md"]
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -27,7 +27,7 @@ def blocks(page: str, language: str) -> list[str]:
 def examples() -> Iterator[Any]:
     for page in PAGES:
         for number, code in enumerate(blocks(page, "python"), 1):
-            if "asyncio.run(" in code or "assert" in code:
+            if "asyncio.run(" in code or "assert" in code or "Harbor(" in code:
                 yield pytest.param(code, id=f"{Path(page).name}-{number}")
 
 
