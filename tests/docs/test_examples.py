@@ -27,7 +27,7 @@ def blocks(page: str, language: str) -> list[str]:
 def examples() -> Iterator[Any]:
     for page in PAGES:
         for number, code in enumerate(blocks(page, "python"), 1):
-            if "asyncio.run(" in code or "assert" in code or "Harbor(" in code:
+            if "asyncio.run(" in code or "assert" in code:
                 yield pytest.param(code, id=f"{Path(page).name}-{number}")
 
 
@@ -51,6 +51,17 @@ def test_an_example_runs(demonstration: LiveCluster, code: str) -> None:
     environment = {**os.environ, "HARBOR_URL": demonstration.url}
     run = subprocess.run(
         [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60, env=environment, cwd=ROOT
+    )
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("code", [code for page in PAGES for code in blocks(page, "python") if "= Harbor(" in code])
+def test_an_app_that_is_shown_loads(code: str, tmp_path: Path) -> None:
+    (tmp_path / "shown.py").write_text(code)
+    (tmp_path / "harbor.yaml").write_text("cluster: {shards: 2}")
+    loads = "from cluster.app import load_app; load_app('shown:app')"
+    run = subprocess.run(
+        [sys.executable, "-c", loads], check=False, capture_output=True, text=True, timeout=60, cwd=tmp_path
     )
     assert run.returncode == 0, run.stderr
 
