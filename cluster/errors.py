@@ -6,6 +6,7 @@
     ├── ConflictError           a conditional write lost
     ├── UpstreamError           a service answered badly, or not at all
     ├── UnavailableError        a part of the cluster cannot answer now
+    ├── StoreError              a shard's store cannot be read or written
     └── OperationError          an operation does not fit the value it meets
 
 `ErrorCode` is the one list of codes: HTTP bodies, WebSocket `error` messages, log fields and metric labels share it.
@@ -102,6 +103,13 @@ class UnavailableError(HarborError):
 
     def __init__(self, message: str) -> None:
         super().__init__(ErrorCode.UNAVAILABLE, message)
+
+
+class StoreError(HarborError):
+    """A shard's store cannot be read or written, with the reason."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ErrorCode.INTERNAL, message)
 
 
 class OperationError(HarborError):

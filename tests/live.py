@@ -39,7 +39,8 @@ class LiveCluster:
         self.port = free_port()
         cluster = {"shards": 2, **config.get("cluster", {}), "name": self.name}
         gateway = {**config.get("gateway", {}), "port": self.port}
-        self.config = load_mapping({**config, "cluster": cluster, "gateway": gateway}, env or {})
+        storage = config.get("storage", {"path": None})
+        self.config = load_mapping({**config, "cluster": cluster, "gateway": gateway, "storage": storage}, env or {})
         self.url = f"http://127.0.0.1:{self.port}"
 
     def start(self) -> "LiveCluster":

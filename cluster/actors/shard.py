@@ -1,12 +1,15 @@
 """A shard as an actor.
 
-Crash: entries are lost (nothing is kept on disk); gateways hear of the new life, reset their clients and watch again, declared
-queries are fetched anew. Retry: batches, requests and writes that come twice act once. Order: per key, as committed here.
+Crash: what was committed is in the store, and the next life begins with it; where nothing is stored, entries are lost and declared
+queries fetched anew. Gateways hear of the new life and watch again. Retry: batches, requests and writes that come twice act once.
+Order: per key, as committed here.
 """
 
+import asyncio
 import contextlib
 import os
 import time
+from pathlib import Path
 
 from cluster.actors.shell import Shell
 from cluster.actors.specification import Specification
@@ -17,17 +20,20 @@ from cluster.core.declared_query import FunctionRequest, Response
 from cluster.core.memory import Memory
 from cluster.core.messages import Announce, Batch, Requests
 from cluster.core.operation import UNCHANGED
-from cluster.core.shard_state import ShardState, StartFetch
-from cluster.errors import HarborError, UpstreamError
+from cluster.core.query_key import CanonicalKey
+from cluster.core.shard_state import Commit, Effect, ShardState, StartFetch
+from cluster.core.transaction import Stored, Transaction
+from cluster.errors import HarborError, StoreError, UpstreamError
 from cluster.observability.metrics import Metrics
 from cluster.services import ServiceClient
+from cluster.storage import LmdbStore, open_store
 from cluster.wire import blob
 
 EPOCH_ORIGIN_MS = 1_735_689_600_000
 """2025-01-01. An epoch is the milliseconds since then at which a shard's life began: later lives have higher ones, also where nothing
 of the earlier ones is left."""
-
-
+SYNC_S = 0.1
+"""With `sync: window`, how long what was committed may wait to be written through."""
 FUNCTION_TIMEOUT_MS = 10_000.0
 """A query function that has given nothing after so long has failed, as a service would have."""
 
@@ -40,6 +46,10 @@ class ShardActor(Shell):
     async def __init__(self, specification: bytes, index: int) -> None:  # type: ignore[misc]  # Ray awaits it
         spec = Specification.decode(specification)
         super().__init__(f"shard-{index}", spec.name)
+        self._sync = spec.config.storage.sync
+        self._syncing = False
+        self._store_state = "none"
+        self._store, stored = self._open_store(spec, index)
         now_ms = self.now()
         incarnation = int(now_ms)
         feeds = spec.compiled.feeds
@@ -67,6 +77,7 @@ class ShardActor(Shell):
             memory=Memory(spec.config.cache.max_bytes, spec.config.cache.max_entries),
             limits={name: service.concurrency for name, service in spec.config.services.items()},
             reducer=self._reduce,
+            keeps=self._store is not None,
         )
         self._functions = Functions(self.log)
         for reference in spec.compiled.reducers:
@@ -81,7 +92,32 @@ class ShardActor(Shell):
         self._metrics = Metrics(component="shard", shard=str(index))
         self._apply = self._metrics.histogram("shard_apply_seconds")
         self._fetch = self._metrics.histogram("fetch_seconds")
+        self._synced = self._metrics.histogram("journal_sync_seconds")
+        self._store_errors = 0
+        if stored is not None:
+            self.machine.restore(stored, now_ms, lambda key: spec.slots.shard(CanonicalKey(key)) == index)
+            self.log.info("store_restored", entries=len(self.machine.cache), ms=round(self.now() - now_ms))
         self.run(())
+
+    def _open_store(self, spec: Specification, index: int) -> tuple[LmdbStore | None, Stored | None]:
+        storage = spec.config.storage
+        if storage.path is None:
+            return None, None
+        directory = Path(storage.path) / spec.name / f"shard-{index}"
+        try:
+            store, stored, reason = open_store(
+                directory, always=storage.sync == "always", wait_s=storage.wait_ms / 1000.0
+            )
+        except StoreError as error:
+            # Better a cache that forgets than none.
+            self._store_state = "unavailable"
+            self.log.error("store_unavailable", reason=error.message)  # noqa: TRY400 - the reason is enough
+            return None, None
+        self._store_state = "open"
+        if reason:
+            self._store_state = "set_aside"
+            self.log.error("store_set_aside", reason=reason, kept_as=f"{directory}.unreadable")
+        return store, stored
 
     async def call(self, *pieces: bytes) -> bytes:
         """Take a message from another actor."""
@@ -100,10 +136,37 @@ class ShardActor(Shell):
         self.run(effects)
         return blob.encode_answer(answer)
 
-    def effect(self, effect: object) -> None:
-        """Start a fetch."""
-        assert isinstance(effect, StartFetch)
-        self.spawn(self._fetched(effect))
+    def effect(self, effect: Effect) -> None:
+        """Start a fetch, or store what changed."""
+        if isinstance(effect, Commit):
+            self._commit(effect.transaction)
+        else:
+            assert isinstance(effect, StartFetch)
+            self.spawn(self._fetched(effect))
+
+    def _commit(self, transaction: Transaction) -> None:
+        assert self._store is not None
+        try:
+            self._store.commit(transaction)
+        except StoreError as error:
+            self.machine.not_stored(transaction)
+            self._store_errors += 1
+            self.log.sampled("store_failed", "store", reason=error.message)
+            return
+        if self._sync == "window" and not self._syncing:
+            self._syncing = True
+            self.spawn(self._write_through(self._store))
+
+    async def _write_through(self, store: LmdbStore) -> None:
+        await asyncio.sleep(SYNC_S)
+        self._syncing = False
+        started = time.perf_counter()
+        try:
+            await asyncio.to_thread(store.sync)
+        except StoreError as error:
+            self._store_errors += 1
+            self.log.sampled("store_failed", "store", reason=error.message)
+        self._synced.observe(time.perf_counter() - started)
 
     async def _fetched(self, call: StartFetch) -> None:
         started = time.perf_counter()
@@ -139,6 +202,7 @@ class ShardActor(Shell):
             "keys": len(machine.cache),
             "subscribers": machine.subscriptions,
             "lag_ms": round(machine.lag_ms),
+            "store": self._store_state,
         }
 
     async def samples(self) -> bytes:
@@ -150,6 +214,9 @@ class ShardActor(Shell):
         metrics.set("evictions_total", machine.cache.collected, reason="collected")
         for reason, count in machine.evictions.items():
             metrics.set("evictions_total", count, reason=reason)
+        if self._store is not None:
+            metrics.set("journal_bytes", self._store.size())
+            metrics.set("journal_errors_total", self._store_errors)
         metrics.set("shard_resets_total", machine.resets)
         metrics.set("invalidations_total", machine.invalidations)
         for outcome, count in machine.fetches.items():

@@ -1,5 +1,7 @@
 """What an actor is built from: the configuration, encoded, since Ray keeps it for every restart."""
 
+from pathlib import Path
+
 import msgspec
 from msgspec import Struct
 
@@ -41,5 +43,8 @@ class Specification(Struct, frozen=True):
 
 
 def encode(config: Config) -> bytes:
-    """Write a configuration for actors."""
-    return msgspec.msgpack.encode(config)
+    """Write a configuration for actors, which run in directories of their own."""
+    storage = config.storage
+    if storage.path is not None:
+        storage = msgspec.structs.replace(storage, path=str(Path(storage.path).absolute()))
+    return msgspec.msgpack.encode(msgspec.structs.replace(config, storage=storage))

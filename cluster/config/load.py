@@ -27,6 +27,7 @@ from cluster.config.model import (
     ReconnectConfig,
     ServiceConfig,
     SourceConfig,
+    StorageConfig,
     StreamConfig,
     masked_url,
 )
@@ -184,6 +185,10 @@ class _Section:
 def _shown(value: Any) -> str:
     shown = repr(masked_url(value) if isinstance(value, str) else value)
     return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+def _directory(path: str, value: Any) -> str | None:
+    return None if value is None else _text(path, value)
 
 
 def _text(path: str, value: Any) -> str:
@@ -421,7 +426,7 @@ class _Reader:
         cluster = root.take("cluster", ClusterConfig(), self.cluster)
         batching = root.take("batching", Profile(), self.batching)
         gateway = root.take("gateway", GatewayConfig(), self.gateway)
-        root.take("storage", None, self.storage)
+        storage = root.take("storage", StorageConfig(), self.storage)
         defaults = root.take("defaults", _Defaults(), self.defaults)
         services = root.take("services", {}, self.services)
         sources = root.take("sources", {}, self.sources)
@@ -447,6 +452,7 @@ class _Reader:
             sources,
             streams,
             cache,
+            storage,
             self.entities,
             self.relations,
         )
@@ -516,14 +522,15 @@ class _Reader:
             return  # the other members are that mode's
         section.done()
 
-    def storage(self, path: str, value: Any) -> None:
+    def storage(self, path: str, value: Any) -> StorageConfig:
         section = _Section(self, path, value)
-        if section.is_mapping and section.value.get("path", _NEVER) is not None:
-            self.fault(f"{path}.path", f"{_LATER} (entries are kept in memory): expected null")
-        section.known.extend(("path", "sync", "wait"))
-        section.take("sync", "window", _one_of("always", "window", "never"))
-        section.take("wait", 60_000.0, _duration)
+        made = StorageConfig(
+            section.take("path", StorageConfig.path, _directory),
+            section.take("sync", "window", _one_of("always", "window", "never")),
+            section.take("wait", 60_000.0, _duration),
+        )
         section.done()
+        return made
 
     def defaults(self, path: str, value: Any) -> _Defaults:
         section = _Section(self, path, value)

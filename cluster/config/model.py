@@ -151,6 +151,17 @@ class StreamConfig(Struct, frozen=True):
     batching: Profile | None = None
 
 
+class StorageConfig(Struct, frozen=True):
+    """Where shards keep what must survive them."""
+
+    path: str | None = ".harbor"
+    """A directory on each node, relative to where `harbor up` was run; None: nothing is kept."""
+    sync: str = "window"
+    """When what was committed is on the disk: always (at once) | window (within one) | never (when the system pleases)."""
+    wait_ms: float = 60_000.0
+    """How long a starting shard waits for its store."""
+
+
 class CacheConfig(Struct, frozen=True):
     """How much one shard holds; None: as much as there is."""
 
@@ -169,6 +180,7 @@ class Config(Struct, frozen=True):
     sources: dict[str, SourceConfig] = {}
     streams: tuple[StreamConfig, ...] = ()
     cache: CacheConfig = CacheConfig()
+    storage: StorageConfig = StorageConfig()
     entities: dict[str, EntityType] = {}
     relations: dict[str, list[Any]] = {}
 

@@ -391,10 +391,36 @@ class GatewayState:
     def _complete(self, shard: _Shard, topic: Topic, effects: list[Effect]) -> None:
         """A shard's part of a topic is here."""
         topic.awaited.discard(shard.index)
-        if topic.ready:
-            for subscription in list(topic.subscriptions):
-                if subscription.phase is Phase.AWAITING:
-                    self._begin(subscription, effects)
+        if not topic.ready:
+            return
+        self._flush_topic(topic, effects)
+        moved = _moved(topic)
+        for subscription in list(topic.subscriptions):
+            if subscription.phase is Phase.REJOINING:
+                self._rejoin(subscription, moved, effects)
+            elif subscription.phase is Phase.AWAITING:
+                self._begin(subscription, effects)
+        topic.held.clear()
+
+    def _rejoin(self, subscription: Subscription, moved: dict[str, int] | None, effects: list[Effect]) -> None:
+        """Go on where a subscription stood; where its shard lost what had been passed on, start it over."""
+        if moved is None:
+            self._start_over(subscription)
+            self._begin(subscription, effects)
+            return
+        for key, pending in subscription.outbox.items():
+            if self._slots.shard(CanonicalKey(key)) in subscription.topic.held:
+                pending.patches = None  # they lead to what the last life had
+        for key, version in moved.items():
+            subscription.outbox.at(key, version).patches = None
+        subscription.phase = Phase.LAGGING
+        self._attend(subscription, effects)
+
+    def _start_over(self, subscription: Subscription) -> None:
+        subscription.resets, subscription.since = True, None
+        subscription.phase = Phase.AWAITING
+        subscription.remaining = {}
+        subscription.outbox.clear()
 
     def announce(self, message: Announce, now_ms: float) -> tuple[Answer, list[Effect]]:
         """A shard lives anew: what this gateway watches there is void until it says so again."""
@@ -406,7 +432,7 @@ class GatewayState:
         return Noted(self.incarnation), effects
 
     def _relink(self, shard: _Shard, effects: list[Effect]) -> None:
-        """Start the links to a shard over, and every subscription it concerns."""
+        """Start the links to a shard over; subscriptions go on once it has said what it holds now."""
         shard.out.relink()
         shard.reopening = True
         shard.presumed |= shard.offline
@@ -418,18 +444,17 @@ class GatewayState:
         shard.watching.clear()
         for topic in topics:
             self._flush_topic(topic, effects)
-            for key, replica in list(topic.replicas.items()):
-                if replica.shard == shard.index:
-                    del topic.replicas[key]
-                    self.replicas.pop(key, None)
+            held = {key: replica.version for key, replica in topic.replicas.items() if replica.shard == shard.index}
+            for key in held:
+                del topic.replicas[key]
+                self.replicas.pop(key, None)
+            topic.held.setdefault(shard.index, held)
             self._watch(shard, topic)
             for subscription in topic.subscriptions:
-                if subscription.phase is not Phase.AWAITING:
-                    subscription.resets, subscription.since = True, None
-                subscription.phase = Phase.AWAITING
-                subscription.remaining = {}
-                subscription.outbox.clear()
-                if subscription.resets:
+                if subscription.phase in (Phase.LIVE, Phase.LAGGING):
+                    subscription.phase = Phase.REJOINING
+                elif subscription.phase in (Phase.SNAPSHOT, Phase.RESUMING):
+                    self._start_over(subscription)
                     self._attend(subscription, effects)
         shard.queue.extend(shard.outstanding.values())
         effects.extend(self._pump(shard))
@@ -879,6 +904,11 @@ class GatewayState:
                 return  # its snapshot will hold them
             case Phase.LIVE:
                 subscription.phase = Phase.LAGGING
+            case Phase.REJOINING:
+                held = subscription.topic.held  # of these shards' entries, versions will tell
+                outbox = Outbox(
+                    {k: each for k, each in outbox.items() if self._slots.shard(CanonicalKey(k)) not in held}
+                )
             case _:
                 pass
         for key, pending in outbox.items():
@@ -1063,6 +1093,22 @@ class GatewayState:
             + sum(pending.patch_bytes for each in session.subscriptions.values() for pending in each.outbox.values())
             for session in self.sessions.values()
         )
+
+
+def _moved(topic: Topic) -> dict[str, int] | None:
+    """Return the version passed on before (0: none) of every entry that is at another now; None: a shard is behind that."""
+    moved: dict[str, int] = {}
+    for held in topic.held.values():
+        for key, version in held.items():
+            replica = topic.replicas.get(key)
+            if replica is None or replica.version < version:
+                return None
+            if replica.version > version:
+                moved[key] = version
+    for key, replica in topic.replicas.items():
+        if replica.version and replica.shard in topic.held and key not in topic.held[replica.shard]:
+            moved[key] = 0
+    return moved
 
 
 def _condition(before: str | None, state: str) -> str | None:

@@ -15,11 +15,14 @@ from cluster.core.operation import Operation
 from cluster.core.query_cache import Entry
 from cluster.core.query_key import CanonicalKey
 from cluster.core.query_options import QueryOptions
+from cluster.core.transaction import StoredEntry
 from cluster.errors import ErrorCode, HarborError
 
 UNDECLARED = QueryOptions(stale_time=None, gc_time=None)
 """Options of an entry that no query declares: it cannot be fetched, and stays until somebody removes it."""
 WRITE = "write:"
+RESTORED = "restored:"
+"""Before the origin that the data had when it was stored."""
 UNCERTAIN = "?"
 """After an origin: operations that cannot be repeated came while it was fetched, every time."""
 
@@ -111,6 +114,21 @@ class ShardEntry(Entry):
     def doubt(self) -> tuple[str, int] | None:
         """Why, and since when, it is invalidated; None: it is not."""
         return (self.cause, int(self.cause_at)) if self.is_invalidated else None
+
+    def stored(self) -> StoredEntry | None:
+        """Return what lasts of it; None: it has no data."""
+        if self.value is None:
+            return None
+        return StoredEntry(
+            self.key,
+            self.version,
+            self.value.json(),
+            self.data_updated_at,
+            self.fetched_at,
+            self.origin.removeprefix(RESTORED),
+            (self.cause, self.cause_at) if self.is_invalidated else None,
+            self.etag,
+        )
 
     def info(self, now_ms: float, subscribers: int) -> KeyInfo:
         """Return the entry's row in a key listing."""

@@ -2,7 +2,9 @@
 
 One instance is one life of the actor. Commits are numbered: every change of an entry's view takes the next offset of the shard and the
 entry's next version; a new entry starts at its offset, so versions are never reused for a key. Without a store a life begins empty
-at `epoch * 2^13` (epochs are milliseconds), which is above anything an earlier life can have reached.
+at `epoch * 2^13` (epochs are milliseconds), which is above anything an earlier life can have reached. With one it has what that held, and
+an entry's first change goes to a version of the new life: should the last commits not have reached the disk, what readers have of them
+is not taken for what comes now.
 
 It is one thing because every path below ends in the same commit, and what a commit must do may not differ between them: number the
 change, note it in history, keep it for fetches under way, and pend it on the link of every watcher.
@@ -94,8 +96,9 @@ from cluster.core.query_cache import CANCELLED, Fetch, Observer, QueryCache, hea
 from cluster.core.query_key import CanonicalKey, KeyMatcher, elements, parse
 from cluster.core.relation import Relations
 from cluster.core.service_health import UNREACHABLE, ServiceHealth
-from cluster.core.shard_entry import UNCERTAIN, WRITE, ShardEntry, error_of
+from cluster.core.shard_entry import RESTORED, UNCERTAIN, WRITE, ShardEntry, error_of
 from cluster.core.sweep import SLICE, Sweeps
+from cluster.core.transaction import Cursor, Result, Stored, StoredEntry, Transaction, Unstored
 from cluster.errors import ErrorCode, HarborError, OperationError, UpstreamError
 
 EPOCH_SHIFT = 13
@@ -109,6 +112,8 @@ JOIN_WAIT_MS = 1_000.0
 REQUEST_MEMORY_MS = 600_000.0
 """Results of writes are kept this long for repeats."""
 MAX_FETCH_TRIES = 3
+OPENED = "!"
+"""Before a source's name, among the cursors: the incarnation in which it was last opened."""
 EVICT_SLICE = 500
 """Entries evicted per wake."""
 
@@ -121,7 +126,13 @@ class StartFetch(Struct, frozen=True):
     request: FetchRequest | FunctionRequest
 
 
-Effect = Send | StartFetch
+class Commit(Struct, frozen=True):
+    """Effect: store `transaction`, before any effect after it; where that fails, say so to `not_stored`."""
+
+    transaction: Transaction
+
+
+Effect = Send | StartFetch | Commit
 T = TypeVar("T")
 
 
@@ -189,16 +200,21 @@ class ShardState:
         memory: Memory | None = None,
         limits: Mapping[str, int] | None = None,
         reducer: Reducer | None = None,
+        keeps: bool = False,
     ) -> None:
-        """`replay_ms`: the longest an operation may have been under way (the largest `max_wait`); `limits`: calls at once, by service."""
+        """`replay_ms`: the longest an operation may have been under way (the largest `max_wait`); `limits`: calls at once, by service.
+
+        `keeps`: it has a store.
+        """
         self.identity = identity
         self.incarnation = incarnation
         self.epoch = epoch
-        self.offset = epoch << EPOCH_SHIFT
+        self.offset = self._begun = epoch << EPOCH_SHIFT
+        """`_begun`: versions of this life are greater."""
         self.cache: QueryCache[ShardEntry] = QueryCache(self)
         for service, calls in (limits or {}).items():
             self.cache.limit(service, calls)
-        self.history = History(self.offset)
+        self.history = History(epoch, self.offset)
         self.demand = demand
         self.memory = memory or Memory()
         self.entities = EntityIndex(entities or {})
@@ -219,12 +235,11 @@ class ShardState:
         self._joins: dict[str | None, bool] = {}
         """Whether channels may be to be joined, by the head of a key."""
         self._prefix_channels: dict[tuple[str, int], list[Channel]] = {}
-        self._opened: dict[str, int] = {}
-        """Incarnation by source, as last heard."""
-        self._cursors: dict[str, tuple[int, int]] = {}
-        """(incarnation, last number) by feed."""
-        self._results: dict[str, tuple[float, Payload]] = {}
-        """(kept until, result) by request id, oldest first."""
+        self._cursors: dict[str, Cursor] = {}
+        """By feed."""
+        self._results: dict[str, Result] = {}
+        """By request id, oldest first."""
+        self._unstored = Unstored() if keeps else None
         self._evicting = False
         """Entries are still too many, or too large."""
         self._held: dict[str, ShardEntry] = {}
@@ -250,6 +265,59 @@ class ShardState:
     def _now_ms(self, now_ms: float) -> None:
         self.cache.now_ms = now_ms
 
+    # --- what is stored ------------------------------------------------------------------------------------------
+
+    def restore(self, stored: Stored, now_ms: float, owns: Callable[[str], bool]) -> None:
+        """Begin with what a store holds; to be called before anything else. `owns`: whether a key belongs to this shard."""
+        self._now_ms = now_ms
+        for each in stored.entries:
+            if not owns(each.key):
+                self._forsake(each.key)
+                continue
+            entry = self._create(each.key)
+            self.cache.written(entry, Value.from_json(each.data), each.data_updated_at)
+            entry.version, entry.origin, entry.fetched_at = each.version, RESTORED + each.origin, each.fetched_at
+            entry.etag = each.etag
+            self.memory.replaced(entry)
+            if self.entities.types:
+                self.entities.replaced(entry.key, entry.covering, each.data)
+            if each.doubt is not None:
+                entry.is_invalidated = True
+                entry.cause, entry.cause_at = each.doubt
+            elif channels := self._channels_for(entry.key):
+                self.demand.need(
+                    channels
+                )  # they were joined: what is left unjoined goes out of date, as ever, after its linger
+                self.demand.release(channels, now_ms)
+        self._cursors.update(stored.cursors)
+        self._results.update(stored.results)
+        self.history.restore(stored.lives, stored.first, stored.changes)
+        if self._unstored is not None:
+            self._unstored.changes = self.history.next
+
+    def _forsake(self, key: str) -> None:
+        if self._unstored is not None:
+            self._unstored.entries[key] = None
+
+    def not_stored(self, transaction: Transaction) -> None:
+        """A transaction could not be stored; what was in it goes with the next."""
+        assert self._unstored is not None
+        self._unstored.failed(transaction)
+
+    def _keep(self, entry: ShardEntry) -> None:
+        """An entry differs from what is stored of it."""
+        if self._unstored is not None:
+            self._unstored.entries[entry.key] = None
+
+    def _stored(self, key: str) -> StoredEntry | None:
+        entry = self.cache.get(key)
+        return None if entry is None else entry.stored()
+
+    def _move(self, feed: str, cursor: Cursor) -> None:
+        self._cursors[feed] = cursor
+        if self._unstored is not None:
+            self._unstored.cursors[feed] = None
+
     # --- batches -------------------------------------------------------------------------------------------------
 
     def batch(self, message: Batch, now_ms: float) -> tuple[Answer, list[Effect]]:
@@ -261,6 +329,10 @@ class ShardState:
                 return Refused(self.incarnation), []
             case Repeat(answer):
                 return answer, []
+        if any(
+            self._has(feed) for feed in message.feeds
+        ):  # all of it: batches are committed as a whole, and repeated as they were
+            return incoming.answered(BatchCommitted(self.incarnation, self.offset)), []
         if message.keys:
             self.lag_ms = now_ms - message.oldest_ms
         late: list[tuple[str, str, list[Operation], int]] = []
@@ -378,12 +450,18 @@ class ShardState:
 
     # --- feeds ---------------------------------------------------------------------------------------------------
 
+    def _has(self, feed: FeedRange) -> bool:
+        """Whether a range was committed before, perhaps by an earlier life."""
+        incarnation, last = self._cursors.get(feed.feed, (0, 0))
+        return feed.first <= feed.last <= last and feed.incarnation == incarnation
+
     def _advance(self, feed: FeedRange) -> None:
         """Move a feed's cursor; where numbers are missing, reset what the feed feeds."""
         empty = feed.first > feed.last
         if empty and not feed.previous:
-            if feed.incarnation > self._opened.get(feed.feed, 0):
-                self._opened[feed.feed] = feed.incarnation
+            opened = OPENED + feed.feed
+            if feed.incarnation > self._cursors.get(opened, (0, 0))[0]:
+                self._move(opened, (feed.incarnation, 0))
                 self._gap(feed.feed, None)
             return
         incarnation, last = self._cursors.get(feed.feed, (0, 0))
@@ -394,7 +472,7 @@ class ShardState:
             lost = feed.previous > 0 and (incarnation > 0 or empty)
         else:
             lost = feed.previous > last
-        self._cursors[feed.feed] = (feed.incarnation, max(feed.last, feed.previous))
+        self._move(feed.feed, (feed.incarnation, max(feed.last, feed.previous)))
         if lost:
             self._gap(source, channel or None)
 
@@ -473,8 +551,9 @@ class ShardState:
         """An entry's data has changed: by RFC 6902 members, or as a whole."""
         from_version = entry.version
         self.offset += 1
-        entry.version = from_version + 1 if from_version else self.offset
+        entry.version = from_version + 1 if from_version > self._begun else self.offset
         entry.origin = origin
+        self._keep(entry)
         self.history.record(entry.key, from_version)
         assert entry.value is not None
         size = sum(map(len, patch)) + len(patch) if patch is not None else 0
@@ -506,6 +585,7 @@ class ShardState:
     def removed(self, entry: ShardEntry) -> None:
         """The cache drops an entry."""
         self.offset += 1
+        self._keep(entry)
         self.history.record(entry.key, entry.version)
         self.memory.removed(entry)
         self.entities.removed(entry.key)
@@ -548,6 +628,7 @@ class ShardState:
         if not entry.is_invalidated:
             entry.is_invalidated = True
             entry.cause, entry.cause_at = cause, self._now_ms if since_ms is None else since_ms
+            self._keep(entry)
 
     def _invalidate(self, entry: ShardEntry, refetch: str, cause: str, asked_ms: float) -> None:
         if self.cache.get(entry.key) is not entry:
@@ -684,6 +765,7 @@ class ShardState:
             elif result.body is None:
                 self.fetches["not_modified"] += 1
                 entry.fetched_at = now_ms
+                self._keep(entry)
                 self.cache.unchanged(entry, fetch)
             else:
                 self.cache.received(entry, fetch, Value.from_json(result.body))
@@ -737,6 +819,7 @@ class ShardState:
         fetch.is_pure = not replay and not updates
         self.fetches["success"] += 1
         entry.fetched_at = self._now_ms
+        self._keep(entry)
         if completed is None:
             self._remove(entry)
         elif not replay and not fetch.again:
@@ -916,6 +999,8 @@ class ShardState:
             return known[1]
         payload = self._carry_out(request)
         self._results[request.request_id] = (self._now_ms + REQUEST_MEMORY_MS, payload)
+        if self._unstored is not None:
+            self._unstored.results[request.request_id] = None
         return payload
 
     def _carry_out(self, request: Write | Edit | Erase) -> Payload:
@@ -972,6 +1057,8 @@ class ShardState:
         for request_id, (until, _) in list(self._results.items())[:8]:
             if until <= self._now_ms:
                 del self._results[request_id]
+                if self._unstored is not None:
+                    self._unstored.results[request_id] = None
 
     # --- watches -------------------------------------------------------------------------------------------------
 
@@ -1061,6 +1148,12 @@ class ShardState:
 
     def _taken(self) -> list[Effect]:
         effects, self._effects = self._effects, []
+        if self._unstored is not None:
+            transaction = self._unstored.taken(
+                self.epoch, self.offset, self._stored, self._cursors, self._results, self.history
+            )
+            if transaction is not None:
+                effects.insert(0, Commit(transaction))
         return effects
 
     def _flush(self) -> None:
@@ -1127,7 +1220,7 @@ class ShardState:
         return entry.view(is_offline=not self.cache.is_online(entry.options.own_service))
 
     def _missed(self, request: Missed) -> MissedKeys:
-        missed = self.history.since(request.offset) if request.epoch == self.epoch else None
+        missed = self.history.since(request.epoch, request.offset)
         if missed is None:
             return MissedKeys(request.id, reset=True, keys=[])
         if not request.prefix:

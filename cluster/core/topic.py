@@ -16,6 +16,8 @@ class Phase(Enum):
 
     AWAITING = "awaiting"
     """The topic has not all its replicas yet."""
+    REJOINING = "rejoining"
+    """A shard began anew and is being asked again; it goes on where it stood."""
     RESUMING = "resuming"
     """Shards are being asked what it missed."""
     SNAPSHOT = "snapshot"
@@ -57,6 +59,7 @@ class Topic:
     __slots__ = (
         "awaited",
         "dirty",
+        "held",
         "key",
         "matcher",
         "outbox",
@@ -77,6 +80,8 @@ class Topic:
         """Shards whose snapshot is not complete."""
         self.seen: dict[int, set[str]] = {}
         """Keys whose snapshots an awaited shard has sent."""
+        self.held: dict[int, dict[str, int]] = {}
+        """By shard that began anew: the version of each of its entries that had been passed on before."""
         self.replicas: dict[str, Replica] = {}
         self.subscriptions: dict[Subscription, str] = {}
         """Session by subscription."""

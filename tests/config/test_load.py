@@ -98,8 +98,8 @@ FAULTS: list[tuple[str, str]] = [
     ("gateway: {auth: {mode: password}}", "gateway.auth.mode: expected none or api_keys or jwt, got 'password'"),
     ("gateway: {tenant_claim: org}", "gateway.tenant_claim: not supported by this version, got 'org'"),
     # --- storage and defaults
-    ("storage: {path: .harbor}", "storage.path: not supported by this version (entries are kept in memory): expected null"),
-    ("storage: {}", "storage.path: not supported by this version (entries are kept in memory): expected null"),
+    ("storage: {path: 7}", "storage.path: expected text, got 7"),
+    ("storage: {pth: x}", "storage.pth: unknown key, did you mean path?"),
     ("storage: {path: null, sync: maybe}", "storage.sync: expected always or window or never, got 'maybe'"),
     ("defaults: {stale_time: soon}", "defaults.stale_time: expected a duration such as 100ms, 60s, 5m or 24h, got 'soon'"),
     ("defaults: {retry: -1}", "defaults.retry: expected a whole number of at least 0, got -1"),

@@ -33,7 +33,8 @@ from cluster.core.messages import (
 from cluster.core.operation import Operation, Set
 from cluster.core.query_key import KeyMatcher, parse
 from cluster.core.replica import Replica
-from cluster.core.shard_state import EPOCH_SHIFT, ShardState, StartFetch
+from cluster.core.shard_state import EPOCH_SHIFT, Commit, ShardState, StartFetch
+from cluster.core.transaction import Store
 from cluster.errors import UpstreamError
 
 START = 1_000_000.0
@@ -62,16 +63,21 @@ DOWN = UpstreamError("it is down", status=503)
 class Shard:
     """See the module. Change sets are acknowledged at once; what they say is kept in `held` as a gateway would."""
 
-    def __init__(self, document: dict[str, Any] = DOCUMENT, **more: Any) -> None:
+    def __init__(
+        self, document: dict[str, Any] = DOCUMENT, *, store: Store | None = None, life: int = 3, **more: Any
+    ) -> None:
+        """`store`: where it keeps what it has, and begins with; `life`: its incarnation."""
+        self.store = store
+        self.life = life
         config = load_mapping(document, {})
         compiled = compile_config(config)
         demand = ChannelDemand(
-            "shard-0", 3, now_ms=START, ingestors=[], ingestor_of=lambda s: s, linger_ms=compiled.feeds.linger_ms
+            "shard-0", life, now_ms=START, ingestors=[], ingestor_of=lambda s: s, linger_ms=compiled.feeds.linger_ms
         )
         self.machine = ShardState(
             "shard-0",
-            3,
-            epoch=EPOCH,
+            life,
+            epoch=EPOCH + life - 3,
             queries=compiled.queries,
             feeds=compiled.feeds,
             demand=demand,
@@ -83,9 +89,12 @@ class Shard:
             origins=compiled.origins,
             memory=Memory(config.cache.max_bytes, config.cache.max_entries),
             limits={name: service.concurrency for name, service in config.services.items()},
+            keeps=store is not None,
             **more,
         )
         self.now = START
+        if store is not None and (stored := store.load()) is not None:
+            self.machine.restore(stored, START, lambda key: "foreign" not in key)
         self.batches = 0
         self.asked = 0
         self.next_id = 0
@@ -97,7 +106,10 @@ class Shard:
     def _take(self, effects: Any) -> None:
         """Note effects."""
         for effect in effects:
-            if isinstance(effect, StartFetch):
+            if isinstance(effect, Commit):
+                assert self.store is not None
+                self.store.commit(effect.transaction)
+            elif isinstance(effect, StartFetch):
                 self.fetches.append(effect)
             elif isinstance(effect, Send) and isinstance(effect.message, ChangeSet):
                 self.sets.append(effect.message)
@@ -151,7 +163,7 @@ class Shard:
         origin: int = -1,
     ) -> Any:
         self.batches += 1
-        header = Header("coordinator-0", 2, 0 if self.batches == 1 else 3, self.batches)
+        header = Header("coordinator-0", 2, 0 if self.batches == 1 else self.life, self.batches)
         listed = [KeyOperations(key, operations, count, origin) for key, operations in keys]
         answer, effects = self.machine.batch(Batch(header, list(feeds), listed, self.now - 100), self.now)
         self._take(effects)
@@ -161,7 +173,7 @@ class Shard:
         """Send one request; its answer, if it is there at once."""
         self.asked += 1
         self.next_id += 1
-        header = Header("gateway-0", 8, 0 if self.asked == 1 else 3, self.asked)
+        header = Header("gateway-0", 8, 0 if self.asked == 1 else self.life, self.asked)
         answer, effects = self.machine.requests(Requests(header, [make(self.next_id)]), self.now)
         self._take(effects)
         assert isinstance(answer, Answers)

@@ -213,10 +213,7 @@ def test_an_old_change_is_dropped_and_a_patch_onto_nothing_starts_over() -> None
     played.tick()
     assert played.read(session) is None
     played.send(change(6, 7, patch=[{"op": "add", "path": "/m", "value": 1}]))
-    assert played.read(session) == [
-        {"sub": 1, "type": "reset"},
-        {"sub": 1, "type": "position", "token": "p1.0-0-0"},
-    ]
+    assert played.read(session) is None
     (send,) = [effect for effect in played.effects if isinstance(effect, Send)]
     assert send.message.header == Header("gateway-0", 10, 0, 1)
     assert send.message.items == [Watch(2, A, prefix=False)]
@@ -432,20 +429,73 @@ def test_a_client_that_missed_too_much_is_reset() -> None:
     assert [message["type"] for message in played.read(again)] == ["reset", "snapshot", "snapshot_end"]
 
 
-def test_a_new_life_of_a_shard_resets_whom_it_concerns() -> None:
-    played = Played()
-    session = played.live()
-    answer, effects = played.state.announce(Announce("shard-0", 30), played.now_ms)
+def renewed(played: Played, *, since: int = 30) -> int:
+    """Have the shard live anew; the gateway's new watch."""
+    answer, effects = played.state.announce(Announce("shard-0", since), played.now_ms)
     assert answer == Noted(9)
     played.note(effects)
-    assert [message["type"] for message in played.read(session)] == ["reset", "position"]
-    assert played.send(change(5, 6, data="of the old life")) == ChangeSetTaken(9)
+    played.life, played.sequence, played.offset = since, 0, 500
+    return played.watch()
+
+
+def test_clients_go_on_over_a_new_life_of_a_shard() -> None:
+    played = Played()
+    session = played.live()
+    watch = renewed(played)
+    assert played.read(session) is None
     assert played.state.replicas == {}
-    played.life, played.sequence, played.offset = 30, 0, 500
-    watch = played.watch()
     played.send(Snapshot(watch, view(A, 501, 1)))
-    assert [message.get("version") for message in played.read(session)] == [501, None]
+    change_, _ = played.read(session)
+    assert (change_["type"], change_["from"], change_["version"], change_["data"]) == ("change", 5, 501, 1)
     assert played.state.announce(Announce("shard-0", 30), played.now_ms)[1] == []  # heard before
+    played.send(change(501, 502, data=2))
+    played.tick()
+    assert [message.get("from") for message in played.read(session)] == [501, None]
+
+
+def test_a_shard_that_has_what_it_had_is_no_news() -> None:
+    played = Played()
+    session = played.live(mode="patch")
+    watch = renewed(played)
+    played.send(Snapshot(watch, view(A, 5, {"n": 5})))
+    played.tick()
+    assert played.read(session) is None
+    played.send(change(5, 6, patch=[{"op": "add", "path": "/m", "value": 1}]))
+    played.tick()
+    (got, _) = played.read(session)
+    assert (got["from"], got["version"]) == (5, 6)
+
+
+def test_what_waited_to_be_written_still_is() -> None:
+    played = Played()
+    session = played.live(mode="patch")
+    played.state.pause(session, b"1", played.now_ms)
+    played.send(change(5, 6, patch=[{"op": "add", "path": "/m", "value": 1}]))
+    played.tick()
+    watch = renewed(played)
+    played.send(Snapshot(watch, view(A, 7, {"m": 2})))
+    played.note(played.state.resume(session, b"1", played.now_ms))
+    (got, _) = played.read(session)
+    assert (got["from"], got["version"]) == (5, 7)
+    assert got["patch"] == [{"op": "replace", "path": "", "value": {"m": 2}}]
+
+
+@pytest.mark.parametrize("now", [4, 0, None], ids=["older", "without data", "gone"])
+def test_a_shard_that_lost_what_it_had_resets_whom_it_concerns(now: int | None) -> None:
+    played = Played()
+    session = played.live()
+    watch = renewed(played)
+    played.send(Absent(watch) if now is None else Snapshot(watch, view(A, now, 4)))
+    assert next(message["type"] for message in played.read(session)) == "reset"
+
+
+def test_a_shard_that_dies_again_meanwhile_changes_nothing() -> None:
+    played = Played()
+    session = played.live()
+    renewed(played)
+    watch = renewed(played, since=40)
+    played.send(Snapshot(watch, view(A, 501, 1)))
+    assert [message.get("from") for message in played.read(session)] == [5, None]
 
 
 def test_a_shard_that_starts_its_link_over_unasked_is_watched_anew() -> None:
@@ -453,11 +503,11 @@ def test_a_shard_that_starts_its_link_over_unasked_is_watched_anew() -> None:
     session = played.live()
     played.sequence, played.life = 0, 21
     played.send(change(6, 7, data=7))
-    assert played.read(session)[0]["type"] == "reset"
+    assert played.read(session) is None
     played.sequence, played.life = 0, 22  # its answer to the gateway's starting over
     watch = played.watch()
     played.send(Snapshot(watch, view(A, 7, 7)))
-    assert [message["type"] for message in played.read(session)] == ["snapshot", "snapshot_end"]
+    assert [message["type"] for message in played.read(session)] == ["change", "position"]
 
 
 def test_a_silent_shard_is_asked_whether_it_knows_us() -> None:
@@ -584,7 +634,11 @@ def test_an_event_stream_has_one_id_for_all_it_carries() -> None:
         % played.token.encode()
     )
     played.note(played.state.announce(Announce("shard-0", 30), played.now_ms)[1])
-    assert played.read(session) == b"event: reset\ndata: {}\n\nevent: reset\ndata: {}\nid: p1.0-0-0\n\n"
+    first, second = [each.id for each in played.requests()]
+    played.life, played.sequence = 30, 0
+    played.send(Absent(first), Absent(second))
+    played.tick()
+    assert played.read(session).startswith(b"event: reset\ndata: {}\n\n")
 
 
 def test_ids_of_watches_that_ended_mean_nothing() -> None:

@@ -5,9 +5,11 @@ from hypothesis import strategies as st
 
 from cluster.core.history import History
 
+EPOCH = 7
+
 
 def history(*changes: tuple[str, int], offset: int = 10, max_changes: int = 100) -> History:
-    made = History(offset, max_changes)
+    made = History(EPOCH, offset, max_changes)
     for key, version in changes:
         made.record(key, version)
     return made
@@ -15,27 +17,27 @@ def history(*changes: tuple[str, int], offset: int = 10, max_changes: int = 100)
 
 def test_an_empty_history_stands_at_its_offset() -> None:
     made = history()
-    assert made.offset == 10
-    assert made.since(10) == {}
-    assert made.since(9) is None
-    assert made.since(11) is None
+    assert made.next == 0
+    assert made.since(EPOCH, 10) == {}
+    assert made.since(EPOCH, 9) is None
+    assert made.since(EPOCH, 11) is None
 
 
 def test_each_key_once_with_what_was_held() -> None:
     made = history(("a", 3), ("b", 0), ("a", 12))
-    assert made.offset == 13
-    assert made.since(10) == {"a": 3, "b": 0}
-    assert made.since(11) == {"b": 0, "a": 12}
-    assert made.since(12) == {"a": 12}
-    assert made.since(13) == {}
-    assert made.since(14) is None, "not come so far"
+    assert made.next == 3
+    assert made.since(EPOCH, 10) == {"a": 3, "b": 0}
+    assert made.since(EPOCH, 11) == {"b": 0, "a": 12}
+    assert made.since(EPOCH, 12) == {"a": 12}
+    assert made.since(EPOCH, 13) == {}
+    assert made.since(EPOCH, 14) is None, "not come so far"
 
 
 def test_it_reaches_back_so_many_changes() -> None:
     made = history(*((f"k{n}", n) for n in range(5)), max_changes=3)
-    assert made.offset == 15
-    assert made.since(11) is None
-    assert made.since(12) == {"k2": 2, "k3": 3, "k4": 4}
+    assert made.next == 5
+    assert made.since(EPOCH, 11) is None
+    assert made.since(EPOCH, 12) == {"k2": 2, "k3": 3, "k4": 4}
 
 
 @given(
@@ -45,17 +47,42 @@ def test_it_reaches_back_so_many_changes() -> None:
     st.integers(-3, 35),
 )
 def test_against_a_full_record(keys: list[str], begin: int, bound: int, ahead: int) -> None:
-    made = History(begin, bound)
+    made = History(EPOCH, begin, bound)
     versions: dict[str, int] = {}
     states = [dict(versions)]
     for number, key in enumerate(keys, begin + 1):
         made.record(key, versions.get(key, 0))
         versions[key] = number
         states.append(dict(versions))
-    assert made.offset == begin + len(keys)
-    missed = made.since(begin + ahead)
+    assert made.next == len(keys)
+    missed = made.since(EPOCH, begin + ahead)
     if not len(keys) - min(bound, len(keys)) <= ahead <= len(keys):
         assert missed is None
     else:
         changed = set(keys[ahead:])
         assert missed == {key: states[ahead].get(key, 0) for key in changed}
+
+
+def test_it_goes_on_where_an_earlier_life_ended() -> None:
+    old = history(("a", 3), ("b", 0), ("a", 12))
+    new = History(EPOCH + 1, 1_000)
+    new.restore(old.lives, old.first, old.numbered(0))
+    new.record("c", 5)
+    assert new.since(EPOCH, 11) == {"b": 0, "a": 12, "c": 5}
+    assert new.since(EPOCH, 13) == {"c": 5}
+    assert new.since(EPOCH, 14) is None, "that life has not come so far"
+    assert new.since(EPOCH + 1, 1_000) == {"c": 5}
+    assert new.since(EPOCH + 1, 999) is None
+    assert new.numbered(2) == [("a", 12), ("c", 5)]
+
+
+def test_a_life_of_which_nothing_is_left_is_forgotten() -> None:
+    made = history(("a", 1), ("b", 2))
+    for epoch in range(EPOCH + 1, EPOCH + 4):
+        later = History(epoch, epoch * 1_000, 2)
+        later.restore(made.lives, made.first, made.numbered(made.first))
+        later.record("x", epoch)
+        made = later
+    assert [life.epoch for life in made.lives] == [EPOCH + 1, EPOCH + 2, EPOCH + 3]
+    assert made.since(EPOCH + 1, (EPOCH + 1) * 1_000) is None
+    assert made.since(EPOCH + 1, (EPOCH + 1) * 1_000 + 1) == {"x": EPOCH + 2}, "where that life ended"

@@ -288,6 +288,7 @@ def test_the_sample_configuration_is_yaml_and_names_this_server():
         "services",
         "queries",
         "sources",
+        "storage",
         "streams",
     }
     assert config["sources"]["events"]["url"] == "${UPSTREAM_WS:-ws://127.0.0.1:8710/ws}"

@@ -1,0 +1,149 @@
+"""What a shard keeps on disk: a transaction for every batch of work, and what of it is not there yet.
+
+A transaction holds everything that one step changed, so that what is stored is always the state between two steps: entries with the
+cursors of the feeds that made them, results of writes with what they wrote. The store behind it is a port (`Store`).
+
+What must not live here: files (`cluster.storage`), when a step ends (`shard_state`).
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from msgspec import Struct
+
+from cluster.core.history import History, Life, Record
+from cluster.core.messages import Payload
+
+SCHEMA = 1
+"""Version of the layout; a store of another one is not read."""
+Cursor = tuple[int, int]
+"""(incarnation, number of the last event committed) of a feed."""
+Result = tuple[float, Payload]
+"""(Unix ms until when it is kept, what a write came to)."""
+
+
+class StoredEntry(Struct, frozen=True, array_like=True):
+    """What lasts of an entry."""
+
+    key: str
+    version: int
+    data: bytes
+    """JSON."""
+    data_updated_at: float
+    fetched_at: float
+    """Unix ms, both."""
+    origin: str
+    doubt: tuple[str, float] | None
+    """(why, since when) it is invalidated."""
+    etag: tuple[str, int] | None
+
+
+class Transaction(Struct, frozen=True, array_like=True):
+    """What to store at once. None takes something out."""
+
+    epoch: int
+    offset: int
+    entries: dict[str, StoredEntry | None]
+    cursors: dict[str, Cursor]
+    """By feed."""
+    results: dict[str, Result | None]
+    """By request id."""
+    lives: list[Life]
+    number: int
+    """Of the first of `changes`."""
+    changes: list[Record]
+    first: int
+    """Number of the oldest change that is kept."""
+
+
+class Stored(Struct, frozen=True):
+    """What a store holds."""
+
+    epoch: int
+    offset: int
+    entries: list[StoredEntry]
+    cursors: dict[str, Cursor]
+    results: dict[str, Result]
+    lives: list[Life]
+    first: int
+    changes: list[Record]
+
+
+class Store(Protocol):
+    """Where transactions go."""
+
+    def load(self) -> Stored | None:
+        """Return what was stored; None: nothing yet.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        ...
+
+    def commit(self, transaction: Transaction) -> None:
+        """Store a transaction as a whole, or nothing of it.
+
+        Raises:
+            StoreError: it cannot be written, with the reason.
+        """
+        ...
+
+    def sync(self) -> None:
+        """Wait until what was committed is on the disk. May be called from another thread."""
+        ...
+
+    def size(self) -> int:
+        """Return the bytes it takes."""
+        ...
+
+    def close(self) -> None:
+        """Give it up."""
+        ...
+
+
+class Unstored:
+    """What has changed since the last transaction."""
+
+    __slots__ = ("changes", "cursors", "entries", "results")
+
+    def __init__(self) -> None:
+        self.entries: dict[str, None] = {}
+        self.cursors: dict[str, None] = {}
+        self.results: dict[str, None] = {}
+        self.changes = 0
+        """Number of the first change of the history that is not stored."""
+
+    def taken(
+        self,
+        epoch: int,
+        offset: int,
+        entry: Callable[[str], StoredEntry | None],
+        cursors: dict[str, Cursor],
+        results: dict[str, Result],
+        history: History,
+    ) -> Transaction | None:
+        """Return what is to be stored now; None: nothing has changed."""
+        if not (self.entries or self.cursors or self.results or self.changes < history.next):
+            return None
+        number = max(self.changes, history.first)
+        made = Transaction(
+            epoch,
+            offset,
+            {key: entry(key) for key in self.entries},
+            {feed: cursors[feed] for feed in self.cursors},
+            {request: results.get(request) for request in self.results},
+            history.lives,
+            number,
+            history.numbered(number),
+            history.first,
+        )
+        self.entries, self.cursors, self.results = {}, {}, {}
+        self.changes = history.next
+        return made
+
+    def failed(self, transaction: Transaction) -> None:
+        """`transaction` could not be stored: what it held goes with the next one."""
+        self.entries.update(dict.fromkeys(transaction.entries))
+        self.cursors.update(dict.fromkeys(transaction.cursors))
+        self.results.update(dict.fromkeys(transaction.results))
+        self.changes = min(self.changes, transaction.number)

@@ -1,0 +1,216 @@
+"""A shard's store in a directory of its own, in LMDB: one transaction of ours is one of LMDB's.
+
+What a killed process has committed is in the system's page cache and survives it in every mode; `sync` decides what a machine that
+loses power keeps: `always` writes through at each commit, `window` within a window (the owner calls `sync`), `never` when the system
+pleases. In the latter two LMDB's pages may reach the disk in any order, so such a machine may find a store it cannot read.
+
+The directory is one process's alone (`flock`, which ends with the process). A store that cannot be read, or is of another layout, is
+set aside under a name of its own and a new one begun.
+"""
+
+import fcntl
+import os
+import shutil
+import time
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import msgspec
+
+from cluster.core.history import Life, Record
+from cluster.core.transaction import SCHEMA, Cursor, Result, Stored, StoredEntry, Transaction
+from cluster.errors import StoreError
+
+FIRST_MAP_BYTES = 16 * 1024 * 1024
+"""Address space to begin with; it doubles when it is used up."""
+LOCK_POLL_S = 0.05
+_ENCODE = msgspec.msgpack.Encoder().encode
+_ENTRY = msgspec.msgpack.Decoder(StoredEntry).decode
+_CURSOR = msgspec.msgpack.Decoder(tuple[str, Cursor]).decode
+_RESULT = msgspec.msgpack.Decoder(tuple[str, Result]).decode
+_RECORD = msgspec.msgpack.Decoder(Record).decode
+
+
+class _Meta(msgspec.Struct, frozen=True, array_like=True):
+    schema: int
+    epoch: int
+    offset: int
+    lives: list[Life]
+    first: int
+
+
+_META = msgspec.msgpack.Decoder(_Meta).decode
+
+
+class LmdbStore:
+    """See the module. One thread uses it; `sync` may be called from another."""
+
+    def __init__(self, directory: Path, *, always: bool = False, map_bytes: int = FIRST_MAP_BYTES) -> None:
+        """Open or begin a store.
+
+        Raises:
+            StoreError: another process has it, or the directory cannot be used.
+        """
+        self.directory = directory
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(directory / "owner", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise StoreError(f"{directory}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._lock)
+            raise StoreError(f"{directory}: another process has it open") from error
+        held = directory / "data.mdb"
+        size = max(map_bytes, 2 * held.stat().st_size if held.exists() else 0)
+        try:
+            self._env = lmdb.open(
+                str(directory), map_size=size, max_dbs=8, lock=False, sync=always, metasync=always, readahead=False
+            )
+            self._open_tables()
+        except lmdb.Error as error:
+            os.close(self._lock)
+            raise StoreError(f"{directory}: {error}") from error
+
+    def _open_tables(self) -> None:
+        self._entries = self._env.open_db(b"entries")
+        self._cursors = self._env.open_db(b"cursors")
+        self._results = self._env.open_db(b"results")
+        self._changes = self._env.open_db(b"changes")
+        self._meta = self._env.open_db(b"meta")
+
+    def load(self) -> Stored | None:
+        """Return what was stored; None: nothing yet.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        try:
+            with self._env.begin() as reading:
+                raw = reading.get(b"state", db=self._meta)
+                if raw is None:
+                    return None
+                meta = _META(raw)
+                if meta.schema != SCHEMA:
+                    raise StoreError(f"{self.directory}: it is of layout {meta.schema}, this version reads {SCHEMA}")
+                return Stored(
+                    meta.epoch,
+                    meta.offset,
+                    [_ENTRY(value) for _, value in reading.cursor(self._entries)],
+                    dict(_CURSOR(value) for _, value in reading.cursor(self._cursors)),
+                    dict(_RESULT(value) for _, value in reading.cursor(self._results)),
+                    meta.lives,
+                    meta.first,
+                    [_RECORD(value) for _, value in reading.cursor(self._changes)],
+                )
+        except (lmdb.Error, msgspec.MsgspecError) as error:
+            raise StoreError(f"{self.directory}: {error}") from error
+
+    def commit(self, transaction: Transaction) -> None:
+        """Store a transaction as a whole, or nothing of it.
+
+        Raises:
+            StoreError: it cannot be written, with the reason.
+        """
+        while True:
+            try:
+                with self._env.begin(write=True) as writing:
+                    self._write(writing, transaction)
+                return
+            except lmdb.MapFullError:
+                self._grow()
+            except (lmdb.Error, OSError) as error:
+                raise StoreError(f"{self.directory}: {error}") from error
+
+    def _grow(self) -> None:
+        try:
+            self._env.set_mapsize(2 * self._env.info()["map_size"])
+        except lmdb.Error as error:
+            raise StoreError(f"{self.directory}: {error}") from error
+
+    def _write(self, writing: Any, transaction: Transaction) -> None:
+        for key, entry in transaction.entries.items():
+            if entry is None:
+                writing.delete(_name(key), db=self._entries)
+            else:
+                writing.put(_name(key), _ENCODE(entry), db=self._entries)
+        for feed, cursor in transaction.cursors.items():
+            writing.put(_name(feed), _ENCODE((feed, cursor)), db=self._cursors)
+        for request, result in transaction.results.items():
+            if result is None:
+                writing.delete(_name(request), db=self._results)
+            else:
+                writing.put(_name(request), _ENCODE((request, result)), db=self._results)
+        for number, change in enumerate(transaction.changes, transaction.number):
+            writing.put(number.to_bytes(8, "big"), _ENCODE(change), db=self._changes)
+        with writing.cursor(self._changes) as changes:
+            while changes.first() and int.from_bytes(changes.key(), "big") < transaction.first:
+                changes.delete()
+        meta = _Meta(SCHEMA, transaction.epoch, transaction.offset, transaction.lives, transaction.first)
+        writing.put(b"state", _ENCODE(meta), db=self._meta)
+
+    def sync(self) -> None:
+        """Wait until what was committed is on the disk."""
+        try:
+            self._env.sync(True)
+        except lmdb.Error as error:
+            raise StoreError(f"{self.directory}: {error}") from error
+
+    def size(self) -> int:
+        """Return the bytes it takes on the disk."""
+        return int(self._env.info()["last_pgno"] + 1) * int(self._env.stat()["psize"])
+
+    def close(self) -> None:
+        """Give it up."""
+        self._env.close()
+        os.close(self._lock)
+
+
+def _name(text: str) -> bytes:
+    """Return what stands for a text of any length, as a key of LMDB, which takes 511 bytes."""
+    return blake2b(text.encode(), digest_size=16).digest()
+
+
+def open_store(directory: Path, *, always: bool = False, wait_s: float = 0.0) -> tuple[LmdbStore, Stored | None, str]:
+    """Open a shard's store. Returns it, what it holds, and why the one before was set aside ("": it was not).
+
+    `wait_s`: how long to wait for another process to give it up.
+
+    Raises:
+        StoreError: another process has it still, or a store cannot be begun there.
+    """
+    give_up = time.monotonic() + wait_s
+    while True:
+        try:
+            store = LmdbStore(directory, always=always)
+        except StoreError as error:
+            if isinstance(error.__cause__, lmdb.Error):
+                reason = error.message
+                break
+            if not isinstance(error.__cause__, BlockingIOError) or time.monotonic() > give_up:
+                raise
+            time.sleep(LOCK_POLL_S)
+            continue
+        try:
+            return store, store.load(), ""
+        except StoreError as error:
+            reason = error.message
+            store.close()
+            break
+    _set_aside(directory)
+    return LmdbStore(directory, always=always), None, reason
+
+
+def _set_aside(directory: Path) -> None:
+    """Keep what cannot be read for somebody to look at, the last of it only."""
+    aside = directory.with_name(f"{directory.name}.unreadable")
+    with suppress(FileNotFoundError):
+        shutil.rmtree(aside)
+    try:
+        directory.rename(aside)
+    except OSError as error:
+        raise StoreError(f"{directory}: {error.strerror}") from error

@@ -1,0 +1,62 @@
+"""A store that lasts as long as its process: for simulations, where it outlives the shard it belongs to."""
+
+from cluster.core.history import Life, Record
+from cluster.core.transaction import Cursor, Result, Stored, StoredEntry, Transaction
+
+
+class MemoryStore:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self._last: Transaction | None = None
+        self._entries: dict[str, StoredEntry] = {}
+        self._cursors: dict[str, Cursor] = {}
+        self._results: dict[str, Result] = {}
+        self._changes: dict[int, Record] = {}
+        self._lives: list[Life] = []
+
+    def load(self) -> Stored | None:
+        """Return what was stored."""
+        last = self._last
+        if last is None:
+            return None
+        changes = [self._changes[number] for number in sorted(self._changes)]
+        return Stored(
+            last.epoch,
+            last.offset,
+            list(self._entries.values()),
+            dict(self._cursors),
+            dict(self._results),
+            list(self._lives),
+            min(self._changes, default=last.number),
+            changes,
+        )
+
+    def commit(self, transaction: Transaction) -> None:
+        """Store a transaction."""
+        self._last = transaction
+        for key, entry in transaction.entries.items():
+            if entry is None:
+                self._entries.pop(key, None)
+            else:
+                self._entries[key] = entry
+        self._cursors.update(transaction.cursors)
+        for request, result in transaction.results.items():
+            if result is None:
+                self._results.pop(request, None)
+            else:
+                self._results[request] = result
+        self._changes.update(enumerate(transaction.changes, transaction.number))
+        for number in [number for number in self._changes if number < transaction.first]:
+            del self._changes[number]
+        self._lives = transaction.lives
+
+    def sync(self) -> None:
+        """There is no disk."""
+
+    def size(self) -> int:
+        """Return the bytes of the entries' data."""
+        return sum(len(entry.data) for entry in self._entries.values())
+
+    def close(self) -> None:
+        """What is stored stays."""

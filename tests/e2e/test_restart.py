@@ -1,0 +1,80 @@
+"""What a cluster has stored is there when it starts again, all of it or one shard."""
+
+import asyncio
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.live import Client, LiveCluster, eventually
+
+pytestmark = pytest.mark.cluster
+KEYS = [["note", str(n)] for n in range(40)]
+
+
+@pytest.fixture
+def cluster(local_ray: None, tmp_path: Path) -> Iterator[LiveCluster]:
+    live = LiveCluster({"storage": {"path": str(tmp_path), "sync": "always"}}).start()
+    yield live
+    live.stop()
+
+
+def write(cluster: LiveCluster) -> dict[str, Any]:
+    with httpx.Client(base_url=cluster.url) as http:
+        for n, key in enumerate(KEYS):
+            http.put("/v1/entries", params={"key": _json(key)}, json={"n": n}).raise_for_status()
+        return read(cluster)
+
+
+def read(cluster: LiveCluster) -> dict[str, Any]:
+    with httpx.Client(base_url=cluster.url, timeout=20) as http:
+        answers = {_json(key): http.get("/v1/entries", params={"key": _json(key)}) for key in KEYS}
+    return {key: (answer.json().get("data"), answer.json().get("version")) for key, answer in answers.items()}
+
+
+def _json(key: list[str]) -> str:
+    return '["' + '","'.join(key) + '"]'
+
+
+def test_a_cluster_that_starts_again_serves_what_it_had(cluster: LiveCluster) -> None:
+    before = write(cluster)
+    cluster.stop()
+    cluster.start()
+    assert read(cluster) == before
+    with httpx.Client(base_url=cluster.url) as http:
+        entry = http.get("/v1/entries", params={"key": _json(KEYS[0])}).json()
+    assert entry["origin"]["kind"] == "restored"
+
+
+async def test_a_killed_shard_comes_back_and_its_watchers_notice_nothing(cluster: LiveCluster) -> None:
+    before = await asyncio.to_thread(write, cluster)
+    client = await Client.open(cluster.url)
+    view = await client.subscribe("all", prefix=["note"])
+    assert len(view.entries) == len(KEYS)
+    old = await asyncio.to_thread(cluster.kill, "shard-0")
+    await asyncio.to_thread(eventually, lambda: cluster.pids().get("shard-0") not in (None, old), 30)
+    assert await asyncio.to_thread(read, cluster) == before
+    async with httpx.AsyncClient(base_url=cluster.url) as http:
+        for key in KEYS:
+            (await http.put("/v1/entries", params={"key": _json(key)}, json="after")).raise_for_status()
+    await client.until(lambda: all(data == "after" for _, data in view.entries.values()))
+    assert view.resets == 0
+    await client.close()
+
+
+def test_a_store_that_cannot_be_read_is_set_aside(cluster: LiveCluster, tmp_path: Path) -> None:
+    write(cluster)
+    cluster.stop()
+    (spoiled,) = tmp_path.glob("*/shard-0/data.mdb")
+    spoiled.write_bytes(b"no database" * 10_000)
+    cluster.start()
+    assert len([data for data, _ in read(cluster).values() if data is None]) > 0
+    assert {shard["store"] for shard in cluster.supervisor.describe()["shards"]} == {"set_aside", "open"}
+    assert subprocess.run(["ls", spoiled.parent.parent], capture_output=True, text=True, check=True).stdout.split() == [
+        "shard-0",
+        "shard-0.unreadable",
+        "shard-1",
+    ]

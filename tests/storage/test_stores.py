@@ -1,0 +1,182 @@
+"""One contract for every store; what only one with a directory can do stands below."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.core.history import Life
+from cluster.core.messages import Failure, Written
+from cluster.core.transaction import Store, StoredEntry, Transaction
+from cluster.errors import StoreError
+from cluster.storage import LmdbStore, MemoryStore, open_store
+
+
+def entry(key: str, data: bytes = b"1", version: int = 1) -> StoredEntry:
+    return StoredEntry(key, version, data, 10.5, 9.0, "fetch:api", ("api:invalidate", 11.0), ('"tag"', version))
+
+
+def transaction(number: int = 0, **more: Any) -> Transaction:
+    given = {
+        "epoch": 3,
+        "offset": 100 + number,
+        "entries": {},
+        "cursors": {},
+        "results": {},
+        "lives": [Life(3, 100, 0)],
+        "number": number,
+        "changes": [],
+        "first": 0,
+    }
+    return Transaction(**{**given, **more})
+
+
+@pytest.fixture(params=["memory", "lmdb"])
+def reopened(request: Any, tmp_path: Path) -> Iterator[Callable[[], Store]]:
+    """Opens the store, again too: as its next owner finds it."""
+    opened: list[Store] = []
+    kept = MemoryStore()
+
+    def reopen() -> Store:
+        if request.param == "memory":
+            return kept
+        for each in opened:
+            each.close()
+        opened[:] = [LmdbStore(tmp_path / "store")]
+        return opened[0]
+
+    yield reopen
+    for each in opened:
+        each.close()
+
+
+def test_a_new_store_holds_nothing(reopened: Callable[[], Store]) -> None:
+    assert reopened().load() is None
+
+
+def test_what_was_committed_is_there(reopened: Callable[[], Store]) -> None:
+    results = {"r1": (50.0, Written(7)), "r2": (60.0, Failure("NOT_FOUND", "no"))}
+    reopened().commit(
+        transaction(
+            entries={'["a"]': entry('["a"]'), '["b"]': entry('["b"]')},
+            cursors={"events/x": (5, 12)},
+            results=results,
+            changes=[('["a"]', 0), ('["b"]', 0)],
+        )
+    )
+    stored = reopened().load()
+    assert stored is not None
+    assert (stored.epoch, stored.offset, stored.lives, stored.first) == (3, 100, [Life(3, 100, 0)], 0)
+    assert {each.key: each for each in stored.entries} == {'["a"]': entry('["a"]'), '["b"]': entry('["b"]')}
+    assert stored.cursors == {"events/x": (5, 12)}
+    assert stored.results == results
+    assert stored.changes == [('["a"]', 0), ('["b"]', 0)]
+
+
+def test_the_last_commit_counts(reopened: Callable[[], Store]) -> None:
+    store = reopened()
+    store.commit(
+        transaction(entries={"a": entry("a"), "b": entry("b")}, results={"r": (1.0, Written(1))}, cursors={"f": (1, 1)})
+    )
+    store.commit(
+        transaction(4, entries={"a": entry("a", b"2", 2), "b": None}, results={"r": None}, cursors={"f": (2, 1)})
+    )
+    stored = reopened().load()
+    assert stored is not None
+    assert stored.entries == [entry("a", b"2", 2)]
+    assert stored.results == {}
+    assert stored.cursors == {"f": (2, 1)}
+    assert stored.offset == 104
+
+
+def test_the_history_keeps_its_tail(reopened: Callable[[], Store]) -> None:
+    store = reopened()
+    for number in range(0, 30, 10):
+        changes = [(f"k{n}", n) for n in range(number, number + 10)]
+        store.commit(transaction(number, changes=changes, first=max(number - 2, 0)))
+    stored = reopened().load()
+    assert stored is not None
+    assert stored.first == 18
+    assert stored.changes == [(f"k{n}", n) for n in range(18, 30)]
+
+
+def test_names_may_be_long(reopened: Callable[[], Store]) -> None:
+    long = "x" * 5_000
+    reopened().commit(
+        transaction(entries={long: entry(long)}, cursors={long: (1, 2)}, results={long: (1.0, Written(1))})
+    )
+    stored = reopened().load()
+    assert stored is not None
+    assert (stored.entries[0].key, list(stored.cursors), list(stored.results)) == (long, [long], [long])
+
+
+# --- with a directory ------------------------------------------------------------------------------------------------
+
+
+def test_the_map_grows(tmp_path: Path) -> None:
+    store = LmdbStore(tmp_path, map_bytes=256 * 1024)
+    data = b'"' + b"x" * 100_000 + b'"'
+    for number in range(50):
+        store.commit(transaction(entries={f"k{number}": entry(f"k{number}", data)}))
+    assert store.size() > 5_000_000
+    store.close()
+    again, stored, reason = open_store(tmp_path)
+    assert stored is not None
+    assert (len(stored.entries), reason) == (50, "")
+    again.close()
+
+
+def test_one_process_owns_it(tmp_path: Path) -> None:
+    store = LmdbStore(tmp_path)
+    with pytest.raises(StoreError, match="another process has it open"):
+        open_store(tmp_path)
+    store.close()
+    open_store(tmp_path)[0].close()
+
+
+def test_it_waits_for_its_owner_to_end(tmp_path: Path) -> None:
+    holds = f"import sys; from cluster.storage import LmdbStore; from pathlib import Path; s = LmdbStore(Path({str(tmp_path)!r})); print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", holds], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        owner.stdout.readline()
+        with pytest.raises(StoreError):
+            open_store(tmp_path)
+        owner.kill()
+        open_store(tmp_path, wait_s=10.0)[0].close()
+
+
+@pytest.mark.parametrize("spoil", ["garbage", "schema", "entry"])
+def test_what_cannot_be_read_is_set_aside(tmp_path: Path, spoil: str) -> None:
+    directory = tmp_path / "shard-0"
+    store = LmdbStore(directory)
+    store.commit(transaction(entries={"a": entry("a")}))
+    match spoil:
+        case "schema":
+            with store._env.begin(write=True) as writing:
+                writing.put(b"state", b"\x95\xcd\x03\xe7\x01\x01\x90\x00", db=store._meta)
+        case "entry":
+            with store._env.begin(write=True) as writing:
+                writing.put(b"0" * 16, b"no entry", db=store._entries)
+    store.close()
+    if spoil == "garbage":
+        (directory / "data.mdb").write_bytes(b"no database" * 10_000)
+    fresh, stored, reason = open_store(directory)
+    assert stored is None
+    assert str(directory) in reason
+    assert (tmp_path / "shard-0.unreadable" / "data.mdb").exists()
+    fresh.commit(transaction(entries={"b": entry("b")}))
+    fresh.close()
+    again, stored, reason = open_store(directory)
+    assert stored is not None
+    assert [each.key for each in stored.entries] == ["b"]
+    assert not reason
+    again.close()
+
+
+def test_a_directory_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="file/shard-0: Not a directory"):
+        open_store(tmp_path / "file" / "shard-0")
