@@ -15,7 +15,7 @@ from cluster.actors.specification import Specification
 from cluster.config.model import SourceConfig
 from cluster.core import template
 from cluster.core.ingestion_state import IngestionState, Join, Leave, Resume
-from cluster.core.messages import Announce, Demand
+from cluster.core.messages import Announce, Claimed, Demand
 from cluster.core.retry import Backoff
 from cluster.core.rule import FrameFault
 from cluster.observability.metrics import Metrics
@@ -120,7 +120,9 @@ class IngestionActor(Shell):
         message = blob.decode_message(pieces)
         match message:
             case Demand():
-                answer, effects = self.machine.demand(message)
+                answer, effects = self.machine.demand(message, self.now())
+            case Claimed():
+                answer, effects = self.machine.claimed(message, self.now())
             case Announce():
                 answer, effects = self.machine.announce(message, self.now())
             case _:

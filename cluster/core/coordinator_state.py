@@ -1,7 +1,8 @@
 """The batching coordinator: folds the operations of a window per shard and key, and sends each shard one batch.
 
-Coordinators hold nothing that must survive: what a dead one had folded is missing from the feed numbers the shards see next, and
-they reset what those feeds feed.
+Coordinators hold nothing that must survive: ingestors keep every blob until the shards have committed all of it, which each answer to
+a blob says, and send what a dead coordinator took with it to the next. A claim (`messages.Claim`) closes the windows of its shard at
+once and goes with what they held, so that nothing it asks about is still on its way when it arrives.
 
 What must not live here: when windows close (`window`), how operations fold (`fold`), which shard owns a key (`placement`).
 """
@@ -9,8 +10,10 @@ What must not live here: when windows close (`window`), how operations fold (`fo
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec import structs
+
 from cluster.core.fold import Fold
-from cluster.core.link import Announcements, Foreign, Incoming, Outgoing, Repeat
+from cluster.core.link import Announcements, Foreign, Incoming, New, Outgoing, Repeat
 from cluster.core.messages import (
     Announce,
     Answer,
@@ -18,6 +21,8 @@ from cluster.core.messages import (
     BatchCommitted,
     Blob,
     BlobTaken,
+    Checkpoint,
+    Claim,
     FeedRange,
     Full,
     KeyOperations,
@@ -33,6 +38,8 @@ HIGH_WATER_BYTES = 8 * 1024 * 1024
 turned away, ingestors fold on their side and stop reading their sockets."""
 FULL_RETRY_MS = 50.0
 """Half a window: a turned-away blob is tried again before the next one would have been due."""
+Source = tuple[str, int, int]
+"""(sender, its incarnation, sequence) of a blob."""
 RETRY_MS = 100.0
 """After a call that got no answer. Ray has retried it by then; a restarted shard takes about a second."""
 
@@ -40,10 +47,13 @@ RETRY_MS = 100.0
 class _Pending:
     """What one (shard, profile) has folded since its last batch."""
 
-    __slots__ = ("feeds", "folds", "oldest_ms", "size", "window")
+    __slots__ = ("blobs", "checkpoints", "feeds", "folds", "oldest_ms", "size", "window")
 
     def __init__(self, profile: Profile) -> None:
         self.window = Window(profile)
+        self.blobs: list[Source] = []
+        """Of which it holds a part."""
+        self.checkpoints: dict[str, Checkpoint] = {}
         self.folds: dict[str, Fold] = {}
         self.feeds: dict[tuple[str, int], FeedRange] = {}
         self.oldest_ms = 0.0
@@ -63,6 +73,8 @@ class _Pending:
             self.feeds[key] = (
                 new if old is None else FeedRange(new.feed, new.incarnation, old.first, new.last, old.previous)
             )
+        for checkpoint in part.checkpoints:
+            self.checkpoints[checkpoint.sequence] = checkpoint
         if not self.oldest_ms or part.oldest_ms < self.oldest_ms:
             self.oldest_ms = part.oldest_ms
         self.window.offered(now_ms, part.oldest_ms)
@@ -71,12 +83,16 @@ class _Pending:
 class _Lane:
     """One shard: its link and its pending profiles."""
 
-    __slots__ = ("link", "pending", "shard")
+    __slots__ = ("blobs", "claims", "link", "pending", "shard")
 
     def __init__(self, shard: int, identity: str, incarnation: int, profiles: Sequence[Profile]) -> None:
         self.shard = shard
         self.link = Outgoing(identity, incarnation)
         self.pending = [_Pending(profile) for profile in profiles]
+        self.claims: list[Claim] = []
+        """To go with the next batch, which leaves at once."""
+        self.blobs: list[Source] = []
+        """Of which a part is in the batch in flight."""
 
     @property
     def size(self) -> int:
@@ -85,7 +101,27 @@ class _Lane:
     def due(self) -> float | None:
         if not self.link.idle:
             return self.link.retry_at
+        if self.claims:
+            return 0.0
         return min((due for pending in self.pending if (due := pending.window.due()) is not None), default=None)
+
+
+class _Progress:
+    """How much of one ingestor's link shards have committed."""
+
+    __slots__ = ("committed", "open_parts")
+
+    def __init__(self) -> None:
+        self.committed = 0
+        self.open_parts: dict[int, int] = {}
+        """Parts that no shard has committed yet, by blob, oldest first."""
+
+    def settle(self) -> None:
+        for sequence, parts in list(self.open_parts.items()):
+            if parts:
+                return
+            del self.open_parts[sequence]
+            self.committed = sequence
 
 
 class CoordinatorState:
@@ -106,6 +142,8 @@ class CoordinatorState:
         self._by_address = {f"shard-{shard}": lane for shard, lane in self._lanes.items()}
         self._profiles = profiles
         self._incoming: dict[str, Incoming] = {}
+        self._progress: dict[tuple[str, int], _Progress] = {}
+        """By sender and its incarnation."""
         self._announcements = Announcements(identity, incarnation, list(ingestors))
         self.blobs_turned_away = 0
         self.operations_in = 0
@@ -127,14 +165,37 @@ class CoordinatorState:
                 return Refused(self.incarnation), []
             case Repeat(answer):
                 return answer, []
+            case New(opened=True):
+                for key in [key for key in self._progress if key[0] == blob.header.sender]:
+                    del self._progress[key]
+        sender = (blob.header.sender, blob.header.incarnation)
+        source: Source = (*sender, blob.header.sequence)
+        progress = self._progress.setdefault(sender, _Progress())
+        progress.open_parts[blob.header.sequence] = 0
         for part in blob.parts:
             lane = self._lanes.get(part.shard)
             assert lane is not None, f"{self.identity} does not serve shard {part.shard}"
-            lane.pending[part.profile].add(part, now_ms)
+            if part.claim is not None:
+                lane.claims.append(part.claim)
+                continue
+            progress.open_parts[blob.header.sequence] += 1
+            pending = lane.pending[part.profile]
+            pending.add(part, now_ms)
+            pending.blobs.append(source)
             self.operations_in += sum(key.count for key in part.keys)
+        progress.settle()
         effects = self.wake(now_ms)
         left = self._lanes_window_left(now_ms)
-        return incoming.answered(BlobTaken(self.incarnation, left)), effects
+        return incoming.answered(BlobTaken(self.incarnation, left, progress.committed)), effects
+
+    def _committed(self, lane: _Lane) -> None:
+        """What was in flight to a shard is committed there."""
+        for sender, incarnation, sequence in lane.blobs:
+            progress = self._progress.get((sender, incarnation))
+            if progress is not None:
+                progress.open_parts[sequence] -= 1
+                progress.settle()
+        lane.blobs = []
 
     def _lanes_window_left(self, now_ms: float) -> float:
         for lane in self._lanes.values():
@@ -169,6 +230,7 @@ class CoordinatorState:
         match answer:
             case BatchCommitted(incarnation=incarnation):
                 lane.link.acknowledged(incarnation)
+                self._committed(lane)
                 return self.wake(now_ms)
             case Full(retry_ms=retry_ms):
                 lane.link.failed(now_ms, retry_ms)
@@ -176,7 +238,7 @@ class CoordinatorState:
             case Refused():
                 batch: Batch = lane.link.in_flight
                 lane.link.relink()
-                return [self._send(lane, Batch(lane.link.header(), batch.feeds, batch.keys, batch.oldest_ms))]
+                return [self._send(lane, structs.replace(batch, header=lane.link.header()))]
             case _:
                 raise AssertionError(f"{to} answered a batch with {answer!r}")
 
@@ -191,12 +253,16 @@ class CoordinatorState:
     def _flush(self, lane: _Lane, now_ms: float) -> Send:
         feeds: list[FeedRange] = []
         keys: list[KeyOperations] = []
+        checkpoints: list[Checkpoint] = []
         oldest_ms = 0.0
         before = 0
+        claims, lane.claims = lane.claims, []
         for index, pending in enumerate(lane.pending):
             due = pending.window.due()
-            if due is None or due > now_ms:
+            if due is None or (due > now_ms and not claims):
                 continue
+            lane.blobs.extend(pending.blobs)
+            checkpoints.extend(pending.checkpoints.values())
             feeds.extend(pending.feeds.values())
             for key, fold in pending.folds.items():
                 operations = fold.operations()
@@ -209,9 +275,10 @@ class CoordinatorState:
             fresh = _Pending(self._profiles[index])
             fresh.window = pending.window
             lane.pending[index] = fresh
-        self.flushes += 1
-        self.flushed.append((before, now_ms - oldest_ms))
-        return self._send(lane, Batch(lane.link.header(), feeds, keys, oldest_ms))
+        if keys:
+            self.flushes += 1
+            self.flushed.append((before, now_ms - oldest_ms))
+        return self._send(lane, Batch(lane.link.header(), feeds, keys, oldest_ms, checkpoints, claims))
 
     def _send(self, lane: _Lane, batch: Batch) -> Send:
         lane.link.sent(batch)

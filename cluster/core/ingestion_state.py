@@ -3,9 +3,12 @@
 `receive` is the hottest path of the cluster (100,000 calls a second and more), so it breaks the pattern of the other machines: it
 returns no effects, only whether to go on reading. What it collects leaves through `wake`.
 
-Pending operations fold by key, so what waits is bounded by the distinct keys and by list operations; when it passes the high-water
-mark sources are told to stop reading, and to go on at the low-water mark. A coordinator that dies takes an open window with it; this
-end then says to the next one, per feed and shard, what should have arrived (`FeedRange`), and shards reset what missed some.
+Pending operations fold by key, so what waits is bounded by the distinct keys and by list operations; with what was sent and is not
+committed yet it counts towards the high-water mark, at which sources are told to stop reading, until the low-water mark.
+
+A life begins with a claim (`ingestion_line`): what have the shards committed, and at which checkpoints do sequences go on? Then sources are
+started. Where an upstream repeats what came after an event (`Repeats`), its sequence goes on as if nothing had happened, and shards are
+not sent what they have. Where it cannot, or has forgotten, the sequence begins a new incarnation, and shards invalidate what it feeds.
 
 It is one thing because the hot path, the marks that make loss visible and the timing of blobs share the numbering of feeds.
 
@@ -14,23 +17,29 @@ What must not live here: sockets and reconnecting (`cluster.sources`), what an e
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from typing import Any
 
 from msgspec import Struct
 
 from cluster.core.broadcast import is_broadcast
+from cluster.core.feed import OPENED, EventId, Feed, follows
+from cluster.core.feed import Sequence as EventSequence
 from cluster.core.fold import Fold
-from cluster.core.link import Announcements, Foreign, Incoming, Outgoing, Repeat
+from cluster.core.ingestion_line import CLAIM_AGAIN_MS, EARLY_BYTES, Line, Pending
+from cluster.core.link import Announcements, Foreign, Incoming, Repeat
 from cluster.core.messages import (
     Announce,
     Answer,
     Blob,
     BlobTaken,
+    Checkpoint,
+    Claim,
+    Claimed,
     Demand,
     DemandMet,
     FeedRange,
     Full,
-    KeyOperations,
     Noted,
     Part,
     Refused,
@@ -44,20 +53,43 @@ from cluster.core.rule import Envelope, FrameFault, Route, Router
 from cluster.core.source_news import SourceNews
 from cluster.core.window import Profile
 
-HIGH_WATER_BYTES = 4 * 1024 * 1024
-"""Pending operations at which sockets are no longer read: about two windows of a 100,000 events/s list stream."""
-LOW_WATER_BYTES = 1024 * 1024
-EARLY_BYTES = 256 * 1024
-"""A blob of this size leaves before its window's end. Smaller ones wait: folding here is free, a call is not (1-3 ms of CPU a side)."""
-SPACING_MS = 25.0
-"""Blobs to one coordinator are never closer than this, so that calls stay few at any rate."""
-AIM_MS, AIM_MIN_MS, AIM_MAX_MS = 20.0, 8.0, 60.0
-"""How long before a window's close its blob is sent: first guess and bounds. Each acknowledgement says how much was to spare."""
+HIGH_WATER_BYTES = 16 * 1024 * 1024
+"""Pending and uncommitted operations at which sockets are no longer read: several windows of a 100,000 events/s list stream."""
+LOW_WATER_BYTES = 4 * 1024 * 1024
+AIM_MIN_MS, AIM_MAX_MS = 8.0, 60.0
+"""Bounds of how long before a window's close its blob is sent."""
 SPARE_MS = 6.0
 """Aimed-for time between a blob's arrival and the window's close."""
 RETRY_MS = 100.0
 KNOWN_KEYS = 200_000
 """Memoised key -> shard; beyond it the memo starts over (about 40 MB)."""
+CLAIM_WAIT_MS = 15_000.0
+"""A shard that has not answered the first claim by then does not keep the sources waiting; what they feed counts as lost."""
+TELL_MS = 1_000.0
+"""A checkpoint waits for a blob to go with for at most so long."""
+
+
+class Repeats(Enum):
+    """What an upstream can repeat, given an event's id."""
+
+    NOTHING = "nothing"
+    SOURCE = "source"
+    """All that came after it: `Last-Event-ID`, or an endpoint that is asked for what was missed."""
+    CHANNEL = "channel"
+    """What came after it on its channel: the id goes with the message that joins."""
+
+
+class Start(Struct, frozen=True):
+    """Effect: begin to read `source`."""
+
+    source: str
+
+
+class AskMissed(Struct, frozen=True):
+    """Effect: ask what came after event `since`; the answer goes to `missed`."""
+
+    source: str
+    since: EventId
 
 
 class Join(Struct, frozen=True):
@@ -80,99 +112,53 @@ class Resume(Struct, frozen=True):
     source: str
 
 
-Effect = Send | Join | Leave | Resume
-
-
-class _Feed:
-    """One ordered sequence of events, in one incarnation."""
-
-    __slots__ = ("incarnation", "name", "number", "sent")
-
-    def __init__(self, name: str, incarnation: int) -> None:
-        self.name = name
-        self.incarnation = incarnation
-        self.number = 0
-        self.sent: dict[int, int] = {}
-        """Last number sent, by shard."""
-
-
-class _Pending:
-    """What waits to be sent to one shard in one profile."""
-
-    __slots__ = ("feeds", "folds", "line", "oldest_ms", "profile", "shard")
-
-    def __init__(self, line: "_Line", shard: int, profile: int) -> None:
-        self.line = line
-        self.shard = shard
-        self.profile = profile
-        self.folds: dict[str, Fold] = {}
-        self.feeds: dict[_Feed, list[int]] = {}
-        """[first, last] number, by feed."""
-        self.oldest_ms = 0.0
-
-    def take(self, marks: Sequence[FeedRange]) -> Part:
-        ranges = []
-        for feed, (first, last) in self.feeds.items():
-            ranges.append(FeedRange(feed.name, feed.incarnation, first, last, feed.sent.get(self.shard, 0)))
-            feed.sent[self.shard] = last
-        keys = [KeyOperations(key, fold.operations(), fold.count, fold.origin) for key, fold in self.folds.items()]
-        part = Part(self.shard, self.profile, [*marks, *ranges], keys, self.oldest_ms)
-        self.folds, self.feeds, self.oldest_ms = {}, {}, 0.0
-        return part
-
-
-class _Line:
-    """The link to one coordinator and what waits for it."""
-
-    __slots__ = ("address", "aim_ms", "close_at", "early", "link", "marks", "pending", "sent_at", "size", "urgent")
-
-    def __init__(self, address: str, identity: str, incarnation: int) -> None:
-        self.address = address
-        self.link = Outgoing(identity, incarnation)
-        self.pending: dict[tuple[int, int], _Pending] = {}
-        self.marks: dict[int, list[FeedRange]] = {}
-        """Empty ranges to go first, by shard."""
-        self.size = 0
-        self.early = False
-        """Enough waits to be sent before the window's end."""
-        self.urgent = False
-        """Something waits that the coordinator may send at once."""
-        self.sent_at = 0.0
-        self.close_at = 0.0
-        """A past or coming close of the coordinator's window, as last heard."""
-        self.aim_ms = AIM_MS
-
-    def due(self, window_ms: float) -> float | None:
-        if not self.link.idle:
-            return self.link.retry_at
-        if self.marks:
-            return 0.0
-        if not self.size:
-            return None
-        soonest = self.sent_at + SPACING_MS
-        if self.urgent or self.size >= EARLY_BYTES:
-            return soonest
-        aimed = self.close_at - self.aim_ms
-        earliest = max(soonest, self.oldest_ms())
-        if aimed < earliest:
-            aimed += -(-(earliest - aimed) // window_ms) * window_ms
-        return aimed
-
-    def oldest_ms(self) -> float:
-        return min((pending.oldest_ms for pending in self.pending.values() if pending.oldest_ms), default=0.0)
+Effect = Send | Start | Join | Leave | Resume | AskMissed
 
 
 class _Source:
-    __slots__ = ("decode", "feeds", "incarnation", "memo", "name", "paused", "router")
+    __slots__ = (
+        "asks",
+        "awaiting",
+        "decode",
+        "feeds",
+        "is_open",
+        "joined",
+        "kept",
+        "memo",
+        "name",
+        "paused",
+        "repeats",
+        "router",
+        "seen",
+        "sequences",
+    )
 
-    def __init__(self, name: str, router: Router) -> None:
+    def __init__(self, name: str, router: Router, repeats: Repeats, *, asks: bool) -> None:
         self.name = name
         self.router = router
         self.decode = router.decode
-        self.memo: dict[tuple[str, str | None], tuple[tuple[Route, _Feed], ...]] = {}
-        self.feeds: dict[str, _Feed] = {}
-        self.incarnation = 0
+        self.repeats = repeats
+        self.asks = asks
+        """There is an endpoint to be asked for what was missed."""
+        self.memo: dict[tuple[str, str | None], tuple[EventSequence, tuple[tuple[Route, Feed], ...]]] = {}
+        self.feeds: dict[str, Feed] = {}
+        self.sequences: dict[str, EventSequence] = {}
+        """By name."""
+        self.joined: dict[str, None] = {}
+        """Channels."""
+        self.is_open = False
+        """It was connected, in this life."""
+        self.awaiting = False
+        """What was missed is being asked for; meanwhile nothing is taken."""
+        self.kept: list[tuple[Envelope, EventId | None]] = []
+        """Events that came meanwhile: those of a frame or two, since reading stops."""
+        self.seen: set[str] = set()
+        """Ids that came with what was missed, and may come again."""
         self.paused = False
+
+    def sequence_name(self, channel: str | None) -> str:
+        by_channel = self.repeats is Repeats.CHANNEL and channel is not None
+        return f"{self.name}/{channel}" if by_channel else self.name
 
 
 class IngestionState:
@@ -190,20 +176,48 @@ class IngestionState:
         coordinators: int,
         profiles: Sequence[Profile],
         gateways: Sequence[str] = (),
+        repeats: Mapping[str, Repeats] | None = None,
+        asks: frozenset[str] = frozenset(),
     ) -> None:
+        """`repeats`: what upstreams can repeat, by source; `asks`: sources with an endpoint that tells what was missed."""
         self.identity = identity
         self.incarnation = incarnation
         self._news = SourceNews(identity, incarnation, gateways)
-        self._sources = {name: _Source(name, router) for name, router in routers.items()}
+        self._sources = {
+            name: _Source(name, router, (repeats or {}).get(name, Repeats.NOTHING), asks=name in asks)
+            for name, router in routers.items()
+        }
         self._slots = slots
         self._shards = range(shards)
-        self._lines = [_Line(f"coordinator-{n}", identity, incarnation) for n in range(coordinators)]
+        self._lines = [
+            Line(
+                f"coordinator-{n}",
+                identity,
+                incarnation,
+                [shard for shard in self._shards if coordinator_of(shard, coordinators) == n],
+            )
+            for n in range(coordinators)
+        ]
+        for line in self._lines:
+            line.begin_claim(0.0)
+        self._started = False
+        self._start_at: float | None = None
+        """When sources are started though a shard has not answered."""
+        self._untold: dict[EventSequence, None] = {}
+        """Sequences whose checkpoint has moved, or may."""
+        self._tell_at: float | None = None
+        self._restored: dict[str, Checkpoint] = {}
+        """The newest that shards have told, by sequence."""
+        self._last_incarnation = incarnation
         self._by_address = {line.address: line for line in self._lines}
         self._line_of = [self._lines[coordinator_of(shard, coordinators)] for shard in self._shards]
         self._window_ms = profiles[0].window_ms
         self._leading = [profile.mode == "leading" for profile in profiles]
-        self._targets: list[dict[str, _Pending]] = [{} for _ in profiles]
+        self._targets: list[dict[str, Pending]] = [{} for _ in profiles]
         self._always = frozenset(always)
+        for name, channel in always:
+            if name in self._sources:
+                self._sources[name].joined[channel] = None
         self._demanded: dict[tuple[str, str], set[str]] = {}
         self._incoming: dict[str, Incoming] = {}
         self._announcements = Announcements(identity, incarnation, [f"shard-{shard}" for shard in self._shards])
@@ -235,13 +249,11 @@ class IngestionState:
                 if isinstance(envelope, FrameFault):
                     self.events_dropped[source_name, envelope.reason] += 1
                 else:
-                    self._take(source, envelope, now_ms)
+                    self._take(source, envelope, envelope.id, now_ms)
         else:
-            self._take(source, decoded, now_ms)
-        if self.bytes_pending > HIGH_WATER_BYTES:
-            source.paused = True
-            return False
-        return True
+            self._take(source, decoded, decoded.id, now_ms)
+        source.paused = self.bytes_pending > HIGH_WATER_BYTES or source.awaiting
+        return not source.paused
 
     def receive_event(self, source_name: str, event: str, data: bytes, event_id: str | None, now_ms: float) -> bool:
         """As `receive`, for an event of a server-sent stream.
@@ -255,23 +267,33 @@ class IngestionState:
         except FrameFault as fault:
             self.events_dropped[source_name, fault.reason] += 1
             raise
-        self._take(source, envelope, now_ms)
-        if self.bytes_pending > HIGH_WATER_BYTES:
-            source.paused = True
-            return False
-        return True
+        self._take(source, envelope, event_id, now_ms)
+        source.paused = self.bytes_pending > HIGH_WATER_BYTES or source.awaiting
+        return not source.paused
 
-    def _take(self, source: _Source, envelope: Envelope, now_ms: float) -> None:
+    def _take(self, source: _Source, envelope: Envelope, event_id: EventId | None, now_ms: float) -> None:
+        """`event_id`: what the upstream would go on after."""
         self.events_received[source.name] += 1
         try:
-            routes = source.memo[envelope.event, envelope.channel]
+            sequence, routes = source.memo[envelope.event, envelope.channel]
         except KeyError:
-            routes = self._routes(source, envelope.event, envelope.channel)
+            sequence, routes = self._routes(source, envelope.event, envelope.channel)
+        if sequence.guarded:
+            if not self._admits(source, sequence, envelope, event_id, now_ms):
+                return
+            if source.sequences.get(sequence.name) is not sequence:
+                sequence, routes = self._routes(source, envelope.event, envelope.channel)
+        number = sequence.number = sequence.number + 1
+        if event_id is not None:
+            sequence.id = event_id
+            sequence.id_number = number
+        if number <= sequence.taken:
+            return
         if not routes:
             self.events_dropped[source.name, "no_rule"] += 1
             return
+        is_repeat = number <= sequence.replay_until
         for route, feed in routes:
-            number = feed.number = feed.number + 1
             targets = self._targets[route.profile]
             for key, operation in route.apply(envelope.data, envelope.id):
                 pending = targets.get(key)
@@ -280,6 +302,8 @@ class IngestionState:
                         self._everywhere(route, feed, number, key, operation, now_ms)
                         continue
                     pending = self._target(route.profile, key)
+                if is_repeat and number <= feed.committed.get(pending.shard, 0):
+                    continue
                 fold = pending.folds.get(key)
                 if fold is None:
                     fold = pending.folds[key] = Fold()
@@ -303,39 +327,73 @@ class IngestionState:
                 else:
                     span[1] = number
 
-    def _routes(self, source: _Source, event: str, channel: str | None) -> tuple[tuple[Route, _Feed], ...]:
+    def _routes(
+        self, source: _Source, event: str, channel: str | None
+    ) -> tuple[EventSequence, tuple[tuple[Route, Feed], ...]]:
         if len(source.memo) > KNOWN_KEYS:
             source.memo.clear()
+        sequence = self._sequence(source, source.sequence_name(channel))
         routes = []
         for route in source.router.route(event, channel):
             name = route.feed if not route.profile else f"{route.feed}#{route.profile}"
             feed = source.feeds.get(name)
-            if feed is None:
-                feed = source.feeds[name] = _Feed(name, source.incarnation)
+            if feed is None or feed.sequence is not sequence:
+                feed = source.feeds[name] = Feed(name, sequence)
             routes.append((route, feed))
-        source.memo[event, channel] = found = tuple(routes)
+        source.memo[event, channel] = found = (sequence, tuple(routes))
         return found
 
-    def _target(self, profile: int, key: str) -> _Pending:
+    def _sequence(self, source: _Source, name: str) -> EventSequence:
+        sequence = source.sequences.get(name)
+        if sequence is None:
+            sequence = source.sequences[name] = EventSequence(name, self._next_incarnation())
+        return sequence
+
+    def _admits(
+        self, source: _Source, sequence: EventSequence, envelope: Envelope, event_id: EventId | None, now_ms: float
+    ) -> bool:
+        """Judge an event that comes after a new beginning: is it what should come next?"""
+        if source.awaiting:
+            source.kept.append((envelope, event_id))
+            self.events_received[source.name] -= 1  # it will be
+            return False
+        if event_id is not None and source.seen:
+            if str(event_id) in source.seen:
+                self.events_dropped[source.name, "repeated"] += 1
+                return False
+            source.seen = set()  # what was missed is over
+        last = sequence.follows
+        if last is not None and event_id is not None:
+            if str(event_id) == str(last):
+                self.events_dropped[source.name, "repeated"] += 1
+                return False
+            sequence.follows = None
+            if not follows(last, event_id, is_dense=sequence.is_dense):
+                self.events_dropped[source.name, "id_out_of_order"] += 1
+                self._lost(source, sequence.name, now_ms)
+        sequence.guarded = sequence.follows is not None or bool(source.seen)
+        return True
+
+    def _target(self, profile: int, key: str) -> Pending:
         targets = self._targets[profile]
         if len(targets) > KNOWN_KEYS:
             targets.clear()
         pending = targets[key] = self._pending(profile, self._slots.shard(CanonicalKey(key)))
         return pending
 
-    def _pending(self, profile: int, shard: int) -> _Pending:
+    def _pending(self, profile: int, shard: int) -> Pending:
         line = self._line_of[shard]
         pending = line.pending.get((shard, profile))
         if pending is None:
-            pending = line.pending[shard, profile] = _Pending(line, shard, profile)
+            pending = line.pending[shard, profile] = Pending(line, shard, profile)
         return pending
 
-    def _everywhere(
-        self, route: Route, feed: _Feed, number: int, key: str, operation: Operation, now_ms: float
-    ) -> None:
+    def _everywhere(self, route: Route, feed: Feed, number: int, key: str, operation: Operation, now_ms: float) -> None:
         """What is not about one key concerns every shard."""
         profile = route.profile
         for shard in self._shards:
+            if number <= feed.committed.get(shard, 0):
+                continue
             pending = self._pending(profile, shard)
             fold = pending.folds.setdefault(key, Fold())
             fold.origin = route.origin
@@ -350,14 +408,87 @@ class IngestionState:
     # --- connections and channels --------------------------------------------------------------------------------
 
     def opened(self, source_name: str, now_ms: float) -> list[Effect]:
-        """The connection of a source is up, for the first time or again: its feeds begin a new incarnation."""
+        """The connection of a source is up, for the first time or again."""
         source = self._sources[source_name]
-        source.incarnation = max(source.incarnation + 1, int(now_ms))
-        source.feeds.clear()
+        effects: list[Effect] = []
+        if source.repeats is Repeats.CHANNEL:
+            if not source.is_open and not source.sequences:
+                self._lost(source, source_name, now_ms)
+            else:
+                for channel in source.joined:
+                    self._rejoined(source, channel, now_ms)
+        else:
+            sequence = source.sequences.get(source_name)
+            if source.repeats is Repeats.NOTHING or sequence is None or sequence.id is None:
+                self._lost(source, source_name, now_ms)
+            else:
+                sequence.resume()
+                if source.asks:
+                    source.awaiting = True
+                    effects.append(AskMissed(source_name, sequence.id))
+        source.is_open = True
+        return [*effects, *self.wake(now_ms)]
+
+    def _rejoined(self, source: _Source, channel: str, now_ms: float) -> None:
+        """A channel is joined again, after its last event where one is known."""
+        name = source.sequence_name(channel)
+        sequence = source.sequences.get(name)
+        if sequence is None or sequence.id is None:
+            self._lost(source, name, now_ms)
+        else:
+            sequence.resume()
+
+    def resume_id(self, source_name: str, channel: str | None = None) -> EventId | None:
+        """Return the event after which a source, or one of its channels, is to go on; None: where it is."""
+        source = self._sources[source_name]
+        if source.repeats is Repeats.NOTHING:
+            return None
+        sequence = source.sequences.get(source.sequence_name(channel))
+        return None if sequence is None else sequence.id
+
+    def _lost(self, source: _Source, name: str, now_ms: float) -> None:
+        """Events of a sequence may have passed unseen: it begins anew, and shards invalidate what it feeds."""
+        old = source.sequences.get(name)
+        sequence = EventSequence(name, self._next_incarnation())
+        if old is not None:
+            self._untold.pop(old, None)
+            if old.checkpoint is not None:  # it must not be gone back to
+                sequence.checkpoint = Checkpoint(name, sequence.incarnation, 0, None)
+                self._moved(sequence, now_ms)
+        sequence.guarded = bool(source.seen)
+        source.sequences[name] = sequence
         source.memo.clear()
-        mark = FeedRange(source_name, source.incarnation, 1, 0, 0)
+        mark = FeedRange(name, sequence.incarnation, 1, 0, 0)
         for shard in self._shards:
-            self._line_of[shard].marks.setdefault(shard, []).append(mark)
+            self._line_of[shard].marks.setdefault((shard, 0), []).append(mark)
+        self.rearm = True
+
+    def _next_incarnation(self) -> int:
+        """Return an incarnation greater than any before."""
+        self._last_incarnation += 1
+        return self._last_incarnation
+
+    def missed(
+        self, source_name: str, events: Sequence[tuple[EventId | None, str, bytes, str | None]] | None, now_ms: float
+    ) -> list[Effect]:
+        """What was missed, oldest first, as (id, event, data, channel); None: the upstream does not know."""
+        source = self._sources[source_name]
+        if not source.awaiting:
+            return []
+        source.awaiting = False
+        source.seen = {str(event_id) for event_id, *_ in events or () if event_id is not None}
+        kept, source.kept = source.kept, []
+        if events is None:
+            self.events_dropped[source_name, "history_gone"] += 1
+            self._lost(source, source_name, now_ms)
+        else:
+            source.seen, seen = set(), source.seen
+            for event_id, event, data, channel in events:
+                self._take(source, Envelope(event, data, channel, event_id), event_id, now_ms)
+            source.seen = seen
+            self._sequence(source, source_name).guarded = bool(seen)
+        for envelope, event_id in kept:
+            self._take(source, envelope, event_id, now_ms)
         return self.wake(now_ms)
 
     def state_changed(self, source_name: str, state: str, now_ms: float) -> list[Effect]:
@@ -365,7 +496,7 @@ class IngestionState:
         self._news.changed(source_name, state)
         return self.wake(now_ms)
 
-    def demand(self, message: Demand) -> tuple[Answer, list[Effect]]:
+    def demand(self, message: Demand, now_ms: float) -> tuple[Answer, list[Effect]]:
         """A shard says which channels its watched entries need."""
         sender = message.header.sender
         incoming = self._incoming.setdefault(sender, Incoming(self.incarnation))
@@ -385,49 +516,169 @@ class IngestionState:
             shards = self._demanded.setdefault(channel, set())
             if not shards and channel not in self._always:
                 effects.append(Join(*channel))
+                self._joined(*channel, is_known=message.whole, now_ms=now_ms)
             shards.add(sender)
         for channel in sorted(dropped):
             shards = self._demanded.get(channel, set())
             shards.discard(sender)
             if not shards and self._demanded.pop(channel, None) is not None and channel not in self._always:
                 effects.append(Leave(*channel))
+                self._left(*channel, now_ms)
         joined = [channel for channel in message.add if self._open(channel[0])]
         return incoming.answered(DemandMet(self.incarnation, joined)), effects
 
+    def _joined(self, source_name: str, channel: str, *, is_known: bool, now_ms: float) -> None:
+        """A channel is wanted. `is_known`: a shard has had it joined before, and may have missed events."""
+        source = self._sources.get(source_name)
+        if source is None:
+            return
+        source.joined[channel] = None
+        if source.repeats is Repeats.CHANNEL and source.is_open:
+            name = source.sequence_name(channel)
+            if is_known or name in source.sequences:
+                self._rejoined(source, channel, now_ms)
+
+    def _left(self, source_name: str, channel: str, now_ms: float) -> None:
+        """A channel is no longer wanted: should it be again, it begins anew."""
+        source = self._sources.get(source_name)
+        if source is None:
+            return
+        source.joined.pop(channel, None)
+        name = f"{source_name}/{channel}"
+        for feed in [each for each in source.feeds if each.partition("#")[0] == name]:
+            del source.feeds[feed]
+        source.memo.clear()
+        sequence = source.sequences.pop(name, None)
+        if sequence is not None:
+            sequence.checkpoint = Checkpoint(name, sequence.incarnation, sequence.number, None)
+            self._moved(sequence, now_ms)
+
     def _open(self, source: str) -> bool:
         known = self._sources.get(source)
-        return known is not None and known.incarnation > 0
+        return known is not None and known.is_open
+
+    # --- claims and checkpoints ----------------------------------------------------------------------------------
+
+    def claimed(self, message: Claimed, now_ms: float) -> tuple[Answer, list[Effect]]:
+        """A shard says what it has committed."""
+        line = self._line_of[message.shard]
+        if message.number == line.claim and line.claim_at is not None:
+            line.answers[message.shard] = {feed: (incarnation, last) for feed, incarnation, last in message.cursors}
+            for checkpoint in message.checkpoints:
+                known = self._restored.get(checkpoint.sequence)
+                if (
+                    known is None
+                    or known.incarnation < checkpoint.incarnation
+                    or (known.incarnation == checkpoint.incarnation and known.number < checkpoint.number)
+                ):
+                    self._restored[checkpoint.sequence] = checkpoint
+            if not line.unanswered_shards() and self._started:
+                self.bytes_pending -= line.settle_claim()
+        return Noted(self.incarnation), self.wake(now_ms)
+
+    def _start(self) -> list[Effect]:
+        """Begin to read, where the last life stood."""
+        self._started = True
+        self._start_at = None
+        newest: dict[str, int] = {}
+        for line in self._lines:
+            for cursors in line.answers.values():
+                for name, (incarnation, _) in cursors.items():
+                    newest[name] = max(newest.get(name, 0), incarnation)
+        self._last_incarnation = max(self._last_incarnation, *newest.values(), 0)
+        is_whole = not any(line.unanswered_shards() for line in self._lines)
+        for source in self._sources.values():
+            for checkpoint in self._restored.values():
+                if checkpoint.sequence.partition("/")[0] == source.name and is_whole and checkpoint.id is not None:
+                    self._restore(source, checkpoint, newest)
+        for line in self._lines:
+            line.claim_at = None
+        return [Start(name) for name in self._sources]
+
+    def _restore(self, source: _Source, checkpoint: Checkpoint, newest: dict[str, int]) -> None:
+        """Take up a sequence at its checkpoint, unless it has begun anew since."""
+        name = checkpoint.sequence
+        if name != source.name and source.repeats is not Repeats.CHANNEL:
+            return
+        sequence = EventSequence.restored(checkpoint)
+        if any(
+            incarnation > checkpoint.incarnation and (_sequence_of(source, feed) == name)
+            for feed, incarnation in newest.items()
+        ):
+            return
+        source.sequences[name] = sequence
+        for line in self._lines:
+            for shard, cursors in line.answers.items():
+                for feed_name, (incarnation, last) in cursors.items():
+                    is_its = incarnation == checkpoint.incarnation and _sequence_of(source, feed_name) == name
+                    if not is_its or feed_name.startswith(OPENED):
+                        continue
+                    feed = source.feeds.get(feed_name)
+                    if feed is None:
+                        feed = source.feeds[feed_name] = Feed(feed_name, sequence)
+                    feed.committed[shard] = feed.sent[shard] = last
+                    sequence.replay_until = max(sequence.replay_until, last)
+
+    def _moved(self, sequence: EventSequence, now_ms: float) -> None:
+        """A checkpoint is to be told, by and by."""
+        self._untold[sequence] = None
+        if self._tell_at is None:
+            self._tell_at = now_ms + TELL_MS
+
+    def _checkpoints(self, line: Line, now_ms: float) -> dict[int, list[Checkpoint]]:
+        """Return the checkpoints that have moved, by the shard of a line that keeps them."""
+        found: dict[int, list[Checkpoint]] = {}
+        reached = {each.address: each.reached for each in self._lines}
+        for sequence in list(self._untold):
+            sequence.committed(reached)
+            shard = self._slots.shard(CanonicalKey(sequence.name))
+            if self._line_of[shard] is not line:
+                continue
+            if sequence.checkpoint is not None and sequence.checkpoint is not sequence.told:
+                sequence.told = sequence.checkpoint
+                found.setdefault(shard, []).append(sequence.checkpoint)
+            if sequence.is_settled:
+                del self._untold[sequence]
+        self._tell_at = now_ms + TELL_MS if self._untold else None
+        return found
 
     # --- sending -------------------------------------------------------------------------------------------------
 
     def announce(self, message: Announce, now_ms: float) -> tuple[Answer, list[Effect]]:
-        """A coordinator lives anew: what the old life had not passed on is lost, and shards must learn of it."""
+        """A coordinator lives anew, or a shard."""
         line = self._by_address.get(message.sender)
         if line is not None and line.link.peer not in (0, message.incarnation):
-            self._relink(line)
+            self._relink(line, now_ms)
+        elif message.sender.startswith("shard-"):
+            self._remind(int(message.sender.removeprefix("shard-")))
         return Noted(self.incarnation), self.wake(now_ms)
 
-    def _relink(self, line: _Line) -> None:
+    def _relink(self, line: Line, now_ms: float) -> None:
+        """A coordinator's last life may have taken with it what shards have not committed."""
         line.link.relink()
+        line.begin_claim(now_ms)
+
+    def _remind(self, shard: int) -> None:
+        """A shard lives anew: say what it should have, in case its store has not."""
+        marks = self._line_of[shard].marks
         for source in self._sources.values():
             for feed in source.feeds.values():
-                for shard, last in feed.sent.items():
-                    if self._line_of[shard] is line:
-                        mark = FeedRange(feed.name, feed.incarnation, last + 1, last, last)
-                        line.marks.setdefault(shard, []).append(mark)
-            if source.incarnation:
-                opened = FeedRange(source.name, source.incarnation, 1, 0, 0)
-                for shard in self._shards:
-                    if self._line_of[shard] is line:
-                        line.marks.setdefault(shard, []).append(opened)
+                last = feed.sent.get(shard, 0)
+                if last:
+                    profile = int(feed.name.partition("#")[2] or 0)
+                    mark = FeedRange(feed.name, feed.sequence.incarnation, last + 1, last, last)
+                    marks.setdefault((shard, profile), []).append(mark)
 
     def deadline(self) -> float | None:
         """When the next blob or announcement is due."""
         due = min(
-            (at for at in (self._announcements.deadline(), self._news.deadline()) if at is not None), default=None
+            (at for at in (self._announcements.deadline(), self._news.deadline(), self._start_at) if at is not None),
+            default=None,
         )
         for line in self._lines:
             at = line.due(self._window_ms)
+            if at is None and self._tell_at is not None and line.link.idle:
+                at = self._tell_at
             if at is not None and (due is None or at < due):
                 due = at
         return due
@@ -435,34 +686,56 @@ class IngestionState:
     def wake(self, now_ms: float) -> list[Effect]:
         """Send what is due."""
         effects: list[Effect] = [*self._announcements.wake(now_ms), *self._news.wake(now_ms)]
+        if not self._started:
+            if self._start_at is None:
+                self._start_at = now_ms + CLAIM_WAIT_MS
+            if now_ms >= self._start_at or not any(line.unanswered_shards() for line in self._lines):
+                effects.extend(self._start())
         for line in self._lines:
             if not line.link.idle:
                 blob = line.link.resend(now_ms)
                 if blob is not None:
                     effects.append(Send(line.address, blob))
-            elif (due := line.due(self._window_ms)) is not None and due <= now_ms:
+                continue
+            due = line.due(self._window_ms)
+            if due is None and self._tell_at is not None:
+                due = self._tell_at
+            if due is not None and due <= now_ms:
                 effects.append(self._send(line, now_ms))
         if self.bytes_pending <= LOW_WATER_BYTES:
             for source in self._sources.values():
-                if source.paused:
+                if source.paused and not source.awaiting:
                     source.paused = False
                     effects.append(Resume(source.name))
         return effects
 
-    def _send(self, line: _Line, now_ms: float) -> Send:
-        parts = []
-        for (shard, _profile), pending in line.pending.items():
-            if pending.folds:
-                part = pending.take(line.marks.pop(shard, ()))
+    def _send(self, line: Line, now_ms: float) -> Send:
+        header = line.link.header()
+        again = line.again()
+        if line.claim_at is not None:
+            claim = Claim(self.identity, line.claim, list(self._sources))
+            line.claim_at = now_ms + CLAIM_AGAIN_MS
+            parts = [Part(shard, 0, [], [], now_ms, [], claim) for shard in line.unanswered_shards()]
+        elif again is not None:
+            again.sequence, parts = header.sequence, again.parts
+        else:
+            checkpoints = self._checkpoints(line, now_ms)
+            touched = {feed.sequence: None for pending in line.pending.values() for feed in pending.feeds}
+            parts = line.parts(checkpoints, now_ms)
+            for part in parts:
                 self._count(part)
-                parts.append(part)
-        parts.extend(Part(shard, 0, marks, [], now_ms) for shard, marks in line.marks.items())
-        line.marks.clear()
-        self.bytes_pending -= line.size
-        line.size = 0
-        line.urgent = line.early = False
+            if parts:
+                line.keep(header.sequence, parts)
+                needs = {
+                    each.address: each.count + (1 if each is not line and each.size else 0) for each in self._lines
+                }
+                for sequence in touched:
+                    source = self._sources[sequence.name.partition("/")[0]]
+                    if source.repeats is not Repeats.NOTHING and source.sequences.get(sequence.name) is sequence:
+                        sequence.mark(needs)
+                        self._moved(sequence, now_ms)
         line.sent_at = now_ms
-        blob = Blob(line.link.header(), parts)
+        blob = Blob(header, parts)
         line.link.sent(blob)
         return Send(line.address, blob)
 
@@ -487,8 +760,9 @@ class IngestionState:
         if line.link.in_flight is not message:
             return []
         match answer:
-            case BlobTaken(incarnation=incarnation, window_left_ms=left):
+            case BlobTaken(incarnation=incarnation, window_left_ms=left, committed=committed):
                 line.link.acknowledged(incarnation)
+                self.bytes_pending -= line.committed(committed)
                 line.close_at = now_ms + left
                 spare = left if left < self._window_ms / 2 else left - self._window_ms
                 if now_ms - line.sent_at < self._window_ms and not line.urgent:
@@ -496,7 +770,7 @@ class IngestionState:
             case Full(retry_ms=retry_ms):
                 line.link.failed(now_ms, retry_ms)
             case Refused():
-                self._relink(line)
+                self._relink(line, now_ms)
             case _:
                 raise AssertionError(f"{to} answered ingestion with {answer!r}")
         return self.wake(now_ms)
@@ -510,3 +784,12 @@ class IngestionState:
         elif self._by_address[to].link.in_flight is message:
             self._by_address[to].link.failed(now_ms, RETRY_MS)
         return []
+
+
+def _sequence_of(source: _Source, feed: str) -> str:
+    """Return the sequence that a feed, by its name, belongs to; "": it is another source's."""
+    name = feed.removeprefix(OPENED).partition("#")[0]
+    owner = name.partition("/")[0]
+    if owner != source.name:
+        return ""
+    return name if source.repeats is Repeats.CHANNEL else owner

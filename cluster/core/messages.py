@@ -43,9 +43,10 @@ class Refused(Struct, frozen=True, array_like=True, tag="refused"):
 class FeedRange(Struct, frozen=True, array_like=True):
     """Which events of a feed a part holds: numbers `first`..`last`, after `previous` (0: none sent to this shard before).
 
-    An empty range (`last` = `first` - 1) says what should have arrived by now, so that a quiet feed's loss shows too:
-    with `previous` > 0 that the last number sent was `previous`; with `previous` 0 that the whole source `feed` was
-    (re)opened as `incarnation`, and that events may have passed unseen before.
+    Numbers count the events of a sequence (`core.feed`), so a feed's have gaps, and `previous` chains them. An empty range
+    (`last` = `first` - 1) says what should have arrived by now, so that a quiet feed's loss shows too: with `previous` > 0
+    that the last number sent was `previous`; with `previous` 0 that `feed`, here a source or one channel of it, begins
+    `incarnation`, and that events may have passed unseen before.
     """
 
     feed: str
@@ -66,6 +67,31 @@ class KeyOperations(Struct, frozen=True, array_like=True):
     """Number of the rule that made the last of them (`rule.Origins`); -1: unknown."""
 
 
+class Checkpoint(Struct, frozen=True, array_like=True):
+    """From where a sequence of events can go on: everything up to event `number` is committed in all shards."""
+
+    sequence: str
+    """A source, or `source/channel`."""
+    incarnation: int
+    number: int
+    id: str | int | None
+    """The upstream's, of event `number`; None: forget it, the sequence has ended."""
+    is_dense: bool = False
+    """The upstream's ids are integers and count up by one."""
+
+
+class Claim(Struct, frozen=True, array_like=True):
+    """An ingestor takes over its sources' feeds, or passes on what a dead coordinator may have lost: what was committed of them?
+
+    It goes the way that events go, so that all which was on that way is committed before it is answered (`Claimed`).
+    """
+
+    ingestor: str
+    number: int
+    """Rises with every claim; what answers an older one is late."""
+    sources: list[str]
+
+
 class Part(Struct, frozen=True, array_like=True):
     """What one blob holds for one shard in one batching profile."""
 
@@ -76,6 +102,8 @@ class Part(Struct, frozen=True, array_like=True):
     keys: list[KeyOperations]
     oldest_ms: float
     """Receipt of the oldest event folded in."""
+    checkpoints: list[Checkpoint] = []
+    claim: Claim | None = None
 
 
 class Blob(Struct, frozen=True, array_like=True, tag="blob"):
@@ -90,6 +118,8 @@ class BlobTaken(Struct, frozen=True, array_like=True, tag="blob_taken"):
 
     incarnation: int
     window_left_ms: float
+    committed: int = 0
+    """Sequence, on this link, up to which shards have committed every blob."""
 
 
 class Full(Struct, frozen=True, array_like=True, tag="full"):
@@ -105,6 +135,8 @@ class Batch(Struct, frozen=True, array_like=True, tag="batch"):
     feeds: list[FeedRange]
     keys: list[KeyOperations]
     oldest_ms: float
+    checkpoints: list[Checkpoint] = []
+    claims: list[Claim] = []
 
 
 class BatchCommitted(Struct, frozen=True, array_like=True, tag="batch_committed"):
@@ -112,6 +144,16 @@ class BatchCommitted(Struct, frozen=True, array_like=True, tag="batch_committed"
 
     incarnation: int
     offset: int
+
+
+class Claimed(Struct, frozen=True, array_like=True, tag="claimed"):
+    """Shard -> ingestion: what is committed here of the feeds that claim `number` named."""
+
+    shard: int
+    number: int
+    cursors: list[tuple[str, int, int]]
+    """(feed, incarnation, last number)."""
+    checkpoints: list[Checkpoint]
 
 
 class Announce(Struct, frozen=True, array_like=True, tag="announce"):
@@ -455,7 +497,7 @@ class ChangeSetTaken(Struct, frozen=True, array_like=True, tag="change_set_taken
     incarnation: int
 
 
-Message = Announce | Blob | Batch | Demand | SourceStates | Requests | ChangeSet
+Message = Announce | Blob | Batch | Claimed | Demand | SourceStates | Requests | ChangeSet
 Answer = Refused | Full | Noted | BlobTaken | BatchCommitted | DemandMet | Answers | ChangeSetTaken
 
 

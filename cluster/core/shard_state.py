@@ -26,6 +26,7 @@ from msgspec import Struct
 
 from cluster.core import broadcast, json_patch
 from cluster.core.channel_demand import Channel, ChannelDemand
+from cluster.core.committed_feeds import CommittedFeeds
 from cluster.core.declared_query import DeclaredQueries, FetchRequest, FunctionRequest, Response
 from cluster.core.entity_index import EntityIndex, EntityType, Place
 from cluster.core.entry import Value
@@ -51,6 +52,7 @@ from cluster.core.messages import (
     BatchCommitted,
     ChangeSet,
     ChangeSetTaken,
+    Claimed,
     Demand,
     Edit,
     EntryView,
@@ -98,7 +100,7 @@ from cluster.core.relation import Relations
 from cluster.core.service_health import UNREACHABLE, ServiceHealth
 from cluster.core.shard_entry import RESTORED, UNCERTAIN, WRITE, ShardEntry, error_of
 from cluster.core.sweep import SLICE, Sweeps
-from cluster.core.transaction import Cursor, Result, Stored, StoredEntry, Transaction, Unstored
+from cluster.core.transaction import Result, Stored, StoredEntry, Transaction, Unstored
 from cluster.errors import ErrorCode, HarborError, OperationError, UpstreamError
 
 EPOCH_SHIFT = 13
@@ -112,8 +114,6 @@ JOIN_WAIT_MS = 1_000.0
 REQUEST_MEMORY_MS = 600_000.0
 """Results of writes are kept this long for repeats."""
 MAX_FETCH_TRIES = 3
-OPENED = "!"
-"""Before a source's name, among the cursors: the incarnation in which it was last opened."""
 EVICT_SLICE = 500
 """Entries evicted per wake."""
 
@@ -235,11 +235,10 @@ class ShardState:
         self._joins: dict[str | None, bool] = {}
         """Whether channels may be to be joined, by the head of a key."""
         self._prefix_channels: dict[tuple[str, int], list[Channel]] = {}
-        self._cursors: dict[str, Cursor] = {}
-        """By feed."""
         self._results: dict[str, Result] = {}
         """By request id, oldest first."""
         self._unstored = Unstored() if keeps else None
+        self._committed = CommittedFeeds(int(identity.partition("-")[2]), self._unstored)
         self._evicting = False
         """Entries are still too many, or too large."""
         self._held: dict[str, ShardEntry] = {}
@@ -289,7 +288,7 @@ class ShardState:
                     channels
                 )  # they were joined: what is left unjoined goes out of date, as ever, after its linger
                 self.demand.release(channels, now_ms)
-        self._cursors.update(stored.cursors)
+        self._committed.restore(stored)
         self._results.update(stored.results)
         self.history.restore(stored.lives, stored.first, stored.changes)
         if self._unstored is not None:
@@ -313,11 +312,6 @@ class ShardState:
         entry = self.cache.get(key)
         return None if entry is None else entry.stored()
 
-    def _move(self, feed: str, cursor: Cursor) -> None:
-        self._cursors[feed] = cursor
-        if self._unstored is not None:
-            self._unstored.cursors[feed] = None
-
     # --- batches -------------------------------------------------------------------------------------------------
 
     def batch(self, message: Batch, now_ms: float) -> tuple[Answer, list[Effect]]:
@@ -329,12 +323,20 @@ class ShardState:
                 return Refused(self.incarnation), []
             case Repeat(answer):
                 return answer, []
-        if any(
-            self._has(feed) for feed in message.feeds
-        ):  # all of it: batches are committed as a whole, and repeated as they were
-            return incoming.answered(BatchCommitted(self.incarnation, self.offset)), []
+        if not any(
+            self._committed.has(feed) for feed in message.feeds
+        ):  # else all of it: batches are repeated as they were
+            self._apply(message)
+        for checkpoint in message.checkpoints:
+            self._committed.check(checkpoint)
+        for claim in message.claims:
+            self._committed.claim(claim, now_ms)
+        self._flush()
+        return incoming.answered(BatchCommitted(self.incarnation, self.offset)), self._taken()
+
+    def _apply(self, message: Batch) -> None:
         if message.keys:
-            self.lag_ms = now_ms - message.oldest_ms
+            self.lag_ms = self._now_ms - message.oldest_ms
         late: list[tuple[str, str, list[Operation], int]] = []
         for item in message.keys:
             origin = self._origins[item.origin] if 0 <= item.origin < len(self._origins) else "stream:"
@@ -351,8 +353,6 @@ class ShardState:
             self._broadcast(key, origin, operations, count, message.oldest_ms)
         for feed in message.feeds:
             self._advance(feed)
-        self._flush()
-        return incoming.answered(BatchCommitted(self.incarnation, self.offset)), self._taken()
 
     def _operate(
         self,
@@ -450,30 +450,10 @@ class ShardState:
 
     # --- feeds ---------------------------------------------------------------------------------------------------
 
-    def _has(self, feed: FeedRange) -> bool:
-        """Whether a range was committed before, perhaps by an earlier life."""
-        incarnation, last = self._cursors.get(feed.feed, (0, 0))
-        return feed.first <= feed.last <= last and feed.incarnation == incarnation
-
     def _advance(self, feed: FeedRange) -> None:
         """Move a feed's cursor; where numbers are missing, reset what the feed feeds."""
-        empty = feed.first > feed.last
-        if empty and not feed.previous:
-            opened = OPENED + feed.feed
-            if feed.incarnation > self._cursors.get(opened, (0, 0))[0]:
-                self._move(opened, (feed.incarnation, 0))
-                self._gap(feed.feed, None)
-            return
-        incarnation, last = self._cursors.get(feed.feed, (0, 0))
-        if feed.incarnation < incarnation:
-            return
-        source, _, channel = feed.feed.partition("#")[0].partition("/")
-        if feed.incarnation > incarnation:
-            lost = feed.previous > 0 and (incarnation > 0 or empty)
-        else:
-            lost = feed.previous > last
-        self._move(feed.feed, (feed.incarnation, max(feed.last, feed.previous)))
-        if lost:
+        if self._committed.advance(feed):
+            source, _, channel = feed.feed.partition("#")[0].partition("/")
             self._gap(source, channel or None)
 
     def _gap(self, source: str, channel: str | None) -> None:
@@ -1150,7 +1130,13 @@ class ShardState:
         effects, self._effects = self._effects, []
         if self._unstored is not None:
             transaction = self._unstored.taken(
-                self.epoch, self.offset, self._stored, self._cursors, self._results, self.history
+                self.epoch,
+                self.offset,
+                self._stored,
+                self._committed.cursors,
+                self._committed.checkpoints,
+                self._results,
+                self.history,
             )
             if transaction is not None:
                 effects.insert(0, Commit(transaction))
@@ -1164,6 +1150,7 @@ class ShardState:
             if self.demand.settled(self._channels.get(entry.key, [])):
                 self._held.pop(entry.key, None)
                 self.cache.release(entry)
+        self._effects.extend(self._committed.wake(self._now_ms))
         self._effects.extend(self.demand.sends(self._now_ms))
         for link in self._links.values():
             if link.link.idle and link.busy:
@@ -1243,7 +1230,9 @@ class ShardState:
     def answered(self, to: str, message: Any, answer: Answer, now_ms: float) -> list[Effect]:
         """A peer answered `message`."""
         self._now_ms = now_ms
-        if isinstance(answer, Noted):
+        if isinstance(message, Claimed):
+            self._committed.answered(to, message)
+        elif isinstance(answer, Noted):
             self._announcements.answered(to)
         elif isinstance(message, Demand):
             self.demand.answered(to, message, answer, now_ms)
@@ -1269,6 +1258,8 @@ class ShardState:
         self._now_ms = now_ms
         if isinstance(message, Announce):
             self._announcements.unanswered(to, now_ms, RETRY_MS)
+        elif isinstance(message, Claimed):
+            self._committed.unanswered(to, message, now_ms)
         elif isinstance(message, Demand):
             self.demand.unanswered(to, message, now_ms)
         else:
@@ -1291,6 +1282,7 @@ class ShardState:
             return self._now_ms
         times = [self._announcements.deadline(), self.demand.deadline(), self.cache.deadline()]
         times.extend(link.deadline() for link in self._links.values())
+        times.append(self._committed.deadline())
         times.extend(at for service, at in self._health.offline() if self._probing(service) is not None)
         return min((at for at in times if at is not None), default=None)
 
@@ -1324,6 +1316,7 @@ class ShardState:
 
     def _left(self, source: str, channel: str) -> None:
         """A channel is no longer joined: what it feeds goes out of date unnoticed."""
+        self._committed.forget(source, channel)
 
         def doubt(entry: ShardEntry) -> None:
             if not entry.observers and self._feeds.fed_by(source, channel, entry.parsed):

@@ -12,7 +12,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from cluster.core.history import History, Life, Record
-from cluster.core.messages import Payload
+from cluster.core.messages import Checkpoint, Payload
 
 SCHEMA = 1
 """Version of the layout; a store of another one is not read."""
@@ -44,8 +44,10 @@ class Transaction(Struct, frozen=True, array_like=True):
     epoch: int
     offset: int
     entries: dict[str, StoredEntry | None]
-    cursors: dict[str, Cursor]
+    cursors: dict[str, Cursor | None]
     """By feed."""
+    checkpoints: dict[str, Checkpoint | None]
+    """By sequence."""
     results: dict[str, Result | None]
     """By request id."""
     lives: list[Life]
@@ -63,6 +65,7 @@ class Stored(Struct, frozen=True):
     offset: int
     entries: list[StoredEntry]
     cursors: dict[str, Cursor]
+    checkpoints: dict[str, Checkpoint]
     results: dict[str, Result]
     lives: list[Life]
     first: int
@@ -104,11 +107,12 @@ class Store(Protocol):
 class Unstored:
     """What has changed since the last transaction."""
 
-    __slots__ = ("changes", "cursors", "entries", "results")
+    __slots__ = ("changes", "checkpoints", "cursors", "entries", "results")
 
     def __init__(self) -> None:
         self.entries: dict[str, None] = {}
         self.cursors: dict[str, None] = {}
+        self.checkpoints: dict[str, None] = {}
         self.results: dict[str, None] = {}
         self.changes = 0
         """Number of the first change of the history that is not stored."""
@@ -119,25 +123,27 @@ class Unstored:
         offset: int,
         entry: Callable[[str], StoredEntry | None],
         cursors: dict[str, Cursor],
+        checkpoints: dict[str, Checkpoint],
         results: dict[str, Result],
         history: History,
     ) -> Transaction | None:
         """Return what is to be stored now; None: nothing has changed."""
-        if not (self.entries or self.cursors or self.results or self.changes < history.next):
+        if not (self.entries or self.cursors or self.checkpoints or self.results or self.changes < history.next):
             return None
         number = max(self.changes, history.first)
         made = Transaction(
             epoch,
             offset,
             {key: entry(key) for key in self.entries},
-            {feed: cursors[feed] for feed in self.cursors},
+            {feed: cursors.get(feed) for feed in self.cursors},
+            {sequence: checkpoints.get(sequence) for sequence in self.checkpoints},
             {request: results.get(request) for request in self.results},
             history.lives,
             number,
             history.numbered(number),
             history.first,
         )
-        self.entries, self.cursors, self.results = {}, {}, {}
+        self.entries, self.cursors, self.checkpoints, self.results = {}, {}, {}, {}
         self.changes = history.next
         return made
 
@@ -145,5 +151,6 @@ class Unstored:
         """`transaction` could not be stored: what it held goes with the next one."""
         self.entries.update(dict.fromkeys(transaction.entries))
         self.cursors.update(dict.fromkeys(transaction.cursors))
+        self.checkpoints.update(dict.fromkeys(transaction.checkpoints))
         self.results.update(dict.fromkeys(transaction.results))
         self.changes = min(self.changes, transaction.number)

@@ -3,8 +3,8 @@
 Every step comes from one seeded random source and one queue ordered by (time, number), so a seed replays exactly; `trace` tells what
 happened. Losing a call means what it means under Ray: either it did not arrive, or its answer did not; the caller cannot tell which.
 
-The upstream keeps the truth: values of keys, changed by events it sends to whoever is joined. All keys are declared queries, so
-whatever a fault loses can be fetched, and after quiescence every view must equal the truth.
+The upstream keeps the truth: values of keys, changed by events it sends to whoever is joined. It can say it again from an event on, as
+`repeats` tells, if it is to. Shards may have stores, which outlive them.
 """
 
 import random
@@ -21,11 +21,12 @@ from cluster.core.client_message import client_frame
 from cluster.core.coordinator_state import CoordinatorState
 from cluster.core.declared_query import Response
 from cluster.core.gateway_state import Close, Deliver, GatewayState, Respond
-from cluster.core.ingestion_state import IngestionState, Join, Leave, Resume
-from cluster.core.messages import Announce, Batch, Blob, ChangeSet, Demand, Noted, Requests, Send
+from cluster.core.ingestion_state import AskMissed, IngestionState, Join, Leave, Repeats, Resume, Start
+from cluster.core.messages import Announce, Batch, Blob, ChangeSet, Claimed, Demand, Noted, Requests, Send
 from cluster.core.placement import assign_slots
 from cluster.core.session_state import SessionState
-from cluster.core.shard_state import ShardState, StartFetch
+from cluster.core.shard_state import Commit, ShardState, StartFetch
+from cluster.core.transaction import Store
 from cluster.errors import UpstreamError
 from cluster.simulation.view import View
 
@@ -51,10 +52,14 @@ class Upstream:
 
     truth: dict[str, Any] = field(default_factory=dict)
     joined: set[str] = field(default_factory=set)
+    is_wanted: bool = False
+    """The ingestor has begun to read."""
     connected: bool = False
     connection: int = 0
     number: int = 0
     fetches: int = 0
+    log: list[tuple[int, str, str, Any]] = field(default_factory=list)
+    """(id, channel, event, data)."""
 
 
 class Client:
@@ -74,7 +79,21 @@ class Client:
 class World:
     """See the module."""
 
-    def __init__(self, seed: int, document: dict[str, Any], faults: Faults | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        document: dict[str, Any],
+        faults: Faults | None = None,
+        *,
+        repeats: Repeats = Repeats.NOTHING,
+        asks: bool = False,
+        store: Callable[[], Store] | None = None,
+    ) -> None:
+        """`repeats`, `asks`: what the upstream can repeat, see `IngestionState`; `store`: makes what outlives a shard."""
+        self.repeats = repeats
+        self.asks = asks
+        self._store = store
+        self.stores: dict[str, Store] = {}
         self.random = random.Random(seed)
         self.faults = faults or Faults()
         self.now_ms = START_MS
@@ -151,7 +170,14 @@ class World:
                     entities=self.compiled.entities,
                     relations=self.compiled.relations,
                     origins=self.compiled.origins,
+                    keeps=self._store is not None,
                 )
+                if self._store is not None:
+                    if name not in self.stores:
+                        self.stores[name] = self._store()
+                    stored = self.stores[name].load()
+                    if stored is not None:
+                        machine.restore(stored, self.now_ms, lambda _: True)
             case "coordinator":
                 shards = [n for n in range(cluster.shards) if n % cluster.coordinators == int(index)]
                 machine = CoordinatorState(
@@ -167,15 +193,14 @@ class World:
                     shards=cluster.shards,
                     coordinators=cluster.coordinators,
                     profiles=profiles,
+                    repeats=dict.fromkeys(self.config.sources, self.repeats),
+                    asks=frozenset(self.config.sources) if self.asks else frozenset(),
                 )
             case _:
                 machine = GatewayState(name, incarnation, slots=self.slots, shards=cluster.shards)
         self.machines[name] = machine
         self._lives[name] = self._lives.get(name, 0) + 1
         self.note(f"{name} lives as {incarnation}")
-        if kind == "ingestor":
-            self.upstream.joined = {channel for _, channel in self.compiled.feeds.always()}
-            self.at(self.delay(), self.connect_upstream)
         self._arm(name)
 
     def kill(self, name: str) -> None:
@@ -187,7 +212,7 @@ class World:
             for client in self.clients.values():
                 self._hang_up(client)
         if name in self.ingestors:
-            self.upstream.connected = False
+            self.upstream.connected = self.upstream.is_wanted = False
             self.upstream.connection += 1
         self.at(self.faults.restart_ms, lambda: self.start(name))
 
@@ -200,9 +225,19 @@ class World:
                     self._fetch(name, effect)
                 case Deliver(session=session):
                     self._deliver(session)
+                case Commit(transaction=transaction):
+                    self.stores[name].commit(transaction)
+                case Start():
+                    self.upstream.is_wanted = True
+                    self.upstream.joined = {channel for _, channel in self.compiled.feeds.always()}
+                    self.at(self.delay(), self.connect_upstream)
+                case AskMissed(since=since):
+                    self._ask_missed(name, since)
                 case Join(channel=channel):
                     self.upstream.joined.add(channel)
                     self.note(f"join {channel}")
+                    if self.upstream.connected and self.repeats is Repeats.CHANNEL:
+                        self._repeat(channel)
                 case Leave(channel=channel):
                     self.upstream.joined.discard(channel)
                     self.note(f"leave {channel}")
@@ -270,7 +305,9 @@ class World:
             case ChangeSet():
                 answer, effects = machine.change_set(message, now_ms)
             case Demand():
-                answer, effects = machine.demand(message)
+                answer, effects = machine.demand(message, now_ms)
+            case Claimed():
+                answer, effects = machine.claimed(message, now_ms)
             case Announce() if isinstance(machine, CoordinatorState):
                 answer, effects = Noted(machine.incarnation), []
             case Announce():
@@ -285,12 +322,52 @@ class World:
     def connect_upstream(self) -> None:
         """Connect the ingestor's source."""
         machine = self.machines.get(self.ingestors[0])
-        if machine is None or self.upstream.connected:
+        if machine is None or self.upstream.connected or not self.upstream.is_wanted:
             return
         self.upstream.connected = True
         self.note("source opened")
-        for source in self.config.sources:
-            self._effects(self.ingestors[0], machine.opened(source, self.now_ms))
+        since = machine.resume_id(self._source)
+        channels = sorted(self.upstream.joined)
+        resumed = {channel: machine.resume_id(self._source, channel) for channel in channels}
+        self._effects(self.ingestors[0], machine.opened(self._source, self.now_ms))
+        if self.repeats is Repeats.SOURCE and since is not None and not self.asks:
+            self._say_again(lambda number, channel: number > since and channel in self.upstream.joined)
+        if self.repeats is Repeats.CHANNEL:
+            for channel in channels:
+                self._repeat(channel, resumed[channel])
+
+    @property
+    def _source(self) -> str:
+        return next(iter(self.config.sources))
+
+    def _repeat(self, channel: str, since: Any = None) -> None:
+        """A channel is joined: say what came after the event that the ingestor names."""
+        since = since if since is not None else self.machines[self.ingestors[0]].resume_id(self._source, channel)
+        if since is not None:
+            self._say_again(lambda number, on: on == channel and number > since)
+
+    def _say_again(self, wanted: Callable[[int, str], bool]) -> None:
+        for number, channel, event, data in self.upstream.log:
+            if wanted(number, channel):
+                self._say(number, channel, event, data)
+
+    def _ask_missed(self, name: str, since: Any) -> None:
+        connection = self.upstream.connection
+
+        def answer() -> None:
+            found = [
+                (number, event, orjson.dumps(data), channel)
+                for number, channel, event, data in self.upstream.log
+                if number > since and channel in self.upstream.joined
+            ]
+            self.at(self.delay() * 3, lambda: hear(found))
+
+        def hear(found: list[Any]) -> None:
+            machine = self.machines.get(name)
+            if machine is not None and self.upstream.connection == connection:
+                self._effects(name, machine.missed(self._source, found, self.now_ms))
+
+        self.at(self.delay() * 3, answer)
 
     def drop_upstream(self, for_ms: float) -> None:
         """Cut the source's connection; what is emitted meanwhile is not heard."""
@@ -305,15 +382,19 @@ class World:
         change(upstream.truth)
         upstream.number += 1
         self.note(f"event {upstream.number} {event} {data}")
-        if not upstream.connected or channel not in upstream.joined:
-            return
-        frame = orjson.dumps({"event": event, "channel": channel, "data": data, "id": upstream.number})
-        connection, source = upstream.connection, next(iter(self.config.sources))
+        upstream.log.append((upstream.number, channel, event, data))
+        if upstream.connected and channel in upstream.joined:
+            self._say(upstream.number, channel, event, data)
+
+    def _say(self, number: int, channel: str, event: str, data: Any) -> None:
+        upstream = self.upstream
+        frame = orjson.dumps({"event": event, "channel": channel, "data": data, "id": number})
+        connection = upstream.connection
 
         def arrive() -> None:
             machine = self.machines.get(self.ingestors[0])
             if machine is not None and upstream.connection == connection:
-                machine.receive(source, frame, self.now_ms)
+                machine.receive(self._source, frame, self.now_ms)
                 self._arm(self.ingestors[0])
 
         self.at(1.0, arrive)  # one connection: in order

@@ -12,6 +12,7 @@ import fcntl
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -21,6 +22,7 @@ import lmdb
 import msgspec
 
 from cluster.core.history import Life, Record
+from cluster.core.messages import Checkpoint
 from cluster.core.transaction import SCHEMA, Cursor, Result, Stored, StoredEntry, Transaction
 from cluster.errors import StoreError
 
@@ -30,6 +32,7 @@ LOCK_POLL_S = 0.05
 _ENCODE = msgspec.msgpack.Encoder().encode
 _ENTRY = msgspec.msgpack.Decoder(StoredEntry).decode
 _CURSOR = msgspec.msgpack.Decoder(tuple[str, Cursor]).decode
+_CHECKPOINT = msgspec.msgpack.Decoder(Checkpoint).decode
 _RESULT = msgspec.msgpack.Decoder(tuple[str, Result]).decode
 _RECORD = msgspec.msgpack.Decoder(Record).decode
 
@@ -79,6 +82,7 @@ class LmdbStore:
     def _open_tables(self) -> None:
         self._entries = self._env.open_db(b"entries")
         self._cursors = self._env.open_db(b"cursors")
+        self._checkpoints = self._env.open_db(b"checkpoints")
         self._results = self._env.open_db(b"results")
         self._changes = self._env.open_db(b"changes")
         self._meta = self._env.open_db(b"meta")
@@ -102,6 +106,10 @@ class LmdbStore:
                     meta.offset,
                     [_ENTRY(value) for _, value in reading.cursor(self._entries)],
                     dict(_CURSOR(value) for _, value in reading.cursor(self._cursors)),
+                    {
+                        made.sequence: made
+                        for made in (_CHECKPOINT(value) for _, value in reading.cursor(self._checkpoints))
+                    },
                     dict(_RESULT(value) for _, value in reading.cursor(self._results)),
                     meta.lives,
                     meta.first,
@@ -133,18 +141,10 @@ class LmdbStore:
             raise StoreError(f"{self.directory}: {error}") from error
 
     def _write(self, writing: Any, transaction: Transaction) -> None:
-        for key, entry in transaction.entries.items():
-            if entry is None:
-                writing.delete(_name(key), db=self._entries)
-            else:
-                writing.put(_name(key), _ENCODE(entry), db=self._entries)
-        for feed, cursor in transaction.cursors.items():
-            writing.put(_name(feed), _ENCODE((feed, cursor)), db=self._cursors)
-        for request, result in transaction.results.items():
-            if result is None:
-                writing.delete(_name(request), db=self._results)
-            else:
-                writing.put(_name(request), _ENCODE((request, result)), db=self._results)
+        _put(writing, self._entries, transaction.entries)
+        _put(writing, self._cursors, transaction.cursors, is_named=True)
+        _put(writing, self._checkpoints, transaction.checkpoints)
+        _put(writing, self._results, transaction.results, is_named=True)
         for number, change in enumerate(transaction.changes, transaction.number):
             writing.put(number.to_bytes(8, "big"), _ENCODE(change), db=self._changes)
         with writing.cursor(self._changes) as changes:
@@ -170,9 +170,14 @@ class LmdbStore:
         os.close(self._lock)
 
 
-def _name(text: str) -> bytes:
-    """Return what stands for a text of any length, as a key of LMDB, which takes 511 bytes."""
-    return blake2b(text.encode(), digest_size=16).digest()
+def _put(writing: Any, table: Any, rows: Mapping[str, Any], *, is_named: bool = False) -> None:
+    """Put rows, or take out those that are None. `is_named`: a row does not say its name itself."""
+    for name, row in rows.items():
+        key = blake2b(name.encode(), digest_size=16).digest()  # names may be longer than the 511 bytes that LMDB takes
+        if row is None:
+            writing.delete(key, db=table)
+        else:
+            writing.put(key, _ENCODE((name, row) if is_named else row), db=table)
 
 
 def open_store(directory: Path, *, always: bool = False, wait_s: float = 0.0) -> tuple[LmdbStore, Stored | None, str]:

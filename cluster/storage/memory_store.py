@@ -1,7 +1,12 @@
 """A store that lasts as long as its process: for simulations, where it outlives the shard it belongs to."""
 
+from typing import TypeVar
+
 from cluster.core.history import Life, Record
+from cluster.core.messages import Checkpoint
 from cluster.core.transaction import Cursor, Result, Stored, StoredEntry, Transaction
+
+T = TypeVar("T")
 
 
 class MemoryStore:
@@ -11,6 +16,7 @@ class MemoryStore:
         self._last: Transaction | None = None
         self._entries: dict[str, StoredEntry] = {}
         self._cursors: dict[str, Cursor] = {}
+        self._checkpoints: dict[str, Checkpoint] = {}
         self._results: dict[str, Result] = {}
         self._changes: dict[int, Record] = {}
         self._lives: list[Life] = []
@@ -26,6 +32,7 @@ class MemoryStore:
             last.offset,
             list(self._entries.values()),
             dict(self._cursors),
+            dict(self._checkpoints),
             dict(self._results),
             list(self._lives),
             min(self._changes, default=last.number),
@@ -35,17 +42,10 @@ class MemoryStore:
     def commit(self, transaction: Transaction) -> None:
         """Store a transaction."""
         self._last = transaction
-        for key, entry in transaction.entries.items():
-            if entry is None:
-                self._entries.pop(key, None)
-            else:
-                self._entries[key] = entry
-        self._cursors.update(transaction.cursors)
-        for request, result in transaction.results.items():
-            if result is None:
-                self._results.pop(request, None)
-            else:
-                self._results[request] = result
+        _update(self._entries, transaction.entries)
+        _update(self._cursors, transaction.cursors)
+        _update(self._checkpoints, transaction.checkpoints)
+        _update(self._results, transaction.results)
         self._changes.update(enumerate(transaction.changes, transaction.number))
         for number in [number for number in self._changes if number < transaction.first]:
             del self._changes[number]
@@ -60,3 +60,11 @@ class MemoryStore:
 
     def close(self) -> None:
         """What is stored stays."""
+
+
+def _update(table: dict[str, T], rows: dict[str, T | None]) -> None:
+    for name, row in rows.items():
+        if row is None:
+            table.pop(name, None)
+        else:
+            table[name] = row

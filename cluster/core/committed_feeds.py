@@ -1,0 +1,118 @@
+"""What a shard has committed of each feed: so that nothing is applied twice, and nothing is lost unnoticed.
+
+A cursor is the last number of a feed that was committed; it moves in the transaction that commits the operations. Checkpoints are kept for
+the ingestors (`core.feed`), which ask for both when they begin anew or their coordinator does (`messages.Claim`).
+
+What must not live here: what to do about a gap (`shard_state`).
+"""
+
+from cluster.core.feed import OPENED
+from cluster.core.messages import Checkpoint, Claim, Claimed, FeedRange, Send
+from cluster.core.transaction import Cursor, Stored, Unstored
+
+RETRY_MS = 150.0
+NONE: Cursor = (0, 0)
+
+
+class CommittedFeeds:
+    """See the module."""
+
+    __slots__ = ("_claims", "_shard", "_unstored", "checkpoints", "cursors")
+
+    def __init__(self, shard: int, unstored: Unstored | None) -> None:
+        self._shard = shard
+        self._unstored = unstored
+        self.cursors: dict[str, Cursor] = {}
+        """By feed; under `OPENED` and the name of a sequence, the incarnation that was last heard to begin."""
+        self.checkpoints: dict[str, Checkpoint] = {}
+        """By sequence."""
+        self._claims: dict[str, tuple[Claimed, float | None]] = {}
+        """What an ingestor is to be told, and when; None: it is being told."""
+
+    def restore(self, stored: Stored) -> None:
+        """Begin with what was stored."""
+        self.cursors.update(stored.cursors)
+        self.checkpoints.update(stored.checkpoints)
+
+    # --- ranges --------------------------------------------------------------------------------------------------
+
+    def has(self, feed: FeedRange) -> bool:
+        """Whether a range was committed before, perhaps by an earlier life."""
+        incarnation, last = self.cursors.get(feed.feed, NONE)
+        return feed.first <= feed.last <= last and feed.incarnation == incarnation
+
+    def advance(self, feed: FeedRange) -> bool:
+        """Move a feed's cursor. Returns whether events are missing before it, or may be."""
+        is_empty = feed.first > feed.last
+        if is_empty and not feed.previous:
+            if feed.incarnation <= self.cursors.get(OPENED + feed.feed, NONE)[0]:
+                return False
+            self._move(OPENED + feed.feed, (feed.incarnation, 0))
+            return True
+        incarnation, last = self.cursors.get(feed.feed, NONE)
+        if feed.incarnation < incarnation:
+            return False
+        self._move(feed.feed, (feed.incarnation, max(feed.last, feed.previous)))
+        if feed.incarnation > incarnation:
+            return feed.previous > 0 and (incarnation > 0 or is_empty)
+        return feed.previous > last
+
+    def forget(self, source: str, channel: str) -> None:
+        """A channel is no longer joined: should it be again, its feeds begin anew."""
+        name = f"{source}/{channel}"
+        for feed in [each for each in self.cursors if each.removeprefix(OPENED).partition("#")[0] == name]:
+            self._move(feed, None)
+
+    def _move(self, feed: str, cursor: Cursor | None) -> None:
+        if cursor is None:
+            del self.cursors[feed]
+        else:
+            self.cursors[feed] = cursor
+        if self._unstored is not None:
+            self._unstored.cursors[feed] = None
+
+    # --- checkpoints and claims ----------------------------------------------------------------------------------
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Keep a checkpoint, or forget it where it has no id."""
+        name = checkpoint.sequence
+        if checkpoint.id is not None:
+            self.checkpoints[name] = checkpoint
+        elif self.checkpoints.pop(name, None) is None:
+            return
+        if self._unstored is not None:
+            self._unstored.checkpoints[name] = None
+
+    def claim(self, claim: Claim, now_ms: float) -> None:
+        """Tell an ingestor what is committed of its sources."""
+        sources = set(claim.sources)
+        cursors = [
+            (feed, incarnation, last)
+            for feed, (incarnation, last) in self.cursors.items()
+            if feed.removeprefix(OPENED).partition("#")[0].partition("/")[0] in sources
+        ]
+        checkpoints = [each for each in self.checkpoints.values() if each.sequence.partition("/")[0] in sources]
+        self._claims[claim.ingestor] = (Claimed(self._shard, claim.number, cursors, checkpoints), now_ms)
+
+    def deadline(self) -> float | None:
+        """When an ingestor is to be told."""
+        return min((at for _, at in self._claims.values() if at is not None), default=None)
+
+    def wake(self, now_ms: float) -> list[Send]:
+        """Tell the ingestors that are due."""
+        sends = []
+        for ingestor, (claimed, at) in self._claims.items():
+            if at is not None and at <= now_ms:
+                self._claims[ingestor] = (claimed, None)
+                sends.append(Send(ingestor, claimed))
+        return sends
+
+    def answered(self, ingestor: str, message: Claimed) -> None:
+        """An ingestor was told."""
+        if ingestor in self._claims and self._claims[ingestor][0] is message:
+            del self._claims[ingestor]
+
+    def unanswered(self, ingestor: str, message: Claimed, now_ms: float) -> None:
+        """An ingestor could not be told."""
+        if ingestor in self._claims and self._claims[ingestor][0] is message:
+            self._claims[ingestor] = (message, now_ms + RETRY_MS)

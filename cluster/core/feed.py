@@ -1,0 +1,147 @@
+"""Feeds and sequences: how events are numbered, so that each takes effect once.
+
+A sequence is what an upstream can repeat: the events of a source, or of one channel of it, depending on where one can say after which
+event to go on. Its events are numbered as they come, in an incarnation that ends when they may no longer be in step with the upstream's.
+A feed is the part of a sequence that one set of rules takes: (source, channel, batching profile). Its events bear the sequence's numbers.
+
+Shards remember, per feed, the last number they committed. Here stands up to where a sequence is committed everywhere (`checkpoint`), with the
+upstream's id of that event: where a later life begins, and which numbers it gives, so that shards know what they have.
+
+What must not live here: sockets, what an event means, when blobs are sent (`ingestion_state`).
+"""
+
+import math
+from collections import deque
+from collections.abc import Mapping
+
+from cluster.core.messages import Checkpoint
+
+MAX_MARKS = 64
+"""Beyond, the newest takes the place of the one before it: a checkpoint then moves in longer steps."""
+DENSE_AFTER = 100
+"""Events in a row whose ids count up by one, without an exception, after which one that does not is taken for a gap."""
+EventId = str | int
+OPENED = "!"
+"""Before a sequence's name, among the cursors of a shard: the incarnation that it last heard begin."""
+
+
+class Sequence:
+    """The events of one source, or of one channel of it, in one incarnation."""
+
+    __slots__ = (
+        "_dense_run",
+        "_marks",
+        "checkpoint",
+        "follows",
+        "guarded",
+        "id",
+        "id_number",
+        "incarnation",
+        "name",
+        "number",
+        "replay_until",
+        "taken",
+        "told",
+    )
+
+    def __init__(self, name: str, incarnation: int) -> None:
+        self.name = name
+        self.incarnation = incarnation
+        self.number = 0
+        """Of the last event."""
+        self.id: EventId | None = None
+        """The upstream's of the last event that had one."""
+        self.id_number = 0
+        self._dense_run = 0.0
+        """Events whose ids have counted up by one; below 0: they do not."""
+        self.taken = 0
+        """Events up to here are repeats of what this life has taken."""
+        self.replay_until = 0
+        """Events up to here may be repeats of what shards have committed; each shard's cursor says."""
+        self.follows: EventId | None = None
+        """The next event should be the one after this."""
+        self.guarded = False
+        """The next event is not taken unseen: see `ingestion_state`."""
+        self.checkpoint: Checkpoint | None = None
+        self.told: Checkpoint | None = None
+        """The checkpoint that was last sent."""
+        self._marks: deque[tuple[int, EventId, dict[str, int]]] = deque()
+        """(number, id, blob by coordinator up to which all must be committed), oldest first."""
+
+    @classmethod
+    def restored(cls, checkpoint: Checkpoint) -> "Sequence":
+        """Return the sequence as it stood at a checkpoint."""
+        made = cls(checkpoint.sequence, checkpoint.incarnation)
+        made.number = made.id_number = checkpoint.number
+        made.id, made._dense_run = checkpoint.id, DENSE_AFTER if checkpoint.is_dense else 0.0
+        made.checkpoint = made.told = checkpoint
+        return made
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the upstream's ids count up by one."""
+        return self._dense_run >= DENSE_AFTER
+
+    def resume(self) -> None:
+        """The upstream begins again after the event `id`."""
+        self.taken = max(self.taken, self.number)
+        self.number = self.id_number
+        self.follows = self.id
+        self.guarded = True
+
+    def mark(self, needs: dict[str, int]) -> None:
+        """Everything up to the last id is sent, or will be, with those blobs."""
+        if self.id is None or self.number < self.taken:
+            return
+        last = self._marks[-1] if self._marks else None
+        if last is not None and last[0] == self.id_number:
+            return
+        before = (last[0], last[1]) if last is not None else (self.id_number, self.id)
+        if last is None and self.checkpoint is not None and self.checkpoint.id is not None:
+            before = (self.checkpoint.number, self.checkpoint.id)
+        events = self.id_number - before[0]
+        if events:
+            self._dense_run += events if _distance(before[1], self.id) == events else -math.inf
+        if len(self._marks) >= MAX_MARKS:
+            self._marks.pop()
+        self._marks.append((self.id_number, self.id, needs))
+
+    def committed(self, by_line: Mapping[str, int]) -> None:
+        """Blobs up to these, by coordinator, are committed: move the checkpoint."""
+        marks = self._marks
+        reached = None
+        while marks and all(by_line.get(line, 0) >= blob for line, blob in marks[0][2].items()):
+            reached = marks.popleft()
+        if reached is not None:
+            self.checkpoint = Checkpoint(self.name, self.incarnation, reached[0], reached[1], self.is_dense)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing of it waits to be committed or told."""
+        return not self._marks and self.told is self.checkpoint
+
+
+def follows(last: EventId, now: EventId, *, is_dense: bool) -> bool:
+    """Whether an event may be the one after another, as far as ids can tell."""
+    return not is_dense or _distance(last, now) in (1, None)
+
+
+def _distance(first: EventId, second: EventId) -> int | None:
+    try:
+        return int(second) - int(first)
+    except ValueError:
+        return None
+
+
+class Feed:
+    """What one set of rules takes of a sequence."""
+
+    __slots__ = ("committed", "name", "sent", "sequence")
+
+    def __init__(self, name: str, sequence: Sequence) -> None:
+        self.name = name
+        self.sequence = sequence
+        self.sent: dict[int, int] = {}
+        """Last number sent, by shard."""
+        self.committed: dict[int, int] = {}
+        """Last number committed before this life, by shard."""

@@ -1,0 +1,165 @@
+"""A seeded schedule in which nothing can be fetched: lists and counters are what the events made them, each counted once.
+
+python -m tests.simulation.ledger SEED        replays one and prints its trace
+python -m tests.simulation.ledger FROM TO     runs a range and prints the failing seeds
+"""
+
+import random
+import sys
+import time
+from typing import Any
+
+from cluster.core.ingestion_state import Repeats
+from cluster.simulation import Faults, World
+from cluster.storage import MemoryStore
+
+KEYS = 6
+LOAD_MS = 3_000.0
+QUIET_MS = 12_000.0
+
+
+def document(mode: str, shards: int, coordinators: int) -> dict[str, Any]:
+    return {
+        "cluster": {"shards": shards, "coordinators": coordinators},
+        "batching": {"mode": mode},
+        "sources": {"events": {"type": "websocket", "url": "ws://upstream"}},
+        "streams": [
+            {
+                "source": "events",
+                "channel": channel,
+                "join": "always",
+                **more,
+                "on": {
+                    "append": {
+                        "append": {
+                            "key": ["list", "{data.k}"],
+                            "item": "{data.n}",
+                            "when_missing": "create",
+                            "default": [],
+                        }
+                    },
+                    "bump": {
+                        "increment": {
+                            "key": ["count", "{data.k}"],
+                            "at": "/n",
+                            "when_missing": "create",
+                            "default": {"n": 0},
+                        }
+                    },
+                    "set": {"set": {"key": ["last", "{data.k}"], "value": "{data.n}"}},
+                },
+            }
+            for channel, more in [("a", {}), ("b", {}), ("c", {"batching": {"mode": "leading"}})]
+        ],
+    }
+
+
+class Ledger:
+    """A world whose upstream can repeat, and faults of every kind."""
+
+    def __init__(self, seed: int) -> None:
+        pick = random.Random(seed)
+        faults = Faults(
+            delay_ms=pick.choice([1.0, 4.0, 12.0]),
+            lose=pick.choice([0.0, 0.02, 0.1]),
+            repeat=pick.choice([0.0, 0.1, 0.3]),
+        )
+        shards = pick.choice([1, 2, 3])
+        self.world = World(
+            seed,
+            document(pick.choice(["window", "leading", "debounce"]), shards, pick.randint(1, shards)),
+            faults,
+            repeats=pick.choice([Repeats.SOURCE, Repeats.CHANNEL]),
+            asks=pick.random() < 0.3,
+            store=MemoryStore,
+        )
+        if self.world.repeats is Repeats.CHANNEL:
+            self.world.asks = False
+        self.truth: dict[str, Any] = {}
+        self.numbers = 0
+
+    def run(self) -> None:
+        world = self.world
+        world.run(world.now_ms + 500)
+        self._emit("a", "set", "k0")  # what a sequence begins with is what it can go on from
+        self._emit("b", "set", "k0")
+        self._emit("c", "set", "k0")
+        world.run(world.now_ms + 4_000)
+        end = world.now_ms + LOAD_MS
+        self._load(end)
+        self._faults(end)
+        world.run(end)
+        if not world.upstream.connected:
+            world.connect_upstream()
+        world.run(end + QUIET_MS)
+        self.check()
+
+    def _emit(self, channel: str, event: str, k: str) -> None:
+        self.numbers += 1
+        k, n = f"{channel}{k}", self.numbers
+        match event:
+            case "append":
+                self.truth.setdefault(f'["list","{k}"]', []).append(n)
+            case "bump":
+                self.truth.setdefault(f'["count","{k}"]', {"n": 0})["n"] += 1
+            case _:
+                self.truth[f'["last","{k}"]'] = n
+        self.world.emit(channel, event, {"k": k, "n": n}, lambda _: None)
+
+    def _load(self, end: float) -> None:
+        choose = self.world.random
+
+        def one() -> None:
+            if self.world.now_ms < end:
+                for _ in range(choose.choice([1, 1, 5])):
+                    event = choose.choice(["append", "append", "bump", "set"])
+                    self._emit(choose.choice("abc"), event, f"k{choose.randrange(KEYS)}")
+                self.world.at(choose.expovariate(1 / 20), one)
+
+        one()
+
+    def _faults(self, end: float) -> None:
+        world, choose = self.world, self.world.random
+        names = [*world.machines]
+        for _ in range(choose.randint(1, 7)):
+            at = choose.uniform(100.0, end - world.now_ms - 300)
+            if choose.random() < 0.25:
+                world.at(at, lambda: world.drop_upstream(choose.uniform(50, 600)) if world.upstream.connected else None)
+            else:
+                name = choose.choice([each for each in names if not each.startswith("gateway")])
+                world.at(at, lambda name=name: world.kill(name) if name in world.machines else None)
+
+    def check(self) -> None:
+        held: dict[str, Any] = {}
+        for name, machine in self.world.machines.items():
+            if name.startswith("shard-"):
+                held.update({entry.key: entry.value.object() for entry in machine.cache if entry.value is not None})
+        wrong = {
+            key: (held.get(key), self.truth.get(key))
+            for key in held.keys() | self.truth.keys()
+            if held.get(key) != self.truth.get(key)
+        }
+        assert not wrong, f"held and true: {wrong}"
+
+
+def main() -> None:
+    seeds = [int(each) for each in sys.argv[1:]]
+    if len(seeds) == 1:
+        ledger = Ledger(seeds[0])
+        try:
+            ledger.run()
+        finally:
+            sys.stdout.write("\n".join(ledger.world.trace) + "\n")
+        return
+    failed, began = [], time.monotonic()
+    for seed in range(*seeds):
+        try:
+            Ledger(seed).run()
+        except Exception as error:  # noqa: BLE001 - told below
+            failed.append(seed)
+            sys.stdout.write(f"{seed}: {type(error).__name__}: {str(error)[:300]}\n")
+    sys.stdout.write(f"{len(range(*seeds))} seeds, failed: {failed}, {time.monotonic() - began:.1f} s\n")
+
+
+if __name__ == "__main__":
+    main()
