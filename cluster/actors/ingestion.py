@@ -1,26 +1,51 @@
 """An ingestor as an actor: the sources given to it, read into an `IngestionState`.
 
-Crash: what was not sent is lost and so is what passes meanwhile; the new life opens its sources as new incarnations, and shards reset
-what they feed. Retry: a blob that comes twice is taken once. Order: per feed.
+Crash: the next life goes on at the checkpoints that shards keep, and leaves out what they have committed; a source that cannot repeat begins
+anew, and shards invalidate what it feeds. Retry: a blob that comes twice is taken once. Order: per feed.
 """
 
+import asyncio
 import os
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote, urlsplit, urlunsplit
 
+import msgspec
 import orjson
 
 from cluster.actors.shell import Shell
 from cluster.actors.specification import Specification
 from cluster.config.model import SourceConfig
 from cluster.core import template
-from cluster.core.ingestion_state import IngestionState, Join, Leave, Resume
+from cluster.core.declared_query import FetchRequest
+from cluster.core.feed import EventId
+from cluster.core.ingestion_state import AskMissed, IngestionState, Join, Leave, Resume, Start
 from cluster.core.messages import Announce, Claimed, Demand
 from cluster.core.retry import Backoff
-from cluster.core.rule import FrameFault
+from cluster.core.rule import Envelope, FrameFault
+from cluster.errors import UpstreamError
 from cluster.observability.metrics import Metrics
+from cluster.services import ServiceClient
 from cluster.sources import Source, SourceState, SseSource, WebSocketSource
 from cluster.wire import blob
+
+MISSED_TRIES = 5
+"""How often an endpoint is asked for what was missed, while it cannot be reached or answers that it may later."""
+MISSED_PAUSE_S = 1.0
+
+
+class _Missed(msgspec.Struct):
+    """An event, as an endpoint tells it."""
+
+    event: str
+    id: str | int | None = None
+    data: msgspec.Raw = msgspec.Raw(b"null")
+    channel: str | None = None
+
+
+class _MissedList(msgspec.Struct):
+    events: list[_Missed]
 
 
 class IngestionActor(Shell):
@@ -45,17 +70,18 @@ class IngestionActor(Shell):
             coordinators=config.cluster.coordinators,
             profiles=spec.compiled.profiles,
             gateways=spec.gateways,
+            repeats={name: config.sources[name].repeats for name in mine},
+            asks=frozenset(name for name in mine if config.sources[name].missed is not None),
         )
         self._metrics = Metrics(component="ingestion")
         self._decode_errors: dict[str, int] = dict.fromkeys(mine, 0)
         self._refused: Counter[tuple[str, str]] = Counter()
         self._sources = {name: self._source(name, config.sources[name]) for name in mine}
+        self._missed = {name: _missed_service(name, config.sources[name]) for name in mine}
+        for owner, channel in always:
+            if owner in self._sources:
+                self._sources[owner].join(channel)
         self.run(())
-        for name, source in self._sources.items():
-            for owner, channel in always:
-                if owner == name:
-                    source.join(channel)
-            self.spawn(source.run())
 
     def _source(self, name: str, config: SourceConfig) -> Source:
         backoff = Backoff(config.reconnect.initial_ms, config.reconnect.max_ms, config.reconnect.attempts)
@@ -64,6 +90,10 @@ class IngestionActor(Shell):
         return WebSocketSource(name, config.url, self, backoff=backoff, **_websocket_options(config))
 
     # --- listening -----------------------------------------------------------------------------------------------
+
+    def position(self, source: str, channel: str | None = None) -> EventId | None:
+        """Return where a source, or a channel of it, is to go on."""
+        return self.machine.resume_id(source, channel)
 
     def opened(self, source: str) -> None:
         """A connection is up."""
@@ -131,8 +161,12 @@ class IngestionActor(Shell):
         return blob.encode_answer(answer)
 
     def effect(self, effect: object) -> None:
-        """Join, leave, read on."""
+        """Begin to read, join, leave, read on, ask for what was missed."""
         match effect:
+            case Start(source=source):
+                self.spawn(self._sources[source].run())
+            case AskMissed():
+                self.spawn(self._ask_missed(effect))
             case Join(source=source, channel=channel):
                 self._sources[source].join(channel)
             case Leave(source=source, channel=channel):
@@ -141,6 +175,30 @@ class IngestionActor(Shell):
                 self._sources[source].resume()
             case _:
                 raise AssertionError(f"no such effect: {effect!r}")
+
+    async def _ask_missed(self, asked: AskMissed) -> None:
+        """Ask an endpoint for what was missed."""
+        service, path = self._missed[asked.source]
+        assert service is not None
+        events: list[Envelope] | None = None
+        for attempt in range(MISSED_TRIES):
+            if attempt:
+                await asyncio.sleep(MISSED_PAUSE_S)
+            try:
+                response = await service.fetch(FetchRequest(service.name, path(asked.since)))
+                assert response.body is not None
+                found = msgspec.json.decode(response.body, type=list[_Missed] | _MissedList)
+                listed = found.events if isinstance(found, _MissedList) else found
+                events = [Envelope(each.event, each.data, each.channel, each.id) for each in listed]
+                break
+            except msgspec.DecodeError as error:
+                self.log.warning("missed_unusable", source=asked.source, reason=str(error))
+                break
+            except UpstreamError as error:
+                self.log.warning("missed_failed", source=asked.source, reason=error.message)
+                if not error.retryable:
+                    break
+        self.run(self.machine.missed(asked, events, self.now()))
 
     async def status(self) -> dict[str, object]:
         """Say what `/v1/cluster` shows of this actor."""
@@ -176,16 +234,36 @@ class IngestionActor(Shell):
         return metrics.encode()
 
 
-def _message(node: Any) -> Any:
-    """A function that fills `{channel}` into a configured message and encodes it; None where none is configured."""
+def _message(node: Any) -> Callable[..., str] | None:
+    """Return a function that makes a configured message for a channel; None where none is configured.
+
+    Members that are the id of the last event are left out where none is known.
+    """
     if node is None:
         return None
-    parsed = template.parse(node)
+    whole, fresh = template.parse(node), template.parse(_without_id(node))
 
-    def fill(channel: str) -> str:
-        return orjson.dumps(template.build(parsed, lambda _: channel)).decode()
+    def fill(channel: str, last: EventId | None = None) -> str:
+        known: dict[tuple[str, ...], Any] = {("channel",): channel, ("last_event_id",): "" if last is None else last}
+        return orjson.dumps(template.build(fresh if last is None else whole, known.__getitem__)).decode()
 
     return fill
+
+
+def _without_id(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {name: _without_id(member) for name, member in node.items() if member != "{last_event_id}"}
+    return [_without_id(member) for member in node] if isinstance(node, list) else node
+
+
+def _missed_service(name: str, config: SourceConfig) -> tuple[ServiceClient | None, Callable[[EventId], str]]:
+    """Return the service that tells what was missed, if there is one, and the path to ask it."""
+    parts = urlsplit(config.missed or "")
+    rest = urlunsplit(("", "", parts.path, parts.query, ""))
+    service = None
+    if config.missed is not None:
+        service = ServiceClient(f"{name}.missed", f"{parts.scheme}://{parts.netloc}", config.headers)
+    return service, lambda since: rest.replace("{last_event_id}", quote(str(since), safe=""))
 
 
 def _websocket_options(config: SourceConfig) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from cluster.config.model import (
 from cluster.config.rules import FUNCTION, parse_rule
 from cluster.core import template
 from cluster.core.entity_index import EntityType
+from cluster.core.feed import Repeats
 from cluster.core.infinite import OffsetPaging
 from cluster.core.json_pointer import tokens
 from cluster.core.operation import is_number
@@ -314,6 +315,14 @@ def _url(*schemes: str) -> Callable[[str, Any], str]:
         return str(value)
 
     return parse
+
+
+def _missed(path: str, value: Any) -> str:
+    url = _url("http", "https")(path, value)
+    holes = list(template.holes(template.parse(url)))
+    if holes != [("last_event_id",)]:
+        raise ConfigError(path, f"expected one placeholder, {{last_event_id}}, got {_shown(value)}")
+    return url
 
 
 def _headers(path: str, value: Any) -> dict[str, str]:
@@ -695,11 +704,22 @@ class _Reader:
                 section.take("reconnect", ReconnectConfig(), self.reconnect),
                 section.take("heartbeat", 30_000.0, _endless),
                 section.take("max_frame", 4 * 1024 * 1024, _bytes),
+                section.take("missed", None, _missed),
             )
             for message in ("subscribe", "unsubscribe"):
                 if section.has(message):
                     self.channel_message(section.at(message), section.value[message], kind)
-            section.later("missed")
+            made = found[name]
+            if (
+                made.envelope is not None
+                and "id" not in made.envelope
+                and made.repeats is not Repeats.NOTHING
+                and kind != "sse"
+            ):
+                self.fault(
+                    section.at("envelope"),
+                    "events can be asked for again by their id only: name the member that holds it",
+                )
             section.done()
         return found
 
@@ -707,8 +727,11 @@ class _Reader:
         if kind == "sse":
             self.fault(path, "a server-sent stream has no channels to join")
         for hole in template.holes(template.parse(value)):
-            if hole != ("channel",):
-                self.fault(path, f"no such placeholder {{{'.'.join(hole)}}}, there is {{channel}}")
+            if hole not in (("channel",), ("last_event_id",)) or (
+                path.endswith("unsubscribe") and hole != ("channel",)
+            ):
+                known = "{channel}" if path.endswith("unsubscribe") else "{channel} and {last_event_id}"
+                self.fault(path, f"no such placeholder {{{'.'.join(hole)}}}, there is {known}")
 
     def envelope(self, path: str, value: Any) -> dict[str, str]:
         section = _Section(self, path, value)

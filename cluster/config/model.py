@@ -12,9 +12,10 @@ import msgspec
 from msgspec import Struct
 
 from cluster.core.entity_index import EntityType
+from cluster.core.feed import Repeats
 from cluster.core.infinite import OffsetPaging
 from cluster.core.staleness import StaleTime
-from cluster.core.template import Literal, parse
+from cluster.core.template import Literal, holes, parse
 from cluster.core.window import Profile
 
 MASK = "***"
@@ -128,12 +129,22 @@ class SourceConfig(_Confidential, frozen=True):
     heartbeat_ms: float | None = 30_000.0
     """Silence after which the connection counts as dead (WebSocket: after a ping of ours); None: never."""
     max_frame_bytes: int = 4 * 1024 * 1024
+    missed: str | None = None
+    """URL that tells what came after an event, with `{last_event_id}`."""
+
+    @property
+    def repeats(self) -> Repeats:
+        """Return what the upstream can repeat."""
+        if self.type == "sse" or self.missed is not None:
+            return Repeats.SOURCE
+        return Repeats.CHANNEL if ("last_event_id",) in holes(parse(self.subscribe)) else Repeats.NOTHING
 
     def redacted(self) -> Self:
         """Return a copy without what may be a credential."""
         return msgspec.structs.replace(
             self,
             url=masked_url(self.url),
+            missed=None if self.missed is None else masked_url(self.missed),
             headers=dict.fromkeys(self.headers, MASK),
             subscribe=_masked_texts(self.subscribe),
             unsubscribe=_masked_texts(self.unsubscribe),

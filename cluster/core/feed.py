@@ -13,6 +13,7 @@ What must not live here: sockets, what an event means, when blobs are sent (`ing
 import math
 from collections import deque
 from collections.abc import Mapping
+from enum import Enum
 
 from cluster.core.messages import Checkpoint
 
@@ -23,6 +24,16 @@ DENSE_AFTER = 100
 EventId = str | int
 OPENED = "!"
 """Before a sequence's name, among the cursors of a shard: the incarnation that it last heard begin."""
+
+
+class Repeats(Enum):
+    """What an upstream can repeat, given an event's id."""
+
+    NOTHING = "nothing"
+    SOURCE = "source"
+    """All that came after it: `Last-Event-ID`, or an endpoint that is asked for what was missed."""
+    CHANNEL = "channel"
+    """What came after it on its channel: the id goes with the message that joins."""
 
 
 class Sequence:

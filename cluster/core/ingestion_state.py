@@ -17,13 +17,12 @@ What must not live here: sockets and reconnecting (`cluster.sources`), what an e
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from enum import Enum
 from typing import Any
 
 from msgspec import Struct
 
 from cluster.core.broadcast import is_broadcast
-from cluster.core.feed import OPENED, EventId, Feed, follows
+from cluster.core.feed import OPENED, EventId, Feed, Repeats, follows
 from cluster.core.feed import Sequence as EventSequence
 from cluster.core.fold import Fold
 from cluster.core.ingestion_line import CLAIM_AGAIN_MS, EARLY_BYTES, Line, Pending
@@ -69,16 +68,6 @@ TELL_MS = 1_000.0
 """A checkpoint waits for a blob to go with for at most so long."""
 
 
-class Repeats(Enum):
-    """What an upstream can repeat, given an event's id."""
-
-    NOTHING = "nothing"
-    SOURCE = "source"
-    """All that came after it: `Last-Event-ID`, or an endpoint that is asked for what was missed."""
-    CHANNEL = "channel"
-    """What came after it on its channel: the id goes with the message that joins."""
-
-
 class Start(Struct, frozen=True):
     """Effect: begin to read `source`."""
 
@@ -86,9 +75,10 @@ class Start(Struct, frozen=True):
 
 
 class AskMissed(Struct, frozen=True):
-    """Effect: ask what came after event `since`; the answer goes to `missed`."""
+    """Effect: ask what came after event `since`; feed the answer to `missed`, with this."""
 
     source: str
+    number: int
     since: EventId
 
 
@@ -117,6 +107,7 @@ Effect = Send | Start | Join | Leave | Resume | AskMissed
 
 class _Source:
     __slots__ = (
+        "asked",
         "asks",
         "awaiting",
         "decode",
@@ -148,6 +139,7 @@ class _Source:
         """Channels."""
         self.is_open = False
         """It was connected, in this life."""
+        self.asked = 0
         self.awaiting = False
         """What was missed is being asked for; meanwhile nothing is taken."""
         self.kept: list[tuple[Envelope, EventId | None]] = []
@@ -264,6 +256,8 @@ class IngestionState:
         source = self._sources[source_name]
         try:
             envelope = source.router.decode_sse(event, data, event_id)
+            if event_id is None and source.asks:
+                event_id = envelope.id
         except FrameFault as fault:
             self.events_dropped[source_name, fault.reason] += 1
             raise
@@ -424,8 +418,9 @@ class IngestionState:
             else:
                 sequence.resume()
                 if source.asks:
-                    source.awaiting = True
-                    effects.append(AskMissed(source_name, sequence.id))
+                    source.awaiting, source.kept = True, []
+                    source.asked += 1
+                    effects.append(AskMissed(source_name, source.asked, sequence.id))
         source.is_open = True
         return [*effects, *self.wake(now_ms)]
 
@@ -468,23 +463,22 @@ class IngestionState:
         self._last_incarnation += 1
         return self._last_incarnation
 
-    def missed(
-        self, source_name: str, events: Sequence[tuple[EventId | None, str, bytes, str | None]] | None, now_ms: float
-    ) -> list[Effect]:
-        """What was missed, oldest first, as (id, event, data, channel); None: the upstream does not know."""
+    def missed(self, asked: AskMissed, events: Sequence[Envelope] | None, now_ms: float) -> list[Effect]:
+        """What was missed, oldest first; None: the upstream does not know, or does not say."""
+        source_name = asked.source
         source = self._sources[source_name]
-        if not source.awaiting:
-            return []
+        if not source.awaiting or asked.number != source.asked:
+            return []  # it is asked again already
         source.awaiting = False
-        source.seen = {str(event_id) for event_id, *_ in events or () if event_id is not None}
+        source.seen = {str(each.id) for each in events or () if each.id is not None}
         kept, source.kept = source.kept, []
         if events is None:
             self.events_dropped[source_name, "history_gone"] += 1
             self._lost(source, source_name, now_ms)
         else:
             source.seen, seen = set(), source.seen
-            for event_id, event, data, channel in events:
-                self._take(source, Envelope(event, data, channel, event_id), event_id, now_ms)
+            for envelope in events:
+                self._take(source, envelope, envelope.id, now_ms)
             source.seen = seen
             self._sequence(source, source_name).guarded = bool(seen)
         for envelope, event_id in kept:
@@ -625,7 +619,7 @@ class IngestionState:
         if self._tell_at is None:
             self._tell_at = now_ms + TELL_MS
 
-    def _checkpoints(self, line: Line, now_ms: float) -> dict[int, list[Checkpoint]]:
+    def _checkpoints(self, line: Line) -> dict[int, list[Checkpoint]]:
         """Return the checkpoints that have moved, by the shard of a line that keeps them."""
         found: dict[int, list[Checkpoint]] = {}
         reached = {each.address: each.reached for each in self._lines}
@@ -639,7 +633,6 @@ class IngestionState:
                 found.setdefault(shard, []).append(sequence.checkpoint)
             if sequence.is_settled:
                 del self._untold[sequence]
-        self._tell_at = now_ms + TELL_MS if self._untold else None
         return found
 
     # --- sending -------------------------------------------------------------------------------------------------
@@ -691,6 +684,7 @@ class IngestionState:
                 self._start_at = now_ms + CLAIM_WAIT_MS
             if now_ms >= self._start_at or not any(line.unanswered_shards() for line in self._lines):
                 effects.extend(self._start())
+        telling = self._tell_at is not None and self._tell_at <= now_ms
         for line in self._lines:
             if not line.link.idle:
                 blob = line.link.resend(now_ms)
@@ -698,10 +692,10 @@ class IngestionState:
                     effects.append(Send(line.address, blob))
                 continue
             due = line.due(self._window_ms)
-            if due is None and self._tell_at is not None:
-                due = self._tell_at
-            if due is not None and due <= now_ms:
+            if (due is None and telling) or (due is not None and due <= now_ms):
                 effects.append(self._send(line, now_ms))
+        if telling:
+            self._tell_at = now_ms + TELL_MS if self._untold else None
         if self.bytes_pending <= LOW_WATER_BYTES:
             for source in self._sources.values():
                 if source.paused and not source.awaiting:
@@ -719,7 +713,7 @@ class IngestionState:
         elif again is not None:
             again.sequence, parts = header.sequence, again.parts
         else:
-            checkpoints = self._checkpoints(line, now_ms)
+            checkpoints = self._checkpoints(line)
             touched = {feed.sequence: None for pending in line.pending.values() for feed in pending.feeds}
             parts = line.parts(checkpoints, now_ms)
             for part in parts:

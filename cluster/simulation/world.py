@@ -20,10 +20,12 @@ from cluster.core.channel_demand import ChannelDemand
 from cluster.core.client_message import client_frame
 from cluster.core.coordinator_state import CoordinatorState
 from cluster.core.declared_query import Response
+from cluster.core.feed import Repeats
 from cluster.core.gateway_state import Close, Deliver, GatewayState, Respond
-from cluster.core.ingestion_state import AskMissed, IngestionState, Join, Leave, Repeats, Resume, Start
+from cluster.core.ingestion_state import AskMissed, IngestionState, Join, Leave, Resume, Start
 from cluster.core.messages import Announce, Batch, Blob, ChangeSet, Claimed, Demand, Noted, Requests, Send
 from cluster.core.placement import assign_slots
+from cluster.core.rule import Envelope
 from cluster.core.session_state import SessionState
 from cluster.core.shard_state import Commit, ShardState, StartFetch
 from cluster.core.transaction import Store
@@ -231,8 +233,8 @@ class World:
                     self.upstream.is_wanted = True
                     self.upstream.joined = {channel for _, channel in self.compiled.feeds.always()}
                     self.at(self.delay(), self.connect_upstream)
-                case AskMissed(since=since):
-                    self._ask_missed(name, since)
+                case AskMissed():
+                    self._ask_missed(name, effect)
                 case Join(channel=channel):
                     self.upstream.joined.add(channel)
                     self.note(f"join {channel}")
@@ -351,21 +353,20 @@ class World:
             if wanted(number, channel):
                 self._say(number, channel, event, data)
 
-    def _ask_missed(self, name: str, since: Any) -> None:
-        connection = self.upstream.connection
+    def _ask_missed(self, name: str, asked: AskMissed) -> None:
+        life = self._lives[name]
 
         def answer() -> None:
             found = [
-                (number, event, orjson.dumps(data), channel)
+                Envelope(event, orjson.dumps(data), channel, number)
                 for number, channel, event, data in self.upstream.log
-                if number > since and channel in self.upstream.joined
+                if number > int(asked.since) and channel in self.upstream.joined
             ]
             self.at(self.delay() * 3, lambda: hear(found))
 
         def hear(found: list[Any]) -> None:
-            machine = self.machines.get(name)
-            if machine is not None and self.upstream.connection == connection:
-                self._effects(name, machine.missed(self._source, found, self.now_ms))
+            if self._lives[name] == life and name in self.machines:
+                self._effects(name, self.machines[name].missed(asked, found, self.now_ms))
 
         self.at(self.delay() * 3, answer)
 

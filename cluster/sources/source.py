@@ -47,6 +47,10 @@ EDGES = {
 class SourceListener(Protocol):
     """Who consumes a source. All methods are called on the source's loop and must not block or raise; a raise ends `run`."""
 
+    def position(self, source: str, channel: str | None = None) -> str | int | None:
+        """Return the id of the event after which a source, or one of its channels, is to go on; None: none is known."""
+        ...
+
     def opened(self, source: str) -> None:
         """The connection is up and the joined channels were asked for; nothing of it was handed over yet."""
         ...

@@ -65,14 +65,8 @@ class SseSource(ReconnectingSource):
         }
         self._silence_s = None if heartbeat_ms is None else 2 * heartbeat_ms / 1000.0
         self._max_event_bytes = max_event_bytes
-        self._last_event_id = ""
         self._go_on = asyncio.Event()
         self._go_on.set()
-
-    @property
-    def last_event_id(self) -> str:
-        """What a reconnect would send; empty where no event had an id yet."""
-        return self._last_event_id
 
     def join(self, channel: str) -> None:
         """Do nothing: the stream has no channels."""
@@ -88,8 +82,9 @@ class SseSource(ReconnectingSource):
         self._go_on.set()
         timeout = httpx.Timeout(OPEN_TIMEOUT_S, read=self._silence_s)
         headers = dict(self._headers)
-        if self._last_event_id:
-            headers["Last-Event-ID"] = self._last_event_id
+        last = self._listener.position(self.name)
+        if last is not None:
+            headers["Last-Event-ID"] = str(last)
         try:
             async with HttpxAiohttpClient(timeout=timeout, trust_env=False) as client:
                 request = client.build_request("GET", self._url, headers=headers)
@@ -117,12 +112,11 @@ class SseSource(ReconnectingSource):
             raise ConnectionFailedError(f"content type is {content_type or 'missing'}, not text/event-stream")
 
     async def _consume(self, chunks: AsyncIterator[bytes]) -> None:
-        parser = SseParser(self._last_event_id, self._max_event_bytes)
+        parser = SseParser(max_event_bytes=self._max_event_bytes)
         loop_time = asyncio.get_running_loop().time
         read_at = 0.0
         async for chunk in chunks:
             await self._hand_over(parser.feed(chunk))
-            self._last_event_id = parser.last_event_id
             if parser.retry_ms is not None:
                 self._initial_ms = float(parser.retry_ms)
             if parser.refused:

@@ -176,7 +176,7 @@ class WebSocketSource(ReconnectingSource):
         listener: SourceListener,
         *,
         headers: Mapping[str, str] | None = None,
-        subscribe_message: Callable[[str], str] | None = None,
+        subscribe_message: Callable[[str, str | int | None], str] | None = None,
         unsubscribe_message: Callable[[str], str] | None = None,
         backoff: Backoff | None = None,
         heartbeat_ms: float | None = 30_000.0,
@@ -191,7 +191,8 @@ class WebSocketSource(ReconnectingSource):
             url: `ws://` or `wss://`.
             listener: Consumes the messages.
             headers: Of the handshake.
-            subscribe_message: Channel -> text message that asks for it. Without one, `join` only remembers.
+            subscribe_message: (channel, id of the last event that is known of it) -> text message that asks for it. Without one,
+                `join` only remembers.
             unsubscribe_message: Channel -> text message that ends it.
             backoff: Between attempts.
             heartbeat_ms: A ping is sent this often; a connection on which nothing was read for two of them is dropped. None: never.
@@ -217,7 +218,7 @@ class WebSocketSource(ReconnectingSource):
         self._joined[channel] = None
         if self._subscribe is not None and self._connection is not None and channel not in self._asked:
             self._asked.add(channel)
-            broadcast([self._connection], self._subscribe(channel))
+            broadcast([self._connection], self._subscribe(channel, self._listener.position(self.name, channel)))
 
     def leave(self, channel: str) -> None:
         """Ask no longer for a channel."""
@@ -292,7 +293,7 @@ class WebSocketSource(ReconnectingSource):
         for channel in list(self._joined):
             if channel in self._joined and channel not in self._asked:
                 self._asked.add(channel)
-                await connection.send(self._subscribe(channel))
+                await connection.send(self._subscribe(channel, self._listener.position(self.name, channel)))
 
     async def _until_lost(self, connection: FrameConnection) -> None:
         if self._heartbeat_s is None:

@@ -1,22 +1,31 @@
 """Ingestion: frames become folded blobs, sent shortly before the window's close; what may be lost is numbered."""
 
+from typing import Any
+
 import pytest
 
 from cluster.config import compile_config, load_mapping
+from cluster.core.feed import Repeats
+from cluster.core.ingestion_line import AIM_MS, ASK_MS, CLAIM_AGAIN_MS, SPACING_MS
 from cluster.core.ingestion_state import (
-    AIM_MS,
+    CLAIM_WAIT_MS,
     HIGH_WATER_BYTES,
     LOW_WATER_BYTES,
     RETRY_MS,
-    SPACING_MS,
+    AskMissed,
     IngestionState,
     Join,
     Leave,
     Resume,
+    Start,
 )
 from cluster.core.messages import (
     Announce,
+    Blob,
     BlobTaken,
+    Checkpoint,
+    Claim,
+    Claimed,
     Demand,
     DemandMet,
     FeedRange,
@@ -29,9 +38,12 @@ from cluster.core.messages import (
 )
 from cluster.core.operation import Append, Invalidate, Set
 from cluster.core.placement import assign_slots
-from cluster.core.rule import FrameFault
+from cluster.core.rule import Envelope, FrameFault
 
 START = 1_000_000.0
+LIFE = 3
+FIRST = LIFE + 1
+"""The first incarnation that this life gives a sequence."""
 SET, ADD = 0, 1
 """Numbers of the rules, as origins."""
 DOCUMENT = {
@@ -50,20 +62,35 @@ DOCUMENT = {
 }
 
 
-def state(shards: int = 1, mode: str = "window") -> IngestionState:
+def state(
+    shards: int = 1, mode: str = "window", *, claim: bool = True, cursors: Any = (), checkpoints: Any = (), **more: Any
+) -> IngestionState:
+    """A machine whose claim was answered, unless `claim` is False, with what shard 0 has committed."""
     compiled = compile_config(load_mapping({**DOCUMENT, "batching": {"mode": mode}}, {}))
     machine = IngestionState(
         "ingestor-0",
-        3,
+        LIFE,
         routers={"events": compiled.router("events")},
         always=[("events", "c:always")],
         slots=assign_slots(range(shards), 1),
         shards=shards,
         coordinators=1,
         profiles=compiled.profiles,
+        **more,
     )
-    for send in machine.wake(START):
-        machine.answered(send.to, send.message, Noted(1), START)
+    for send in machine.wake(START - 100):
+        machine.answered(send.to, send.message, Noted(1), START - 100)
+        if isinstance(send.message, Blob):
+            claims = [part.claim for part in send.message.parts]
+            assert claims == [Claim("ingestor-0", LIFE + 1, ["events"])] * shards
+            machine.answered(send.to, send.message, BlobTaken(9, 100.0), START - 100)
+    if claim:
+        effects = []
+        for shard in range(shards):
+            told = (list(cursors), list(checkpoints)) if not shard else ([], [])
+            answer, effects = machine.claimed(Claimed(shard, LIFE + 1, *told), START - 100)
+            assert answer == Noted(LIFE)
+        assert effects == [Start("events")]
     return machine
 
 
@@ -75,8 +102,8 @@ def open_link(machine: IngestionState) -> None:
     """Open the source and have the first blob, with its marks, taken."""
     (sent,) = machine.opened("events", START)
     assert isinstance(sent, Send)
-    assert sent.message.parts == [Part(0, 0, [FeedRange("events", int(START), 1, 0, 0)], [], START)]
-    machine.answered("coordinator-0", sent.message, BlobTaken(9, 100.0), START)
+    assert sent.message.parts == [Part(0, 0, [FeedRange("events", FIRST, 1, 0, 0)], [], START)]
+    machine.answered("coordinator-0", sent.message, BlobTaken(9, 100.0, 2), START)
 
 
 def test_operations_fold_and_leave_shortly_before_the_windows_close() -> None:
@@ -92,12 +119,12 @@ def test_operations_fold_and_leave_shortly_before_the_windows_close() -> None:
     assert machine.wake(due - 1) == []
     (sent,) = machine.wake(due)
     assert isinstance(sent, Send)
-    assert sent.message.header == Header("ingestor-0", 3, 9, 2)
+    assert sent.message.header == Header("ingestor-0", LIFE, 9, 3)
     assert sent.message.parts == [
         Part(
             0,
             0,
-            [FeedRange("events/c:a", int(START), 1, 5, 0)],
+            [FeedRange("events/c:a", FIRST, 1, 5, 0)],
             [
                 KeyOperations('["k","a"]', [Set(b"2")], 3, SET),
                 KeyOperations('["list"]', [Append((b'{"id":1}', b'{"id":2}'))], 2, ADD),
@@ -105,7 +132,6 @@ def test_operations_fold_and_leave_shortly_before_the_windows_close() -> None:
             START + 110,
         )
     ]
-    assert machine.bytes_pending == 0
 
 
 def test_one_blob_is_in_flight_and_the_next_folds_meanwhile() -> None:
@@ -120,7 +146,7 @@ def test_one_blob_is_in_flight_and_the_next_folds_meanwhile() -> None:
     (second,) = machine.answered("coordinator-0", first.message, BlobTaken(9, 8.0), START + 292)
     assert isinstance(second, Send)
     assert second.message.parts[0].keys == [KeyOperations('["k","a"]', [Set(b"3")], 2, SET)]
-    assert second.message.parts[0].feeds == [FeedRange("events/c:a", int(START), 2, 3, 1)]
+    assert second.message.parts[0].feeds == [FeedRange("events/c:a", FIRST, 2, 3, 1)]
 
 
 def test_an_unanswered_blob_is_sent_again_as_it_was() -> None:
@@ -134,32 +160,257 @@ def test_an_unanswered_blob_is_sent_again_as_it_was() -> None:
     assert machine.wake(START + 96 + RETRY_MS) == [sent]
 
 
-def test_a_lost_coordinator_is_told_what_should_have_come() -> None:
+def sent_blob(machine: IngestionState, at: float) -> Send:
+    (send,) = (effect for effect in machine.wake(at) if isinstance(effect, Send))
+    assert isinstance(send.message, Blob)
+    return send
+
+
+def take(machine: IngestionState, send: Send, committed: int = 0, at: float = START + 97) -> list[Any]:
+    return machine.answered(send.to, send.message, BlobTaken(9, 5.0, committed), at)
+
+
+@pytest.mark.parametrize("how", ["announced", "refused"])
+def test_what_a_dead_coordinator_had_is_sent_again_unless_it_was_committed(how: str) -> None:
+    machine = state()
+    open_link(machine)
+    blobs = []
+    for n in range(2):
+        machine.receive("events", frame("set", str(n)), START + 10 + 100 * n)
+        blobs.append(sent_blob(machine, START + 95 + 100 * n))
+        take(machine, blobs[-1], at=START + 97 + 100 * n)
+    machine.receive("events", frame("set", "2"), START + 210)
+    if how == "announced":
+        (claim,) = machine.announce(Announce("coordinator-0", 20), START + 300)[1]
+    else:
+        third = sent_blob(machine, START + 295)
+        (claim,) = machine.answered("coordinator-0", third.message, Refused(20), START + 300)
+    assert claim.message.header == Header("ingestor-0", LIFE + 1, 0, 1)
+    assert [part.claim for part in claim.message.parts] == [Claim("ingestor-0", LIFE + 2, ["events"])]
+    take(machine, claim, at=START + 302)
+    assert machine.wake(START + 400) == [], "nothing else goes before the claim is answered"
+    assert machine.claimed(Claimed(0, LIFE + 1, [], []), START + 401)[1] == [], "an answer to an older claim"
+    (again,) = machine.claimed(Claimed(0, LIFE + 2, [("events/c:a", FIRST, 1)], []), START + 410)[1]
+    assert isinstance(again, Send)
+    assert again.message.parts == blobs[1].message.parts
+    third = next(iter(take(machine, again, at=START + 411)), None) or sent_blob(machine, START + 495)
+    assert third.message.parts[0].feeds == [FeedRange("events/c:a", FIRST, 3, 3, 2)]
+
+
+def test_blobs_are_kept_until_they_are_committed() -> None:
     machine = state()
     open_link(machine)
     machine.receive("events", frame("set", "1"), START + 10)
-    (sent,) = machine.wake(START + 95)
-    assert isinstance(sent, Send)
-    machine.answered("coordinator-0", sent.message, BlobTaken(9, 5.0), START + 97)
-    answer, (marks,) = machine.announce(Announce("coordinator-0", 20), START + 500)
-    assert answer == Noted(3)
-    assert marks.message.header == Header("ingestor-0", 4, 0, 1)
-    assert marks.message.parts[0].feeds == [
-        FeedRange("events/c:a", int(START), 2, 1, 1),
-        FeedRange("events", int(START), 1, 0, 0),
+    sent = sent_blob(machine, START + 95)
+    assert machine.bytes_pending > 0
+    assert take(machine, sent, committed=2) == []
+    assert machine.bytes_pending > 0
+    asked = sent_blob(machine, START + 95 + ASK_MS)
+    assert asked.message.parts == []
+    take(machine, asked, committed=3)
+    assert machine.bytes_pending == 0
+    assert machine.deadline() is None
+
+
+def test_a_claim_that_nobody_answers_is_made_again_and_given_up() -> None:
+    machine = state(claim=False)
+    again = sent_blob(machine, START - 100 + CLAIM_AGAIN_MS)
+    assert again.message.parts[0].claim == Claim("ingestor-0", LIFE + 1, ["events"])
+    take(machine, again)
+    assert Start("events") in machine.wake(START - 100 + CLAIM_WAIT_MS)
+
+
+# --- what upstreams repeat -------------------------------------------------------------------------------------------
+
+
+def numbered(n: int, name: str = "a", event: str = "add") -> bytes:
+    return f'{{"event":"{event}","channel":"c:{name}","data":{n},"id":{n}}}'.encode()
+
+
+def feeds(send: Send) -> list[FeedRange]:
+    return [feed for part in send.message.parts for feed in part.feeds]
+
+
+def added(send: Send) -> list[int]:
+    """What the blob appends to the list."""
+    return [
+        int(item)
+        for part in send.message.parts
+        for key in part.keys
+        for operation in key.operations
+        if isinstance(operation, Append)
+        for item in operation.items
     ]
 
 
-def test_a_refused_blob_is_dropped_and_its_numbers_told() -> None:
+SOURCE = {"repeats": {"events": Repeats.SOURCE}}
+CHANNEL = {"repeats": {"events": Repeats.CHANNEL}}
+
+
+def test_a_source_that_comes_back_goes_on_where_it_was() -> None:
+    machine = state(**SOURCE)
+    open_link(machine)
+    assert machine.resume_id("events") is None
+    for n in (1, 2):
+        machine.receive("events", numbered(n), START + 10)
+    assert machine.resume_id("events") == 2
+    assert machine.opened("events", START + 20) == [], "nothing was lost"
+    for n in (2, 3):
+        machine.receive("events", numbered(n), START + 30)
+    sent = sent_blob(machine, START + 95)
+    assert feeds(sent) == [FeedRange("events/c:a", FIRST, 1, 3, 0)]
+    assert added(sent) == [1, 2, 3]
+    assert machine.events_dropped["events", "repeated"] == 1
+
+
+def test_events_without_an_id_after_the_last_that_has_one_are_known_by_their_number() -> None:
+    machine = state(**SOURCE)
+    open_link(machine)
+    bare = b'{"event":"add","channel":"c:a","data":7}'
+    machine.receive("events", numbered(1), START + 10)
+    machine.receive("events", bare, START + 10)
+    machine.opened("events", START + 20)
+    machine.receive("events", bare, START + 30)
+    machine.receive("events", numbered(8), START + 30)
+    assert added(sent_blob(machine, START + 95)) == [1, 7, 8]
+
+
+def test_ids_that_count_up_show_a_gap() -> None:
+    machine = state(**SOURCE)
+    open_link(machine)
+    at = START
+    for n in range(1, 202):
+        machine.receive("events", numbered(n), at + 10)
+        if not n % 100:
+            at += 100
+            take(machine, sent_blob(machine, at), committed=99, at=at + 1)
+    machine.opened("events", at + 20)
+    machine.receive("events", numbered(230), at + 30)
+    assert machine.events_dropped["events", "id_out_of_order"] == 1
+    assert FeedRange("events", FIRST + 1, 1, 0, 0) in feeds(sent_blob(machine, at + 95))
+
+
+def test_a_life_begins_at_the_checkpoint_and_leaves_out_what_is_committed() -> None:
+    machine = state(
+        **SOURCE, cursors=[("events/c:a", 2, 6), ("!events", 2, 0)], checkpoints=[Checkpoint("events", 2, 4, 14)]
+    )
+    assert machine.resume_id("events") == 14
+    assert machine.opened("events", START) == []
+    for n in range(15, 19):
+        machine.receive("events", numbered(n), START + 10)
+    sent = sent_blob(machine, START + 95)
+    assert added(sent) == [17, 18]
+    assert feeds(sent) == [FeedRange("events/c:a", 2, 7, 8, 6)]
+
+
+@pytest.mark.parametrize("newer", [("!events", 3, 0), ("events/c:a", 3, 1)])
+def test_a_checkpoint_from_before_a_loss_is_void(newer: tuple[str, int, int]) -> None:
+    machine = state(**SOURCE, cursors=[newer], checkpoints=[Checkpoint("events", 2, 4, 14)])
+    assert machine.resume_id("events") is None
+    (sent,) = machine.opened("events", START)
+    assert isinstance(sent, Send)
+    (lost,) = feeds(sent)
+    assert (lost.feed, lost.first, lost.last, lost.previous) == ("events", 1, 0, 0)
+    assert lost.incarnation > 3
+
+
+def test_checkpoints_never_pass_what_is_not_committed() -> None:
+    machine = state(**SOURCE)
+    open_link(machine)
+    machine.receive("events", numbered(5), START + 10)
+    first = sent_blob(machine, START + 95)
+    take(machine, first)
+    machine.receive("events", numbered(6), START + 110)
+    second = sent_blob(machine, START + 195)
+    assert not any(part.checkpoints for part in second.message.parts)
+    take(machine, second, committed=3, at=START + 197)
+    machine.receive("events", numbered(7), START + 210)
+    third = sent_blob(machine, START + 295)
+    assert [part.checkpoints for part in third.message.parts if part.checkpoints] == [
+        [Checkpoint("events", FIRST, 1, 5)]
+    ]
+
+
+def test_a_channel_goes_on_by_itself() -> None:
+    machine = state(**CHANNEL, cursors=[("events/c:a", 2, 3)], checkpoints=[Checkpoint("events/c:a", 2, 3, 30)])
+    assert machine.resume_id("events", "c:a") == 30
+    assert machine.resume_id("events", "c:b") is None
+    known, fresh = ("events", "c:a"), ("events", "c:b")
+    (opened,) = machine.opened("events", START)
+    assert isinstance(opened, Send)
+    _, effects = machine.demand(Demand(Header("shard-0", 1, 0, 1), True, [known, fresh], []), START)
+    assert effects == [Join(*known), Join(*fresh)]
+    machine.receive("events", numbered(31), START + 10)
+    (sent,) = take(machine, opened)
+    ranges = [*feeds(opened), *feeds(sent)]
+    assert FeedRange("events/c:a", 2, 4, 4, 3) in ranges
+    assert {each.feed for each in ranges if not each.previous} == {"events/c:always", "events/c:b"}
+
+
+def test_a_channel_that_was_left_begins_anew() -> None:
+    machine = state(**CHANNEL)
+    machine.opened("events", START)
+    channel = ("events", "c:a")
+    machine.demand(Demand(Header("shard-0", 1, 0, 1), False, [channel], []), START)
+    machine.receive("events", numbered(31), START + 10)
+    assert machine.resume_id(*channel) == 31
+    machine.demand(Demand(Header("shard-0", 1, LIFE, 2), False, [], [channel]), START + 20)
+    assert machine.resume_id(*channel) is None
+
+
+def missing(*numbers: int) -> list[Envelope]:
+    return [Envelope("add", str(n).encode(), "c:a", n) for n in numbers]
+
+
+def test_what_was_missed_comes_first_and_once() -> None:
+    machine = state(**SOURCE, asks=frozenset({"events"}))
+    open_link(machine)
+    machine.receive("events", numbered(1), START + 10)
+    (asked,) = machine.opened("events", START + 20)
+    assert asked == AskMissed("events", 1, 1)
+    assert isinstance(asked, AskMissed)
+    assert machine.receive("events", numbered(3), START + 30) is False, "nothing is read meanwhile"
+    effects = machine.missed(asked, missing(2, 3), START + 40)
+    assert effects == [Resume("events")]
+    for n in (3, 4):
+        machine.receive("events", numbered(n), START + 50)
+    assert added(sent_blob(machine, START + 95)) == [1, 2, 3, 4]
+    assert machine.events_dropped["events", "repeated"] == 2
+
+
+def test_an_upstream_that_has_forgotten_loses_everything() -> None:
+    machine = state(**SOURCE, asks=frozenset({"events"}))
+    open_link(machine)
+    machine.receive("events", numbered(1), START + 10)
+    (asked,) = machine.opened("events", START + 20)
+    assert isinstance(asked, AskMissed)
+    (sent,) = machine.missed(asked, None, START + 40)
+    assert isinstance(sent, Send)
+    assert FeedRange("events", FIRST + 1, 1, 0, 0) in feeds(sent)
+    assert machine.events_dropped["events", "history_gone"] == 1
+
+
+def test_an_answer_to_an_older_question_is_not_taken() -> None:
+    machine = state(**SOURCE, asks=frozenset({"events"}))
+    open_link(machine)
+    machine.receive("events", numbered(1), START + 10)
+    (first,) = machine.opened("events", START + 20)
+    (second,) = machine.opened("events", START + 30)
+    assert isinstance(first, AskMissed)
+    assert isinstance(second, AskMissed)
+    machine.missed(first, missing(2), START + 40)
+    machine.missed(second, missing(2, 3), START + 50)
+    assert added(sent_blob(machine, START + 95)) == [1, 2, 3]
+
+
+def test_a_shard_that_lives_anew_is_told_what_it_should_have() -> None:
     machine = state()
     open_link(machine)
     machine.receive("events", frame("set", "1"), START + 10)
-    (sent,) = machine.wake(START + 95)
-    assert isinstance(sent, Send)
-    (marks,) = machine.answered("coordinator-0", sent.message, Refused(20), START + 97)
-    assert isinstance(marks, Send)
-    assert marks.message.parts[0].keys == []
-    assert marks.message.parts[0].feeds[0] == FeedRange("events/c:a", int(START), 2, 1, 1)
+    take(machine, sent_blob(machine, START + 95), committed=3)
+    answer, (mark,) = machine.announce(Announce("shard-0", 20), START + 500)
+    assert answer == Noted(LIFE)
+    assert feeds(mark) == [FeedRange("events/c:a", FIRST, 2, 1, 1)]
 
 
 def test_leading_mode_sends_at_once() -> None:
@@ -192,8 +443,11 @@ def test_reading_stops_at_the_high_water_mark_and_goes_on_below_the_low_one() ->
     assert taken[-1] is False
     assert machine.bytes_pending > HIGH_WATER_BYTES
     assert isinstance(sent, Send)
-    effects = machine.answered("coordinator-0", sent.message, BlobTaken(9, 5.0), START + 130)
-    assert [type(effect) for effect in effects] == [Send, Resume]
+    (full,) = machine.answered("coordinator-0", sent.message, BlobTaken(9, 5.0), START + 130)
+    assert isinstance(full, Send)
+    assert machine.bytes_pending > LOW_WATER_BYTES, "it is sent, but not committed"
+    effects = machine.answered("coordinator-0", full.message, BlobTaken(9, 5.0, 4), START + 230)
+    assert effects == [Resume("events")]
     assert machine.bytes_pending <= LOW_WATER_BYTES
 
 
@@ -213,18 +467,18 @@ def test_channels_are_joined_once_however_many_shards_ask_and_left_after_the_las
     def demand(shard: int, sequence: int, add: list[tuple[str, str]], drop: list[tuple[str, str]]) -> Demand:
         return Demand(Header(f"shard-{shard}", 1, 0 if sequence == 1 else 3, sequence), False, add, drop)
 
-    assert machine.demand(demand(0, 1, [channel], [])) == (DemandMet(3, [channel]), [Join(*channel)])
-    assert machine.demand(demand(1, 1, [channel], [])) == (DemandMet(3, [channel]), [])
-    assert machine.demand(demand(0, 2, [], [channel])) == (DemandMet(3, []), [])
-    assert machine.demand(demand(1, 2, [], [channel])) == (DemandMet(3, []), [Leave(*channel)])
+    assert machine.demand(demand(0, 1, [channel], []), START) == (DemandMet(3, [channel]), [Join(*channel)])
+    assert machine.demand(demand(1, 1, [channel], []), START) == (DemandMet(3, [channel]), [])
+    assert machine.demand(demand(0, 2, [], [channel]), START) == (DemandMet(3, []), [])
+    assert machine.demand(demand(1, 2, [], [channel]), START) == (DemandMet(3, []), [Leave(*channel)])
     always = ("events", "c:always")
-    assert machine.demand(demand(0, 3, [always], [])) == (DemandMet(3, [always]), [])
+    assert machine.demand(demand(0, 3, [always], []), START) == (DemandMet(3, [always]), [])
 
 
 def test_a_whole_demand_replaces_what_the_shard_said_before() -> None:
     machine = state()
     one, other = ("events", "c:1"), ("events", "c:2")
-    machine.demand(Demand(Header("shard-0", 1, 0, 1), False, [one], []))
-    answer, effects = machine.demand(Demand(Header("shard-0", 9, 0, 1), True, [other], []))
+    machine.demand(Demand(Header("shard-0", 1, 0, 1), False, [one], []), START)
+    answer, effects = machine.demand(Demand(Header("shard-0", 9, 0, 1), True, [other], []), START)
     assert answer == DemandMet(3, [])
     assert effects == [Join(*other), Leave(*one)]

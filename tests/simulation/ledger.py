@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-from cluster.core.ingestion_state import Repeats
+from cluster.core.feed import Repeats
 from cluster.simulation import Faults, World
 from cluster.storage import MemoryStore
 

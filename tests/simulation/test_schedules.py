@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.ledger import Ledger
 from tests.simulation.schedule import Schedule
 
 SEEDS = 120
+LEDGERS, LEDGERS_A_TEST = 500, 25
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -43,3 +45,17 @@ def test_faults_do_happen() -> None:
             if word in trace
         }
     assert seen == {"kill shard", "kill gateway", "kill coordinator", "kill ingestor", "source cut", "reset"}
+
+
+@pytest.mark.parametrize("first", range(0, LEDGERS, LEDGERS_A_TEST))
+def test_every_event_counts_once_whatever_dies(first: int, tmp_path: Path) -> None:
+    for seed in range(first, first + LEDGERS_A_TEST):
+        ledger = Ledger(seed)
+        try:
+            ledger.run()
+        except Exception as error:  # noqa: BLE001 - any failure is to be replayed
+            trace = tmp_path / f"ledger-{seed}.txt"
+            trace.write_text("\n".join(ledger.world.trace))
+            pytest.fail(
+                f"{type(error).__name__}: {error}\nreplay: python -m tests.simulation.ledger {seed}\ntrace: {trace}"
+            )

@@ -16,8 +16,12 @@ class Recorder:
         self.reasons = []
         self.refusals = []
         self.opens = 0
+        self.positions = {}
         self.accept = lambda: True
         self._told = asyncio.Event()
+
+    def position(self, source, channel=None):
+        return self.positions.get(channel)
 
     def opened(self, source):
         self.opens += 1

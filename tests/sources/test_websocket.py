@@ -54,7 +54,9 @@ def source(url, recorder, **options):
         "events",
         url,
         recorder,
-        subscribe_message=lambda channel: json.dumps({"+": channel}),
+        subscribe_message=lambda channel, last: json.dumps(
+            {"+": channel} if last is None else {"+": channel, "after": last}
+        ),
         unsubscribe_message=lambda channel: json.dumps({"-": channel}),
         **options,
     )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.core.history import Life
-from cluster.core.messages import Failure, Written
+from cluster.core.messages import Checkpoint, Failure, Written
 from cluster.core.transaction import Store, StoredEntry, Transaction
 from cluster.errors import StoreError
 from cluster.storage import LmdbStore, MemoryStore, open_store
@@ -25,6 +25,7 @@ def transaction(number: int = 0, **more: Any) -> Transaction:
         "offset": 100 + number,
         "entries": {},
         "cursors": {},
+        "checkpoints": {},
         "results": {},
         "lives": [Life(3, 100, 0)],
         "number": number,
@@ -63,6 +64,7 @@ def test_what_was_committed_is_there(reopened: Callable[[], Store]) -> None:
         transaction(
             entries={'["a"]': entry('["a"]'), '["b"]': entry('["b"]')},
             cursors={"events/x": (5, 12)},
+            checkpoints={"events/x": Checkpoint("events/x", 5, 11, "id-11", is_dense=True)},
             results=results,
             changes=[('["a"]', 0), ('["b"]', 0)],
         )
@@ -72,6 +74,7 @@ def test_what_was_committed_is_there(reopened: Callable[[], Store]) -> None:
     assert (stored.epoch, stored.offset, stored.lives, stored.first) == (3, 100, [Life(3, 100, 0)], 0)
     assert {each.key: each for each in stored.entries} == {'["a"]': entry('["a"]'), '["b"]': entry('["b"]')}
     assert stored.cursors == {"events/x": (5, 12)}
+    assert stored.checkpoints == {"events/x": Checkpoint("events/x", 5, 11, "id-11", is_dense=True)}
     assert stored.results == results
     assert stored.changes == [('["a"]', 0), ('["b"]', 0)]
 
