@@ -50,14 +50,17 @@ class ChannelDemand:
         self._ingestor_of = ingestor_of
         self._linger_ms = linger_ms
         self._counts: dict[Channel, int] = {}
+        self._since: dict[Channel, float] = {}
+        """From when each has been needed without a break."""
         self._leaving: dict[Channel, float] = {}
         self._joined: set[Channel] = set()
         self._lines = {address: _IngestorLine(address, identity, incarnation) for address in ingestors}
         self._greet_at: float | None = now_ms + GREET_MS
 
-    def need(self, channels: list[Channel]) -> None:
+    def need(self, channels: list[Channel], now_ms: float) -> None:
         """One more watched key needs `channels`."""
         for channel in channels:
+            self._since.setdefault(channel, now_ms)
             self._counts[channel] = self._counts.get(channel, 0) + 1
             self._leaving.pop(channel, None)
             self._touch(channel)
@@ -69,6 +72,10 @@ class ChannelDemand:
             if not count:
                 self._leaving[channel] = now_ms + self._linger_ms(*channel)
 
+    def joined_since(self, channels: list[Channel]) -> float:
+        """Return from when all of `channels`, which are needed, have been joined, or were to be (Unix ms)."""
+        return max(self._since[channel] for channel in channels)
+
     def settled(self, channels: list[Channel]) -> bool:
         """Whether the ingestors have answered for all of `channels`: joined, or known not to be connected."""
         return all(channel in self._joined for channel in channels)
@@ -79,6 +86,7 @@ class ChannelDemand:
         for channel in gone:
             del self._leaving[channel]
             del self._counts[channel]
+            del self._since[channel]
             self._touch(channel)
         return gone
 

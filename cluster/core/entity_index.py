@@ -48,6 +48,10 @@ class EntityType(Struct, frozen=True):
         )
 
 
+GROWTH = 64
+"""Entities that edits may add to an entry, beside half of those it has, before it is looked through for which are still there."""
+
+
 class EntityIndex:
     """See the module. Entries are named by their canonical keys."""
 
@@ -61,8 +65,10 @@ class EntityIndex:
         self._texts = [name.encode() for name in {*names, *(of_type.id for of_type in self.types.values())}]
         self._entries: dict[Identity, dict[str, None]] = {}
         """Entries an entity may occur in."""
-        self._held: dict[str, tuple[Identity, ...]] = {}
+        self._held: dict[str, list[Identity]] = {}
         """The same, the other way round."""
+        self._grown: dict[str, int] = {}
+        """Entities that edits have added to an entry since it was looked through."""
         self._known: dict[Identity, Identity] = {}
         """Every identity once, so that entries share it."""
         self._places: dict[str, Occurrences] = {}
@@ -91,16 +97,23 @@ class EntityIndex:
         """Whether JSON text may have a member of a declared name; escapes may stand for anything."""
         return self._mentions is not None and (self._mentions(json) is not None or b"\\u" in json or b"\\/" in json)
 
-    def edited(self, entry: str, covering: tuple[EntityType, ...], patch: list[bytes]) -> None:
-        """An entry's data was changed by RFC 6902 members."""
+    def edited(self, entry: str, covering: tuple[EntityType, ...], patch: list[bytes]) -> bool:
+        """An entry's data was changed by RFC 6902 members.
+
+        What is taken out is not noticed. Returns whether so much has come since that the entry should be looked through (`replaced`).
+        """
         self._places.pop(entry, None)
+        come = 0
         for member in patch:
             if not covering and not self._may_add(member):
                 continue
             step = orjson.loads(member)
             if "value" in step:
-                found = self._added(covering, step["path"], step["value"])
-                self._hold(entry, found.union(self._held.get(entry, ())))
+                come += self._add(entry, self._added(covering, step["path"], step["value"]))
+        if not come:
+            return False
+        grown = self._grown[entry] = self._grown.get(entry, 0) + come
+        return grown > GROWTH + len(self._held[entry]) // 2
 
     def removed(self, entry: str) -> None:
         """An entry is gone."""
@@ -125,19 +138,26 @@ class EntityIndex:
         return set(found)
 
     def _hold(self, entry: str, found: set[Identity]) -> None:
-        before = self._held.get(entry, ())
+        self._grown.pop(entry, None)
+        before = self._held.pop(entry, [])
         for gone in before:
             if gone not in found:
                 self._drop(entry, gone)
-        for come in found:
-            if come not in before:
-                self._entries.setdefault(self._known.setdefault(come, come), {})[entry] = None
         if found:
-            self._held[entry] = tuple([self._known[each] for each in found])
-        else:
-            self._held.pop(entry, None)
+            self._held[entry] = [each for each in before if each in found]
+            self._add(entry, found)
+
+    def _add(self, entry: str, found: set[Identity]) -> int:
+        """Note that entities may occur in an entry. Returns how many were not known to."""
+        come = [each for each in found if entry not in self._entries.get(each, ())]
+        for each in come:
+            self._entries.setdefault(self._known.setdefault(each, each), {})[entry] = None
+        if come:
+            self._held.setdefault(entry, []).extend([self._known[each] for each in come])
+        return len(come)
 
     def _forget(self, entry: str) -> None:
+        self._grown.pop(entry, None)
         for gone in self._held.pop(entry):
             self._drop(entry, gone)
 

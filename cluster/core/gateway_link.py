@@ -128,12 +128,20 @@ class GatewayLink:
 
 
 def encode_pending(
-    pending: PendingChange, key: str, entry: ShardEntry | None, gone_version: int, *, is_offline: bool = False
+    pending: PendingChange,
+    key: str,
+    entry: ShardEntry | None,
+    gone_version: int,
+    *,
+    is_offline: bool = False,
+    is_exact: bool = True,
 ) -> list[Item]:
     """Return the items that bring a replica from `pending.from_version` to what the entry is now."""
     if entry is None or (entry.value is None and pending.from_version):
         # In the latter case it is there again already, waiting for its data, which will come as a change from 0.
-        return [Removed(key, gone_version)] if pending.from_version else []
+        # Who watches the key itself was told of it even without data.
+        is_told = pending.from_version or (entry is None and is_exact)
+        return [Removed(key, gone_version)] if is_told else []
     if pending.reset and pending.from_version:  # what the gateway never had needs no reset
         return [Reset(entry.view(is_offline=is_offline))]
     items: list[Item] = []

@@ -187,6 +187,7 @@ class PageFetch:
         "added",
         "direction",
         "done",
+        "is_cut",
         "last_length",
         "page_params",
         "pages",
@@ -209,6 +210,8 @@ class PageFetch:
         """(page, its parameter) that was added at an end."""
         self.last_length = last_length
         """Items the last page had when it came."""
+        self.is_cut = False
+        """Pages at the end have given way to one before."""
         self.done = False
         """Nothing (more) is to be asked for."""
         self.pages: list[Any] = list(held) if self.direction is not None else []
@@ -239,6 +242,7 @@ class PageFetch:
                 self.pages.insert(0, unseen)
                 self.page_params.insert(0, self.param)
             if limit:
+                self.is_cut = len(self.pages) > limit
                 del self.pages[limit:], self.page_params[limit:]
         else:
             self.last_length = length

@@ -48,12 +48,14 @@ CANCELLED: Final = Cancelled()
 class Observer:
     """One who watches an entry."""
 
-    __slots__ = ("entry", "options", "refetch_at")
+    __slots__ = ("entry", "options", "refetch_at", "timer_at")
 
     def __init__(self, options: QueryOptions) -> None:
         self.options = options
         self.entry: Entry | None = None
         self.refetch_at: float | None = None
+        self.timer_at: float | None = None
+        """When the one timer that it has goes off."""
 
     def sees_stale(self, entry: "Entry", now_ms: float) -> bool:
         """Whether the entry's data is too old for this observer."""
@@ -392,7 +394,7 @@ class QueryCache(Generic[E]):
 
     def unobserve(self, observer: Observer) -> None:
         """They no longer do."""
-        observer.refetch_at = None
+        observer.refetch_at = observer.timer_at = None
         watched, observer.entry = observer.entry, None
         entry = None if watched is None else self._entries.get(watched.key)
         if entry is None or entry is not watched:
@@ -442,12 +444,13 @@ class QueryCache(Generic[E]):
         if observer.options.refetch_interval > 0 and observer.options.enabled and observer.entry is not None:
             self._refetch_at(observer, self.now_ms + observer.options.refetch_interval)
         else:
-            observer.refetch_at = None
+            observer.refetch_at = observer.timer_at = None
 
     def _refetch_at(self, observer: Observer, at: float) -> None:
-        if observer.refetch_at is None or at < observer.refetch_at or self.now_ms >= observer.refetch_at:
+        observer.refetch_at = at
+        if observer.timer_at is None or at < observer.timer_at:  # else the timer there is comes first, and is set anew
+            observer.timer_at = at
             self._due(at, observer)
-        observer.refetch_at = at  # the timer there is finds that it is too early, and is set anew
 
     def _touched(self, entry: E) -> None:
         for observer in entry.observers:
@@ -608,8 +611,11 @@ class QueryCache(Generic[E]):
         self._end(entry)
         entry.fetch_failure_count, entry.fetch_failure_reason = 0, None
         changed, patch = self._shared(entry, value)
-        if fetch.pages is not None and fetch.pages.direction != "previous":
-            entry.last_length = fetch.pages.last_length
+        if fetch.pages is not None:
+            if fetch.pages.direction != "previous":
+                entry.last_length = fetch.pages.last_length
+            elif fetch.pages.is_cut:
+                entry.last_length = None
         entry.data_updated_at = self.now_ms
         entry.data_update_count += 1
         entry.status, entry.error = "success", None
@@ -875,8 +881,9 @@ class QueryCache(Generic[E]):
 
     def _interval(self, observer: Observer) -> None:
         assert observer.refetch_at is not None
+        observer.timer_at = None
         if observer.refetch_at > self.now_ms:
-            self._due(observer.refetch_at, observer)
+            self._refetch_at(observer, observer.refetch_at)
             return
         self._refetch_at(observer, observer.refetch_at + observer.options.refetch_interval)
         entry = None if observer.entry is None else self._entries.get(observer.entry.key)
@@ -907,7 +914,7 @@ def _pages(entry: Entry, direction: Direction | None = None, pages: int = 0) -> 
 def _is_void(at: float, _: int, what: Fetch | Observer, entry: Entry | None) -> bool:
     """Whether a timer is for something that is over."""
     if isinstance(what, Observer):
-        return what.refetch_at is None or what.refetch_at < at
+        return what.timer_at != at
     return entry is None or entry.fetch is not what or at not in (what.held_until, what.due)
 
 

@@ -151,15 +151,19 @@ def is_retryable_status(status: int) -> bool:
     return status >= 500 or status in RETRYABLE_STATUSES
 
 
+MAX_RETRY_AFTER_MS = 300_000.0
+"""A fetch that waits keeps its entry and its readers; nobody should have to wait longer for a service that is there again."""
+
+
 def retry_after_ms(value: str | None, now_ms: float) -> float | None:
     """Read a `Retry-After` header (RFC 9110, 10.2.3): seconds, or an HTTP date. None where there is none to be read."""
     if value is None:
         return None
     text = value.strip()
     if text.isascii() and text.isdigit():
-        return min(float(text[:12]), 1e9) * 1000.0
+        return min(float(text[:12]) * 1000.0, MAX_RETRY_AFTER_MS)
     try:
         at = parsedate_to_datetime(text)
     except ValueError:
         return None
-    return max(at.timestamp() * 1000.0 - now_ms, 0.0)
+    return min(max(at.timestamp() * 1000.0 - now_ms, 0.0), MAX_RETRY_AFTER_MS)

@@ -12,13 +12,15 @@ UNREACHABLE = frozenset({502, 503, 504})
 
 
 class _Service:
-    __slots__ = ("delay_ms", "failures", "offline", "probe_at")
+    __slots__ = ("delay_ms", "failures", "offline", "probe_at", "probing")
 
     def __init__(self) -> None:
         self.failures = 0
         self.offline = False
         self.probe_at = 0.0
         self.delay_ms = PROBE_MS
+        self.probing = False
+        """It is being tried; what fails otherwise was under way before."""
 
 
 class ServiceHealth:
@@ -33,6 +35,7 @@ class ServiceHealth:
         if known is None:
             return False
         known.failures = 0
+        known.probing = False
         was_offline, known.offline = known.offline, False
         return was_offline
 
@@ -40,7 +43,10 @@ class ServiceHealth:
         """A call has not reached a service. Returns whether it counts as offline from now on."""
         known = self._services.setdefault(service, _Service())
         known.failures += 1
+        if known.offline and not known.probing:
+            return False
         if known.offline:
+            known.probing = False
             known.delay_ms = min(known.delay_ms * 2, MAX_PROBE_MS)
             known.probe_at = now_ms + known.delay_ms
             return False
@@ -57,6 +63,7 @@ class ServiceHealth:
         if known is None or not known.offline or known.probe_at > now_ms:
             return False
         known.probe_at = now_ms + known.delay_ms
+        known.probing = True
         return True
 
     def offline(self) -> Iterator[tuple[str, float]]:

@@ -28,7 +28,7 @@ from cluster.core import broadcast, json_patch
 from cluster.core.channel_demand import Channel, ChannelDemand
 from cluster.core.committed_feeds import CommittedFeeds
 from cluster.core.declared_query import DeclaredQueries, FetchRequest, FunctionRequest, Response
-from cluster.core.entity_index import EntityIndex, EntityType, Place
+from cluster.core.entity_index import EntityIndex, EntityType, Occurrences, Place
 from cluster.core.entry import Value
 from cluster.core.filters import Filter
 from cluster.core.gateway_link import (
@@ -83,6 +83,7 @@ from cluster.core.messages import (
 )
 from cluster.core.operation import (
     Append,
+    Call,
     Increment,
     Invalidate,
     Merge,
@@ -116,6 +117,11 @@ REQUEST_MEMORY_MS = 600_000.0
 MAX_FETCH_TRIES = 3
 EVICT_SLICE = 500
 """Entries evicted per wake."""
+EVICT_LOOKS = 5_000
+"""Entries looked at for it: those that are being fetched do not give way."""
+MAX_RECENT = 1_000
+"""Groups of operations kept for a response; with more, another fetch follows it."""
+MAX_RECENT_ENTITIES = 10_000
 
 
 class StartFetch(Struct, frozen=True):
@@ -284,9 +290,8 @@ class ShardState:
                 entry.is_invalidated = True
                 entry.cause, entry.cause_at = each.doubt
             elif channels := self._channels_for(entry.key):
-                self.demand.need(
-                    channels
-                )  # they were joined: what is left unjoined goes out of date, as ever, after its linger
+                # They were joined: what is left unjoined goes out of date, as ever, after its linger.
+                self.demand.need(channels, 0.0)
                 self.demand.release(channels, now_ms)
         self._committed.restore(stored)
         self._results.update(stored.results)
@@ -381,22 +386,28 @@ class ShardState:
         is_whole = outcome.patch is None and entry.query is None
         self.cache.written(entry, outcome.value, is_edit=not is_whole)
         self._commit(entry, outcome.patch, count, oldest_ms, origin)
-        if is_new and entry.query is not None and not isinstance(operations[0], Set):
-            # It holds what came since now; the first reader has the rest fetched.
-            self._doubt(entry, "created by events")
+        if is_new and entry.query is not None:
+            if not _is_whole(operations[0]):
+                # It holds what came since now; the first reader has the rest fetched.
+                self._doubt(entry, "created by events")
             self._remember(entry, operations)
 
     def _remember(self, entry: ShardEntry, operations: list[Operation]) -> None:
         """Keep what a fetch's response may not hold yet."""
         keep_from = self._now_ms - self._replay_ms
-        if entry.fetch is not None and entry.fetch.since_ms:
-            keep_from = min(keep_from, entry.fetch.since_ms)
+        fetch = entry.fetch
+        if fetch is not None and _waits_for_response(fetch):
+            keep_from = min(keep_from, fetch.since_ms)
         recent = entry.recent
         if recent is None:
             recent = entry.recent = deque()
         while recent and recent[0][0] < keep_from:
             recent.popleft()
         recent.append((self._now_ms, operations))
+        if len(recent) > MAX_RECENT:
+            recent.popleft()
+            if fetch is not None:
+                fetch.again = True
 
     def _broadcast(self, name: str, origin: str, operations: list[Operation], count: int, oldest_ms: float) -> None:
         """Carry out what is not about one key, and invalidations of one."""
@@ -436,17 +447,23 @@ class ShardState:
                 places = self.entities.places(key, entry.covering, entry.value.object(), type_, by)
             except OperationError:
                 continue
+            self._count_decoded(entry)
             operations = _updates(places, value)
             if operations:
                 self._operate(key, operations, count, oldest_ms, origin, remember=False)
 
     def _remember_entity(self, type_: str, known: Any, value: bytes) -> None:
         """Keep what responses on their way may not hold yet, wherever they hold the entity."""
-        keep_from = min((fetch.since_ms for fetch in self.cache.fetches() if fetch.since_ms), default=self._now_ms)
+        waiting = [fetch for fetch in self.cache.fetches() if _waits_for_response(fetch)]
+        keep_from = min((fetch.since_ms for fetch in waiting), default=self._now_ms)
         keep_from = min(keep_from, self._now_ms - self._replay_ms)
         while self._recent_entities and self._recent_entities[0][0] < keep_from:
             self._recent_entities.popleft()
         self._recent_entities.append((self._now_ms, type_, known, value))
+        if len(self._recent_entities) > MAX_RECENT_ENTITIES:
+            self._recent_entities.popleft()
+            for fetch in waiting:
+                fetch.again = True
 
     # --- feeds ---------------------------------------------------------------------------------------------------
 
@@ -478,6 +495,9 @@ class ShardState:
                     entry.fetch.again = True
 
         types = self._feeds.entities_fed_by(source, channel)
+        self._recent_entities = deque(
+            each for each in self._recent_entities if types is not None and each[1] not in types
+        )
         held = set(self.entities.holders(set(self.entities.types) if types is None else types))
         holders = [entry for key in held if (entry := self.cache.get(key)) is not None]
 
@@ -542,10 +562,8 @@ class ShardState:
         else:
             self.memory.edited(entry, size)
         if self.entities.types:
-            if patch is None:
+            if patch is None or self.entities.edited(entry.key, entry.covering, patch):
                 self.entities.replaced(entry.key, entry.covering, entry.value.json())
-            else:
-                self.entities.edited(entry.key, entry.covering, patch)
         for link in self._watchers.get(entry.key, ()):
             pending = link.pend(entry.key, from_version)
             pending.coalesced += count
@@ -556,6 +574,11 @@ class ShardState:
                 pending.patch_bytes += size
             if oldest_ms and (not link.oldest_ms or oldest_ms < link.oldest_ms):
                 link.oldest_ms = oldest_ms
+
+    def _count_decoded(self, entry: ShardEntry) -> None:
+        """An entry's value may have been decoded only to be looked at."""
+        if entry.is_decoded and not entry.counts_decoded and self.cache.get(entry.key) is entry:
+            self.memory.edited(entry, 0)
 
     def _remove(self, entry: ShardEntry) -> int:
         """Drop an entry. Returns a version greater than its last."""
@@ -571,7 +594,7 @@ class ShardState:
         self.entities.removed(entry.key)
         self._held.pop(entry.key, None)
         for observer in entry.observers:
-            observer.entry = None
+            observer.entry = observer.refetch_at = observer.timer_at = None
         for link in self._watchers.get(entry.key, ()):
             pending = link.pend(entry.key, entry.version)
             pending.patches = None
@@ -588,13 +611,15 @@ class ShardState:
         reason = self.memory.excess()
         if reason is None:
             return
-        for number, entry in enumerate(self.memory.candidates()):
-            if number >= EVICT_SLICE:
-                self._evicting = True
+        evicted = 0
+        for looked_at, entry in enumerate(self.memory.candidates()):
+            if evicted >= EVICT_SLICE or looked_at >= EVICT_LOOKS:
+                self._evicting = evicted > 0
                 return
             assert isinstance(entry, ShardEntry)
-            if entry.fetch is not None:
+            if entry.fetch is not None and (entry.fetch.waiters or not entry.fetch.paused):
                 continue
+            evicted += 1
             self.evictions[reason] += 1
             self._remove(entry)
             reason = self.memory.excess()
@@ -749,6 +774,7 @@ class ShardState:
                 self.cache.unchanged(entry, fetch)
             else:
                 self.cache.received(entry, fetch, Value.from_json(result.body))
+                self._count_decoded(entry)
                 if fetch.pages is None and self.cache.get(call.key) is entry and entry.fetch is not fetch:
                     entry.etag = (result.etag, entry.version) if result.etag is not None and fetch.is_pure else None
         self._flush()
@@ -780,23 +806,17 @@ class ShardState:
             fetch.again = fetch.again or entry.is_invalidated  # the other pages are as they were
             self.fetches["success"] += 1
             return Value.from_object(fetch.pages.extended(entry.value.object()))
-        recent = entry.recent or ()
-        replay = [operation for at, operations in recent if at >= fetch.since_ms for operation in operations]
-        if any(map(_is_unrepeatable, replay)):
+        replay = [(at, operations) for at, operations in entry.recent or () if at >= fetch.since_ms]
+        if any(_is_unrepeatable(operation) for _, operations in replay for operation in operations):
             if fetch.tries < MAX_FETCH_TRIES - 1:
                 fetch.tries += 1
                 fetch.since_ms = self._now_ms
                 self.cache.repeat(entry, fetch)
                 return None
             fetch.origin += UNCERTAIN
-        completed: Value | None = value
-        if replay:
-            completed = apply_all(replay, value, self._reducer).value
-        updates = [update for at, *update in self._recent_entities if at >= fetch.since_ms]
-        for type_, known, update in updates:
-            if completed is not None:
-                completed = self._with_entity(entry, completed, type_, known, update)
+        updates = [update for update in self._recent_entities if update[0] >= fetch.since_ms]
         fetch.is_pure = not replay and not updates
+        completed = value if fetch.is_pure else self._replayed(entry, value, replay, updates)
         self.fetches["success"] += 1
         entry.fetched_at = self._now_ms
         self._keep(entry)
@@ -806,11 +826,30 @@ class ShardState:
             entry.cause = ""
         return completed
 
-    def _with_entity(self, entry: ShardEntry, value: Value, type_: str, known: Any, update: bytes) -> Value:
-        """Return a response with an entity as it is now."""
-        found = self.entities.scan(entry.covering, value.object())
-        operations = _updates(found.get((type_, known), []), update)
-        return apply_all(operations, value).value or value
+    def _replayed(
+        self,
+        entry: ShardEntry,
+        value: Value,
+        replay: list[tuple[float, list[Operation]]],
+        updates: list[tuple[float, str, Any, bytes]],
+    ) -> Value | None:
+        """Return a response with what came meanwhile, in the order in which it came."""
+        made: Value | None = value
+        found: Occurrences | None = None
+        steps: list[tuple[float, Any]] = [*replay, *((update[0], update[1:]) for update in updates)]
+        steps.sort(key=lambda step: step[0])  # of one instant, operations on keys went first, as here
+        for _, what in steps:
+            operations = what
+            if isinstance(what, tuple):
+                if made is None:
+                    continue
+                type_, known, update = what
+                if found is None:
+                    found = self.entities.scan(entry.covering, made.object())
+                operations = _updates(found.get((type_, known), []), update)
+            if operations:
+                made, found = apply_all(operations, made, self._reducer).value, None
+        return made
 
     def touched(self, entry: ShardEntry) -> None:
         """Something about an entry changed that is not its data."""
@@ -855,8 +894,10 @@ class ShardState:
             payload = Failure(code, message)
         link.answer(waiter.id, payload)
 
-    def _tell_offline(self, waiter: _Waiter, entry: ShardEntry) -> None:
+    def _tell_offline(self, waiter: _Waiter | _Then, entry: ShardEntry) -> None:
         """A reader cannot be made to wait for a service to come back."""
+        if isinstance(waiter, _Then):
+            waiter = waiter.waiter
         link = self._links.get(waiter.gateway)
         if link is None:
             return
@@ -947,7 +988,8 @@ class ShardState:
             return None
         if entry is None:
             self.reads["miss"] += 1
-            return Failure(ErrorCode.NOT_FOUND, f"no entry {request.key}, and no query is declared for it")
+            why = "no query is declared for it" if query is None else "its query is fetched by the first who reads it"
+            return Failure(ErrorCode.NOT_FOUND, f"no entry {request.key}, and {why}")
         self.reads["hit"] += 1
         self._use(entry)
         return self.view_of(entry)
@@ -955,8 +997,14 @@ class ShardState:
     def _fetch_for(self, entry: ShardEntry, waiter: _Waiter) -> None:
         """Fetch for a reader; one more page is not what a fetch of another kind brings, so that has to end first."""
         fetch = entry.fetch
+        if fetch is not None and fetch.again and entry.fetch_status != "paused":
+            fetch.waiters.append(_Then(waiter))  # what it brings was out of date before this reader came
+            return
         if fetch is not None and waiter.page is not None and entry.direction != waiter.page and entry.value is not None:
-            fetch.waiters.append(_Then(waiter))
+            if entry.fetch_status == "paused":
+                self._tell_offline(waiter, entry)
+            else:
+                fetch.waiters.append(_Then(waiter))
             return
         self._fetch(entry, waiter=waiter)
 
@@ -1024,13 +1072,19 @@ class ShardState:
             value = Value.from_object(json_patch.apply(Value.from_json(held).object(), steps))
             patch = [orjson.dumps(step) for step in steps if step["op"] != "test"]
             operations = [Set(value.json())]
+        is_new = entry is None
         entry = entry or self._create(request.key)
         if entry.query is not None:
             self._remember(entry, operations)
         self.cache.written(entry, value, is_edit=True)
-        if any(b'"op":"copy"' in step or b'"op":"move"' in step for step in patch or ()):
+        copies = any(b'"op":"copy"' in step or b'"op":"move"' in step for step in patch or ())
+        if copies:
             self.entities.replaced(entry.key, entry.covering, value.json())
         self._commit(entry, patch, len(operations), 0.0, WRITE)
+        if copies:
+            self.memory.replaced(entry)  # a short step may have made much
+        if is_new and entry.query is not None and not _is_whole(operations[0]):
+            self._doubt(entry, "created by a write of a part")
         return Written(entry.version)
 
     def _forget_results(self) -> None:
@@ -1059,7 +1113,7 @@ class ShardState:
         link.prefixes[request.id] = matcher
         channels = self._feeds.channels_under(matcher.prefix)
         self._prefix_channels[link.address, request.id] = channels
-        self.demand.need(channels)
+        self.demand.need(channels, self._now_ms)
         link.scan(request.id, self.offset, list(self.cache.under(matcher.prefix)), matcher)
 
     def _unwatch_exact(self, link: GatewayLink, key: str) -> None:
@@ -1100,9 +1154,13 @@ class ShardState:
             channels = self._channels_for(key)
             if channels:
                 self._channels[key] = channels
-                self.demand.need(channels)
+                self.demand.need(channels, self._now_ms)
             entry = self.cache.get(key)
             if entry is not None:
+                if channels and entry.query is not None and entry.value is not None:
+                    had_ms = entry.fetched_at or entry.data_updated_at
+                    if had_ms < self.demand.joined_since(channels):
+                        self._doubt(entry, "its channel was not joined")
                 self._observe(entry)
 
     def _channels_for(self, key: str) -> list[Channel]:
@@ -1167,7 +1225,8 @@ class ShardState:
                 link.watched.discard(key)
                 self._drop_watcher(link, key)
             is_offline = entry is not None and not self.cache.is_online(entry.options.own_service)
-            for item in encode_pending(pending, key, entry, self.offset, is_offline=is_offline):
+            is_exact = key in link.exact
+            for item in encode_pending(pending, key, entry, self.offset, is_offline=is_offline, is_exact=is_exact):
                 items.append(item)
                 size += 64 + len(getattr(item, "data", None) or b"") + len(getattr(item, "patch", None) or b"")
         looked_at = 0
@@ -1189,6 +1248,8 @@ class ShardState:
                     if entry is not None:
                         if scan.matcher.matches(entry.key) and self.cache.get(entry.key) is entry:
                             self._add_watcher(link, entry.key)
+                            if entry.query is not None and entry.is_stale(self._now_ms):
+                                self._fetch(entry)
                             items.append(Snapshot(scan.watch, self.view_of(entry)))
                             size += 64 + (0 if entry.value is None else entry.value.size())
                         continue
@@ -1283,7 +1344,7 @@ class ShardState:
         times = [self._announcements.deadline(), self.demand.deadline(), self.cache.deadline()]
         times.extend(link.deadline() for link in self._links.values())
         times.append(self._committed.deadline())
-        times.extend(at for service, at in self._health.offline() if self._probing(service) is not None)
+        times.extend(at for _, at in self._health.offline())
         return min((at for at in times if at is not None), default=None)
 
     def wake(self, now_ms: float) -> list[Effect]:
@@ -1295,7 +1356,7 @@ class ShardState:
             entry = self._probing(service) if at <= now_ms else None
             if entry is not None and entry.fetch is None:
                 self.cache.fetch(entry)
-            if entry is not None and self._health.may_probe(service, now_ms):
+            if self._health.may_probe(service, now_ms) and entry is not None:
                 self.cache.resume(entry)
         for source, channel in self.demand.expired(now_ms):
             self._left(source, channel)
@@ -1350,9 +1411,19 @@ def _updates(places: list[Place], value: bytes) -> list[Operation]:
     return [Merge(value, at) if is_there else Set(value, at) for at, is_there in places]
 
 
+def _is_whole(operation: Operation) -> bool:
+    """Whether an operation gives an entry all its data."""
+    return isinstance(operation, Set) and not operation.at
+
+
+def _waits_for_response(fetch: Fetch) -> bool:
+    """Whether what is received by now is to be replayed over a response; a fetch that is paused asks anew, unless it is of pages."""
+    return fetch.since_ms > 0 and (fetch.pages is not None or not fetch.paused)
+
+
 def _is_unrepeatable(operation: Operation) -> bool:
     """Whether applying an operation to a value that already holds its effect changes the value again."""
-    if isinstance(operation, Increment):
+    if isinstance(operation, Increment | Call):
         return True
     if isinstance(operation, Append | Prepend):
         try:

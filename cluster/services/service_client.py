@@ -136,7 +136,7 @@ class ServiceClient:
             body = await self._read(response)
         finally:
             await response.aclose()
-        return Response(self._json(body), response.headers.get("etag"))
+        return Response(self._json(body, response.status_code), response.headers.get("etag"))
 
     def _url(self, request: Request) -> str:
         path = request.path if request.path.startswith("/") else f"/{request.path}"
@@ -168,15 +168,15 @@ class ServiceClient:
             chunks.append(chunk)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def _json(self, body: bytes) -> bytes:
+    def _json(self, body: bytes, status: int) -> bytes:
         """Check, and make it one line. orjson is the strict one: no NaN, no invalid UTF-8, bounded depth."""
         try:
             decoded = orjson.loads(body)
         except orjson.JSONDecodeError as exc:
             shown = "the body is not JSON: nested too deep" if "depth" in str(exc) else f"the body is not JSON: {exc}"
-            raise self._error(shown, retryable=False) from exc
+            raise self._error(shown, status=status, retryable=False) from exc
         if is_too_deep(body, decoded):
-            raise self._error(f"the body is nested deeper than {MAX_DEPTH} levels", retryable=False)
+            raise self._error(f"the body is nested deeper than {MAX_DEPTH} levels", status=status, retryable=False)
         if b"\n" in body or b"\r" in body:
             return msgspec.json.format(body, indent=-1)
         return body

@@ -72,7 +72,12 @@ class Shard:
         config = load_mapping(document, {})
         compiled = compile_config(config)
         demand = ChannelDemand(
-            "shard-0", life, now_ms=START, ingestors=[], ingestor_of=lambda s: s, linger_ms=compiled.feeds.linger_ms
+            "shard-0",
+            life,
+            now_ms=START,
+            ingestors=list(config.sources),
+            ingestor_of=lambda source: source,
+            linger_ms=compiled.feeds.linger_ms,
         )
         self.machine = ShardState(
             "shard-0",

@@ -35,7 +35,7 @@ def told(sends: list[Send]) -> list[tuple[str, bool, list[Channel], list[Channel
 
 def test_a_needed_channel_is_asked_for_where_its_source_is_read() -> None:
     of = demand()
-    of.need([A, C])
+    of.need([A, C], 0.0)
     sends = of.sends(0.0)
     assert told(sends) == [("ingestor-0", False, [A], []), ("ingestor-1", False, [C], [])]
     assert [send.message.header for send in sends] == [Header("shard-0", 5, 0, 1)] * 2
@@ -47,8 +47,8 @@ def test_a_needed_channel_is_asked_for_where_its_source_is_read() -> None:
 
 def test_it_is_asked_for_once_and_left_after_its_last_key_and_linger() -> None:
     of = demand()
-    of.need([A])
-    of.need([A])
+    of.need([A], 0.0)
+    of.need([A], 0.0)
     met(of, of.sends(0.0))
     of.release([A], 100.0)
     assert of.expired(5000.0) == []
@@ -62,10 +62,10 @@ def test_it_is_asked_for_once_and_left_after_its_last_key_and_linger() -> None:
 
 def test_who_comes_back_within_the_linger_causes_nothing() -> None:
     of = demand()
-    of.need([A])
+    of.need([A], 0.0)
     met(of, of.sends(0.0))
     of.release([A], 100.0)
-    of.need([A])
+    of.need([A], 0.0)
     assert of.expired(9000.0) == []
     assert of.sends(9000.0) == []
     assert of.settled([A])
@@ -73,9 +73,9 @@ def test_who_comes_back_within_the_linger_causes_nothing() -> None:
 
 def test_one_call_in_flight_and_what_comes_meanwhile_folds() -> None:
     of = demand()
-    of.need([A])
+    of.need([A], 0.0)
     first = of.sends(0.0)
-    of.need([B])
+    of.need([B], 0.0)
     assert of.sends(0.0) == []
     met(of, first)
     assert told(of.sends(0.0)) == [("ingestor-0", False, [B], [])]
@@ -83,9 +83,9 @@ def test_one_call_in_flight_and_what_comes_meanwhile_folds() -> None:
 
 def test_what_came_and_went_between_two_calls_is_not_mentioned() -> None:
     of = demand()
-    of.need([A])
+    of.need([A], 0.0)
     first = of.sends(0.0)
-    of.need([B])
+    of.need([B], 0.0)
     of.release([B], 0.0)
     assert of.expired(LINGER) == [B]
     met(of, first)
@@ -94,13 +94,13 @@ def test_what_came_and_went_between_two_calls_is_not_mentioned() -> None:
 
 def test_given_up_and_wanted_again_during_a_call_it_is_still_joined() -> None:
     of = demand()
-    of.need([A])
+    of.need([A], 0.0)
     met(of, of.sends(0.0))
-    of.need([B])
+    of.need([B], 0.0)
     busy = of.sends(0.0)
     of.release([A], 0.0)
     assert of.expired(LINGER) == [A]
-    of.need([A])
+    of.need([A], 0.0)
     met(of, busy)
     assert of.sends(LINGER) == []
     assert of.settled([A, B]), "the ingestor never left it"
@@ -108,12 +108,12 @@ def test_given_up_and_wanted_again_during_a_call_it_is_still_joined() -> None:
 
 def test_given_up_and_wanted_again_while_it_is_being_joined() -> None:
     of = demand()
-    of.need([A])
+    of.need([A], 0.0)
     joining = of.sends(0.0)
     of.release([A], 0.0)
     assert of.expired(LINGER) == [A]
     met(of, joining)
-    of.need([A])
+    of.need([A], 0.0)
     assert of.sends(LINGER) == []
     assert of.settled([A])
 
@@ -121,7 +121,7 @@ def test_given_up_and_wanted_again_while_it_is_being_joined() -> None:
 class TestFailures:
     def test_a_lost_call_is_made_again(self) -> None:
         of = demand()
-        of.need([A])
+        of.need([A], 0.0)
         (send,) = of.sends(0.0)
         of.unanswered(send.to, send.message, 50.0)
         assert of.deadline() == 50.0 + RETRY_MS
@@ -130,14 +130,14 @@ class TestFailures:
 
     def test_one_that_is_full_says_when(self) -> None:
         of = demand()
-        of.need([A])
+        of.need([A], 0.0)
         (send,) = of.sends(0.0)
         of.answered(send.to, send.message, Full(700.0), 50.0)
         assert of.deadline() == 750.0
 
     def test_a_new_life_is_told_everything(self) -> None:
         of = demand()
-        of.need([A, B])
+        of.need([A, B], 0.0)
         met(of, of.sends(0.0))
         of.announced("ingestor-0", 10)
         assert not of.settled([A])
@@ -148,7 +148,7 @@ class TestFailures:
 
     def test_hearing_of_the_life_that_is_known_changes_nothing(self) -> None:
         of = demand()
-        of.need([A])
+        of.need([A], 0.0)
         met(of, of.sends(0.0))
         of.announced("ingestor-0", 9)
         assert of.sends(0.0) == []
@@ -156,25 +156,25 @@ class TestFailures:
 
     def test_a_refusal_starts_over(self) -> None:
         of = demand()
-        of.need([A])
+        of.need([A], 0.0)
         (send,) = of.sends(0.0)
-        of.need([B])
+        of.need([B], 0.0)
         of.answered(send.to, send.message, Refused(11), 0.0)
         assert told(of.sends(0.0)) == [("ingestor-0", True, [A, B], [])]
 
     def test_what_a_lost_life_had_joined_is_not_joined(self) -> None:
         of = demand()
-        of.need([A])
+        of.need([A], 0.0)
         met(of, of.sends(0.0))
         of.release([A], 0.0)
         of.expired(LINGER)
         of.announced("ingestor-0", 10)
-        of.need([A])
+        of.need([A], 0.0)
         assert not of.settled([A])
 
     def test_answers_to_what_is_no_longer_in_flight_are_ignored(self) -> None:
         of = demand()
-        of.need([A])
+        of.need([A], 0.0)
         (send,) = of.sends(0.0)
         of.announced("ingestor-0", 10)
         of.answered(send.to, send.message, DemandMet(9, [A]), 0.0)
@@ -183,7 +183,7 @@ class TestFailures:
 
     def test_a_wrong_answer_is_a_bug(self) -> None:
         of = demand()
-        of.need([A])
+        of.need([A], 0.0)
         (send,) = of.sends(0.0)
         with pytest.raises(AssertionError):
             of.answered(send.to, send.message, object(), 0.0)  # type: ignore[arg-type]
@@ -192,7 +192,7 @@ class TestFailures:
 def test_a_new_shard_says_the_whole_once_gateways_had_time_to_watch() -> None:
     of = demand()
     assert of.deadline() == GREET_MS
-    of.need([A])
+    of.need([A], 0.0)
     met(of, of.sends(0.0))
     assert of.sends(GREET_MS - 1) == []
     assert told(of.sends(GREET_MS)) == [("ingestor-0", True, [A], []), ("ingestor-1", True, [], [])]
@@ -251,7 +251,7 @@ def test_ingestors_end_up_with_what_is_needed(seed: int) -> None:
         if choice < 0.35:
             channel = dice.choice([A, B, C])
             needed.append(channel)
-            of.need([channel])
+            of.need([channel], 0.0)
         elif choice < 0.7 and needed:
             channel = needed.pop(dice.randrange(len(needed)))
             of.release([channel], now)

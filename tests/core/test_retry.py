@@ -61,7 +61,7 @@ def test_which_statuses_are_retried():
         ("soon", None),
         ("-1", None),
         ("1.5", None),
-        ("9" * 400, 1e12),
+        ("9" * 400, 300_000.0),
     ],
 )
 def test_retry_after(value, expected):

@@ -73,7 +73,7 @@ async def test_lists_and_counters_equal_the_ledger(
     cluster = await asyncio.to_thread(LiveCluster(document(transport, ledger, tmp_path)).start)
     try:
         await asyncio.to_thread(eventually, lambda: _last(cluster, "k0") > 4 * RATE, 30)  # checkpoints are told by then
-        choose = random.Random(transport)  # noqa: S311
+        choose = random.Random(transport)
         loop = asyncio.get_running_loop()
         end = loop.time() + SECONDS
         while loop.time() < end:
