@@ -9,6 +9,7 @@ import asyncio
 import json
 import logging
 import os
+import socket
 import tempfile
 import threading
 import time
@@ -104,6 +105,8 @@ def up(
         HarborError: it cannot be brought up; nothing is left behind.
     """
     name = config.cluster.name
+    if address is None and _local_address(name) is None:
+        _check_port(config.gateway.host, config.gateway.port)
     with _ray(address, name, upstream) as own:
         specification = encode(config)
         existing = _supervisor(name)
@@ -129,6 +132,24 @@ def up(
                     supervisor.stop()
                 with suppress(Exception):
                     kill(handle)
+
+
+def _check_port(host: str, port: int) -> None:
+    """Find out now, not after actors have died of it several times, that a port is taken.
+
+    Raises:
+        HarborError: it is.
+    """
+    family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as gateways do, which share theirs
+        try:
+            probe.bind(place)
+        except OSError as error:
+            raise HarborError(
+                ErrorCode.UNAVAILABLE, f"{host}:{port} cannot be used ({error.strerror}): choose another with --port"
+            ) from error
 
 
 def down(address: str | None, name: str) -> bool:

@@ -149,7 +149,7 @@ class SupervisorActor:
         return {
             "name": spec.name,
             "version": __version__,
-            "ready": self._state.ready,
+            "ready": self._state.ready and all(actor in self._statuses for actor in self._state.desired),
             "nodes": await asyncio.to_thread(_nodes),
             "shards": kinds["shard"],
             "coordinators": kinds["coordinator"],

@@ -64,7 +64,7 @@ class KeyOperations(Struct, frozen=True, array_like=True):
     operations: list[Operation]
     count: int
     origin: int = -1
-    """Number of the rule that made the last of them (`rule.Origins`); -1: unknown."""
+    """Number of the rule that made the last of them (`Compiled.origins`); -1: unknown."""
 
 
 class Checkpoint(Struct, frozen=True, array_like=True):

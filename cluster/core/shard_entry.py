@@ -1,7 +1,7 @@
 """An entry as a shard holds it: with its version, where its data came from, and its place in the shard's memory.
 
 Origins are texts, `kind:detail`: `fetch:api`, `stream:events/project:{id} task:created`, `write:`, `restored:`; clients get them as
-an object (`origin_object`).
+an object (`protocol.origin_of`).
 """
 
 from collections import deque

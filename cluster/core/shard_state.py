@@ -1160,7 +1160,7 @@ class ShardState:
                 if channels and entry.query is not None and entry.value is not None:
                     had_ms = entry.fetched_at or entry.data_updated_at
                     if had_ms < self.demand.joined_since(channels):
-                        self._doubt(entry, "its channel was not joined")
+                        self._doubt(entry, "a channel of it that was not joined")
                 self._observe(entry)
 
     def _channels_for(self, key: str) -> list[Channel]:

@@ -5,6 +5,8 @@ happened. Losing a call means what it means under Ray: either it did not arrive,
 
 The upstream keeps the truth: values of keys, changed by events it sends to whoever is joined. It can say it again from an event on, as
 `repeats` tells, if it is to. Shards may have stores, which outlive them.
+
+It is one thing because every part of it takes its turn in the one queue.
 """
 
 import random
