@@ -17,7 +17,7 @@ from tests.e2e.ledger_upstream import KEPT, truth
 from tests.live import LiveCluster, eventually, free_port
 
 pytestmark = pytest.mark.cluster
-SECONDS = float(os.environ.get("HARBOR_CHAOS_SECONDS", "12"))
+SECONDS = float(os.environ.get("HARBOR_CHAOS_SECONDS", "8"))
 RATE = float(os.environ.get("HARBOR_CHAOS_RATE", "5000"))
 PAUSE_S = 2.0
 RULES = {
@@ -41,7 +41,7 @@ def ledger() -> Iterator[str]:
     port = free_port()
     with subprocess.Popen([sys.executable, "-m", "tests.e2e.ledger_upstream", str(port), str(RATE)]) as upstream:
         yield f"127.0.0.1:{port}"
-        upstream.terminate()
+        upstream.kill()
 
 
 def document(transport: str, at: str, store: Path) -> dict[str, Any]:
