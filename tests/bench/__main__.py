@@ -41,8 +41,10 @@ class Harbor:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.admin_port = probe.getsockname()[1]
+        self.directory = tempfile.TemporaryDirectory()
         config = {
             "cluster": {"name": f"bench-{os.getpid()}"},
+            "storage": {"path": str(Path(self.directory.name) / "store")},
             "batching": {"mode": mode},
             "gateway": {"port": 0, "admin_port": self.admin_port},
             "sources": {
@@ -61,7 +63,6 @@ class Harbor:
                 }
             ],
         }
-        self.directory = tempfile.TemporaryDirectory()
         path = Path(self.directory.name) / "harbor.yaml"
         path.write_text(yaml.safe_dump(config))
         started = time.perf_counter()

@@ -26,6 +26,7 @@ async def test_up_serves_queries_and_streams_and_leaves_nothing_behind(upstream:
         "cluster": {"name": f"guide-1-{os.getpid()}", "shards": 2},
         "defaults": {"stale_time": "1m", "gc_time": "5m", "retry": 3},
         **config(upstream.url),
+        "storage": {"path": str(tmp_path / "store")},
         "gateway": {"port": 0, "admin_port": free_port()},
     }
     path = tmp_path / "harbor.yaml"
