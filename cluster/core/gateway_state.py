@@ -1116,7 +1116,7 @@ def _condition(before: str | None, state: str) -> str | None:
     match state:
         case "connected":
             return "up"
-        case "reconnecting":
+        case "reconnecting" | "disconnected":  # the latter for good: the upstream asked not to be connected to again
             return "failed" if before == "failed" else "down"
         case "failed":
             return "failed"

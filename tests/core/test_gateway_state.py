@@ -759,6 +759,7 @@ class TestNotices:
         [
             (["connecting", "connected"], []),
             (["connecting", "reconnecting"], []),
+            (["connected", "disconnected"], ["source_disconnected"]),
             (["connecting", "failed"], ["source_failed"]),
             (["connected", "reconnecting", "failed", "connected"],
              ["source_disconnected", "source_failed", "source_restored"]),
