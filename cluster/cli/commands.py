@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import aclosing
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, ParamSpec
@@ -263,10 +264,12 @@ def watch(
     async def follow() -> None:
         from cluster.client import watch as follow_key
 
-        async for message in follow_key(url, parsed, prefix=prefix, mode="patch" if patch else "data", token=token):
-            if message["type"] != "position":
-                message.pop("sub", None)
-                show(message)
+        messages = follow_key(url, parsed, prefix=prefix, mode="patch" if patch else "data", token=token)
+        async with aclosing(messages):  # also where the reader of what is shown leaves
+            async for message in messages:
+                if message["type"] != "position":
+                    message.pop("sub", None)
+                    show(message)
 
     asyncio.run(follow())
 

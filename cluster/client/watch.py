@@ -4,7 +4,7 @@ What is yielded keeps the delivery contract: after a reconnect the subscription 
 start from the version last seen, the subscription begins anew, with a `reset`. Nothing is folded here: who is slow makes the server fold.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from itertools import count
 from typing import Any
@@ -17,7 +17,7 @@ from cluster.client.subscription import Course, Fit
 
 async def watch(
     url: str, key: list[Any], *, prefix: bool = False, mode: str = "data", token: str | None = None
-) -> AsyncIterator[dict[str, Any]]:
+) -> AsyncGenerator[dict[str, Any], None]:
     """Yield the messages of one subscription (`snapshot`, `snapshot_end`, `change`, ...).
 
     Raises:

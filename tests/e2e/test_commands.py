@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.live import LiveCluster
+from tests.live import LiveCluster, eventually
 
 HARBOR = [sys.executable, "-m", "cluster.cli"]
 
@@ -69,6 +69,25 @@ def test_watch_prints_changes_as_they_arrive(cluster: LiveCluster) -> None:
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 130
     assert errors == ""
+
+
+@pytest.mark.cluster
+def test_watch_ends_without_a_word_when_its_reader_leaves(cluster: LiveCluster) -> None:
+    command = [*HARBOR, "watch", '["left"]', "--prefix", "--url", cluster.url]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+
+    def has_ended() -> bool:
+        cluster.put(["left", 1], 1)
+        return process.poll() is not None
+
+    eventually(has_ended, 20)
+    assert process.stderr.read() == ""
+    assert process.returncode == 0
+    process.stderr.close()
 
 
 @pytest.mark.parametrize(
