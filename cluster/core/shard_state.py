@@ -19,7 +19,7 @@ What must not live here: what operations do (`operation`), the life of an entry 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import nsmallest
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import orjson
 from msgspec import Struct
@@ -122,6 +122,8 @@ EVICT_LOOKS = 5_000
 MAX_RECENT = 1_000
 """Groups of operations kept for a response; with more, another fetch follows it."""
 MAX_RECENT_ENTITIES = 10_000
+FORGOTTEN: Final[deque[tuple[float, list[Operation]]]] = deque(maxlen=0)
+"""Of an entry whose recent operations may not be replayed, nor what made it."""
 
 
 class StartFetch(Struct, frozen=True):
@@ -386,10 +388,9 @@ class ShardState:
         is_whole = outcome.patch is None and entry.query is None
         self.cache.written(entry, outcome.value, is_edit=not is_whole)
         self._commit(entry, outcome.patch, count, oldest_ms, origin)
-        if is_new and entry.query is not None:
-            if not _is_whole(operations[0]):
-                # It holds what came since now; the first reader has the rest fetched.
-                self._doubt(entry, "created by events")
+        if is_new and entry.query is not None and not _is_whole(operations[0]):
+            # It holds what came since now; the first reader has the rest fetched.
+            self._doubt(entry, "created by events")
             self._remember(entry, operations)
 
     def _remember(self, entry: ShardEntry, operations: list[Operation]) -> None:
@@ -399,7 +400,7 @@ class ShardState:
         if fetch is not None and _waits_for_response(fetch):
             keep_from = min(keep_from, fetch.since_ms)
         recent = entry.recent
-        if recent is None:
+        if recent is None or recent is FORGOTTEN:
             recent = entry.recent = deque()
         while recent and recent[0][0] < keep_from:
             recent.popleft()
@@ -485,6 +486,7 @@ class ShardState:
             # What was received before the gap may be older than what was lost in it: replayed over a response, it would undo that.
             while entry.recent and entry.recent[0][0] <= since_ms:
                 entry.recent.popleft()
+            entry.recent = entry.recent or FORGOTTEN
             for link in self._watchers.get(entry.key, ()):
                 link.pend(entry.key, entry.version).reset = True
             if entry.query is not None:
@@ -735,6 +737,12 @@ class ShardState:
         fetch = entry.fetch
         assert fetch is not None
         fetch.since_ms = fetch.since_ms or self._now_ms - self._replay_ms
+        is_made = entry.recent is None and entry.data_update_count == 1 and entry.origin.startswith("stream:")
+        if is_made and entry.data_updated_at >= fetch.since_ms:
+            assert (
+                entry.value is not None
+            )  # an event has just given it, as a whole: that is not kept where nothing is fetched
+            entry.recent = deque([(entry.data_updated_at, [Set(entry.value.json())])])
         if self.demand.settled(self._channels.get(entry.key, [])):
             return None
         self._held[entry.key] = entry
@@ -1248,8 +1256,6 @@ class ShardState:
                     if entry is not None:
                         if scan.matcher.matches(entry.key) and self.cache.get(entry.key) is entry:
                             self._add_watcher(link, entry.key)
-                            if entry.query is not None and entry.is_stale(self._now_ms):
-                                self._fetch(entry)
                             items.append(Snapshot(scan.watch, self.view_of(entry)))
                             size += 64 + (0 if entry.value is None else entry.value.size())
                         continue

@@ -60,14 +60,6 @@ class TestChannels:
         shard.settle()
         assert shard.fetches == []
 
-    def test_what_a_prefix_finds_stale_is_fetched(self) -> None:
-        shard = Shard()
-        shard.put(Q, 1)
-        shard.ask(lambda n: Act(n, "invalidate", Q))
-        shard.watch('["q"]', prefix=True)
-        shard.settle()
-        assert [each.key for each in shard.fetches] == [Q]
-
 
 class TestParts:
     def test_a_part_set_by_an_event_is_not_the_whole(self) -> None:
