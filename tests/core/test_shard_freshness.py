@@ -8,6 +8,7 @@ import pytest
 from cluster.core.messages import Act, Edit, FeedRange, Read, Removed
 from cluster.core.operation import UNCHANGED, Append, Call, Merge, Missing, Set
 from cluster.core.service_health import OFFLINE_AFTER, PROBE_MS, ServiceHealth
+from cluster.errors import UpstreamError
 from tests.core.shard import DOCUMENT, DOWN, START, Shard
 
 Q = '["q","1"]'
@@ -215,4 +216,39 @@ def test_memory_counts_what_is_held(given: str) -> None:
     else:
         shard.batch(('#e["user",1]', [Merge(b'{"id":1}')]))
     held = sum(entry.bytes_held() for entry in shard.machine.cache)
-    assert shard.machine.memory.bytes() >= held
+    assert shard.machine.memory._bytes >= held, "the sum that limits are held against"
+
+
+def test_a_page_that_pushes_others_off_the_end_leaves_more_to_come_there() -> None:
+    document = {
+        **DOCUMENT,
+        "queries": [
+            {
+                "key": ["p"],
+                "service": "api",
+                "path": "/p",
+                "infinite": {"param": "offset", "page_size": 2, "max_pages": 2},
+            }
+        ],
+    }
+    shard = Shard(document)
+    items = [{"id": n} for n in range(5)]
+    for page in ("", "next", "next", "previous", "next"):
+        read(shard, key='["p"]', page=page)
+        asked = dict(shard.fetches[0].request.params)  # type: ignore[union-attr]
+        offset = int(asked["offset"])
+        shard.fetched(items[offset : offset + 2])
+    assert shard.data('["p"]')["page_params"] == [2, 4]
+
+
+def test_a_service_that_answers_what_is_no_json_can_be_reached() -> None:
+    shard = Shard({**DOCUMENT, "queries": [{**DOCUMENT["queries"][0], "retry": 0}]})
+    for n in range(OFFLINE_AFTER):
+        read(shard, key=f'["q","{n}"]')
+        shard.fetched(DOWN)
+    shard.now += 2 * PROBE_MS
+    read(shard, key='["q","x"]')
+    shard.fetched(UpstreamError("the body is not JSON", status=200, retryable=False), '["q","x"]')
+    view = shard.machine.view('["q","x"]')
+    assert view is not None
+    assert not view.is_offline

@@ -88,6 +88,7 @@ async def test_what_is_not_json(upstream, client, body):
     error = await failure(client)
     assert not error.retryable
     assert "not JSON" in error.message
+    assert error.status == 200, "it has answered"
 
 
 @pytest.mark.parametrize(
