@@ -59,6 +59,11 @@ class IngestionActor(Shell):
         config = spec.config
         mine = [name for name in config.sources if spec.ingestor_of(name) == self.identity]
         self._routers = {name: spec.compiled.router(name) for name in mine}
+        self._missed = {
+            name: _missed_service(name, url, config.sources[name].headers)
+            for name in mine
+            if (url := config.sources[name].missed) is not None
+        }
         always = spec.compiled.feeds.always()
         self.machine = IngestionState(
             self.identity,
@@ -71,13 +76,12 @@ class IngestionActor(Shell):
             profiles=spec.compiled.profiles,
             gateways=spec.gateways,
             repeats={name: config.sources[name].repeats for name in mine},
-            asks=frozenset(name for name in mine if config.sources[name].missed is not None),
+            asks=frozenset(self._missed),
         )
         self._metrics = Metrics(component="ingestion")
         self._decode_errors: dict[str, int] = dict.fromkeys(mine, 0)
         self._refused: Counter[tuple[str, str]] = Counter()
         self._sources = {name: self._source(name, config.sources[name]) for name in mine}
-        self._missed = {name: _missed_service(name, config.sources[name]) for name in mine}
         for owner, channel in always:
             if owner in self._sources:
                 self._sources[owner].join(channel)
@@ -179,7 +183,6 @@ class IngestionActor(Shell):
     async def _ask_missed(self, asked: AskMissed) -> None:
         """Ask an endpoint for what was missed."""
         service, path = self._missed[asked.source]
-        assert service is not None
         events: list[Envelope] | None = None
         for attempt in range(MISSED_TRIES):
             if attempt:
@@ -256,13 +259,11 @@ def _without_id(node: Any) -> Any:
     return [_without_id(member) for member in node] if isinstance(node, list) else node
 
 
-def _missed_service(name: str, config: SourceConfig) -> tuple[ServiceClient | None, Callable[[EventId], str]]:
-    """Return the service that tells what was missed, if there is one, and the path to ask it."""
-    parts = urlsplit(config.missed or "")
+def _missed_service(name: str, url: str, headers: dict[str, str]) -> tuple[ServiceClient, Callable[[EventId], str]]:
+    """Return the service that tells what was missed, and the path to ask it."""
+    parts = urlsplit(url)
     rest = urlunsplit(("", "", parts.path, parts.query, ""))
-    service = None
-    if config.missed is not None:
-        service = ServiceClient(f"{name}.missed", f"{parts.scheme}://{parts.netloc}", config.headers)
+    service = ServiceClient(f"{name}.missed", f"{parts.scheme}://{parts.netloc}", headers)
     return service, lambda since: rest.replace("{last_event_id}", quote(str(since), safe=""))
 
 

@@ -6,7 +6,9 @@ the ingestors (`core.feed`), which ask for both when they begin anew or their co
 What must not live here: what to do about a gap (`shard_state`).
 """
 
-from cluster.core.feed import OPENED
+from collections.abc import Iterable
+
+from cluster.core.feed import OPENED, owner, stem
 from cluster.core.messages import Checkpoint, Claim, Claimed, FeedRange, Send
 from cluster.core.transaction import Cursor, Stored, Unstored
 
@@ -19,7 +21,7 @@ class CommittedFeeds:
 
     __slots__ = ("_claims", "_shard", "_unstored", "checkpoints", "cursors")
 
-    def __init__(self, shard: int, unstored: Unstored | None) -> None:
+    def __init__(self, shard: int, unstored: Unstored) -> None:
         self._shard = shard
         self._unstored = unstored
         self.cursors: dict[str, Cursor] = {}
@@ -57,19 +59,16 @@ class CommittedFeeds:
             return feed.previous > 0 and (incarnation > 0 or is_empty)
         return feed.previous > last
 
-    def forget(self, source: str, channel: str) -> None:
-        """A channel is no longer joined: should it be again, its feeds begin anew."""
-        name = f"{source}/{channel}"
-        for feed in [each for each in self.cursors if each.removeprefix(OPENED).partition("#")[0] == name]:
-            self._move(feed, None)
-
-    def _move(self, feed: str, cursor: Cursor | None) -> None:
-        if cursor is None:
+    def forget(self, channels: Iterable[tuple[str, str]]) -> None:
+        """Channels, as (source, channel), are no longer joined: should they be again, their feeds begin anew."""
+        gone = {f"{source}/{channel}" for source, channel in channels}
+        for feed in [each for each in self.cursors if stem(each) in gone] if gone else ():
             del self.cursors[feed]
-        else:
-            self.cursors[feed] = cursor
-        if self._unstored is not None:
-            self._unstored.cursors[feed] = None
+            self._unstored.cursor(feed)
+
+    def _move(self, feed: str, cursor: Cursor) -> None:
+        self.cursors[feed] = cursor
+        self._unstored.cursor(feed)
 
     # --- checkpoints and claims ----------------------------------------------------------------------------------
 
@@ -80,18 +79,15 @@ class CommittedFeeds:
             self.checkpoints[name] = checkpoint
         elif self.checkpoints.pop(name, None) is None:
             return
-        if self._unstored is not None:
-            self._unstored.checkpoints[name] = None
+        self._unstored.checkpoint(name)
 
     def claim(self, claim: Claim, now_ms: float) -> None:
         """Tell an ingestor what is committed of its sources."""
         sources = set(claim.sources)
         cursors = [
-            (feed, incarnation, last)
-            for feed, (incarnation, last) in self.cursors.items()
-            if feed.removeprefix(OPENED).partition("#")[0].partition("/")[0] in sources
+            (feed, incarnation, last) for feed, (incarnation, last) in self.cursors.items() if owner(feed) in sources
         ]
-        checkpoints = [each for each in self.checkpoints.values() if each.sequence.partition("/")[0] in sources]
+        checkpoints = [each for each in self.checkpoints.values() if owner(each.sequence) in sources]
         self._claims[claim.ingestor] = (Claimed(self._shard, claim.number, cursors, checkpoints), now_ms)
 
     def deadline(self) -> float | None:

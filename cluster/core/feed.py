@@ -26,6 +26,28 @@ OPENED = "!"
 """Before a sequence's name, among the cursors of a shard: the incarnation that it last heard begin."""
 
 
+def feed_name(stem: str, profile: int) -> str:
+    """Return the name of a feed: of a source, or `source/channel`, in a batching profile, which stands where no channel's text can."""
+    source, slash, channel = stem.partition("/")
+    return f"{source}#{profile}{slash}{channel}" if profile else stem
+
+
+def stem(name: str) -> str:
+    """Return the source, or `source/channel`, that a feed, a sequence or a cursor is named after."""
+    source, slash, channel = name.removeprefix(OPENED).partition("/")
+    return source.partition("#")[0] + slash + channel
+
+
+def profile_of(name: str) -> int:
+    """Return the batching profile of a feed."""
+    return int(name.partition("/")[0].partition("#")[2] or 0)
+
+
+def owner(name: str) -> str:
+    """Return the source that a feed, a sequence or a cursor belongs to."""
+    return stem(name).partition("/")[0]
+
+
 class Repeats(Enum):
     """What an upstream can repeat, given an event's id."""
 
@@ -147,10 +169,11 @@ def _distance(first: EventId, second: EventId) -> int | None:
 class Feed:
     """What one set of rules takes of a sequence."""
 
-    __slots__ = ("committed", "name", "sent", "sequence")
+    __slots__ = ("committed", "name", "profile", "sent", "sequence")
 
     def __init__(self, name: str, sequence: Sequence) -> None:
         self.name = name
+        self.profile = profile_of(name)
         self.sequence = sequence
         self.sent: dict[int, int] = {}
         """Last number sent, by shard."""

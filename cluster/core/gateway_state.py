@@ -761,10 +761,7 @@ class GatewayState:
             return
         if missed.reset:
             self.resumes["reset"] += 1
-            subscription.phase = Phase.AWAITING
-            subscription.since = None
-            subscription.resets = True
-            subscription.outbox.clear()
+            self._start_over(subscription)
             self._begin(subscription, effects)
             return
         self._flush_topic(subscription.topic, effects)

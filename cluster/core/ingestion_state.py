@@ -17,12 +17,12 @@ What must not live here: sockets and reconnecting (`cluster.sources`), what an e
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
 from cluster.core.broadcast import is_broadcast
-from cluster.core.feed import OPENED, EventId, Feed, Repeats, follows
+from cluster.core.feed import OPENED, EventId, Feed, Repeats, feed_name, follows, owner, stem
 from cluster.core.feed import Sequence as EventSequence
 from cluster.core.fold import Fold
 from cluster.core.ingestion_line import CLAIM_AGAIN_MS, EARLY_BYTES, Line, Pending
@@ -105,6 +105,10 @@ class Resume(Struct, frozen=True):
 Effect = Send | Start | Join | Leave | Resume | AskMissed
 
 
+_Routes = tuple[EventSequence, tuple[tuple[Route, Feed], ...]]
+"""The sequence that events of one name on one channel count in, and what to do with them."""
+
+
 class _Source:
     __slots__ = (
         "asked",
@@ -118,6 +122,7 @@ class _Source:
         "memo",
         "name",
         "paused",
+        "remembered",
         "repeats",
         "router",
         "seen",
@@ -131,7 +136,10 @@ class _Source:
         self.repeats = repeats
         self.asks = asks
         """There is an endpoint to be asked for what was missed."""
-        self.memo: dict[tuple[str, str | None], tuple[EventSequence, tuple[tuple[Route, Feed], ...]]] = {}
+        self.memo: dict[str | None, dict[str, _Routes]] = {}
+        """By channel and event."""
+        self.remembered = 0
+        """Routes in it."""
         self.feeds: dict[str, Feed] = {}
         self.sequences: dict[str, EventSequence] = {}
         """By name."""
@@ -151,6 +159,28 @@ class _Source:
     def sequence_name(self, channel: str | None) -> str:
         by_channel = self.repeats is Repeats.CHANNEL and channel is not None
         return f"{self.name}/{channel}" if by_channel else self.name
+
+    def sequence_of(self, feed: str) -> str:
+        """Return the name of the sequence that a feed of this source belongs to."""
+        return stem(feed) if self.repeats is Repeats.CHANNEL else self.name
+
+    def forget_routes(self, sequence: str) -> None:
+        """A sequence ends: what is remembered of where its events go leads to it."""
+        _, slash, channel = sequence.partition("/")
+        if slash:
+            self.remembered -= len(self.memo.pop(channel, ()))
+        else:
+            self.memo.clear()
+            self.remembered = 0
+
+
+class _Cursor(NamedTuple):
+    """What a shard has committed of a feed."""
+
+    feed: str
+    shard: int
+    incarnation: int
+    last: int
 
 
 class IngestionState:
@@ -269,7 +299,7 @@ class IngestionState:
         """`event_id`: what the upstream would go on after."""
         self.events_received[source.name] += 1
         try:
-            sequence, routes = source.memo[envelope.event, envelope.channel]
+            sequence, routes = source.memo[envelope.channel][envelope.event]
         except KeyError:
             sequence, routes = self._routes(source, envelope.event, envelope.channel)
         if sequence.guarded:
@@ -321,20 +351,20 @@ class IngestionState:
                 else:
                     span[1] = number
 
-    def _routes(
-        self, source: _Source, event: str, channel: str | None
-    ) -> tuple[EventSequence, tuple[tuple[Route, Feed], ...]]:
-        if len(source.memo) > KNOWN_KEYS:
-            source.memo.clear()
+    def _routes(self, source: _Source, event: str, channel: str | None) -> _Routes:
+        if source.remembered > KNOWN_KEYS:
+            source.forget_routes(source.name)
         sequence = self._sequence(source, source.sequence_name(channel))
         routes = []
         for route in source.router.route(event, channel):
-            name = route.feed if not route.profile else f"{route.feed}#{route.profile}"
+            name = feed_name(route.feed, route.profile)
             feed = source.feeds.get(name)
             if feed is None or feed.sequence is not sequence:
                 feed = source.feeds[name] = Feed(name, sequence)
             routes.append((route, feed))
-        source.memo[event, channel] = found = (sequence, tuple(routes))
+        known = source.memo.setdefault(channel, {})
+        source.remembered += event not in known
+        known[event] = found = (sequence, tuple(routes))
         return found
 
     def _sequence(self, source: _Source, name: str) -> EventSequence:
@@ -452,7 +482,7 @@ class IngestionState:
                 self._moved(sequence, now_ms)
         sequence.guarded = bool(source.seen)
         source.sequences[name] = sequence
-        source.memo.clear()
+        source.forget_routes(name)
         mark = FeedRange(name, sequence.incarnation, 1, 0, 0)
         for shard in self._shards:
             self._line_of[shard].marks.setdefault((shard, 0), []).append(mark)
@@ -539,9 +569,9 @@ class IngestionState:
             return
         source.joined.pop(channel, None)
         name = f"{source_name}/{channel}"
-        for feed in [each for each in source.feeds if each.partition("#")[0] == name]:
-            del source.feeds[feed]
-        source.memo.clear()
+        for profile in range(len(self._targets)):
+            source.feeds.pop(feed_name(name, profile), None)
+        source.forget_routes(name)
         sequence = source.sequences.pop(name, None)
         if sequence is not None:
             sequence.checkpoint = Checkpoint(name, sequence.incarnation, sequence.number, None)
@@ -558,14 +588,10 @@ class IngestionState:
         line = self._line_of[message.shard]
         if message.number == line.claim and line.claim_at is not None:
             line.answers[message.shard] = {feed: (incarnation, last) for feed, incarnation, last in message.cursors}
-            for checkpoint in message.checkpoints:
-                known = self._restored.get(checkpoint.sequence)
-                if (
-                    known is None
-                    or known.incarnation < checkpoint.incarnation
-                    or (known.incarnation == checkpoint.incarnation and known.number < checkpoint.number)
-                ):
-                    self._restored[checkpoint.sequence] = checkpoint
+            for new in message.checkpoints if not self._started else ():
+                old = self._restored.get(new.sequence)
+                if old is None or (old.incarnation, old.number) < (new.incarnation, new.number):
+                    self._restored[new.sequence] = new
             if not line.unanswered_shards() and self._started:
                 self.bytes_pending -= line.settle_claim()
         return Noted(self.incarnation), self.wake(now_ms)
@@ -574,44 +600,38 @@ class IngestionState:
         """Begin to read, where the last life stood."""
         self._started = True
         self._start_at = None
-        newest: dict[str, int] = {}
+        cursors: dict[str, list[_Cursor]] = {}
         for line in self._lines:
-            for cursors in line.answers.values():
-                for name, (incarnation, _) in cursors.items():
-                    newest[name] = max(newest.get(name, 0), incarnation)
-        self._last_incarnation = max(self._last_incarnation, *newest.values(), 0)
-        is_whole = not any(line.unanswered_shards() for line in self._lines)
-        for source in self._sources.values():
+            for shard, told in line.answers.items():
+                for feed, (incarnation, last) in told.items():
+                    self._last_incarnation = max(self._last_incarnation, incarnation)
+                    sequence = self._sources[owner(feed)].sequence_of(feed)
+                    cursors.setdefault(sequence, []).append(_Cursor(feed, shard, incarnation, last))
+        if not any(line.unanswered_shards() for line in self._lines):
             for checkpoint in self._restored.values():
-                if checkpoint.sequence.partition("/")[0] == source.name and is_whole and checkpoint.id is not None:
-                    self._restore(source, checkpoint, newest)
+                self._restore(checkpoint, cursors.get(checkpoint.sequence, []))
+        self._restored.clear()
         for line in self._lines:
             line.claim_at = None
         return [Start(name) for name in self._sources]
 
-    def _restore(self, source: _Source, checkpoint: Checkpoint, newest: dict[str, int]) -> None:
+    def _restore(self, checkpoint: Checkpoint, cursors: list[_Cursor]) -> None:
         """Take up a sequence at its checkpoint, unless it has begun anew since."""
         name = checkpoint.sequence
-        if name != source.name and source.repeats is not Repeats.CHANNEL:
+        source = self._sources[owner(name)]
+        if checkpoint.id is None or source.sequence_of(name) != name:
             return
-        sequence = EventSequence.restored(checkpoint)
-        if any(
-            incarnation > checkpoint.incarnation and (_sequence_of(source, feed) == name)
-            for feed, incarnation in newest.items()
-        ):
+        if any(cursor.incarnation > checkpoint.incarnation for cursor in cursors):
             return
-        source.sequences[name] = sequence
-        for line in self._lines:
-            for shard, cursors in line.answers.items():
-                for feed_name, (incarnation, last) in cursors.items():
-                    is_its = incarnation == checkpoint.incarnation and _sequence_of(source, feed_name) == name
-                    if not is_its or feed_name.startswith(OPENED):
-                        continue
-                    feed = source.feeds.get(feed_name)
-                    if feed is None:
-                        feed = source.feeds[feed_name] = Feed(feed_name, sequence)
-                    feed.committed[shard] = feed.sent[shard] = last
-                    sequence.replay_until = max(sequence.replay_until, last)
+        sequence = source.sequences[name] = EventSequence.restored(checkpoint)
+        for cursor in cursors:
+            if cursor.incarnation < checkpoint.incarnation or cursor.feed.startswith(OPENED):
+                continue
+            feed = source.feeds.get(cursor.feed)
+            if feed is None:
+                feed = source.feeds[cursor.feed] = Feed(cursor.feed, sequence)
+            feed.committed[cursor.shard] = feed.sent[cursor.shard] = cursor.last
+            sequence.replay_until = max(sequence.replay_until, cursor.last)
 
     def _moved(self, sequence: EventSequence, now_ms: float) -> None:
         """A checkpoint is to be told, by and by."""
@@ -658,9 +678,8 @@ class IngestionState:
             for feed in source.feeds.values():
                 last = feed.sent.get(shard, 0)
                 if last:
-                    profile = int(feed.name.partition("#")[2] or 0)
                     mark = FeedRange(feed.name, feed.sequence.incarnation, last + 1, last, last)
-                    marks.setdefault((shard, profile), []).append(mark)
+                    marks.setdefault((shard, feed.profile), []).append(mark)
 
     def deadline(self) -> float | None:
         """When the next blob or announcement is due."""
@@ -669,12 +688,15 @@ class IngestionState:
             default=None,
         )
         for line in self._lines:
-            at = line.due(self._window_ms)
-            if at is None and self._tell_at is not None and line.link.idle:
-                at = self._tell_at
+            at = self._due(line)
             if at is not None and (due is None or at < due):
                 due = at
         return due
+
+    def _due(self, line: Line) -> float | None:
+        """When to send something on a line, if only checkpoints."""
+        due = line.due(self._window_ms)
+        return self._tell_at if due is None and line.link.idle else due
 
     def wake(self, now_ms: float) -> list[Effect]:
         """Send what is due."""
@@ -684,17 +706,14 @@ class IngestionState:
                 self._start_at = now_ms + CLAIM_WAIT_MS
             if now_ms >= self._start_at or not any(line.unanswered_shards() for line in self._lines):
                 effects.extend(self._start())
-        telling = self._tell_at is not None and self._tell_at <= now_ms
         for line in self._lines:
             if not line.link.idle:
                 blob = line.link.resend(now_ms)
                 if blob is not None:
                     effects.append(Send(line.address, blob))
-                continue
-            due = line.due(self._window_ms)
-            if (due is None and telling) or (due is not None and due <= now_ms):
+            elif (due := self._due(line)) is not None and due <= now_ms:
                 effects.append(self._send(line, now_ms))
-        if telling:
+        if self._tell_at is not None and self._tell_at <= now_ms:
             self._tell_at = now_ms + TELL_MS if self._untold else None
         if self.bytes_pending <= LOW_WATER_BYTES:
             for source in self._sources.values():
@@ -724,7 +743,7 @@ class IngestionState:
                     each.address: each.count + (1 if each is not line and each.size else 0) for each in self._lines
                 }
                 for sequence in touched:
-                    source = self._sources[sequence.name.partition("/")[0]]
+                    source = self._sources[owner(sequence.name)]
                     if source.repeats is not Repeats.NOTHING and source.sequences.get(sequence.name) is sequence:
                         sequence.mark(needs)
                         self._moved(sequence, now_ms)
@@ -778,12 +797,3 @@ class IngestionState:
         elif self._by_address[to].link.in_flight is message:
             self._by_address[to].link.failed(now_ms, RETRY_MS)
         return []
-
-
-def _sequence_of(source: _Source, feed: str) -> str:
-    """Return the sequence that a feed, by its name, belongs to; "": it is another source's."""
-    name = feed.removeprefix(OPENED).partition("#")[0]
-    owner = name.partition("/")[0]
-    if owner != source.name:
-        return ""
-    return name if source.repeats is Repeats.CHANNEL else owner

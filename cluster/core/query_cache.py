@@ -57,6 +57,10 @@ class Observer:
         self.timer_at: float | None = None
         """When the one timer that it has goes off."""
 
+    def unschedule(self) -> None:
+        """Nothing is to be fetched for it by the clock; the timer that it may have is void."""
+        self.refetch_at = self.timer_at = None
+
     def sees_stale(self, entry: "Entry", now_ms: float) -> bool:
         """Whether the entry's data is too old for this observer."""
         return self.options.enabled and entry.is_stale_by(self.options, now_ms)
@@ -394,7 +398,7 @@ class QueryCache(Generic[E]):
 
     def unobserve(self, observer: Observer) -> None:
         """They no longer do."""
-        observer.refetch_at = observer.timer_at = None
+        observer.unschedule()
         watched, observer.entry = observer.entry, None
         entry = None if watched is None else self._entries.get(watched.key)
         if entry is None or entry is not watched:
@@ -444,7 +448,7 @@ class QueryCache(Generic[E]):
         if observer.options.refetch_interval > 0 and observer.options.enabled and observer.entry is not None:
             self._refetch_at(observer, self.now_ms + observer.options.refetch_interval)
         else:
-            observer.refetch_at = observer.timer_at = None
+            observer.unschedule()
 
     def _refetch_at(self, observer: Observer, at: float) -> None:
         observer.refetch_at = at

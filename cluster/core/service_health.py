@@ -43,12 +43,11 @@ class ServiceHealth:
         """A call has not reached a service. Returns whether it counts as offline from now on."""
         known = self._services.setdefault(service, _Service())
         known.failures += 1
-        if known.offline and not known.probing:
-            return False
         if known.offline:
-            known.probing = False
-            known.delay_ms = min(known.delay_ms * 2, MAX_PROBE_MS)
-            known.probe_at = now_ms + known.delay_ms
+            if known.probing:
+                known.probing = False
+                known.delay_ms = min(known.delay_ms * 2, MAX_PROBE_MS)
+                known.probe_at = now_ms + known.delay_ms
             return False
         if known.failures < OFFLINE_AFTER:
             return False

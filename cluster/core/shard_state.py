@@ -30,6 +30,7 @@ from cluster.core.committed_feeds import CommittedFeeds
 from cluster.core.declared_query import DeclaredQueries, FetchRequest, FunctionRequest, Response
 from cluster.core.entity_index import EntityIndex, EntityType, Occurrences, Place
 from cluster.core.entry import Value
+from cluster.core.feed import stem
 from cluster.core.filters import Filter
 from cluster.core.gateway_link import (
     SLICE_BYTES,
@@ -245,7 +246,7 @@ class ShardState:
         self._prefix_channels: dict[tuple[str, int], list[Channel]] = {}
         self._results: dict[str, Result] = {}
         """By request id, oldest first."""
-        self._unstored = Unstored() if keeps else None
+        self._unstored = Unstored(keeps=keeps)
         self._committed = CommittedFeeds(int(identity.partition("-")[2]), self._unstored)
         self._evicting = False
         """Entries are still too many, or too large."""
@@ -279,7 +280,7 @@ class ShardState:
         self._now_ms = now_ms
         for each in stored.entries:
             if not owns(each.key):
-                self._forsake(each.key)
+                self._unstored.entry(each.key)
                 continue
             entry = self._create(each.key)
             self.cache.written(entry, Value.from_json(each.data), each.data_updated_at)
@@ -298,22 +299,11 @@ class ShardState:
         self._committed.restore(stored)
         self._results.update(stored.results)
         self.history.restore(stored.lives, stored.first, stored.changes)
-        if self._unstored is not None:
-            self._unstored.changes = self.history.next
-
-    def _forsake(self, key: str) -> None:
-        if self._unstored is not None:
-            self._unstored.entries[key] = None
+        self._unstored.changes = self.history.next
 
     def not_stored(self, transaction: Transaction) -> None:
         """A transaction could not be stored; what was in it goes with the next."""
-        assert self._unstored is not None
         self._unstored.failed(transaction)
-
-    def _keep(self, entry: ShardEntry) -> None:
-        """An entry differs from what is stored of it."""
-        if self._unstored is not None:
-            self._unstored.entries[entry.key] = None
 
     def _stored(self, key: str) -> StoredEntry | None:
         entry = self.cache.get(key)
@@ -330,9 +320,8 @@ class ShardState:
                 return Refused(self.incarnation), []
             case Repeat(answer):
                 return answer, []
-        if not any(
-            self._committed.has(feed) for feed in message.feeds
-        ):  # else all of it: batches are repeated as they were
+        # Batches are repeated as they were, so what has one of its ranges has all of it.
+        if not any(self._committed.has(feed) for feed in message.feeds):
             self._apply(message)
         for checkpoint in message.checkpoints:
             self._committed.check(checkpoint)
@@ -471,7 +460,7 @@ class ShardState:
     def _advance(self, feed: FeedRange) -> None:
         """Move a feed's cursor; where numbers are missing, reset what the feed feeds."""
         if self._committed.advance(feed):
-            source, _, channel = feed.feed.partition("#")[0].partition("/")
+            source, _, channel = stem(feed.feed).partition("/")
             self._gap(source, channel or None)
 
     def _gap(self, source: str, channel: str | None) -> None:
@@ -555,7 +544,7 @@ class ShardState:
         self.offset += 1
         entry.version = from_version + 1 if from_version > self._begun else self.offset
         entry.origin = origin
-        self._keep(entry)
+        self._unstored.entry(entry.key)
         self.history.record(entry.key, from_version)
         assert entry.value is not None
         size = sum(map(len, patch)) + len(patch) if patch is not None else 0
@@ -590,13 +579,14 @@ class ShardState:
     def removed(self, entry: ShardEntry) -> None:
         """The cache drops an entry."""
         self.offset += 1
-        self._keep(entry)
+        self._unstored.entry(entry.key)
         self.history.record(entry.key, entry.version)
         self.memory.removed(entry)
         self.entities.removed(entry.key)
         self._held.pop(entry.key, None)
         for observer in entry.observers:
-            observer.entry = observer.refetch_at = observer.timer_at = None
+            observer.entry = None
+            observer.unschedule()
         for link in self._watchers.get(entry.key, ()):
             pending = link.pend(entry.key, entry.version)
             pending.patches = None
@@ -635,7 +625,7 @@ class ShardState:
         if not entry.is_invalidated:
             entry.is_invalidated = True
             entry.cause, entry.cause_at = cause, self._now_ms if since_ms is None else since_ms
-            self._keep(entry)
+            self._unstored.entry(entry.key)
 
     def _invalidate(self, entry: ShardEntry, refetch: str, cause: str, asked_ms: float) -> None:
         if self.cache.get(entry.key) is not entry:
@@ -778,7 +768,7 @@ class ShardState:
             elif result.body is None:
                 self.fetches["not_modified"] += 1
                 entry.fetched_at = now_ms
-                self._keep(entry)
+                self._unstored.entry(entry.key)
                 self.cache.unchanged(entry, fetch)
             else:
                 self.cache.received(entry, fetch, Value.from_json(result.body))
@@ -827,7 +817,7 @@ class ShardState:
         completed = value if fetch.is_pure else self._replayed(entry, value, replay, updates)
         self.fetches["success"] += 1
         entry.fetched_at = self._now_ms
-        self._keep(entry)
+        self._unstored.entry(entry.key)
         if completed is None:
             self._remove(entry)
         elif not replay and not fetch.again:
@@ -1035,8 +1025,7 @@ class ShardState:
             return known[1]
         payload = self._carry_out(request)
         self._results[request.request_id] = (self._now_ms + REQUEST_MEMORY_MS, payload)
-        if self._unstored is not None:
-            self._unstored.results[request.request_id] = None
+        self._unstored.result(request.request_id)
         return payload
 
     def _carry_out(self, request: Write | Edit | Erase) -> Payload:
@@ -1099,8 +1088,7 @@ class ShardState:
         for request_id, (until, _) in list(self._results.items())[:8]:
             if until <= self._now_ms:
                 del self._results[request_id]
-                if self._unstored is not None:
-                    self._unstored.results[request_id] = None
+                self._unstored.result(request_id)
 
     # --- watches -------------------------------------------------------------------------------------------------
 
@@ -1194,18 +1182,17 @@ class ShardState:
 
     def _taken(self) -> list[Effect]:
         effects, self._effects = self._effects, []
-        if self._unstored is not None:
-            transaction = self._unstored.taken(
-                self.epoch,
-                self.offset,
-                self._stored,
-                self._committed.cursors,
-                self._committed.checkpoints,
-                self._results,
-                self.history,
-            )
-            if transaction is not None:
-                effects.insert(0, Commit(transaction))
+        transaction = self._unstored.taken(
+            self.epoch,
+            self.offset,
+            self._stored,
+            self._committed.cursors,
+            self._committed.checkpoints,
+            self._results,
+            self.history,
+        )
+        if transaction is not None:
+            effects.insert(0, Commit(transaction))
         return effects
 
     def _flush(self) -> None:
@@ -1364,7 +1351,9 @@ class ShardState:
                 self.cache.fetch(entry)
             if self._health.may_probe(service, now_ms) and entry is not None:
                 self.cache.resume(entry)
-        for source, channel in self.demand.expired(now_ms):
+        gone = self.demand.expired(now_ms)
+        self._committed.forget(gone)
+        for source, channel in gone:
             self._left(source, channel)
         self._flush()
         for link in self._links.values():
@@ -1383,7 +1372,6 @@ class ShardState:
 
     def _left(self, source: str, channel: str) -> None:
         """A channel is no longer joined: what it feeds goes out of date unnoticed."""
-        self._committed.forget(source, channel)
 
         def doubt(entry: ShardEntry) -> None:
             if not entry.observers and self._feeds.fed_by(source, channel, entry.parsed):

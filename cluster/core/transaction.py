@@ -105,17 +105,38 @@ class Store(Protocol):
 
 
 class Unstored:
-    """What has changed since the last transaction."""
+    """What has changed since the last transaction; nothing, where nothing is stored."""
 
-    __slots__ = ("changes", "checkpoints", "cursors", "entries", "results")
+    __slots__ = ("_checkpoints", "_cursors", "_entries", "_keeps", "_results", "changes")
 
-    def __init__(self) -> None:
-        self.entries: dict[str, None] = {}
-        self.cursors: dict[str, None] = {}
-        self.checkpoints: dict[str, None] = {}
-        self.results: dict[str, None] = {}
+    def __init__(self, *, keeps: bool) -> None:
+        self._keeps = keeps
+        self._entries: dict[str, None] = {}
+        self._cursors: dict[str, None] = {}
+        self._checkpoints: dict[str, None] = {}
+        self._results: dict[str, None] = {}
         self.changes = 0
         """Number of the first change of the history that is not stored."""
+
+    def entry(self, key: str) -> None:
+        """An entry has changed, or is gone."""
+        if self._keeps:
+            self._entries[key] = None
+
+    def cursor(self, feed: str) -> None:
+        """A feed's cursor has moved, or is gone."""
+        if self._keeps:
+            self._cursors[feed] = None
+
+    def checkpoint(self, sequence: str) -> None:
+        """A sequence's checkpoint has moved, or is gone."""
+        if self._keeps:
+            self._checkpoints[sequence] = None
+
+    def result(self, request: str) -> None:
+        """The result of a write has come, or is forgotten."""
+        if self._keeps:
+            self._results[request] = None
 
     def taken(
         self,
@@ -128,29 +149,30 @@ class Unstored:
         history: History,
     ) -> Transaction | None:
         """Return what is to be stored now; None: nothing has changed."""
-        if not (self.entries or self.cursors or self.checkpoints or self.results or self.changes < history.next):
+        changed = self._entries or self._cursors or self._checkpoints or self._results or self.changes < history.next
+        if not (self._keeps and changed):
             return None
         number = max(self.changes, history.first)
         made = Transaction(
             epoch,
             offset,
-            {key: entry(key) for key in self.entries},
-            {feed: cursors.get(feed) for feed in self.cursors},
-            {sequence: checkpoints.get(sequence) for sequence in self.checkpoints},
-            {request: results.get(request) for request in self.results},
+            {key: entry(key) for key in self._entries},
+            {feed: cursors.get(feed) for feed in self._cursors},
+            {sequence: checkpoints.get(sequence) for sequence in self._checkpoints},
+            {request: results.get(request) for request in self._results},
             history.lives,
             number,
             history.numbered(number),
             history.first,
         )
-        self.entries, self.cursors, self.checkpoints, self.results = {}, {}, {}, {}
+        self._entries, self._cursors, self._checkpoints, self._results = {}, {}, {}, {}
         self.changes = history.next
         return made
 
     def failed(self, transaction: Transaction) -> None:
         """`transaction` could not be stored: what it held goes with the next one."""
-        self.entries.update(dict.fromkeys(transaction.entries))
-        self.cursors.update(dict.fromkeys(transaction.cursors))
-        self.checkpoints.update(dict.fromkeys(transaction.checkpoints))
-        self.results.update(dict.fromkeys(transaction.results))
+        self._entries.update(dict.fromkeys(transaction.entries))
+        self._cursors.update(dict.fromkeys(transaction.cursors))
+        self._checkpoints.update(dict.fromkeys(transaction.checkpoints))
+        self._results.update(dict.fromkeys(transaction.results))
         self.changes = min(self.changes, transaction.number)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cluster.config import compile_config, load_mapping
-from cluster.core.feed import Repeats
+from cluster.core.feed import OPENED, Repeats, feed_name, owner, profile_of, stem
 from cluster.core.ingestion_line import AIM_MS, ASK_MS, CLAIM_AGAIN_MS, SPACING_MS
 from cluster.core.ingestion_state import (
     CLAIM_WAIT_MS,
@@ -482,3 +482,22 @@ def test_a_whole_demand_replaces_what_the_shard_said_before() -> None:
     answer, effects = machine.demand(Demand(Header("shard-0", 9, 0, 1), True, [other], []), START)
     assert answer == DemandMet(3, [])
     assert effects == [Join(*other), Leave(*one)]
+
+
+def test_a_channels_text_may_hold_what_names_of_feeds_do() -> None:
+    machine = state()
+    open_link(machine)
+    machine.receive("events", frame("set", "1", name="x#1/y#z"), START + 10)
+    take(machine, sent_blob(machine, START + 95), committed=3)
+    _, (mark,) = machine.announce(Announce("shard-0", 20), START + 500)
+    assert [(part.profile, part.feeds) for part in mark.message.parts] == [
+        (0, [FeedRange("events/c:x#1/y#z", FIRST, 2, 1, 1)])
+    ]
+
+
+@pytest.mark.parametrize("profile", [0, 3])
+@pytest.mark.parametrize("channel", ["", "/a", "/a#1", "/a#b/c"])
+def test_names_of_feeds_are_read_as_they_are_made(channel: str, profile: int) -> None:
+    name = feed_name(f"events{channel}", profile)
+    assert (stem(name), owner(name), profile_of(name)) == (f"events{channel}", "events", profile)
+    assert stem(OPENED + name) == f"events{channel}"

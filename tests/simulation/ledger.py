@@ -5,13 +5,12 @@ python -m tests.simulation.ledger FROM TO     runs a range and prints the failin
 """
 
 import random
-import sys
-import time
 from typing import Any
 
 from cluster.core.feed import Repeats
 from cluster.simulation import Faults, World
 from cluster.storage import MemoryStore
+from tests.simulation import replay
 
 KEYS = 6
 LOAD_MS = 3_000.0
@@ -142,24 +141,5 @@ class Ledger:
         assert not wrong, f"held and true: {wrong}"
 
 
-def main() -> None:
-    seeds = [int(each) for each in sys.argv[1:]]
-    if len(seeds) == 1:
-        ledger = Ledger(seeds[0])
-        try:
-            ledger.run()
-        finally:
-            sys.stdout.write("\n".join(ledger.world.trace) + "\n")
-        return
-    failed, began = [], time.monotonic()
-    for seed in range(*seeds):
-        try:
-            Ledger(seed).run()
-        except Exception as error:  # noqa: BLE001 - told below
-            failed.append(seed)
-            sys.stdout.write(f"{seed}: {type(error).__name__}: {str(error)[:300]}\n")
-    sys.stdout.write(f"{len(range(*seeds))} seeds, failed: {failed}, {time.monotonic() - began:.1f} s\n")
-
-
 if __name__ == "__main__":
-    main()
+    replay.main(Ledger)

@@ -5,12 +5,11 @@ python -m tests.simulation.schedule FROM TO     runs a range and prints the fail
 """
 
 import random
-import sys
-import time
 from typing import Any
 
 from cluster.simulation import Faults, World
 from cluster.simulation.world import Client
+from tests.simulation import replay
 
 KEYS = 8
 LOAD_MS = 4_000.0
@@ -198,31 +197,9 @@ def key(n: int) -> str:
     return f'["item",{n}]'
 
 
-def failing(seeds: range) -> list[tuple[int, str]]:
-    found = []
-    for seed in seeds:
-        try:
-            Schedule(seed, kills=seed % 3 != 0).run()
-        except Exception as error:  # noqa: BLE001 - any failure is a finding
-            found.append((seed, f"{type(error).__name__}: {error}"))
-    return found
-
-
-def main() -> None:
-    if len(sys.argv) == 2:
-        seed = int(sys.argv[1])
-        schedule = Schedule(seed, kills=seed % 3 != 0)
-        try:
-            schedule.run()
-        finally:
-            print("\n".join(schedule.world.trace))
-        return
-    started = time.perf_counter()
-    seeds = range(int(sys.argv[1]), int(sys.argv[2]))
-    for seed, error in failing(seeds):
-        print(f"seed {seed}: {error}"[:300])
-    print(f"{len(seeds)} seeds in {time.perf_counter() - started:.1f} s")
+def make(seed: int) -> Schedule:
+    return Schedule(seed, kills=seed % 3 != 0)
 
 
 if __name__ == "__main__":
-    main()
+    replay.main(make)

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation import replay
 from tests.simulation.ledger import Ledger
-from tests.simulation.schedule import Schedule
+from tests.simulation.schedule import Schedule, make
 
 SEEDS = 120
 LEDGERS, LEDGERS_A_TEST = 500, 25
@@ -13,15 +14,7 @@ LEDGERS, LEDGERS_A_TEST = 500, 25
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_every_view_is_the_truth_after_quiescence(seed: int, tmp_path: Path) -> None:
-    schedule = Schedule(seed, kills=seed % 3 != 0)
-    try:
-        schedule.run()
-    except Exception as error:  # noqa: BLE001 - any failure is to be replayed
-        trace = tmp_path / f"seed-{seed}.txt"
-        trace.write_text("\n".join(schedule.world.trace))
-        pytest.fail(
-            f"{type(error).__name__}: {error}\nreplay: python -m tests.simulation.schedule {seed}\ntrace: {trace}"
-        )
+    replay.run(make, seed, tmp_path)
 
 
 def test_the_same_seed_takes_the_same_steps() -> None:
@@ -50,12 +43,4 @@ def test_faults_do_happen() -> None:
 @pytest.mark.parametrize("first", range(0, LEDGERS, LEDGERS_A_TEST))
 def test_every_event_counts_once_whatever_dies(first: int, tmp_path: Path) -> None:
     for seed in range(first, first + LEDGERS_A_TEST):
-        ledger = Ledger(seed)
-        try:
-            ledger.run()
-        except Exception as error:  # noqa: BLE001 - any failure is to be replayed
-            trace = tmp_path / f"ledger-{seed}.txt"
-            trace.write_text("\n".join(ledger.world.trace))
-            pytest.fail(
-                f"{type(error).__name__}: {error}\nreplay: python -m tests.simulation.ledger {seed}\ntrace: {trace}"
-            )
+        replay.run(Ledger, seed, tmp_path)
