@@ -123,7 +123,7 @@ class Harness:
 async def until(socket: ClientConnection, kind: str) -> list[dict[str, Any]]:
     """Receive messages up to the first of a type."""
     messages: list[dict[str, Any]] = []
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while True:
             frame = orjson.loads(await socket.recv())
             assert isinstance(frame, list)
