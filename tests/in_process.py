@@ -14,7 +14,7 @@ from cluster.core.channel_demand import ChannelDemand
 from cluster.core.client_message import Command, client_frame, result
 from cluster.core.declared_query import DeclaredQueries, DeclaredQuery
 from cluster.core.gateway_state import Close, Deliver, GatewayState, Respond
-from cluster.core.messages import Announce, ChangeSet, Erase, Requests, Send, Write
+from cluster.core.messages import Announce, ChangeSet, Erase, Members, Requests, Send, Write
 from cluster.core.placement import assign_slots
 from cluster.core.query_key import CanonicalKey, KeyMatcher, parse
 from cluster.core.session_state import SessionState
@@ -47,9 +47,7 @@ class NoFeeds:
 
 def new_shard(index: int, incarnation: int, now_ms: float, queries: list[DeclaredQuery], gateways: list[str]):
     name = f"shard-{index}"
-    demand = ChannelDemand(
-        name, incarnation, now_ms=now_ms, ingestors=[], ingestor_of=lambda s: s, linger_ms=lambda s, c: 0.0
-    )
+    demand = ChannelDemand(name, incarnation, now_ms=now_ms, members=Members(1, []), linger_ms=lambda s, c: 0.0)
     return ShardState(
         name,
         incarnation,
@@ -58,7 +56,6 @@ def new_shard(index: int, incarnation: int, now_ms: float, queries: list[Declare
         feeds=NoFeeds(),
         demand=demand,
         gateways=gateways,
-        ingestors=[],
         replay_ms=0.0,
     )
 

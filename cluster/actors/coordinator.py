@@ -9,7 +9,7 @@ import os
 from cluster.actors.shell import Shell
 from cluster.actors.specification import Specification
 from cluster.core.coordinator_state import CoordinatorState
-from cluster.core.messages import Announce, Blob, Noted
+from cluster.core.messages import Blob
 from cluster.core.placement import coordinator_of
 from cluster.observability.metrics import Metrics
 from cluster.wire import blob
@@ -29,7 +29,6 @@ class CoordinatorActor(Shell):
             self.identity,
             int(self.now()),
             shards=shards,
-            ingestors=[f"ingestor-{n}" for n in range(config.cluster.ingestors)],
             profiles=spec.compiled.profiles,
         )
         self._metrics = Metrics(component="coordinator", shard="")
@@ -43,8 +42,6 @@ class CoordinatorActor(Shell):
         match message:
             case Blob():
                 answer, effects = self.machine.blob(message, self.now())
-            case Announce():
-                answer, effects = Noted(self.machine.incarnation), []
             case _:
                 raise AssertionError(f"a coordinator does not take {type(message).__name__}")
         self.run(effects)

@@ -11,12 +11,13 @@ import msgspec
 import ray
 from ray.exceptions import RayError
 
-from cluster.core.messages import Answer, Message
+from cluster.core.messages import Answer, Members, Message
 from cluster.errors import UnavailableError
 from cluster.wire import blob
 
 CALL_TIMEOUT_S = 10.0
 """A stopped process neither answers nor fails. Sending again after this is safe: repeats are recognised."""
+MEMBERS_PAUSE_S = 0.2
 SUPERVISOR = "supervisor"
 
 
@@ -82,6 +83,27 @@ class Peers:
             raise UnavailableError("the supervisor does not answer") from error
         return described
 
+    async def members(self) -> Members:
+        """Return which ingestors there are, as soon as the supervisor says so."""
+        while True:
+            try:
+                encoded: bytes = await self._ask(SUPERVISOR, "members", 5.0)
+            except Unreachable:
+                await asyncio.sleep(MEMBERS_PAUSE_S)
+            else:
+                return msgspec.msgpack.decode(encoded, type=Members)
+
+    async def scale(self, counts: dict[str, int]) -> None:
+        """Have another number of actors, by kind.
+
+        Raises:
+            UnavailableError: the supervisor does not answer.
+        """
+        try:
+            await self._ask(SUPERVISOR, "scale", 5.0, counts)
+        except Unreachable as error:
+            raise UnavailableError("the supervisor does not answer") from error
+
     async def drain(self, to: str) -> None:
         """Ask an actor to finish what it owes its clients; errors do not matter, it is about to be stopped."""
         try:
@@ -89,10 +111,10 @@ class Peers:
         except Unreachable:
             return
 
-    async def _ask(self, to: str, method: str, timeout_s: float) -> Any:
+    async def _ask(self, to: str, method: str, timeout_s: float, *arguments: Any) -> Any:
         try:
             handle = await self._handle(to)
-            return await asyncio.wait_for(getattr(handle, method).remote(), timeout_s)
+            return await asyncio.wait_for(getattr(handle, method).remote(*arguments), timeout_s)
         except (RayError, TimeoutError, ValueError) as error:
             self._handles.pop(to, None)
             raise Unreachable(f"{to}: {type(error).__name__}") from error
@@ -120,6 +142,10 @@ class SupervisorHandle:
         """Return the description of the whole cluster."""
         described: dict[str, Any] = ray.get(self._handle.describe.remote(), timeout=10)
         return described
+
+    def scale(self, counts: dict[str, int]) -> None:
+        """Have another number of actors."""
+        ray.get(self._handle.scale.remote(counts), timeout=10)
 
     def metrics(self) -> list[tuple[str, bytes | None]]:
         """Return (actor, encoded metrics or None where it did not answer) of every actor."""

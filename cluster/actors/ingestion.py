@@ -6,6 +6,7 @@ anew, and shards invalidate what it feeds. Retry: a blob that comes twice is tak
 
 import asyncio
 import os
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -20,8 +21,18 @@ from cluster.config.model import SourceConfig
 from cluster.core import template
 from cluster.core.declared_query import FetchRequest
 from cluster.core.feed import EventId
-from cluster.core.ingestion_state import AskMissed, IngestionState, Join, Leave, Resume, Start
-from cluster.core.messages import Announce, Claimed, Demand
+from cluster.core.ingestion_state import (
+    AskMissed,
+    IngestionState,
+    Join,
+    Leave,
+    Reconnect,
+    Resume,
+    SourceTraits,
+    Start,
+    Stop,
+)
+from cluster.core.messages import Announce, Claimed, Demand, HandOver, Members, Take
 from cluster.core.retry import Backoff
 from cluster.core.rule import Envelope, FrameFault
 from cluster.errors import UpstreamError
@@ -57,34 +68,36 @@ class IngestionActor(Shell):
         spec = Specification.decode(specification)
         super().__init__(f"ingestor-{index}", spec.name)
         config = spec.config
-        mine = [name for name in config.sources if spec.ingestor_of(name) == self.identity]
-        self._routers = {name: spec.compiled.router(name) for name in mine}
+        self._routers = {name: spec.compiled.router(name) for name in config.sources}
         self._missed = {
-            name: _missed_service(name, url, config.sources[name].headers)
-            for name in mine
-            if (url := config.sources[name].missed) is not None
+            name: _missed_service(name, source.missed, source.headers)
+            for name, source in config.sources.items()
+            if source.missed is not None
         }
-        always = spec.compiled.feeds.always()
+        members = await self.peers.members()
         self.machine = IngestionState(
             self.identity,
             int(self.now()),
             routers=self._routers,
-            always=always,
+            always=spec.compiled.feeds.always(),
             slots=spec.slots,
             shards=config.cluster.shards,
             coordinators=config.cluster.coordinators,
             profiles=spec.compiled.profiles,
             gateways=spec.gateways,
-            repeats={name: config.sources[name].repeats for name in mine},
-            asks=frozenset(self._missed),
+            traits={
+                name: SourceTraits(source.repeats, source.missed is not None, source.is_spread, source.has_ids)
+                for name, source in config.sources.items()
+            },
+            members=members,
         )
         self._metrics = Metrics(component="ingestion")
-        self._decode_errors: dict[str, int] = dict.fromkeys(mine, 0)
+        self._decode_errors: dict[str, int] = dict.fromkeys(config.sources, 0)
         self._refused: Counter[tuple[str, str]] = Counter()
-        self._sources = {name: self._source(name, config.sources[name]) for name in mine}
-        for owner, channel in always:
-            if owner in self._sources:
-                self._sources[owner].join(channel)
+        self._sources = {name: self._source(name, source) for name, source in config.sources.items()}
+        self._load, self._was_paused = 0.0, False
+        self._measured = (time.monotonic(), time.process_time(), 0)
+        self._running: dict[str, asyncio.Task[None]] = {}
         self.run(())
 
     def _source(self, name: str, config: SourceConfig) -> Source:
@@ -159,6 +172,12 @@ class IngestionActor(Shell):
                 answer, effects = self.machine.claimed(message, self.now())
             case Announce():
                 answer, effects = self.machine.announce(message, self.now())
+            case Members():
+                answer, effects = self.machine.members(message, self.now())
+            case Take():
+                answer, effects = self.machine.take(message, self.now())
+            case HandOver():
+                answer, effects = self.machine.hand_over(message, self.now())
             case _:
                 raise AssertionError(f"an ingestor does not take {type(message).__name__}")
         self.run(effects)
@@ -168,7 +187,11 @@ class IngestionActor(Shell):
         """Begin to read, join, leave, read on, ask for what was missed."""
         match effect:
             case Start(source=source):
-                self.spawn(self._sources[source].run())
+                self._running[source] = self.spawn(self._run_source(source, self._running.get(source)))
+            case Reconnect(source=source):
+                self._sources[source].reconnect()
+            case Stop(source=source):
+                self._running[source].cancel()
             case AskMissed():
                 self.spawn(self._ask_missed(effect))
             case Join(source=source, channel=channel):
@@ -179,6 +202,12 @@ class IngestionActor(Shell):
                 self._sources[source].resume()
             case _:
                 raise AssertionError(f"no such effect: {effect!r}")
+
+    async def _run_source(self, name: str, before: asyncio.Task[None] | None) -> None:
+        """Read a source, once a connection that was to be closed is."""
+        if before is not None:
+            await asyncio.wait([before])
+        await self._sources[name].run()
 
     async def _ask_missed(self, asked: AskMissed) -> None:
         """Ask an endpoint for what was missed."""
@@ -205,9 +234,13 @@ class IngestionActor(Shell):
 
     async def status(self) -> dict[str, object]:
         """Say what `/v1/cluster` shows of this actor."""
+        machine = self.machine
         return {
             "pid": os.getpid(),
             "node": self.node,
+            "units": machine.status(),
+            "load": self._measure_load(),
+            "paused": self._was_paused,
             "sources": [
                 {
                     "name": name,
@@ -216,14 +249,27 @@ class IngestionActor(Shell):
                     "reconnects": source.reconnects,
                 }
                 for name, source in self._sources.items()
+                if machine.reads(name)
             ],
         }
+
+    def _measure_load(self) -> float:
+        """Return the share of one core that this process used, over a second or more, up to lately."""
+        now, used = time.monotonic(), time.process_time()
+        if now - self._measured[0] >= 1.0:
+            self._load = round((used - self._measured[1]) / (now - self._measured[0]), 3)
+            self._was_paused = self.machine.pauses > self._measured[2]
+            self._measured = (now, used, self.machine.pauses)
+        return self._load
 
     async def samples(self) -> bytes:
         """Return the metrics, encoded."""
         machine, metrics = self.machine, self._metrics
         for name, source in self._sources.items():
+            if not machine.reads(name) and not machine.events_received[name]:
+                continue
             metrics.set("events_received_total", machine.events_received[name], source=name)
+            metrics.set("source_gaps_total", machine.gaps[name], source=name)
             metrics.set("event_decode_errors_total", self._decode_errors[name], source=name)
             metrics.set("source_connected", float(source.state is SourceState.CONNECTED), source=name)
             metrics.set("source_reconnects_total", source.reconnects, source=name)

@@ -18,7 +18,7 @@ from cluster.app.functions import ABSENT, Functions
 from cluster.core.channel_demand import ChannelDemand
 from cluster.core.declared_query import FunctionRequest, Response
 from cluster.core.memory import Memory
-from cluster.core.messages import Announce, Batch, Requests
+from cluster.core.messages import Announce, Batch, Members, Requests
 from cluster.core.operation import UNCHANGED
 from cluster.core.query_key import CanonicalKey
 from cluster.core.shard_state import Commit, Effect, ShardState, StartFetch
@@ -57,8 +57,8 @@ class ShardActor(Shell):
             self.identity,
             incarnation,
             now_ms=now_ms,
-            ingestors=spec.ingestors,
-            ingestor_of=spec.ingestor_of,
+            members=Members(0, []),
+            spread=spec.spread,
             linger_ms=feeds.linger_ms,
         )
         self.machine = ShardState(
@@ -69,7 +69,6 @@ class ShardActor(Shell):
             feeds=feeds,
             demand=demand,
             gateways=spec.gateways,
-            ingestors=spec.ingestors,
             replay_ms=max(profile.max_wait_ms for profile in spec.compiled.profiles),
             entities=spec.compiled.entities,
             relations=spec.compiled.relations,
@@ -98,6 +97,11 @@ class ShardActor(Shell):
             self.machine.restore(stored, now_ms, lambda key: spec.slots.shard(CanonicalKey(key)) == index)
             self.log.info("store_restored", entries=len(self.machine.cache), ms=round(self.now() - now_ms))
         self.run(())
+        self.spawn(self._learn_members())
+
+    async def _learn_members(self) -> None:
+        _, effects = self.machine.members(await self.peers.members(), self.now())
+        self.run(effects)
 
     def _open_store(self, spec: Specification, index: int) -> tuple[LmdbStore | None, Stored | None]:
         storage = spec.config.storage
@@ -131,6 +135,8 @@ class ShardActor(Shell):
                 answer, effects = self.machine.requests(message, self.now())
             case Announce():
                 answer, effects = self.machine.announce(message, self.now())
+            case Members():
+                answer, effects = self.machine.members(message, self.now())
             case _:
                 raise AssertionError(f"a shard does not take {type(message).__name__}")
         self.run(effects)
@@ -202,6 +208,7 @@ class ShardActor(Shell):
             "keys": len(machine.cache),
             "subscribers": machine.subscriptions,
             "lag_ms": round(machine.lag_ms),
+            "members_epoch": machine.demand.epoch,
             "store": self._store_state,
         }
 

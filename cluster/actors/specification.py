@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from cluster.config import Compiled, Config, compile_config
-from cluster.core.placement import SlotMap, assign_slots, rendezvous
+from cluster.core.placement import SlotMap, assign_slots
 
 
 class Specification(Struct, frozen=True):
@@ -27,13 +27,9 @@ class Specification(Struct, frozen=True):
         return [f"gateway-{n}" for n in range(self.config.cluster.gateways)]
 
     @property
-    def ingestors(self) -> list[str]:
-        """Return the addresses of all ingestors."""
-        return [f"ingestor-{n}" for n in range(self.config.cluster.ingestors)]
-
-    def ingestor_of(self, source: str) -> str:
-        """Return the ingestor that reads a source."""
-        return rendezvous(source, self.ingestors)
+    def spread(self) -> list[str]:
+        """Return the sources whose channels are divided among the ingestors one by one."""
+        return [name for name, source in self.config.sources.items() if source.is_spread]
 
     @classmethod
     def decode(cls, encoded: bytes) -> "Specification":

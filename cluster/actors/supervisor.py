@@ -1,13 +1,15 @@
 """The supervisor as an actor: makes the others, watches them, describes the cluster.
 
-Crash: the data plane goes on; the new life finds the others by name and takes the configuration from where Ray keeps it. Retry:
-applying a configuration twice does nothing the second time.
+Crash: the data plane goes on; the new life finds the others by name, takes the configuration from where Ray keeps it, and asks which
+ingestors there are. Retry: applying a configuration twice does nothing the second time.
 """
 
 import asyncio
+import contextlib
 import os
 from typing import Any
 
+import msgspec
 import ray
 
 from cluster import __version__
@@ -18,17 +20,26 @@ from cluster.actors.handles import Peers, Unreachable
 from cluster.actors.ingestion import IngestionActor
 from cluster.actors.shard import ShardActor
 from cluster.actors.specification import Specification
+from cluster.clock import SystemClock
+from cluster.core.messages import Members
+from cluster.core.scaling import Autoscaler, Reported, Retire, Scaling
 from cluster.core.supervisor_state import CHECK_MS, Create, Effect, Remove, Replace, SupervisorState
 from cluster.observability.logs import Log
 from cluster.observability.logs import configure as configure_logs
 from cluster.observability.metrics import Metrics
 
+INTERNAL = ("units", "members_epoch", "paused")
+"""Parts of actors' statuses that are the supervisor's business."""
+WORSE = ("connected", "connecting", "reconnecting", "failed", "disconnected")
+"""States of a source, worst last."""
 KINDS: dict[str, type] = {
     "shard": ShardActor,
     "coordinator": CoordinatorActor,
     "ingestor": IngestionActor,
     "gateway": GatewayActor,
 }
+STEP_S = 0.2
+"""Between steps while ingestors are added or taken away."""
 SETTLE_S = 0.1
 """For calls under way to end, while stopping."""
 CPU_SHARE = 0.01
@@ -47,6 +58,18 @@ def _nodes() -> list[dict[str, str]]:
     return [{"id": node["NodeID"], "address": node["NodeManagerAddress"]} for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
+def _by_source(connections: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return one row for each source, of which several ingestors may have connections: as the worst of them has it."""
+    rows: dict[str, dict[str, Any]] = {}
+    for connection in connections:
+        row = rows.setdefault(connection["name"], {**connection, "connections": 0, "events": 0, "reconnects": 0})
+        row["connections"] += 1
+        row["events"] += connection["events"]
+        row["reconnects"] += connection["reconnects"]
+        row["state"] = max(row["state"], connection["state"], key=WORSE.index)
+    return [rows[name] for name in sorted(rows)]
+
+
 class SupervisorActor:
     """Shell of `SupervisorState`."""
 
@@ -59,9 +82,14 @@ class SupervisorActor:
         self._encoded = b""
         self._spec = Specification.decode(specification)
         self._statuses: dict[str, dict[str, Any]] = {}
+        self._clock = SystemClock()
+        self._scaling = Scaling(Members(int(self._clock.now_ms()), self._initial_ingestors()))
+        self._autoscaler: Autoscaler | None = None
         self._applying = asyncio.Lock()
-        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        await self._recover()
         await self.apply(specification)
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._watch()), loop.create_task(self._scale())]
 
     async def apply(self, specification: bytes) -> None:
         """Make the cluster be what the configuration says; actors built from another one are made anew."""
@@ -71,17 +99,91 @@ class SupervisorActor:
             replacing = self._encoded != b""
             self._encoded = specification
             self._spec = Specification.decode(specification)
-            cluster = self._spec.config.cluster
-            counts = {
-                "shard": cluster.shards,
-                "coordinator": cluster.coordinators,
-                "ingestor": cluster.ingestors,
-                "gateway": cluster.gateways,
-            }
-            actors = [f"{kind}-{n}" for kind, count in counts.items() for n in range(count)]
-            effects = self._state.want(actors)
-            for effect in effects:
+            if replacing:
+                self._scaling = Scaling(Members(self._scaling.members.epoch + 1, self._initial_ingestors()))
+            autoscale = self._spec.config.cluster.autoscale
+            self._autoscaler = None if autoscale is None else Autoscaler(autoscale, self._clock.now_ms())
+            for effect in self._state.want(self._actors()):
                 await self._run(Replace(effect.actor) if replacing and isinstance(effect, Create) else effect)
+
+    def _initial_ingestors(self) -> list[str]:
+        return [f"ingestor-{n}" for n in range(self._spec.config.cluster.ingestors)]
+
+    def _actors(self) -> list[str]:
+        """Return what should be, in the order in which it is made."""
+        cluster = self._spec.config.cluster
+        counts = {"shard": cluster.shards, "coordinator": cluster.coordinators, "gateway": cluster.gateways}
+        return [f"{kind}-{n}" for kind, count in counts.items() for n in range(count)] + self._scaling.actors
+
+    async def _recover(self) -> None:
+        """Find out which ingestors there are, from those that an earlier life has made."""
+        prefix = "ingestor-"
+        named = await asyncio.to_thread(ray.util.list_named_actors, True)  # of all namespaces
+        names = [each["name"] for each in named if each["namespace"] == self._namespace]
+        found = await asyncio.gather(*(self._status(name) for name in names if name.startswith(prefix)))
+        self._scaling.recover([Reported(*status["units"]).members for status in found if status is not None])
+
+    async def members(self) -> bytes:
+        """Say which ingestors there are (msgpack)."""
+        return msgspec.msgpack.encode(self._scaling.members)
+
+    async def scale(self, counts: dict[str, int]) -> None:
+        """Have another number of ingestors; `describe` shows when it is so."""
+        self._scaling.wanted = counts["ingestors"]
+        self._log.info("scaling", **counts)
+
+    async def _scale(self) -> None:
+        """Add and take away ingestors, step by step."""
+        while True:
+            await asyncio.sleep(STEP_S)
+            if not self._state.ready:
+                continue
+            if self._scaling.is_done:
+                await self._autoscale()
+                continue
+            shards = [f"shard-{n}" for n in range(self._spec.config.cluster.shards)]
+            names = [*shards, *self._scaling.actors]
+            statuses = dict(zip(names, await asyncio.gather(*map(self._status, names)), strict=True))
+            ingestors = {
+                name: Reported(*status["units"])
+                for name, status in statuses.items()
+                if status is not None and name not in shards
+            }
+            epochs = {name: None if (of := statuses[name]) is None else int(of["members_epoch"]) for name in shards}
+            for step in self._scaling.step(ingestors, epochs):
+                if isinstance(step, Retire):
+                    self._log.info("ingestor_retired", actor=step.actor)
+                else:
+                    with contextlib.suppress(Unreachable):
+                        await self._peers.call(step.actor, step.members)
+            async with self._applying:
+                await self._adjust()
+
+    async def _adjust(self) -> None:
+        """End ingestors that are no longer needed, make others, and count on those as soon as they answer."""
+        wanted, desired = self._actors(), self._state.desired
+        for actor in wanted:
+            if actor not in desired:
+                await self._run(Create(actor))
+        answering = [actor for actor in wanted if actor in desired or await self._status(actor) is not None]
+        if tuple(answering) != desired:
+            for effect in self._state.want(answering):
+                if isinstance(effect, Remove):
+                    await self._run(effect)
+            for actor in answering:
+                if actor not in desired:
+                    self._state.answered(actor)
+
+    async def _autoscale(self) -> None:
+        """Compare how busy ingestors are with how busy they are to be."""
+        if self._autoscaler is None:
+            return
+        names = self._scaling.actors
+        statuses = [status for name in names if (status := self._statuses.get(name)) is not None]
+        loads = [(float(status["load"]), bool(status["paused"])) for status in statuses]
+        wanted = self._autoscaler.wanted(len(names), loads, self._clock.now_ms())
+        if wanted != len(names):
+            await self.scale({"ingestors": wanted})
 
     async def _run(self, effect: Effect) -> None:
         match effect:
@@ -143,7 +245,7 @@ class SupervisorActor:
         sources: list[dict[str, Any]] = []
         for actor in self._state.desired:
             kind, _, index = actor.rpartition("-")
-            status = dict(self._statuses.get(actor, {}))
+            status = {name: each for name, each in self._statuses.get(actor, {}).items() if name not in INTERNAL}
             sources.extend(status.pop("sources", []))
             kinds[kind].append({"id": int(index), **status})
         return {
@@ -156,7 +258,8 @@ class SupervisorActor:
             "ingestors": kinds["ingestor"],
             "gateways": kinds["gateway"],
             "supervisor": {"pid": os.getpid()},
-            "sources": sources,
+            "sources": _by_source(sources),
+            "scaling": not self._scaling.is_done,
         }
 
     async def metrics(self) -> list[tuple[str, bytes | None]]:
@@ -177,7 +280,8 @@ class SupervisorActor:
 
     async def stop(self) -> None:
         """Drain the gateways and end every actor but this one."""
-        self._watcher.cancel()
+        for task in self._tasks:
+            task.cancel()
         actors, self._state.desired = self._state.desired, ()
         await asyncio.gather(*(self._peers.drain(actor) for actor in actors if actor.startswith("gateway")))
         for kind in ("ingestor", "coordinator", "gateway", "shard"):  # down the stream, so that nobody calls the dead

@@ -32,6 +32,8 @@ Url = Annotated[str, typer.Option("--url", envvar="HARBOR_URL", help="The gatewa
 Token = Annotated[str | None, typer.Option("--token", envvar="HARBOR_TOKEN", help="Credentials.")]
 Key = Annotated[str, typer.Argument(help='A query key, JSON: \'["projects","detail","7"]\'')]
 URL = "http://127.0.0.1:8700"
+SCALE_TIMEOUT_S = 120.0
+SCALE_PAUSE_S = 0.2
 USAGE = frozenset({ErrorCode.BAD_REQUEST, ErrorCode.BAD_KEY, ErrorCode.TOO_DEEP, ErrorCode.TOO_LARGE})
 
 
@@ -161,6 +163,35 @@ def status(
     from cluster.cli.tables import show_status
 
     show_status(described)
+
+
+@app.command()
+@_command
+def scale(
+    counts: Annotated[list[str], typer.Argument(help="Such as ingestors=4.", metavar="KIND=N...")],
+    url: Url = URL,
+    token: Token = None,
+) -> None:
+    """Have another number of actors, live; ends when everything is where it belongs."""
+    from cluster.client import HttpClient
+
+    wanted: dict[str, int] = {}
+    for count in counts:
+        kind, _, number = count.partition("=")
+        if not number.isdecimal():
+            raise HarborError(ErrorCode.BAD_REQUEST, f"expected KIND=N such as ingestors=4, got {count!r}")
+        wanted[kind] = int(number)
+    client = HttpClient(url, token)
+    client.scale(wanted)
+    deadline = time.monotonic() + SCALE_TIMEOUT_S
+    while (described := client.cluster())["scaling"] or len(described["ingestors"]) != wanted["ingestors"]:
+        if time.monotonic() > deadline:
+            raise HarborError(ErrorCode.TIMEOUT, "it was accepted, and goes on: see harbor status")
+        time.sleep(SCALE_PAUSE_S)
+    if _is_terminal():
+        sys.stdout.write(", ".join(f"{number} {kind}" for kind, number in wanted.items()) + "\n")
+    else:
+        _line(wanted)
 
 
 @app.command()

@@ -44,6 +44,10 @@ class HttpClient:
         """Mark entries as out of date. Returns how many."""
         return int(self._ask("POST", "/v1/invalidate", body={"key": key, "exact": exact})["matched"])
 
+    def scale(self, counts: dict[str, int]) -> None:
+        """Have another number of actors, by kind; `cluster` shows when it is so."""
+        self._ask("POST", "/v1/scale", body=counts)
+
     def cluster(self) -> dict[str, Any]:
         """Return the description of the cluster."""
         return self._ask("GET", "/v1/cluster")

@@ -39,6 +39,7 @@ from cluster.core.infinite import OffsetPaging
 from cluster.core.json_pointer import tokens
 from cluster.core.operation import is_number
 from cluster.core.rule import BROADCAST
+from cluster.core.scaling import MAX_INGESTORS, Autoscale
 from cluster.core.staleness import STATIC, StaleTime
 from cluster.core.window import Profile
 from cluster.errors import ConfigError, OperationError
@@ -208,6 +209,21 @@ def _count(path: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1024:
         raise ConfigError(path, f"expected a whole number from 1 to 1024, got {value!r}")
     return value
+
+
+def _ingestors(path: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_INGESTORS:
+        raise ConfigError(
+            path,
+            f"expected a whole number from 1 to {MAX_INGESTORS}, or {{min, max, target, cool_down}}, got {value!r}",
+        )
+    return value
+
+
+def _share(path: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise ConfigError(path, f"expected a share of a core above 0, at most 1, got {value!r}")
+    return float(value)
 
 
 def _at_least(minimum: int, path: str, value: Any) -> int:
@@ -468,18 +484,37 @@ class _Reader:
 
     def cluster(self, path: str, value: Any) -> ClusterConfig:
         section = _Section(self, path, value)
+        autoscale = (
+            section.take("ingestors", None, self.autoscale)
+            if isinstance(section.value.get("ingestors"), dict)
+            else None
+        )
         made = ClusterConfig(
             section.take("name", "harbor", _name),
             section.take("shards", 4, _shards),
             section.take("coordinators", 1, _count),
-            section.take("ingestors", 1, _count),
+            autoscale.min if autoscale is not None else section.take("ingestors", 1, _ingestors),
             section.take("gateways", 1, _gateways),
+            autoscale,
         )
         if made.coordinators > made.shards:
             self.fault(
                 f"{path}.coordinators", f"expected at most one per shard ({made.shards}), got {made.coordinators}"
             )
         section.later("replicas", 0)
+        section.done()
+        return made
+
+    def autoscale(self, path: str, value: Any) -> Autoscale:
+        section = _Section(self, path, value)
+        made = Autoscale(
+            section.take("min", 1, _ingestors),
+            section.take("max", 4, _ingestors),
+            section.take("target", 0.7, _share),
+            section.take("cool_down", 60_000.0, _positive),
+        )
+        if made.max < made.min:
+            self.fault(f"{path}.max", f"expected at least min ({made.min}), got {made.max}")
         section.done()
         return made
 

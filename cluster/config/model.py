@@ -14,6 +14,7 @@ from msgspec import Struct
 from cluster.core.entity_index import EntityType
 from cluster.core.feed import Repeats
 from cluster.core.infinite import OffsetPaging
+from cluster.core.scaling import Autoscale
 from cluster.core.staleness import StaleTime
 from cluster.core.template import Literal, holes, parse
 from cluster.core.window import Profile
@@ -55,7 +56,10 @@ class ClusterConfig(Struct, frozen=True):
     shards: int = 4
     coordinators: int = 1
     ingestors: int = 1
+    """To begin with, where `autoscale` changes them."""
     gateways: int = 1
+    autoscale: Autoscale | None = None
+    """Of ingestors."""
 
 
 class GatewayConfig(Struct, frozen=True):
@@ -131,6 +135,16 @@ class SourceConfig(_Confidential, frozen=True):
     max_frame_bytes: int = 4 * 1024 * 1024
     missed: str | None = None
     """URL that tells what came after an event, with `{last_event_id}`."""
+
+    @property
+    def is_spread(self) -> bool:
+        """Return whether each channel is joined by a message of its own, and can so be read by any ingestor."""
+        return self.subscribe is not None and self.missed is None
+
+    @property
+    def has_ids(self) -> bool:
+        """Return whether its events may have ids."""
+        return self.envelope is None or "id" in self.envelope
 
     @property
     def repeats(self) -> Repeats:

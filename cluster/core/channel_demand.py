@@ -2,26 +2,30 @@
 
 A channel is needed from the first watched key it feeds until `linger` after the last; keys come and go with page views, and
 joining costs the upstream more than staying. Each ingestor has a link of its own; changes wait on it folded, so a key watched and
-dropped between two calls costs nothing.
+dropped between two calls costs nothing. When the ingestors change, each is told the whole of what is now its own; those that have channels
+which are no longer theirs keep them until they are taken over (`hand_over`), so what is joined stays joined here.
 
 What must not live here: which channels feed a key (`rule`), sockets.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 
 from cluster.core.link import Outgoing
-from cluster.core.messages import Answer, Demand, DemandMet, Full, Refused, Send
+from cluster.core.messages import Answer, Demand, DemandMet, Full, Members, Refused, Send
+from cluster.core.placement import rendezvous, unit
 
 RETRY_MS = 200.0
 GREET_MS = 10_000.0
 """A restarted shard says the whole of what it needs only after gateways have had time to watch again. Sooner, ingestors would leave
 channels that are about to be wanted, and events would be lost between leaving and joining."""
+MAX_RELINKS = 1_000_000
+"""Far more often than a link is started over in one life (each raises its incarnation by one)."""
 Channel = tuple[str, str]
 """(source, channel)."""
 
 
 class _IngestorLine:
-    __slots__ = ("address", "dirty", "link", "told", "whole")
+    __slots__ = ("address", "dirty", "kept", "link", "told", "whole")
 
     def __init__(self, address: str, identity: str, incarnation: int) -> None:
         self.address = address
@@ -32,6 +36,8 @@ class _IngestorLine:
         """Channels that may differ from `told`, in the order they were touched."""
         self.whole = False
         """The next message says everything this shard needs."""
+        self.kept = False
+        """The ingestors have changed: the next message is sent even if it says nothing, and what is joined stays so, by whomever."""
 
 
 class ChannelDemand:
@@ -43,19 +49,60 @@ class ChannelDemand:
         incarnation: int,
         *,
         now_ms: float,
-        ingestors: Sequence[str],
-        ingestor_of: Callable[[str], str],
+        members: Members,
         linger_ms: Callable[[str, str], float],
+        spread: Collection[str] = (),
     ) -> None:
-        self._ingestor_of = ingestor_of
+        """`spread`: sources whose channels are divided among the ingestors one by one."""
+        self._identity = identity
+        self._incarnation = incarnation
+        self._members = members
+        self._spread = frozenset(spread)
         self._linger_ms = linger_ms
         self._counts: dict[Channel, int] = {}
         self._since: dict[Channel, float] = {}
         """From when each has been needed without a break."""
         self._leaving: dict[Channel, float] = {}
         self._joined: set[Channel] = set()
-        self._lines = {address: _IngestorLine(address, identity, incarnation) for address in ingestors}
+        self._lines = {address: _IngestorLine(address, identity, incarnation) for address in members.ingestors}
         self._greet_at: float | None = now_ms + GREET_MS
+
+    @property
+    def epoch(self) -> int:
+        """The members' that are known."""
+        return self._members.epoch
+
+    @property
+    def ingestors(self) -> list[str]:
+        """Those that are known."""
+        return self._members.ingestors
+
+    def members(self, message: Members) -> bool:
+        """The supervisor says which ingestors there are. Returns whether that is news."""
+        if message.epoch <= self._members.epoch:
+            return False
+        self._members = message
+        lines = {}
+        for address in message.ingestors:
+            line = self._lines.get(address)
+            if line is None:
+                # Above the incarnations that a line to an earlier ingestor of this name may have had.
+                self._incarnation += MAX_RELINKS
+                line = _IngestorLine(address, self._identity, self._incarnation)
+            else:
+                line.link.relink()
+            lines[address] = line
+        self._lines = lines
+        for line in lines.values():
+            line.told.clear()
+            line.dirty = self._all_of(line)
+            line.kept = True
+            line.whole = self._greet_at is None
+        return True
+
+    def _ingestor_of(self, channel: Channel) -> str:
+        source, name = channel
+        return rendezvous(unit(source, name, is_spread=source in self._spread), self._members.ingestors)
 
     def need(self, channels: list[Channel], now_ms: float) -> None:
         """One more watched key needs `channels`."""
@@ -96,7 +143,7 @@ class ChannelDemand:
         if self._greet_at is not None:
             times.append(self._greet_at)
         for line in self._lines.values():
-            if line.link.idle and (line.dirty or line.whole):
+            if line.link.idle and (line.dirty or line.whole or line.kept):
                 times.append(0.0)
             elif line.link.retry_at is not None:
                 times.append(line.link.retry_at)
@@ -122,8 +169,8 @@ class ChannelDemand:
 
     def answered(self, address: str, message: Demand, answer: Answer, now_ms: float) -> None:
         """An ingestor answered `message`."""
-        line = self._lines[address]
-        if line.link.in_flight is not message:
+        line = self._lines.get(address)
+        if line is None or line.link.in_flight is not message:
             return
         match answer:
             case DemandMet(incarnation=incarnation):
@@ -138,8 +185,9 @@ class ChannelDemand:
 
     def unanswered(self, address: str, message: Demand, now_ms: float) -> None:
         """The call failed; it is made again."""
-        if self._lines[address].link.in_flight is message:
-            self._lines[address].link.failed(now_ms, RETRY_MS)
+        line = self._lines.get(address)
+        if line is not None and line.link.in_flight is message:
+            line.link.failed(now_ms, RETRY_MS)
 
     def announced(self, address: str, incarnation: int) -> None:
         """An ingestor lives anew and knows nothing."""
@@ -162,24 +210,25 @@ class ChannelDemand:
         add = [channel for channel in line.dirty if channel in self._counts and channel not in line.told]
         drop = [channel for channel in line.dirty if channel not in self._counts and channel in line.told]
         line.dirty = {}
-        if not (add or drop or line.whole):
+        if not (add or drop or line.whole or line.kept):
             return None
         line.told.update(add)
         line.told.difference_update(drop)
         self._joined.difference_update(drop)
-        if line.whole:
+        if line.whole and not line.kept:
             self._forget(line)
-        whole, line.whole = line.whole, False
-        return Demand(line.link.header(), whole, add, drop)
+        whole, line.whole, line.kept = line.whole, False, False
+        return Demand(line.link.header(), self._members.epoch, whole, add, drop)
 
     def _forget(self, line: _IngestorLine) -> None:
         """Take for joined only what the ingestor was told."""
         self._joined = {
-            channel for channel in self._joined if channel in line.told or self._ingestor_of(channel[0]) != line.address
+            channel for channel in self._joined if channel in line.told or self._ingestor_of(channel) != line.address
         }
 
     def _all_of(self, line: _IngestorLine) -> dict[Channel, None]:
-        return {channel: None for channel in self._counts if self._ingestor_of(channel[0]) == line.address}
+        return {channel: None for channel in self._counts if self._ingestor_of(channel) == line.address}
 
     def _touch(self, channel: Channel) -> None:
-        self._lines[self._ingestor_of(channel[0])].dirty[channel] = None
+        if self._members.ingestors:
+            self._lines[self._ingestor_of(channel)].dirty[channel] = None

@@ -13,9 +13,8 @@ from typing import Any
 from msgspec import structs
 
 from cluster.core.fold import Fold
-from cluster.core.link import Announcements, Foreign, Incoming, New, Outgoing, Repeat
+from cluster.core.link import Foreign, Incoming, New, Outgoing, Repeat
 from cluster.core.messages import (
-    Announce,
     Answer,
     Batch,
     BatchCommitted,
@@ -26,7 +25,6 @@ from cluster.core.messages import (
     FeedRange,
     Full,
     KeyOperations,
-    Noted,
     Part,
     Refused,
     Send,
@@ -133,7 +131,6 @@ class CoordinatorState:
         incarnation: int,
         *,
         shards: Sequence[int],
-        ingestors: Sequence[str],
         profiles: Sequence[Profile],
     ) -> None:
         self.identity = identity
@@ -144,7 +141,6 @@ class CoordinatorState:
         self._incoming: dict[str, Incoming] = {}
         self._progress: dict[tuple[str, int], _Progress] = {}
         """By sender and its incarnation."""
-        self._announcements = Announcements(identity, incarnation, list(ingestors))
         self.blobs_turned_away = 0
         self.operations_in = 0
         self.operations_out = 0
@@ -204,12 +200,12 @@ class CoordinatorState:
 
     def deadline(self) -> float | None:
         """When the next window closes or the next resend is due."""
-        times = [self._announcements.deadline(), *(lane.due() for lane in self._lanes.values())]
+        times = [lane.due() for lane in self._lanes.values()]
         return min((at for at in times if at is not None), default=None)
 
     def wake(self, now_ms: float) -> list[Send]:
         """Send the batches of windows that have closed."""
-        effects = self._announcements.wake(now_ms)
+        effects: list[Send] = []
         for lane in self._lanes.values():
             if not lane.link.idle:
                 batch = lane.link.resend(now_ms)
@@ -221,9 +217,6 @@ class CoordinatorState:
 
     def answered(self, to: str, message: Any, answer: Answer, now_ms: float) -> list[Send]:
         """A peer answered `message`."""
-        if isinstance(answer, Noted):
-            self._announcements.answered(to)
-            return []
         lane = self._by_address[to]
         if lane.link.in_flight is not message:
             return []
@@ -244,9 +237,7 @@ class CoordinatorState:
 
     def unanswered(self, to: str, message: Any, now_ms: float) -> list[Send]:
         """The call failed; what it carried is kept and sent again."""
-        if isinstance(message, Announce):
-            self._announcements.unanswered(to, now_ms, RETRY_MS)
-        elif self._by_address[to].link.in_flight is message:
+        if self._by_address[to].link.in_flight is message:
             self._by_address[to].link.failed(now_ms, RETRY_MS)
         return []
 

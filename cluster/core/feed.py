@@ -11,11 +11,11 @@ What must not live here: sockets, what an event means, when blobs are sent (`ing
 """
 
 import math
-from collections import deque
 from collections.abc import Mapping
 from enum import Enum
 
-from cluster.core.messages import Checkpoint
+from cluster.core.messages import Checkpoint, Moved
+from cluster.core.rule import Envelope
 
 MAX_MARKS = 64
 """Beyond, the newest takes the place of the one before it: a checkpoint then moves in longer steps."""
@@ -48,6 +48,9 @@ def owner(name: str) -> str:
     return stem(name).partition("/")[0]
 
 
+Held = list[tuple[Envelope, EventId | None]]
+
+
 class Repeats(Enum):
     """What an upstream can repeat, given an event's id."""
 
@@ -67,9 +70,11 @@ class Sequence:
         "checkpoint",
         "follows",
         "guarded",
+        "held",
         "id",
         "id_number",
         "incarnation",
+        "is_elsewhere",
         "name",
         "number",
         "replay_until",
@@ -95,10 +100,14 @@ class Sequence:
         """The next event should be the one after this."""
         self.guarded = False
         """The next event is not taken unseen: see `ingestion_state`."""
+        self.held: Held | None = None
+        """Another ingestor has the sequence still: what comes is kept until it says where it stopped."""
+        self.is_elsewhere = False
+        """Another ingestor has it, or will: what comes is not taken."""
         self.checkpoint: Checkpoint | None = None
         self.told: Checkpoint | None = None
         """The checkpoint that was last sent."""
-        self._marks: deque[tuple[int, EventId, dict[str, int]]] = deque()
+        self._marks: list[tuple[int, EventId, dict[str, int]]] = []
         """(number, id, blob by coordinator up to which all must be committed), oldest first."""
 
     @classmethod
@@ -108,6 +117,14 @@ class Sequence:
         made.number = made.id_number = checkpoint.number
         made.id, made._dense_run = checkpoint.id, DENSE_AFTER if checkpoint.is_dense else 0.0
         made.checkpoint = made.told = checkpoint
+        return made
+
+    @classmethod
+    def handed_over(cls, moved: Moved) -> "Sequence":
+        """Return the sequence as another ingestor left it."""
+        checkpoint = Checkpoint(moved.unit, moved.incarnation, moved.number, moved.id, moved.is_dense)
+        made = cls.restored(checkpoint)
+        made.taken = moved.taken
         return made
 
     @property
@@ -142,16 +159,31 @@ class Sequence:
     def committed(self, by_line: Mapping[str, int]) -> None:
         """Blobs up to these, by coordinator, are committed: move the checkpoint."""
         marks = self._marks
-        reached = None
-        while marks and all(by_line.get(line, 0) >= blob for line, blob in marks[0][2].items()):
-            reached = marks.popleft()
-        if reached is not None:
-            self.checkpoint = Checkpoint(self.name, self.incarnation, reached[0], reached[1], self.is_dense)
+        passed = 0
+        while passed < len(marks) and is_reached(marks[passed][2], by_line):
+            passed += 1
+        if passed:
+            number, id_, _ = marks[passed - 1]
+            del marks[:passed]
+            self.checkpoint = Checkpoint(self.name, self.incarnation, number, id_, self.is_dense)
+
+    def end(self) -> bool:
+        """It must not be gone back to. Returns whether shards are to be told so."""
+        self._marks.clear()
+        if self.checkpoint is None:
+            return False
+        self.checkpoint = Checkpoint(self.name, self.incarnation, self.number, None)
+        return True
 
     @property
     def is_settled(self) -> bool:
         """Whether nothing of it waits to be committed or told."""
         return not self._marks and self.told is self.checkpoint
+
+
+def is_reached(needs: Mapping[str, int], by_line: Mapping[str, int]) -> bool:
+    """Whether blobs up to those that are needed, by coordinator, are committed."""
+    return all(by_line.get(line, 0) >= blob for line, blob in needs.items())
 
 
 def follows(last: EventId, now: EventId, *, is_dense: bool) -> bool:

@@ -195,7 +195,9 @@ class GatewayState:
         self.identity = identity
         self._concerns = concerns
         self._sources: dict[str, str | None] = {}
-        """Condition by source, as its ingestor last said: up | down | failed; None: it has not been up yet."""
+        """Condition by source: up | down | failed; None: it has not been up yet."""
+        self._connections: dict[str, dict[str, str | None]] = {}
+        """The same, as ingestors last said of their own connections."""
         self._heard: dict[str, int] = {}
         """Number of the last word, by ingestor."""
         self.incarnation = incarnation
@@ -518,13 +520,25 @@ class GatewayState:
         effects: list[Effect] = []
         if message.number > self._heard.get(message.sender, 0):
             self._heard[message.sender] = message.number
-            for source, state in message.states:
+            known = self._connections.get(message.sender, {})
+            self._connections[message.sender] = {
+                source: _condition(known.get(source), state) for source, state in message.states
+            }
+            for source in {**known, **dict(message.states)}:
                 before = self._sources.get(source)
-                after = self._sources[source] = _condition(before, state)
-                if after != before and not (before is None and after in ("up", "down")):
+                after = self._condition_of(source)
+                if after is None or after == before:
+                    continue  # it is on its way to another ingestor
+                self._sources[source] = after
+                if not (before is None and after in ("up", "down")):
                     if (members := _source_notice(source, after)) is not None:
                         self._tell("source", source, members, effects)
         return Noted(self.incarnation), effects
+
+    def _condition_of(self, source: str) -> str | None:
+        """Return how a source is, of which several ingestors may read a part: as the worst of them has it."""
+        told = {states[source] for states in self._connections.values() if source in states}
+        return next((each for each in ("failed", "down", "up") if each in told), None)
 
     def _toggle(self, shard: _Shard, service: str, *, is_offline: bool, effects: list[Effect]) -> None:
         """A shard has lost a service, or has it back; clients hear of the first that loses it and of the last that has it back."""

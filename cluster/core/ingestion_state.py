@@ -10,6 +10,9 @@ A life begins with a claim (`ingestion_line`): what have the shards committed, a
 started. Where an upstream repeats what came after an event (`Repeats`), its sequence goes on as if nothing had happened, and shards are
 not sent what they have. Where it cannot, or has forgotten, the sequence begins a new incarnation, and shards invalidate what it feeds.
 
+Several ingestors divide the units (`placement.unit`): sources, or the channels of a source one by one where each is joined by a message of
+its own. A unit's events are one sequence. When the ingestors change, units are handed over (`hand_over`).
+
 It is one thing because the hot path, the marks that make loss visible and the timing of blobs share the numbering of feeds.
 
 What must not live here: sockets and reconnecting (`cluster.sources`), what an event means (`rule`).
@@ -22,9 +25,10 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 
 from cluster.core.broadcast import is_broadcast
-from cluster.core.feed import OPENED, EventId, Feed, Repeats, feed_name, follows, owner, stem
+from cluster.core.feed import OPENED, EventId, Feed, Held, Repeats, feed_name, follows, owner, stem
 from cluster.core.feed import Sequence as EventSequence
 from cluster.core.fold import Fold
+from cluster.core.hand_over import MAX_HELD, HandOvers, Manner, Taking
 from cluster.core.ingestion_line import CLAIM_AGAIN_MS, EARLY_BYTES, Line, Pending
 from cluster.core.link import Announcements, Foreign, Incoming, Repeat
 from cluster.core.messages import (
@@ -39,14 +43,18 @@ from cluster.core.messages import (
     DemandMet,
     FeedRange,
     Full,
+    HandOver,
+    Members,
+    Moved,
     Noted,
     Part,
     Refused,
     Send,
     SourceStates,
+    Take,
 )
 from cluster.core.operation import Operation
-from cluster.core.placement import SlotMap, coordinator_of
+from cluster.core.placement import SlotMap, coordinator_of, unit
 from cluster.core.query_key import CanonicalKey
 from cluster.core.rule import Envelope, FrameFault, Route, Router
 from cluster.core.source_news import SourceNews
@@ -64,12 +72,26 @@ KNOWN_KEYS = 200_000
 """Memoised key -> shard; beyond it the memo starts over (about 40 MB)."""
 CLAIM_WAIT_MS = 15_000.0
 """A shard that has not answered the first claim by then does not keep the sources waiting; what they feed counts as lost."""
+MANY_CHANNELS = 256
+"""When so many channels of a source may have missed events, the whole source counts as having: one mark in place of thousands."""
 TELL_MS = 1_000.0
 """A checkpoint waits for a blob to go with for at most so long."""
 
 
 class Start(Struct, frozen=True):
     """Effect: begin to read `source`."""
+
+    source: str
+
+
+class Stop(Struct, frozen=True):
+    """Effect: read `source` no longer, and close its connection."""
+
+    source: str
+
+
+class Reconnect(Struct, frozen=True):
+    """Effect: take nothing more from the connection of `source`, and open another at once."""
 
     source: str
 
@@ -102,7 +124,7 @@ class Resume(Struct, frozen=True):
     source: str
 
 
-Effect = Send | Start | Join | Leave | Resume | AskMissed
+Effect = Send | Start | Stop | Reconnect | Join | Leave | Resume | AskMissed
 
 
 _Routes = tuple[EventSequence, tuple[tuple[Route, Feed], ...]]
@@ -116,9 +138,13 @@ class _Source:
         "awaiting",
         "decode",
         "feeds",
+        "has_ids",
         "is_open",
+        "is_running",
+        "is_spread",
         "joined",
         "kept",
+        "left",
         "memo",
         "name",
         "paused",
@@ -129,13 +155,14 @@ class _Source:
         "sequences",
     )
 
-    def __init__(self, name: str, router: Router, repeats: Repeats, *, asks: bool) -> None:
+    def __init__(self, name: str, router: Router, traits: "SourceTraits") -> None:
         self.name = name
         self.router = router
         self.decode = router.decode
-        self.repeats = repeats
-        self.asks = asks
-        """There is an endpoint to be asked for what was missed."""
+        self.repeats = traits.repeats
+        self.asks = traits.asks
+        self.is_spread = traits.is_spread or traits.repeats is Repeats.CHANNEL
+        self.has_ids = traits.has_ids
         self.memo: dict[str | None, dict[str, _Routes]] = {}
         """By channel and event."""
         self.remembered = 0
@@ -145,24 +172,28 @@ class _Source:
         """By name."""
         self.joined: dict[str, None] = {}
         """Channels."""
+        self.left: set[str] = set()
+        """Channels left on this connection, of which something may still come."""
+        self.is_running = False
+        """This ingestor reads it, or tries to."""
         self.is_open = False
-        """It was connected, in this life."""
+        """It was connected, since it was started."""
         self.asked = 0
         self.awaiting = False
         """What was missed is being asked for; meanwhile nothing is taken."""
-        self.kept: list[tuple[Envelope, EventId | None]] = []
+        self.kept: Held = []
         """Events that came meanwhile: those of a frame or two, since reading stops."""
         self.seen: set[str] = set()
         """Ids that came with what was missed, and may come again."""
         self.paused = False
 
-    def sequence_name(self, channel: str | None) -> str:
-        by_channel = self.repeats is Repeats.CHANNEL and channel is not None
-        return f"{self.name}/{channel}" if by_channel else self.name
+    def unit(self, channel: str | None) -> str:
+        """Return the unit, which is also the sequence, that the events of a channel belong to."""
+        return unit(self.name, channel, is_spread=self.is_spread)
 
-    def sequence_of(self, feed: str) -> str:
-        """Return the name of the sequence that a feed of this source belongs to."""
-        return stem(feed) if self.repeats is Repeats.CHANNEL else self.name
+    def unit_of(self, feed: str) -> str:
+        """Return the unit that a feed of this source belongs to."""
+        return stem(feed) if self.is_spread else self.name
 
     def forget_routes(self, sequence: str) -> None:
         """A sequence ends: what is remembered of where its events go leads to it."""
@@ -172,6 +203,18 @@ class _Source:
         else:
             self.memo.clear()
             self.remembered = 0
+
+
+class SourceTraits(Struct, frozen=True):
+    """What matters here of how a source is configured."""
+
+    repeats: Repeats = Repeats.NOTHING
+    asks: bool = False
+    """There is an endpoint to be asked for what was missed."""
+    is_spread: bool = False
+    """Channels are joined one by one, so that each can be read by another ingestor. Always so where each can be repeated by itself."""
+    has_ids: bool = False
+    """Events may have ids."""
 
 
 class _Cursor(NamedTuple):
@@ -198,17 +241,21 @@ class IngestionState:
         coordinators: int,
         profiles: Sequence[Profile],
         gateways: Sequence[str] = (),
-        repeats: Mapping[str, Repeats] | None = None,
-        asks: frozenset[str] = frozenset(),
+        traits: Mapping[str, SourceTraits] | None = None,
+        members: Members | None = None,
     ) -> None:
-        """`repeats`: what upstreams can repeat, by source; `asks`: sources with an endpoint that tells what was missed."""
+        """Build; `routers` and `traits` are of all sources, whoever reads them. Without `members` this is the only ingestor."""
         self.identity = identity
         self.incarnation = incarnation
         self._news = SourceNews(identity, incarnation, gateways)
         self._sources = {
-            name: _Source(name, router, (repeats or {}).get(name, Repeats.NOTHING), asks=name in asks)
-            for name, router in routers.items()
+            name: _Source(name, router, (traits or {}).get(name, SourceTraits())) for name, router in routers.items()
         }
+        self._moves = HandOvers(identity, members or Members(1, [identity]))
+        self._told_by: set[int] = set()
+        """Shards that have said what they need of these members."""
+        self._unclaimed: set[str] = set()
+        """Units that shards are asked about, since their last ingestor could not say."""
         self._slots = slots
         self._shards = range(shards)
         self._lines = [
@@ -237,18 +284,19 @@ class IngestionState:
         self._leading = [profile.mode == "leading" for profile in profiles]
         self._targets: list[dict[str, Pending]] = [{} for _ in profiles]
         self._always = frozenset(always)
-        for name, channel in always:
-            if name in self._sources:
-                self._sources[name].joined[channel] = None
         self._demanded: dict[tuple[str, str], set[str]] = {}
         self._incoming: dict[str, Incoming] = {}
         self._announcements = Announcements(identity, incarnation, [f"shard-{shard}" for shard in self._shards])
         self.bytes_pending = 0
+        self.pauses = 0
+        """How often a source had to stop reading since too much waited."""
         self.rearm = False
         """The deadline may have come nearer since the shell last looked; it takes this back when it has."""
         self.events_received: dict[str, int] = dict.fromkeys(routers, 0)
         self.events_dropped: Counter[tuple[str, str]] = Counter()
         """By (source, reason)."""
+        self.gaps: Counter[str] = Counter()
+        """How often events of a source, or of a channel of it, may have passed unseen."""
         self.operations: Counter[str] = Counter()
         """By operation kind."""
 
@@ -274,8 +322,14 @@ class IngestionState:
                     self._take(source, envelope, envelope.id, now_ms)
         else:
             self._take(source, decoded, decoded.id, now_ms)
-        source.paused = self.bytes_pending > HIGH_WATER_BYTES or source.awaiting
-        return not source.paused
+        if self.bytes_pending > HIGH_WATER_BYTES or source.awaiting:
+            return self._pause(source)
+        return True
+
+    def _pause(self, source: _Source) -> bool:
+        source.paused = True
+        self.pauses += not source.awaiting
+        return False
 
     def receive_event(self, source_name: str, event: str, data: bytes, event_id: str | None, now_ms: float) -> bool:
         """As `receive`, for an event of a server-sent stream.
@@ -292,8 +346,9 @@ class IngestionState:
             self.events_dropped[source_name, fault.reason] += 1
             raise
         self._take(source, envelope, event_id, now_ms)
-        source.paused = self.bytes_pending > HIGH_WATER_BYTES or source.awaiting
-        return not source.paused
+        if self.bytes_pending > HIGH_WATER_BYTES or source.awaiting:
+            return self._pause(source)
+        return True
 
     def _take(self, source: _Source, envelope: Envelope, event_id: EventId | None, now_ms: float) -> None:
         """`event_id`: what the upstream would go on after."""
@@ -354,7 +409,7 @@ class IngestionState:
     def _routes(self, source: _Source, event: str, channel: str | None) -> _Routes:
         if source.remembered > KNOWN_KEYS:
             source.forget_routes(source.name)
-        sequence = self._sequence(source, source.sequence_name(channel))
+        sequence = self._sequence(source, source.unit(channel))
         routes = []
         for route in source.router.route(event, channel):
             name = feed_name(route.feed, route.profile)
@@ -370,13 +425,25 @@ class IngestionState:
     def _sequence(self, source: _Source, name: str) -> EventSequence:
         sequence = source.sequences.get(name)
         if sequence is None:
-            sequence = source.sequences[name] = EventSequence(name, self._next_incarnation())
+            sequence = EventSequence(name, self._next_incarnation())
+            if self._moves.is_mine(name):
+                source.sequences[name] = sequence
+            else:
+                sequence.is_elsewhere = sequence.guarded = True
         return sequence
 
     def _admits(
         self, source: _Source, sequence: EventSequence, envelope: Envelope, event_id: EventId | None, now_ms: float
     ) -> bool:
         """Judge an event that comes after a new beginning: is it what should come next?"""
+        if sequence.is_elsewhere:
+            self.events_received[source.name] -= 1  # another ingestor has it
+            return False
+        if sequence.held is not None:
+            self.events_received[source.name] -= 1  # it will be
+            if len(sequence.held) <= MAX_HELD:
+                sequence.held.append((envelope, event_id))
+            return False
         if source.awaiting:
             source.kept.append((envelope, event_id))
             self.events_received[source.name] -= 1  # it will be
@@ -434,31 +501,51 @@ class IngestionState:
     def opened(self, source_name: str, now_ms: float) -> list[Effect]:
         """The connection of a source is up, for the first time or again."""
         source = self._sources[source_name]
+        if not source.is_running:
+            return []
         effects: list[Effect] = []
-        if source.repeats is Repeats.CHANNEL:
-            if not source.is_open and not source.sequences:
+        is_first, source.is_open = not source.is_open, True
+        source.left.clear()
+        for taking in self._moves.taking.values():
+            if taking.source == source_name:
+                taking.has("open", now_ms)
+                source.sequences[taking.unit].held = []  # what comes now does not follow what came before
+        if source.is_spread:
+            is_alone = len(self._moves.members.ingestors) == 1 and not self._moves.members.previous
+            is_unknown = is_first and is_alone and not source.sequences
+            is_many = source.repeats is Repeats.NOTHING and (is_alone or len(source.joined) > MANY_CHANNELS)
+            if is_unknown or is_many:
                 self._lost(source, source_name, now_ms)
             else:
                 for channel in source.joined:
                     self._rejoined(source, channel, now_ms)
-        else:
-            sequence = source.sequences.get(source_name)
-            if source.repeats is Repeats.NOTHING or sequence is None or sequence.id is None:
-                self._lost(source, source_name, now_ms)
-            else:
-                sequence.resume()
-                if source.asks:
-                    source.awaiting, source.kept = True, []
-                    source.asked += 1
-                    effects.append(AskMissed(source_name, source.asked, sequence.id))
-        source.is_open = True
+                if source.router.takes_any_channel and self._moves.is_mine(source_name):
+                    self._rejoined(source, None, now_ms)
+        elif source_name not in self._moves.taking:
+            effects.extend(self._reopened(source, now_ms))
         return [*effects, *self.wake(now_ms)]
 
-    def _rejoined(self, source: _Source, channel: str, now_ms: float) -> None:
+    def _reopened(self, source: _Source, now_ms: float) -> list[Effect]:
+        """A source is open that is one sequence: go on with it, if the upstream does."""
+        sequence = source.sequences.get(source.name)
+        if source.repeats is Repeats.NOTHING or sequence is None or sequence.id is None:
+            self._lost(source, source.name, now_ms)
+            return []
+        sequence.resume()
+        return self._ask_missed(source, sequence.id, []) if source.asks else []
+
+    def _ask_missed(self, source: _Source, since: EventId, kept: Held) -> list[Effect]:
+        source.awaiting, source.kept = True, kept
+        source.asked += 1
+        return [AskMissed(source.name, source.asked, since)]
+
+    def _rejoined(self, source: _Source, channel: str | None, now_ms: float) -> None:
         """A channel is joined again, after its last event where one is known."""
-        name = source.sequence_name(channel)
+        name = source.unit(channel)
         sequence = source.sequences.get(name)
-        if sequence is None or sequence.id is None:
+        if name in self._moves.taking:
+            return
+        if source.repeats is Repeats.NOTHING or sequence is None or sequence.id is None:
             self._lost(source, name, now_ms)
         else:
             sequence.resume()
@@ -468,11 +555,12 @@ class IngestionState:
         source = self._sources[source_name]
         if source.repeats is Repeats.NOTHING:
             return None
-        sequence = source.sequences.get(source.sequence_name(channel))
+        sequence = source.sequences.get(source.unit(channel))
         return None if sequence is None else sequence.id
 
     def _lost(self, source: _Source, name: str, now_ms: float) -> None:
         """Events of a sequence may have passed unseen: it begins anew, and shards invalidate what it feeds."""
+        self.gaps[source.name] += 1
         old = source.sequences.get(name)
         sequence = EventSequence(name, self._next_incarnation())
         if old is not None:
@@ -517,18 +605,22 @@ class IngestionState:
 
     def state_changed(self, source_name: str, state: str, now_ms: float) -> list[Effect]:
         """A source is in another state: gateways are told."""
-        self._news.changed(source_name, state)
+        if self._sources[source_name].is_running:
+            self._news.changed(source_name, state)
         return self.wake(now_ms)
 
     def demand(self, message: Demand, now_ms: float) -> tuple[Answer, list[Effect]]:
         """A shard says which channels its watched entries need."""
         sender = message.header.sender
+        if message.epoch != self._moves.members.epoch or not self._started:
+            return Full(RETRY_MS), []
         incoming = self._incoming.setdefault(sender, Incoming(self.incarnation))
         match incoming.admit(message.header):
             case Foreign():
                 return Refused(self.incarnation), []
             case Repeat(answer):
                 return answer, []
+        self._heard(sender, now_ms)
         effects: list[Effect] = []
         wanted = set(message.add)
         if message.whole:
@@ -537,49 +629,290 @@ class IngestionState:
         else:
             dropped = set(message.drop)
         for channel in message.add:
+            source = self._sources.get(channel[0])
+            if source is None or not self._moves.is_mine(source.unit(channel[1])):
+                continue
             shards = self._demanded.setdefault(channel, set())
             if not shards and channel not in self._always:
-                effects.append(Join(*channel))
-                self._joined(*channel, is_known=message.whole, now_ms=now_ms)
+                effects.extend(self._join(source, channel[1], is_known=message.whole, now_ms=now_ms))
             shards.add(sender)
         for channel in sorted(dropped):
             shards = self._demanded.get(channel, set())
             shards.discard(sender)
             if not shards and self._demanded.pop(channel, None) is not None and channel not in self._always:
-                effects.append(Leave(*channel))
-                self._left(*channel, now_ms)
-        joined = [channel for channel in message.add if self._open(channel[0])]
-        return incoming.answered(DemandMet(self.incarnation, joined)), effects
+                effects.extend(self._leave(self._sources[channel[0]], channel[1], now_ms))
+        joined = [channel for channel in message.add if self._is_live(*channel)]
+        return incoming.answered(DemandMet(self.incarnation, joined)), [*effects, *self.wake(now_ms)]
 
-    def _joined(self, source_name: str, channel: str, *, is_known: bool, now_ms: float) -> None:
+    def _join(self, source: _Source, channel: str, *, is_known: bool, now_ms: float) -> list[Effect]:
         """A channel is wanted. `is_known`: a shard has had it joined before, and may have missed events."""
-        source = self._sources.get(source_name)
-        if source is None:
-            return
+        if source.is_spread:
+            effects = self._begin(source, channel, now_ms)
+            if source.is_open and (is_known or source.unit(channel) in source.sequences):
+                if source.repeats is Repeats.CHANNEL:
+                    self._rejoined(source, channel, now_ms)
+            return effects
         source.joined[channel] = None
-        if source.repeats is Repeats.CHANNEL and source.is_open:
-            name = source.sequence_name(channel)
-            if is_known or name in source.sequences:
-                self._rejoined(source, channel, now_ms)
+        return [Join(source.name, channel)]
 
-    def _left(self, source_name: str, channel: str, now_ms: float) -> None:
+    def _leave(self, source: _Source, channel: str, now_ms: float) -> list[Effect]:
         """A channel is no longer wanted: should it be again, it begins anew."""
-        source = self._sources.get(source_name)
-        if source is None:
-            return
-        source.joined.pop(channel, None)
-        name = f"{source_name}/{channel}"
-        for profile in range(len(self._targets)):
-            source.feeds.pop(feed_name(name, profile), None)
-        source.forget_routes(name)
+        name = source.unit(channel)
+        if not self._moves.is_mine(name) and channel in source.joined:
+            return []  # until the ingestor that it belongs to takes it
+        if source.joined.pop(channel, "") == "":
+            return []
+        if source.is_spread:
+            self._moves.taking.pop(name, None)
+            sequence = self._forget(source, name)
+            if sequence is not None and sequence.end():
+                self._moved(sequence, now_ms)
+        else:
+            self._forget_feeds(source, f"{source.name}/{channel}")
+        return [Leave(source.name, channel), *self._rest(source)]
+
+    def _forget(self, source: _Source, name: str) -> EventSequence | None:
+        """A unit is read no longer. Returns its sequence."""
+        self._forget_feeds(source, name)
+        if name == source.name:
+            for feed in [each for each in source.feeds if source.unit_of(each) == name]:
+                del source.feeds[feed]
         sequence = source.sequences.pop(name, None)
         if sequence is not None:
-            sequence.checkpoint = Checkpoint(name, sequence.incarnation, sequence.number, None)
-            self._moved(sequence, now_ms)
+            self._untold.pop(sequence, None)
+        return sequence
 
-    def _open(self, source: str) -> bool:
-        known = self._sources.get(source)
-        return known is not None and known.is_open
+    def _forget_feeds(self, source: _Source, name: str) -> None:
+        source.forget_routes(name)
+        for profile in range(len(self._targets)):
+            source.feeds.pop(feed_name(name, profile), None)
+
+    def _is_live(self, source_name: str, channel: str) -> bool:
+        """Whether a channel's events come: to this ingestor, or as yet to the one that has it still."""
+        source = self._sources.get(source_name)
+        return source is not None and (source.is_open or source.unit(channel) in self._moves.taking)
+
+    # --- units and hand-over -------------------------------------------------------------------------------------
+
+    def members(self, message: Members, now_ms: float) -> tuple[Answer, list[Effect]]:
+        """The supervisor says which ingestors there are."""
+        before = self._moves.members
+        effects: list[Effect] = []
+        if message.epoch >= before.epoch and message != before:
+            self._moves.members = message
+            if message.epoch > before.epoch:
+                self._told_by.clear()
+                for source in self._sources.values():
+                    source.memo.clear()
+                    source.remembered = 0
+                if self._started:
+                    effects.extend(self._take_up(now_ms))
+            if not message.previous and self._started:
+                effects.extend(self._tidy())
+        return Noted(self.incarnation), [*effects, *self.wake(now_ms)]
+
+    def reads(self, source_name: str) -> bool:
+        """Whether this ingestor reads a source, or a part of it."""
+        return self._sources[source_name].is_running
+
+    def status(self) -> tuple[Members, bool, bool]:
+        """Return the members that are known, `is_settled` and `is_idle`."""
+        return self._moves.members, self.is_settled, self.is_idle
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether what the members divide among them is where it belongs, as far as this one knows."""
+        moves = self._moves
+        waits_for_shards = self.identity in moves.members.ingestors and len(self._told_by) < len(self._shards)
+        return (
+            self._started
+            and moves.is_settled
+            and not self._unclaimed
+            and not (moves.members.previous and waits_for_shards)
+        )
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is read, and nothing waits to be sent, committed or told: the ingestor can be ended."""
+        return (
+            self.is_settled
+            and not any(source.is_running for source in self._sources.values())
+            and not any(line.size or line.sent for line in self._lines)
+            and not self._untold
+            and self._news.is_told
+        )
+
+    def _take_up(self, now_ms: float) -> list[Effect]:
+        """Begin with the units that are this ingestor's whatever is demanded, and that it does not read yet."""
+        effects: list[Effect] = []
+        for source in self._sources.values():
+            is_mine = self._moves.is_mine(source.name)
+            for name, channel in self._always:
+                if name == source.name and channel not in source.joined and self._moves.is_mine(source.unit(channel)):
+                    if source.is_spread:
+                        effects.extend(self._begin(source, channel, now_ms))
+                    else:
+                        source.joined[channel] = None
+                        effects.append(Join(name, channel))
+            if is_mine and not source.is_spread and not source.is_running:
+                effects.extend(self._begin(source, None, now_ms))
+            elif is_mine:
+                effects.extend(self._run(source))
+            elif source.is_spread:
+                self._forget(source, source.name)  # what comes without a channel is the new home's to take
+        return effects
+
+    def _begin(self, source: _Source, channel: str | None, now_ms: float) -> list[Effect]:
+        """Read a unit, or prepare to take it over from the ingestor that has it still."""
+        name = source.unit(channel)
+        if channel is not None:
+            source.joined[channel] = None
+        joins: list[Effect] = [] if channel is None else [Join(source.name, channel)]
+        giver = self._moves.giver(name)
+        if giver is None or name in source.sequences or name in self._moves.taking:
+            return [*joins, *self._run(source)]
+        if source.asks or (source.has_ids and source.repeats is Repeats.NOTHING):
+            manner = Manner.OVERLAP
+        else:
+            manner = Manner.GAP if source.repeats is Repeats.NOTHING else Manner.RESUME
+        waits = set() if source.is_open else {"open"}
+        if channel is None and manner is not Manner.OVERLAP:
+            waits = set()
+        elif channel is None and len(self._told_by) < len(self._shards):
+            waits.add("demand")
+        self._moves.taking[name] = Taking(name, source.name, channel, giver, manner, waits, now_ms)
+        sequence = self._sequence(source, name)
+        sequence.guarded, sequence.held = True, []
+        if manner is not Manner.OVERLAP:
+            return [] if channel is None else self._run(source)
+        return [*joins, *self._run(source)]
+
+    def _run(self, source: _Source) -> list[Effect]:
+        if source.is_running:
+            return []
+        source.is_running = True
+        return [Start(source.name)]
+
+    def _rest(self, source: _Source) -> list[Effect]:
+        """Close the connection of a source of which nothing is read here."""
+        is_needed = self._moves.is_mine(source.name) or (source.is_spread and source.joined)
+        if is_needed or not source.is_running:
+            return []
+        source.is_running = source.is_open = source.awaiting = source.paused = False
+        source.kept = []
+        self._news.gone(source.name)
+        return [Stop(source.name)]
+
+    def _heard(self, sender: str, now_ms: float) -> None:
+        """A shard has said what it needs of these members."""
+        self._told_by.add(int(sender.removeprefix("shard-")))
+        if len(self._told_by) == len(self._shards):
+            for taking in self._moves.taking.values():
+                taking.has("demand", now_ms)
+
+    def take(self, message: Take, now_ms: float) -> tuple[Answer, list[Effect]]:
+        """Another ingestor asks for units that are its own now."""
+        if message.epoch != self._moves.members.epoch or not self._started:
+            return Full(RETRY_MS), []
+        effects: list[Effect] = []
+        for name in message.units:
+            if not self._moves.gives(name):
+                effects.extend(self._give(name, message.sender))
+        return Noted(self.incarnation), [*effects, *self.wake(now_ms)]
+
+    def _give(self, name: str, to: str) -> list[Effect]:
+        source = self._sources[owner(name)]
+        channel = name.partition("/")[2] or None
+        sequence = source.sequences.get(name)
+        is_read = source.is_running if channel is None else channel in source.joined
+        if not is_read and sequence is None:
+            self._moves.give(to, Moved(name, False), {})
+            return []
+        if sequence is None:
+            sequence = EventSequence(name, self._next_incarnation())
+        taken = max(sequence.taken, sequence.number)
+        moved = Moved(name, True, sequence.incarnation, taken, sequence.id_number, sequence.id, sequence.is_dense)
+        if taken < sequence.replay_until:  # shards have different parts of what is to come: they will say which
+            moved = Moved(name, False)
+        needs = {line.address: line.count + (1 if line.size else 0) for line in self._lines}
+        self._moves.give(to, moved, needs)
+        if channel is None:
+            source.joined.clear()
+        source.joined.pop(channel or "", None)
+        self._demanded = {
+            channel: shards
+            for channel, shards in self._demanded.items()
+            if channel[0] != source.name or source.unit(channel[1]) != name
+        }
+        self._forget(source, name)
+        if channel is None:
+            return self._rest(source)
+        source.left.add(channel)
+        return [Leave(source.name, channel), *self._rest(source)]
+
+    def hand_over(self, message: HandOver, now_ms: float) -> tuple[Answer, list[Effect]]:
+        """Another ingestor says where units stand that it had."""
+        effects: list[Effect] = []
+        for moved in message.moved if message.epoch == self._moves.members.epoch else ():
+            taking = self._moves.taking.get(moved.unit)
+            if taking is None or taking.giver != message.sender or moved.unit in self._unclaimed:
+                continue
+            if moved.is_known:
+                effects.extend(self._taken_over(taking, EventSequence.handed_over(moved), now_ms))
+            else:
+                self._unclaimed.add(moved.unit)
+                for line in self._lines:
+                    line.begin_claim(now_ms)
+        return Noted(self.incarnation), [*effects, *self.wake(now_ms)]
+
+    def _taken_over(self, taking: Taking, sequence: EventSequence | None, now_ms: float) -> list[Effect]:
+        """A unit is this ingestor's from here on; None: nobody knows where it stands."""
+        del self._moves.taking[taking.unit]
+        source, name = self._sources[taking.source], taking.unit
+        held = source.sequences.pop(name).held or []
+        source.forget_routes(name)
+        if sequence is not None:
+            self._last_incarnation = max(self._last_incarnation, sequence.incarnation)
+            source.sequences[name] = sequence
+        since = None if sequence is None else sequence.id
+        joins: list[Effect] = [] if taking.channel is None else [Join(source.name, taking.channel)]
+        if taking.manner is not Manner.OVERLAP:
+            if sequence is None or since is None:
+                self._lost(source, name, now_ms)
+            elif source.is_open:
+                sequence.resume()
+                if taking.channel in source.left:
+                    # What still comes of the first joining could not be told from what is repeated after the second.
+                    source.is_open = False
+                    joins.insert(0, Reconnect(source.name))
+            return [*joins, *self._run(source)]
+        place = None if sequence is None or len(held) > MAX_HELD else _after(sequence, held)
+        if place is None and source.asks and sequence is not None and since is not None:
+            if not source.is_open:
+                return []
+            sequence.resume()
+            return self._ask_missed(source, since, [])
+        if place is None:
+            self._lost(source, name, now_ms)
+        for envelope, event_id in held[place or 0 :]:
+            self._take(source, envelope, event_id, now_ms)
+        return []
+
+    def _tidy(self) -> list[Effect]:
+        """Everything is where it belongs: leave what is still read here and nobody has asked for."""
+        effects: list[Effect] = []
+        for source in self._sources.values():
+            for channel in list(source.joined):
+                name = source.unit(channel)
+                if source.is_spread and not self._moves.is_mine(name):
+                    del source.joined[channel]
+                    self._demanded.pop((source.name, channel), None)
+                    self._forget(source, name)
+                    effects.append(Leave(source.name, channel))
+            if not self._moves.is_mine(source.name):
+                self._forget(source, source.name)
+            effects.extend(self._rest(source))
+        return effects
 
     # --- claims and checkpoints ----------------------------------------------------------------------------------
 
@@ -588,38 +921,68 @@ class IngestionState:
         line = self._line_of[message.shard]
         if message.number == line.claim and line.claim_at is not None:
             line.answers[message.shard] = {feed: (incarnation, last) for feed, incarnation, last in message.cursors}
-            for new in message.checkpoints if not self._started else ():
+            for new in message.checkpoints if self._unclaimed or not self._started else ():
                 old = self._restored.get(new.sequence)
                 if old is None or (old.incarnation, old.number) < (new.incarnation, new.number):
                     self._restored[new.sequence] = new
+            effects: list[Effect] = []
             if not line.unanswered_shards() and self._started:
                 self.bytes_pending -= line.settle_claim()
+                if self._unclaimed and all(each.claim_at is None for each in self._lines):
+                    effects = self._claimed_units(now_ms)
+            return Noted(self.incarnation), [*effects, *self.wake(now_ms)]
         return Noted(self.incarnation), self.wake(now_ms)
 
-    def _start(self) -> list[Effect]:
+    def _start(self, now_ms: float) -> list[Effect]:
         """Begin to read, where the last life stood."""
         self._started = True
         self._start_at = None
+        cursors = self._cursors()
+        if not any(line.unanswered_shards() for line in self._lines):
+            for name, checkpoint in self._restored.items():
+                if self._moves.is_mine(name) and self._moves.giver(name) is None:
+                    self._restore(checkpoint, cursors.get(name, []))
+        self._restored.clear()
+        for line in self._lines:
+            line.claim_at = None
+        return self._take_up(now_ms)
+
+    def _claimed_units(self, now_ms: float) -> list[Effect]:
+        """Shards have said where units stand that no ingestor had."""
+        effects: list[Effect] = []
+        cursors = self._cursors()
+        for name in self._unclaimed:
+            taking = self._moves.taking.get(name)
+            if taking is None:
+                continue
+            source = self._sources[taking.source]
+            waiting = source.sequences.pop(name)
+            checkpoint = self._restored.get(name)
+            if checkpoint is not None:
+                self._restore(checkpoint, cursors.get(name, []))
+            restored, source.sequences[name] = source.sequences.get(name), waiting
+            effects.extend(self._taken_over(taking, restored, now_ms))
+        self._unclaimed.clear()
+        self._restored.clear()
+        return effects
+
+    def _cursors(self) -> dict[str, list[_Cursor]]:
+        """Return what shards have said is committed, by unit."""
         cursors: dict[str, list[_Cursor]] = {}
         for line in self._lines:
             for shard, told in line.answers.items():
                 for feed, (incarnation, last) in told.items():
-                    self._last_incarnation = max(self._last_incarnation, incarnation)
-                    sequence = self._sources[owner(feed)].sequence_of(feed)
-                    cursors.setdefault(sequence, []).append(_Cursor(feed, shard, incarnation, last))
-        if not any(line.unanswered_shards() for line in self._lines):
-            for checkpoint in self._restored.values():
-                self._restore(checkpoint, cursors.get(checkpoint.sequence, []))
-        self._restored.clear()
-        for line in self._lines:
-            line.claim_at = None
-        return [Start(name) for name in self._sources]
+                    source = self._sources.get(owner(feed))
+                    if source is not None:
+                        self._last_incarnation = max(self._last_incarnation, incarnation)
+                        cursors.setdefault(source.unit_of(feed), []).append(_Cursor(feed, shard, incarnation, last))
+        return cursors
 
     def _restore(self, checkpoint: Checkpoint, cursors: list[_Cursor]) -> None:
         """Take up a sequence at its checkpoint, unless it has begun anew since."""
         name = checkpoint.sequence
         source = self._sources[owner(name)]
-        if checkpoint.id is None or source.sequence_of(name) != name:
+        if checkpoint.id is None or source.unit_of(name) != name:
             return
         if any(cursor.incarnation > checkpoint.incarnation for cursor in cursors):
             return
@@ -628,7 +991,7 @@ class IngestionState:
             if cursor.incarnation < checkpoint.incarnation or cursor.feed.startswith(OPENED):
                 continue
             feed = source.feeds.get(cursor.feed)
-            if feed is None:
+            if feed is None or feed.sequence is not sequence:
                 feed = source.feeds[cursor.feed] = Feed(cursor.feed, sequence)
             feed.committed[cursor.shard] = feed.sent[cursor.shard] = cursor.last
             sequence.replay_until = max(sequence.replay_until, cursor.last)
@@ -639,10 +1002,14 @@ class IngestionState:
         if self._tell_at is None:
             self._tell_at = now_ms + TELL_MS
 
+    def _reached(self) -> dict[str, int]:
+        """Return, by coordinator, up to which all blobs are committed."""
+        return {each.address: each.reached for each in self._lines}
+
     def _checkpoints(self, line: Line) -> dict[int, list[Checkpoint]]:
         """Return the checkpoints that have moved, by the shard of a line that keeps them."""
         found: dict[int, list[Checkpoint]] = {}
-        reached = {each.address: each.reached for each in self._lines}
+        reached = self._reached()
         for sequence in list(self._untold):
             sequence.committed(reached)
             shard = self._slots.shard(CanonicalKey(sequence.name))
@@ -658,12 +1025,8 @@ class IngestionState:
     # --- sending -------------------------------------------------------------------------------------------------
 
     def announce(self, message: Announce, now_ms: float) -> tuple[Answer, list[Effect]]:
-        """A coordinator lives anew, or a shard."""
-        line = self._by_address.get(message.sender)
-        if line is not None and line.link.peer not in (0, message.incarnation):
-            self._relink(line, now_ms)
-        elif message.sender.startswith("shard-"):
-            self._remind(int(message.sender.removeprefix("shard-")))
+        """A shard lives anew."""
+        self._remind(int(message.sender.removeprefix("shard-")))
         return Noted(self.incarnation), self.wake(now_ms)
 
     def _relink(self, line: Line, now_ms: float) -> None:
@@ -684,7 +1047,16 @@ class IngestionState:
     def deadline(self) -> float | None:
         """When the next blob or announcement is due."""
         due = min(
-            (at for at in (self._announcements.deadline(), self._news.deadline(), self._start_at) if at is not None),
+            (
+                at
+                for at in (
+                    self._announcements.deadline(),
+                    self._news.deadline(),
+                    self._start_at,
+                    self._moves.deadline(),
+                )
+                if at is not None
+            ),
             default=None,
         )
         for line in self._lines:
@@ -705,7 +1077,8 @@ class IngestionState:
             if self._start_at is None:
                 self._start_at = now_ms + CLAIM_WAIT_MS
             if now_ms >= self._start_at or not any(line.unanswered_shards() for line in self._lines):
-                effects.extend(self._start())
+                effects.extend(self._start(now_ms))
+        effects.extend(self._moves.wake(now_ms, self._reached))
         for line in self._lines:
             if not line.link.idle:
                 blob = line.link.resend(now_ms)
@@ -764,7 +1137,10 @@ class IngestionState:
     def answered(self, to: str, message: Any, answer: Answer, now_ms: float) -> list[Effect]:
         """A peer answered `message`."""
         if isinstance(message, SourceStates):
-            self._news.answered(to)
+            self._news.answered(to, message)
+            return self.wake(now_ms)
+        if isinstance(message, Take | HandOver):
+            self._moves.answered(to, message, answer, now_ms)
             return self.wake(now_ms)
         if isinstance(answer, Noted):
             self._announcements.answered(to)
@@ -794,6 +1170,20 @@ class IngestionState:
             self._announcements.unanswered(to, now_ms, RETRY_MS)
         elif isinstance(message, SourceStates):
             self._news.unanswered(to, now_ms)
+        elif isinstance(message, Take | HandOver):
+            self._moves.unanswered(to, message, now_ms)
         elif self._by_address[to].link.in_flight is message:
             self._by_address[to].link.failed(now_ms, RETRY_MS)
         return []
+
+
+def _after(sequence: EventSequence, held: Held) -> int | None:
+    """Return from where on events come after what a sequence has had; None: some may be missing."""
+    last = sequence.id
+    for place, (_, event_id) in enumerate(held):
+        if last is not None and str(event_id) == str(last):
+            return place + 1
+    if not held or last is None or not sequence.is_dense:
+        return None
+    first = held[0][1]
+    return 0 if first is not None and follows(last, first, is_dense=True) else None

@@ -144,6 +144,13 @@ class Announcements:
         self._message = Announce(sender, incarnation)
         self._due: dict[str, float | None] = dict.fromkeys(peers, 0.0)
 
+    def exchange(self, old: list[str], new: list[str]) -> None:
+        """There are other peers: tell those of `new` that are not in `old`, and those of `old` only if they are in `new`."""
+        for peer in old:
+            if peer not in new:
+                self._due.pop(peer, None)
+        self._due.update(dict.fromkeys((peer for peer in new if peer not in old), 0.0))
+
     def deadline(self) -> float | None:
         """When a peer is to be told, or told again."""
         return min((due for due in self._due.values() if due is not None), default=None)

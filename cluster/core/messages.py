@@ -179,10 +179,53 @@ class SourceStates(Struct, frozen=True, array_like=True, tag="sources"):
     """(source, connecting | connected | reconnecting | failed)."""
 
 
+class Members(Struct, frozen=True, array_like=True, tag="members"):
+    """Supervisor -> ingestors and shards: which ingestors there are. Answer: `Noted`."""
+
+    epoch: int
+    """Rises whenever `ingestors` changes."""
+    ingestors: list[str]
+    previous: list[str] = []
+    """Those before, while what they read may still be with them; empty: everything is where it belongs."""
+
+
+class Take(Struct, frozen=True, array_like=True, tag="take"):
+    """Ingestor -> the one before it: hand over these units, as (source, or source/channel). Answer: `Noted`, then `HandOver`."""
+
+    sender: str
+    epoch: int
+    units: list[str]
+
+
+class Moved(Struct, frozen=True, array_like=True):
+    """Where a unit's sequence stands: everything up to event `number` is committed, and no more was taken."""
+
+    unit: str
+    is_known: bool
+    """False: the sender does not have it, and cannot say."""
+    incarnation: int = 0
+    taken: int = 0
+    """The last event that was ever taken: above `number` where the upstream was just repeating, or where later events bore no id."""
+    number: int = 0
+    """Of the last event with an id."""
+    id: str | int | None = None
+    is_dense: bool = False
+
+
+class HandOver(Struct, frozen=True, array_like=True, tag="hand_over"):
+    """Ingestor -> the next one: what was asked for by `Take`. Answer: `Noted`."""
+
+    sender: str
+    epoch: int
+    moved: list[Moved]
+
+
 class Demand(Struct, frozen=True, array_like=True, tag="demand"):
     """Shard -> ingestion: channels to be joined (`add`) and no longer needed (`drop`), as (source, channel)."""
 
     header: Header
+    epoch: int
+    """Of the `Members` by which the shard chose the ingestor; another one's is asked to try again."""
     whole: bool
     """`add` is everything this shard needs; forget what it said before."""
     add: list[tuple[str, str]]
@@ -497,7 +540,7 @@ class ChangeSetTaken(Struct, frozen=True, array_like=True, tag="change_set_taken
     incarnation: int
 
 
-Message = Announce | Blob | Batch | Claimed | Demand | SourceStates | Requests | ChangeSet
+Message = Announce | Blob | Batch | Claimed | Members | Take | HandOver | Demand | SourceStates | Requests | ChangeSet
 Answer = Refused | Full | Noted | BlobTaken | BatchCommitted | DemandMet | Answers | ChangeSetTaken
 
 

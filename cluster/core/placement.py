@@ -57,6 +57,11 @@ def rendezvous(name: str, nodes: Sequence[str]) -> str:
     return max(nodes, key=lambda node: _weight(name, node))
 
 
+def unit(source: str, channel: str | None, *, is_spread: bool) -> str:
+    """Return what is placed as one: a channel of a source whose channels are spread over ingestors, or else the source."""
+    return f"{source}/{channel}" if is_spread and channel is not None else source
+
+
 def coordinator_of(shard: int, coordinators: int) -> int:
     """Return the coordinator that serves a shard."""
     return shard % coordinators

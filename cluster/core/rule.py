@@ -160,6 +160,11 @@ class Router:
         self._elements = msgspec.json.Decoder(list[Raw])
         self._mapped = envelope is not None
 
+    @property
+    def takes_any_channel(self) -> bool:
+        """Whether there are rules for events without a channel."""
+        return any(stream.channel is None for stream in self._streams)
+
     def decode(self, frame: bytes) -> Any:
         """Read a frame: an envelope, or the list of envelopes and `FrameFault`s that a JSON array holds.
 

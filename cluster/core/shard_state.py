@@ -65,6 +65,7 @@ from cluster.core.messages import (
     KeyList,
     ListKeys,
     Matched,
+    Members,
     Missed,
     MissedKeys,
     Noted,
@@ -201,7 +202,6 @@ class ShardState:
         feeds: Feeds,
         demand: ChannelDemand,
         gateways: Sequence[str],
-        ingestors: Sequence[str],
         replay_ms: float,
         entities: Mapping[str, EntityType] | None = None,
         relations: Relations | None = None,
@@ -255,7 +255,7 @@ class ShardState:
         self._recent_entities: deque[tuple[float, str, Any, bytes]] = deque()
         """(receipt, type, id, value), for responses that may not hold them yet."""
         self._effects: list[Effect] = []
-        self._announcements = Announcements(identity, incarnation, [*gateways, *ingestors])
+        self._announcements = Announcements(identity, incarnation, list(gateways))
         self.operations_dropped: Counter[str] = Counter()
         self.evictions: Counter[str] = Counter()
         self.invalidations = 0
@@ -1272,6 +1272,15 @@ class ShardState:
         return MissedKeys(request.id, reset=False, keys=keys)
 
     # --- time and answers ----------------------------------------------------------------------------------------
+
+    def members(self, message: Members, now_ms: float) -> tuple[Answer, list[Effect]]:
+        """The supervisor says which ingestors there are."""
+        self._now_ms = now_ms
+        before = self.demand.ingestors
+        if self.demand.members(message):
+            self._announcements.exchange(before, message.ingestors)
+        self._flush()
+        return Noted(self.incarnation), self._taken()
 
     def announce(self, message: Announce, now_ms: float) -> tuple[Answer, list[Effect]]:
         """An ingestor lives anew."""

@@ -12,7 +12,7 @@ REPEAT_MS = 5_000.0
 class SourceNews:
     """See the module."""
 
-    __slots__ = ("_due", "_in_flight", "_number", "_sender", "_states")
+    __slots__ = ("_due", "_in_flight", "_number", "_sender", "_states", "_untold")
 
     def __init__(self, sender: str, incarnation: int, gateways: Sequence[str]) -> None:
         self._sender = sender
@@ -21,23 +21,39 @@ class SourceNews:
         self._due: dict[str, float] = dict.fromkeys(gateways, 0.0)
         """When each gateway is to be told next."""
         self._in_flight: set[str] = set()
+        self._untold: set[str] = set()
+        """Gateways that have not heard the last change."""
 
     def changed(self, source: str, state: str) -> None:
         """A source is in another state."""
         self._states[source] = state
+        self._renew()
+
+    def gone(self, source: str) -> None:
+        """A source is read here no longer."""
+        if self._states.pop(source, None) is not None:
+            self._renew()
+
+    def _renew(self) -> None:
         self._number += 1
         self._due = dict.fromkeys(self._due, 0.0)
+        self._untold = set(self._due)
+
+    @property
+    def is_told(self) -> bool:
+        """Whether every gateway has heard the last change."""
+        return not self._untold
 
     def deadline(self) -> float | None:
         """When a gateway is to be told (Unix ms)."""
-        if not self._states:
+        if not self._states and not self._untold:
             return None
         return min((at for gateway, at in self._due.items() if gateway not in self._in_flight), default=None)
 
     def wake(self, now_ms: float) -> list[Send]:
         """Tell the gateways that are due."""
         sends: list[Send] = []
-        if not self._states:
+        if not self._states and not self._untold:
             return sends
         for gateway, at in self._due.items():
             if at <= now_ms and gateway not in self._in_flight:
@@ -47,9 +63,11 @@ class SourceNews:
                 self._due[gateway] = now_ms + REPEAT_MS
         return sends
 
-    def answered(self, gateway: str) -> None:
+    def answered(self, gateway: str, message: SourceStates) -> None:
         """A gateway has heard."""
         self._in_flight.discard(gateway)
+        if message.number == self._number:
+            self._untold.discard(gateway)
 
     def unanswered(self, gateway: str, now_ms: float) -> None:
         """A gateway could not be reached."""

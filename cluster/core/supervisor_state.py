@@ -45,6 +45,9 @@ class SupervisorState:
     def want(self, actors: Sequence[str]) -> list[Effect]:
         """Set what should be."""
         unwanted = [actor for actor in self.desired if actor not in actors]
+        self._present.difference_update(unwanted)
+        for actor in unwanted:
+            self._failures.pop(actor, None)
         self.desired = tuple(actors)
         return [*(Remove(actor) for actor in unwanted), *(Create(actor) for actor in actors)]
 

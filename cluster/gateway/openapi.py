@@ -3,6 +3,7 @@
 from typing import Any
 
 from cluster import __version__
+from cluster.core.scaling import MAX_INGESTORS
 
 _KEY = {
     "name": "key",
@@ -169,6 +170,25 @@ def document() -> dict[str, Any]:
                 )
             },
             "/v1/cluster": {"get": _operation("What runs where", [], {"200": _answer("the cluster", "Object")})},
+            "/v1/scale": {
+                "post": _operation(
+                    "Have another number of ingestors; /v1/cluster shows when it is so",
+                    [],
+                    {"200": _answer("what was asked for", "Object")},
+                    **_body(
+                        (
+                            "application/json",
+                            {
+                                "type": "object",
+                                "additionalProperties": False,
+                                "properties": {
+                                    "ingestors": {"type": "integer", "minimum": 1, "maximum": MAX_INGESTORS}
+                                },
+                            },
+                        )
+                    ),
+                )
+            },
             "/healthz": {"get": _operation("Alive", [], {"200": _answer("alive")})},
             "/readyz": {"get": _operation("Able to serve", [], {"200": _answer("ready")})},
             "/openapi.json": {"get": _operation("This description", [], {"200": _answer("it", "Object")})},

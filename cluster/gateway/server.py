@@ -42,6 +42,7 @@ from cluster.core.operation import parse_operations
 from cluster.core.position import decode_token
 from cluster.core.query_key import CanonicalKey, KeyMatcher, canonical, checked, normalized, parse
 from cluster.core.replica import Replica
+from cluster.core.scaling import MAX_INGESTORS
 from cluster.core.session_state import COMMANDS, CONTROL, SessionState
 from cluster.errors import ErrorCode, HarborError, RequestError
 from cluster.gateway import parameters
@@ -112,7 +113,7 @@ class _Wire:
 
 
 class GatewayServer:
-    """See the module. `send` delivers the state's calls to shards; `describe` gives `/v1/cluster`."""
+    """See the module. `send` delivers the state's calls to shards; `describe` gives `/v1/cluster`, `scale` changes it."""
 
     def __init__(
         self,
@@ -122,6 +123,7 @@ class GatewayServer:
         send: Callable[[Send], None],
         rearm: Callable[[], None],
         describe: Callable[[], Awaitable[dict[str, Any]]],
+        scale: Callable[[dict[str, int]], Awaitable[None]],
         origins: tuple[str, ...] = (),
     ) -> None:
         self.state = state
@@ -129,6 +131,7 @@ class GatewayServer:
         self._send = send
         self._rearm = rearm
         self._describe = describe
+        self._scale = scale
         self._origins = frozenset(origins)
         self._wires: dict[str, _Wire] = {}
         self._futures: dict[int, asyncio.Future[list[Payload]]] = {}
@@ -153,6 +156,7 @@ class GatewayServer:
             ("GET", "/v1/missed"): self._missed,
             ("GET", "/v1/socket"): self._socket,
             ("GET", "/v1/cluster"): self._cluster,
+            ("POST", "/v1/scale"): self._scale_cluster,
             ("GET", "/healthz"): self._healthz,
             ("GET", "/readyz"): self._readyz,
             ("GET", "/openapi.json"): self._openapi_json,
@@ -631,6 +635,28 @@ class GatewayServer:
     async def _cluster(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request)
         return web.Response(body=orjson.dumps(await self._describe()), headers=JSON)
+
+    async def _scale_cluster(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Have another number of ingestors."""
+        parameters.only(request)
+        body = await parameters.body(request)
+        if not isinstance(body, dict) or not body:
+            raise RequestError(ErrorCode.BAD_REQUEST, 'the body is an object such as {"ingestors": 4}')
+        for name, count in body.items():
+            if name in ("shards", "coordinators", "gateways"):
+                raise RequestError(
+                    ErrorCode.UNSUPPORTED,
+                    f"{name} cannot be changed while the cluster runs: restart it with another number",
+                )
+            if name != "ingestors":
+                raise RequestError(ErrorCode.BAD_REQUEST, f"unknown member {name!r}, there is: ingestors")
+            if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_INGESTORS:
+                raise RequestError(
+                    ErrorCode.BAD_REQUEST,
+                    f"ingestors: expected a whole number from 1 to {MAX_INGESTORS}, got {count!r}",
+                )
+        await self._scale(body)
+        return web.Response(body=orjson.dumps(body), headers=JSON)
 
     async def _healthz(self, request: web.BaseRequest) -> web.StreamResponse:  # noqa: ARG002 - aiohttp's signature
         return web.Response(text="alive\n")

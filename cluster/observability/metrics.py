@@ -6,6 +6,7 @@ component, shard, source, gateway and those of the table; never a key or a clien
 
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from operator import add
 
 import msgspec
 from msgspec import Struct
@@ -53,6 +54,11 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "event_decode_errors_total": ("counter", "Frames that are no event.", ("source",)),
     "source_connected": ("gauge", "1 while the stream is connected.", ("source",)),
     "source_reconnects_total": ("counter", "Connections made after the first.", ("source",)),
+    "source_gaps_total": (
+        "counter",
+        "How often events may have passed unseen, so that what they feed is fetched anew.",
+        ("source",),
+    ),
     "ingest_buffer_bytes": ("gauge", "Folded operations waiting to be sent.", ()),
     "operations_total": ("counter", "Operations made from events, before folding.", ("kind",)),
     "operations_coalesced_total": ("counter", "Operations that folding saved.", ()),
@@ -146,13 +152,29 @@ def decode(encoded: bytes) -> list[Sample]:
     return msgspec.msgpack.decode(encoded, type=list[Sample])
 
 
+def _merged(samples: Iterable[Sample]) -> Iterable[Sample]:
+    """Add up what several actors say under the same labels; connections of a source count as up when all are."""
+    merged: dict[tuple[str, tuple[str, ...]], Sample] = {}
+    for sample in samples:
+        place = (sample.name, sample.labels)
+        other = merged.get(place)
+        if other is None:
+            merged[place] = sample
+        elif sample.name == "source_connected":
+            merged[place] = Sample(sample.name, sample.labels, min(sample.value, other.value))
+        else:
+            buckets = tuple(map(add, sample.buckets, other.buckets))
+            merged[place] = Sample(sample.name, sample.labels, sample.value + other.value, buckets)
+    return merged.values()
+
+
 class _Gathered(Collector):
     def __init__(self, samples: Iterable[Sample]) -> None:
         self._samples = list(samples)
 
     def collect(self) -> Iterator[Metric]:
         families: dict[str, CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily] = {}
-        for sample in self._samples:
+        for sample in _merged(self._samples):
             kind, text, labels = NAMES[sample.name]
             full = f"harbor_{sample.name}"
             family = families.get(sample.name)

@@ -24,10 +24,33 @@ from cluster.core.coordinator_state import CoordinatorState
 from cluster.core.declared_query import Response
 from cluster.core.feed import Repeats
 from cluster.core.gateway_state import Close, Deliver, GatewayState, Respond
-from cluster.core.ingestion_state import AskMissed, IngestionState, Join, Leave, Resume, Start
-from cluster.core.messages import Announce, Batch, Blob, ChangeSet, Claimed, Demand, Noted, Requests, Send
+from cluster.core.ingestion_state import (
+    AskMissed,
+    IngestionState,
+    Join,
+    Leave,
+    Reconnect,
+    Resume,
+    SourceTraits,
+    Start,
+    Stop,
+)
+from cluster.core.messages import (
+    Announce,
+    Batch,
+    Blob,
+    ChangeSet,
+    Claimed,
+    Demand,
+    HandOver,
+    Members,
+    Requests,
+    Send,
+    Take,
+)
 from cluster.core.placement import assign_slots
 from cluster.core.rule import Envelope
+from cluster.core.scaling import Reported, Retire, Scaling
 from cluster.core.session_state import SessionState
 from cluster.core.shard_state import Commit, ShardState, StartFetch
 from cluster.core.transaction import Store
@@ -51,19 +74,40 @@ class Faults:
 
 
 @dataclass(slots=True)
+class Connection:
+    """An ingestor's to the upstream."""
+
+    joined: set[str] = field(default_factory=set)
+    sent: set[str] = field(default_factory=set)
+    """Channels whose events are sent: those joined, and where the upstream is deaf to leaving, those that were."""
+    is_wanted: bool = False
+    """The ingestor has begun to read."""
+    is_open: bool = False
+    number: int = 0
+    """Of the connection: what was sent on an earlier one does not arrive."""
+
+
+@dataclass(slots=True)
 class Upstream:
     """The service and the stream in one: the truth, and who hears of its changes."""
 
     truth: dict[str, Any] = field(default_factory=dict)
-    joined: set[str] = field(default_factory=set)
-    is_wanted: bool = False
-    """The ingestor has begun to read."""
-    connected: bool = False
-    connection: int = 0
+    connections: dict[str, Connection] = field(default_factory=dict)
+    """By ingestor."""
     number: int = 0
     fetches: int = 0
     log: list[tuple[int, str, str, Any]] = field(default_factory=list)
     """(id, channel, event, data)."""
+
+    @property
+    def joined(self) -> set[str]:
+        """Return what anybody has joined."""
+        return {channel for connection in self.connections.values() for channel in connection.joined}
+
+    @property
+    def connected(self) -> bool:
+        """Whether everybody who wants to is connected."""
+        return all(each.is_open for each in self.connections.values() if each.is_wanted)
 
 
 class Client:
@@ -92,10 +136,25 @@ class World:
         repeats: Repeats = Repeats.NOTHING,
         asks: bool = False,
         store: Callable[[], Store] | None = None,
+        is_spread: bool = False,
+        can_leave: bool = True,
     ) -> None:
-        """`repeats`, `asks`: what the upstream can repeat, see `IngestionState`; `store`: makes what outlives a shard."""
+        """Build.
+
+        Args:
+            seed: Of everything that is left to chance.
+            document: The configuration.
+            faults: Of the network.
+            repeats: As `asks` and `is_spread`, of the source, see `SourceTraits`.
+            asks: See there.
+            store: Makes what outlives a shard.
+            is_spread: See there.
+            can_leave: The upstream heeds it when a channel is left.
+        """
+        self.can_leave = can_leave
         self.repeats = repeats
         self.asks = asks
+        self.is_spread = is_spread or repeats is Repeats.CHANNEL
         self._store = store
         self.stores: dict[str, Store] = {}
         self.random = random.Random(seed)
@@ -114,11 +173,43 @@ class World:
         self._timers: dict[str, float] = {}
         cluster = self.config.cluster
         self.slots = assign_slots(range(cluster.shards), 1)
-        self.ingestors = ["ingestor-0"]
+        self.scaling = Scaling(Members(1, [f"ingestor-{n}" for n in range(cluster.ingestors)]))
         names = [*(f"shard-{n}" for n in range(cluster.shards)), GATEWAY]
-        names += [f"coordinator-{n}" for n in range(cluster.coordinators)] + self.ingestors
+        names += [f"coordinator-{n}" for n in range(cluster.coordinators)] + self.scaling.actors
         for name in names:
             self.start(name)
+
+    def scale(self, ingestors: int) -> None:
+        """Have another number of ingestors."""
+        self.note(f"scale to {ingestors} ingestors")
+        self.scaling.wanted = ingestors
+        self._supervise()
+
+    def _supervise(self) -> None:
+        """Act as the supervisor does, until there is what is wanted."""
+        if self.scaling.is_done:
+            return
+        for name in self.scaling.actors:
+            if name not in self._lives:
+                self.start(name)
+        ingestors = {
+            name: Reported(*machine.status())
+            for name, machine in self.machines.items()
+            if isinstance(machine, IngestionState)
+        }
+        shards = {
+            f"shard-{n}": machine.demand.epoch if (machine := self.machines.get(f"shard-{n}")) is not None else None
+            for n in range(self.config.cluster.shards)
+        }
+        for effect in self.scaling.step(ingestors, shards):
+            if isinstance(effect, Retire):
+                self.note(f"{effect.actor} retires")
+                del self.machines[effect.actor], self._lives[effect.actor]
+                self._timers.pop(effect.actor, None)
+                self.upstream.connections.pop(effect.actor, None)
+            elif self.random.random() >= self.faults.lose:
+                self.at(self.delay(), lambda effect=effect: void(self._receive(effect.actor, effect.members)))  # type: ignore[misc]
+        self.at(50.0, self._supervise)
 
     # --- the clock -----------------------------------------------------------------------------------------------
 
@@ -157,8 +248,8 @@ class World:
                     name,
                     incarnation,
                     now_ms=self.now_ms,
-                    ingestors=self.ingestors,
-                    ingestor_of=lambda _: self.ingestors[0],
+                    members=Members(0, []),
+                    spread=self.config.sources if self.is_spread else (),
                     linger_ms=self.compiled.feeds.linger_ms,
                 )
                 machine: Any = ShardState(
@@ -169,7 +260,6 @@ class World:
                     feeds=self.compiled.feeds,
                     demand=demand,
                     gateways=[GATEWAY],
-                    ingestors=self.ingestors,
                     replay_ms=max(profile.max_wait_ms for profile in profiles),
                     entities=self.compiled.entities,
                     relations=self.compiled.relations,
@@ -184,9 +274,7 @@ class World:
                         machine.restore(stored, self.now_ms, lambda _: True)
             case "coordinator":
                 shards = [n for n in range(cluster.shards) if n % cluster.coordinators == int(index)]
-                machine = CoordinatorState(
-                    name, incarnation, shards=shards, ingestors=self.ingestors, profiles=profiles
-                )
+                machine = CoordinatorState(name, incarnation, shards=shards, profiles=profiles)
             case "ingestor":
                 machine = IngestionState(
                     name,
@@ -197,14 +285,18 @@ class World:
                     shards=cluster.shards,
                     coordinators=cluster.coordinators,
                     profiles=profiles,
-                    repeats=dict.fromkeys(self.config.sources, self.repeats),
-                    asks=frozenset(self.config.sources) if self.asks else frozenset(),
+                    traits=dict.fromkeys(
+                        self.config.sources, SourceTraits(self.repeats, self.asks, self.is_spread, has_ids=True)
+                    ),
+                    members=self.scaling.members,
                 )
             case _:
                 machine = GatewayState(name, incarnation, slots=self.slots, shards=cluster.shards)
         self.machines[name] = machine
         self._lives[name] = self._lives.get(name, 0) + 1
         self.note(f"{name} lives as {incarnation}")
+        if kind == "shard":
+            self._effects(name, machine.members(self.scaling.members, self.now_ms)[1])
         self._arm(name)
 
     def kill(self, name: str) -> None:
@@ -215,10 +307,10 @@ class World:
         if name == GATEWAY:
             for client in self.clients.values():
                 self._hang_up(client)
-        if name in self.ingestors:
-            self.upstream.connected = self.upstream.is_wanted = False
-            self.upstream.connection += 1
-        self.at(self.faults.restart_ms, lambda: self.start(name))
+        if name in self.upstream.connections:
+            number = self.upstream.connections[name].number
+            self.upstream.connections[name] = Connection(number=number + 1)
+        self.at(self.faults.restart_ms, lambda: self.start(name) if name in self._lives else None)
 
     def _effects(self, name: str, effects: Iterable[Any]) -> None:
         for effect in effects:
@@ -232,19 +324,30 @@ class World:
                 case Commit(transaction=transaction):
                     self.stores[name].commit(transaction)
                 case Start():
-                    self.upstream.is_wanted = True
-                    self.upstream.joined = {channel for _, channel in self.compiled.feeds.always()}
-                    self.at(self.delay(), self.connect_upstream)
+                    self._connection(name).is_wanted = True
+                    self.at(self.delay(), lambda: self.connect(name))
+                case Stop():
+                    number = self._connection(name).number
+                    self.upstream.connections[name] = Connection(number=number + 1)
+                case Reconnect():
+                    connection = self._connection(name)
+                    connection.is_open = False
+                    connection.number += 1
+                    self.at(self.delay(), lambda: self.connect(name))
                 case AskMissed():
                     self._ask_missed(name, effect)
                 case Join(channel=channel):
-                    self.upstream.joined.add(channel)
-                    self.note(f"join {channel}")
-                    if self.upstream.connected and self.repeats is Repeats.CHANNEL:
-                        self._repeat(channel)
+                    connection = self._connection(name)
+                    connection.joined.add(channel)
+                    connection.sent.add(channel)
+                    self.note(f"{name} joins {channel}")
+                    if connection.is_open and self.repeats is Repeats.CHANNEL:
+                        self._repeat(name, channel)
                 case Leave(channel=channel):
-                    self.upstream.joined.discard(channel)
-                    self.note(f"leave {channel}")
+                    self._connection(name).joined.discard(channel)
+                    if self.can_leave:
+                        self._connection(name).sent.discard(channel)
+                    self.note(f"{name} leaves {channel}")
                 case Resume() | Respond() | Close():
                     pass
                 case _:
@@ -263,7 +366,7 @@ class World:
         life = self._lives[name]
 
         def wake() -> None:
-            if self._lives[name] != life or name not in self.machines or self._timers.get(name) != due:
+            if self._lives.get(name) != life or name not in self.machines or self._timers.get(name) != due:
                 return
             del self._timers[name]
             self._effects(name, self.machines[name].wake(self.now_ms))
@@ -273,12 +376,12 @@ class World:
     # --- the network ---------------------------------------------------------------------------------------------
 
     def _call(self, sender: str, to: str, message: Any) -> None:
-        life = self._lives[sender]
+        life = self._lives.get(sender)
         lost = self.random.random() < self.faults.lose
         arrives = not lost or self.random.random() < 0.5
 
         def answer(reply: Any) -> None:
-            if self._lives[sender] != life or sender not in self.machines:
+            if self._lives.get(sender) != life or sender not in self.machines:
                 return
             machine = self.machines[sender]
             if lost or reply is None:
@@ -312,8 +415,12 @@ class World:
                 answer, effects = machine.demand(message, now_ms)
             case Claimed():
                 answer, effects = machine.claimed(message, now_ms)
-            case Announce() if isinstance(machine, CoordinatorState):
-                answer, effects = Noted(machine.incarnation), []
+            case Members():
+                answer, effects = machine.members(message, now_ms)
+            case Take():
+                answer, effects = machine.take(message, now_ms)
+            case HandOver():
+                answer, effects = machine.hand_over(message, now_ms)
             case Announce():
                 answer, effects = machine.announce(message, now_ms)
             case _:
@@ -324,36 +431,45 @@ class World:
     # --- the upstream --------------------------------------------------------------------------------------------
 
     def connect_upstream(self) -> None:
-        """Connect the ingestor's source."""
-        machine = self.machines.get(self.ingestors[0])
-        if machine is None or self.upstream.connected or not self.upstream.is_wanted:
+        """Connect every ingestor that wants to be."""
+        for name in list(self.upstream.connections):
+            self.connect(name)
+
+    def _connection(self, name: str) -> Connection:
+        return self.upstream.connections.setdefault(name, Connection())
+
+    def connect(self, name: str) -> None:
+        """Connect an ingestor's source."""
+        machine, connection = self.machines.get(name), self._connection(name)
+        if machine is None or connection.is_open or not connection.is_wanted:
             return
-        self.upstream.connected = True
-        self.note("source opened")
+        connection.is_open = True
+        connection.sent = set(connection.joined)
+        self.note(f"{name} connected")
         since = machine.resume_id(self._source)
-        channels = sorted(self.upstream.joined)
+        channels = sorted(connection.joined)
         resumed = {channel: machine.resume_id(self._source, channel) for channel in channels}
-        self._effects(self.ingestors[0], machine.opened(self._source, self.now_ms))
+        self._effects(name, machine.opened(self._source, self.now_ms))
         if self.repeats is Repeats.SOURCE and since is not None and not self.asks:
-            self._say_again(lambda number, channel: number > since and channel in self.upstream.joined)
+            self._say_again(name, lambda number, channel: number > since and channel in connection.joined)
         if self.repeats is Repeats.CHANNEL:
             for channel in channels:
-                self._repeat(channel, resumed[channel])
+                self._repeat(name, channel, resumed[channel])
 
     @property
     def _source(self) -> str:
         return next(iter(self.config.sources))
 
-    def _repeat(self, channel: str, since: Any = None) -> None:
+    def _repeat(self, name: str, channel: str, since: Any = None) -> None:
         """A channel is joined: say what came after the event that the ingestor names."""
-        since = since if since is not None else self.machines[self.ingestors[0]].resume_id(self._source, channel)
+        since = since if since is not None else self.machines[name].resume_id(self._source, channel)
         if since is not None:
-            self._say_again(lambda number, on: on == channel and number > since)
+            self._say_again(name, lambda number, on: on == channel and number > since)
 
-    def _say_again(self, wanted: Callable[[int, str], bool]) -> None:
+    def _say_again(self, name: str, wanted: Callable[[int, str], bool]) -> None:
         for number, channel, event, data in self.upstream.log:
             if wanted(number, channel):
-                self._say(number, channel, event, data)
+                self._say(name, number, channel, event, data)
 
     def _ask_missed(self, name: str, asked: AskMissed) -> None:
         life = self._lives[name]
@@ -362,7 +478,7 @@ class World:
             found = [
                 Envelope(event, orjson.dumps(data), channel, number)
                 for number, channel, event, data in self.upstream.log
-                if number > int(asked.since) and channel in self.upstream.joined
+                if number > int(asked.since)
             ]
             self.at(self.delay() * 3, lambda: hear(found))
 
@@ -373,32 +489,34 @@ class World:
         self.at(self.delay() * 3, answer)
 
     def drop_upstream(self, for_ms: float) -> None:
-        """Cut the source's connection; what is emitted meanwhile is not heard."""
+        """Cut the source's connections; what is emitted meanwhile is not heard."""
         self.note("source cut")
-        self.upstream.connected = False
-        self.upstream.connection += 1
+        for connection in self.upstream.connections.values():
+            connection.is_open = False
+            connection.number += 1
         self.at(for_ms, self.connect_upstream)
 
     def emit(self, channel: str, event: str, data: Any, change: Callable[[dict[str, Any]], None]) -> None:
-        """Change the truth and say so on a channel, to a connection that has joined it."""
+        """Change the truth and say so on a channel, to the connections that have joined it."""
         upstream = self.upstream
         change(upstream.truth)
         upstream.number += 1
         self.note(f"event {upstream.number} {event} {data}")
         upstream.log.append((upstream.number, channel, event, data))
-        if upstream.connected and channel in upstream.joined:
-            self._say(upstream.number, channel, event, data)
+        for name, connection in upstream.connections.items():
+            if connection.is_open and channel in connection.sent:
+                self._say(name, upstream.number, channel, event, data)
 
-    def _say(self, number: int, channel: str, event: str, data: Any) -> None:
-        upstream = self.upstream
+    def _say(self, name: str, number: int, channel: str, event: str, data: Any) -> None:
         frame = orjson.dumps({"event": event, "channel": channel, "data": data, "id": number})
-        connection = upstream.connection
+        connection = self.upstream.connections[name].number
 
         def arrive() -> None:
-            machine = self.machines.get(self.ingestors[0])
-            if machine is not None and upstream.connection == connection:
+            machine = self.machines.get(name)
+            known = self.upstream.connections.get(name)
+            if machine is not None and known is not None and known.number == connection:
                 machine.receive(self._source, frame, self.now_ms)
-                self._arm(self.ingestors[0])
+                self._arm(name)
 
         self.at(1.0, arrive)  # one connection: in order
 
@@ -421,12 +539,12 @@ class World:
 
     # --- clients -------------------------------------------------------------------------------------------------
 
-    def connect(self, name: str) -> Client:
+    def enter(self, name: str) -> Client:
         """Connect a client, for the first time or again; its subscriptions continue from their tokens."""
         client = self.clients.setdefault(name, Client(name))
         gateway = self.machines.get(GATEWAY)
         if gateway is None:
-            self.at(50.0, lambda: void(self.connect(name)))
+            self.at(50.0, lambda: void(self.enter(name)))
             return client
         if client.session is not None:
             return client
@@ -468,7 +586,7 @@ class World:
     def _hang_up(self, client: Client, back_ms: float = 100.0) -> None:
         client.session = None
         client.taking = False
-        self.at(back_ms, lambda: void(self.connect(client.name)))
+        self.at(back_ms, lambda: void(self.enter(client.name)))
 
     def _deliver(self, session_id: str) -> None:
         client = self.clients.get(session_id.partition("/")[0])

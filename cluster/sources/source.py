@@ -100,6 +100,10 @@ class Source(Protocol):
         """Hand over and read again, after the listener said False."""
         ...
 
+    def reconnect(self) -> None:
+        """Hand over nothing more of this connection, and open another at once."""
+        ...
+
 
 class GoneError(Exception):
     """The upstream asks not to be connected to again."""
@@ -125,6 +129,8 @@ class ReconnectingSource(ABC):
         """The first delay, where the upstream named one."""
         self._opened_at: float | None = None
         self._was_open = False
+        self._is_reconnecting = False
+        """The connection is being closed to open another."""
 
     async def run(self) -> None:
         """Keep connected until cancelled; cancelling closes the connection first.
@@ -146,6 +152,9 @@ class ReconnectingSource(ABC):
                     return
                 except ConnectionFailedError as failed:
                     reason = str(failed)
+                if self._is_reconnecting:
+                    self._is_reconnecting = False
+                    continue
                 if self._opened_at is not None and loop.time() - self._opened_at > last_delay_s:
                     failures = 0
                 failures += 1

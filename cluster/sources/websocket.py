@@ -233,6 +233,15 @@ class WebSocketSource(ReconnectingSource):
         if self._connection is not None:
             self._connection.release()
 
+    def reconnect(self) -> None:
+        """Hand over nothing more of this connection, and open another at once."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._is_reconnecting = True
+            self._asked.clear()
+            connection.finish()
+            connection.transport.abort()
+
     async def _converse(self) -> None:
         connection = await self._connect()
         self._connection = connection

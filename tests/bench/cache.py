@@ -29,6 +29,7 @@ from cluster.core.messages import (
     ChangeSetTaken,
     Header,
     KeyOperations,
+    Members,
     Requests,
     Send,
     Unwatch,
@@ -62,9 +63,7 @@ class Shard:
     """One shard's machine, with a gateway that takes every change set at once."""
 
     def __init__(self) -> None:
-        demand = ChannelDemand(
-            "shard-0", 3, now_ms=NOW, ingestors=[], ingestor_of=lambda s: s, linger_ms=lambda _s, _c: 0.0
-        )
+        demand = ChannelDemand("shard-0", 3, now_ms=NOW, members=Members(1, []), linger_ms=lambda _s, _c: 0.0)
         query = DeclaredQuery(parse(["items", "{id}"]), "api", parse("/items/{id}"))
         self.machine = ShardState(
             "shard-0",
@@ -74,7 +73,6 @@ class Shard:
             feeds=FeedIndex([]),
             demand=demand,
             gateways=[],
-            ingestors=[],
             replay_ms=1_000.0,
             entities={"user": EntityType("user", "id", ("userId",), ("author",))},
         )

@@ -20,6 +20,7 @@ from cluster.core.messages import (
     FeedRange,
     Header,
     KeyOperations,
+    Members,
     Meta,
     Ready,
     Removed,
@@ -75,8 +76,7 @@ class Shard:
             "shard-0",
             life,
             now_ms=START,
-            ingestors=list(config.sources),
-            ingestor_of=lambda source: source,
+            members=Members(1, ["ingestor-0"]),
             linger_ms=compiled.feeds.linger_ms,
         )
         self.machine = ShardState(
@@ -87,7 +87,6 @@ class Shard:
             feeds=compiled.feeds,
             demand=demand,
             gateways=[],
-            ingestors=[],
             replay_ms=REPLAY_MS,
             entities=compiled.entities,
             relations=compiled.relations,

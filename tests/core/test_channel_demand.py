@@ -6,10 +6,11 @@ import pytest
 
 from cluster.core.channel_demand import GREET_MS, RETRY_MS, Channel, ChannelDemand
 from cluster.core.link import Foreign, Incoming, New, Repeat
-from cluster.core.messages import Demand, DemandMet, Full, Header, Refused, Send
+from cluster.core.messages import Demand, DemandMet, Full, Header, Members, Refused, Send
 
-A, B, C = ("s", "a"), ("s", "b"), ("other", "c")
-OWNER = {"s": "ingestor-0", "other": "ingestor-1"}
+A, B, C = ("y", "a"), ("y", "b"), ("x", "c")
+OWNER = {"y": "ingestor-0", "x": "ingestor-1"}
+"""By rendezvous hashing."""
 LINGER = 1000.0
 
 
@@ -18,8 +19,7 @@ def demand() -> ChannelDemand:
         "shard-0",
         5,
         now_ms=0.0,
-        ingestors=["ingestor-0", "ingestor-1"],
-        ingestor_of=OWNER.__getitem__,
+        members=Members(1, ["ingestor-0", "ingestor-1"]),
         linger_ms=lambda source, channel: LINGER,
     )
 

@@ -2,7 +2,6 @@
 
 from cluster.core.coordinator_state import FULL_RETRY_MS, HIGH_WATER_BYTES, RETRY_MS, CoordinatorState
 from cluster.core.messages import (
-    Announce,
     Batch,
     BatchCommitted,
     Blob,
@@ -11,7 +10,6 @@ from cluster.core.messages import (
     Full,
     Header,
     KeyOperations,
-    Noted,
     Part,
     Refused,
     Send,
@@ -23,9 +21,7 @@ START = 1_000_000.0
 
 
 def state(**options: object) -> CoordinatorState:
-    made = CoordinatorState(
-        "coordinator-0", 7, shards=[0, 1], ingestors=[], profiles=options.get("profiles", (Profile(),))
-    )
+    made = CoordinatorState("coordinator-0", 7, shards=[0, 1], profiles=options.get("profiles", (Profile(),)))
     assert made.deadline() is None
     return made
 
@@ -126,14 +122,3 @@ def test_leading_mode_sends_what_follows_a_quiet_window_at_once() -> None:
     _, effects = machine.blob(blob(2, part(0, "k", Set(b"2"), oldest_ms=START + 40)), START + 42)
     assert effects == []
     assert machine.deadline() == START + 100
-
-
-def test_a_new_life_announces_itself_until_it_is_heard() -> None:
-    machine = CoordinatorState("coordinator-0", 7, shards=[0], ingestors=["ingestor-0"], profiles=(Profile(),))
-    (send,) = machine.wake(START)
-    assert send == Send("ingestor-0", Announce("coordinator-0", 7))
-    assert machine.deadline() is None
-    machine.unanswered("ingestor-0", send.message, START)
-    assert machine.wake(START + RETRY_MS) == [send]
-    machine.answered("ingestor-0", send.message, Noted(3), START + RETRY_MS)
-    assert machine.deadline() is None

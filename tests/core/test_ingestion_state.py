@@ -17,6 +17,7 @@ from cluster.core.ingestion_state import (
     Join,
     Leave,
     Resume,
+    SourceTraits,
     Start,
 )
 from cluster.core.messages import (
@@ -90,7 +91,7 @@ def state(
             told = (list(cursors), list(checkpoints)) if not shard else ([], [])
             answer, effects = machine.claimed(Claimed(shard, LIFE + 1, *told), START - 100)
             assert answer == Noted(LIFE)
-        assert effects == [Start("events")]
+        assert effects == [Join("events", "c:always"), Start("events")]
     return machine
 
 
@@ -170,8 +171,7 @@ def take(machine: IngestionState, send: Send, committed: int = 0, at: float = ST
     return machine.answered(send.to, send.message, BlobTaken(9, 5.0, committed), at)
 
 
-@pytest.mark.parametrize("how", ["announced", "refused"])
-def test_what_a_dead_coordinator_had_is_sent_again_unless_it_was_committed(how: str) -> None:
+def test_what_a_dead_coordinator_had_is_sent_again_unless_it_was_committed() -> None:
     machine = state()
     open_link(machine)
     blobs = []
@@ -180,11 +180,8 @@ def test_what_a_dead_coordinator_had_is_sent_again_unless_it_was_committed(how: 
         blobs.append(sent_blob(machine, START + 95 + 100 * n))
         take(machine, blobs[-1], at=START + 97 + 100 * n)
     machine.receive("events", frame("set", "2"), START + 210)
-    if how == "announced":
-        (claim,) = machine.announce(Announce("coordinator-0", 20), START + 300)[1]
-    else:
-        third = sent_blob(machine, START + 295)
-        (claim,) = machine.answered("coordinator-0", third.message, Refused(20), START + 300)
+    third = sent_blob(machine, START + 295)
+    (claim,) = machine.answered("coordinator-0", third.message, Refused(20), START + 300)
     assert claim.message.header == Header("ingestor-0", LIFE + 1, 0, 1)
     assert [part.claim for part in claim.message.parts] == [Claim("ingestor-0", LIFE + 2, ["events"])]
     take(machine, claim, at=START + 302)
@@ -243,8 +240,9 @@ def added(send: Send) -> list[int]:
     ]
 
 
-SOURCE = {"repeats": {"events": Repeats.SOURCE}}
-CHANNEL = {"repeats": {"events": Repeats.CHANNEL}}
+SOURCE: dict[str, Any] = {"traits": {"events": SourceTraits(Repeats.SOURCE)}}
+CHANNEL: dict[str, Any] = {"traits": {"events": SourceTraits(Repeats.CHANNEL)}}
+ASKS: dict[str, Any] = {"traits": {"events": SourceTraits(Repeats.SOURCE, asks=True)}}
 
 
 def test_a_source_that_comes_back_goes_on_where_it_was() -> None:
@@ -338,7 +336,7 @@ def test_a_channel_goes_on_by_itself() -> None:
     known, fresh = ("events", "c:a"), ("events", "c:b")
     (opened,) = machine.opened("events", START)
     assert isinstance(opened, Send)
-    _, effects = machine.demand(Demand(Header("shard-0", 1, 0, 1), True, [known, fresh], []), START)
+    _, effects = machine.demand(Demand(Header("shard-0", 1, 0, 1), 1, True, [known, fresh], []), START)
     assert effects == [Join(*known), Join(*fresh)]
     machine.receive("events", numbered(31), START + 10)
     (sent,) = take(machine, opened)
@@ -351,10 +349,10 @@ def test_a_channel_that_was_left_begins_anew() -> None:
     machine = state(**CHANNEL)
     machine.opened("events", START)
     channel = ("events", "c:a")
-    machine.demand(Demand(Header("shard-0", 1, 0, 1), False, [channel], []), START)
+    machine.demand(Demand(Header("shard-0", 1, 0, 1), 1, False, [channel], []), START)
     machine.receive("events", numbered(31), START + 10)
     assert machine.resume_id(*channel) == 31
-    machine.demand(Demand(Header("shard-0", 1, LIFE, 2), False, [], [channel]), START + 20)
+    machine.demand(Demand(Header("shard-0", 1, LIFE, 2), 1, False, [], [channel]), START + 20)
     assert machine.resume_id(*channel) is None
 
 
@@ -363,7 +361,7 @@ def missing(*numbers: int) -> list[Envelope]:
 
 
 def test_what_was_missed_comes_first_and_once() -> None:
-    machine = state(**SOURCE, asks=frozenset({"events"}))
+    machine = state(**ASKS)
     open_link(machine)
     machine.receive("events", numbered(1), START + 10)
     (asked,) = machine.opened("events", START + 20)
@@ -379,7 +377,7 @@ def test_what_was_missed_comes_first_and_once() -> None:
 
 
 def test_an_upstream_that_has_forgotten_loses_everything() -> None:
-    machine = state(**SOURCE, asks=frozenset({"events"}))
+    machine = state(**ASKS)
     open_link(machine)
     machine.receive("events", numbered(1), START + 10)
     (asked,) = machine.opened("events", START + 20)
@@ -391,7 +389,7 @@ def test_an_upstream_that_has_forgotten_loses_everything() -> None:
 
 
 def test_an_answer_to_an_older_question_is_not_taken() -> None:
-    machine = state(**SOURCE, asks=frozenset({"events"}))
+    machine = state(**ASKS)
     open_link(machine)
     machine.receive("events", numbered(1), START + 10)
     (first,) = machine.opened("events", START + 20)
@@ -465,7 +463,7 @@ def test_channels_are_joined_once_however_many_shards_ask_and_left_after_the_las
     channel = ("events", "c:a")
 
     def demand(shard: int, sequence: int, add: list[tuple[str, str]], drop: list[tuple[str, str]]) -> Demand:
-        return Demand(Header(f"shard-{shard}", 1, 0 if sequence == 1 else 3, sequence), False, add, drop)
+        return Demand(Header(f"shard-{shard}", 1, 0 if sequence == 1 else 3, sequence), 1, False, add, drop)
 
     assert machine.demand(demand(0, 1, [channel], []), START) == (DemandMet(3, [channel]), [Join(*channel)])
     assert machine.demand(demand(1, 1, [channel], []), START) == (DemandMet(3, [channel]), [])
@@ -478,8 +476,8 @@ def test_channels_are_joined_once_however_many_shards_ask_and_left_after_the_las
 def test_a_whole_demand_replaces_what_the_shard_said_before() -> None:
     machine = state()
     one, other = ("events", "c:1"), ("events", "c:2")
-    machine.demand(Demand(Header("shard-0", 1, 0, 1), False, [one], []), START)
-    answer, effects = machine.demand(Demand(Header("shard-0", 9, 0, 1), True, [other], []), START)
+    machine.demand(Demand(Header("shard-0", 1, 0, 1), 1, False, [one], []), START)
+    answer, effects = machine.demand(Demand(Header("shard-0", 9, 0, 1), 1, True, [other], []), START)
     assert answer == DemandMet(3, [])
     assert effects == [Join(*other), Leave(*one)]
 

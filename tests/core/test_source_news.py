@@ -48,22 +48,35 @@ def test_all_sources_are_told_of_each_time_under_a_rising_number() -> None:
 def test_what_changes_while_a_gateway_is_being_told_follows_when_that_is_heard() -> None:
     some = news()
     some.changed("events", "connected")
-    some.wake(START)
+    first = some.wake(START)[0].message
     some.changed("events", "failed")
     assert (some.deadline(), some.wake(START)) == (None, [])
-    some.answered("gateway-1")
+    some.answered("gateway-1", first)
     assert some.deadline() == 0.0
     assert some.wake(START) == [told("gateway-1", LIFE + 2, events="failed")]
-    some.answered("gateway-0")
+    some.answered("gateway-0", first)
     assert some.wake(START + 1) == [told("gateway-0", LIFE + 2, events="failed")]
+    assert not some.is_told
+    for gateway in GATEWAYS:
+        some.answered(gateway, told(gateway, LIFE + 2, events="failed").message)
+    assert some.is_told
+
+
+def test_a_source_that_is_read_elsewhere_is_no_longer_spoken_of() -> None:
+    some = news()
+    some.changed("events", "connected")
+    for send in some.wake(START):
+        some.answered(send.to, send.message)
+    some.gone("events")
+    assert some.wake(START) == [told(gateway, LIFE + 2) for gateway in GATEWAYS]
+    assert not some.is_told
 
 
 def test_what_was_heard_is_repeated_for_those_that_live_anew() -> None:
     some = news()
     some.changed("events", "connected")
-    some.wake(START)
-    for gateway in GATEWAYS:
-        some.answered(gateway)
+    for send in some.wake(START):
+        some.answered(send.to, send.message)
     assert some.deadline() == START + REPEAT_MS
     assert some.wake(START + REPEAT_MS - 1) == []
     assert some.wake(START + REPEAT_MS) == [told(gateway, LIFE + 1, events="connected") for gateway in GATEWAYS]
@@ -72,9 +85,9 @@ def test_what_was_heard_is_repeated_for_those_that_live_anew() -> None:
 def test_what_was_not_heard_is_told_again_soon() -> None:
     some = news()
     some.changed("events", "connected")
-    some.wake(START)
+    told_first = some.wake(START)
     some.unanswered("gateway-0", START + 100)
-    some.answered("gateway-1")
+    some.answered("gateway-1", told_first[1].message)
     assert some.deadline() == START + 100 + RETRY_MS
     assert some.wake(START + 100 + RETRY_MS) == [told("gateway-0", LIFE + 1, events="connected")]
 

@@ -1,6 +1,9 @@
 """An upstream whose n-th event follows from n, so that it can say anything again and a test knows what should have come of it.
 
-python -m tests.e2e.ledger_upstream PORT RATE       serves /sse and /ws; POST /cut drops all connections, POST /stop ends the ledger
+python -m tests.e2e.ledger_upstream PORT RATE [CHANNELS]
+
+serves /sse, /ws (`{join, after?}`, `{leave}`; events have ids unless asked for at /ws?ids=no) and /last/KEY, the value that `set` gave last;
+POST /cut drops all connections, POST /stop ends the ledger
 """
 
 import asyncio
@@ -19,10 +22,10 @@ TICK_S = 0.005
 KINDS = ("append", "bump", "set", "bump")
 
 
-def event(n: int) -> tuple[str, str, dict[str, Any]]:
+def event(n: int, channels: int = 2) -> tuple[str, str, dict[str, Any]]:
     """Return (channel, name, data) of the n-th event, from 1 on."""
     k = n % KEYS
-    return f"ledger:{k % 2}", KINDS[n // KEYS % 4], {"k": f"k{k}", "n": n}
+    return f"ledger:{k % channels}", KINDS[n // KEYS % 4], {"k": f"k{k}", "n": n}
 
 
 def truth(last: int) -> dict[str, Any]:
@@ -47,8 +50,9 @@ def truth(last: int) -> dict[str, Any]:
 
 
 class Ledger:
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, channels: int) -> None:
         self._rate = rate
+        self._channels = channels
         self._began: float | None = None
         self._stopped: int | None = None
         self._cut = asyncio.Event()
@@ -88,18 +92,18 @@ class Ledger:
     async def ws(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse()
         await socket.prepare(request)
-        tasks = []
+        tasks: dict[str, asyncio.Task[None]] = {}
+        with_ids = request.query.get("ids") != "no"
         self._began = self._began or time.monotonic()
 
         async def feed(channel: str, after: int) -> None:
             with suppress(ConnectionError):
                 async for numbers in self._events(after):
                     for n in numbers:
-                        on, name, data = event(n)
+                        on, name, data = event(n, self._channels)
                         if on == channel:
-                            await socket.send_bytes(
-                                orjson.dumps({"event": name, "channel": channel, "data": data, "id": n})
-                            )
+                            said = {"event": name, "channel": channel, "data": data}
+                            await socket.send_bytes(orjson.dumps({**said, "id": n} if with_ids else said))
             if request.transport is not None:
                 request.transport.abort()
 
@@ -107,11 +111,24 @@ class Ledger:
             async for message in socket:
                 if message.type is WSMsgType.TEXT:
                     asked = orjson.loads(message.data)
-                    tasks.append(asyncio.create_task(feed(asked["join"], asked.get("after", 0))))
+                    channel = asked.get("join") or asked["leave"]
+                    if channel in tasks:
+                        tasks.pop(channel).cancel()
+                    if "join" in asked:
+                        after = asked.get("after", 0 if with_ids else self.last)
+                        tasks[channel] = asyncio.create_task(feed(channel, after))
         finally:
-            for task in tasks:
+            for task in tasks.values():
                 task.cancel()
         return socket
+
+    async def last_of(self, request: web.Request) -> web.Response:
+        number = int(request.match_info["key"].removeprefix("k"))
+        last = self.last
+        for n in range(last - (last - number) % KEYS, 0, -KEYS):
+            if event(n)[1] == "set":
+                return web.json_response(n)
+        return web.json_response(0)
 
     async def cut(self, _: web.Request) -> web.Response:
         self._cut.set()
@@ -124,12 +141,13 @@ class Ledger:
 
 
 def main() -> None:
-    ledger = Ledger(float(sys.argv[2]))
+    ledger = Ledger(float(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 2)
     app = web.Application()
     app.add_routes(
         [
             web.get("/sse", ledger.sse),
             web.get("/ws", ledger.ws),
+            web.get("/last/{key}", ledger.last_of),
             web.post("/cut", ledger.cut),
             web.post("/stop", ledger.stop),
         ]

@@ -41,7 +41,13 @@ class Harness:
         }
         self.state = GatewayState("gateway-0", 7, slots=assign_slots(range(shards), 1), shards=shards)
         self.server = GatewayServer(
-            self.state, self.clock, send=self.send, rearm=self.rearm, describe=self.describe, origins=origins
+            self.state,
+            self.clock,
+            send=self.send,
+            rearm=self.rearm,
+            describe=self.describe,
+            scale=self.scale,
+            origins=origins,
         )
         self.timer: asyncio.TimerHandle | None = None
         self.calls = 0
@@ -62,6 +68,9 @@ class Harness:
 
     async def describe(self) -> dict[str, Any]:
         return {"name": "test", "ready": True}
+
+    async def scale(self, counts: dict[str, int]) -> None:
+        self.scaled = counts
 
     # --- the shards' side ---
 

@@ -17,9 +17,9 @@ LOAD_MS = 3_000.0
 QUIET_MS = 12_000.0
 
 
-def document(mode: str, shards: int, coordinators: int) -> dict[str, Any]:
+def document(mode: str, shards: int, coordinators: int, ingestors: int) -> dict[str, Any]:
     return {
-        "cluster": {"shards": shards, "coordinators": coordinators},
+        "cluster": {"shards": shards, "coordinators": coordinators, "ingestors": ingestors},
         "batching": {"mode": mode},
         "sources": {"events": {"type": "websocket", "url": "ws://upstream"}},
         "streams": [
@@ -64,22 +64,28 @@ class Ledger:
             repeat=pick.choice([0.0, 0.1, 0.3]),
         )
         shards = pick.choice([1, 2, 3])
+        repeats = pick.choice([Repeats.SOURCE, Repeats.CHANNEL])
         self.world = World(
             seed,
-            document(pick.choice(["window", "leading", "debounce"]), shards, pick.randint(1, shards)),
+            document(
+                pick.choice(["window", "leading", "debounce"]),
+                shards,
+                pick.randint(1, shards),
+                pick.choice([1, 1, 2, 4]),
+            ),
             faults,
-            repeats=pick.choice([Repeats.SOURCE, Repeats.CHANNEL]),
-            asks=pick.random() < 0.3,
+            repeats=repeats,
+            asks=repeats is Repeats.SOURCE and pick.random() < 0.4,
             store=MemoryStore,
+            can_leave=pick.random() < 0.7,
         )
-        if self.world.repeats is Repeats.CHANNEL:
-            self.world.asks = False
         self.truth: dict[str, Any] = {}
         self.numbers = 0
 
     def run(self) -> None:
         world = self.world
-        world.run(world.now_ms + 500)
+        while not (world.upstream.joined == {*"abc"} and world.upstream.connected):
+            world.run(world.now_ms + 50)
         self._emit("a", "set", "k0")  # what a sequence begins with is what it can go on from
         self._emit("b", "set", "k0")
         self._emit("c", "set", "k0")
@@ -87,6 +93,7 @@ class Ledger:
         end = world.now_ms + LOAD_MS
         self._load(end)
         self._faults(end)
+        self._scale(end)
         world.run(end)
         if not world.upstream.connected:
             world.connect_upstream()
@@ -104,6 +111,13 @@ class Ledger:
             case _:
                 self.truth[f'["last","{k}"]'] = n
         self.world.emit(channel, event, {"k": k, "n": n}, lambda _: None)
+
+    def _scale(self, end: float) -> None:
+        """Have other numbers of ingestors, while everything else goes on."""
+        world, choose = self.world, self.world.random
+        for _ in range(choose.choice([0, 1, 3])):
+            at = choose.uniform(100.0, end - world.now_ms - 300)
+            world.at(at, lambda: world.scale(choose.choice([1, 2, 3, 4])))
 
     def _load(self, end: float) -> None:
         choose = self.world.random

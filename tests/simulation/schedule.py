@@ -70,7 +70,7 @@ class Schedule:
             world.upstream.truth[key(n)] = {"v": 0, "list": [], "count": 0}
         world.run(world.now_ms + 200)
         for c in range(3):
-            client = world.connect(f"client-{c}")
+            client = world.enter(f"client-{c}")
             client.slow_ms = world.random.choice([1.0, 20.0, 300.0])
             mode = world.random.choice(["data", "patch"])
             world.subscribe(client, 1, prefix=["item"], mode=mode)

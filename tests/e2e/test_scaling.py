@@ -1,0 +1,135 @@
+"""Ingestors are added and taken away under load; where events have ids nothing is lost or doubled, elsewhere the gap is told."""
+
+import asyncio
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from cluster.observability import metrics
+from tests.e2e.ledger_upstream import KEYS, truth
+from tests.e2e.test_exactly_once import RATE, RECONNECT, RULES, _entry, _last
+from tests.live import Client, LiveCluster, eventually, free_port
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture
+def ledger() -> Iterator[str]:
+    port = free_port()
+    with subprocess.Popen([sys.executable, "-m", "tests.e2e.ledger_upstream", str(port), str(RATE), "8"]) as upstream:
+        yield f"127.0.0.1:{port}"
+        upstream.kill()
+
+
+def scale(cluster: LiveCluster, ingestors: int) -> dict[str, Any]:
+    """Scale and wait until it is so."""
+    assert httpx.post(f"{cluster.url}/v1/scale", json={"ingestors": ingestors}).json() == {"ingestors": ingestors}
+
+    def is_done() -> Any:
+        described = cluster.supervisor.describe()
+        return not described["scaling"] and len(described["ingestors"]) == ingestors and described
+
+    described: dict[str, Any] = eventually(is_done, 60)
+    return described
+
+
+@pytest.mark.timeout(300)
+async def test_lists_and_counters_equal_the_ledger_while_ingestors_come_and_go(
+    local_ray: None, tmp_path: Path, ledger: str
+) -> None:
+    await asyncio.to_thread(eventually, lambda: httpx.post(f"http://{ledger}/cut").is_success)
+    document = {
+        "cluster": {"shards": 2},
+        "storage": {"path": str(tmp_path)},
+        "sources": {
+            "ledger": {
+                "type": "websocket",
+                "url": f"ws://{ledger}/ws",
+                "subscribe": {"join": "{channel}", "after": "{last_event_id}"},
+                "reconnect": RECONNECT,
+            }
+        },
+        "streams": [{"source": "ledger", "channel": f"ledger:{n}", "join": "always", "on": RULES} for n in range(8)],
+    }
+    cluster = await asyncio.to_thread(LiveCluster(document).start)
+    try:
+        await asyncio.to_thread(eventually, lambda: _last(cluster, "k0") > RATE, 30)
+        for ingestors in (4, 2, 1):
+            described = await asyncio.to_thread(scale, cluster, ingestors)
+            (source,) = described["sources"]
+            assert source["state"] == "connected"
+            assert 1 < source["connections"] <= ingestors or ingestors == 1
+            heard = _last(cluster, "k0")
+            await asyncio.to_thread(eventually, lambda heard=heard: _last(cluster, "k0") > heard, 30)
+        last = httpx.post(f"http://{ledger}/stop").json()["last"]
+        wanted = truth(last)
+        held: dict[str, Any] = {}
+
+        def is_there() -> bool:
+            held.update({key: _entry(cluster, key) for key in wanted if held.get(key) != wanted[key]})
+            return held == wanted
+
+        try:
+            await asyncio.to_thread(eventually, is_there, 30)
+        except AssertionError:
+            wrong = {key: (held.get(key), wanted[key]) for key in wanted if held.get(key) != wanted[key]}
+            pytest.fail(f"{len(wrong)} of {len(wanted)} entries, such as {str(dict(list(wrong.items())[:3]))[:600]}")
+    finally:
+        await asyncio.to_thread(cluster.stop)
+
+
+def gaps(cluster: LiveCluster) -> Counter[str]:
+    """Gaps by ingestor."""
+    found: Counter[str] = Counter()
+    for actor, encoded in cluster.supervisor.metrics():
+        samples = metrics.decode(encoded) if encoded else []
+        found[actor] = sum(int(each.value) for each in samples if each.name == "source_gaps_total")
+    return found
+
+
+@pytest.mark.timeout(300)
+async def test_without_ids_what_may_be_missing_is_counted_and_fetched(local_ray: None, ledger: str) -> None:
+    await asyncio.to_thread(eventually, lambda: httpx.post(f"http://{ledger}/cut").is_success)
+    document = {
+        "cluster": {"shards": 2},
+        "sources": {
+            "ledger": {
+                "type": "websocket",
+                "url": f"ws://{ledger}/ws?ids=no",
+                "envelope": {"event": "event", "data": "data", "channel": "channel"},
+                "subscribe": {"join": "{channel}"},
+                "unsubscribe": {"leave": "{channel}"},
+                "reconnect": RECONNECT,
+            }
+        },
+        "services": {"ledger": {"base_url": f"http://{ledger}"}},
+        "queries": [{"key": ["last", "{k}"], "service": "ledger", "path": "/last/{k}", "stale_time": "infinity"}],
+        "streams": [
+            {"source": "ledger", "channel": f"ledger:{n}", "join": "always", "on": {"set": RULES["set"]}}
+            for n in range(8)
+        ],
+    }
+    cluster = await asyncio.to_thread(LiveCluster(document).start)
+    try:
+        client = await Client.open(cluster.url)
+        try:
+            for k in range(KEYS):
+                await client.subscribe(k, key=["last", f"k{k}"])
+            await asyncio.to_thread(eventually, lambda: _last(cluster, "k0") > RATE, 30)
+            for ingestors in (3, 1):
+                before = gaps(cluster)
+                await asyncio.to_thread(scale, cluster, ingestors)
+                assert gaps(cluster) - before, "of channels that have moved"
+            last = httpx.post(f"http://{ledger}/stop").json()["last"]
+            wanted = {k: truth(last)[f'["last","k{k}"]'] for k in range(KEYS)}
+            await client.until(lambda: all(client.views[k].data("last", f"k{k}") == n for k, n in wanted.items()), 30)
+        finally:
+            await client.close()
+    finally:
+        await asyncio.to_thread(cluster.stop)
