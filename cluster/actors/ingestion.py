@@ -22,6 +22,7 @@ from cluster.core import template
 from cluster.core.declared_query import FetchRequest
 from cluster.core.feed import EventId
 from cluster.core.ingestion_state import (
+    HIGH_WATER_BYTES,
     AskMissed,
     IngestionState,
     Join,
@@ -33,6 +34,7 @@ from cluster.core.ingestion_state import (
     Stop,
 )
 from cluster.core.messages import Announce, Claimed, Demand, HandOver, Members, Take
+from cluster.core.overflow import Overflow
 from cluster.core.retry import Backoff
 from cluster.core.rule import Envelope, FrameFault
 from cluster.errors import UpstreamError
@@ -85,10 +87,7 @@ class IngestionActor(Shell):
             coordinators=config.cluster.coordinators,
             profiles=spec.compiled.profiles,
             gateways=spec.gateways,
-            traits={
-                name: SourceTraits(source.repeats, source.missed is not None, source.is_spread, source.has_ids)
-                for name, source in config.sources.items()
-            },
+            traits={name: _traits(source) for name, source in config.sources.items()},
             members=members,
         )
         self._metrics = Metrics(component="ingestion")
@@ -311,6 +310,18 @@ def _missed_service(name: str, url: str, headers: dict[str, str]) -> tuple[Servi
     rest = urlunsplit(("", "", parts.path, parts.query, ""))
     service = ServiceClient(f"{name}.missed", f"{parts.scheme}://{parts.netloc}", headers)
     return service, lambda since: rest.replace("{last_event_id}", quote(str(since), safe=""))
+
+
+def _traits(config: SourceConfig) -> SourceTraits:
+    return SourceTraits(
+        config.repeats,
+        config.missed is not None,
+        config.is_spread,
+        config.has_ids,
+        Overflow(config.overflow),
+        config.max_buffer or HIGH_WATER_BYTES,
+        config.max_rate,
+    )
 
 
 def _websocket_options(config: SourceConfig) -> dict[str, Any]:

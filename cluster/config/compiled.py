@@ -82,7 +82,9 @@ def compile_config(config: Config) -> Compiled:
             not captures and all(rule.kind in BROADCAST for operations in on.values() for rule in operations)
         )
         profile_number = profiles.index(profile)
-        streams.append(Stream(stream.source, node, on, profile_number, always, stream.linger_ms, numbers))
+        streams.append(
+            Stream(stream.source, node, on, profile_number, always, stream.linger_ms, stream.max_rate, numbers)
+        )
     queries = [
         DeclaredQuery(
             template.parse(query.key),

@@ -9,7 +9,7 @@ import ipaddress
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from cluster.core.feed import Repeats
 from cluster.core.infinite import OffsetPaging
 from cluster.core.json_pointer import tokens
 from cluster.core.operation import is_number
+from cluster.core.overflow import Overflow
 from cluster.core.rule import BROADCAST
 from cluster.core.scaling import MAX_INGESTORS, Autoscale
 from cluster.core.staleness import STATIC, StaleTime
@@ -54,6 +55,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z")
 _LATER = "not supported by this version"
 _NEVER = object()
 MAX_SHARDS = 64
+MAX_PARTITIONS = 64
 
 
 class ConfigFaults(ConfigError):  # noqa: N818 - they are what the user calls them
@@ -306,6 +308,12 @@ def _positive(path: str, value: Any) -> float:
     if duration <= 0 or not math.isfinite(duration):
         raise ConfigError(path, f"expected a duration above 0, got {value!r}")
     return duration
+
+
+def _rate(path: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ConfigError(path, f"expected a number of events a second above 0, got {value!r}")
+    return float(value)
 
 
 def _bytes(path: str, value: Any) -> int:
@@ -725,8 +733,9 @@ class _Reader:
 
     def sources(self, path: str, value: Any) -> dict[str, SourceConfig]:
         found = {}
-        for name, each in self.named(path, value).items():
-            section = _Section(self, f"{path}.{name}", each)
+        for name, each in self.partitioned(path, value):
+            section = _Section(self, f"{path}.{name.partition('@')[0]}", each)
+            section.take("partitions", None, _anything)  # see `partitioned`
             kind = section.take("type", _NEVER, _one_of("websocket", "sse"))
             schemes = ("http", "https") if kind == "sse" else ("ws", "wss")
             found[name] = SourceConfig(
@@ -739,6 +748,9 @@ class _Reader:
                 section.take("reconnect", ReconnectConfig(), self.reconnect),
                 section.take("heartbeat", 30_000.0, _endless),
                 section.take("max_frame", 4 * 1024 * 1024, _bytes),
+                section.take("overflow", "pause", _one_of(*(each.value for each in Overflow))),
+                section.take("max_buffer", None, _bytes),
+                section.take("max_rate", None, _rate),
                 section.take("missed", None, _missed),
             )
             for message in ("subscribe", "unsubscribe"):
@@ -757,6 +769,27 @@ class _Reader:
                 )
             section.done()
         return found
+
+    def partitioned(self, path: str, value: Any) -> Iterator[tuple[str, Any]]:
+        """Yield (name, source): for each partition of those that have some, as `name@partition`, with its number filled in."""
+        for name, each in self.named(path, value).items():
+            holes = [member for member in ("{partition}", "{partitions}") if member in str(each)]
+            if not isinstance(each, dict) or "partitions" not in each:
+                if holes and isinstance(each, dict):
+                    self.fault(f"{path}.{name}", f"there is no {holes[0]} without partitions: how many are there?")
+                yield name, each
+                continue
+            try:
+                count = _partitions(f"{path}.{name}.partitions", each["partitions"])
+            except ConfigError as error:
+                self.faults.append(error)
+                count = 1
+            if "{partition}" not in holes:
+                self.fault(
+                    f"{path}.{name}", "nothing tells its partitions apart: put {partition} into the URL or the messages"
+                )
+            for number in range(count):
+                yield f"{name}@{number}", _filled(each, {"{partition}": number, "{partitions}": count})
 
     def channel_message(self, path: str, value: Any, kind: str | None) -> None:
         if kind == "sse":
@@ -800,18 +833,22 @@ class _Reader:
     def streams(
         self, path: str, value: Any, sources: dict[str, SourceConfig], batching: Profile
     ) -> tuple[StreamConfig, ...]:
-        found = []
+        found: list[StreamConfig] = []
+        parts: dict[str, list[str]] = {}
+        for name in sources:
+            parts.setdefault(name.partition("@")[0], []).append(name)
         for position, each in enumerate(self.items(path, value)):
             section = _Section(self, f"{path}.{position}", each)
             source = section.take("source", _NEVER, _text)
-            if source is not None and source not in sources:
-                self.fault(section.at("source"), f"no such source, there are {_listed(sources)}, got {source!r}")
+            if source is not None and source not in parts:
+                self.fault(section.at("source"), f"no such source, there are {_listed(parts)}, got {source!r}")
+            names = parts.get(source or "", [source or ""])
             channel = section.take("channel", None, _text)
             captures: frozenset[str] = frozenset()
             if channel is not None:
                 node = template.parse(channel)
                 captures = frozenset(hole[0] for hole in template.holes(node))
-                self.channel(section.at("channel"), node, sources.get(source or ""))
+                self.channel(section.at("channel"), node, sources.get(names[0]))
             join = section.take("join", "demand", _one_of("demand", "always"))
             if join == "always" and captures:
                 self.fault(section.at("join"), f"a channel with placeholders cannot always be joined, got {channel!r}")
@@ -822,15 +859,20 @@ class _Reader:
                     f"its rules name no key, so it has to be joined always, which a channel with placeholders cannot be, "
                     f"got {channel!r}",
                 )
-            found.append(
+            linger_ms = section.take("linger", 30_000.0, _duration)
+            profile = section.take("batching", None, lambda at, given: self.batching(at, given, batching))
+            max_rate = section.take("max_rate", None, _rate)
+            found.extend(
                 StreamConfig(
-                    source or "",
+                    name,
                     on or {},
                     channel,
                     join == "always",
-                    section.take("linger", 30_000.0, _duration),
-                    section.take("batching", None, lambda at, given: self.batching(at, given, batching)),
+                    linger_ms,
+                    profile,
+                    max_rate,
                 )
+                for name in names
             )
             section.done()
         return tuple(found)
@@ -858,6 +900,27 @@ class _Reader:
                 parse_rule(at, rule, captures, self.faults, self.entities, self.relations)
             found[str(event)] = listed
         return found
+
+
+def _partitions(path: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_PARTITIONS:
+        raise ConfigError(path, f"expected a whole number from 1 to {MAX_PARTITIONS}, got {value!r}")
+    return value
+
+
+def _filled(value: Any, numbers: dict[str, int]) -> Any:
+    """Put numbers in place of placeholders, as numbers where they stand alone."""
+    if isinstance(value, dict):
+        return {name: _filled(each, numbers) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_filled(each, numbers) for each in value]
+    if not isinstance(value, str):
+        return value
+    if value in numbers:
+        return numbers[value]
+    for hole, number in numbers.items():
+        value = value.replace(hole, str(number))
+    return value
 
 
 def _key(path: str, value: Any) -> list[Any]:

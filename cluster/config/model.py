@@ -133,6 +133,12 @@ class SourceConfig(_Confidential, frozen=True):
     heartbeat_ms: float | None = 30_000.0
     """Silence after which the connection counts as dead (WebSocket: after a ping of ours); None: never."""
     max_frame_bytes: int = 4 * 1024 * 1024
+    overflow: str = "pause"
+    """What to do when too much of it is on its way: pause | drop_oldest | keep_latest | disconnect."""
+    max_buffer: int | None = None
+    """Bytes of operations that may be on their way; None: as many as there may be of all."""
+    max_rate: float | None = None
+    """Events a second beyond which it is not read for a while."""
     missed: str | None = None
     """URL that tells what came after an event, with `{last_event_id}`."""
 
@@ -174,6 +180,8 @@ class StreamConfig(Struct, frozen=True):
     always: bool = False
     linger_ms: float = 30_000.0
     batching: Profile | None = None
+    max_rate: float | None = None
+    """Events a second of each channel; more are left out."""
 
 
 class StorageConfig(Struct, frozen=True):

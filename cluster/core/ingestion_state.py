@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from cluster.core.broadcast import is_broadcast
 from cluster.core.feed import OPENED, EventId, Feed, Held, Repeats, feed_name, follows, owner, stem
@@ -54,15 +54,20 @@ from cluster.core.messages import (
     Take,
 )
 from cluster.core.operation import Operation
+from cluster.core.overflow import Overflow, Waiting
 from cluster.core.placement import SlotMap, coordinator_of, unit
 from cluster.core.query_key import CanonicalKey
-from cluster.core.rule import Envelope, FrameFault, Route, Router
+from cluster.core.rate import TokenBucket
+from cluster.core.rule import Envelope, FrameFault, Made, Route, Router
 from cluster.core.source_news import SourceNews
 from cluster.core.window import Profile
 
 HIGH_WATER_BYTES = 16 * 1024 * 1024
-"""Pending and uncommitted operations at which sockets are no longer read: several windows of a 100,000 events/s list stream."""
+"""Pending and uncommitted operations at which sockets are no longer read: several windows of a 100,000 events/s list stream. Sources that
+have made less than their share of them are read on, until there is twice as much."""
 LOW_WATER_BYTES = 4 * 1024 * 1024
+SHARES_MS = 1_000.0
+"""How often it is measured how much each source makes."""
 AIM_MIN_MS, AIM_MAX_MS = 8.0, 60.0
 """Bounds of how long before a window's close its blob is sent."""
 SPARE_MS = 6.0
@@ -74,6 +79,8 @@ CLAIM_WAIT_MS = 15_000.0
 """A shard that has not answered the first claim by then does not keep the sources waiting; what they feed counts as lost."""
 MANY_CHANNELS = 256
 """When so many channels of a source may have missed events, the whole source counts as having: one mark in place of thousands."""
+LIMITED_MS = 1_000.0
+"""How often shards are told, at most, that events of a channel were left out since there were too many."""
 TELL_MS = 1_000.0
 """A checkpoint waits for a blob to go with for at most so long."""
 
@@ -136,23 +143,33 @@ class _Source:
         "asked",
         "asks",
         "awaiting",
+        "bucket",
+        "buckets",
         "decode",
+        "dropped",
         "feeds",
         "has_ids",
+        "high_water",
         "is_open",
         "is_running",
         "is_spread",
         "joined",
         "kept",
         "left",
+        "limited",
+        "made",
+        "max_buffer",
         "memo",
         "name",
+        "overflow",
         "paused",
         "remembered",
         "repeats",
+        "resume_at",
         "router",
         "seen",
         "sequences",
+        "waiting",
     )
 
     def __init__(self, name: str, router: Router, traits: "SourceTraits") -> None:
@@ -163,6 +180,23 @@ class _Source:
         self.asks = traits.asks
         self.is_spread = traits.is_spread or traits.repeats is Repeats.CHANNEL
         self.has_ids = traits.has_ids
+        self.overflow = traits.overflow
+        self.max_buffer = traits.max_buffer
+        self.made = 0
+        """Bytes of operations that its events have made, lately."""
+        self.high_water = float(traits.max_buffer)
+        """Bytes pending, of all sources, at which this one is no longer read."""
+        self.bucket = None if traits.max_rate is None else TokenBucket(traits.max_rate, 0.0)
+        self.resume_at: float | None = None
+        """When it may be read again, having been faster than it may be."""
+        self.buckets: dict[str | None, TokenBucket] = {}
+        """By channel, where there is a limit for each."""
+        self.limited: dict[str | None, float] = {}
+        """Channels of which events were left out, and when to say so."""
+        self.waiting: Waiting | None = None
+        """Events that come while too much is on its way, where they may not be paused."""
+        self.dropped = False
+        """Some of those were given up."""
         self.memo: dict[str | None, dict[str, _Routes]] = {}
         """By channel and event."""
         self.remembered = 0
@@ -215,6 +249,11 @@ class SourceTraits(Struct, frozen=True):
     """Channels are joined one by one, so that each can be read by another ingestor. Always so where each can be repeated by itself."""
     has_ids: bool = False
     """Events may have ids."""
+    overflow: Overflow = Overflow.PAUSE
+    max_buffer: int = HIGH_WATER_BYTES
+    """Bytes of operations that may be on their way; beyond, the source is no longer read."""
+    max_rate: float | None = None
+    """Events a second beyond which it is not read for a while."""
 
 
 class _Cursor(NamedTuple):
@@ -275,6 +314,9 @@ class IngestionState:
         self._untold: dict[EventSequence, None] = {}
         """Sequences whose checkpoint has moved, or may."""
         self._tell_at: float | None = None
+        self._shares_at = 0.0
+        self._now_ms = 0.0
+        """Of the event that is being taken."""
         self._restored: dict[str, Checkpoint] = {}
         """The newest that shards have told, by sequence."""
         self._last_incarnation = incarnation
@@ -309,12 +351,16 @@ class IngestionState:
             FrameFault: the frame is unusable; it is counted, and the stream may go on.
         """
         source = self._sources[source_name]
+        if source.waiting is not None:
+            return self._receive_waiting(source, frame)
         try:
             decoded = source.decode(frame)
         except FrameFault as fault:
             self.events_dropped[source_name, fault.reason] += 1
             raise
+        count = 1
         if isinstance(decoded, list):
+            count = len(decoded)
             for envelope in decoded:
                 if isinstance(envelope, FrameFault):
                     self.events_dropped[source_name, envelope.reason] += 1
@@ -322,11 +368,19 @@ class IngestionState:
                     self._take(source, envelope, envelope.id, now_ms)
         else:
             self._take(source, decoded, decoded.id, now_ms)
-        if self.bytes_pending > HIGH_WATER_BYTES or source.awaiting:
-            return self._pause(source)
+        if self.bytes_pending > source.high_water or source.awaiting or source.bucket is not None:
+            return self._goes_on(source, count, now_ms)
         return True
 
-    def _pause(self, source: _Source) -> bool:
+    def _goes_on(self, source: _Source, count: int, now_ms: float) -> bool:
+        """Whether a source is to be read on, after `count` events."""
+        if self.bytes_pending > source.high_water and not source.awaiting and source.overflow is not Overflow.PAUSE:
+            return self._overflows(source, now_ms)
+        if source.bucket is not None and not source.bucket.take(count, now_ms):
+            source.resume_at = now_ms + source.bucket.debt_ms(now_ms)
+            self.rearm = True
+        elif self.bytes_pending <= source.high_water and not source.awaiting:
+            return True
         source.paused = True
         self.pauses += not source.awaiting
         return False
@@ -345,14 +399,66 @@ class IngestionState:
         except FrameFault as fault:
             self.events_dropped[source_name, fault.reason] += 1
             raise
+        if source.waiting is not None:
+            self._wait(source, source.waiting, envelope, event_id)
+            return True
         self._take(source, envelope, event_id, now_ms)
-        if self.bytes_pending > HIGH_WATER_BYTES or source.awaiting:
-            return self._pause(source)
+        if self.bytes_pending > source.high_water or source.awaiting or source.bucket is not None:
+            return self._goes_on(source, 1, now_ms)
         return True
 
-    def _take(self, source: _Source, envelope: Envelope, event_id: EventId | None, now_ms: float) -> None:
+    def _overflows(self, source: _Source, now_ms: float) -> bool:
+        """Too much is on its way of a source that may not be paused."""
+        if source.overflow is Overflow.DISCONNECT:
+            self.events_dropped[source.name, "overflow_disconnect"] += 1
+            source.paused = source.dropped = self.rearm = True
+            source.resume_at = now_ms
+            return False
+        source.waiting = Waiting()
+        return True
+
+    def _receive_waiting(self, source: _Source, frame: bytes) -> bool:
+        assert source.waiting is not None
+        try:
+            decoded = source.decode(frame)
+        except FrameFault as fault:
+            self.events_dropped[source.name, fault.reason] += 1
+            raise
+        for envelope in decoded if isinstance(decoded, list) else (decoded,):
+            if isinstance(envelope, FrameFault):
+                self.events_dropped[source.name, envelope.reason] += 1
+            else:
+                self._wait(source, source.waiting, envelope, envelope.id)
+        return True
+
+    def _wait(self, source: _Source, waiting: Waiting, envelope: Envelope, event_id: EventId | None) -> None:
+        what = None
+        if source.overflow is Overflow.KEEP_LATEST:
+            _, routes = self._routes(source, envelope.event, envelope.channel)
+            what = tuple(key for route, _ in routes for key, _ in route.apply(envelope.data, envelope.id))
+        dropped = waiting.add(envelope, event_id, what)
+        if dropped:
+            source.dropped = True
+            self.events_dropped[source.name, f"overflow_{source.overflow.value}"] += dropped
+
+    def _drain(self, source: _Source, waiting: Waiting, now_ms: float) -> None:
+        """Take events that have waited, as many as may be on their way."""
+        if source.dropped and (source.overflow is Overflow.DROP_OLDEST or source.repeats is not Repeats.NOTHING):
+            for name in list(source.sequences) or [source.name]:
+                self._lost(source, name, now_ms)
+        source.dropped = False
+        while waiting and self.bytes_pending <= source.high_water:
+            envelope, event_id = waiting.pop()
+            self._take(source, envelope, event_id, now_ms)
+        if not waiting:
+            source.waiting = None
+
+    def _take(  # noqa: PLR0915 - the hot path stays in one piece
+        self, source: _Source, envelope: Envelope, event_id: EventId | None, now_ms: float
+    ) -> None:
         """`event_id`: what the upstream would go on after."""
         self.events_received[source.name] += 1
+        self._now_ms = now_ms
         try:
             sequence, routes = source.memo[envelope.channel][envelope.event]
         except KeyError:
@@ -397,6 +503,7 @@ class IngestionState:
                 fold.origin = route.origin
                 line = pending.line
                 line.size += size
+                source.made += size
                 self.bytes_pending += size
                 if line.size >= EARLY_BYTES and not line.early:
                     line.early = self.rearm = True
@@ -416,11 +523,29 @@ class IngestionState:
             feed = source.feeds.get(name)
             if feed is None or feed.sequence is not sequence:
                 feed = source.feeds[name] = Feed(name, sequence)
-            routes.append((route, feed))
+            routes.append((self._limited(source, channel, route), feed))
         known = source.memo.setdefault(channel, {})
         source.remembered += event not in known
         known[event] = found = (sequence, tuple(routes))
         return found
+
+    def _limited(self, source: _Source, channel: str | None, route: Route) -> Route:
+        """Return a route that takes only so many events a second of a channel as it may, and says what it left out."""
+        max_rate = route.max_rate
+        if max_rate is None:
+            return route
+        bucket = source.buckets.get(channel)
+        if bucket is None:
+            bucket = source.buckets[channel] = TokenBucket(max_rate, self._now_ms)
+
+        def apply(data: Raw | bytes, event_id: EventId | None) -> list[Made]:
+            if bucket.take(1, self._now_ms):
+                return route.apply(data, event_id)
+            self.events_dropped[source.name, "rate_limited"] += 1
+            source.limited.setdefault(channel, self._now_ms + LIMITED_MS)
+            return []
+
+        return Route(route.feed, route.profile, apply, route.origin)
 
     def _sequence(self, source: _Source, name: str) -> EventSequence:
         sequence = source.sequences.get(name)
@@ -506,6 +631,8 @@ class IngestionState:
         effects: list[Effect] = []
         is_first, source.is_open = not source.is_open, True
         source.left.clear()
+        if source.repeats is not Repeats.NOTHING:
+            source.waiting = None  # it comes again
         for taking in self._moves.taking.values():
             if taking.source == source_name:
                 taking.has("open", now_ms)
@@ -560,7 +687,6 @@ class IngestionState:
 
     def _lost(self, source: _Source, name: str, now_ms: float) -> None:
         """Events of a sequence may have passed unseen: it begins anew, and shards invalidate what it feeds."""
-        self.gaps[source.name] += 1
         old = source.sequences.get(name)
         sequence = EventSequence(name, self._next_incarnation())
         if old is not None:
@@ -571,7 +697,12 @@ class IngestionState:
         sequence.guarded = bool(source.seen)
         source.sequences[name] = sequence
         source.forget_routes(name)
-        mark = FeedRange(name, sequence.incarnation, 1, 0, 0)
+        self._mark(source, name, sequence.incarnation)
+
+    def _mark(self, source: _Source, name: str, incarnation: int) -> None:
+        """Tell shards that events of a source, or of a channel of it, may have passed unseen."""
+        self.gaps[source.name] += 1
+        mark = FeedRange(name, incarnation, 1, 0, 0)
         for shard in self._shards:
             self._line_of[shard].marks.setdefault((shard, 0), []).append(mark)
         self.rearm = True
@@ -799,6 +930,7 @@ class IngestionState:
         if is_needed or not source.is_running:
             return []
         source.is_running = source.is_open = source.awaiting = source.paused = False
+        source.waiting = source.resume_at = None
         source.kept = []
         self._news.gone(source.name)
         return [Stop(source.name)]
@@ -984,7 +1116,11 @@ class IngestionState:
         source = self._sources[owner(name)]
         if checkpoint.id is None or source.unit_of(name) != name:
             return
-        if any(cursor.incarnation > checkpoint.incarnation for cursor in cursors):
+        if any(
+            cursor.incarnation > checkpoint.incarnation
+            and (stem(cursor.feed) == name or not cursor.feed.startswith(OPENED))  # not a channel of it, by itself
+            for cursor in cursors
+        ):
             return
         sequence = source.sequences[name] = EventSequence.restored(checkpoint)
         for cursor in cursors:
@@ -1054,6 +1190,8 @@ class IngestionState:
                     self._news.deadline(),
                     self._start_at,
                     self._moves.deadline(),
+                    *(source.resume_at for source in self._sources.values()),
+                    *(at for source in self._sources.values() for at in source.limited.values()),
                 )
                 if at is not None
             ),
@@ -1088,12 +1226,44 @@ class IngestionState:
                 effects.append(self._send(line, now_ms))
         if self._tell_at is not None and self._tell_at <= now_ms:
             self._tell_at = now_ms + TELL_MS if self._untold else None
-        if self.bytes_pending <= LOW_WATER_BYTES:
-            for source in self._sources.values():
-                if source.paused and not source.awaiting:
-                    source.paused = False
-                    effects.append(Resume(source.name))
+        if self._shares_at <= now_ms:
+            self._shares_at = now_ms + SHARES_MS
+            self._share()
+        for source in self._sources.values():
+            if source.paused or source.waiting is not None or source.limited:
+                effects.extend(self._relieve(source, now_ms))
         return effects
+
+    def _relieve(self, source: _Source, now_ms: float) -> list[Effect]:
+        """Read a source again that had to stop, take what has waited, say what was left out; if it is time."""
+        for channel in [channel for channel, at in source.limited.items() if at <= now_ms]:
+            del source.limited[channel]
+            self._mark(source, source.name if channel is None else f"{source.name}/{channel}", self._next_incarnation())
+        if source.paused and source.dropped and source.overflow is Overflow.DISCONNECT:
+            source.paused = source.dropped = False
+            source.resume_at = None
+            return [Reconnect(source.name)]
+        if source.resume_at is not None and source.resume_at <= now_ms:
+            source.resume_at = None
+        if self.bytes_pending > min(LOW_WATER_BYTES, source.high_water / 4):
+            return []
+        if source.waiting is not None:
+            self._drain(source, source.waiting, now_ms)
+        if source.paused and not source.awaiting and source.resume_at is None:
+            source.paused = False
+            return [Resume(source.name)]
+        return []
+
+    def _share(self) -> None:
+        """Work out from which amount on its way each source is to stop: the more it makes of it, the sooner."""
+        running = [source for source in self._sources.values() if source.is_running]
+        total = sum(source.made for source in running)
+        for source in running:
+            share = source.made / total if total else 1.0
+            fair = max(1.0, 1.0 / (len(running) * share)) if share else 2.0
+            allowed = min(fair, 2.0) * HIGH_WATER_BYTES
+            source.high_water = min(allowed, source.max_buffer / share if share else allowed)
+            source.made //= 2
 
     def _send(self, line: Line, now_ms: float) -> Send:
         header = line.link.header()

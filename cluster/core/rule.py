@@ -114,6 +114,8 @@ class Stream(Struct, frozen=True):
     profile: int = 0
     always: bool = False
     linger_ms: float = 30_000.0
+    max_rate: float | None = None
+    """Events a second of each channel; more are left out, and what the channel feeds is fetched anew."""
     origins: dict[str, int] = {}
     """Number, among the rules of all streams, by event."""
 
@@ -121,11 +123,17 @@ class Stream(Struct, frozen=True):
 class Route:
     """What to do with an event of one name on one channel."""
 
-    __slots__ = ("apply", "feed", "origin", "profile")
+    __slots__ = ("apply", "feed", "max_rate", "origin", "profile")
 
     def __init__(
-        self, feed: str, profile: int, apply: Callable[[Raw | bytes, str | int | None], list[Made]], origin: int
+        self,
+        feed: str,
+        profile: int,
+        apply: Callable[[Raw | bytes, str | int | None], list[Made]],
+        origin: int,
+        max_rate: float | None = None,
     ) -> None:
+        self.max_rate = max_rate
         self.feed = feed
         self.profile = profile
         self.apply = apply
@@ -234,7 +242,7 @@ class Router:
             known["event"] = event
             feed = self.source if stream.channel is None else f"{self.source}/{channel}"
             apply = self._compile(operations, known)
-            routes.append(Route(feed, stream.profile, apply, stream.origins.get(event, -1)))
+            routes.append(Route(feed, stream.profile, apply, stream.origins.get(event, -1), stream.max_rate))
         return tuple(routes)
 
     def _drop(self, reason: str) -> None:
