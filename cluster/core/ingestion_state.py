@@ -1009,7 +1009,7 @@ class IngestionState:
         since = None if sequence is None else sequence.id
         joins: list[Effect] = [] if taking.channel is None else [Join(source.name, taking.channel)]
         if taking.manner is not Manner.OVERLAP:
-            if sequence is None or since is None:
+            if sequence is None or since is None or taking.manner is Manner.GAP:
                 self._lost(source, name, now_ms)
             elif source.is_open:
                 sequence.resume()

@@ -10,12 +10,14 @@ from cluster.core.ingestion_line import AIM_MS, ASK_MS, CLAIM_AGAIN_MS, SPACING_
 from cluster.core.ingestion_state import (
     CLAIM_WAIT_MS,
     HIGH_WATER_BYTES,
+    LIMITED_MS,
     LOW_WATER_BYTES,
     RETRY_MS,
     AskMissed,
     IngestionState,
     Join,
     Leave,
+    Reconnect,
     Resume,
     SourceTraits,
     Start,
@@ -38,6 +40,7 @@ from cluster.core.messages import (
     Send,
 )
 from cluster.core.operation import Append, Invalidate, Set
+from cluster.core.overflow import Overflow
 from cluster.core.placement import assign_slots
 from cluster.core.rule import Envelope, FrameFault
 
@@ -499,3 +502,150 @@ def test_names_of_feeds_are_read_as_they_are_made(channel: str, profile: int) ->
     name = feed_name(f"events{channel}", profile)
     assert (stem(name), owner(name), profile_of(name)) == (f"events{channel}", "events", profile)
     assert stem(OPENED + name) == f"events{channel}"
+
+
+BIG = b'{"event":"add","channel":"c:%b","data":"%b"%b}'
+
+
+def fill(machine: IngestionState, names: str = "a", *, size: int = 100_000, until: int = 200) -> int:
+    """Receive big events until reading stops. Returns how many."""
+    for n in range(until):
+        frame = BIG % (names[n % len(names)].encode(), b"x" * size, b"")
+        if not machine.receive("events", frame, START + 10):
+            return n + 1
+    return until
+
+
+def relieve(machine: IngestionState, at: float) -> Any:
+    """Send what waits and have it committed. Returns the effects of the last answer."""
+    effects: Any = []
+    for _ in range(10):
+        blobs = [each for each in machine.wake(at) if isinstance(each, Send)] or [
+            each for each in effects if isinstance(each, Send)
+        ]
+        if not blobs:
+            return effects
+        for each in blobs:
+            effects = machine.answered(each.to, each.message, BlobTaken(9, 100.0, each.message.header.sequence), at)
+        at += 300
+    return effects
+
+
+class TestOverflow:
+    def started(self, overflow: Overflow, **more: Any) -> IngestionState:
+        machine = state(traits={"events": SourceTraits(overflow=overflow, **more)})
+        open_link(machine)
+        return machine
+
+    def test_a_source_that_may_not_be_paused_has_its_oldest_events_given_up(self) -> None:
+        machine = self.started(Overflow.DROP_OLDEST)
+        assert fill(machine, until=600) == 600, "it is read on"
+        dropped = machine.events_dropped["events", "overflow_drop_oldest"]
+        assert 150 < dropped < 450
+        assert machine.bytes_pending < HIGH_WATER_BYTES + 200_000
+        gaps = machine.gaps["events"]
+        relieve(machine, START + 100)
+        assert machine.gaps["events"] == gaps + 1, "shards are told, once"
+        relieve(machine, START + 5_000)
+        assert fill(machine, size=10, until=1) == 1
+        assert machine.events_dropped["events", "overflow_drop_oldest"] == dropped
+
+    def test_only_the_latest_of_what_changes_the_same_is_kept(self) -> None:
+        machine = self.started(Overflow.KEEP_LATEST)
+        gaps = machine.gaps["events"]
+        assert fill(machine, "ab", until=600) == 600
+        assert 300 < machine.events_dropped["events", "overflow_keep_latest"] < 500
+        relieve(machine, START + 100)
+        assert machine.gaps["events"] == gaps, "what was replaced is not missed"
+
+    def test_a_connection_is_closed(self) -> None:
+        machine = self.started(Overflow.DISCONNECT)
+        assert fill(machine, until=600) < 600
+        assert machine.events_dropped["events", "overflow_disconnect"] == 1
+        assert machine.deadline() == START + 10
+        assert Reconnect("events") in machine.wake(START + 10)
+
+    def test_what_waits_is_forgotten_when_it_comes_again(self) -> None:
+        machine = self.started(Overflow.DROP_OLDEST, repeats=Repeats.SOURCE)
+        machine.receive("events", numbered(1), START + 10)
+        fill(machine, until=200)
+        machine.receive("events", numbered(2), START + 20)
+        assert machine.resume_id("events") == 1
+        machine.opened("events", START + 30)
+        relieve(machine, START + 100)
+        machine.receive("events", numbered(2), START + 9_000)
+        assert machine.resume_id("events") == 2
+        assert machine.gaps["events"] == 1, "the first connection's"
+
+    def test_a_source_stops_at_its_own_limit(self) -> None:
+        machine = self.started(Overflow.PAUSE, max_buffer=1_000_000)
+        assert fill(machine) == 10
+
+    def test_a_source_faster_than_it_may_be_pauses(self) -> None:
+        machine = self.started(Overflow.PAUSE, max_rate=10.0)
+        assert fill(machine, size=1) == 11
+        assert Resume("events") not in machine.wake(START + 109)
+        assert machine.deadline() == START + 110
+        assert Resume("events") in machine.wake(START + 110)
+
+
+def test_the_source_that_makes_the_most_stops_first() -> None:
+    document = {
+        "sources": {name: {"type": "websocket", "url": "ws://u"} for name in ("loud", "quiet")},
+        "streams": [
+            {"source": name, "on": {"add": {"append": {"key": [name], "item": "{data}"}}}} for name in ("loud", "quiet")
+        ],
+    }
+    compiled = compile_config(load_mapping(document, {}))
+    machine = IngestionState(
+        "ingestor-0",
+        LIFE,
+        routers={name: compiled.router(name) for name in ("loud", "quiet")},
+        always=[],
+        slots=assign_slots(range(1), 1),
+        shards=1,
+        coordinators=1,
+        profiles=compiled.profiles,
+    )
+    machine.wake(START)
+    machine.claimed(Claimed(0, LIFE + 1, [], []), START)
+    frame = b'{"event":"add","data":"%b"}' % (b"x" * 100_000)
+    machine.receive("quiet", b'{"event":"add","data":1}', START)
+    for n in range(20):
+        machine.receive("loud", frame, START + n)
+    machine.wake(START + 1_500)
+    while machine.receive("loud", frame, START + 1_600):
+        pass
+    assert machine.bytes_pending > HIGH_WATER_BYTES
+    assert machine.receive("quiet", b'{"event":"add","data":1}', START + 1_700), "it is read on"
+    while machine.bytes_pending < 2 * HIGH_WATER_BYTES:
+        machine.receive("loud", frame, START + 1_800)
+    machine.receive("quiet", b'{"event":"add","data":1}', START + 1_800)
+    assert not machine.receive("quiet", b'{"event":"add","data":1}', START + 1_900), "nothing is without bounds"
+
+
+def test_a_channel_with_too_many_events_is_told_to_be_fetched_and_others_are_not() -> None:
+    stream = {**DOCUMENT["streams"][0], "max_rate": 5}  # type: ignore[dict-item]
+    compiled = compile_config(load_mapping({**DOCUMENT, "streams": [stream]}, {}))
+    machine = IngestionState(
+        "ingestor-0",
+        LIFE,
+        routers={"events": compiled.router("events")},
+        always=[],
+        slots=assign_slots(range(1), 1),
+        shards=1,
+        coordinators=1,
+        profiles=compiled.profiles,
+    )
+    machine.wake(START)
+    machine.claimed(Claimed(0, LIFE + 1, [], []), START)
+    for n in range(12):
+        machine.receive("events", frame("set", str(n), name="busy"), START + 10)
+    for n in range(5):
+        machine.receive("events", frame("set", str(n), name="calm"), START + 10)
+    assert machine.events_dropped["events", "rate_limited"] == 7
+    relieve(machine, START + 100)
+    machine.wake(START + 10 + LIMITED_MS)
+    assert machine.gaps["events"] == 1
+    marked = {mark.feed for marks in machine._lines[0].marks.values() for mark in marks}
+    assert marked <= {"events/c:busy"}
