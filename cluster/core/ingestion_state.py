@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from msgspec import Struct
 
 from cluster.core.broadcast import is_broadcast
+from cluster.core.dead_letters import DeadLetters
 from cluster.core.feed import OPENED, EventId, Feed, Repeats, feed_name, follows, owner, stem
 from cluster.core.feed import Sequence as EventSequence
 from cluster.core.fold import Fold
@@ -249,6 +250,7 @@ class IngestionState:
         self.events_received: dict[str, int] = dict.fromkeys(routers, 0)
         self.events_dropped: Counter[tuple[str, str]] = Counter()
         """By (source, reason)."""
+        self.dead_letters = DeadLetters()
         self.operations: Counter[str] = Counter()
         """By operation kind."""
 
@@ -265,15 +267,21 @@ class IngestionState:
             decoded = source.decode(frame)
         except FrameFault as fault:
             self.events_dropped[source_name, fault.reason] += 1
+            self.dead_letters.add(source_name, fault.reason, now_ms, detail=fault.detail, sample=frame)
             raise
         if isinstance(decoded, list):
             for envelope in decoded:
                 if isinstance(envelope, FrameFault):
                     self.events_dropped[source_name, envelope.reason] += 1
+                    self.dead_letters.add(
+                        source_name, envelope.reason, now_ms, detail=envelope.detail, sample=envelope.element
+                    )
                 else:
                     self._take(source, envelope, envelope.id, now_ms)
         else:
             self._take(source, decoded, decoded.id, now_ms)
+        if source.router.faults:
+            self.dead_letters.take(source_name, source.router.faults, now_ms)
         source.paused = self.bytes_pending > HIGH_WATER_BYTES or source.awaiting
         return not source.paused
 
@@ -290,8 +298,11 @@ class IngestionState:
                 event_id = envelope.id
         except FrameFault as fault:
             self.events_dropped[source_name, fault.reason] += 1
+            self.dead_letters.add(source_name, fault.reason, now_ms, event=event, detail=fault.detail, sample=data)
             raise
         self._take(source, envelope, event_id, now_ms)
+        if source.router.faults:
+            self.dead_letters.take(source_name, source.router.faults, now_ms)
         source.paused = self.bytes_pending > HIGH_WATER_BYTES or source.awaiting
         return not source.paused
 
@@ -513,6 +524,7 @@ class IngestionState:
             self._sequence(source, source_name).guarded = bool(seen)
         for envelope, event_id in kept:
             self._take(source, envelope, event_id, now_ms)
+        self.dead_letters.take(source_name, source.router.faults, now_ms)
         return self.wake(now_ms)
 
     def state_changed(self, source_name: str, state: str, now_ms: float) -> list[Effect]:
