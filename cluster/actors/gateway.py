@@ -44,6 +44,7 @@ class GatewayActor(Shell):
             send=self.send,
             rearm=self.arm,
             describe=self.peers.describe,
+            dead_letters=self.peers.all_dead_letters,
             origins=config.origins,
         )
         self._metrics = Metrics(component="gateway", gateway=str(index))

@@ -44,9 +44,9 @@ class HttpClient:
         """Mark entries as out of date. Returns how many."""
         return int(self._ask("POST", "/v1/invalidate", body={"key": key, "exact": exact})["matched"])
 
-    def cluster(self) -> dict[str, Any]:
-        """Return the description of the cluster."""
-        return self._ask("GET", "/v1/cluster")
+    def cluster(self, *, dead_letters: bool = False) -> dict[str, Any]:
+        """Return the description of the cluster; `dead_letters`: with the events that came to nothing."""
+        return self._ask("GET", "/v1/cluster", params={"dead_letters": "true"} if dead_letters else None)
 
     def _ask(self, method: str, path: str, *, params: dict[str, str] | None = None, body: Any = ...) -> dict[str, Any]:
         content = None if body is ... else orjson.dumps(body)

@@ -32,6 +32,7 @@ from cluster.config.model import (
     masked_url,
 )
 from cluster.config.rules import FUNCTION, parse_rule
+from cluster.config.transforms import parse_transform
 from cluster.core import template
 from cluster.core.entity_index import EntityType
 from cluster.core.feed import Repeats
@@ -795,6 +796,7 @@ class _Reader:
                     join == "always",
                     section.take("linger", 30_000.0, _duration),
                     section.take("batching", None, lambda at, given: self.batching(at, given, batching)),
+                    section.take("transform", None, partial(parse_transform, on or {}, self.faults)),
                 )
             )
             section.done()

@@ -16,6 +16,7 @@ from cluster.core.feed import Repeats
 from cluster.core.infinite import OffsetPaging
 from cluster.core.staleness import StaleTime
 from cluster.core.template import Literal, holes, parse
+from cluster.core.transform import Transform
 from cluster.core.window import Profile
 
 MASK = "***"
@@ -160,6 +161,7 @@ class StreamConfig(Struct, frozen=True):
     always: bool = False
     linger_ms: float = 30_000.0
     batching: Profile | None = None
+    transform: Transform | None = None
 
 
 class StorageConfig(Struct, frozen=True):

@@ -493,7 +493,7 @@ def _reads(operation: RuleOperation) -> tuple[set[Path], set[Path]]:
 
 def _compile_operation(operation: RuleOperation, drop_as: _Drop) -> _Step:
     parsed, passed = _reads(operation)
-    names = sorted(".".join(path) for path in parsed | passed)
+    names = sorted(".".join(path) for path in parsed | passed if path not in ALWAYS_THERE)
     needs = f"{operation.kind} needs {', '.join(f'{{{name}}}' for name in names)}"
 
     def drop(fault: Exception, data: Raw | bytes) -> None:
@@ -562,6 +562,7 @@ def _compile_operation(operation: RuleOperation, drop_as: _Drop) -> _Step:
     return run
 
 
+ALWAYS_THERE = (("data",), ("item",))
 _ITEMS = msgspec.json.Decoder(list[Raw])
 
 

@@ -37,7 +37,12 @@ def cut(harbor: HarborClient) -> None:
 async def revive(harness: Harness) -> None:
     """A gateway that knows what the stopped one knew, in its place."""
     harness.server = GatewayServer(
-        harness.state, harness.clock, send=harness.send, rearm=harness.rearm, describe=harness.describe
+        harness.state,
+        harness.clock,
+        send=harness.send,
+        rearm=harness.rearm,
+        describe=harness.describe,
+        dead_letters=harness.dead_letters,
     )
     await harness.server.start("127.0.0.1", harness.port)
 

@@ -11,6 +11,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from cluster.clock import SystemClock
 from cluster.core import template
+from cluster.core.dead_letters import DeadLetter
 from cluster.core.declared_query import DeclaredQuery, Response
 from cluster.core.gateway_state import GatewayState
 from cluster.core.infinite import OffsetPaging
@@ -41,7 +42,13 @@ class Harness:
         }
         self.state = GatewayState("gateway-0", 7, slots=assign_slots(range(shards), 1), shards=shards)
         self.server = GatewayServer(
-            self.state, self.clock, send=self.send, rearm=self.rearm, describe=self.describe, origins=origins
+            self.state,
+            self.clock,
+            send=self.send,
+            rearm=self.rearm,
+            describe=self.describe,
+            dead_letters=self.dead_letters,
+            origins=origins,
         )
         self.timer: asyncio.TimerHandle | None = None
         self.calls = 0
@@ -62,6 +69,9 @@ class Harness:
 
     async def describe(self) -> dict[str, Any]:
         return {"name": "test", "ready": True}
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        return [DeadLetter(5, "s", None, "e", "not_json", "why", "\x1b[", 2)]
 
     # --- the shards' side ---
 
