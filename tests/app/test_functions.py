@@ -592,7 +592,7 @@ def test_a_transform_that_fails_says_why(functions: Functions, ask: str, reason:
 
 
 def test_a_transform_that_is_not_there_says_so(functions: Functions) -> None:
-    with pytest.raises(OperationError, match="function tests.app.shaping_app:nothing cannot be imported"):
+    with pytest.raises(OperationError, match=r"function tests\.app\.shaping_app:nothing cannot be imported"):
         functions.transform("tests.app.shaping_app:nothing", {"event": "e", "data": 1})
 
 

@@ -575,8 +575,17 @@ def test_what_is_filtered_or_has_no_rule_leaves_none() -> None:
 
 
 def test_ill_shaped_server_sent_events_and_missed_ones_leave_letters() -> None:
-    machine = state(repeats={"events": Repeats.SOURCE}, asks=frozenset({"events"}))
+    rules = {"put": {"set": {"key": ["k", "{data.id}"], "value": "{data}"}}}
+    streams = [{"source": "events", "on": rules}]
+    machine = state(repeats={"events": Repeats.SOURCE}, asks=frozenset({"events"}), streams=streams)
     machine.opened("events", START)
     with pytest.raises(FrameFault):
         machine.receive_event("events", "put", b"{nonsense", "1", START)
-    assert letters(machine) == [("not_json", None, "put", "{nonsense")]
+    machine.receive_event("events", "put", b"[]", "2", START)
+    (asked,) = [effect for effect in machine.opened("events", START) if isinstance(effect, AskMissed)]
+    machine.missed(asked, [Envelope("put", b"{}", None, "3"), Envelope("put", b'{"id":1}', None, "4")], START)
+    assert letters(machine) == [
+        ("not_json", None, "put", "{nonsense"),
+        ("bad_data", None, "put", "[]"),
+        ("missing_capture", None, "put", "{}"),
+    ]
