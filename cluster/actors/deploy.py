@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import ray
 from aiohttp import web
 from ray.exceptions import RayError
@@ -27,7 +28,8 @@ from cluster.actors.handles import SUPERVISOR, SupervisorHandle, kill, namespace
 from cluster.actors.specification import encode
 from cluster.actors.supervisor import ACTOR_OPTIONS, SupervisorActor
 from cluster.config import Config
-from cluster.errors import ErrorCode, HarborError
+from cluster.errors import ErrorCode, HarborError, RequestError
+from cluster.gateway import error_response, parameters
 from cluster.observability import metrics
 
 READY_TIMEOUT_S = 90.0
@@ -219,8 +221,15 @@ def _admin(config: Config, supervisor: SupervisorHandle, *, shared: bool) -> Ite
         samples = [sample for _, encoded in gathered if encoded is not None for sample in metrics.decode(encoded)]
         return web.Response(body=metrics.render(samples), content_type="text/plain", charset="utf-8")
 
-    async def describe(_: web.Request) -> web.Response:
-        return web.json_response(await asyncio.to_thread(supervisor.describe))
+    async def describe(request: web.Request) -> web.Response:
+        try:
+            wants_dead_letters = parameters.wants_dead_letters(request)
+        except RequestError as error:
+            return error_response(error)
+        described = await asyncio.to_thread(supervisor.describe)
+        if wants_dead_letters:
+            described["dead_letters"] = msgspec.to_builtins(await asyncio.to_thread(supervisor.dead_letters))
+        return web.json_response(described)
 
     async def alive(_: web.Request) -> web.Response:
         return web.Response(text="alive\n")

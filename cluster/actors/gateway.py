@@ -45,6 +45,7 @@ class GatewayActor(Shell):
             rearm=self.arm,
             describe=self.peers.describe,
             scale=self.peers.scale,
+            dead_letters=self.peers.all_dead_letters,
             origins=config.origins,
         )
         self._metrics = Metrics(component="gateway", gateway=str(index))

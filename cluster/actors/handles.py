@@ -11,6 +11,7 @@ import msgspec
 import ray
 from ray.exceptions import RayError
 
+from cluster.core.dead_letters import DeadLetter
 from cluster.core.messages import Answer, Members, Message
 from cluster.errors import UnavailableError
 from cluster.wire import blob
@@ -104,6 +105,25 @@ class Peers:
         except Unreachable as error:
             raise UnavailableError("the supervisor does not answer") from error
 
+    async def dead_letters(self, to: str, timeout_s: float = 3.0) -> list[DeadLetter]:
+        """Return the dead letters of an ingestor, newest first.
+
+        Raises:
+            Unreachable: no answer came.
+        """
+        return _letters(await self._ask(to, "dead_letters", timeout_s))
+
+    async def all_dead_letters(self) -> list[DeadLetter]:
+        """Return the dead letters of the whole cluster, newest first.
+
+        Raises:
+            UnavailableError: the supervisor does not answer.
+        """
+        try:
+            return await self.dead_letters(SUPERVISOR, 5.0)
+        except Unreachable as error:
+            raise UnavailableError("the supervisor does not answer") from error
+
     async def drain(self, to: str) -> None:
         """Ask an actor to finish what it owes its clients; errors do not matter, it is about to be stopped."""
         try:
@@ -128,6 +148,10 @@ class Peers:
         return handle
 
 
+def _letters(encoded: bytes) -> list[DeadLetter]:
+    return msgspec.msgpack.decode(encoded, type=list[DeadLetter])
+
+
 class SupervisorHandle:
     """The supervisor as a driver (no event loop) calls it."""
 
@@ -146,6 +170,10 @@ class SupervisorHandle:
     def scale(self, counts: dict[str, int]) -> None:
         """Have another number of actors."""
         ray.get(self._handle.scale.remote(counts), timeout=10)
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """Return the dead letters of the whole cluster, newest first."""
+        return _letters(ray.get(self._handle.dead_letters.remote(), timeout=10))
 
     def metrics(self) -> list[tuple[str, bytes | None]]:
         """Return (actor, encoded metrics or None where it did not answer) of every actor."""

@@ -5,6 +5,7 @@ anew, and shards invalidate what it feeds. Retry: a blob that comes twice is tak
 """
 
 import asyncio
+import contextlib
 import os
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ import orjson
 
 from cluster.actors.shell import Shell
 from cluster.actors.specification import Specification
+from cluster.app.functions import Functions
 from cluster.config.model import SourceConfig
 from cluster.core import template
 from cluster.core.declared_query import FetchRequest
@@ -37,7 +39,7 @@ from cluster.core.messages import Announce, Claimed, Demand, HandOver, Members, 
 from cluster.core.overflow import Overflow
 from cluster.core.retry import Backoff
 from cluster.core.rule import Envelope, FrameFault
-from cluster.errors import UpstreamError
+from cluster.errors import HarborError, UpstreamError
 from cluster.observability.metrics import Metrics
 from cluster.services import ServiceClient
 from cluster.sources import Source, SourceState, SseSource, WebSocketSource
@@ -70,7 +72,11 @@ class IngestionActor(Shell):
         spec = Specification.decode(specification)
         super().__init__(f"ingestor-{index}", spec.name)
         config = spec.config
-        self._routers = {name: spec.compiled.router(name) for name in config.sources}
+        self._functions = Functions(self.log)
+        for reference in {each for name in config.sources for each in spec.compiled.transforms(name)}:
+            with contextlib.suppress(HarborError):  # it is logged, and tried again with the first event
+                self._functions.resolve(reference)
+        self._routers = {name: spec.compiled.router(name, self._functions.transform) for name in config.sources}
         self._missed = {
             name: _missed_service(name, source.missed, source.headers)
             for name, source in config.sources.items()
@@ -148,6 +154,7 @@ class IngestionActor(Shell):
     def refused(self, source: str, reason: str, size_bytes: int) -> None:
         """Something was dropped unread."""
         self._refused[source, reason] += 1
+        self.machine.dead_letters.add(source, reason, self.now(), detail="was not read", size_bytes=size_bytes)
         self.log.sampled("frame_dropped", reason, source=source, bytes=size_bytes)
 
     def closed(self, source: str, reason: str) -> None:
@@ -260,6 +267,10 @@ class IngestionActor(Shell):
             self._was_paused = self.machine.pauses > self._measured[2]
             self._measured = (now, used, self.machine.pauses)
         return self._load
+
+    async def dead_letters(self) -> bytes:
+        """Return the events that came to nothing, newest first, encoded."""
+        return msgspec.msgpack.encode(self.machine.dead_letters.newest())
 
     async def samples(self) -> bytes:
         """Return the metrics, encoded."""

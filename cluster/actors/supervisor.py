@@ -21,6 +21,7 @@ from cluster.actors.ingestion import IngestionActor
 from cluster.actors.shard import ShardActor
 from cluster.actors.specification import Specification
 from cluster.clock import SystemClock
+from cluster.core.dead_letters import DeadLetter, newest_first
 from cluster.core.messages import Members
 from cluster.core.scaling import Autoscaler, Reported, Retire, Scaling
 from cluster.core.supervisor_state import CHECK_MS, Create, Effect, Remove, Replace, SupervisorState
@@ -261,6 +262,18 @@ class SupervisorActor:
             "sources": _by_source(sources),
             "scaling": not self._scaling.is_done,
         }
+
+    async def dead_letters(self) -> bytes:
+        """Return the events that came to nothing, of all ingestors that answer, newest first, encoded."""
+        ingestors = [actor for actor in self._state.desired if actor.startswith("ingestor")]
+        found = await asyncio.gather(*map(self._dead_letters, ingestors))
+        return msgspec.msgpack.encode(newest_first([letter for letters in found for letter in letters]))
+
+    async def _dead_letters(self, ingestor: str) -> list[DeadLetter]:
+        try:
+            return await self._peers.dead_letters(ingestor)
+        except Unreachable:
+            return []
 
     async def metrics(self) -> list[tuple[str, bytes | None]]:
         """Return (actor, encoded metrics or None) of every actor."""

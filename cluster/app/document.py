@@ -5,7 +5,7 @@ source and channel. Whether what is said makes sense is for `cluster.config` to 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -47,6 +47,28 @@ def merge(document: Mapping[str, Any], other: Mapping[str, Any]) -> Document:
         elif not json_equal(held, more):
             raise _twice(section, held, more)
     return merged
+
+
+def join_transforms(document: Document, transforms: Sequence[tuple[str, str | None, Document]]) -> Document:
+    """Add steps of transforms to every stream of a source and channel; the document is changed, and returned.
+
+    Raises:
+        ConfigError: there is no such stream, or one has such a step already, and differently.
+    """
+    listed = document.get("streams")
+    for source, channel, steps in transforms:
+        found = False
+        for position, stream in enumerate(listed if isinstance(listed, list) else ()):
+            if isinstance(stream, dict) and (stream.get("source"), stream.get("channel")) == (source, channel):
+                found = True
+                held = stream.setdefault("transform", {})
+                if isinstance(held, dict):  # the loader says what is wrong with it otherwise
+                    _join_named(f"streams.{position}.transform", held, steps)
+        if not found:
+            of_channel = "without a channel" if channel is None else f"of the channel {channel!r}"
+            reason = f"there is no stream of the source {source!r} {of_channel}, whose events it could be given"
+            raise ConfigError(steps["function"], reason)
+    return document
 
 
 def copied(value: Any) -> Any:

@@ -1,8 +1,9 @@
-"""Runs the functions that a configuration names: query functions, which fetch an entry, and reducers, which change one.
+"""Runs the functions that a configuration names: query functions, which fetch an entry, reducers, which change one, and transforms.
 
 A shard may not wait for somebody else's code. Coroutines run on a loop and a thread of their own, plain functions on a few threads;
 what outlives its time is given up, and where it keeps a thread or the loop, those who come later get another. Reducers run inside a
-commit, since what comes after depends on what they give, and can only be reported: by a `Watchdog`, also while they still block.
+commit, since what comes after depends on what they give, and can only be reported: by a `Watchdog`, also while they still block. So do
+transforms, inside the reading of a stream.
 
 Nothing that a function does may end its caller: whatever it raises becomes an error of ours.
 
@@ -57,7 +58,10 @@ NULL: Final = _Null()
 
 
 class Event(dict[str, Any]):
-    """What a reducer is told of an event: `event` (its name), `data`, `captures` (of the channel), `id`, `item` (inside `each`)."""
+    """What a reducer or a transform is told of an event: `event` (its name), `data`, `captures` (of the channel), `id`.
+
+    A reducer inside `each` is told `item`, too, a transform `channel`.
+    """
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -92,7 +96,7 @@ _Outcome = bytes | _Raised
 
 
 class Functions:
-    """See the module. Its methods are for one thread, the shard's."""
+    """See the module. Its methods are for one thread, the shard's or the ingestor's."""
 
     def __init__(self, log: Logger) -> None:
         self._log = log
@@ -102,7 +106,7 @@ class Functions:
         self._raised: set[tuple[str, str]] = set()
         """(function, error) of which the traceback was logged."""
         self._watchdog = Watchdog(self._blocks)
-        self._reducing = self._watchdog.lane()
+        self._in_place = self._watchdog.lane()
         self._threads = FunctionThreads()
         self._loop: FunctionLoop | None = None
         self._stuck_loops: list[FunctionLoop] = []
@@ -234,16 +238,22 @@ class Functions:
         Raises:
             OperationError: it cannot be imported, raised, or gave what is no JSON. The reason is logged.
         """
-        self._reducing.enter(Call(reference))
+        return self._call(reference, old, event)[0]
+
+    def _call(self, reference: str, *arguments: Any) -> tuple[Any, bytes | None]:
+        """Call a function here and now. Returns what it gives, and that as JSON; None: it gave None.
+
+        Raises:
+            OperationError: as `reduce`.
+        """
+        self._in_place.enter(Call(reference))
         try:
-            new = self.resolve(reference)(old, event)
+            new = self.resolve(reference)(*arguments)
             if inspect.isawaitable(new):
                 if inspect.iscoroutine(new):
                     new.close()
                 raise _NotJson("what would have to be awaited")
-            if new is not None and new is not NULL:
-                _encoded(new)
-            return new
+            return new, None if new is None else b"null" if new is NULL else _encoded(new)
         except _NotJson as error:
             self._note("function_raised", reference, error)
             raise OperationError(f"function {reference} gave {error}") from error
@@ -253,9 +263,19 @@ class Functions:
             self._note("function_raised", reference, error)
             raise OperationError(f"function {reference} raised {_shown(error)}") from error
         finally:
-            length_s = self._reducing.leave()
+            length_s = self._in_place.leave()
             if length_s > WATCHDOG_S:
                 self._log.warning("function_slow", function=reference, ms=round(length_s * 1000))
+
+    # --- transforms ----------------------------------------------------------------------------------------------
+
+    def transform(self, reference: str, event: dict[str, Any]) -> bytes | None:
+        """Run a transform: `(event) -> data`, as JSON; None: it leaves the event out. `NULL`: the data is null.
+
+        Raises:
+            OperationError: as `reduce`.
+        """
+        return self._call(reference, Event(event))[1]
 
     # --- reports -------------------------------------------------------------------------------------------------
 

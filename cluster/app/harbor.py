@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar, overload
 
-from cluster.app.document import Document, copied, duration, merge
+from cluster.app.document import Document, copied, duration, join_transforms, merge
 from cluster.app.keys import KeyFactory, keys
 from cluster.config import load_mapping
 from cluster.config.load import ConfigFaults, read_document
@@ -52,6 +52,8 @@ class Harbor:
         self._base = Path(config) if isinstance(config, str) else copied(config)
         self._env = env
         self._declared: Document = {}
+        self._transforms: list[tuple[str, str | None, Document]] = []
+        """Of streams that may be declared later, or in a file."""
         self._functions: dict[str, Callable[..., Any]] = {}
 
     # --- declaring -----------------------------------------------------------------------------------------------
@@ -130,8 +132,27 @@ class Harbor:
 
         def declare(function: F) -> F:
             reference = self._reference(function)
-            _check_reducer(reference, function)
+            _check_called(reference, function, "old", "event")
             self._add_rules(source, channel, event, {**beside, "call": {"function": reference, **call}})
+            return function
+
+        return declare
+
+    def transform(self, source: str, *, channel: str | None = None, **options: Any) -> Callable[[F], F]:
+        """Pass the events of a stream through a function `(event) -> data` before rules see them; None leaves an event out.
+
+        The stream, that of the same source and channel, is declared by rules, here or in a file. `options` are the other steps of a
+        transform in a file (`event`, `when`, `pick`, `rename`).
+
+        Raises:
+            ConfigError: the function is none that takes an event, or cannot be imported by its name.
+        """
+        steps = copied(options)
+
+        def declare(function: F) -> F:
+            reference = self._reference(function)
+            _check_called(reference, function, "event")
+            self._transforms.append((source, channel, {"function": reference, **steps}))
             return function
 
         return declare
@@ -191,7 +212,7 @@ class Harbor:
             if not isinstance(each, Mapping):
                 raise ConfigError("", f"expected a mapping, got a {type(each).__name__}")
             document = merge(document, each)
-        return document
+        return join_transforms(document, self._transforms)
 
     def config(self, env: Mapping[str, str] | None = None, *more: Mapping[str, Any]) -> Config:
         """Return the checked configuration, joined with `more` documents.
@@ -252,15 +273,17 @@ def _meaning(name: str) -> str:
     return "the page, 'page_param'" if name == "page_param" else f"the placeholder {{{name}}}"
 
 
-def _check_reducer(reference: str, function: Callable[..., Any]) -> None:
+def _check_called(reference: str, function: Callable[..., Any], *names: str) -> None:
+    """Check a function that is called in place: a reducer, or a transform."""
     if inspect.iscoroutinefunction(function):
-        raise ConfigError(
-            reference, "is asynchronous, and nothing may wait for a reducer: it is called inside a commit"
+        place = (
+            "a reducer: it is called inside a commit" if "old" in names else "a transform: a stream is read through it"
         )
+        raise ConfigError(reference, f"is asynchronous, and nothing may wait for {place}")
     try:
-        inspect.signature(function).bind({}, {})
+        inspect.signature(function).bind(*({} for _ in names))
     except TypeError as error:
-        raise ConfigError(reference, f"cannot be called with (old, event): {error}") from error
+        raise ConfigError(reference, f"cannot be called with ({', '.join(names)}): {error}") from error
 
 
 def _plain(path: str, options: Mapping[str, Any]) -> Document:

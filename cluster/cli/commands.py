@@ -151,18 +151,26 @@ def check(config: Annotated[Path, typer.Argument(help="harbor.yaml")]) -> None:
 @app.command()
 @_command
 def status(
-    url: Url = URL, token: Token = None, json: Annotated[bool, typer.Option("--json", help="As /v1/cluster.")] = False
+    url: Url = URL,
+    token: Token = None,
+    json: Annotated[bool, typer.Option("--json", help="As /v1/cluster.")] = False,
+    dead_letters: Annotated[
+        bool, typer.Option("--dead-letters", help="Show events that came to nothing, newest first.")
+    ] = False,
 ) -> None:
     """Show what runs where."""
     from cluster.client import HttpClient
 
-    described = HttpClient(url, token).cluster()
+    described = HttpClient(url, token).cluster(dead_letters=dead_letters)
     if json or not _is_terminal():
         _line(described)
         return
-    from cluster.cli.tables import show_status
+    from cluster.cli.tables import show_dead_letters, show_status
 
-    show_status(described)
+    if dead_letters:
+        show_dead_letters(described["dead_letters"])
+    else:
+        show_status(described)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """What people see on a terminal."""
 
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -27,6 +28,26 @@ def show_status(described: dict[str, Any]) -> None:
         for row in described[kind]:
             table.add_row(*(str(row.get(column, "-")) for column in columns))
         _console.print(table)
+
+
+def show_dead_letters(letters: list[dict[str, Any]]) -> None:
+    """Print events that came to nothing."""
+    if not letters:
+        _console.print("no dead letters")
+        return
+    columns = ("source", "channel", "event", "reason", "detail", "sample")
+    table = Table("time", *columns, box=None, pad_edge=False)
+    for letter in letters:
+        at = datetime.fromtimestamp(letter["time"] / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        table.add_row(at, *(_printable(letter[column]) for column in columns))
+    _console.print(table)
+
+
+def _printable(text: str | None) -> Text:
+    """Show what an upstream sent so that it cannot steer the terminal."""
+    if text is None:
+        return Text("-", style="dim")
+    return Text("".join(each if each.isprintable() else ascii(each)[1:-1] for each in text))
 
 
 def show_keys(rows: list[dict[str, Any]]) -> None:

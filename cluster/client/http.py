@@ -48,9 +48,9 @@ class HttpClient:
         """Have another number of actors, by kind; `cluster` shows when it is so."""
         self._ask("POST", "/v1/scale", body=counts)
 
-    def cluster(self) -> dict[str, Any]:
-        """Return the description of the cluster."""
-        return self._ask("GET", "/v1/cluster")
+    def cluster(self, *, dead_letters: bool = False) -> dict[str, Any]:
+        """Return the description of the cluster; `dead_letters`: with the events that came to nothing."""
+        return self._ask("GET", "/v1/cluster", params={"dead_letters": "true"} if dead_letters else None)
 
     def _ask(self, method: str, path: str, *, params: dict[str, str] | None = None, body: Any = ...) -> dict[str, Any]:
         content = None if body is ... else orjson.dumps(body)

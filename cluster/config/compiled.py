@@ -11,6 +11,7 @@ from cluster.core.declared_query import DeclaredQueries, DeclaredQuery
 from cluster.core.entity_index import EntityType
 from cluster.core.relation import Contains, Member, Relations
 from cluster.core.rule import BROADCAST, FeedIndex, Router, RuleOperation, Stream
+from cluster.core.transform import TransformFunction
 from cluster.core.window import Profile
 
 
@@ -49,14 +50,19 @@ class Compiled(Struct, frozen=True):
         rules = (rule for stream in self.streams for rules in stream.on.values() for rule in rules)
         return {rule.function for rule in rules if rule.function}
 
+    def transforms(self, source: str) -> set[str]:
+        """Return the functions that transform events of a source."""
+        shaped = (stream.transform for stream in self.streams if stream.source == source)
+        return {transform.function for transform in shaped if transform is not None and transform.function}
+
     @property
     def concerns(self) -> Concerns:
         """Return which keys depend on which upstreams."""
         return Concerns(self.feeds, self.queries)
 
-    def router(self, source: str) -> Router:
-        """Return the rules of one source."""
-        return Router(source, self.envelopes[source], self.streams)
+    def router(self, source: str, call: TransformFunction | None = None) -> Router:
+        """Return the rules of one source; `call` runs the functions of its transforms."""
+        return Router(source, self.envelopes[source], self.streams, call)
 
 
 def compile_config(config: Config) -> Compiled:
@@ -83,7 +89,17 @@ def compile_config(config: Config) -> Compiled:
         )
         profile_number = profiles.index(profile)
         streams.append(
-            Stream(stream.source, node, on, profile_number, always, stream.linger_ms, stream.max_rate, numbers)
+            Stream(
+                stream.source,
+                node,
+                on,
+                profile_number,
+                always,
+                stream.linger_ms,
+                stream.max_rate,
+                numbers,
+                stream.transform,
+            )
         )
     queries = [
         DeclaredQuery(

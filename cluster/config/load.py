@@ -32,6 +32,7 @@ from cluster.config.model import (
     masked_url,
 )
 from cluster.config.rules import FUNCTION, parse_rule
+from cluster.config.transforms import parse_transform
 from cluster.core import template
 from cluster.core.entity_index import EntityType
 from cluster.core.feed import Repeats
@@ -862,6 +863,7 @@ class _Reader:
             linger_ms = section.take("linger", 30_000.0, _duration)
             profile = section.take("batching", None, lambda at, given: self.batching(at, given, batching))
             max_rate = section.take("max_rate", None, _rate)
+            transform = section.take("transform", None, partial(parse_transform, on or {}, self.faults))
             found.extend(
                 StreamConfig(
                     name,
@@ -871,6 +873,7 @@ class _Reader:
                     linger_ms,
                     profile,
                     max_rate,
+                    transform,
                 )
                 for name in names
             )

@@ -17,6 +17,7 @@ from cluster.core.infinite import OffsetPaging
 from cluster.core.scaling import Autoscale
 from cluster.core.staleness import StaleTime
 from cluster.core.template import Literal, holes, parse
+from cluster.core.transform import Transform
 from cluster.core.window import Profile
 
 MASK = "***"
@@ -182,6 +183,7 @@ class StreamConfig(Struct, frozen=True):
     batching: Profile | None = None
     max_rate: float | None = None
     """Events a second of each channel; more are left out."""
+    transform: Transform | None = None
 
 
 class StorageConfig(Struct, frozen=True):

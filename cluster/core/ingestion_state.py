@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 from msgspec import Raw, Struct
 
 from cluster.core.broadcast import is_broadcast
+from cluster.core.dead_letters import DeadLetters
 from cluster.core.feed import OPENED, EventId, Feed, Held, Repeats, feed_name, follows, owner, stem
 from cluster.core.feed import Sequence as EventSequence
 from cluster.core.fold import Fold
@@ -147,6 +148,7 @@ class _Source:
         "buckets",
         "decode",
         "dropped",
+        "faults",
         "feeds",
         "has_ids",
         "high_water",
@@ -176,6 +178,7 @@ class _Source:
         self.name = name
         self.router = router
         self.decode = router.decode
+        self.faults = router.faults
         self.repeats = traits.repeats
         self.asks = traits.asks
         self.is_spread = traits.is_spread or traits.repeats is Repeats.CHANNEL
@@ -339,6 +342,7 @@ class IngestionState:
         """By (source, reason)."""
         self.gaps: Counter[str] = Counter()
         """How often events of a source, or of a channel of it, may have passed unseen."""
+        self.dead_letters = DeadLetters()
         self.operations: Counter[str] = Counter()
         """By operation kind."""
 
@@ -352,25 +356,31 @@ class IngestionState:
         """
         source = self._sources[source_name]
         if source.waiting is not None:
-            return self._receive_waiting(source, frame)
+            return self._receive_waiting(source, source.waiting, frame, now_ms)
         try:
             decoded = source.decode(frame)
         except FrameFault as fault:
-            self.events_dropped[source_name, fault.reason] += 1
+            self._faulty(source, fault, frame, now_ms)
             raise
         count = 1
         if isinstance(decoded, list):
             count = len(decoded)
             for envelope in decoded:
                 if isinstance(envelope, FrameFault):
-                    self.events_dropped[source_name, envelope.reason] += 1
+                    self._faulty(source, envelope, envelope.element, now_ms)
                 else:
                     self._take(source, envelope, envelope.id, now_ms)
         else:
             self._take(source, decoded, decoded.id, now_ms)
+        if source.faults:
+            self.dead_letters.take(source_name, source.faults, now_ms)
         if self.bytes_pending > source.high_water or source.awaiting or source.bucket is not None:
             return self._goes_on(source, count, now_ms)
         return True
+
+    def _faulty(self, source: _Source, fault: FrameFault, sample: Raw | bytes, now_ms: float) -> None:
+        self.events_dropped[source.name, fault.reason] += 1
+        self.dead_letters.add(source.name, fault.reason, now_ms, detail=fault.detail, sample=sample)
 
     def _goes_on(self, source: _Source, count: int, now_ms: float) -> bool:
         """Whether a source is to be read on, after `count` events."""
@@ -398,11 +408,14 @@ class IngestionState:
                 event_id = envelope.id
         except FrameFault as fault:
             self.events_dropped[source_name, fault.reason] += 1
+            self.dead_letters.add(source_name, fault.reason, now_ms, event=event, detail=fault.detail, sample=data)
             raise
         if source.waiting is not None:
             self._wait(source, source.waiting, envelope, event_id)
             return True
         self._take(source, envelope, event_id, now_ms)
+        if source.faults:
+            self.dead_letters.take(source_name, source.faults, now_ms)
         if self.bytes_pending > source.high_water or source.awaiting or source.bucket is not None:
             return self._goes_on(source, 1, now_ms)
         return True
@@ -417,18 +430,17 @@ class IngestionState:
         source.waiting = Waiting()
         return True
 
-    def _receive_waiting(self, source: _Source, frame: bytes) -> bool:
-        assert source.waiting is not None
+    def _receive_waiting(self, source: _Source, waiting: Waiting, frame: bytes, now_ms: float) -> bool:
         try:
             decoded = source.decode(frame)
         except FrameFault as fault:
-            self.events_dropped[source.name, fault.reason] += 1
+            self._faulty(source, fault, frame, now_ms)
             raise
         for envelope in decoded if isinstance(decoded, list) else (decoded,):
             if isinstance(envelope, FrameFault):
-                self.events_dropped[source.name, envelope.reason] += 1
+                self._faulty(source, envelope, envelope.element, now_ms)
             else:
-                self._wait(source, source.waiting, envelope, envelope.id)
+                self._wait(source, waiting, envelope, envelope.id)
         return True
 
     def _wait(self, source: _Source, waiting: Waiting, envelope: Envelope, event_id: EventId | None) -> None:
@@ -732,6 +744,7 @@ class IngestionState:
             self._sequence(source, source_name).guarded = bool(seen)
         for envelope, event_id in kept:
             self._take(source, envelope, event_id, now_ms)
+        self.dead_letters.take(source_name, source.router.faults, now_ms)
         return self.wake(now_ms)
 
     def state_changed(self, source_name: str, state: str, now_ms: float) -> list[Effect]:

@@ -21,6 +21,7 @@ import orjson
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from cluster.core import broadcast, template
+from cluster.core.dead_letters import Fault
 from cluster.core.json_pointer import escape, resolve
 from cluster.core.json_pointer import tokens as pointer_tokens
 from cluster.core.operation import (
@@ -43,6 +44,7 @@ from cluster.core.operation import (
 from cluster.core.query_key import CanonicalKey, canonical, checked
 from cluster.core.relation import Contains, Relations
 from cluster.core.template import HeadIndex, Hole, Literal, MissingCapture, Node, Path
+from cluster.core.transform import Shape, Transform, TransformFunction, compile_transform
 from cluster.errors import ErrorCode, HarborError, OperationError, RequestError
 
 BROADCAST = frozenset({"entity", "relation"})
@@ -51,15 +53,20 @@ MEMO = 100_000
 """Keys remembered per route and routes per source; a memo that is full starts over."""
 KNOWN_CHANNELS = 1_000
 """Channels whose reach is remembered (a gap asks for one of them about every entry); more start over."""
+MAX_FAULTS = 100
+"""Faults of events that wait to be looked at: those of one frame, which may hold any number."""
 Made = tuple[CanonicalKey, Operation]
 
 
 class FrameFault(Exception):  # noqa: N818 - what is wrong with a frame, counted by reason
     """A frame that cannot be an event: not_json, not_object, no_event."""
 
-    def __init__(self, reason: str, detail: str = "") -> None:
+    def __init__(self, reason: str, detail: str = "", element: Raw | bytes = b"") -> None:
+        """`element`: what it is about, where that is an element of a frame."""
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
+        self.detail = detail
+        self.element = element
 
 
 class Envelope(Struct, frozen=True, gc=False):
@@ -118,6 +125,8 @@ class Stream(Struct, frozen=True):
     """Events a second of each channel; more are left out, and what the channel feeds is fetched anew."""
     origins: dict[str, int] = {}
     """Number, among the rules of all streams, by event."""
+    transform: Transform | None = None
+    """What happens to its events before rules see them."""
 
 
 class Route:
@@ -143,10 +152,20 @@ class Route:
 class Router:
     """The rules of one source."""
 
-    def __init__(self, source: str, envelope: dict[str, str] | None, streams: Sequence[Stream]) -> None:
+    def __init__(
+        self,
+        source: str,
+        envelope: dict[str, str] | None,
+        streams: Sequence[Stream],
+        call: TransformFunction | None = None,
+    ) -> None:
+        """`call` runs the functions of transforms."""
         self.source = source
         self.dropped: Counter[str] = Counter()
         """Events, or operations of events, that came to nothing, by reason."""
+        self.faults: list[Fault] = []
+        """Why, of the newest that were ill-shaped; for whoever hands events in to take."""
+        self._call = call or _no_function
         self._streams = [stream for stream in streams if stream.source == source]
         names = envelope or {"event": "event", "data": "data", "channel": "channel", "id": "id"}
         members: dict[str, tuple[Any, Any]] = {
@@ -204,9 +223,9 @@ class Router:
             try:
                 envelope = self._decode(element)
             except (msgspec.DecodeError, RecursionError) as error:
-                decoded.append(_frame_fault(error))
+                decoded.append(_frame_fault(error, element))
             else:
-                decoded.append(envelope if envelope.event else FrameFault("no_event"))
+                decoded.append(envelope if envelope.event else FrameFault("no_event", "", element))
         return decoded
 
     def decode_sse(self, event: str, data: bytes, event_id: str | None) -> Any:
@@ -231,7 +250,8 @@ class Router:
         """Return what to do with an event of this name on this channel; the caller keeps the answer."""
         routes = []
         for stream in self._streams:
-            operations = stream.on.get(event)
+            name = event if stream.transform is None else stream.transform.heard_as(event)
+            operations = stream.on.get(name)
             if operations is None:
                 continue
             captures: dict[Path, Any] = {}
@@ -239,30 +259,52 @@ class Router:
                 if channel is None or not template.match_text(stream.channel, channel, captures):
                     continue
             known = {path[0]: value for path, value in captures.items()}
-            known["event"] = event
             feed = self.source if stream.channel is None else f"{self.source}/{channel}"
-            apply = self._compile(operations, known)
-            routes.append(Route(feed, stream.profile, apply, stream.origins.get(event, -1), stream.max_rate))
+            fault = partial(self._fault, event, channel)
+            steps = [_compile_operation(_with_known(each, {**known, "event": name}), fault) for each in operations]
+            apply = steps[0] if len(steps) == 1 else partial(_run_all, steps)
+            if stream.transform is not None and stream.transform.shapes:
+                told = {"event": name, "channel": channel, "captures": known}
+                shape = compile_transform(stream.transform, told, self._call)
+                apply = self._transformed(shape, apply, fault)
+            routes.append(Route(feed, stream.profile, apply, stream.origins.get(name, -1), stream.max_rate))
         return tuple(routes)
 
-    def _drop(self, reason: str) -> None:
+    def _fault(self, event: str, channel: str | None, reason: str, detail: str, data: Raw | bytes) -> None:
+        """An event, or an operation of one, comes to nothing since it is ill-shaped."""
         self.dropped[reason] += 1
+        if len(self.faults) < MAX_FAULTS:
+            self.faults.append(Fault(reason, event, channel, detail, data))
 
-    def _compile(
-        self, operations: Sequence[RuleOperation], known: dict[str, Any]
-    ) -> Callable[[Raw | bytes, str | int | None], list[Made]]:
-        steps = [_compile_operation(_with_known(operation, known), self._drop) for operation in operations]
-        return steps[0] if len(steps) == 1 else partial(_run_all, steps)
+    def _transformed(self, shape: Shape, rules: "_Step", drop: "_Drop") -> "_Step":
+        def run(data: Raw | bytes, event_id: str | int | None) -> list[Made]:
+            try:
+                shaped = shape(data, event_id)
+            except _FAULTS as fault:
+                drop("transform_failed", str(fault), data)
+                return []
+            if shaped is None:
+                self.dropped["filtered"] += 1
+                return []
+            return rules(shaped, event_id)
+
+        return run
 
 
-def _frame_fault(error: Exception) -> FrameFault:
+def _frame_fault(error: Exception, element: Raw | bytes = b"") -> FrameFault:
     if not isinstance(error, msgspec.ValidationError):
-        return FrameFault("not_json", str(error))
-    return FrameFault("no_event" if "`$." in str(error) else "not_object", str(error))
+        return FrameFault("not_json", str(error), element)
+    return FrameFault("no_event" if "`$." in str(error) else "not_object", str(error), element)
+
+
+def _no_function(reference: str, _: dict[str, Any]) -> bytes | None:
+    raise OperationError(f"function {reference} cannot be run here")
 
 
 _Step = Callable[[Raw | bytes, str | int | None], list[Made]]
 """One operation of a rule, run on one event; it counts what it drops, and raises nothing that an upstream can cause."""
+_Drop = Callable[[str, str, Raw | bytes], None]
+"""Told of what comes to nothing: reason, detail, data."""
 _MISSING = (MissingCapture, AttributeError)  # an attribute of an unset member
 # What an upstream can send: no JSON, nested too deep, integers beyond 64 bits in what is written again, texts too long for a key.
 _FAULTS = (
@@ -462,8 +504,14 @@ def _reads(operation: RuleOperation) -> tuple[set[Path], set[Path]]:
     return parsed, passed
 
 
-def _compile_operation(operation: RuleOperation, drop: Callable[[str], None]) -> _Step:
+def _compile_operation(operation: RuleOperation, drop_as: _Drop) -> _Step:
     parsed, passed = _reads(operation)
+    names = sorted(".".join(path) for path in parsed | passed if path not in ALWAYS_THERE)
+    needs = f"{operation.kind} needs {', '.join(f'{{{name}}}' for name in names)}"
+
+    def drop(fault: Exception, data: Raw | bytes) -> None:
+        drop_as(_reason(fault), needs if isinstance(fault, _MISSING) else str(fault), data)
+
     each = operation.each
     for pointer, _ in operation.when:
         parsed.add(("data", *pointer_tokens(pointer)) if _plain(pointer) else ("data",))
@@ -497,14 +545,14 @@ def _compile_operation(operation: RuleOperation, drop: Callable[[str], None]) ->
                     return made
                 items = _ITEMS.decode(elements(data, members, None, None, event_id))
             except _FAULTS as fault:
-                drop(_reason(fault))
+                drop(fault, data)
                 return made
             for item in items:
                 try:
                     item_members = decode_item(item) if decode_item is not None else None
                     made.append(make(data, members, item, item_members, event_id))
                 except _FAULTS as fault:
-                    drop(_reason(fault))
+                    drop(fault, item)
             return made
 
         return run_each
@@ -521,12 +569,13 @@ def _compile_operation(operation: RuleOperation, drop: Callable[[str], None]) ->
                 return []
             return [make(data, members, None, None, event_id)]
         except _FAULTS as fault:
-            drop(_reason(fault))
+            drop(fault, data)
         return []
 
     return run
 
 
+ALWAYS_THERE = (("data",), ("item",))
 _ITEMS = msgspec.json.Decoder(list[Raw])
 
 
@@ -553,7 +602,7 @@ def _holds(conditions: list[_Condition], data: Any, members: Any, event_id: str 
     return True
 
 
-def _fast_set(operation: RuleOperation, scope: _Scope, drop: Callable[[str], None]) -> _Step | None:
+def _fast_set(operation: RuleOperation, scope: _Scope, drop: Callable[[Exception, Raw | bytes], None]) -> _Step | None:
     """The commonest rule, `set {key: [..., "{data.id}"], value: "{data}"}`, without the general machinery (half its time)."""
     paths = list(template.holes(operation.key))
     if (
@@ -580,7 +629,7 @@ def _fast_set(operation: RuleOperation, scope: _Scope, drop: Callable[[str], Non
             key = memo.get(value) if kind is str or kind is int else None
             return [(learn(value) if key is None else key, Set(bytes(data)))]
         except _FAULTS as fault:
-            drop(_reason(fault))
+            drop(fault, data)
         return []
 
     return run

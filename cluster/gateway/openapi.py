@@ -169,7 +169,6 @@ def document() -> dict[str, Any]:
                     {"101": _answer("switching protocols")},
                 )
             },
-            "/v1/cluster": {"get": _operation("What runs where", [], {"200": _answer("the cluster", "Object")})},
             "/v1/scale": {
                 "post": _operation(
                     "Have another number of ingestors; /v1/cluster shows when it is so",
@@ -187,6 +186,13 @@ def document() -> dict[str, Any]:
                             },
                         )
                     ),
+                )
+            },
+            "/v1/cluster": {
+                "get": _operation(
+                    "What runs where",
+                    [_parameter("dead_letters", "whether to add events that came to nothing", enum=["false", "true"])],
+                    {"200": _answer("the cluster", "Cluster")},
                 )
             },
             "/healthz": {"get": _operation("Alive", [], {"200": _answer("alive")})},
@@ -246,6 +252,34 @@ def document() -> dict[str, Any]:
                     },
                 },
                 "Object": {"type": "object"},
+                "Cluster": {
+                    "type": "object",
+                    "required": ["name", "ready"],
+                    "properties": {
+                        "name": {"type": "string"},
+                        "ready": {"type": "boolean"},
+                        "dead_letters": {
+                            "type": "array",
+                            "description": "newest first; where asked for",
+                            "items": {"$ref": "#/components/schemas/DeadLetter"},
+                        },
+                    },
+                },
+                "DeadLetter": {
+                    "type": "object",
+                    "description": "an event that came to nothing since something was wrong with it",
+                    "required": ["time", "source", "channel", "event", "reason", "detail", "sample", "size_bytes"],
+                    "properties": {
+                        "time": {"type": "integer", "description": "Unix ms"},
+                        "source": {"type": "string"},
+                        "channel": {"type": ["string", "null"]},
+                        "event": {"type": ["string", "null"], "description": "null where it could not be read"},
+                        "reason": {"type": "string", "description": "as in harbor_events_dropped_total"},
+                        "detail": {"type": "string"},
+                        "sample": {"type": "string", "description": "its first 256 bytes"},
+                        "size_bytes": {"type": "integer", "description": "of what the sample begins"},
+                    },
+                },
                 "Error": {
                     "type": "object",
                     "required": ["error"],

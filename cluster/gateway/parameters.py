@@ -46,6 +46,16 @@ def choice(values: Mapping[str, Any], name: str, *choices: str) -> str:
     return str(value)
 
 
+def wants_dead_letters(request: web.BaseRequest) -> bool:
+    """Return what `/v1/cluster` is asked for beside the description, here and on the admin port.
+
+    Raises:
+        RequestError: `BAD_REQUEST`.
+    """
+    only(request, "dead_letters")
+    return choice(request.query, "dead_letters", "false", "true") == "true"
+
+
 def flag(values: Mapping[str, Any], name: str) -> bool | None:
     """Return a value that is true or false, or None where it is absent.
 

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any
 
+import msgspec
 import orjson
 from aiohttp import WSMsgType, web
 
@@ -21,6 +22,7 @@ from cluster import __version__
 from cluster.clock import Clock
 from cluster.core import protocol
 from cluster.core.client_message import Command, client_frame, result
+from cluster.core.dead_letters import DeadLetter
 from cluster.core.gateway_state import REQUEST_MS, Close, Deliver, Effect, GatewayState, Respond
 from cluster.core.messages import (
     Act,
@@ -113,7 +115,7 @@ class _Wire:
 
 
 class GatewayServer:
-    """See the module. `send` delivers the state's calls to shards; `describe` gives `/v1/cluster`, `scale` changes it."""
+    """See the module. `send` delivers the state's calls to shards; `describe` and `dead_letters` give `/v1/cluster`, `scale` changes it."""
 
     def __init__(
         self,
@@ -124,6 +126,7 @@ class GatewayServer:
         rearm: Callable[[], None],
         describe: Callable[[], Awaitable[dict[str, Any]]],
         scale: Callable[[dict[str, int]], Awaitable[None]],
+        dead_letters: Callable[[], Awaitable[list[DeadLetter]]],
         origins: tuple[str, ...] = (),
     ) -> None:
         self.state = state
@@ -132,6 +135,7 @@ class GatewayServer:
         self._rearm = rearm
         self._describe = describe
         self._scale = scale
+        self._dead_letters = dead_letters
         self._origins = frozenset(origins)
         self._wires: dict[str, _Wire] = {}
         self._futures: dict[int, asyncio.Future[list[Payload]]] = {}
@@ -293,12 +297,12 @@ class GatewayServer:
                 raise RequestError(ErrorCode.FORBIDDEN, f"the origin {origin!r:.120} is not allowed")
             response = await handler(request)
         except HarborError as error:
-            response = _error_response(error)
+            response = error_response(error)
         except (web.HTTPException, asyncio.CancelledError, ConnectionError):
             raise
         except Exception:
             LOG.exception("request_failed", extra={"method": request.method, "path": request.path[:120]})
-            response = _error_response(HarborError(ErrorCode.INTERNAL, "the gateway failed; it has logged why"))
+            response = error_response(HarborError(ErrorCode.INTERNAL, "the gateway failed; it has logged why"))
         if origin in self._origins and not response.prepared:
             self._allow(response, origin)
         return response
@@ -323,7 +327,7 @@ class GatewayServer:
     async def _preflight(self, request: web.BaseRequest) -> web.StreamResponse:
         origin = request.headers.get("Origin")
         if origin not in self._origins:
-            return _error_response(RequestError(ErrorCode.FORBIDDEN, "this origin is not allowed"))
+            return error_response(RequestError(ErrorCode.FORBIDDEN, "this origin is not allowed"))
         response = web.Response(status=204)
         self._allow(response, origin)
         response.headers["Access-Control-Allow-Methods"] = "GET, PUT, PATCH, DELETE, POST"
@@ -633,8 +637,11 @@ class GatewayServer:
     # --- the rest ------------------------------------------------------------------------------------------------
 
     async def _cluster(self, request: web.BaseRequest) -> web.StreamResponse:
-        parameters.only(request)
-        return web.Response(body=orjson.dumps(await self._describe()), headers=JSON)
+        wants_dead_letters = parameters.wants_dead_letters(request)
+        described = await self._describe()
+        if wants_dead_letters:
+            described["dead_letters"] = msgspec.to_builtins(await self._dead_letters())
+        return web.Response(body=orjson.dumps(described), headers=JSON)
 
     async def _scale_cluster(self, request: web.BaseRequest) -> web.StreamResponse:
         """Have another number of ingestors."""
@@ -700,7 +707,8 @@ def _entry_response(request: web.BaseRequest, version: int, body: bytes) -> web.
     return web.Response(body=body, headers={"Content-Type": "application/json", "ETag": etag})
 
 
-def _error_response(error: HarborError) -> web.Response:
+def error_response(error: HarborError) -> web.Response:
+    """Return an error as HTTP answers it."""
     body = orjson.dumps({"error": protocol.error_of(error)})
     return web.Response(status=STATUS.get(error.code, 500), body=body, headers=JSON)
 

@@ -564,6 +564,38 @@ def test_a_reducer_that_fails_is_logged_and_changes_nothing(
     assert fault["exc_info"] is not None
 
 
+SHAPING = "tests.app.shaping_app:to_celsius"
+
+
+def test_transforms(functions: Functions, log: Log) -> None:
+    told = {"event": "reading", "channel": "readings", "captures": {}, "id": None}
+    assert functions.transform(SHAPING, {**told, "data": {"id": 1, "f": 212}}) == (
+        b'{"id":1,"c":100,"by":"reading readings"}'
+    )
+    assert functions.transform(SHAPING, {**told, "data": {"ask": "leave out"}}) is None
+    assert functions.transform(SHAPING, {**told, "data": {"ask": "null"}}) == b"null"
+    assert log.faults() == []
+
+
+@pytest.mark.parametrize(
+    ("ask", "reason"),
+    [
+        ("raise", "raised ValueError: no thermometer"),
+        ("steer", "raised SystemExit: 1"),
+        ("no json", "gave what is no JSON: Type is not JSON serializable: set"),
+    ],
+)
+def test_a_transform_that_fails_says_why(functions: Functions, ask: str, reason: str) -> None:
+    with pytest.raises(OperationError) as raised:
+        functions.transform(SHAPING, {"event": "e", "data": {"ask": ask}})
+    assert raised.value.message == f"function {SHAPING} {reason}"
+
+
+def test_a_transform_that_is_not_there_says_so(functions: Functions) -> None:
+    with pytest.raises(OperationError, match=r"function tests\.app\.shaping_app:nothing cannot be imported"):
+        functions.transform("tests.app.shaping_app:nothing", {"event": "e", "data": 1})
+
+
 def test_a_reducer_that_edits_and_fails_leaves_the_entry_as_it_was(functions: Functions) -> None:
     def reduce(reference: str, old: Any, event: dict[str, Any]) -> Any:
         return functions.reduce(reference, old, Event(event))

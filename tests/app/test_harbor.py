@@ -370,6 +370,86 @@ def test_a_reducer_takes_the_old_data_and_the_event(function: Any, fault: str | 
         assert refused(lambda: declare(function)) == HERE + fault
 
 
+def shapes(event: Any) -> Any:
+    return event.data
+
+
+def shapes_otherwise(event: Any) -> Any:
+    return event.data
+
+
+async def shapes_later(event: Any) -> Any:
+    return event.data
+
+
+STREAM = {"source": "events", "channel": "c:{id}", "on": {"e": {"invalidate": {"key": ["{id}"]}}}}
+
+
+def test_a_transform_is_part_of_its_stream_wherever_that_is_declared() -> None:
+    wanted = {"function": HERE + "shapes", "pick": ["a"]}
+    in_file = Harbor({**EVENTS, "streams": [STREAM, {**STREAM, "channel": "d"}]})
+    in_file.transform("events", channel="c:{id}", pick=["a"])(shapes)
+    assert [stream.get("transform") for stream in in_file.document()["streams"]] == [wanted, None]
+    assert in_file.document() == in_file.document()
+    later = Harbor(EVENTS)
+    assert later.transform("events", pick=("a",))(shapes) is shapes
+    later.on("events", "e", rule={"invalidate": {"key": ["k"]}})
+    assert [stream["transform"] for stream in later.document()["streams"]] == [wanted]
+    beside = Harbor(EVENTS)
+    beside.transform("events", channel="c:{id}", pick=["a"])(shapes)
+    (stream,) = beside.document({"streams": [STREAM]})["streams"]
+    assert stream["transform"] == wanted
+    assert beside.config({}, {"streams": [STREAM]}).streams[0].transform is not None
+
+
+def test_a_transform_joins_what_the_file_says() -> None:
+    app = Harbor({**EVENTS, "streams": [{**STREAM, "transform": {"when": {"/a": 1}}}]})
+    app.transform("events", channel="c:{id}")(shapes)
+    assert app.document()["streams"][0]["transform"] == {"when": {"/a": 1}, "function": HERE + "shapes"}
+    app.transform("events", channel="c:{id}")(shapes_otherwise)
+    with pytest.raises(ConfigError, match=r"streams\.0\.transform\.function: is declared twice"):
+        app.document()
+
+
+def test_every_stream_of_a_source_and_channel_is_shaped() -> None:
+    streams = [STREAM, {**STREAM, "batching": {"window": "50ms"}}, {**STREAM, "source": "other"}]
+    app = Harbor({**EVENTS, "streams": streams})
+    app.transform("events", channel="c:{id}")(shapes)
+    assert ["transform" in stream for stream in app.document()["streams"]] == [True, True, False]
+
+
+def test_a_transform_of_no_stream_is_refused() -> None:
+    for channel, shown in [(None, "without a channel"), ("c:{x}", "of the channel 'c:{x}'")]:
+        app = Harbor({**EVENTS, "streams": [STREAM]})
+        app.transform("events", channel=channel)(shapes)
+        with pytest.raises(ConfigError) as raised:
+            app.document()
+        assert raised.value.message == (
+            f"{HERE}shapes: there is no stream of the source 'events' {shown}, whose events it could be given"
+        )
+
+
+@pytest.mark.parametrize(
+    ("function", "fault"),
+    [
+        (shapes_later, "is asynchronous, and nothing may wait for a transform: a stream is read through it"),
+        (add_task, "cannot be called with (event): missing a required argument: 'event'"),
+        (lambda event: event, "has to be a named one at the top of a module"),
+    ],
+)
+def test_a_function_that_is_no_transform_is_refused(function: Any, fault: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        Harbor(EVENTS).transform("events")(function)
+    assert fault in raised.value.message
+
+
+def test_steps_of_a_transform_are_checked_as_a_files_are() -> None:
+    app = Harbor({**EVENTS, "streams": [STREAM]})
+    app.transform("events", channel="c:{id}", pik=["a"])(shapes)
+    with pytest.raises(ConfigFaults, match=r"streams\.0\.transform\.pik: unknown key, did you mean pick\?"):
+        app.config({})
+
+
 def test_on_needs_a_key_or_a_rule() -> None:
     made: Any = Harbor()
     assert refused(lambda: made.on("events", "e")).startswith("on('events', 'e'): needs the key of what")

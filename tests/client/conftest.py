@@ -43,6 +43,7 @@ async def revive(harness: Harness) -> None:
         rearm=harness.rearm,
         describe=harness.describe,
         scale=harness.scale,
+        dead_letters=harness.dead_letters,
     )
     await harness.server.start("127.0.0.1", harness.port)
 

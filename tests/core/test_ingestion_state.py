@@ -67,10 +67,17 @@ DOCUMENT = {
 
 
 def state(
-    shards: int = 1, mode: str = "window", *, claim: bool = True, cursors: Any = (), checkpoints: Any = (), **more: Any
+    shards: int = 1,
+    mode: str = "window",
+    *,
+    claim: bool = True,
+    cursors: Any = (),
+    checkpoints: Any = (),
+    streams: Any = DOCUMENT["streams"],
+    **more: Any,
 ) -> IngestionState:
     """A machine whose claim was answered, unless `claim` is False, with what shard 0 has committed."""
-    compiled = compile_config(load_mapping({**DOCUMENT, "batching": {"mode": mode}}, {}))
+    compiled = compile_config(load_mapping({**DOCUMENT, "streams": streams, "batching": {"mode": mode}}, {}))
     machine = IngestionState(
         "ingestor-0",
         LIFE,
@@ -649,3 +656,84 @@ def test_a_channel_with_too_many_events_is_told_to_be_fetched_and_others_are_not
     assert machine.gaps["events"] == 1
     marked = {mark.feed for marks in machine._lines[0].marks.values() for mark in marks}
     assert marked <= {"events/c:busy"}
+
+
+# --- dead letters ------------------------------------------------------------------------------------------------
+
+
+def letters(machine: IngestionState) -> list[tuple[Any, ...]]:
+    """(reason, channel, event, sample), oldest first."""
+    newest = machine.dead_letters.newest()
+    return [(letter.reason, letter.channel, letter.event, letter.sample) for letter in reversed(newest)]
+
+
+def test_ill_shaped_events_leave_letters() -> None:
+    machine = state(
+        streams=[
+            {
+                "source": "events",
+                "channel": "c:{name}",
+                "on": {
+                    "put": {"set": {"key": ["k", "{data.id}"], "value": "{data}"}},
+                    "picked": {"set": {"key": ["k"], "value": "{data}"}},
+                    "each": {"each": "{data}", "set": {"key": ["k", "{item.id}"], "value": "{item}"}},
+                },
+                "transform": {"event": {"theirs": "picked"}, "rename": {"a": "b"}},
+            },
+            {"source": "events", "on": {"each": {"each": "{data}", "set": {"key": ["i", "{item.id}"], "value": 1}}}},
+        ]
+    )
+    open_link(machine)
+    for bad in (b"{nonsense", b"17", b"\xff{"):
+        with pytest.raises(FrameFault):
+            machine.receive("events", bad, START)
+    machine.receive("events", b'[{"event":7},{"event":""},5]', START)
+    machine.receive("events", frame("put", '{"n":1}'), START + 1)
+    machine.receive("events", frame("put", '{"id":{"not":"text"}}'), START + 1)
+    machine.receive("events", frame("theirs", "[1]"), START + 2)
+    machine.receive("events", frame("each", '[{"id":1},{"no":1}]'), START + 3)
+    machine.receive("events", frame("unheard", "1"), START + 4)
+    assert letters(machine) == [
+        ("not_json", None, None, "{nonsense"),
+        ("not_object", None, None, "17"),
+        ("not_json", None, None, "\\xff{"),
+        ("no_event", None, None, '{"event":7}'),
+        ("no_event", None, None, '{"event":""}'),
+        ("not_object", None, None, "5"),
+        ("missing_capture", "c:a", "put", '{"n":1}'),
+        ("transform_failed", "c:a", "theirs", "[1]"),
+        ("transform_failed", "c:a", "each", '[{"id":1},{"no":1}]'),
+        ("missing_capture", "c:a", "each", '{"no":1}'),
+    ]
+    assert machine.dead_letters.newest()[0].time == int(START + 3)
+    before = machine.bytes_pending
+    machine.receive("events", frame("put", '{"id":1}'), START + 5)
+    assert machine.bytes_pending > before
+
+
+def test_what_is_filtered_or_has_no_rule_leaves_none() -> None:
+    rules = {"put": {"set": {"key": ["k"], "value": "{data}"}}}
+    machine = state(streams=[{"source": "events", "on": rules, "transform": {"when": {"/a": 1}}}])
+    open_link(machine)
+    machine.receive("events", frame("put", '{"a":2}'), START)
+    machine.receive("events", frame("unheard", '{"a":1}'), START)
+    assert letters(machine) == []
+    assert machine.events_dropped == {("events", "no_rule"): 1}
+    assert machine.bytes_pending == 0
+
+
+def test_ill_shaped_server_sent_events_and_missed_ones_leave_letters() -> None:
+    rules = {"put": {"set": {"key": ["k", "{data.id}"], "value": "{data}"}}}
+    streams = [{"source": "events", "on": rules}]
+    machine = state(**ASKS, streams=streams)
+    machine.opened("events", START)
+    with pytest.raises(FrameFault):
+        machine.receive_event("events", "put", b"{nonsense", "1", START)
+    machine.receive_event("events", "put", b"[]", "2", START)
+    (asked,) = [effect for effect in machine.opened("events", START) if isinstance(effect, AskMissed)]
+    machine.missed(asked, [Envelope("put", b"{}", None, "3"), Envelope("put", b'{"id":1}', None, "4")], START)
+    assert letters(machine) == [
+        ("not_json", None, "put", "{nonsense"),
+        ("bad_data", None, "put", "[]"),
+        ("missing_capture", None, "put", "{}"),
+    ]

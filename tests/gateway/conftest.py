@@ -11,6 +11,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from cluster.clock import SystemClock
 from cluster.core import template
+from cluster.core.dead_letters import DeadLetter
 from cluster.core.declared_query import DeclaredQuery, Response
 from cluster.core.gateway_state import GatewayState
 from cluster.core.infinite import OffsetPaging
@@ -47,6 +48,7 @@ class Harness:
             rearm=self.rearm,
             describe=self.describe,
             scale=self.scale,
+            dead_letters=self.dead_letters,
             origins=origins,
         )
         self.timer: asyncio.TimerHandle | None = None
@@ -71,6 +73,9 @@ class Harness:
 
     async def scale(self, counts: dict[str, int]) -> None:
         self.scaled = counts
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        return [DeadLetter(5, "s", None, "e", "not_json", "why", "\x1b[", 2)]
 
     # --- the shards' side ---
 

@@ -598,7 +598,18 @@ async def test_health_readiness_description_and_index(harness: Harness, monkeypa
     for path, status in [("/healthz", 200), ("/readyz", 200), ("/", 200), ("/openapi.json", 200)]:
         async with harness.http.get(path) as response:
             assert response.status == status
-    assert await harness.get("/v1/cluster") == (200, {"name": "test", "ready": True})
+    described = {"name": "test", "ready": True}
+    assert await harness.get("/v1/cluster") == (200, described)
+    assert await harness.get("/v1/cluster?dead_letters=false") == (200, described)
+    letter = {"time": 5, "source": "s", "channel": None, "event": "e", "reason": "not_json", "detail": "why"}
+    letters = [{**letter, "sample": "\x1b[", "size_bytes": 2}]
+    assert await harness.get("/v1/cluster?dead_letters=true") == (200, {**described, "dead_letters": letters})
+    for query, message in [
+        ("dead_letters=yes", "dead_letters is false or true, got 'yes'"),
+        ("dead=true", "unknown parameter 'dead', there are: dead_letters"),
+    ]:
+        status, answer = await harness.get(f"/v1/cluster?{query}")
+        assert (status, answer["error"]["code"], answer["error"]["message"]) == (400, "BAD_REQUEST", message)
     status, answer = await harness.get("/v1/nothing")
     assert (status, answer["error"]["code"]) == (404, "NOT_FOUND")
     _, description = await harness.get("/openapi.json")

@@ -1,0 +1,44 @@
+"""What people see on a terminal."""
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from cluster.cli import tables
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    written = io.StringIO()
+    console = Console(file=written, force_terminal=True, width=200, highlight=False, no_color=True)
+    monkeypatch.setattr(tables, "_console", console)
+    return written
+
+
+def letter(**given: Any) -> dict[str, Any]:
+    known = {"time": 1_700_000_000_000, "source": "s", "channel": None, "event": "e", "reason": "bad_data"}
+    return {**known, "detail": "why", "sample": "{}", "size_bytes": 2, **given}
+
+
+def test_dead_letters_are_a_table(terminal: io.StringIO) -> None:
+    tables.show_dead_letters([letter(event="second"), letter(event="first", sample="é[red]x")])
+    head, first, second = [line for line in terminal.getvalue().splitlines() if line.strip()]
+    for column in ("time", "source", "channel", "event", "reason", "detail", "sample"):
+        assert column in head
+    assert "second" in first
+    assert "é[red]x" in second
+
+
+def test_what_an_upstream_sent_cannot_steer_the_terminal(terminal: io.StringIO) -> None:
+    tables.show_dead_letters([letter(event="\x1b]0;owned\x07", sample="a\x1b[2Jb\r\n\u202e")])
+    shown = terminal.getvalue()
+    assert [part for part in ("\x1b]", "\x07", "\x1b[2J", "\r", "\u202e") if part in shown] == []
+    assert r"\x1b]0;owned\x07" in shown
+    assert r"a\x1b[2Jb\r\n\u202e" in shown
+
+
+def test_none_is_said(terminal: io.StringIO) -> None:
+    tables.show_dead_letters([])
+    assert terminal.getvalue() == "no dead letters\n"
