@@ -5,6 +5,7 @@ What this version does not do is a fault, never ignored.
 """
 
 import difflib
+import importlib.util
 import ipaddress
 import math
 import os
@@ -323,6 +324,20 @@ def _missed(path: str, value: Any) -> str:
     if holes != [("last_event_id",)]:
         raise ConfigError(path, f"expected one placeholder, {{last_event_id}}, got {_shown(value)}")
     return url
+
+
+def _transport(kind: str | None, url: Any) -> Callable[[str, Any], str]:
+    def parse(path: str, value: Any) -> str:
+        chosen = _one_of("auto", "fast", "websockets")(path, value)
+        if kind == "sse":
+            raise ConfigError(path, "a server-sent stream has no choice of transport")
+        if chosen == "fast" and importlib.util.find_spec("picows") is None:
+            raise ConfigError(path, "fast needs picows, which is not installed: pip install 'harbor-cluster[fast]'")
+        if chosen == "fast" and isinstance(url, str) and "@" in urlsplit(url).netloc:
+            raise ConfigError(path, "fast sends no user and password of a URL: use auto, websockets or a header")
+        return chosen
+
+    return parse
 
 
 def _headers(path: str, value: Any) -> dict[str, str]:
@@ -705,6 +720,7 @@ class _Reader:
                 section.take("heartbeat", 30_000.0, _endless),
                 section.take("max_frame", 4 * 1024 * 1024, _bytes),
                 section.take("missed", None, _missed),
+                section.take("transport", "auto", _transport(kind, section.value.get("url"))),
             )
             for message in ("subscribe", "unsubscribe"):
                 if section.has(message):

@@ -131,6 +131,8 @@ class SourceConfig(_Confidential, frozen=True):
     max_frame_bytes: int = 4 * 1024 * 1024
     missed: str | None = None
     """URL that tells what came after an event, with `{last_event_id}`."""
+    transport: str = "auto"
+    """Of a WebSocket: auto | fast | websockets."""
 
     @property
     def repeats(self) -> Repeats:

@@ -190,7 +190,7 @@ class PicowsConnection(WSListener):
             self.outdone = True
         else:
             self._violation = FrameViolationError(goodbye.reason)
-        self._end()
+        self._end()  # what came before is still delivered; nothing follows
 
     # --- what the source calls -----------------------------------------------------------------------------------
 
@@ -262,6 +262,7 @@ class PicowsConnection(WSListener):
                 self._hold()
         except FrameViolationError as violation:
             self._violation = violation
+            self._deaf = self._apart = True
             self._say_goodbye(WSCloseCode.PROTOCOL_ERROR.value.to_bytes(2, "big"))
             self._end()
         except Exception as failure:  # noqa: BLE001 - the listener's; the source raises it
@@ -289,7 +290,6 @@ class PicowsConnection(WSListener):
         self._transport.disconnect(graceful=False)
 
     def _end(self) -> None:
-        self._deaf = self._apart = True
         self._transport.disconnect(graceful=True)
         self._end_soon()
 
@@ -305,7 +305,7 @@ class PicowsConnection(WSListener):
 
     async def _drained(self) -> None:
         await self._writable.wait()
-        if self._lost or self._goodbye:
+        if self._lost:
             raise LostError
 
 

@@ -160,6 +160,8 @@ class FrameConnection(ClientConnection):
         if self.paused and frame[0] & 0x0F == PING:
             return  # the answers to the pings before are still unread, and must not pile up
         super().data_received(frame)
+        if self.protocol.parser_exc is not None:
+            raise FrameViolationError(str(self.protocol.parser_exc))
 
     def _take(self, step: Callable[..., None], *arguments: bytes) -> None:
         try:

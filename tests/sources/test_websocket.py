@@ -7,18 +7,13 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from cluster.core.retry import Backoff
-from cluster.sources.websocket import WebSocketSource
-
-QUICK = Backoff(initial_ms=5, max_ms=20, attempts=3)
-
 
 class Upstream:
     """A real server; what clients say is in `said`, a connection at a time in `sockets`."""
 
     def __init__(self):
         self.sockets = []
-        self.said = asyncio.Queue()
+        self.said: asyncio.Queue[object] = asyncio.Queue()
         self.headers = None
 
     async def handle(self, connection):
@@ -46,33 +41,6 @@ class Upstream:
 async def upstream():
     async with Upstream().serving() as upstream:
         yield upstream
-
-
-@pytest.fixture(params=["websockets", "fast"])
-def transport(request):
-    """Each transport in turn: both keep one contract."""
-    if request.param == "fast":
-        pytest.importorskip("picows", reason="picows, the fast transport, is not installed")
-    return request.param
-
-
-@pytest.fixture
-def source(transport):
-    def make(url, recorder, **options):
-        options.setdefault("backoff", QUICK)
-        options.setdefault("transport", transport)
-        return WebSocketSource(
-            "events",
-            url,
-            recorder,
-            subscribe_message=lambda channel, last: json.dumps(
-                {"+": channel} if last is None else {"+": channel, "after": last}
-            ),
-            unsubscribe_message=lambda channel: json.dumps({"-": channel}),
-            **options,
-        )
-
-    return make
 
 
 async def test_messages_arrive_as_bytes_in_order(source, upstream, recorder, running):
