@@ -89,6 +89,31 @@ class _Reads(asyncio.BufferedProtocol):
 class PicowsConnection(WSListener):
     """A connection whose frames the library brings. See `connection.Connection`."""
 
+    __slots__ = (
+        "_apart",
+        "_closed",
+        "_deaf",
+        "_deliver",
+        "_ending",
+        "_gave_up",
+        "_goodbye",
+        "_kept",
+        "_lost",
+        "_max_bytes",
+        "_pace",
+        "_pieces",
+        "_read_spacing_s",
+        "_refuse",
+        "_transport",
+        "_violation",
+        "_writable",
+        "failure",
+        "heard",
+        "held",
+        "outdone",
+        "spoken",
+    )
+
     def __init__(self, dial: Dial, spoken: str | None) -> None:
         super().__init__()
         self.heard = 0
