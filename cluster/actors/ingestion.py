@@ -251,6 +251,7 @@ class IngestionActor(Shell):
                 {
                     "name": name,
                     "state": source.state.value,
+                    "transport": source.transport,
                     "events": self.machine.events_received[name],
                     "reconnects": source.reconnects,
                 }
@@ -342,6 +343,7 @@ def _websocket_options(config: SourceConfig) -> dict[str, Any]:
         "unsubscribe_message": _message(config.unsubscribe),
         "heartbeat_ms": config.heartbeat_ms,
         "max_frame_bytes": config.max_frame_bytes,
+        "transport": config.transport,
     }
 
 

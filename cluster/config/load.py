@@ -5,6 +5,7 @@ What this version does not do is a fault, never ignored.
 """
 
 import difflib
+import importlib.util
 import ipaddress
 import math
 import os
@@ -348,6 +349,20 @@ def _missed(path: str, value: Any) -> str:
     if holes != [("last_event_id",)]:
         raise ConfigError(path, f"expected one placeholder, {{last_event_id}}, got {_shown(value)}")
     return url
+
+
+def _transport(kind: str | None, url: Any) -> Callable[[str, Any], str]:
+    def parse(path: str, value: Any) -> str:
+        chosen = _one_of("auto", "fast", "websockets")(path, value)
+        if kind == "sse":
+            raise ConfigError(path, "a server-sent stream has no choice of transport")
+        if chosen == "fast" and importlib.util.find_spec("picows") is None:
+            raise ConfigError(path, "fast needs picows, which is not installed: pip install 'harbor-cluster[fast]'")
+        if chosen == "fast" and isinstance(url, str) and "@" in urlsplit(url).netloc:
+            raise ConfigError(path, "fast sends no user and password of a URL: use auto, websockets or a header")
+        return chosen
+
+    return parse
 
 
 def _headers(path: str, value: Any) -> dict[str, str]:
@@ -753,6 +768,7 @@ class _Reader:
                 section.take("max_buffer", None, _bytes),
                 section.take("max_rate", None, _rate),
                 section.take("missed", None, _missed),
+                section.take("transport", "auto", _transport(kind, section.value.get("url"))),
             )
             for message in ("subscribe", "unsubscribe"):
                 if section.has(message):

@@ -142,6 +142,8 @@ class SourceConfig(_Confidential, frozen=True):
     """Events a second beyond which it is not read for a while."""
     missed: str | None = None
     """URL that tells what came after an event, with `{last_event_id}`."""
+    transport: str = "auto"
+    """Of a WebSocket: auto | fast | websockets."""
 
     @property
     def is_spread(self) -> bool:

@@ -12,13 +12,10 @@ What must not live here: sockets, writing.
 
 from collections.abc import Callable
 
-TEXT, BINARY, CONTINUATION, CLOSE = 0x1, 0x2, 0x0, 0x8
+from cluster.sources.pieces import CLOSE, FrameViolationError, Pieces
+
 WHOLE = (0x81, 0x82)
 """First bytes of a text and of a binary message in one frame."""
-
-
-class FrameViolationError(Exception):
-    """The peer broke the protocol; the connection is of no more use."""
 
 
 class FrameSplitter:
@@ -27,14 +24,12 @@ class FrameSplitter:
     __slots__ = (
         "_chunks",
         "_control",
+        "_deaf",
         "_deliver",
-        "_dropping",
         "_have",
         "_max_bytes",
         "_need",
-        "_parts",
-        "_parts_bytes",
-        "_refuse",
+        "_pieces",
         "_skip",
         "closed",
         "held",
@@ -57,7 +52,6 @@ class FrameSplitter:
         """
         self._deliver = deliver
         self._control = control
-        self._refuse = refuse
         self._max_bytes = max_bytes
         self.held = False
         self.closed = False
@@ -68,11 +62,9 @@ class FrameSplitter:
         self._need = 2
         self._skip = 0
         """Bytes of a refused frame still to come."""
-        self._parts: list[bytes] | None = None
-        """The pieces so far of a message in several frames."""
-        self._parts_bytes = 0
-        self._dropping = False
-        """The message in several frames was refused; its other pieces follow."""
+        self._pieces = Pieces(refuse, max_bytes)
+        self._deaf = False
+        """Data frames are ignored."""
 
     def feed(self, data: bytes) -> None:
         """Take what was read.
@@ -110,8 +102,8 @@ class FrameSplitter:
 
     def close(self) -> None:
         """Ignore all data frames from now on; control frames still pass."""
+        self._deaf = True
         self._deliver = self._discard
-        self._parts, self._dropping = None, False
 
     @staticmethod
     def _discard(_frame: bytes) -> bool:
@@ -132,6 +124,7 @@ class FrameSplitter:
                 return
             self._skip = 0
         deliver = self._deliver
+        pieces = self._pieces
         max_bytes = self._max_bytes
         need = 2
         while end - position >= 2:
@@ -164,7 +157,7 @@ class FrameSplitter:
             if stop > end:
                 need = stop - position
                 break
-            if head in WHOLE and self._parts is None and not self._dropping:
+            if head in WHOLE and not pieces.inside:
                 position = stop
                 if not deliver(data[start:stop]):
                     self.held = True
@@ -194,36 +187,14 @@ class FrameSplitter:
             if opcode == CLOSE:
                 self.closed = True
             return True
-        self._check_sequence(opcode)
-        final = bool(head & 0x80)
-        if self._dropping:
-            self._dropping = not final
+        if self._deaf:
             return True
-        if self._parts is None:
-            self._parts, self._parts_bytes = [], 0
-        self._parts.append(payload)
-        self._parts_bytes += len(payload)
-        if self._parts_bytes > self._max_bytes:
-            self._refuse("too_large", self._parts_bytes)
-            self._parts, self._dropping = None, not final
-            return True
-        if not final:
-            return True
-        message, self._parts = b"".join(self._parts), None
-        return self._deliver(message)
+        message = self._pieces.add(opcode, bool(head & 0x80), payload)
+        return message is None or self._deliver(message)
 
     def _oversized(self, head: int, length: int) -> None:
         opcode = head & 0x0F
         if head & 0x70 or opcode & 0x8:
             raise FrameViolationError("a control frame is too long, or reserved bits are set")
-        self._check_sequence(opcode)
-        if not self._dropping:
-            self._refuse("too_large", self._parts_bytes + length if self._parts is not None else length)
-        self._parts, self._dropping = None, not head & 0x80
-
-    def _check_sequence(self, opcode: int) -> None:
-        inside = self._parts is not None or self._dropping
-        if opcode not in (TEXT, BINARY, CONTINUATION):
-            raise FrameViolationError(f"opcode {opcode} does not exist")
-        if inside != (opcode == CONTINUATION):
-            raise FrameViolationError("a message was begun inside another, or continued without a beginning")
+        if not self._deaf:
+            self._pieces.skip(opcode, bool(head & 0x80), length)

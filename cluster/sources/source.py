@@ -84,6 +84,11 @@ class Source(Protocol):
     reconnects: int
     """How often the connection came up after the first time."""
 
+    @property
+    def transport(self) -> str:
+        """Return what carries it: `fast`, `websockets` or `http`."""
+        ...
+
     async def run(self) -> None:
         """Keep connected until cancelled (or told by the upstream not to return); then the connection is closed."""
         ...

@@ -21,13 +21,15 @@ from cluster.sources.source import OPEN_TIMEOUT_S, ConnectionFailedError, GoneEr
 from cluster.sources.sse_parser import MAX_EVENT_BYTES, EndlessEventError, SseEvent, SseParser
 
 READ_SPACING_S = 0.002
-"""After a chunk that came hard on the last one, as in `websocket`: a chunk costs 50 times what parsing an event does."""
+"""After a chunk that came hard on the last one, as in `read_pace`: a chunk costs 50 times what parsing an event does."""
 FULL_CHUNK_BYTES = 16 * 1024
 """What the transport hands over at most; after such a chunk more is waiting, and there is nothing to gather."""
 
 
 class SseSource(ReconnectingSource):
     """See the module and `source.Source`. There are no channels: `join` and `leave` do nothing."""
+
+    transport = "http"
 
     def __init__(
         self,

@@ -30,6 +30,7 @@ from rich.table import Table
 
 from tests.bench.blaster import KEYS
 from tests.bench.cache import shards_part, whole
+from tests.bench.transport import transports
 
 console = Console(highlight=False)
 
@@ -302,6 +303,7 @@ def main() -> None:
         "idle, 1 subscriber": lambda: idle(15),
         "100,000 entries, shards": shards_part,
         "100,000 entries, cluster": whole,
+        "transport": lambda: transports(Child),
     }
     if shutil.which("wrk"):
         cases["reads of a watched key, 64 connections"] = lambda: reads(10)

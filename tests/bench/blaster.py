@@ -2,7 +2,8 @@
 
 One event per frame, about 190 bytes, each with its own number, round robin over the keys. Frames of a 5 ms tick are written at once, as a
 kernel under load would deliver them. Protocol on stdin/stdout: prints its port; on a line `blast RATE SECONDS` sends, then prints a JSON
-line with what it sent; on `lone N GAP_MS` sends single events and prints their send times.
+line with what it sent; on `lone N GAP_MS` sends single events and prints their send times; on `flood COUNT` sends the same event of each key
+over and over, as fast as they are taken.
 """
 
 import asyncio
@@ -98,6 +99,14 @@ class Blaster(asyncio.Protocol):
             await asyncio.sleep((gap_ms + n % 37) / 1000.0)
         return {"times": times}
 
+    async def flood(self, count: int, first: int) -> dict[str, float]:
+        blob = b"".join(frame(first + i) for i in range(KEYS))
+        begin = time.perf_counter()
+        for _ in range(count // KEYS):
+            await self.writable.wait()
+            self.transport.write(blob)
+        return {"sent": count // KEYS * KEYS, "last": first + KEYS - 1, "seconds": time.perf_counter() - begin}
+
 
 async def main() -> None:
     loop = asyncio.get_running_loop()
@@ -114,6 +123,8 @@ async def main() -> None:
         if line[0] == "blast":
             answer = await upstream.blast(int(line[1]), float(line[2]), number)
             number = int(answer["last"]) + 1
+        elif line[0] == "flood":
+            answer = await upstream.flood(int(line[1]), number)
         else:
             answer = await upstream.lone(int(line[1]), float(line[2]), number)
             number += int(line[1])

@@ -189,6 +189,9 @@ FAULTS: list[tuple[str, str]] = [
     ("sources: {s: {type: websocket, url: 'ws://x', reconnect: {max: 10ms}}}", "sources.s.reconnect.max: expected at least initial (1000ms), got 10ms"),
     ("sources: {s: {type: websocket, url: 'ws://x', max_frame: 1MB}}", "sources.s.max_frame: expected a size such as 64KiB or 1MiB, got '1MB'"),
     ("sources: {s: {type: sse, url: 'http://x', missed: 'http://y'}}", "sources.s.missed: expected one placeholder, {last_event_id}, got 'http://y'"),
+    ("sources: {s: {type: websocket, url: 'ws://x', transport: slow}}", "sources.s.transport: expected auto or fast or websockets, got 'slow'"),
+    ("sources: {s: {type: sse, url: 'http://x', transport: auto}}", "sources.s.transport: a server-sent stream has no choice of transport"),
+    ("sources: {s: {type: websocket, url: 'ws://u:${T:-p}@x', transport: fast}}", "sources.s.transport: fast sends no user and password of a URL: use auto, websockets or a header"),
     # --- streams
     (SOURCES + "streams: [{on: {e: {delete: {key: [a]}}}}]", "streams.0.source: required"),
     (SOURCES + "streams: [{source: t, on: {e: {delete: {key: [a]}}}}]", "streams.0.source: no such source, there are e, s, got 't'"),
@@ -354,6 +357,16 @@ class TestValues:
         }  # fmt: skip
         (stream,) = config.streams
         assert (stream.always, stream.linger_ms, stream.batching) == (True, 0.0, Profile("debounce", 50.0, 500.0))
+
+    def test_transports(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        text = "sources: {s: {type: websocket, url: 'ws://x', transport: %s}}"
+        assert loaded("sources: {s: {type: websocket, url: 'ws://x'}}").sources["s"].transport == "auto"
+        for name in ("auto", "fast", "websockets"):
+            assert loaded(text % name).sources["s"].transport == name
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        assert loaded(text % "auto").sources["s"].transport == "auto"
+        with pytest.raises(ConfigFaults, match="fast needs picows, which is not installed"):
+            loaded(text % "fast")
 
     def test_retry_true_is_for_ever(self) -> None:
         text = SERVICES + "queries: [{key: [a], service: api, path: /}]"

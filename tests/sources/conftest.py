@@ -1,8 +1,13 @@
 import asyncio
+import json
 
 import pytest
 
+from cluster.core.retry import Backoff
 from cluster.sources.source import SourceState
+from cluster.sources.websocket import WebSocketSource
+
+QUICK = Backoff(initial_ms=5, max_ms=20, attempts=3)
 
 
 class Recorder:
@@ -83,3 +88,30 @@ async def running():
     for result in await asyncio.gather(*tasks, return_exceptions=True):
         if isinstance(result, Exception):
             raise result
+
+
+@pytest.fixture(params=["websockets", "fast"])
+def transport(request):
+    """Each transport in turn: both keep one contract."""
+    if request.param == "fast":
+        pytest.importorskip("picows", reason="picows, the fast transport, is not installed")
+    return request.param
+
+
+@pytest.fixture
+def source(transport):
+    def make(url, recorder, **options):
+        options.setdefault("backoff", QUICK)
+        options.setdefault("transport", transport)
+        return WebSocketSource(
+            "events",
+            url,
+            recorder,
+            subscribe_message=lambda channel, last: json.dumps(
+                {"+": channel} if last is None else {"+": channel, "after": last}
+            ),
+            unsubscribe_message=lambda channel: json.dumps({"-": channel}),
+            **options,
+        )
+
+    return make

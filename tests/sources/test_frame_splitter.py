@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 
-from cluster.sources.frame_splitter import FrameSplitter, FrameViolationError
+from cluster.sources.frame_splitter import FrameSplitter
+from cluster.sources.pieces import FrameViolationError
 
 LIMIT = 70_000
 

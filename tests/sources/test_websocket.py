@@ -7,18 +7,13 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from cluster.core.retry import Backoff
-from cluster.sources.websocket import WebSocketSource
-
-QUICK = Backoff(initial_ms=5, max_ms=20, attempts=3)
-
 
 class Upstream:
     """A real server; what clients say is in `said`, a connection at a time in `sockets`."""
 
     def __init__(self):
         self.sockets = []
-        self.said = asyncio.Queue()
+        self.said: asyncio.Queue[object] = asyncio.Queue()
         self.headers = None
 
     async def handle(self, connection):
@@ -48,21 +43,7 @@ async def upstream():
         yield upstream
 
 
-def source(url, recorder, **options):
-    options.setdefault("backoff", QUICK)
-    return WebSocketSource(
-        "events",
-        url,
-        recorder,
-        subscribe_message=lambda channel, last: json.dumps(
-            {"+": channel} if last is None else {"+": channel, "after": last}
-        ),
-        unsubscribe_message=lambda channel: json.dumps({"-": channel}),
-        **options,
-    )
-
-
-async def test_messages_arrive_as_bytes_in_order(upstream, recorder, running):
+async def test_messages_arrive_as_bytes_in_order(source, upstream, recorder, running):
     running(source(upstream.url, recorder, headers={"Authorization": "Bearer t"}))
     await recorder.until(lambda: recorder.opens)
     (connection,) = upstream.sockets
@@ -78,7 +59,7 @@ async def test_messages_arrive_as_bytes_in_order(upstream, recorder, running):
     assert "Sec-WebSocket-Extensions" not in upstream.headers
 
 
-async def test_nothing_is_handed_over_before_opened(recorder, running):
+async def test_nothing_is_handed_over_before_opened(source, recorder, running):
     async def greet(connection):
         for number in range(50):
             await connection.send(str(number))
@@ -91,7 +72,7 @@ async def test_nothing_is_handed_over_before_opened(recorder, running):
     assert recorder.frames == [str(n).encode() for n in range(50)]
 
 
-async def test_joins_before_after_and_again_after_a_reconnect(upstream, recorder, running):
+async def test_joins_before_after_and_again_after_a_reconnect(source, upstream, recorder, running):
     events = source(upstream.url, recorder)
     events.join("a")
     events.join("b")
@@ -113,7 +94,7 @@ async def test_joins_before_after_and_again_after_a_reconnect(upstream, recorder
     await recorder.until(lambda: recorder.frames)
 
 
-async def test_a_held_source_stops_reading_so_that_the_upstream_blocks(upstream, recorder, running):
+async def test_a_held_source_stops_reading_so_that_the_upstream_blocks(source, upstream, recorder, running):
     recorder.accept = lambda: len(recorder.frames) != 3
     events = source(upstream.url, recorder)
     running(events)
@@ -141,7 +122,7 @@ async def test_a_held_source_stops_reading_so_that_the_upstream_blocks(upstream,
     assert [int(frame[:6]) for frame in recorder.frames] == list(range(400))
 
 
-async def test_holding_again_while_resuming(upstream, recorder, running):
+async def test_holding_again_while_resuming(source, upstream, recorder, running):
     recorder.accept = lambda: False
     events = source(upstream.url, recorder)
     running(events)
@@ -155,20 +136,7 @@ async def test_holding_again_while_resuming(upstream, recorder, running):
     assert recorder.frames == [b"0", b"1", b"2", b"3", b"4"]
 
 
-async def test_a_huge_frame_is_refused_and_the_stream_goes_on(upstream, recorder, running):
-    events = source(upstream.url, recorder, max_frame_bytes=1024)
-    running(events)
-    await recorder.until(lambda: recorder.opens)
-    (connection,) = upstream.sockets
-    await connection.send("x" * 10 * 1024 * 1024)
-    await connection.send("after")
-    await recorder.until(lambda: recorder.frames)
-    assert recorder.frames == [b"after"]
-    assert recorder.refusals == [("too_large", 10 * 1024 * 1024)]
-    assert events.reconnects == 0
-
-
-async def test_the_server_is_killed_and_comes_back(recorder, running):
+async def test_the_server_is_killed_and_comes_back(source, recorder, running):
     upstream = Upstream()
     async with upstream.serving():
         events = source(upstream.url, recorder)
@@ -184,7 +152,7 @@ async def test_the_server_is_killed_and_comes_back(recorder, running):
     assert recorder.states[:5] == ["connecting", "connected", "reconnecting", "failed", "connected"]
 
 
-async def test_a_refused_handshake_says_why(recorder, running):
+async def test_a_refused_handshake_says_why(source, recorder, running):
     def refuse(connection, request):
         return connection.respond(503, "later\n")
 
@@ -195,7 +163,7 @@ async def test_a_refused_handshake_says_why(recorder, running):
     assert recorder.opens == 0
 
 
-async def test_redirects_are_not_followed(upstream, recorder, running):
+async def test_redirects_are_not_followed(source, upstream, recorder, running):
     def redirect(connection, request):
         response = connection.respond(302, "")
         response.headers["Location"] = upstream.url
@@ -235,7 +203,7 @@ async def silent():
     server.close()
 
 
-async def test_a_frame_begun_in_the_handshakes_packet(silent, recorder, running):
+async def test_a_frame_begun_in_the_handshakes_packet(source, silent, recorder, running):
     url, accepted = silent
     running(source(url, recorder))
     await recorder.until(lambda: recorder.opens)
@@ -244,14 +212,14 @@ async def test_a_frame_begun_in_the_handshakes_packet(silent, recorder, running)
     assert recorder.frames == [b"hello", b"!"]
 
 
-async def test_a_silent_connection_is_dropped(silent, recorder, running):
+async def test_a_silent_connection_is_dropped(source, silent, recorder, running):
     url, _accepted = silent
     running(source(url, recorder, heartbeat_ms=50))
     await recorder.until(lambda: recorder.reasons)
     assert recorder.reasons[0] == "nothing heard for 0.1 s"
 
 
-async def test_pongs_keep_a_quiet_connection(recorder, running):
+async def test_pongs_keep_a_quiet_connection(source, recorder, running):
     pings, seen = asyncio.Event(), 0
 
     class Counting(ServerConnection):
@@ -269,7 +237,7 @@ async def test_pongs_keep_a_quiet_connection(recorder, running):
         assert (recorder.opens, recorder.reasons) == (1, [])
 
 
-async def test_a_held_connection_is_not_taken_for_dead(upstream, recorder, running):
+async def test_a_held_connection_is_not_taken_for_dead(source, upstream, recorder, running):
     recorder.accept = lambda: False
     events = source(upstream.url, recorder, heartbeat_ms=20)
     running(events)
@@ -284,7 +252,7 @@ async def test_a_held_connection_is_not_taken_for_dead(upstream, recorder, runni
     await recorder.until(lambda: len(recorder.frames) == 2)
 
 
-async def test_a_protocol_violation_ends_the_connection(silent, recorder, running):
+async def test_a_protocol_violation_ends_the_connection(source, silent, recorder, running):
     url, accepted = silent
     running(source(url, recorder))
     await recorder.until(lambda: recorder.opens)
@@ -294,7 +262,7 @@ async def test_a_protocol_violation_ends_the_connection(silent, recorder, runnin
     assert recorder.reasons[0].startswith("protocol error: reserved bits")
 
 
-async def test_a_close_without_an_end_is_ended_here(silent, recorder, running):
+async def test_a_close_without_an_end_is_ended_here(source, silent, recorder, running):
     url, accepted = silent
     running(source(url, recorder))
     await recorder.until(lambda: recorder.opens)
@@ -303,7 +271,7 @@ async def test_a_close_without_an_end_is_ended_here(silent, recorder, running):
     assert recorder.reasons[0] == "closed by the upstream: 1001"
 
 
-async def test_what_the_listener_raises_ends_the_run(upstream, recorder):
+async def test_what_the_listener_raises_ends_the_run(source, upstream, recorder):
     def refuse():
         raise ZeroDivisionError
 
@@ -317,7 +285,7 @@ async def test_what_the_listener_raises_ends_the_run(upstream, recorder):
     assert recorder.states[-1] == "disconnected"
 
 
-async def test_cancelling_says_goodbye(upstream, recorder, running):
+async def test_cancelling_says_goodbye(source, upstream, recorder, running):
     task = running(source(upstream.url, recorder))
     await recorder.until(lambda: recorder.opens)
     task.cancel()
