@@ -69,6 +69,7 @@ class WebSocketSource(ReconnectingSource):
         self._asked: set[str] = set()
         """Channels asked for on this connection."""
         self._connection: Connection | None = None
+        self._listening: asyncio.Task[None] | None = None
 
     @property
     def transport(self) -> str:
@@ -98,11 +99,11 @@ class WebSocketSource(ReconnectingSource):
     def reconnect(self) -> None:
         """Hand over nothing more of this connection, and open another at once."""
         connection, self._connection = self._connection, None
-        if connection is not None:
+        if connection is not None and self._listening is not None:
             self._is_reconnecting = True
             self._asked.clear()
             connection.finish()
-            connection.transport.abort()
+            self._listening.cancel()
 
     async def _converse(self) -> None:
         connection = await self._connect()
@@ -111,9 +112,13 @@ class WebSocketSource(ReconnectingSource):
             await self._ask_all(connection)
             self._opened()
             connection.release()
-            await self._until_lost(connection)
+            self._listening = asyncio.create_task(self._until_lost(connection))
+            await self._listening
         except LostError:
             pass
+        except asyncio.CancelledError:
+            if not self._is_reconnecting:
+                raise
         finally:
             self._connection = None
             self._asked.clear()

@@ -293,3 +293,19 @@ async def test_cancelling_says_goodbye(source, upstream, recorder, running):
     await upstream.sockets[0].wait_closed()
     assert upstream.sockets[0].close_code == 1000
     assert recorder.states[-1] == "disconnected"
+
+
+async def test_asked_to_reconnect_it_does_at_once_and_joins_anew(source, upstream, recorder, running):
+    stream = source(upstream.url, recorder)
+    stream.join("a")
+    running(stream)
+    await recorder.until(lambda: recorder.opens == 1)
+    recorder.positions["b"] = 7
+    stream.reconnect()
+    stream.join("b")
+    await recorder.until(lambda: recorder.opens == 2)
+    assert await upstream.hear(3) == [{"+": "a"}, {"+": "a"}, {"+": "b", "after": 7}]
+    assert recorder.states == ["connecting", "connected"], "it was not lost"
+    assert stream.reconnects == 1
+    await upstream.sockets[1].send("x")
+    await recorder.until(lambda: recorder.frames)
