@@ -22,6 +22,7 @@ from cluster.app.functions import Functions
 from cluster.config.model import SourceConfig
 from cluster.core import template
 from cluster.core.declared_query import FetchRequest
+from cluster.core.dialect import dialect
 from cluster.core.feed import EventId
 from cluster.core.ingestion_state import (
     HIGH_WATER_BYTES,
@@ -42,7 +43,7 @@ from cluster.core.rule import Envelope, FrameFault
 from cluster.errors import HarborError, UpstreamError
 from cluster.observability.metrics import Metrics
 from cluster.services import ServiceClient
-from cluster.sources import Source, SourceState, SseSource, WebSocketSource
+from cluster.sources import HttpLinesSource, Source, SourceState, SseSource, WebSocketSource
 from cluster.wire import blob
 
 MISSED_TRIES = 5
@@ -109,6 +110,8 @@ class IngestionActor(Shell):
         backoff = Backoff(config.reconnect.initial_ms, config.reconnect.max_ms, config.reconnect.attempts)
         if config.type == "sse":
             return SseSource(name, config.url, self, backoff=backoff, **_sse_options(config))
+        if config.type == "http":
+            return HttpLinesSource(name, config.url, self, backoff=backoff, **_sse_options(config))
         return WebSocketSource(name, config.url, self, backoff=backoff, **_websocket_options(config))
 
     # --- listening -----------------------------------------------------------------------------------------------
@@ -135,10 +138,12 @@ class IngestionActor(Shell):
             self.arm()
         return go_on
 
-    def received_event(self, source: str, event: str, data: bytes, event_id: str | None) -> bool:
-        """Take a server-sent event."""
+    def received_event(
+        self, source: str, event: str, data: bytes, event_id: EventId | None, channel: str | None = None
+    ) -> bool:
+        """Take an event that the transport or the dialect has read."""
         try:
-            go_on = self.machine.receive_event(source, event, data, event_id, self.clock.now_ms())
+            go_on = self.machine.receive_event(source, event, data, event_id, self.clock.now_ms(), channel)
         except FrameFault as fault:
             self._fault(source, fault)
             return True
@@ -151,10 +156,10 @@ class IngestionActor(Shell):
         self._decode_errors[source] += 1
         self.log.sampled("frame_dropped", fault.reason, source=source, detail=str(fault)[:200])
 
-    def refused(self, source: str, reason: str, size_bytes: int) -> None:
-        """Something was dropped unread."""
+    def refused(self, source: str, reason: str, size_bytes: int, detail: str = "was not read") -> None:
+        """Something was dropped before it could be an event, or the upstream would not join a channel."""
         self._refused[source, reason] += 1
-        self.machine.dead_letters.add(source, reason, self.now(), detail="was not read", size_bytes=size_bytes)
+        self.machine.dead_letters.add(source, reason, self.now(), detail=detail, size_bytes=size_bytes)
         self.log.sampled("frame_dropped", reason, source=source, bytes=size_bytes)
 
     def closed(self, source: str, reason: str) -> None:
@@ -310,6 +315,19 @@ def _message(node: Any) -> Callable[..., str] | None:
     return fill
 
 
+def _operation(subscribe: Any) -> Callable[..., str] | None:
+    """As `_message`, for an operation of GraphQL, whose text has braces of its own."""
+    variables = _message(subscribe.get("variables", {})) if subscribe is not None else None
+    if variables is None:
+        return None
+    rest = {name: value for name, value in subscribe.items() if name != "variables"}
+
+    def fill(channel: str, last: EventId | None = None) -> str:
+        return orjson.dumps({**rest, "variables": orjson.Fragment(variables(channel, last))}).decode()
+
+    return fill
+
+
 def _without_id(node: Any) -> Any:
     if isinstance(node, dict):
         return {name: _without_id(member) for name, member in node.items() if member != "{last_event_id}"}
@@ -337,13 +355,22 @@ def _traits(config: SourceConfig) -> SourceTraits:
 
 
 def _websocket_options(config: SourceConfig) -> dict[str, Any]:
+    graphql = config.dialect == "graphql-transport-ws"
     return {
         "headers": config.headers,
-        "subscribe_message": _message(config.subscribe),
+        "subscribe_message": _operation(config.subscribe) if graphql else _message(config.subscribe),
         "unsubscribe_message": _message(config.unsubscribe),
         "heartbeat_ms": config.heartbeat_ms,
         "max_frame_bytes": config.max_frame_bytes,
         "transport": config.transport,
+        "is_lines": config.dialect == "ndjson",
+        "dialect": dialect(
+            config.dialect,
+            config.url,
+            envelope=config.envelope or {},
+            namespace=config.namespace,
+            auth=config.auth,
+        ),
     }
 
 

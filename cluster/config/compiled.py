@@ -125,7 +125,10 @@ def compile_config(config: Config) -> Compiled:
         tuple(streams),
         DeclaredQueries(queries),
         FeedIndex(streams, relations),
-        {name: source.envelope for name, source in config.sources.items()},
+        {
+            name: None if source.dialect in ("socket.io", "graphql-transport-ws") else source.envelope
+            for name, source in config.sources.items()
+        },
         config.entities,
         relations,
         tuple(origins),

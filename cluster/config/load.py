@@ -35,6 +35,7 @@ from cluster.config.model import (
 from cluster.config.rules import FUNCTION, parse_rule
 from cluster.config.transforms import parse_transform
 from cluster.core import template
+from cluster.core.dialect import DIALECTS
 from cluster.core.entity_index import EntityType
 from cluster.core.feed import Repeats
 from cluster.core.infinite import OffsetPaging
@@ -58,6 +59,7 @@ _LATER = "not supported by this version"
 _NEVER = object()
 MAX_SHARDS = 64
 MAX_PARTITIONS = 64
+OPERATION = frozenset({"query", "variables", "operationName", "extensions"})
 
 
 class ConfigFaults(ConfigError):  # noqa: N818 - they are what the user calls them
@@ -752,13 +754,15 @@ class _Reader:
         for name, each in self.partitioned(path, value):
             section = _Section(self, f"{path}.{name.partition('@')[0]}", each)
             section.take("partitions", None, _anything)  # see `partitioned`
-            kind = section.take("type", _NEVER, _one_of("websocket", "sse"))
-            schemes = ("http", "https") if kind == "sse" else ("ws", "wss")
+            kind = section.take("type", _NEVER, _one_of(*DIALECTS)) or "websocket"
+            schemes = ("ws", "wss") if kind == "websocket" else ("http", "https")
+            dialect = section.take("dialect", DIALECTS[kind][0], _dialect(kind))
+            converses = dialect in ("socket.io", "graphql-transport-ws")
             found[name] = SourceConfig(
-                kind or "websocket",
+                kind,
                 section.take("url", _NEVER, _url(*schemes)) or "ws://faulty",
                 section.take("headers", {}, _headers),
-                section.take("envelope", None, self.envelope),
+                section.take("envelope", None, self.event_members if converses else self.envelope),
                 section.take("subscribe", None, _anything),
                 section.take("unsubscribe", None, _anything),
                 section.take("reconnect", ReconnectConfig(), self.reconnect),
@@ -767,19 +771,24 @@ class _Reader:
                 section.take("overflow", "pause", _one_of(*(each.value for each in Overflow))),
                 section.take("max_buffer", None, _bytes),
                 section.take("max_rate", None, _rate),
+                dialect,
+                section.take("namespace", "/", _namespace),
+                section.take("auth", None, _anything),
                 section.take("missed", None, _missed),
                 section.take("transport", "auto", _transport(kind, section.value.get("url"))),
             )
+            made = found[name]
             for message in ("subscribe", "unsubscribe"):
                 if section.has(message):
-                    self.channel_message(section.at(message), section.value[message], kind)
-            made = found[name]
-            if (
-                made.envelope is not None
-                and "id" not in made.envelope
-                and made.repeats is not Repeats.NOTHING
-                and kind != "sse"
-            ):
+                    self.dialect_message(section.at(message), section.value[message], dialect)
+                    value = made.templates if message == "subscribe" else section.value[message]
+                    self.channel_message(section.at(message), value, kind)
+            for option in ("namespace", "auth"):
+                if (section.has(option) and not converses) or (
+                    option == "namespace" and dialect == "graphql-transport-ws" and section.has(option)
+                ):
+                    self.fault(section.at(option), f"the dialect {dialect} has none")
+            if not made.has_ids and made.repeats is not Repeats.NOTHING and kind != "sse":
                 self.fault(
                     section.at("envelope"),
                     "events can be asked for again by their id only: name the member that holds it",
@@ -808,9 +817,28 @@ class _Reader:
             for number in range(count):
                 yield f"{name}@{number}", _filled(each, {"{partition}": number, "{partitions}": count})
 
+    def dialect_message(self, path: str, value: Any, dialect: str) -> None:
+        """Find out whether a message that joins or leaves has the form that its dialect wants."""
+        if dialect == "socket.io" and not (isinstance(value, list) and value and isinstance(value[0], str)):
+            self.fault(path, f'expected an event to emit, such as [join, "{{channel}}"], got {_shown(value)}')
+        if dialect == "graphql-transport-ws":
+            if path.endswith("unsubscribe"):
+                self.fault(path, "the dialect graphql-transport-ws has a message of its own to leave")
+            elif not isinstance(value, dict) or not isinstance(value.get("query"), str) or not set(value) <= OPERATION:
+                self.fault(
+                    path, f"expected {{query: text, variables?, operationName?, extensions?}}, got {_shown(value)}"
+                )
+
+    def event_members(self, path: str, value: Any) -> dict[str, str]:
+        """Members of an event's data that tell what the dialect does not."""
+        section = _Section(self, path, value)
+        names = {ours: section.take(ours, None, _text) for ours in ("channel", "id")}
+        section.done()
+        return {ours: theirs for ours, theirs in names.items() if theirs is not None}
+
     def channel_message(self, path: str, value: Any, kind: str | None) -> None:
-        if kind == "sse":
-            self.fault(path, "a server-sent stream has no channels to join")
+        if kind != "websocket":
+            self.fault(path, f"{'a server-sent stream' if kind == 'sse' else 'an HTTP stream'} has no channels to join")
         for hole in template.holes(template.parse(value)):
             if hole not in (("channel",), ("last_event_id",)) or (
                 path.endswith("unsubscribe") and hole != ("channel",)
@@ -919,6 +947,21 @@ class _Reader:
                 parse_rule(at, rule, captures, self.faults, self.entities, self.relations)
             found[str(event)] = listed
         return found
+
+
+def _dialect(kind: str) -> Callable[[str, Any], str]:
+    def parse(path: str, value: Any) -> str:
+        if value not in DIALECTS[kind]:
+            raise ConfigError(path, f"expected {' or '.join(DIALECTS[kind])} where the type is {kind}, got {value!r}")
+        return str(value)
+
+    return parse
+
+
+def _namespace(path: str, value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"/[^,\s]*", value):
+        raise ConfigError(path, f"expected a namespace that begins with '/', got {value!r}")
+    return value
 
 
 def _partitions(path: str, value: Any) -> int:

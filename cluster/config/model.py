@@ -123,7 +123,7 @@ class SourceConfig(_Confidential, frozen=True):
     """An upstream stream."""
 
     type: str
-    """websocket | sse."""
+    """websocket | sse | http."""
     url: str
     headers: dict[str, str] = {}
     envelope: dict[str, str] | None = None
@@ -140,6 +140,12 @@ class SourceConfig(_Confidential, frozen=True):
     """Bytes of operations that may be on their way; None: as many as there may be of all."""
     max_rate: float | None = None
     """Events a second beyond which it is not read for a while."""
+    dialect: str = "json"
+    """What it speaks: see `core.dialect.DIALECTS`."""
+    namespace: str = "/"
+    """Of Socket.IO."""
+    auth: Any = None
+    """What is sent with the dialect's handshake."""
     missed: str | None = None
     """URL that tells what came after an event, with `{last_event_id}`."""
     transport: str = "auto"
@@ -153,14 +159,23 @@ class SourceConfig(_Confidential, frozen=True):
     @property
     def has_ids(self) -> bool:
         """Return whether its events may have ids."""
+        if self.dialect in ("socket.io", "graphql-transport-ws"):
+            return self.envelope is not None and "id" in self.envelope
         return self.envelope is None or "id" in self.envelope
 
     @property
     def repeats(self) -> Repeats:
         """Return what the upstream can repeat."""
-        if self.type == "sse" or self.missed is not None:
+        if self.type == "sse" or self.missed is not None or (self.type == "http" and "{last_event_id}" in self.url):
             return Repeats.SOURCE
-        return Repeats.CHANNEL if ("last_event_id",) in holes(parse(self.subscribe)) else Repeats.NOTHING
+        return Repeats.CHANNEL if ("last_event_id",) in holes(parse(self.templates)) else Repeats.NOTHING
+
+    @property
+    def templates(self) -> Any:
+        """Return the part of `subscribe` in which there are placeholders."""
+        if self.dialect == "graphql-transport-ws" and isinstance(self.subscribe, dict):
+            return self.subscribe.get("variables")
+        return self.subscribe
 
     def redacted(self) -> Self:
         """Return a copy without what may be a credential."""
@@ -171,6 +186,7 @@ class SourceConfig(_Confidential, frozen=True):
             headers=dict.fromkeys(self.headers, MASK),
             subscribe=_masked_texts(self.subscribe),
             unsubscribe=_masked_texts(self.unsubscribe),
+            auth=None if self.auth is None else MASK,
         )
 
 

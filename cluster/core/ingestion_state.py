@@ -395,15 +395,23 @@ class IngestionState:
         self.pauses += not source.awaiting
         return False
 
-    def receive_event(self, source_name: str, event: str, data: bytes, event_id: str | None, now_ms: float) -> bool:
-        """As `receive`, for an event of a server-sent stream.
+    def receive_event(
+        self,
+        source_name: str,
+        event: str,
+        data: bytes,
+        event_id: EventId | None,
+        now_ms: float,
+        channel: str | None = None,
+    ) -> bool:
+        """As `receive`, for an event whose name and data the transport or the dialect has read.
 
         Raises:
             FrameFault: the data is unusable.
         """
         source = self._sources[source_name]
         try:
-            envelope = source.router.decode_sse(event, data, event_id)
+            envelope = source.router.decode_sse(event, data, event_id, channel)
             if event_id is None and source.asks:
                 event_id = envelope.id
         except FrameFault as fault:

@@ -228,7 +228,7 @@ class Router:
                 decoded.append(envelope if envelope.event else FrameFault("no_event", "", element))
         return decoded
 
-    def decode_sse(self, event: str, data: bytes, event_id: str | None) -> Any:
+    def decode_sse(self, event: str, data: bytes, event_id: str | int | None, channel: str | None = None) -> Any:
         """Read a server-sent event: its own fields, or where an envelope is configured the JSON in its data.
 
         Raises:
@@ -244,7 +244,7 @@ class Router:
             msgspec.json.decode(data, type=Raw)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise FrameFault("not_json", str(error)) from None
-        return Envelope(event, data, None, event_id)
+        return Envelope(event, data, channel, event_id)
 
     def route(self, event: str, channel: str | None) -> tuple[Route, ...]:
         """Return what to do with an event of this name on this channel; the caller keeps the answer."""

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import Protocol
 
+from cluster.core.feed import EventId
 from cluster.core.retry import Backoff
 
 OPEN_TIMEOUT_S = 10.0
@@ -59,11 +60,13 @@ class SourceListener(Protocol):
         """Take one message of a WebSocket. False: hand over no more, and read no more, until `Source.resume`."""
         ...
 
-    def received_event(self, source: str, event: str, data: bytes, event_id: str | None) -> bool:
-        """Take one server-sent event; `event_id` is None where it carried none of its own. Returns as `received`."""
+    def received_event(
+        self, source: str, event: str, data: bytes, event_id: EventId | None, channel: str | None = None
+    ) -> bool:
+        """Take one event that the transport or dialect has read; `event_id` is None where it carried none. Returns as `received`."""
         ...
 
-    def refused(self, source: str, reason: str, size_bytes: int) -> None:
+    def refused(self, source: str, reason: str, size_bytes: int, detail: str = "") -> None:
         """Something was dropped unread, and the stream goes on: `too_large`."""
         ...
 

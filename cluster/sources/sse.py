@@ -30,6 +30,8 @@ class SseSource(ReconnectingSource):
     """See the module and `source.Source`. There are no channels: `join` and `leave` do nothing."""
 
     transport = "http"
+    accepted: tuple[str, ...] = ("text/event-stream",)
+    """Content types of an answer that is a stream."""
 
     def __init__(
         self,
@@ -60,7 +62,7 @@ class SseSource(ReconnectingSource):
         self._url = url
         self._headers = {
             **(headers or {}),
-            "Accept": "text/event-stream",
+            "Accept": ", ".join(self.accepted),
             "Accept-Encoding": "identity",
             "Cache-Control": "no-store",
             "User-Agent": f"harbor-cluster/{__version__}",
@@ -86,13 +88,11 @@ class SseSource(ReconnectingSource):
     async def _converse(self) -> None:
         self._go_on.set()
         timeout = httpx.Timeout(OPEN_TIMEOUT_S, read=self._silence_s)
-        headers = dict(self._headers)
-        last = self._listener.position(self.name)
-        if last is not None:
-            headers["Last-Event-ID"] = str(last)
+        url, more = self._target()
+        headers = {**self._headers, **more}
         try:
             async with HttpxAiohttpClient(timeout=timeout, trust_env=False) as client:
-                request = client.build_request("GET", self._url, headers=headers)
+                request = client.build_request("GET", url, headers=headers)
                 async with asyncio.timeout(OPEN_TIMEOUT_S):
                     response = await client.send(request, stream=True)
                 try:
@@ -107,14 +107,21 @@ class SseSource(ReconnectingSource):
             raise ConnectionFailedError(str(exc) or type(exc).__name__) from exc
         raise ConnectionFailedError("the upstream ended the stream")
 
+    def _target(self) -> tuple[str, dict[str, str]]:
+        """Return the URL to go on from, and headers that say from where."""
+        last = self._listener.position(self.name)
+        return self._url, {} if last is None else {"Last-Event-ID": str(last)}
+
     def _check(self, response: httpx.Response) -> None:
         if response.status_code == 204:
             raise GoneError("http 204: the upstream asks not to be connected to again")
         if response.status_code != 200:
             raise ConnectionFailedError(f"http {response.status_code}")
         content_type = response.headers.get("content-type", "")
-        if content_type.partition(";")[0].strip().lower() != "text/event-stream":
-            raise ConnectionFailedError(f"content type is {content_type or 'missing'}, not text/event-stream")
+        if content_type.partition(";")[0].strip().lower() not in self.accepted:
+            raise ConnectionFailedError(
+                f"content type is {content_type or 'missing'}, not {' or '.join(self.accepted)}"
+            )
 
     async def _consume(self, chunks: AsyncIterator[bytes]) -> None:
         parser = SseParser(max_event_bytes=self._max_event_bytes)

@@ -1,6 +1,6 @@
-"""A WebSocket upstream: joining, leaving, heartbeats, over a connection of whichever transport.
+"""A WebSocket upstream: joining, leaving, heartbeats, over a connection of whichever transport, in whichever dialect.
 
-What must not live here: what a frame means, when to reconnect (`source`), the libraries that hold connections (`transport`).
+What must not live here: what a frame means (`core.dialect`), when to reconnect (`source`), the libraries that hold connections (`transport`).
 """
 
 import asyncio
@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from cluster.core.dialect import Conversation, Dialect
 from cluster.core.retry import Backoff
 from cluster.sources.connection import Connection, Dial, LostError
 from cluster.sources.read_pace import READ_SPACING_S
@@ -36,6 +37,8 @@ class WebSocketSource(ReconnectingSource):
         jitter: Callable[[], float] = random.random,
         transport: str = AUTO,
         open_timeout_s: float = OPEN_TIMEOUT_S,
+        dialect: Dialect | None = None,
+        is_lines: bool = False,
     ) -> None:
         """Build; nothing is connected before `run`.
 
@@ -53,7 +56,9 @@ class WebSocketSource(ReconnectingSource):
             read_spacing_s: See `read_pace`.
             jitter: Uniform in 0..1.
             transport: `auto`, `fast` or `websockets`; see `transport`.
-            open_timeout_s: For name, connection, TLS and handshake together.
+            open_timeout_s: For name, connection, TLS and handshake together; for what a dialect says first, once more.
+            dialect: None: each message is a frame of events.
+            is_lines: Each line of a message is a frame.
         """
         super().__init__(name, listener, backoff or Backoff(), jitter)
         self._url = url
@@ -68,6 +73,13 @@ class WebSocketSource(ReconnectingSource):
         self._joined: dict[str, None] = {}
         self._asked: set[str] = set()
         """Channels asked for on this connection."""
+        self._dialect = dialect
+        self._is_lines = is_lines
+        self._conversation: Conversation | None = None
+        self._is_ready = False
+        """Channels can be joined on this connection."""
+        self._failure = ""
+        """Why the conversation came to nothing."""
         self._connection: Connection | None = None
         self._listening: asyncio.Task[None] | None = None
 
@@ -79,17 +91,29 @@ class WebSocketSource(ReconnectingSource):
     def join(self, channel: str) -> None:
         """Ask for a channel now, and after every reconnect. Repeats do nothing."""
         self._joined[channel] = None
-        if self._subscribe is not None and self._connection is not None and channel not in self._asked:
+        if (
+            self._subscribe is not None
+            and self._connection is not None
+            and self._is_ready
+            and channel not in self._asked
+        ):
             self._asked.add(channel)
-            self._connection.say_now(self._subscribe(channel, self._listener.position(self.name, channel)))
+            self._connection.say_now(self._joining(channel))
 
     def leave(self, channel: str) -> None:
         """Ask no longer for a channel."""
         self._joined.pop(channel, None)
         if channel in self._asked:
             self._asked.remove(channel)
-            if self._unsubscribe is not None and self._connection is not None:
-                self._connection.say_now(self._unsubscribe(channel))
+            asked = None if self._unsubscribe is None else self._unsubscribe(channel)
+            said = asked if self._conversation is None else self._conversation.leave(channel, asked)
+            if said is not None and self._connection is not None:
+                self._connection.say_now(said)
+
+    def _joining(self, channel: str) -> str:
+        assert self._subscribe is not None
+        asked = self._subscribe(channel, self._listener.position(self.name, channel))
+        return asked if self._conversation is None else self._conversation.join(channel, asked)
 
     def resume(self) -> None:
         """Hand over and read again, after the listener said False."""
@@ -105,22 +129,63 @@ class WebSocketSource(ReconnectingSource):
             connection.finish()
             self._listening.cancel()
 
+    def _hear(self, frame: bytes) -> bool:
+        """Take a frame of a dialect."""
+        conversation, connection = self._conversation, self._connection
+        if conversation is None or connection is None:
+            return True
+        heard = conversation.hear(frame)
+        for reply in heard.replies:
+            connection.say_now(reply)
+        if heard.refused is not None:
+            self._listener.refused(self.name, heard.refused[0], len(frame), heard.refused[1])
+        if heard.failure is not None:
+            self._fail(heard.failure)
+        if heard.is_ready and not self._is_ready:
+            self._is_ready = True
+            for channel in self._joined:
+                self.join(channel)
+            self._opened()
+        goes_on = True
+        for event in heard.events:
+            goes_on = self._listener.received_event(self.name, event.name, event.data, event.id, event.channel)
+        return goes_on
+
+    def _hear_lines(self, frame: bytes) -> bool:
+        goes_on = True
+        for line in frame.splitlines():
+            if line.strip():
+                goes_on = self._listener.received(self.name, line)
+        return goes_on
+
+    def _fail(self, reason: str) -> None:
+        self._failure = self._failure or reason
+        if self._listening is not None:
+            self._listening.cancel()
+
     async def _converse(self) -> None:
         connection = await self._connect()
         self._connection = connection
+        self._conversation = None if self._dialect is None else self._dialect.begin()
+        self._is_ready, self._failure = self._conversation is None, ""
         try:
-            await self._ask_all(connection)
-            self._opened()
-            connection.release()
+            if self._conversation is None:
+                await self._ask_all(connection)
+                self._opened()
+            else:
+                for text in self._conversation.begin():
+                    await connection.say(text)
+                asyncio.get_running_loop().call_later(self._open_timeout_s, self._check_ready, self._conversation)
             self._listening = asyncio.create_task(self._until_lost(connection))
+            connection.release()
             await self._listening
         except LostError:
             pass
         except asyncio.CancelledError:
-            if not self._is_reconnecting:
+            if not self._is_reconnecting and not self._failure:
                 raise
         finally:
-            self._connection = None
+            self._connection = self._listening = None
             self._asked.clear()
             connection.finish()
             await connection.hang_up()
@@ -128,21 +193,30 @@ class WebSocketSource(ReconnectingSource):
             raise connection.failure
         if connection.outdone:
             self._transport.outdone()
-        raise ConnectionFailedError(connection.loss)
+        raise ConnectionFailedError(self._failure or connection.loss)
+
+    def _check_ready(self, conversation: Conversation) -> None:
+        if conversation is self._conversation and self._connection is not None and not self._is_ready:
+            self._fail("the upstream did not let us in in time")
 
     async def _connect(self) -> Connection:
         return await self._transport.connect(
             Dial(
-                self._url,
+                self._url if self._dialect is None else self._dialect.url,
                 self._headers,
-                (),
-                partial(self._listener.received, self.name),
+                () if self._dialect is None else self._dialect.subprotocols,
+                self._deliver(),
                 partial(self._listener.refused, self.name),
                 self._max_frame_bytes,
                 self._read_spacing_s,
                 self._open_timeout_s,
             )
         )
+
+    def _deliver(self) -> Callable[[bytes], bool]:
+        if self._dialect is not None:
+            return self._hear
+        return self._hear_lines if self._is_lines else partial(self._listener.received, self.name)
 
     async def _ask_all(self, connection: Connection) -> None:
         """Ask for the joined channels at the pace the upstream takes the messages."""
@@ -151,7 +225,7 @@ class WebSocketSource(ReconnectingSource):
         for channel in list(self._joined):
             if channel in self._joined and channel not in self._asked:
                 self._asked.add(channel)
-                await connection.say(self._subscribe(channel, self._listener.position(self.name, channel)))
+                await connection.say(self._joining(channel))
 
     async def _until_lost(self, connection: Connection) -> None:
         if self._heartbeat_s is None:

@@ -23,6 +23,7 @@ from cluster.config.model import (
 from cluster.config.rules import REQUIRED
 from cluster.core.entity_index import EntityType
 from cluster.core.infinite import OffsetPaging
+from cluster.core.scaling import Autoscale
 from cluster.core.staleness import STATIC
 from cluster.core.window import Profile
 from cluster.errors import ConfigError
@@ -65,6 +66,39 @@ FAULTS: list[tuple[str, str]] = [
     ("cluster: {shards: 1025}", "cluster.shards: expected a whole number from 1 to 1024, got 1025"),
     ("cluster: {shards: '4'}", "cluster.shards: expected a whole number from 1 to 1024, got '4'"),
     ("cluster: {ingestors: 1.5}", "cluster.ingestors: expected a whole number from 1 to 64, or {min, max, target, cool_down}, got 1.5"),
+    # --- dialects, partitions, overflow
+    (
+        "sources: {s: {type: websocket, url: 'ws://x', dialect: phoenix}}",
+        "sources.s.dialect: expected json or ndjson or socket.io or graphql-transport-ws where the type is websocket, got 'phoenix'",
+    ),
+    ("sources: {s: {type: sse, url: 'http://x', dialect: json}}", "sources.s.dialect: expected sse where the type is sse, got 'json'"),
+    (
+        "sources: {s: {type: websocket, url: 'ws://x', dialect: socket.io, subscribe: {join: x}}}",
+        "sources.s.subscribe: expected an event to emit, such as [join, \"{channel}\"], got {'join': 'x'}",
+    ),
+    (
+        "sources: {s: {type: websocket, url: 'ws://x', dialect: graphql-transport-ws, subscribe: {qery: x}}}",
+        "sources.s.subscribe: expected {query: text, variables?, operationName?, extensions?}, got {'qery': 'x'}",
+    ),
+    (
+        "sources: {s: {type: websocket, url: 'ws://x', dialect: graphql-transport-ws, subscribe: {query: 'a {b}', variables: {c: '{d}'}}}}",
+        "sources.s.subscribe: no such placeholder {d}, there is {channel} and {last_event_id}",
+    ),
+    (
+        "sources: {s: {type: websocket, url: 'ws://x', dialect: socket.io, subscribe: [join, '{last_event_id}']}}",
+        "sources.s.envelope: events can be asked for again by their id only: name the member that holds it",
+    ),
+    ("sources: {s: {type: websocket, url: 'ws://x', namespace: /a}}", "sources.s.namespace: the dialect json has none"),
+    (
+        "sources: {s: {type: websocket, url: 'ws://x', dialect: socket.io, namespace: chat}}",
+        "sources.s.namespace: expected a namespace that begins with '/', got 'chat'",
+    ),
+    ("sources: {s: {type: http, url: 'http://x', subscribe: {a: b}}}", "sources.s.subscribe: an HTTP stream has no channels to join"),
+    ("sources: {s: {type: websocket, url: 'ws://x/{partition}'}}", "sources.s: there is no {partition} without partitions: how many are there?"),
+    ("sources: {s: {type: websocket, url: 'ws://x', partitions: 2}}", "sources.s: nothing tells its partitions apart: put {partition} into the URL or the messages"),
+    ("sources: {s: {type: websocket, url: 'ws://x/{partition}', partitions: 65}}", "sources.s.partitions: expected a whole number from 1 to 64, got 65"),
+    ("sources: {s: {type: websocket, url: 'ws://x', overflow: drop}}", "sources.s.overflow: expected pause or drop_oldest or keep_latest or disconnect, got 'drop'"),
+    ("sources: {s: {type: websocket, url: 'ws://x', max_rate: 0}}", "sources.s.max_rate: expected a number of events a second above 0, got 0"),
     ("cluster: {ingestors: {min: 3, max: 2}}", "cluster.ingestors.max: expected at least min (3), got 2"),
     ("cluster: {ingestors: {target: 0}}", "cluster.ingestors.target: expected a share of a core above 0, at most 1, got 0"),
     ("cluster: {ingestors: {cooldown: 5s}}", "cluster.ingestors.cooldown: unknown key, did you mean cool_down?"),
@@ -174,7 +208,7 @@ FAULTS: list[tuple[str, str]] = [
     # --- sources
     ("sources: {s: {type: websocket, url: 'htp://x'}}", "sources.s.url: expected a ws:// or wss:// URL, got 'htp://x'"),
     ("sources: {s: {type: sse, url: 'ws://x'}}", "sources.s.url: expected an http:// or https:// URL, got 'ws://x'"),
-    ("sources: {s: {type: kafka, url: 'ws://x'}}", "sources.s.type: expected websocket or sse, got 'kafka'"),
+    ("sources: {s: {type: kafka, url: 'ws://x'}}", "sources.s.type: expected websocket or sse or http, got 'kafka'"),
     ("sources: {s: {url: 'ws://x'}}", "sources.s.type: required"),
     ("sources: {s: {type: websocket}}", "sources.s.url: required"),
     ("sources: {s: {type: websocket, url: 'ws://x', envelope: {data: d}}}", "sources.s.envelope.event: required"),
@@ -495,3 +529,23 @@ def test_whatever_is_written_is_a_configuration_or_faults(document: dict[str, An
         faults = []
         compile_config(config)
     assert all(fault.reason for fault in faults)
+
+
+def test_a_source_in_partitions_is_one_source_for_each(tmp_path: Path) -> None:
+    source = {
+        "type": "websocket",
+        "url": "ws://x/{partition}?of={partitions}",
+        "partitions": 2,
+        "subscribe": {"join": "{channel}", "part": "{partition}"},
+    }
+    stream = {"source": "ticks", "channel": "c:{id}", "on": {"e": {"set": {"key": ["k", "{id}"], "value": "{data}"}}}}
+    config = load_mapping({"sources": {"ticks": source}, "streams": [stream]}, {})
+    assert [each.url for each in config.sources.values()] == ["ws://x/0?of=2", "ws://x/1?of=2"]
+    assert config.sources["ticks@1"].subscribe == {"join": "{channel}", "part": 1}
+    channels = compile_config(config).feeds.channels_for(["k", "7"])
+    assert channels == [("ticks@0", "c:7"), ("ticks@1", "c:7")]
+
+
+def test_ingestors_may_follow_their_load() -> None:
+    config = load_mapping({"cluster": {"ingestors": {"min": 2, "max": 6, "target": 0.5, "cool_down": "10s"}}}, {})
+    assert (config.cluster.ingestors, config.cluster.autoscale) == (2, Autoscale(2, 6, 0.5, 10_000.0))

@@ -20,6 +20,7 @@ class Recorder:
         self.states = []
         self.reasons = []
         self.refusals = []
+        self.details = []
         self.opens = 0
         self.positions = {}
         self.accept = lambda: True
@@ -39,13 +40,14 @@ class Recorder:
         self._told.set()
         return self.accept()
 
-    def received_event(self, source, event, data, event_id):
-        self.events.append((event, data, event_id))
+    def received_event(self, source, event, data, event_id, channel=None):
+        self.events.append((event, data, event_id) if channel is None else (event, data, event_id, channel))
         self.calls.append("received")
         self._told.set()
         return self.accept()
 
-    def refused(self, source, reason, size_bytes):
+    def refused(self, source, reason, size_bytes, detail=""):
+        self.details.append(detail)
         self.refusals.append((reason, size_bytes))
         self._told.set()
 
