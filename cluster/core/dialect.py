@@ -222,7 +222,7 @@ class _Packet(Struct):
 
 class _Result(Struct):
     data: dict[str, Raw] | None = None
-    errors: Raw | None = None
+    errors: Raw = Raw(b"")
 
 
 _packets = msgspec.json.Decoder(_Packet)
@@ -241,6 +241,8 @@ class GraphQl:
         self._members = members
         self._channels: dict[str, str] = {}
         """By the subscription's id."""
+        self._faulty: set[str] = set()
+        """Subscriptions whose last result was nothing but errors."""
         self._number = 0
 
     def begin(self) -> tuple[str, ...]:
@@ -267,8 +269,9 @@ class GraphQl:
                 )
             case "complete":
                 channel = self._channels.pop(packet.id, None)
-                ended = f"the upstream ended the subscription of {channel}"
-                return NOTHING if channel is None else Heard(failure=ended)  # joined again by connecting again
+                if channel is None or packet.id in self._faulty:
+                    return NOTHING  # it was left, or refused
+                return Heard(failure=f"the upstream ended the subscription of {channel}")  # connecting joins it again
             case "pong":
                 return NOTHING
             case _:
@@ -284,9 +287,11 @@ class GraphQl:
             return Heard(refused=("not_json", str(error)))
         fields = (result.data or {}).items()
         events = tuple(Event(name, bytes(data), channel, self._members.read(data)[1]) for name, data in fields)
-        if result.errors is None or events:
+        if not bytes(result.errors) or any(event.data != b"null" for event in events):
+            self._faulty.discard(packet.id)
             return Heard(events=events)
-        return Heard(refused=("graphql_error", bytes(result.errors).decode("utf-8", "replace")))
+        self._faulty.add(packet.id)
+        return Heard(refused=("subscribe_refused", f"{channel}: {bytes(result.errors).decode('utf-8', 'replace')}"))
 
     def join(self, channel: str, asked: str) -> str:
         """Subscribe; `asked` is the operation."""
