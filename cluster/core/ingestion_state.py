@@ -165,6 +165,7 @@ class _Source:
         "name",
         "overflow",
         "paused",
+        "received",
         "remembered",
         "repeats",
         "resume_at",
@@ -185,6 +186,8 @@ class _Source:
         self.has_ids = traits.has_ids
         self.overflow = traits.overflow
         self.max_buffer = traits.max_buffer
+        self.received = 0
+        """Events."""
         self.made = 0
         """Bytes of operations that its events have made, lately."""
         self.high_water = float(traits.max_buffer)
@@ -337,7 +340,6 @@ class IngestionState:
         """How often a source had to stop reading since too much waited."""
         self.rearm = False
         """The deadline may have come nearer since the shell last looked; it takes this back when it has."""
-        self.events_received: dict[str, int] = dict.fromkeys(routers, 0)
         self.events_dropped: Counter[tuple[str, str]] = Counter()
         """By (source, reason)."""
         self.gaps: Counter[str] = Counter()
@@ -345,6 +347,11 @@ class IngestionState:
         self.dead_letters = DeadLetters()
         self.operations: Counter[str] = Counter()
         """By operation kind."""
+
+    @property
+    def events_received(self) -> dict[str, int]:
+        """Return the number of events of each source."""
+        return {source.name: source.received for source in self._sources.values()}
 
     # --- the hot path --------------------------------------------------------------------------------------------
 
@@ -477,7 +484,7 @@ class IngestionState:
         self, source: _Source, envelope: Envelope, event_id: EventId | None, now_ms: float
     ) -> None:
         """`event_id`: what the upstream would go on after."""
-        self.events_received[source.name] += 1
+        source.received += 1
         self._now_ms = now_ms
         try:
             sequence, routes = source.memo[envelope.channel][envelope.event]
@@ -521,12 +528,13 @@ class IngestionState:
                 else:
                     size = fold.add(operation)
                 fold.origin = route.origin
-                line = pending.line
-                line.size += size
-                source.made += size
-                self.bytes_pending += size
-                if line.size >= EARLY_BYTES and not line.early:
-                    line.early = self.rearm = True
+                if size:  # what replaces a value of its own length, as most do, changes nothing
+                    line = pending.line
+                    line.size += size
+                    source.made += size
+                    self.bytes_pending += size
+                    if line.size >= EARLY_BYTES and not line.early:
+                        line.early = self.rearm = True
                 span = pending.feeds.get(feed)
                 if span is None:
                     pending.feeds[feed] = [number, number]
@@ -582,16 +590,16 @@ class IngestionState:
     ) -> bool:
         """Judge an event that comes after a new beginning: is it what should come next?"""
         if sequence.is_elsewhere:
-            self.events_received[source.name] -= 1  # another ingestor has it
+            source.received -= 1  # another ingestor has it
             return False
         if sequence.held is not None:
-            self.events_received[source.name] -= 1  # it will be
+            source.received -= 1  # it will be
             if len(sequence.held) <= MAX_HELD:
                 sequence.held.append((envelope, event_id))
             return False
         if source.awaiting:
             source.kept.append((envelope, event_id))
-            self.events_received[source.name] -= 1  # it will be
+            source.received -= 1  # it will be
             return False
         if event_id is not None and source.seen:
             if str(event_id) in source.seen:

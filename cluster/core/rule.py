@@ -185,6 +185,8 @@ class Router:
         decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(struct)
         self._decode = decoder.decode
         self._elements = msgspec.json.Decoder(list[Raw])
+        events: msgspec.json.Decoder[Any] = msgspec.json.Decoder(list[struct])  # type: ignore[valid-type]
+        self._decode_events = events.decode
         self._mapped = envelope is not None
 
     @property
@@ -215,6 +217,12 @@ class Router:
 
     def _decode_list(self, frame: bytes) -> list[Any]:
         try:
+            events: list[Any] = self._decode_events(frame)
+            if all(envelope.event for envelope in events):
+                return events
+        except (msgspec.DecodeError, RecursionError):
+            pass  # one by one, to see which of them are no events
+        try:
             elements = self._elements.decode(frame)
         except (msgspec.DecodeError, RecursionError) as error:
             raise _frame_fault(error) from None
@@ -240,7 +248,8 @@ class Router:
                 raise FrameFault("not_object")
             return envelope
         try:
-            data.decode()
+            if not data.isascii():
+                data.decode()
             msgspec.json.decode(data, type=Raw)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise FrameFault("not_json", str(error)) from None

@@ -38,7 +38,7 @@ console = Console(highlight=False)
 class Harbor:
     """A cluster started as a user would, on a configuration of our own."""
 
-    def __init__(self, upstream_port: int, mode: str = "window") -> None:
+    def __init__(self, upstream_port: int, mode: str = "window", kind: str = "websocket") -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.admin_port = probe.getsockname()[1]
@@ -49,8 +49,11 @@ class Harbor:
             "batching": {"mode": mode},
             "gateway": {"port": 0, "admin_port": self.admin_port},
             "sources": {
-                "blaster": {
+                "blaster": {"type": "sse", "url": f"http://127.0.0.1:{upstream_port}/", "heartbeat": "infinity"}
+                if kind == "sse"
+                else {
                     "type": "websocket",
+                    "transport": kind,
                     "url": f"ws://127.0.0.1:{upstream_port}/",
                     "subscribe": {"join": "{channel}"},
                 }
@@ -58,8 +61,7 @@ class Harbor:
             "streams": [
                 {
                     "source": "blaster",
-                    "channel": "metrics",
-                    "join": "always",
+                    **({} if kind == "sse" else {"channel": "metrics", "join": "always"}),
                     "on": {"metric": {"set": {"key": ["metrics", "{data.id}"], "value": "{data}"}}},
                 }
             ],
@@ -160,12 +162,12 @@ def quantile(before: dict[float, int], after: dict[float, int], q: float) -> flo
 
 @contextmanager
 def running(
-    subscribers: int = 1, *, mode: str = "window", delivery: str = "data"
+    subscribers: int = 1, *, mode: str = "window", delivery: str = "data", keys: int = 0, kind: str = "websockets"
 ) -> Iterator[tuple[Child, Harbor, Child]]:
     """A blaster, a cluster on it, and subscribers that have their snapshots."""
     blaster = Child("tests.bench.blaster")
-    harbor = Harbor(int(blaster.line()), mode)
-    clients = Child("tests.bench.subscribers", harbor.host, harbor.port, subscribers, delivery)
+    harbor = Harbor(int(blaster.line()), mode, kind)
+    clients = Child("tests.bench.subscribers", harbor.host, harbor.port, subscribers, delivery, keys)
     try:
         assert clients.line() == "ready"
         yield blaster, harbor, clients
@@ -175,8 +177,29 @@ def running(
         blaster.stop()
 
 
-def throughput(rate: int, subscribers: int, seconds: float, mode: str) -> dict[str, Any]:
-    with running(subscribers, delivery=mode) as (blaster, harbor, clients):
+def saturated(kind: str, per_frame: int, count: int) -> dict[str, Any]:
+    """As many events as are taken, one client that watches everything: how long until it has the last of them."""
+    with running(kind=kind) as (blaster, harbor, clients):
+        blaster.ask(f"flood {count // 10} {per_frame}")  # warm
+        time.sleep(1)
+        before, usage = harbor.get("/v1/cluster")["sources"][0]["events"], harbor.usage()
+        started = time.perf_counter()
+        sent = blaster.ask(f"flood {count} {per_frame}")
+        while harbor.get("/v1/cluster")["sources"][0]["events"] - before < sent["sent"]:
+            time.sleep(0.05)
+        took = time.perf_counter() - started
+        used = harbor.usage()
+        cpu = {name: used[name][0] - usage.get(name, (0.0, 0))[0] for name in used}
+        return {
+            "events_per_s": round(sent["sent"] / took),
+            "is_exact": clients.ask(f"final {sent['last']} {KEYS}")["exact"] == 1,
+            "cpu_us_per_event": round(sum(cpu.values()) / sent["sent"] * 1e6, 2),
+            "cpu_cores": {name: round(each / took, 3) for name, each in sorted(cpu.items(), key=lambda item: -item[1])},
+        }
+
+
+def throughput(rate: int, subscribers: int, seconds: float, mode: str, keys: int = 0) -> dict[str, Any]:
+    with running(subscribers, delivery=mode, keys=keys) as (blaster, harbor, clients):
         blaster.ask(f"blast {rate} 2")  # warm
         time.sleep(1)
         usage, ages = harbor.usage(), harbor.histogram("end_to_end_seconds")
@@ -271,7 +294,7 @@ def show(results: dict[str, Any]) -> None:
     for column in ("case", "events/s", "exact", "age p50", "age p99", "CPU us/event", "cores"):
         table.add_column(column, justify="left" if column == "case" else "right")
     for name, result in results["cases"].items():
-        if "events_per_s" not in result:
+        if "age_p50_ms" not in result:
             table.add_row(
                 name, *["" for _ in range(5)], json.dumps({k: v for k, v in result.items() if k != "cpu_cores"})
             )
@@ -298,6 +321,12 @@ def main() -> None:
     cases = {
         "100k events/s, 1 subscriber": lambda: throughput(100_000, 1, options.seconds, "data"),
         "100k events/s, 100 subscribers": lambda: throughput(100_000, 100, options.seconds, "data"),
+        "100k events/s, 20 subscribers of 10 keys": lambda: throughput(100_000, 20, options.seconds, "data", 10),
+        "saturated, websockets, 1 a frame": lambda: saturated("websockets", 1, 2_000_000),
+        "saturated, fast, 1 a frame": lambda: saturated("fast", 1, 2_000_000),
+        "saturated, websockets, 50 a frame": lambda: saturated("websockets", 50, 3_000_000),
+        "saturated, sse, 1 a chunk": lambda: saturated("sse", 1, 1_000_000),
+        "saturated, sse, 50 a chunk": lambda: saturated("sse", 50, 2_000_000),
         "10k events/s, 1 subscriber": lambda: throughput(10_000, 1, options.seconds, "data"),
         "leading, lone events": lambda: leading(60),
         "idle, 1 subscriber": lambda: idle(15),

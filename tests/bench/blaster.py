@@ -2,8 +2,8 @@
 
 One event per frame, about 190 bytes, each with its own number, round robin over the keys. Frames of a 5 ms tick are written at once, as a
 kernel under load would deliver them. Protocol on stdin/stdout: prints its port; on a line `blast RATE SECONDS` sends, then prints a JSON
-line with what it sent; on `lone N GAP_MS` sends single events and prints their send times; on `flood COUNT` sends the same event of each key
-over and over, as fast as they are taken.
+line with what it sent; on `lone N GAP_MS` sends single events and prints their send times; on `flood COUNT [PER_FRAME]` sends the same event of
+each key over and over, as fast as they are taken. Who asks without an upgrade gets server-sent events: one each chunk, or `PER_FRAME`.
 """
 
 import asyncio
@@ -18,13 +18,25 @@ KEYS = 500
 PAD = "x" * 92
 
 
-def frame(n: int) -> bytes:
-    payload = b'{"event":"metric","channel":"metrics","data":{"id":"m%03d","n":%d,"pad":"%s"}}' % (
-        n % KEYS,
-        n,
-        PAD.encode(),
-    )
+def data(n: int) -> bytes:
+    return b'{"id":"m%03d","n":%d,"pad":"%s"}' % (n % KEYS, n, PAD.encode())
+
+
+def event(n: int) -> bytes:
+    return b'{"event":"metric","channel":"metrics","data":%b}' % data(n)
+
+
+def framed(payload: bytes) -> bytes:
     return b"\x81\x7e" + len(payload).to_bytes(2, "big") + payload
+
+
+def frame(n: int) -> bytes:
+    return framed(event(n))
+
+
+def chunk(numbers: range) -> bytes:
+    body = b"".join(b"event: metric\ndata: %b\n\n" % data(n) for n in numbers)
+    return b"%x\r\n%b\r\n" % (len(body), body)
 
 
 class Blaster(asyncio.Protocol):
@@ -33,6 +45,7 @@ class Blaster(asyncio.Protocol):
     def __init__(self) -> None:
         self.buffer = b""
         self.upgraded = False
+        self.is_sse = False
         self.joined = asyncio.Event()
         self.writable = asyncio.Event()
         self.writable.set()
@@ -51,6 +64,14 @@ class Blaster(asyncio.Protocol):
             return
         self.buffer += data
         if b"\r\n\r\n" not in self.buffer:
+            return
+        if b"upgrade: websocket" not in self.buffer.lower():
+            self.transport.write(
+                b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+            )
+            self.is_sse = True
+            self.joined.set()
+            Blaster.connected = self
             return
         for line in self.buffer.split(b"\r\n"):
             name, _, value = line.partition(b":")
@@ -99,8 +120,14 @@ class Blaster(asyncio.Protocol):
             await asyncio.sleep((gap_ms + n % 37) / 1000.0)
         return {"times": times}
 
-    async def flood(self, count: int, first: int) -> dict[str, float]:
-        blob = b"".join(frame(first + i) for i in range(KEYS))
+    async def flood(self, count: int, first: int, per_frame: int) -> dict[str, float]:
+        groups = [range(first + at, first + at + per_frame) for at in range(0, KEYS, per_frame)]
+        if self.is_sse:
+            blob = b"".join(map(chunk, groups))
+        elif per_frame == 1:
+            blob = b"".join(frame(group[0]) for group in groups)
+        else:
+            blob = b"".join(framed(b"[" + b",".join(map(event, group)) + b"]") for group in groups)
         begin = time.perf_counter()
         for _ in range(count // KEYS):
             await self.writable.wait()
@@ -124,7 +151,7 @@ async def main() -> None:
             answer = await upstream.blast(int(line[1]), float(line[2]), number)
             number = int(answer["last"]) + 1
         elif line[0] == "flood":
-            answer = await upstream.flood(int(line[1]), number)
+            answer = await upstream.flood(int(line[1]), number, int(line[2]) if len(line) > 2 else 1)
         else:
             answer = await upstream.lone(int(line[1]), float(line[2]), number)
             number += int(line[1])

@@ -1,7 +1,7 @@
 """Many WebSocket clients in one process, cheap enough not to be what is measured.
 
 Frames are split, counted and the last ones kept; they are parsed only at the end, to see that each client's final state is the upstream's.
-Protocol on stdin/stdout: arguments HOST PORT COUNT MODE; prints `ready` when all have their snapshot; on `times` answers with the arrival
+Protocol on stdin/stdout: arguments HOST PORT COUNT MODE [KEYS_EACH] (0: the whole prefix); prints `ready` when all have their snapshot; on `times` answers with the arrival
 times of every frame of the first client; on `final LAST KEYS` waits until each client has seen the last number of every key, and prints
 what it found.
 """
@@ -16,12 +16,15 @@ from collections import deque
 
 import orjson
 
+from tests.bench.blaster import KEYS
+
 KEEP = 60
 
 
 class Subscriber(asyncio.Protocol):
-    def __init__(self, host: str, mode: str, *, timed: bool) -> None:
-        self.host, self.mode, self.timed = host, mode, timed
+    def __init__(self, host: str, mode: str, keys: list[str], *, timed: bool) -> None:
+        self.host, self.mode, self.keys, self.timed = host, mode, keys, timed
+        self.snapshots = 0
         self.buffer = bytearray()
         self.upgraded = False
         self.frames: deque[bytes] = deque(maxlen=KEEP)
@@ -52,7 +55,10 @@ class Subscriber(asyncio.Protocol):
                 return
             del self.buffer[: end + 4]
             self.upgraded = True
-            self.send(orjson.dumps({"type": "subscribe", "id": 1, "prefix": ["metrics"], "mode": self.mode}))
+            for n, key in enumerate(self.keys):
+                self.subscribe(n + 1, key=["metrics", key])
+            if not self.keys:
+                self.subscribe(1, prefix=["metrics"])
         while len(self.buffer) >= 2:
             length, start = self.buffer[1] & 0x7F, 2
             if length == 126:
@@ -71,8 +77,13 @@ class Subscriber(asyncio.Protocol):
             self.frames.append(body)
             if self.timed:
                 self.times.append(time.time())
-            if not self.ready.is_set() and b'"snapshot_end"' in body:
-                self.ready.set()
+            if not self.ready.is_set():
+                self.snapshots += body.count(b'"snapshot_end"')
+                if self.snapshots >= max(1, len(self.keys)):
+                    self.ready.set()
+
+    def subscribe(self, number: int, **what: list[str]) -> None:
+        self.send(orjson.dumps({"type": "subscribe", "id": number, **what, "mode": self.mode}))
 
     def send(self, body: bytes, opcode: int = 0x81) -> None:
         head = (
@@ -95,11 +106,16 @@ class Subscriber(asyncio.Protocol):
 
 async def main() -> None:
     host, port, count, mode = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    each = int(sys.argv[5]) if len(sys.argv) > 5 else 0
     loop = asyncio.get_running_loop()
     clients = []
     for n in range(count):
         _, client = await loop.create_connection(
-            lambda n=n: Subscriber(f"{host}:{port}", mode, timed=n == 0), host, port
+            lambda n=n: Subscriber(
+                f"{host}:{port}", mode, [f"m{(n * each + k) % KEYS:03d}" for k in range(each)], timed=n == 0
+            ),
+            host,
+            port,
         )
         clients.append(client)
     await asyncio.gather(*(client.ready.wait() for client in clients))
@@ -116,7 +132,11 @@ async def main() -> None:
         deadline = time.monotonic() + 10
         wrong = clients
         while time.monotonic() < deadline:
-            wrong = [client for client in wrong if client.state() != wanted]
+            wrong = [
+                client
+                for client in wrong
+                if client.state() != ({key: wanted[key] for key in client.keys} if client.keys else wanted)
+            ]
             if not wrong:
                 break
             await asyncio.sleep(0.2)
