@@ -72,6 +72,8 @@ class GatewayLink:
         self.prefixes: dict[int, KeyMatcher] = {}
         self.watches: dict[int, str] = {}
         """Key or prefix by watch id."""
+        self.resting: set[int] = set()
+        """Watches behind which everybody has paused."""
         self.watched: set[str] = set()
         """Keys whose changes are sent: snapshot sent, or known to be absent."""
         self.pending: dict[str, PendingChange] = {}
@@ -86,7 +88,15 @@ class GatewayLink:
         """Forget everything: the gateway starts the link over. Returns the keys that were watched."""
         keys = list(self.watched)
         self.link.relink()
-        for collection in (self.exact, self.prefixes, self.watches, self.watched, self.pending, self.tasks):
+        for collection in (
+            self.exact,
+            self.prefixes,
+            self.watches,
+            self.resting,
+            self.watched,
+            self.pending,
+            self.tasks,
+        ):
             collection.clear()
         self.oldest_ms = 0.0
         self.silent_since = None
@@ -97,6 +107,15 @@ class GatewayLink:
         return entry.key in self.exact or any(
             matcher.matches(entry.key, entry.parsed) for matcher in self.prefixes.values()
         )
+
+    def listens(self, key: str) -> bool:
+        """Whether anybody behind the watches of a key has not paused."""
+        if not self.resting:
+            return True
+        watch = self.exact.get(key)
+        if watch is not None and watch not in self.resting:
+            return True
+        return any(watch not in self.resting and matcher.matches(key) for watch, matcher in self.prefixes.items())
 
     def pend(self, key: str, from_version: int) -> PendingChange:
         """Return the pending record of a watched key, new if there was none."""

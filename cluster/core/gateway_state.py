@@ -51,6 +51,7 @@ from cluster.core.messages import (
     Request,
     Requests,
     Reset,
+    Rest,
     Send,
     ServiceState,
     Snapshot,
@@ -470,6 +471,18 @@ class GatewayState:
         topic.seen[shard.index] = set()
         shard.watching[watch] = topic
         shard.queue.append(Watch(watch, topic.key, topic.prefix))
+        if topic.rests:
+            shard.queue.append(Rest(watch, True))
+
+    def _settle_rest(self, topic: Topic, effects: list[Effect]) -> None:
+        """Tell shards whether anybody listens: who has paused does not keep upstream channels joined."""
+        rests = all(subscription.paused for subscription in topic.subscriptions)
+        if rests == topic.rests:
+            return
+        topic.rests = rests
+        for index, watch in topic.watches.items():
+            self._shards[index].queue.append(Rest(watch, rests))
+            effects.extend(self._pump(self._shards[index]))
 
     def _id(self) -> int:
         self._next_id += 1
@@ -730,6 +743,7 @@ class GatewayState:
         subscription.since = since
         session.subscriptions[name] = subscription
         topic.subscriptions[subscription] = session.id
+        self._settle_rest(topic, effects)
         self._warn(session, topic, effects)
         if topic.ready:
             self._begin(subscription, effects)
@@ -818,6 +832,7 @@ class GatewayState:
             if resuming is subscription:
                 del self._resuming[request]
         if topic.subscriptions:
+            self._settle_rest(topic, effects)
             return
         del self._topics[topic.key, topic.prefix]
         if topic.matcher is not None:
@@ -837,7 +852,7 @@ class GatewayState:
             effects.extend(self._pump(shard))
 
     def pause(self, session: SessionState, name: bytes, now_ms: float) -> list[Effect]:
-        """Stop writing a subscription's changes; they fold.
+        """Stop writing a subscription's changes; they fold. Upstream channels that nobody else needs are left after their linger.
 
         Raises:
             RequestError: `NOT_FOUND`.
@@ -851,6 +866,7 @@ class GatewayState:
             if subscription.phase is Phase.LIVE:
                 subscription.phase = Phase.LAGGING
             session.attention.pop(subscription, None)
+            self._settle_rest(subscription.topic, effects)
         return effects
 
     def resume(self, session: SessionState, name: bytes, now_ms: float) -> list[Effect]:
@@ -864,6 +880,7 @@ class GatewayState:
         subscription = self._subscription(session, name)
         if subscription.paused:
             subscription.paused = False
+            self._settle_rest(subscription.topic, effects)
             if subscription.resets or subscription.phase in (Phase.LAGGING, Phase.SNAPSHOT):
                 self._attend(subscription, effects)
         return effects

@@ -257,6 +257,13 @@ class Unwatch(Struct, frozen=True, array_like=True, tag="unwatch"):
     id: int
 
 
+class Rest(Struct, frozen=True, array_like=True, tag="rest"):
+    """Everybody behind the watch `id` has paused (or, without `rests`, no longer): it does not keep upstream channels joined."""
+
+    id: int
+    rests: bool
+
+
 class Missed(Struct, frozen=True, array_like=True, tag="missed"):
     """Which entries under `key` changed after the position (`epoch`, `offset`)? Answered by `MissedKeys`, in link order."""
 
@@ -334,7 +341,7 @@ class ListKeys(Struct, frozen=True, array_like=True, tag="keys"):
     limit: int
 
 
-Request = Watch | Unwatch | Missed | Read | Write | Edit | Erase | Act | ListKeys
+Request = Watch | Unwatch | Rest | Missed | Read | Write | Edit | Erase | Act | ListKeys
 
 
 class Requests(Struct, frozen=True, array_like=True, tag="requests"):

@@ -75,6 +75,7 @@ from cluster.core.messages import (
     Refused,
     Request,
     Requests,
+    Rest,
     Send,
     ServiceState,
     Snapshot,
@@ -955,6 +956,9 @@ class ShardState:
             case Unwatch(id=watch):
                 self._unwatch(link, watch)
                 return None
+            case Rest(id=watch, rests=rests):
+                self._rest_watch(link, watch, rests=rests)
+                return None
             case Missed():
                 link.tasks.append(request)
                 return None
@@ -1117,22 +1121,65 @@ class ShardState:
         previous = link.exact.pop(key, None)
         if previous is not None:
             link.watches.pop(previous, None)
+            link.resting.discard(previous)
+
+    def _rest_watch(self, link: GatewayLink, watch: int, *, rests: bool) -> None:
+        """Everybody behind a watch has paused, or somebody has come back: channels follow, as if watchers had left and come."""
+        name = link.watches.get(watch)
+        if name is None or rests == (watch in link.resting):
+            return
+        if rests:
+            link.resting.add(watch)
+        else:
+            link.resting.discard(watch)
+        matcher = link.prefixes.get(watch)
+        if matcher is None:
+            self._listen(name)
+            return
+        place = (link.address, watch)
+        if rests:
+            self.demand.release(self._prefix_channels.pop(place, []), self._now_ms)
+        else:
+            self._prefix_channels[place] = self._feeds.channels_under(matcher.prefix)
+            self.demand.need(self._prefix_channels[place], self._now_ms)
+        self._sweep([key for key in link.watched if matcher.matches(key)], self._listen)
+
+    def _listen(self, key: str) -> None:
+        """Have the channels of a key joined if somebody listens, and only then."""
+        if not any(link.listens(key) for link in self._watchers.get(key, ())):
+            self.demand.release(self._channels.pop(key, []), self._now_ms)
+            return
+        if key in self._channels:
+            return
+        channels = self._channels_for(key)
+        if channels:
+            self._channels[key] = channels
+            self.demand.need(channels, self._now_ms)
+            entry = self.cache.get(key)
+            if entry is not None and entry.query is not None and entry.value is not None:
+                had_ms = entry.fetched_at or entry.data_updated_at
+                if had_ms < self.demand.joined_since(channels):
+                    self._doubt(entry, "a channel of it that was not joined")
 
     def _unwatch(self, link: GatewayLink, watch: int) -> None:
         name = link.watches.pop(watch, None)
         if name is None:
             return
+        link.resting.discard(watch)
         matcher = link.prefixes.pop(watch, None)
         if matcher is None:
             del link.exact[name]
             self._unwatch_key(link, name)
             return
-        self.demand.release(self._prefix_channels.pop((link.address, watch)), self._now_ms)
+        self.demand.release(self._prefix_channels.pop((link.address, watch), []), self._now_ms)
         keys = [key for key in link.watched if matcher.matches(key)]
         self._sweep(keys, lambda key: self._unwatch_key(link, key))
 
     def _unwatch_key(self, link: GatewayLink, key: str) -> None:
-        if key not in link.watched or key in link.exact or any(each.matches(key) for each in link.prefixes.values()):
+        if key not in link.watched:
+            return
+        if key in link.exact or any(each.matches(key) for each in link.prefixes.values()):
+            self._listen(key)
             return
         link.watched.discard(key)
         link.pending.pop(key, None)
@@ -1145,18 +1192,12 @@ class ShardState:
         links = self._watchers.get(key)
         if links is not None:
             links.append(link)
+            self._listen(key)
         else:
             self._watchers[key] = [link]
-            channels = self._channels_for(key)
-            if channels:
-                self._channels[key] = channels
-                self.demand.need(channels, self._now_ms)
+            self._listen(key)
             entry = self.cache.get(key)
             if entry is not None:
-                if channels and entry.query is not None and entry.value is not None:
-                    had_ms = entry.fetched_at or entry.data_updated_at
-                    if had_ms < self.demand.joined_since(channels):
-                        self._doubt(entry, "a channel of it that was not joined")
                 self._observe(entry)
 
     def _channels_for(self, key: str) -> list[Channel]:
@@ -1177,6 +1218,8 @@ class ShardState:
             entry = self.cache.get(key)
             if entry is not None:
                 self._rest(entry)
+        else:
+            self._listen(key)
 
     # --- sending -------------------------------------------------------------------------------------------------
 

@@ -65,6 +65,7 @@ class Topic:
         "outbox",
         "prefix",
         "replicas",
+        "rests",
         "seen",
         "subscriptions",
         "watches",
@@ -88,6 +89,8 @@ class Topic:
         self.outbox = Outbox()
         """What subscribers in step have yet to be told."""
         self.dirty = False
+        self.rests = False
+        """All subscribers have paused."""
 
     @property
     def ready(self) -> bool:
