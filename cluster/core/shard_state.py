@@ -1134,7 +1134,7 @@ class ShardState:
             link.resting.discard(watch)
         matcher = link.prefixes.get(watch)
         if matcher is None:
-            self._listen(name)
+            self._listen_again(name)
             return
         place = (link.address, watch)
         if rests:
@@ -1142,7 +1142,7 @@ class ShardState:
         else:
             self._prefix_channels[place] = self._feeds.channels_under(matcher.prefix)
             self.demand.need(self._prefix_channels[place], self._now_ms)
-        self._sweep([key for key in link.watched if matcher.matches(key)], self._listen)
+        self._sweep([key for key in link.watched if matcher.matches(key)], self._listen_again)
 
     def _listen(self, key: str) -> None:
         """Have the channels of a key joined if somebody listens, and only then."""
@@ -1160,6 +1160,13 @@ class ShardState:
                 had_ms = entry.fetched_at or entry.data_updated_at
                 if had_ms < self.demand.joined_since(channels):
                     self._doubt(entry, "a channel of it that was not joined")
+
+    def _listen_again(self, key: str) -> None:
+        """As `_listen`, and what was missed meanwhile is fetched."""
+        self._listen(key)
+        entry = self.cache.get(key)
+        if key in self._channels and entry is not None and entry.query is not None and entry.is_stale(self._now_ms):
+            self._fetch(entry)
 
     def _unwatch(self, link: GatewayLink, watch: int) -> None:
         name = link.watches.pop(watch, None)

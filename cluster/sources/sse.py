@@ -22,8 +22,8 @@ from cluster.sources.sse_parser import MAX_EVENT_BYTES, EndlessEventError, SseEv
 
 READ_SPACING_S = 0.002
 """After a chunk that came hard on the last one, as in `read_pace`: a chunk costs 50 times what parsing an event does."""
-FULL_CHUNK_BYTES = 16 * 1024
-"""What the transport hands over at most; after such a chunk more is waiting, and there is nothing to gather."""
+FULL_CHUNK_BYTES = 4 * 1024
+"""A chunk of this size has enough events in it: there is nothing to gather."""
 
 
 class SseSource(ReconnectingSource):
