@@ -103,6 +103,8 @@ class IngestionActor(Shell):
         self._sources = {name: self._source(name, source) for name, source in config.sources.items()}
         self._load, self._was_paused = 0.0, False
         self._measured = (time.monotonic(), time.process_time(), 0)
+        self._reasons: dict[str, str] = {}
+        """Why sources are not connected."""
         self._running: dict[str, asyncio.Task[None]] = {}
         self.run(())
 
@@ -122,6 +124,7 @@ class IngestionActor(Shell):
 
     def opened(self, source: str) -> None:
         """A connection is up."""
+        self._reasons.pop(source, None)
         self.log.info("source_connected", source=source)
         self.run(self.machine.opened(source, self.now()))
 
@@ -164,6 +167,7 @@ class IngestionActor(Shell):
 
     def closed(self, source: str, reason: str) -> None:
         """A connection is lost, or could not be made."""
+        self._reasons[source] = reason
         self.log.sampled("source_disconnected", source, reason=reason)
 
     def state_changed(self, source: str, state: SourceState) -> None:
@@ -259,6 +263,7 @@ class IngestionActor(Shell):
                     "transport": source.transport,
                     "events": self.machine.events_received[name],
                     "reconnects": source.reconnects,
+                    "reason": self._reasons.get(name),
                 }
                 for name, source in self._sources.items()
                 if machine.reads(name)
@@ -288,6 +293,8 @@ class IngestionActor(Shell):
             metrics.set("source_gaps_total", machine.gaps[name], source=name)
             metrics.set("event_decode_errors_total", self._decode_errors[name], source=name)
             metrics.set("source_connected", float(source.state is SourceState.CONNECTED), source=name)
+            for state in SourceState:
+                metrics.set("source_state", float(source.state is state), source=name, state=state.value)
             metrics.set("source_reconnects_total", source.reconnects, source=name)
             for reason, count in self._routers[name].dropped.items():
                 metrics.set("events_dropped_total", count, source=name, reason=reason)

@@ -67,6 +67,7 @@ def _by_source(connections: list[dict[str, Any]]) -> list[dict[str, Any]]:
         row["connections"] += 1
         row["events"] += connection["events"]
         row["reconnects"] += connection["reconnects"]
+        row["reason"] = row["reason"] or connection["reason"]
         row["state"] = max(row["state"], connection["state"], key=WORSE.index)
     return [rows[name] for name in sorted(rows)]
 

@@ -22,7 +22,7 @@ def show_status(described: dict[str, Any]) -> None:
         "coordinators": ("id", "pid"),
         "ingestors": ("id", "pid"),
         "gateways": ("id", "pid", "address", "sessions"),
-        "sources": ("name", "state", "transport", "events", "reconnects"),
+        "sources": ("name", "state", "transport", "events", "reconnects", "reason"),
     }.items():
         table = Table(*columns, title=kind, title_justify="left", box=None, pad_edge=False, min_width=40)
         for row in described[kind]:

@@ -53,6 +53,7 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "event_decode_errors_total": ("counter", "Frames that are no event.", ("source",)),
     "source_connected": ("gauge", "1 while the stream is connected.", ("source",)),
+    "source_state": ("gauge", "Connections of the stream in that state.", ("source", "state")),
     "source_reconnects_total": ("counter", "Connections made after the first.", ("source",)),
     "source_gaps_total": (
         "counter",
