@@ -182,7 +182,9 @@ class WebSocketSource(ReconnectingSource):
         except LostError:
             pass
         except asyncio.CancelledError:
-            if not self._is_reconnecting and not self._failure:
+            task = asyncio.current_task()
+            is_ended = task is not None and task.cancelling() > 0
+            if is_ended or not (self._is_reconnecting or self._failure):
                 raise
         finally:
             self._connection = self._listening = None

@@ -309,3 +309,14 @@ async def test_asked_to_reconnect_it_does_at_once_and_joins_anew(source, upstrea
     assert stream.reconnects == 1
     await upstream.sockets[1].send("x")
     await recorder.until(lambda: recorder.frames)
+
+
+async def test_cancelled_while_it_reconnects_it_ends(source, upstream, recorder, running):
+    stream = source(upstream.url, recorder)
+    task = running(stream)
+    await recorder.until(lambda: recorder.opens == 1)
+    stream.reconnect()
+    task.cancel()
+    async with asyncio.timeout(30):
+        await asyncio.wait([task])
+    assert recorder.states[-1] == "disconnected"
