@@ -775,7 +775,7 @@ class _Reader:
                 section.take("namespace", "/", _namespace),
                 section.take("auth", None, _anything),
                 section.take("missed", None, _missed),
-                section.take("transport", "auto", _transport(kind, section.value.get("url"))),
+                section.take("transport", "websockets", _transport(kind, section.value.get("url"))),
             )
             made = found[name]
             for message in ("subscribe", "unsubscribe"):

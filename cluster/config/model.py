@@ -148,7 +148,7 @@ class SourceConfig(_Confidential, frozen=True):
     """What is sent with the dialect's handshake."""
     missed: str | None = None
     """URL that tells what came after an event, with `{last_event_id}`."""
-    transport: str = "auto"
+    transport: str = "websockets"
     """Of a WebSocket: auto | fast | websockets."""
 
     @property

@@ -13,7 +13,7 @@ from cluster.core.retry import Backoff
 from cluster.sources.connection import Connection, Dial, LostError
 from cluster.sources.read_pace import READ_SPACING_S
 from cluster.sources.source import OPEN_TIMEOUT_S, ConnectionFailedError, ReconnectingSource, SourceListener
-from cluster.sources.transport import AUTO, Transport
+from cluster.sources.transport import REFERENCE, Transport
 
 MAX_FRAME_BYTES = 1024 * 1024
 
@@ -35,7 +35,7 @@ class WebSocketSource(ReconnectingSource):
         max_frame_bytes: int = MAX_FRAME_BYTES,
         read_spacing_s: float = READ_SPACING_S,
         jitter: Callable[[], float] = random.random,
-        transport: str = AUTO,
+        transport: str = REFERENCE,
         open_timeout_s: float = OPEN_TIMEOUT_S,
         dialect: Dialect | None = None,
         is_lines: bool = False,

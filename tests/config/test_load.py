@@ -394,7 +394,7 @@ class TestValues:
 
     def test_transports(self, monkeypatch: pytest.MonkeyPatch) -> None:
         text = "sources: {s: {type: websocket, url: 'ws://x', transport: %s}}"
-        assert loaded("sources: {s: {type: websocket, url: 'ws://x'}}").sources["s"].transport == "auto"
+        assert loaded("sources: {s: {type: websocket, url: 'ws://x'}}").sources["s"].transport == "websockets"
         for name in ("auto", "fast", "websockets"):
             assert loaded(text % name).sources["s"].transport == name
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
