@@ -251,6 +251,7 @@ def test_an_event_that_has_another_name_upstream() -> None:
     of = router({"event": {"E2": "e"}})
     assert run(of, {"id": 1}, event="E2") == run(of, {"id": 1}, event="e") == [(["k", 1], {"id": 1})]
     assert of.route("other", None) == ()
+    assert [route.origin for route in of.route("E2", None)] == [route.origin for route in of.route("e", None)] == [0]
 
 
 def test_a_transform_that_only_names_events_costs_events_nothing() -> None:

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.guide.conftest import config
-from tests.live import Client, free_port
+from tests.live import Client, eventually, free_port
 
 HARBOR = [sys.executable, "-m", "cluster.cli"]
 
@@ -48,8 +48,15 @@ async def test_up_serves_queries_and_streams_and_leaves_nothing_behind(upstream:
         feed = await client.subscribe(2, key=["activity"])
         upstream.say("activity", "activity", {"id": "a"})
         await client.until(lambda: feed.data("activity")[0]["id"] == "a")
-        metrics = httpx.get(f"http://127.0.0.1:{document['gateway']['admin_port']}/metrics").text
-        assert "harbor_actor_up" in metrics
+        admin = f"http://127.0.0.1:{document['gateway']['admin_port']}"
+        assert "harbor_actor_up" in httpx.get(f"{admin}/metrics").text
+        upstream.do(lambda up: up.control({"emit": {"channel": "notifications", "raw": "{nonsense"}}))
+        asking = f"{admin}/v1/cluster?dead_letters=true"
+        (letter,) = eventually(lambda: httpx.get(asking, timeout=30).json()["dead_letters"], 30)
+        assert (letter["reason"], letter["sample"]) == ("not_json", "{nonsense")
+        assert "dead_letters" not in httpx.get(f"{admin}/v1/cluster", timeout=30).json()
+        refused = httpx.get(f"{admin}/v1/cluster?dead_letters=1", timeout=30)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "BAD_REQUEST")
         await client.close()
     finally:
         process.send_signal(signal.SIGINT)
