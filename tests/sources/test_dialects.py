@@ -18,6 +18,8 @@ from cluster.sources.http_lines import LineSplitter
 from tests.sources.conftest import QUICK
 
 SERVERS = Path(__file__).parent / "servers"
+INSTALL_S = 90.0
+"""For npm; below the limit of a test."""
 
 
 @pytest.fixture(scope="session")
@@ -29,15 +31,17 @@ def packages():
     place.mkdir(exist_ok=True)
     shutil.copy(SERVERS / "package.json", place)
     if not (place / "node_modules" / "graphql-ws").exists():
-        found = subprocess.run(
-            ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund"],
-            cwd=place,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if found.returncode:
-            pytest.skip(f"npm cannot install the servers: {found.stderr[-200:]}")
+        try:
+            subprocess.run(
+                ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--fetch-retries=1"],
+                cwd=place,
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=INSTALL_S,
+            )
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            pytest.skip(f"npm cannot install the servers: {str(error.stderr)[-200:]}")
     return place
 
 
