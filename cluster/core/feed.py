@@ -198,6 +198,9 @@ def _distance(first: EventId, second: EventId) -> int | None:
         return None
 
 
+_NOTHING: Mapping[int, int] = {}
+
+
 class Feed:
     """What one set of rules takes of a sequence."""
 
@@ -209,5 +212,5 @@ class Feed:
         self.sequence = sequence
         self.sent: dict[int, int] = {}
         """Last number sent, by shard."""
-        self.committed: dict[int, int] = {}
+        self.committed: Mapping[int, int] = _NOTHING
         """Last number committed before this life, by shard."""

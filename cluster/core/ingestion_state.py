@@ -1158,7 +1158,8 @@ class IngestionState:
             feed = source.feeds.get(cursor.feed)
             if feed is None or feed.sequence is not sequence:
                 feed = source.feeds[cursor.feed] = Feed(cursor.feed, sequence)
-            feed.committed[cursor.shard] = feed.sent[cursor.shard] = cursor.last
+            feed.committed = {**feed.committed, cursor.shard: cursor.last}
+            feed.sent[cursor.shard] = cursor.last
             sequence.replay_until = max(sequence.replay_until, cursor.last)
 
     def _moved(self, sequence: EventSequence, now_ms: float) -> None:

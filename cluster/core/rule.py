@@ -1,9 +1,9 @@
 """Rules: what an event means, compiled once.
 
 A stream of the configuration says: on this channel, this event makes these operations. Interpreting that per event would cost ten
-times what the operation does, so compiling happens in two steps. A `Stream` is compiled once; the first event of a (name, channel) pair
-makes a `Route`, in which the channel's captures are constants, exactly the members of the event that the rule reads are decoded
-(into a struct made for it, payloads stay raw), and keys come from a memo by captured value.
+times what the operation does, so the rules for an event's name are compiled when it first comes: exactly the members that a rule reads are
+decoded (into a struct made for it, payloads stay raw), and keys come from a memo by captured value. All channels of a stream share them; a
+`Route`, of which there is one for each channel, adds no more than what the channel captures.
 
 It is one thing: reading an envelope, finding its routes and running them share the reasons for which an event is dropped.
 
@@ -44,7 +44,7 @@ from cluster.core.operation import (
 from cluster.core.query_key import CanonicalKey, canonical, checked
 from cluster.core.relation import Contains, Relations
 from cluster.core.template import HeadIndex, Hole, Literal, MissingCapture, Node, Path
-from cluster.core.transform import Shape, Transform, TransformFunction, compile_transform
+from cluster.core.transform import Heard, Shape, Transform, TransformFunction, compile_transform
 from cluster.errors import ErrorCode, HarborError, OperationError, RequestError
 
 BROADCAST = frozenset({"entity", "relation"})
@@ -107,8 +107,6 @@ class RuleOperation(Struct, frozen=True):
     """Member that identifies an entity, by type."""
     function: str = ""
     """What a call calls."""
-    event: bytes = b""
-    """What a call is told of every event of its route, as JSON without the closing brace."""
 
 
 class Stream(Struct, frozen=True):
@@ -166,6 +164,8 @@ class Router:
         self.faults: list[Fault] = []
         """Why, of the newest that were ill-shaped; for whoever hands events in to take."""
         self._call = call or _no_function
+        self._steps: dict[tuple[int, str], _Step] = {}
+        """Compiled rules, by the position of their stream and the event's name."""
         self._streams = [stream for stream in streams if stream.source == source]
         names = envelope or {"event": "event", "data": "data", "channel": "channel", "id": "id"}
         members: dict[str, tuple[Any, Any]] = {
@@ -258,44 +258,54 @@ class Router:
     def route(self, event: str, channel: str | None) -> tuple[Route, ...]:
         """Return what to do with an event of this name on this channel; the caller keeps the answer."""
         routes = []
-        for stream in self._streams:
+        for position, stream in enumerate(self._streams):
             name = event if stream.transform is None else stream.transform.heard_as(event)
-            operations = stream.on.get(name)
-            if operations is None:
+            if name not in stream.on:
                 continue
             captures: dict[Path, Any] = {}
             if stream.channel is not None:
                 if channel is None or not template.match_text(stream.channel, channel, captures):
                     continue
-            known = {path[0]: value for path, value in captures.items()}
             feed = self.source if stream.channel is None else f"{self.source}/{channel}"
-            fault = partial(self._fault, event, channel)
-            steps = [_compile_operation(_with_known(each, {**known, "event": name}), fault) for each in operations]
-            apply = steps[0] if len(steps) == 1 else partial(_run_all, steps)
-            if stream.transform is not None and stream.transform.shapes:
-                told = {"event": name, "channel": channel, "captures": known}
-                shape = compile_transform(stream.transform, told, self._call)
-                apply = self._transformed(shape, apply, fault)
+            step = self._steps.get((position, event))
+            if step is None:
+                step = self._steps[position, event] = self._compile(stream, event, name)
+            apply = partial(step, (channel, *captures.values()))
             routes.append(Route(feed, stream.profile, apply, stream.origins.get(name, -1), stream.max_rate))
         return tuple(routes)
 
-    def _fault(self, event: str, channel: str | None, reason: str, detail: str, data: Raw | bytes) -> None:
+    def _compile(self, stream: Stream, event: str, name: str) -> "_Step":
+        """Compile the rules for an event, which come to it as `name`."""
+        captured: dict[Path, None] = {} if stream.channel is None else dict.fromkeys(template.holes(stream.channel))
+        places = {path[0]: place for place, path in enumerate(captured, 1)}
+        drop = partial(self._fault, event)
+        steps = [_compile_operation(_of_event(each, name), name, places, drop) for each in stream.on[name]]
+        rules = steps[0] if len(steps) == 1 else partial(_run_all, steps)
+        if stream.transform is None or not stream.transform.shapes:
+            return rules
+
+        def tell(heard: Heard) -> dict[str, Any]:
+            return {"event": name, "channel": heard[0], "captures": _captures(places, heard)}
+
+        return self._transformed(compile_transform(stream.transform, tell, self._call), rules, drop)
+
+    def _fault(self, event: str, reason: str, detail: str, data: Raw | bytes, heard: Heard) -> None:
         """An event, or an operation of one, comes to nothing since it is ill-shaped."""
         self.dropped[reason] += 1
         if len(self.faults) < MAX_FAULTS:
-            self.faults.append(Fault(reason, event, channel, detail, data))
+            self.faults.append(Fault(reason, event, heard[0], detail, data))
 
     def _transformed(self, shape: Shape, rules: "_Step", drop: "_Drop") -> "_Step":
-        def run(data: Raw | bytes, event_id: str | int | None) -> list[Made]:
+        def run(heard: Heard, data: Raw | bytes, event_id: str | int | None) -> list[Made]:
             try:
-                shaped = shape(data, event_id)
+                shaped = shape(heard, data, event_id)
             except _FAULTS as fault:
-                drop("transform_failed", str(fault), data)
+                drop("transform_failed", str(fault), data, heard)
                 return []
             if shaped is None:
                 self.dropped["filtered"] += 1
                 return []
-            return rules(shaped, event_id)
+            return rules(heard, shaped, event_id)
 
         return run
 
@@ -310,10 +320,10 @@ def _no_function(reference: str, _: dict[str, Any]) -> bytes | None:
     raise OperationError(f"function {reference} cannot be run here")
 
 
-_Step = Callable[[Raw | bytes, str | int | None], list[Made]]
+_Step = Callable[[Heard, Raw | bytes, str | int | None], list[Made]]
 """One operation of a rule, run on one event; it counts what it drops, and raises nothing that an upstream can cause."""
-_Drop = Callable[[str, str, Raw | bytes], None]
-"""Told of what comes to nothing: reason, detail, data."""
+_Drop = Callable[[str, str, Raw | bytes, Heard], None]
+"""Told of what comes to nothing: reason, detail, data, where it was heard."""
 _MISSING = (MissingCapture, AttributeError)  # an attribute of an unset member
 # What an upstream can send: no JSON, nested too deep, integers beyond 64 bits in what is written again, texts too long for a key.
 _FAULTS = (
@@ -335,35 +345,35 @@ def _reason(fault: Exception) -> str:
     return "bad_data"
 
 
-def _run_all(steps: list[_Step], data: Raw | bytes, event_id: str | int | None) -> list[Made]:
+def _run_all(steps: list[_Step], heard: Heard, data: Raw | bytes, event_id: str | int | None) -> list[Made]:
     made: list[Made] = []
     for step in steps:
-        made.extend(step(data, event_id))
+        made.extend(step(heard, data, event_id))
     return made
 
 
-def _with_known(operation: RuleOperation, known: dict[str, Any]) -> RuleOperation:
-    """Put a channel's captures in."""
+def _captures(places: dict[str, int], heard: Heard) -> dict[str, str | None]:
+    return {name: heard[place] for name, place in places.items()}
+
+
+def _of_event(operation: RuleOperation, name: str) -> RuleOperation:
+    """Put the event's name in."""
+    known = {"event": name}
     N = TypeVar("N", Node, Node | None)
 
     def put(node: N) -> N:
         return None if node is None else template.substitute(node, known)
 
-    tokens = {name: escape(value) if isinstance(value, str) else value for name, value in known.items()}
     return msgspec.structs.replace(
         operation,
         key=put(operation.key),
-        at=template.substitute(operation.at, tokens),
+        at=template.substitute(operation.at, {"event": escape(name)}),
         value=put(operation.value),
         where=put(operation.where),
-        by=put(operation.by) if isinstance(operation.by, Hole | template.Text) else operation.by,
         each=put(operation.each),
-        guard=None if operation.guard is None else (operation.guard[0], template.substitute(operation.guard[1], known)),
+        guard=None if operation.guard is None else (operation.guard[0], put(operation.guard[1])),
         type=put(operation.type),
         identity=put(operation.identity),
-        event=orjson.dumps(
-            {"event": known["event"], "captures": {name: value for name, value in known.items() if name != "event"}}
-        )[:-1],
     )
 
 
@@ -438,13 +448,17 @@ def _field(token: str) -> str:
 
 
 class _Reader:
-    """Turns templates into functions of one event: (data, decoded data, item, decoded item, event id)."""
+    """Turns templates into functions of one event: (data, decoded data, item, decoded item, event id, where it was heard)."""
 
-    def __init__(self, data: _Scope, item: _Scope) -> None:
+    def __init__(self, data: _Scope, item: _Scope, places: dict[str, int]) -> None:
         self._scopes = {"data": data, "item": item}
+        self._places = places
 
     def value(self, path: Path) -> Callable[..., Any]:
         """Return a function that gives the decoded value of a placeholder."""
+        place = self._places.get(path[0])
+        if place is not None:
+            return (lambda *event: event[-1][place]) if len(path) == 1 else _nothing
         if path == ("event_id",):
             return _event_id
         scope = self._scopes[path[0]]
@@ -456,8 +470,8 @@ class _Reader:
                 return msgspec.json.decode(parsed(members))
 
         if path[0] == "data":
-            return lambda data, members, item, item_members, event_id: get(members)
-        return lambda data, members, item, item_members, event_id: get(item_members)
+            return lambda data, members, *_: get(members)
+        return lambda data, members, item, item_members, *_: get(item_members)
 
     def json(self, node: Node) -> Callable[..., bytes]:
         """Return a function that gives a filled-in template as JSON text."""
@@ -472,8 +486,8 @@ class _Reader:
             case Hole(path=path) if path[0] in self._scopes and path[1:] in self._scopes[path[0]].raw:
                 get = self._scopes[path[0]].get(path[1:])
                 if path[0] == "data":
-                    return lambda data, members, item, item_members, event_id: bytes(get(members))
-                return lambda data, members, item, item_members, event_id: bytes(get(item_members))
+                    return lambda data, members, *_: bytes(get(members))
+                return lambda data, members, item, item_members, *_: bytes(get(item_members))
             case _:
                 fill = self.build(node)
                 return lambda *event: orjson.dumps(fill(*event))
@@ -492,7 +506,11 @@ class _Reader:
         return fill
 
 
-def _event_id(data: Any, members: Any, item: Any, item_members: Any, event_id: str | int | None) -> Any:
+def _nothing(*_: Any) -> Any:
+    raise MissingCapture
+
+
+def _event_id(data: Any, members: Any, item: Any, item_members: Any, event_id: str | int | None, heard: Heard) -> Any:
     if event_id is None:
         raise MissingCapture
     return event_id
@@ -513,13 +531,14 @@ def _reads(operation: RuleOperation) -> tuple[set[Path], set[Path]]:
     return parsed, passed
 
 
-def _compile_operation(operation: RuleOperation, drop_as: _Drop) -> _Step:
+def _compile_operation(operation: RuleOperation, event: str, places: dict[str, int], drop_as: _Drop) -> _Step:
+    """`places`: where in `Heard` the captures of the channel are, by name."""
     parsed, passed = _reads(operation)
-    names = sorted(".".join(path) for path in parsed | passed if path not in ALWAYS_THERE)
+    names = sorted(".".join(path) for path in parsed | passed if path not in ALWAYS_THERE and path[0] not in places)
     needs = f"{operation.kind} needs {', '.join(f'{{{name}}}' for name in names)}"
 
-    def drop(fault: Exception, data: Raw | bytes) -> None:
-        drop_as(_reason(fault), needs if isinstance(fault, _MISSING) else str(fault), data)
+    def drop(fault: Exception, data: Raw | bytes, heard: Heard) -> None:
+        drop_as(_reason(fault), needs if isinstance(fault, _MISSING) else str(fault), data, heard)
 
     each = operation.each
     for pointer, _ in operation.when:
@@ -533,8 +552,8 @@ def _compile_operation(operation: RuleOperation, drop_as: _Drop) -> _Step:
         )
 
     data_scope, item_scope = scope("data"), scope("item")
-    reader = _Reader(data_scope, item_scope)
-    make = _maker(operation, reader)
+    reader = _Reader(data_scope, item_scope, places)
+    make = _maker(operation, reader, event, places)
     decode, decode_item = data_scope.decode, item_scope.decode
     conditions: list[_Condition] = [
         (reader.value(("data", *pointer_tokens(pointer))), (), wanted)
@@ -546,39 +565,39 @@ def _compile_operation(operation: RuleOperation, drop_as: _Drop) -> _Step:
     if isinstance(each, Hole):
         elements = reader.json(each)
 
-        def run_each(data: Raw | bytes, event_id: str | int | None) -> list[Made]:
+        def run_each(heard: Heard, data: Raw | bytes, event_id: str | int | None) -> list[Made]:
             made: list[Made] = []
             try:
                 members = decode(data) if decode is not None else None
-                if conditions and not _holds(conditions, data, members, event_id):
+                if conditions and not _holds(conditions, data, members, event_id, heard):
                     return made
-                items = _ITEMS.decode(elements(data, members, None, None, event_id))
+                items = _ITEMS.decode(elements(data, members, None, None, event_id, heard))
             except _FAULTS as fault:
-                drop(fault, data)
+                drop(fault, data, heard)
                 return made
             for item in items:
                 try:
                     item_members = decode_item(item) if decode_item is not None else None
-                    made.append(make(data, members, item, item_members, event_id))
+                    made.append(make(data, members, item, item_members, event_id, heard))
                 except _FAULTS as fault:
-                    drop(fault, item)
+                    drop(fault, item, heard)
             return made
 
         return run_each
 
     if not conditions:
-        fast = _fast_set(operation, data_scope, drop)
+        fast = _fast_set(operation, data_scope, places, drop)
         if fast is not None:
             return fast
 
-    def run(data: Raw | bytes, event_id: str | int | None) -> list[Made]:
+    def run(heard: Heard, data: Raw | bytes, event_id: str | int | None) -> list[Made]:
         try:
             members = decode(data) if decode is not None else None
-            if conditions and not _holds(conditions, data, members, event_id):
+            if conditions and not _holds(conditions, data, members, event_id, heard):
                 return []
-            return [make(data, members, None, None, event_id)]
+            return [make(data, members, None, None, event_id, heard)]
         except _FAULTS as fault:
-            drop(fault, data)
+            drop(fault, data, heard)
         return []
 
     return run
@@ -600,10 +619,12 @@ _Condition = tuple[Callable[..., Any], tuple[str, ...], Any]
 """(what reads a value, pointer into that, what is to stand there)."""
 
 
-def _holds(conditions: list[_Condition], data: Any, members: Any, event_id: str | int | None) -> bool:
+def _holds(
+    conditions: list[_Condition], data: Any, members: Any, event_id: str | int | None, heard: Heard
+) -> bool:
     for read, rest, wanted in conditions:
         try:
-            value = resolve(read(data, members, None, None, event_id), rest)
+            value = resolve(read(data, members, None, None, event_id, heard), rest)
         except (MissingCapture, AttributeError, OperationError):
             return False
         if not json_equal(value, wanted):
@@ -611,56 +632,70 @@ def _holds(conditions: list[_Condition], data: Any, members: Any, event_id: str 
     return True
 
 
-def _fast_set(operation: RuleOperation, scope: _Scope, drop: Callable[[Exception, Raw | bytes], None]) -> _Step | None:
+def _fast_set(
+    operation: RuleOperation, scope: _Scope, places: dict[str, int], drop: Callable[[Exception, Raw | bytes, Heard], None]
+) -> _Step | None:
     """The commonest rule, `set {key: [..., "{data.id}"], value: "{data}"}`, without the general machinery (half its time)."""
-    paths = list(template.holes(operation.key))
+    paths = dict.fromkeys(template.holes(operation.key))
+    read = [path for path in paths if path[0] not in places]
     if (
         operation.kind != "set"
         or operation.value != Hole(("data",))
         or operation.at != Literal("")
         or operation.guard is not None
         or operation.missing is Missing.SKIP
-        or len(paths) != 1
-        or len(paths[0]) != 2
+        or not paths
+        or [path[0] for path in read] not in ([], ["data"])
+        or any(len(path) != (1 if path[0] in places else 2) for path in paths)
         or scope.whole
     ):
         return None
-    member = msgspec.defstruct("Member", [("value", Any, UNSET)], rename={"value": paths[0][1]}, frozen=True, gc=False)
+    node = operation.key
+    memo: dict[Any, CanonicalKey] = {}
+
+    def learn(heard: Heard, value: Any, known: Any) -> CanonicalKey:
+        if value is UNSET:
+            raise MissingCapture
+        key = canonical(checked(template.build(node, lambda p: heard[places[p[0]]] if p[0] in places else value)))
+        _remember(memo, known, key, value)
+        return key
+
+    if not read:
+
+        def run_without(heard: Heard, data: Raw | bytes, event_id: str | int | None) -> list[Made]:
+            key = memo.get(heard)
+            try:
+                return [(learn(heard, "", heard) if key is None else key, Set(bytes(data)))]
+            except _FAULTS as fault:
+                drop(fault, data, heard)
+            return []
+
+        return run_without
+    member = msgspec.defstruct("Member", [("value", Any, UNSET)], rename={"value": read[0][1]}, frozen=True, gc=False)
     decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(member)
     decode = decoder.decode
-    memo: dict[Any, CanonicalKey] = {}
-    learn = _learning(operation.key, memo)
+    is_captured = len(paths) > 1
 
-    def run(data: Raw | bytes, event_id: str | int | None) -> list[Made]:
+    def run(heard: Heard, data: Raw | bytes, event_id: str | int | None) -> list[Made]:
         try:
             value = decode(data).value
             kind = value.__class__
-            key = memo.get(value) if kind is str or kind is int else None
-            return [(learn(value) if key is None else key, Set(bytes(data)))]
+            known = (heard, value) if is_captured else value
+            key = memo.get(known) if kind is str or kind is int else None
+            return [(learn(heard, value, known) if key is None else key, Set(bytes(data)))]
         except _FAULTS as fault:
-            drop(fault, data)
+            drop(fault, data, heard)
         return []
 
     return run
 
 
-def _learning(node: Node, memo: dict[Any, CanonicalKey]) -> Callable[[Any], CanonicalKey]:
-    """Return a function that makes the key from the value of a template's only placeholder.
-
-    It keeps in `memo` the keys of texts and integers only: equal ones have equal keys, while 1 also equals 1.0 and true.
-    """
-
-    def learn(value: Any) -> CanonicalKey:
-        if value is UNSET:
-            raise MissingCapture
-        key = canonical(checked(template.build(node, lambda _: value)))
-        if value.__class__ is str or value.__class__ is int:
-            if len(memo) > MEMO:
-                memo.clear()
-            memo[value] = key
-        return key
-
-    return learn
+def _remember(memo: dict[Any, CanonicalKey], known: Any, key: CanonicalKey, *values: Any) -> None:
+    """Keep the key of texts and integers only: equal ones have equal keys, while 1 also equals 1.0 and true."""
+    if all(value.__class__ is str or value.__class__ is int for value in values):
+        if len(memo) > MEMO:
+            memo.clear()
+        memo[known] = key
 
 
 def _key(operation: RuleOperation, reader: _Reader) -> Callable[..., CanonicalKey]:
@@ -668,38 +703,23 @@ def _key(operation: RuleOperation, reader: _Reader) -> Callable[..., CanonicalKe
     if isinstance(node, Literal):
         try:
             key = canonical(checked(node.value))
-        except RequestError as error:  # a channel's capture made it too long
+        except RequestError as error:  # the event's name made it too long
             return _raising(error.code, error.message)
         return lambda *_: key
     paths = list(dict.fromkeys(template.holes(node)))
     readers = [reader.value(path) for path in paths]
     memo: dict[Any, CanonicalKey] = {}
-    if len(readers) == 1:
-        (only,) = readers
-        learn = _learning(node, memo)
-
-        def build_from_one(*event: Any) -> CanonicalKey:
-            value = only(*event)
-            kind = value.__class__
-            key = memo.get(value) if kind is str or kind is int else None
-            return learn(value) if key is None else key
-
-        return build_from_one
 
     def build(*event: Any) -> CanonicalKey:
         values = [read(*event) for read in readers]
+        known = tuple(values)
         try:
-            known = tuple([(value.__class__, value) for value in values])
             key = memo.get(known)
         except TypeError:  # a captured array or object
-            known, key = None, None
-        if key is None:
-            given = dict(zip(paths, values, strict=True))
-            key = canonical(checked(template.build(node, given.__getitem__)))
-            if known is not None:
-                if len(memo) > MEMO:
-                    memo.clear()
-                memo[known] = key
+            key = None
+        if key is None or not all(value.__class__ is str or value.__class__ is int for value in values):
+            key = canonical(checked(template.build(node, dict(zip(paths, values, strict=True)).__getitem__)))
+            _remember(memo, known, key, *values)
         return key
 
     return build
@@ -728,7 +748,7 @@ def _at(operation: RuleOperation, reader: _Reader) -> Callable[..., str]:
     return build
 
 
-def _maker(operation: RuleOperation, reader: _Reader) -> Callable[..., Made]:
+def _maker(operation: RuleOperation, reader: _Reader, event: str, places: dict[str, int]) -> Callable[..., Made]:
     """Return the function that makes the operation and its key from one event."""
     key, at = _key(operation, reader), _at(operation, reader)
     value = _no_value if operation.value is None else reader.json(operation.value)
@@ -745,13 +765,16 @@ def _maker(operation: RuleOperation, reader: _Reader) -> Callable[..., Made]:
         case "relation":
             return _relation_maker(operation, reader)
         case "call":
-            function, head = operation.function, operation.event
+            function = operation.function
 
-            def call(data: Any, members: Any, item: Any, item_members: Any, event_id: str | int | None) -> Made:
+            def call(
+                data: Any, members: Any, item: Any, item_members: Any, event_id: str | int | None, heard: Heard
+            ) -> Made:
+                head = orjson.dumps({"event": event, "captures": _captures(places, heard)})[:-1]
                 told = b'%b,"data":%b,"id":%b' % (head, bytes(data), orjson.dumps(event_id))
                 told += b"}" if item is None else b',"item":%b}' % bytes(item)
                 made = Call(function, told, missing=missing, default=default, guard=None)
-                return key(data, members, item, item_members, event_id), made
+                return key(data, members, item, item_members, event_id, heard), made
 
             return call
         case "set":

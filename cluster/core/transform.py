@@ -3,7 +3,7 @@
 The steps, in this order: an event's name becomes ours; `when` decides by members of the data whether the event is taken; a function gives
 other data, or leaves the event out; `pick` says which members stay; `rename` what they are called.
 
-Compiled once per route. Members are found and moved as raw JSON, so that numbers stay as they were written, and what is not asked for is
+Compiled once per stream and event. Members are found and moved as raw JSON, so that numbers stay as they were written, and what is not asked for is
 skipped, not decoded. Only a function gets data that is decoded whole.
 
 What must not live here: how functions are found and run (`cluster.app`), what an event's data means (`rule`).
@@ -23,8 +23,10 @@ from cluster.errors import OperationError
 Json = Raw | bytes
 TransformFunction = Callable[[str, dict[str, Any]], bytes | None]
 """Calls a function by its reference with an event: JSON, or None to leave the event out. Raises `OperationError`."""
-Shape = Callable[[Json, str | int | None], Json | None]
-"""What a route's transform makes of an event's data and id; None: the event is left out.
+Heard = tuple[str | None, ...]
+"""Where an event came from: its channel, and what the stream's template captures of that."""
+Shape = Callable[[Heard, Json, str | int | None], Json | None]
+"""What a transform makes of an event's data; None: the event is left out. It is told where it was heard, and its id.
 
 Raises what a decoder does (the data is not of the kind wanted), and `OperationError`."""
 
@@ -52,13 +54,15 @@ class Transform(Struct, frozen=True):
         return self.event.get(event, event)
 
 
-def compile_transform(transform: Transform, told: Mapping[str, Any], call: TransformFunction) -> Shape:
-    """Return what a transform does to events of one route. `told`: what its function is told of each, beside data and id."""
+def compile_transform(
+    transform: Transform, tell: Callable[[Heard], Mapping[str, Any]], call: TransformFunction
+) -> Shape:
+    """Return what a transform does to events of one name. `tell`: what its function is told of each, beside data and id."""
     steps: list[Shape] = []
     if transform.when:
         steps.append(_when(transform.when))
     if transform.function:
-        steps.append(_function(transform.function, dict(told), call))
+        steps.append(_function(transform.function, tell, call))
     if transform.pick is not None:
         steps.append(_pick(transform.pick, transform.rename))
     elif transform.rename:
@@ -66,10 +70,10 @@ def compile_transform(transform: Transform, told: Mapping[str, Any], call: Trans
     if len(steps) == 1:
         return steps[0]
 
-    def run(data: Json, event_id: str | int | None) -> Json | None:
+    def run(heard: Heard, data: Json, event_id: str | int | None) -> Json | None:
         shaped: Json | None = data
         for step in steps:
-            shaped = step(data, event_id)
+            shaped = step(heard, data, event_id)
             if shaped is None:
                 return None
             data = shaped
@@ -83,7 +87,7 @@ def _when(conditions: Mapping[str, Any]) -> Shape:
     wanted = list(conditions.values())
     decode = msgspec.json.decode
 
-    def run(data: Json, _: str | int | None) -> Json | None:
+    def run(_: Heard, data: Json, __: str | int | None) -> Json | None:
         for value, expected in zip(read(data), wanted, strict=True):
             if isinstance(value, UnsetType) or not json_equal(decode(value), expected):
                 return None
@@ -92,11 +96,11 @@ def _when(conditions: Mapping[str, Any]) -> Shape:
     return run
 
 
-def _function(reference: str, told: dict[str, Any], call: TransformFunction) -> Shape:
+def _function(reference: str, tell: Callable[[Heard], Mapping[str, Any]], call: TransformFunction) -> Shape:
     decode = msgspec.json.decode
 
-    def run(data: Json, event_id: str | int | None) -> Json | None:
-        return call(reference, {**told, "data": decode(data), "id": event_id})
+    def run(heard: Heard, data: Json, event_id: str | int | None) -> Json | None:
+        return call(reference, {**tell(heard), "data": decode(data), "id": event_id})
 
     return run
 
@@ -116,7 +120,7 @@ def _pick(pick: Sequence[str] | Mapping[str, str], rename: Mapping[str, str]) ->
             members = _OBJECT.decode(data)
             return [members.get(name, UNSET) for name in listed]
 
-    def run(data: Json, _: str | int | None) -> Json:
+    def run(_: Heard, data: Json, __: str | int | None) -> Json:
         found = zip(names, read(data), strict=True)
         return encode({name: value for name, value in found if value is not UNSET})
 
@@ -127,7 +131,7 @@ def _rename(rename: Mapping[str, str]) -> Shape:
     pairs = list(rename.items())
     encode = msgspec.json.encode
 
-    def run(data: Json, _: str | int | None) -> Json:
+    def run(_: Heard, data: Json, __: str | int | None) -> Json:
         members = _OBJECT.decode(data)
         moved = {ours: members.pop(theirs) for theirs, ours in pairs if theirs in members}
         if not moved:

@@ -24,7 +24,7 @@ def uncalled(reference: str, event: dict[str, Any]) -> bytes | None:
 def shaped(transform: Transform, data: Any, *, call: TransformFunction = uncalled) -> bytes | None:
     """What becomes of data, given as a value or as JSON."""
     raw = data if isinstance(data, bytes) else orjson.dumps(data)
-    made = compile_transform(transform, TOLD, call)(Raw(raw), "7")
+    made = compile_transform(transform, lambda _: TOLD, call)((), Raw(raw), "7")
     return None if made is None else bytes(made)
 
 
@@ -258,8 +258,8 @@ def test_a_transform_that_only_names_events_costs_events_nothing() -> None:
     plain, named = router({"event": {"E2": "e"}}), router({"rename": {"a": "b"}})
     (route,) = plain.route("E2", None)
     (shaping,) = named.route("e", None)
-    assert "_transformed" not in route.apply.__qualname__
-    assert "_transformed" in shaping.apply.__qualname__
+    assert "_transformed" not in route.apply.func.__qualname__
+    assert "_transformed" in shaping.apply.func.__qualname__
 
 
 @pytest.mark.parametrize("data", [[1], None, 5])
