@@ -47,7 +47,7 @@ class LiveCluster:
         options = {**ACTOR_OPTIONS, "name": SUPERVISOR, "namespace": namespace(self.name)}
         self._handle = handles.create(SupervisorActor, options, self.name, encode(self.config))
         self.supervisor = SupervisorHandle(self._handle)
-        eventually(lambda: self.supervisor.describe()["ready"], 60)
+        eventually(lambda: self.supervisor.describe()["ready"])
         return self
 
     def stop(self) -> None:
@@ -70,10 +70,10 @@ class LiveCluster:
         return pid
 
     def get(self, *key: Any, **params: str) -> httpx.Response:
-        return httpx.get(f"{self.url}/v1/entries", params={"key": text(*key), **params}, timeout=30)
+        return httpx.get(f"{self.url}/v1/entries", params={"key": text(*key), **params}, timeout=60)
 
     def put(self, key: list[Any], data: Any, **params: Any) -> httpx.Response:
-        return httpx.put(f"{self.url}/v1/entries", params={"key": text(*key), **params}, json=data, timeout=30)
+        return httpx.put(f"{self.url}/v1/entries", params={"key": text(*key), **params}, json=data, timeout=60)
 
 
 def websocket_source(url: str, **more: Any) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def text(*key: Any) -> str:
     return orjson.dumps(list(key)).decode()
 
 
-def eventually(holds: Callable[[], Any], timeout_s: float = 10.0) -> Any:
+def eventually(holds: Callable[[], Any], timeout_s: float = 60.0) -> Any:
     """Wait until something holds; return what it gave. Polling is for processes that cannot tell us."""
     deadline = time.monotonic() + timeout_s
     error: BaseException | None = None
@@ -157,7 +157,7 @@ class Client:
             await self.until(lambda: view.complete)
         return view
 
-    async def until(self, holds: Callable[[], Any], timeout_s: float = 15.0) -> None:
+    async def until(self, holds: Callable[[], Any], timeout_s: float = 60.0) -> None:
         """Wait until something holds of what was received."""
         async with asyncio.timeout(timeout_s):
             while not _holds(holds):

@@ -186,7 +186,7 @@ def whole() -> dict[str, Any]:
         eventually(lambda: upstream.do(lambda up: up.hub.joined().get("items", 0)))
         for start in range(0, ENTRIES, 1_000):
             upstream.say("items", "item", *(orjson.loads(value(number)) for number in range(start, start + 1_000)))
-            eventually(lambda n=start + 1_000: _keys(live) == n, 30)
+            eventually(lambda n=start + 1_000: _keys(live) == n)
         return asyncio.run(_timed(live, upstream))
     finally:
         live.stop()

@@ -15,7 +15,7 @@ A: list[Any] = ["a", 1]
 
 async def test_messages_as_they_come(harness: Harness) -> None:
     messages = watch(harness.url, ["a"], prefix=True, mode="patch")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert (await anext(messages))["type"] == "snapshot_end"
         version = await harness.put('["a",1]', {"n": 1})
         change = await anext(messages)
@@ -47,7 +47,7 @@ async def test_it_continues_after_a_cut_and_resets_where_it_cannot(stand_in: Sta
 
     stand_in.script = script
     seen = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         async for message in watch(stand_in.url, A):
             seen.append((message["type"], message.get("version")))
             if message.get("position") == "t3":
@@ -66,7 +66,7 @@ async def test_it_continues_after_a_cut_and_resets_where_it_cannot(stand_in: Sta
 
 async def test_errors(harness: Harness, nobody: str) -> None:
     async def first(*arguments: Any, **more: Any) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await anext(watch(*arguments, **more))
 
     with pytest.raises(UnavailableError, match=f"no cluster answers at {nobody}"):

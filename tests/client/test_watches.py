@@ -25,7 +25,7 @@ def client(url: str | list[str], **more: Any) -> HarborClient:
 async def until(watch: Watch, holds: Callable[[Change], Any], consumer: Consumer | None = None) -> list[Change]:
     """Take changes up to the first of which something holds."""
     changes: list[Change] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         async for change in watch:
             changes.append(change)
             if consumer is not None:
@@ -36,7 +36,7 @@ async def until(watch: Watch, holds: Callable[[Change], Any], consumer: Consumer
 
 
 async def first(watch: Watch) -> Change:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return await anext(watch)
 
 
@@ -113,7 +113,7 @@ async def test_an_entry_being_fetched_is_pending_then_changes(harness: Harness) 
         pending = await until(watch, lambda change: change.kind == "snapshot")
         assert (pending[0].status, pending[0].version, pending[0].data) == ("pending", 0, None)
         await until(watch, ready)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not harness.fetches:
                 await asyncio.sleep(0)
         harness.fetched(b'{"n":1}')
@@ -193,7 +193,7 @@ async def test_a_connection_nobody_needs_is_not_made_again(harness: Harness) -> 
         await until(harbor.watch(A), ready)
         await until(harbor.watch(["b"]), ready)
         cut(harbor)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while harbor.state != "closed":
                 await asyncio.sleep(0)
         await until(harbor.watch(A), ready)
@@ -450,7 +450,7 @@ async def test_who_would_rather_wait_waits(harness: Harness) -> None:
 
     await harness.server.drain()
     server = await asyncio.start_server(refuse, "127.0.0.1", harness.port)
-    async with client(harness.url, wait=True) as harbor, asyncio.timeout(10):
+    async with client(harness.url, wait=True) as harbor, asyncio.timeout(60):
         watch = harbor.watch(A)
         await tried.wait()
         assert harbor.state == "connecting"

@@ -165,7 +165,7 @@ async def test_what_is_no_json_at_all_ends_the_session_with_3501(cluster: LiveCl
 def test_a_bad_request_has_a_status_and_a_code(
     cluster: LiveCluster, method: str, path: str, options: dict[str, Any], status: int, code: str
 ) -> None:
-    response = httpx.request(method, cluster.url + path, timeout=30, **options)
+    response = httpx.request(method, cluster.url + path, timeout=60, **options)
     assert response.status_code == status
     assert response.json()["error"]["code"] == code
 

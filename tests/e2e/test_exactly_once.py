@@ -102,7 +102,7 @@ async def test_lists_and_counters_equal_the_ledger(
 
 def _entry(cluster: LiveCluster, key: str) -> Any:
     try:
-        answer = httpx.get(f"{cluster.url}/v1/entries", params={"key": key}, timeout=10)
+        answer = httpx.get(f"{cluster.url}/v1/entries", params={"key": key}, timeout=60)
     except httpx.HTTPError:
         return None
     return answer.json().get("data") if answer.is_success else None

@@ -30,7 +30,7 @@ def write(cluster: LiveCluster) -> dict[str, Any]:
 
 
 def read(cluster: LiveCluster) -> dict[str, Any]:
-    with httpx.Client(base_url=cluster.url, timeout=20) as http:
+    with httpx.Client(base_url=cluster.url, timeout=60) as http:
         answers = {_json(key): http.get("/v1/entries", params={"key": _json(key)}) for key in KEYS}
     return {key: (answer.json().get("data"), answer.json().get("version")) for key, answer in answers.items()}
 

@@ -35,7 +35,7 @@ def scale(cluster: LiveCluster, ingestors: int) -> dict[str, Any]:
         described = cluster.supervisor.describe()
         return not described["scaling"] and len(described["ingestors"]) == ingestors and described
 
-    described: dict[str, Any] = eventually(is_done, 60)
+    described: dict[str, Any] = eventually(is_done)
     return described
 
 
@@ -128,7 +128,7 @@ async def test_without_ids_what_may_be_missing_is_counted_and_fetched(local_ray:
                 assert gaps(cluster) - before, "of channels that have moved"
             last = httpx.post(f"http://{ledger}/stop").json()["last"]
             wanted = {k: truth(last)[f'["last","k{k}"]'] for k in range(KEYS)}
-            await client.until(lambda: all(client.views[k].data("last", f"k{k}") == n for k, n in wanted.items()), 30)
+            await client.until(lambda: all(client.views[k].data("last", f"k{k}") == n for k, n in wanted.items()))
         finally:
             await client.close()
     finally:

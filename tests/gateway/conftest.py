@@ -137,7 +137,7 @@ class Harness:
 async def until(socket: ClientConnection, kind: str) -> list[dict[str, Any]]:
     """Receive messages up to the first of a type."""
     messages: list[dict[str, Any]] = []
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             frame = orjson.loads(await socket.recv())
             assert isinstance(frame, list)

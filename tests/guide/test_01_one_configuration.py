@@ -52,17 +52,17 @@ async def test_up_serves_queries_and_streams_and_leaves_nothing_behind(upstream:
         assert "harbor_actor_up" in httpx.get(f"{admin}/metrics").text
         upstream.do(lambda up: up.control({"emit": {"channel": "notifications", "raw": "{nonsense"}}))
         asking = f"{admin}/v1/cluster?dead_letters=true"
-        (letter,) = eventually(lambda: httpx.get(asking, timeout=30).json()["dead_letters"], 30)
+        (letter,) = eventually(lambda: httpx.get(asking, timeout=60).json()["dead_letters"])
         assert (letter["reason"], letter["sample"]) == ("not_json", "{nonsense")
-        assert "dead_letters" not in httpx.get(f"{admin}/v1/cluster", timeout=30).json()
-        refused = httpx.get(f"{admin}/v1/cluster?dead_letters=1", timeout=30)
+        assert "dead_letters" not in httpx.get(f"{admin}/v1/cluster", timeout=60).json()
+        refused = httpx.get(f"{admin}/v1/cluster?dead_letters=1", timeout=60)
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, "BAD_REQUEST")
         await client.close()
     finally:
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=40)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=60)
     assert alive == []
 
 

@@ -30,7 +30,7 @@ async def test_a_server_sent_client_sees_the_same(cluster: LiveCluster, upstream
     lines: list[str] = []
     params = {"key": '["activity"]', "mode": "patch"}
     async with (
-        httpx.AsyncClient(timeout=20) as http,
+        httpx.AsyncClient(timeout=60) as http,
         http.stream("GET", f"{cluster.url}/v1/stream", params=params) as response,
     ):
         assert response.headers["content-type"] == "text/event-stream"

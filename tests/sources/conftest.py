@@ -62,7 +62,7 @@ class Recorder:
         self.calls.append(state.value)
         self._told.set()
 
-    async def until(self, condition, timeout_s=10):
+    async def until(self, condition, timeout_s=60):
         async with asyncio.timeout(timeout_s):
             while not condition():
                 self._told.clear()

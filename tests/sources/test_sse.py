@@ -114,7 +114,7 @@ async def test_a_wrong_answer_is_a_failure_with_its_reason(upstream, recorder, r
 
 async def test_204_ends_it(upstream, recorder):
     upstream.answer = lambda: web.Response(status=204)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await SseSource("activity", upstream.url, recorder, backoff=QUICK).run()
     assert recorder.states == ["connecting", "disconnected"]
     assert recorder.reasons[0].startswith("http 204")
