@@ -9,7 +9,7 @@ import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -39,7 +39,7 @@ from cluster.core.ingestion_state import (
 from cluster.core.messages import Announce, Claimed, Demand, HandOver, Members, Take
 from cluster.core.overflow import Overflow
 from cluster.core.retry import Backoff
-from cluster.core.rule import Envelope, FrameFault
+from cluster.core.rule import Envelope
 from cluster.errors import HarborError, UpstreamError
 from cluster.observability.metrics import Metrics
 from cluster.services import ServiceClient
@@ -128,36 +128,24 @@ class IngestionActor(Shell):
         self.log.info("source_connected", source=source)
         self.run(self.machine.opened(source, self.now()))
 
-    def received(self, source: str, frame: bytes) -> bool:
-        """Take a frame; the hot path."""
+    def received(self, source: str, frames: Sequence[bytes]) -> bool:
+        """Take frames."""
+        return self._received(self.machine.receive(source, frames, self.clock.now_ms()))
+
+    def received_events(self, source: str, events: Sequence[Envelope]) -> bool:
+        """Take events that the transport or the dialect has read."""
+        return self._received(self.machine.receive_events(source, events, self.clock.now_ms()))
+
+    def _received(self, goes_on: bool) -> bool:
         machine = self.machine
-        try:
-            go_on = machine.receive(source, frame, self.clock.now_ms())
-        except FrameFault as fault:
-            self._fault(source, fault)
-            return True
+        for source, fault in machine.frame_faults:
+            self._decode_errors[source] += 1
+            self.log.sampled("frame_dropped", fault.reason, source=source, detail=str(fault)[:200])
+        machine.frame_faults.clear()
         if machine.rearm:
             machine.rearm = False
             self.arm()
-        return go_on
-
-    def received_event(
-        self, source: str, event: str, data: bytes, event_id: EventId | None, channel: str | None = None
-    ) -> bool:
-        """Take an event that the transport or the dialect has read."""
-        try:
-            go_on = self.machine.receive_event(source, event, data, event_id, self.clock.now_ms(), channel)
-        except FrameFault as fault:
-            self._fault(source, fault)
-            return True
-        if self.machine.rearm:
-            self.machine.rearm = False
-            self.arm()
-        return go_on
-
-    def _fault(self, source: str, fault: FrameFault) -> None:
-        self._decode_errors[source] += 1
-        self.log.sampled("frame_dropped", fault.reason, source=source, detail=str(fault)[:200])
+        return goes_on
 
     def refused(self, source: str, reason: str, size_bytes: int, detail: str = "was not read") -> None:
         """Something was dropped before it could be an event, or the upstream would not join a channel."""

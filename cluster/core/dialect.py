@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from cluster.core.feed import EventId
+from cluster.core.rule import Envelope
 
 DIALECTS: dict[str, tuple[str, ...]] = {
     "websocket": ("json", "ndjson", "socket.io", "graphql-transport-ws"),
@@ -23,20 +24,11 @@ DIALECTS: dict[str, tuple[str, ...]] = {
 """By type of source, the default first."""
 
 
-class Event(NamedTuple):
-    """An event that a frame told of; `data` is JSON."""
-
-    name: str
-    data: bytes
-    channel: str | None
-    id: EventId | None
-
-
 class Heard(NamedTuple):
     """What a frame came to."""
 
     replies: tuple[str, ...] = ()
-    events: tuple[Event, ...] = ()
+    events: tuple[Envelope, ...] = ()
     is_ready: bool = False
     """From now on channels can be joined."""
     refused: tuple[str, str] | None = None
@@ -203,7 +195,7 @@ class SocketIo:
         data = bytes(arguments[1]) if len(arguments) > 1 else b"null"
         channel, event_id = self._members.read(data)
         replies = (f"43{self._place}{acknowledge.decode()}[]",) if acknowledge.isdigit() else ()
-        return Heard(replies, (Event(name, data, channel, event_id),))
+        return Heard(replies, (Envelope(name, data, channel, event_id),))
 
     def join(self, channel: str, asked: str) -> str:  # noqa: ARG002 - the message names it
         """Emit the configured event: `[name, arguments...]`."""
@@ -286,7 +278,7 @@ class GraphQl:
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             return Heard(refused=("not_json", str(error)))
         fields = (result.data or {}).items()
-        events = tuple(Event(name, bytes(data), channel, self._members.read(data)[1]) for name, data in fields)
+        events = tuple(Envelope(name, bytes(data), channel, self._members.read(data)[1]) for name, data in fields)
         if not bytes(result.errors) or any(event.data != b"null" for event in events):
             self._faulty.discard(packet.id)
             return Heard(events=events)

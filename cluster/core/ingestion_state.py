@@ -59,7 +59,7 @@ from cluster.core.overflow import Overflow, Waiting
 from cluster.core.placement import SlotMap, coordinator_of, unit
 from cluster.core.query_key import CanonicalKey
 from cluster.core.rate import TokenBucket
-from cluster.core.rule import Envelope, FrameFault, Made, Route, Router
+from cluster.core.rule import Envelope, FrameFault, Made, Route, Router, kept
 from cluster.core.source_news import SourceNews
 from cluster.core.window import Profile
 
@@ -344,6 +344,8 @@ class IngestionState:
         """By (source, reason)."""
         self.gaps: Counter[str] = Counter()
         """How often events of a source, or of a channel of it, may have passed unseen."""
+        self.frame_faults: list[tuple[str, FrameFault]] = []
+        """By source: what was wrong with frames, until the shell takes it."""
         self.dead_letters = DeadLetters()
         self.operations: Counter[str] = Counter()
         """By operation kind."""
@@ -355,39 +357,45 @@ class IngestionState:
 
     # --- the hot path --------------------------------------------------------------------------------------------
 
-    def receive(self, source_name: str, frame: bytes, now_ms: float) -> bool:
-        """Take one frame. Returns False when the source must stop reading until it is told to `Resume`.
+    def receive(self, source_name: str, frames: Sequence[bytes], now_ms: float) -> bool:
+        """Take the frames of one read. Returns False when the source must stop reading until it is told to `Resume`.
 
-        Raises:
-            FrameFault: the frame is unusable; it is counted, and the stream may go on.
+        A frame that is unusable is counted, goes to `frame_faults`, and the stream goes on.
         """
         source = self._sources[source_name]
-        if source.waiting is not None:
-            return self._receive_waiting(source, source.waiting, frame, now_ms)
-        try:
-            decoded = source.decode(frame)
-        except FrameFault as fault:
-            self._faulty(source, fault, frame, now_ms)
-            raise
-        count = 1
-        if isinstance(decoded, list):
-            count = len(decoded)
-            for envelope in decoded:
-                if isinstance(envelope, FrameFault):
-                    self._faulty(source, envelope, envelope.element, now_ms)
-                else:
-                    self._take(source, envelope, envelope.id, now_ms)
-        else:
-            self._take(source, decoded, decoded.id, now_ms)
-        if source.faults:
-            self.dead_letters.take(source_name, source.faults, now_ms)
-        if self.bytes_pending > source.high_water or source.awaiting or source.bucket is not None:
-            return self._goes_on(source, count, now_ms)
-        return True
+        events, faults = source.decode(frames)
+        return self._receive(source, events, [event.id for event in events], faults, now_ms)
 
-    def _faulty(self, source: _Source, fault: FrameFault, sample: Raw | bytes, now_ms: float) -> None:
-        self.events_dropped[source.name, fault.reason] += 1
-        self.dead_letters.add(source.name, fault.reason, now_ms, detail=fault.detail, sample=sample)
+    def receive_events(self, source_name: str, events: Sequence[Envelope], now_ms: float) -> bool:
+        """As `receive`, for events whose name and data the transport or the dialect has read."""
+        source = self._sources[source_name]
+        envelopes, ids, faults = source.router.decode_events(events, asks=source.asks)
+        return self._receive(source, envelopes, ids, faults, now_ms)
+
+    def _receive(
+        self,
+        source: _Source,
+        events: Sequence[Envelope],
+        ids: Sequence[EventId | None],
+        faults: list[FrameFault],
+        now_ms: float,
+    ) -> bool:
+        for fault in faults:
+            self.events_dropped[source.name, fault.reason] += 1
+            self.dead_letters.add(
+                source.name, fault.reason, now_ms, event=fault.event, detail=fault.detail, sample=fault.sample
+            )
+            self.frame_faults.append((source.name, fault))
+        if source.waiting is not None:
+            for envelope, event_id in zip(events, ids, strict=True):
+                self._wait(source, source.waiting, envelope, event_id)
+            return True
+        self._take(source, events, ids, now_ms)
+        if source.faults:
+            self.dead_letters.take(source.name, source.faults, now_ms)
+        if self.bytes_pending > source.high_water or source.awaiting or source.bucket is not None:
+            return self._goes_on(source, len(events), now_ms)
+        return True
 
     def _goes_on(self, source: _Source, count: int, now_ms: float) -> bool:
         """Whether a source is to be read on, after `count` events."""
@@ -402,39 +410,6 @@ class IngestionState:
         self.pauses += not source.awaiting
         return False
 
-    def receive_event(
-        self,
-        source_name: str,
-        event: str,
-        data: bytes,
-        event_id: EventId | None,
-        now_ms: float,
-        channel: str | None = None,
-    ) -> bool:
-        """As `receive`, for an event whose name and data the transport or the dialect has read.
-
-        Raises:
-            FrameFault: the data is unusable.
-        """
-        source = self._sources[source_name]
-        try:
-            envelope = source.router.decode_sse(event, data, event_id, channel)
-            if event_id is None and source.asks:
-                event_id = envelope.id
-        except FrameFault as fault:
-            self.events_dropped[source_name, fault.reason] += 1
-            self.dead_letters.add(source_name, fault.reason, now_ms, event=event, detail=fault.detail, sample=data)
-            raise
-        if source.waiting is not None:
-            self._wait(source, source.waiting, envelope, event_id)
-            return True
-        self._take(source, envelope, event_id, now_ms)
-        if source.faults:
-            self.dead_letters.take(source_name, source.faults, now_ms)
-        if self.bytes_pending > source.high_water or source.awaiting or source.bucket is not None:
-            return self._goes_on(source, 1, now_ms)
-        return True
-
     def _overflows(self, source: _Source, now_ms: float) -> bool:
         """Too much is on its way of a source that may not be paused."""
         if source.overflow is Overflow.DISCONNECT:
@@ -445,25 +420,12 @@ class IngestionState:
         source.waiting = Waiting()
         return True
 
-    def _receive_waiting(self, source: _Source, waiting: Waiting, frame: bytes, now_ms: float) -> bool:
-        try:
-            decoded = source.decode(frame)
-        except FrameFault as fault:
-            self._faulty(source, fault, frame, now_ms)
-            raise
-        for envelope in decoded if isinstance(decoded, list) else (decoded,):
-            if isinstance(envelope, FrameFault):
-                self._faulty(source, envelope, envelope.element, now_ms)
-            else:
-                self._wait(source, waiting, envelope, envelope.id)
-        return True
-
     def _wait(self, source: _Source, waiting: Waiting, envelope: Envelope, event_id: EventId | None) -> None:
         what = None
         if source.overflow is Overflow.KEEP_LATEST:
             _, routes = self._routes(source, envelope.event, envelope.channel)
             what = tuple(key for route, _ in routes for key, _ in route.apply(envelope.data, envelope.id))
-        dropped = waiting.add(envelope, event_id, what)
+        dropped = waiting.add(kept(envelope), event_id, what)
         if dropped:
             source.dropped = True
             self.events_dropped[source.name, f"overflow_{source.overflow.value}"] += dropped
@@ -476,70 +438,76 @@ class IngestionState:
         source.dropped = False
         while waiting and self.bytes_pending <= source.high_water:
             envelope, event_id = waiting.pop()
-            self._take(source, envelope, event_id, now_ms)
+            self._take(source, (envelope,), (event_id,), now_ms)
         if not waiting:
             source.waiting = None
 
+    def _take_held(self, source: _Source, held: Held, now_ms: float) -> None:
+        self._take(source, [envelope for envelope, _ in held], [event_id for _, event_id in held], now_ms)
+
     def _take(  # noqa: PLR0915 - the hot path stays in one piece
-        self, source: _Source, envelope: Envelope, event_id: EventId | None, now_ms: float
+        self, source: _Source, envelopes: Sequence[Envelope], ids: Sequence[EventId | None], now_ms: float
     ) -> None:
-        """`event_id`: what the upstream would go on after."""
-        source.received += 1
+        """`ids`: what the upstream would go on after, for each."""
+        source.received += len(envelopes)
         self._now_ms = now_ms
-        try:
-            sequence, routes = source.memo[envelope.channel][envelope.event]
-        except KeyError:
-            sequence, routes = self._routes(source, envelope.event, envelope.channel)
-        if sequence.guarded:
-            if not self._admits(source, sequence, envelope, event_id, now_ms):
-                return
-            if source.sequences.get(sequence.name) is not sequence:
+        memo = source.memo
+        profiles = self._targets
+        for envelope, event_id in zip(envelopes, ids, strict=True):
+            try:
+                sequence, routes = memo[envelope.channel][envelope.event]
+            except KeyError:
                 sequence, routes = self._routes(source, envelope.event, envelope.channel)
-        number = sequence.number = sequence.number + 1
-        if event_id is not None:
-            sequence.id = event_id
-            sequence.id_number = number
-        if number <= sequence.taken:
-            return
-        if not routes:
-            self.events_dropped[source.name, "no_rule"] += 1
-            return
-        is_repeat = number <= sequence.replay_until
-        for route, feed in routes:
-            targets = self._targets[route.profile]
-            for key, operation in route.apply(envelope.data, envelope.id):
-                pending = targets.get(key)
-                if pending is None:
-                    if is_broadcast(key):
-                        self._everywhere(route, feed, number, key, operation, now_ms)
-                        continue
-                    pending = self._target(route.profile, key)
-                if is_repeat and number <= feed.committed.get(pending.shard, 0):
+            if sequence.guarded:
+                if not self._admits(source, sequence, envelope, event_id, now_ms):
                     continue
-                fold = pending.folds.get(key)
-                if fold is None:
-                    fold = pending.folds[key] = Fold()
-                    size = len(key) + fold.add(operation)
-                    if not pending.oldest_ms:
-                        pending.oldest_ms = now_ms
-                        self.rearm = True
-                        if self._leading[route.profile]:
-                            pending.line.urgent = True
-                else:
-                    size = fold.add(operation)
-                fold.origin = route.origin
-                if size:  # what replaces a value of its own length, as most do, changes nothing
-                    line = pending.line
-                    line.size += size
-                    source.made += size
-                    self.bytes_pending += size
-                    if line.size >= EARLY_BYTES and not line.early:
-                        line.early = self.rearm = True
-                span = pending.feeds.get(feed)
-                if span is None:
-                    pending.feeds[feed] = [number, number]
-                else:
-                    span[1] = number
+                if source.sequences.get(sequence.name) is not sequence:
+                    sequence, routes = self._routes(source, envelope.event, envelope.channel)
+            number = sequence.number = sequence.number + 1
+            if event_id is not None:
+                sequence.id = event_id
+                sequence.id_number = number
+            if number <= sequence.taken:
+                continue
+            if not routes:
+                self.events_dropped[source.name, "no_rule"] += 1
+                continue
+            is_repeat = number <= sequence.replay_until
+            for route, feed in routes:
+                targets = profiles[route.profile]
+                for key, operation in route.apply(envelope.data, envelope.id):
+                    pending = targets.get(key)
+                    if pending is None:
+                        if is_broadcast(key):
+                            self._everywhere(route, feed, number, key, operation, now_ms)
+                            continue
+                        pending = self._target(route.profile, key)
+                    if is_repeat and number <= feed.committed.get(pending.shard, 0):
+                        continue
+                    fold = pending.folds.get(key)
+                    if fold is None:
+                        fold = pending.folds[key] = Fold()
+                        size = len(key) + fold.add(operation)
+                        if not pending.oldest_ms:
+                            pending.oldest_ms = now_ms
+                            self.rearm = True
+                            if self._leading[route.profile]:
+                                pending.line.urgent = True
+                    else:
+                        size = fold.add(operation)
+                    fold.origin = route.origin
+                    if size:  # what replaces a value of its own length, as most do, changes nothing
+                        line = pending.line
+                        line.size += size
+                        source.made += size
+                        self.bytes_pending += size
+                        if line.size >= EARLY_BYTES and not line.early:
+                            line.early = self.rearm = True
+                    span = pending.feeds.get(feed)
+                    if span is None:
+                        pending.feeds[feed] = [number, number]
+                    else:
+                        span[1] = number
 
     def _routes(self, source: _Source, event: str, channel: str | None) -> _Routes:
         if source.remembered > KNOWN_KEYS:
@@ -595,10 +563,10 @@ class IngestionState:
         if sequence.held is not None:
             source.received -= 1  # it will be
             if len(sequence.held) <= MAX_HELD:
-                sequence.held.append((envelope, event_id))
+                sequence.held.append((kept(envelope), event_id))
             return False
         if source.awaiting:
-            source.kept.append((envelope, event_id))
+            source.kept.append((kept(envelope), event_id))
             source.received -= 1  # it will be
             return False
         if event_id is not None and source.seen:
@@ -748,18 +716,16 @@ class IngestionState:
             return []  # it is asked again already
         source.awaiting = False
         source.seen = {str(each.id) for each in events or () if each.id is not None}
-        kept, source.kept = source.kept, []
+        held, source.kept = source.kept, []
         if events is None:
             self.events_dropped[source_name, "history_gone"] += 1
             self._lost(source, source_name, now_ms)
         else:
             source.seen, seen = set(), source.seen
-            for envelope in events:
-                self._take(source, envelope, envelope.id, now_ms)
+            self._take(source, events, [envelope.id for envelope in events], now_ms)
             source.seen = seen
             self._sequence(source, source_name).guarded = bool(seen)
-        for envelope, event_id in kept:
-            self._take(source, envelope, event_id, now_ms)
+        self._take_held(source, held, now_ms)
         self.dead_letters.take(source_name, source.router.faults, now_ms)
         return self.wake(now_ms)
 
@@ -1055,8 +1021,7 @@ class IngestionState:
             return self._ask_missed(source, since, [])
         if place is None:
             self._lost(source, name, now_ms)
-        for envelope, event_id in held[place or 0 :]:
-            self._take(source, envelope, event_id, now_ms)
+        self._take_held(source, held[place or 0 :], now_ms)
         return []
 
     def _tidy(self) -> list[Effect]:

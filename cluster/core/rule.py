@@ -44,7 +44,7 @@ from cluster.core.operation import (
 from cluster.core.query_key import CanonicalKey, canonical, checked
 from cluster.core.relation import Contains, Relations
 from cluster.core.template import HeadIndex, Hole, Literal, MissingCapture, Node, Path
-from cluster.core.transform import Heard, Shape, Transform, TransformFunction, compile_transform
+from cluster.core.transform import HeardOn, Shape, Transform, TransformFunction, compile_transform
 from cluster.errors import ErrorCode, HarborError, OperationError, RequestError
 
 BROADCAST = frozenset({"entity", "relation"})
@@ -61,12 +61,13 @@ Made = tuple[CanonicalKey, Operation]
 class FrameFault(Exception):  # noqa: N818 - what is wrong with a frame, counted by reason
     """A frame that cannot be an event: not_json, not_object, no_event."""
 
-    def __init__(self, reason: str, detail: str = "", element: Raw | bytes = b"") -> None:
-        """`element`: what it is about, where that is an element of a frame."""
+    def __init__(self, reason: str, detail: str = "", sample: Raw | bytes = b"", event: str | None = None) -> None:
+        """`sample`: the frame, or the element of it, that it is about; `event`: its name, where that could be read."""
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
-        self.element = element
+        self.sample = sample
+        self.event = event
 
 
 class Envelope(Struct, frozen=True, gc=False):
@@ -76,6 +77,15 @@ class Envelope(Struct, frozen=True, gc=False):
     data: Raw | bytes
     channel: str | None = None
     id: str | int | None = None
+
+
+def kept(envelope: Envelope) -> Envelope:
+    """Return it with data of its own, to be kept: as it came it holds on to all that came with it."""
+    return Envelope(envelope.event, bytes(envelope.data), envelope.channel, envelope.id)
+
+
+_NAME = attrgetter("event")
+_RAW = msgspec.json.Decoder(Raw).decode
 
 
 class RuleOperation(Struct, frozen=True):
@@ -194,66 +204,111 @@ class Router:
         """Whether there are rules for events without a channel."""
         return any(stream.channel is None for stream in self._streams)
 
-    def decode(self, frame: bytes) -> Any:
-        """Read a frame: an envelope, or the list of envelopes and `FrameFault`s that a JSON array holds.
+    def decode(self, frames: Sequence[bytes]) -> tuple[list[Any], list[FrameFault]]:
+        """Read frames, each an envelope or a JSON array of them. Returns the envelopes, and what is none."""
+        # As elements of one array they cost half of what they do one by one. Frames that are broken at commas, in such ways that the
+        # number comes out right, are not noticed then; what is taken is whole values still.
+        joined = frames[0] if len(frames) == 1 else b",".join(frames)
+        try:
+            if not joined.isascii():
+                joined.decode()
+            events: list[Any] = self._decode_events(b"[%b]" % joined)
+            if len(events) == len(frames) and all(map(_NAME, events)):
+                return events, []
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            pass  # one by one, to see what is wrong with which
+        events = []
+        faults: list[FrameFault] = []
+        for frame in frames:
+            try:
+                self._decode_frame(frame, events, faults)
+            except FrameFault as fault:
+                fault.sample = frame
+                faults.append(fault)
+        return events, faults
 
-        Raises:
-            FrameFault: the frame is no event.
-        """
+    def _decode_frame(self, frame: bytes, events: list[Any], faults: list[FrameFault]) -> None:
         if not frame.isascii():
             try:
                 frame.decode()
             except UnicodeDecodeError as error:
                 raise FrameFault("not_json", "invalid UTF-8") from error
+        if frame.lstrip()[:1] != b"[":
+            events.append(self._decode_one(frame))
+            return
+        try:
+            found: list[Any] = self._decode_events(frame)
+            if all(map(_NAME, found)):
+                events.extend(found)
+                return
+        except (msgspec.DecodeError, RecursionError):
+            pass
+        try:
+            elements = self._elements.decode(frame)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise _frame_fault(error) from None
+        for element in elements:
+            try:
+                events.append(self._decode_one(element))
+            except FrameFault as fault:
+                fault.sample = element
+                faults.append(fault)
+
+    def _decode_one(self, frame: Raw | bytes) -> Any:
         try:
             envelope = self._decode(frame)
         except (msgspec.DecodeError, RecursionError) as error:
-            if frame.lstrip()[:1] == b"[":  # found out only now: looking first would cost every single event
-                return self._decode_list(frame)
             raise _frame_fault(error) from None
         if not envelope.event:
             raise FrameFault("no_event")
         return envelope
 
-    def _decode_list(self, frame: bytes) -> list[Any]:
-        try:
-            events: list[Any] = self._decode_events(frame)
-            if all(envelope.event for envelope in events):
-                return events
-        except (msgspec.DecodeError, RecursionError):
-            pass  # one by one, to see which of them are no events
-        try:
-            elements = self._elements.decode(frame)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise _frame_fault(error) from None
-        decoded: list[Any] = []
-        for element in elements:
-            try:
-                envelope = self._decode(element)
-            except (msgspec.DecodeError, RecursionError) as error:
-                decoded.append(_frame_fault(error, element))
-            else:
-                decoded.append(envelope if envelope.event else FrameFault("no_event", "", element))
-        return decoded
+    def decode_events(
+        self, events: Sequence[Envelope], *, asks: bool
+    ) -> tuple[Sequence[Any], list[str | int | None], list[FrameFault]]:
+        """Read events whose name and data a transport has read: as they are, or where an envelope is configured the JSON in their data.
 
-    def decode_sse(self, event: str, data: bytes, event_id: str | int | None, channel: str | None = None) -> Any:
-        """Read a server-sent event: its own fields, or where an envelope is configured the JSON in its data.
-
-        Raises:
-            FrameFault: the data is no JSON, or no envelope.
+        Returns the envelopes, the id after which an upstream would go on for each (`asks`: those in the data will do), and what is none.
         """
-        if self._mapped:
-            envelope = self.decode(data)
-            if isinstance(envelope, list):
-                raise FrameFault("not_object")
-            return envelope
+        try:
+            if not self._mapped:
+                for event in events:
+                    data = event.data
+                    if not data.isascii():
+                        data.decode()
+                    _RAW(data)
+                return events, [event.id for event in events], []
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            pass  # one by one
+        envelopes: list[Any] = []
+        ids: list[str | int | None] = []
+        faults: list[FrameFault] = []
+        for event in events:
+            try:
+                envelope = self._decode_event(event)
+            except FrameFault as fault:
+                fault.sample, fault.event = event.data, event.event
+                faults.append(fault)
+                continue
+            envelopes.append(envelope)
+            ids.append(envelope.id if event.id is None and asks else event.id)
+        return envelopes, ids, faults
+
+    def _decode_event(self, event: Envelope) -> Any:
+        data = bytes(event.data)
         try:
             if not data.isascii():
                 data.decode()
-            msgspec.json.decode(data, type=Raw)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            if self._mapped:
+                if data.lstrip()[:1] == b"[":
+                    raise FrameFault("not_object")
+                return self._decode_one(data)
+            _RAW(data)
+        except UnicodeDecodeError:
+            raise FrameFault("not_json", "invalid UTF-8") from None
+        except (msgspec.DecodeError, RecursionError) as error:
             raise FrameFault("not_json", str(error)) from None
-        return Envelope(event, data, channel, event_id)
+        return event
 
     def route(self, event: str, channel: str | None) -> tuple[Route, ...]:
         """Return what to do with an event of this name on this channel; the caller keeps the answer."""
@@ -284,19 +339,19 @@ class Router:
         if stream.transform is None or not stream.transform.shapes:
             return rules
 
-        def tell(heard: Heard) -> dict[str, Any]:
+        def tell(heard: HeardOn) -> dict[str, Any]:
             return {"event": name, "channel": heard[0], "captures": _captures(places, heard)}
 
         return self._transformed(compile_transform(stream.transform, tell, self._call), rules, drop)
 
-    def _fault(self, event: str, reason: str, detail: str, data: Raw | bytes, heard: Heard) -> None:
+    def _fault(self, event: str, reason: str, detail: str, data: Raw | bytes, heard: HeardOn) -> None:
         """An event, or an operation of one, comes to nothing since it is ill-shaped."""
         self.dropped[reason] += 1
         if len(self.faults) < MAX_FAULTS:
             self.faults.append(Fault(reason, event, heard[0], detail, data))
 
     def _transformed(self, shape: Shape, rules: "_Step", drop: "_Drop") -> "_Step":
-        def run(heard: Heard, data: Raw | bytes, event_id: str | int | None) -> list[Made]:
+        def run(heard: HeardOn, data: Raw | bytes, event_id: str | int | None) -> list[Made]:
             try:
                 shaped = shape(heard, data, event_id)
             except _FAULTS as fault:
@@ -310,19 +365,19 @@ class Router:
         return run
 
 
-def _frame_fault(error: Exception, element: Raw | bytes = b"") -> FrameFault:
+def _frame_fault(error: Exception) -> FrameFault:
     if not isinstance(error, msgspec.ValidationError):
-        return FrameFault("not_json", str(error), element)
-    return FrameFault("no_event" if "`$." in str(error) else "not_object", str(error), element)
+        return FrameFault("not_json", str(error))
+    return FrameFault("no_event" if "`$." in str(error) else "not_object", str(error))
 
 
 def _no_function(reference: str, _: dict[str, Any]) -> bytes | None:
     raise OperationError(f"function {reference} cannot be run here")
 
 
-_Step = Callable[[Heard, Raw | bytes, str | int | None], list[Made]]
+_Step = Callable[[HeardOn, Raw | bytes, str | int | None], list[Made]]
 """One operation of a rule, run on one event; it counts what it drops, and raises nothing that an upstream can cause."""
-_Drop = Callable[[str, str, Raw | bytes, Heard], None]
+_Drop = Callable[[str, str, Raw | bytes, HeardOn], None]
 """Told of what comes to nothing: reason, detail, data, where it was heard."""
 _MISSING = (MissingCapture, AttributeError)  # an attribute of an unset member
 # What an upstream can send: no JSON, nested too deep, integers beyond 64 bits in what is written again, texts too long for a key.
@@ -345,14 +400,14 @@ def _reason(fault: Exception) -> str:
     return "bad_data"
 
 
-def _run_all(steps: list[_Step], heard: Heard, data: Raw | bytes, event_id: str | int | None) -> list[Made]:
+def _run_all(steps: list[_Step], heard: HeardOn, data: Raw | bytes, event_id: str | int | None) -> list[Made]:
     made: list[Made] = []
     for step in steps:
         made.extend(step(heard, data, event_id))
     return made
 
 
-def _captures(places: dict[str, int], heard: Heard) -> dict[str, str | None]:
+def _captures(places: dict[str, int], heard: HeardOn) -> dict[str, str | None]:
     return {name: heard[place] for name, place in places.items()}
 
 
@@ -510,7 +565,7 @@ def _nothing(*_: Any) -> Any:
     raise MissingCapture
 
 
-def _event_id(data: Any, members: Any, item: Any, item_members: Any, event_id: str | int | None, heard: Heard) -> Any:
+def _event_id(data: Any, members: Any, item: Any, item_members: Any, event_id: str | int | None, heard: HeardOn) -> Any:
     if event_id is None:
         raise MissingCapture
     return event_id
@@ -532,12 +587,12 @@ def _reads(operation: RuleOperation) -> tuple[set[Path], set[Path]]:
 
 
 def _compile_operation(operation: RuleOperation, event: str, places: dict[str, int], drop_as: _Drop) -> _Step:
-    """`places`: where in `Heard` the captures of the channel are, by name."""
+    """`places`: where in `HeardOn` the captures of the channel are, by name."""
     parsed, passed = _reads(operation)
     names = sorted(".".join(path) for path in parsed | passed if path not in ALWAYS_THERE and path[0] not in places)
     needs = f"{operation.kind} needs {', '.join(f'{{{name}}}' for name in names)}"
 
-    def drop(fault: Exception, data: Raw | bytes, heard: Heard) -> None:
+    def drop(fault: Exception, data: Raw | bytes, heard: HeardOn) -> None:
         drop_as(_reason(fault), needs if isinstance(fault, _MISSING) else str(fault), data, heard)
 
     each = operation.each
@@ -565,7 +620,7 @@ def _compile_operation(operation: RuleOperation, event: str, places: dict[str, i
     if isinstance(each, Hole):
         elements = reader.json(each)
 
-        def run_each(heard: Heard, data: Raw | bytes, event_id: str | int | None) -> list[Made]:
+        def run_each(heard: HeardOn, data: Raw | bytes, event_id: str | int | None) -> list[Made]:
             made: list[Made] = []
             try:
                 members = decode(data) if decode is not None else None
@@ -590,7 +645,7 @@ def _compile_operation(operation: RuleOperation, event: str, places: dict[str, i
         if fast is not None:
             return fast
 
-    def run(heard: Heard, data: Raw | bytes, event_id: str | int | None) -> list[Made]:
+    def run(heard: HeardOn, data: Raw | bytes, event_id: str | int | None) -> list[Made]:
         try:
             members = decode(data) if decode is not None else None
             if conditions and not _holds(conditions, data, members, event_id, heard):
@@ -619,9 +674,7 @@ _Condition = tuple[Callable[..., Any], tuple[str, ...], Any]
 """(what reads a value, pointer into that, what is to stand there)."""
 
 
-def _holds(
-    conditions: list[_Condition], data: Any, members: Any, event_id: str | int | None, heard: Heard
-) -> bool:
+def _holds(conditions: list[_Condition], data: Any, members: Any, event_id: str | int | None, heard: HeardOn) -> bool:
     for read, rest, wanted in conditions:
         try:
             value = resolve(read(data, members, None, None, event_id, heard), rest)
@@ -633,7 +686,10 @@ def _holds(
 
 
 def _fast_set(
-    operation: RuleOperation, scope: _Scope, places: dict[str, int], drop: Callable[[Exception, Raw | bytes, Heard], None]
+    operation: RuleOperation,
+    scope: _Scope,
+    places: dict[str, int],
+    drop: Callable[[Exception, Raw | bytes, HeardOn], None],
 ) -> _Step | None:
     """The commonest rule, `set {key: [..., "{data.id}"], value: "{data}"}`, without the general machinery (half its time)."""
     paths = dict.fromkeys(template.holes(operation.key))
@@ -653,7 +709,7 @@ def _fast_set(
     node = operation.key
     memo: dict[Any, CanonicalKey] = {}
 
-    def learn(heard: Heard, value: Any, known: Any) -> CanonicalKey:
+    def learn(heard: HeardOn, value: Any, known: Any) -> CanonicalKey:
         if value is UNSET:
             raise MissingCapture
         key = canonical(checked(template.build(node, lambda p: heard[places[p[0]]] if p[0] in places else value)))
@@ -662,7 +718,7 @@ def _fast_set(
 
     if not read:
 
-        def run_without(heard: Heard, data: Raw | bytes, event_id: str | int | None) -> list[Made]:
+        def run_without(heard: HeardOn, data: Raw | bytes, event_id: str | int | None) -> list[Made]:
             key = memo.get(heard)
             try:
                 return [(learn(heard, "", heard) if key is None else key, Set(bytes(data)))]
@@ -676,7 +732,7 @@ def _fast_set(
     decode = decoder.decode
     is_captured = len(paths) > 1
 
-    def run(heard: Heard, data: Raw | bytes, event_id: str | int | None) -> list[Made]:
+    def run(heard: HeardOn, data: Raw | bytes, event_id: str | int | None) -> list[Made]:
         try:
             value = decode(data).value
             kind = value.__class__
@@ -768,7 +824,7 @@ def _maker(operation: RuleOperation, reader: _Reader, event: str, places: dict[s
             function = operation.function
 
             def call(
-                data: Any, members: Any, item: Any, item_members: Any, event_id: str | int | None, heard: Heard
+                data: Any, members: Any, item: Any, item_members: Any, event_id: str | int | None, heard: HeardOn
             ) -> Made:
                 head = orjson.dumps({"event": event, "captures": _captures(places, heard)})[:-1]
                 told = b'%b,"data":%b,"id":%b' % (head, bytes(data), orjson.dumps(event_id))

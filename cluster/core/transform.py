@@ -23,9 +23,9 @@ from cluster.errors import OperationError
 Json = Raw | bytes
 TransformFunction = Callable[[str, dict[str, Any]], bytes | None]
 """Calls a function by its reference with an event: JSON, or None to leave the event out. Raises `OperationError`."""
-Heard = tuple[str | None, ...]
+HeardOn = tuple[str | None, ...]
 """Where an event came from: its channel, and what the stream's template captures of that."""
-Shape = Callable[[Heard, Json, str | int | None], Json | None]
+Shape = Callable[[HeardOn, Json, str | int | None], Json | None]
 """What a transform makes of an event's data; None: the event is left out. It is told where it was heard, and its id.
 
 Raises what a decoder does (the data is not of the kind wanted), and `OperationError`."""
@@ -55,7 +55,7 @@ class Transform(Struct, frozen=True):
 
 
 def compile_transform(
-    transform: Transform, tell: Callable[[Heard], Mapping[str, Any]], call: TransformFunction
+    transform: Transform, tell: Callable[[HeardOn], Mapping[str, Any]], call: TransformFunction
 ) -> Shape:
     """Return what a transform does to events of one name. `tell`: what its function is told of each, beside data and id."""
     steps: list[Shape] = []
@@ -70,7 +70,7 @@ def compile_transform(
     if len(steps) == 1:
         return steps[0]
 
-    def run(heard: Heard, data: Json, event_id: str | int | None) -> Json | None:
+    def run(heard: HeardOn, data: Json, event_id: str | int | None) -> Json | None:
         shaped: Json | None = data
         for step in steps:
             shaped = step(heard, data, event_id)
@@ -87,7 +87,7 @@ def _when(conditions: Mapping[str, Any]) -> Shape:
     wanted = list(conditions.values())
     decode = msgspec.json.decode
 
-    def run(_: Heard, data: Json, __: str | int | None) -> Json | None:
+    def run(_: HeardOn, data: Json, __: str | int | None) -> Json | None:
         for value, expected in zip(read(data), wanted, strict=True):
             if isinstance(value, UnsetType) or not json_equal(decode(value), expected):
                 return None
@@ -96,10 +96,10 @@ def _when(conditions: Mapping[str, Any]) -> Shape:
     return run
 
 
-def _function(reference: str, tell: Callable[[Heard], Mapping[str, Any]], call: TransformFunction) -> Shape:
+def _function(reference: str, tell: Callable[[HeardOn], Mapping[str, Any]], call: TransformFunction) -> Shape:
     decode = msgspec.json.decode
 
-    def run(heard: Heard, data: Json, event_id: str | int | None) -> Json | None:
+    def run(heard: HeardOn, data: Json, event_id: str | int | None) -> Json | None:
         return call(reference, {**tell(heard), "data": decode(data), "id": event_id})
 
     return run
@@ -120,7 +120,7 @@ def _pick(pick: Sequence[str] | Mapping[str, str], rename: Mapping[str, str]) ->
             members = _OBJECT.decode(data)
             return [members.get(name, UNSET) for name in listed]
 
-    def run(_: Heard, data: Json, __: str | int | None) -> Json:
+    def run(_: HeardOn, data: Json, __: str | int | None) -> Json:
         found = zip(names, read(data), strict=True)
         return encode({name: value for name, value in found if value is not UNSET})
 
@@ -131,7 +131,7 @@ def _rename(rename: Mapping[str, str]) -> Shape:
     pairs = list(rename.items())
     encode = msgspec.json.encode
 
-    def run(_: Heard, data: Json, __: str | int | None) -> Json:
+    def run(_: HeardOn, data: Json, __: str | int | None) -> Json:
         members = _OBJECT.decode(data)
         moved = {ours: members.pop(theirs) for theirs, ours in pairs if theirs in members}
         if not moved:

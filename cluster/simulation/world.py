@@ -515,7 +515,7 @@ class World:
             machine = self.machines.get(name)
             known = self.upstream.connections.get(name)
             if machine is not None and known is not None and known.number == connection:
-                machine.receive(self._source, frame, self.now_ms)
+                machine.receive(self._source, [frame], self.now_ms)
                 self._arm(name)
 
         self.at(1.0, arrive)  # one connection: in order

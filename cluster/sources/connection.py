@@ -1,7 +1,7 @@
 """What a WebSocket source needs of a connection, whichever library holds it.
 
-A connection begins held: what comes is kept until the first `release`. It hands over whole messages, text and binary alike, in order, from
-inside the read that brought them. No extension is offered, so a frame with reserved bits (a compressed one) ends it, as anything does that
+A connection begins held: what comes is kept until the first `release`. It hands over whole messages, text and binary alike, in order, all
+those of a read at once, from inside that read. No extension is offered, so a frame with reserved bits (a compressed one) ends it, as anything does that
 breaks the protocol. It reads nothing while held, answers pings (not those of a peer that leaves the answers unread), and buffers about
 one message of the greatest length at most.
 
@@ -29,8 +29,8 @@ class Dial(NamedTuple):
     url: str
     headers: Mapping[str, str]
     subprotocols: tuple[str, ...]
-    deliver: Callable[[bytes], bool]
-    """Takes a message; False holds the connection. What it raises ends the connection and becomes its `failure`."""
+    deliver: Callable[[list[bytes]], bool]
+    """Takes messages; False holds the connection. What it raises ends the connection and becomes its `failure`."""
     refuse: Callable[[str, int], None]
     """Is told (`too_large`, bytes) of a message that was not delivered."""
     max_frame_bytes: int

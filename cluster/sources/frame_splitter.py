@@ -37,7 +37,7 @@ class FrameSplitter:
 
     def __init__(
         self,
-        deliver: Callable[[bytes], bool],
+        deliver: Callable[[list[bytes]], bool],
         control: Callable[[bytes], None],
         refuse: Callable[[str, int], None],
         max_bytes: int,
@@ -45,7 +45,7 @@ class FrameSplitter:
         """Build.
 
         Args:
-            deliver: Takes a whole message. False holds everything after it until `release`.
+            deliver: Takes the whole messages of a read. False holds everything after them until `release`.
             control: Takes a whole control frame, header included.
             refuse: Is told (reason, size) of a message that was dropped; where it came in pieces, the size up to where that was clear.
             max_bytes: The longest message delivered, and about the most that is buffered.
@@ -106,16 +106,24 @@ class FrameSplitter:
         self._deliver = self._discard
 
     @staticmethod
-    def _discard(_frame: bytes) -> bool:
+    def _discard(_messages: list[bytes]) -> bool:
         return True
 
     def _keep(self, data: bytes) -> None:
         self._chunks.append(data)
         self._have = len(data)
 
-    def _split(self, data: bytes) -> None:  # noqa: PLR0915 - the hot loop stays in one piece
+    def _split(self, data: bytes) -> None:
         if self.closed:
             return
+        messages: list[bytes] = []
+        try:
+            self._cut(data, messages)
+        finally:  # what came before a violation counts
+            if messages and not self._deliver(messages):
+                self.held = True
+
+    def _cut(self, data: bytes, messages: list[bytes]) -> None:
         end = len(data)
         position = self._skip
         if position:
@@ -123,7 +131,6 @@ class FrameSplitter:
                 self._skip = position - end
                 return
             self._skip = 0
-        deliver = self._deliver
         pieces = self._pieces
         max_bytes = self._max_bytes
         need = 2
@@ -159,23 +166,17 @@ class FrameSplitter:
                 break
             if head in WHOLE and not pieces.inside:
                 position = stop
-                if not deliver(data[start:stop]):
-                    self.held = True
-                    need = 2
-                    break
+                messages.append(data[start:stop])
                 continue
-            taken = self._other(head, data[position:stop], data[start:stop])
+            self._other(head, data[position:stop], data[start:stop], messages)
             position = stop
             if self.closed:
                 return
-            if not taken:
-                self.held = True
-                break
         if position < end:
             self._need = need
             self._keep(data[position:] if position else data)
 
-    def _other(self, head: int, frame: bytes, payload: bytes) -> bool:
+    def _other(self, head: int, frame: bytes, payload: bytes, messages: list[bytes]) -> None:
         """Take a control frame or a piece of a message."""
         opcode = head & 0x0F
         if head & 0x70:
@@ -186,11 +187,12 @@ class FrameSplitter:
             self._control(frame)
             if opcode == CLOSE:
                 self.closed = True
-            return True
+            return
         if self._deaf:
-            return True
+            return
         message = self._pieces.add(opcode, bool(head & 0x80), payload)
-        return message is None or self._deliver(message)
+        if message is not None:
+            messages.append(message)
 
     def _oversized(self, head: int, length: int) -> None:
         opcode = head & 0x0F

@@ -37,10 +37,10 @@ class HttpLinesSource(SseSource):
         loop_time = asyncio.get_running_loop().time
         read_at = 0.0
         async for chunk in chunks:
-            for line in lines.feed(chunk):
-                if not self._listener.received(self.name, line):
-                    self._go_on.clear()
-                    await self._go_on.wait()
+            found = lines.feed(chunk)
+            if found and not self._listener.received(self.name, found):
+                self._go_on.clear()
+                await self._go_on.wait()
             for size_bytes in lines.refused:
                 self._listener.refused(self.name, "too_large", size_bytes)
             lines.refused.clear()

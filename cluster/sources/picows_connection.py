@@ -100,6 +100,7 @@ class PicowsConnection(WSListener):
         "_kept",
         "_lost",
         "_max_bytes",
+        "_messages",
         "_pace",
         "_pieces",
         "_read_spacing_s",
@@ -126,6 +127,8 @@ class PicowsConnection(WSListener):
         self._max_bytes = dial.max_frame_bytes
         self._read_spacing_s = dial.read_spacing_s
         self._pieces = Pieces(dial.refuse, dial.max_frame_bytes)
+        self._messages: list[bytes] = []
+        """Of the read under way, not delivered yet."""
         self._kept: deque[tuple[int, bytes]] = deque()
         """First bytes and payloads of what came while held: one read's frames at most, since no other follows it."""
         self._apart = True
@@ -164,11 +167,7 @@ class PicowsConnection(WSListener):
     def on_ws_frame(self, _transport: WSTransport, frame: WSFrame) -> None:
         """Take a frame; the hot path."""
         if frame.msg_type is TEXT and frame.fin and not (self._apart or frame.rsv1 or frame.rsv2 or frame.rsv3):
-            try:
-                if not self._deliver(frame.get_payload_as_bytes()):
-                    self._hold()
-            except Exception as failure:  # noqa: BLE001 - the listener's; the source raises it
-                self._fail(failure)
+            self._messages.append(frame.get_payload_as_bytes())
             return
         bits = frame.fin << 7 | frame.rsv1 << 6 | frame.rsv2 << 5 | frame.rsv3 << 4
         head, payload = bits | frame.msg_type.value, frame.get_payload_as_bytes()
@@ -196,6 +195,7 @@ class PicowsConnection(WSListener):
     def took(self, size_bytes: int) -> None:
         """A read brought so much, and its frames were taken."""
         self.heard += 1
+        self._hand_over()
         self.notice()
         if self.held:
             self._pace.stop()
@@ -224,8 +224,9 @@ class PicowsConnection(WSListener):
         if not self.held:
             return
         self.held = False
-        while self._kept and not self.held:
+        while self._kept:
             self._take(*self._kept.popleft())
+        self._hand_over()
         if not self.held:
             self._apart = self._deaf or self._pieces.inside
             self._pace.go_on()
@@ -283,13 +284,20 @@ class PicowsConnection(WSListener):
                 return
             message = self._pieces.add(opcode, bool(head & 0x80), payload)
             self._apart = self._pieces.inside
-            if message is not None and not self._deliver(message):
-                self._hold()
+            if message is not None:
+                self._messages.append(message)
         except FrameViolationError as violation:
             self._violation = violation
             self._deaf = self._apart = True
             self._say_goodbye(WSCloseCode.PROTOCOL_ERROR.value.to_bytes(2, "big"))
             self._end()
+
+    def _hand_over(self) -> None:
+        """Deliver what a read brought, as far as it was sound."""
+        messages, self._messages = self._messages, []
+        try:
+            if messages and not self._deliver(messages):
+                self.held = self._apart = True
         except Exception as failure:  # noqa: BLE001 - the listener's; the source raises it
             self._fail(failure)
 
@@ -304,9 +312,6 @@ class PicowsConnection(WSListener):
             self._say_goodbye(payload[:2])
             self._deaf = self._apart = True
             self._end_soon()
-
-    def _hold(self) -> None:
-        self.held = self._apart = True
 
     def _fail(self, failure: Exception) -> None:
         if self.failure is None:

@@ -10,12 +10,12 @@ What must not live here: what a frame means, channels' templates, the wire forma
 import asyncio
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Protocol
 
-from cluster.core.feed import EventId
 from cluster.core.retry import Backoff
+from cluster.core.rule import Envelope
 
 OPEN_TIMEOUT_S = 10.0
 """For name, connection, TLS and handshake together; an upstream that takes longer is tried again."""
@@ -56,14 +56,12 @@ class SourceListener(Protocol):
         """The connection is up and the joined channels were asked for; nothing of it was handed over yet."""
         ...
 
-    def received(self, source: str, frame: bytes) -> bool:
-        """Take one message of a WebSocket. False: hand over no more, and read no more, until `Source.resume`."""
+    def received(self, source: str, frames: Sequence[bytes]) -> bool:
+        """Take the messages, or lines, of one read. False: hand over no more, and read no more, until `Source.resume`."""
         ...
 
-    def received_event(
-        self, source: str, event: str, data: bytes, event_id: EventId | None, channel: str | None = None
-    ) -> bool:
-        """Take one event that the transport or dialect has read; `event_id` is None where it carried none. Returns as `received`."""
+    def received_events(self, source: str, events: Sequence[Envelope]) -> bool:
+        """Take the events of one read, where the transport or dialect has read their name and data. Returns as `received`."""
         ...
 
     def refused(self, source: str, reason: str, size_bytes: int, detail: str = "") -> None:

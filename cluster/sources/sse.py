@@ -18,7 +18,7 @@ from httpx_aiohttp import HttpxAiohttpClient
 from cluster import __version__
 from cluster.core.retry import Backoff
 from cluster.sources.source import OPEN_TIMEOUT_S, ConnectionFailedError, GoneError, ReconnectingSource, SourceListener
-from cluster.sources.sse_parser import MAX_EVENT_BYTES, EndlessEventError, SseEvent, SseParser
+from cluster.sources.sse_parser import MAX_EVENT_BYTES, EndlessEventError, SseParser
 
 READ_SPACING_S = 0.002
 """After a chunk that came hard on the last one, as in `read_pace`: a chunk costs 50 times what parsing an event does."""
@@ -128,7 +128,10 @@ class SseSource(ReconnectingSource):
         loop_time = asyncio.get_running_loop().time
         read_at = 0.0
         async for chunk in chunks:
-            await self._hand_over(parser.feed(chunk))
+            events = parser.feed(chunk)
+            if events and not self._listener.received_events(self.name, events):
+                self._go_on.clear()
+                await self._go_on.wait()
             if parser.retry_ms is not None:
                 self._initial_ms = float(parser.retry_ms)
             if parser.refused:
@@ -139,11 +142,3 @@ class SseSource(ReconnectingSource):
             if len(chunk) < FULL_CHUNK_BYTES and now - read_at < 2 * READ_SPACING_S:
                 await asyncio.sleep(READ_SPACING_S)
             read_at = now
-
-    async def _hand_over(self, events: list[SseEvent]) -> None:
-        name = self.name
-        received = self._listener.received_event
-        for event in events:
-            if not received(name, event.event, event.data, event.id):
-                self._go_on.clear()
-                await self._go_on.wait()

@@ -11,7 +11,7 @@ have none, and those are not repeats.
 What must not live here: connections, what an event means.
 """
 
-from msgspec import Struct
+from cluster.core.rule import Envelope
 
 BOM = b"\xef\xbb\xbf"
 MAX_EVENT_BYTES = 1024 * 1024
@@ -21,17 +21,6 @@ ENDLESS_BYTES = 64 * 1024 * 1024
 
 class EndlessEventError(Exception):
     """A line, or an event, does not end; the stream is of no more use."""
-
-
-class SseEvent(Struct, frozen=True, gc=False):
-    """One dispatched event."""
-
-    event: str
-    """`message` where the stream named none."""
-    data: bytes
-    """The data lines joined by LF, as sent (not checked for UTF-8)."""
-    id: str | None
-    """Its own, where it carried one that is not empty."""
 
 
 class SseParser:
@@ -77,8 +66,11 @@ class SseParser:
         self._own_id: str | None = None
         self._oversized = 0
 
-    def feed(self, chunk: bytes) -> list[SseEvent]:
+    def feed(self, chunk: bytes) -> list[Envelope]:
         """Take a chunk; return the events it completes.
+
+        Their name is `message` where the stream named none; their data is as sent, lines joined by LF; their id is their own, where they
+        carried one that is not empty.
 
         Raises:
             EndlessEventError: the parser must not be used any more.
@@ -146,47 +138,42 @@ class SseParser:
         if self._oversized > ENDLESS_BYTES:
             raise EndlessEventError
 
-    def _lines(self, lines: list[bytes]) -> list[SseEvent]:
-        events: list[SseEvent] = []
+    def _lines(self, lines: list[bytes]) -> list[Envelope]:
+        events: list[Envelope] = []
         data = self._data
+        max_bytes = self.max_event_bytes
         for line in lines:
             if line.startswith(b"data:"):
                 value = line[6:] if line[5:6] == b" " else line[5:]
                 self._size += len(line)
-                if self._oversized or self._size > self.max_event_bytes:
+                if self._oversized or self._size > max_bytes:
                     self._drop()
                 else:
                     data.append(value)
             elif not line:
-                self._dispatch(events)
-            elif line.startswith(b":"):
-                pass
-            else:
+                self.last_event_id = self._id
+                if self._oversized:
+                    self.refused.append(self._oversized + self._size)
+                    self._oversized = 0
+                elif data:
+                    whole = data[0] if len(data) == 1 else b"\n".join(data)
+                    name = self._event
+                    events.append(
+                        Envelope(name.decode("utf-8", "replace") if name else "message", whole, None, self._own_id)
+                    )
+                data.clear()
+                self._size = 0
+                self._event = b""
+                self._own_id = None
+            elif line.startswith(b"event:"):
+                self._event = line[7:] if line[6:7] == b" " else line[6:]
+            elif not line.startswith(b":"):
                 name, _, value = line.partition(b":")
                 self._field(name, value.removeprefix(b" "))
         return events
 
-    def _dispatch(self, events: list[SseEvent]) -> None:
-        data = self._data
-        self.last_event_id = self._id
-        if self._oversized:
-            self.refused.append(self._oversized + self._size)
-            self._oversized = 0
-        elif data:
-            events.append(
-                SseEvent(
-                    self._event.decode("utf-8", "replace") if self._event else "message",
-                    data[0] if len(data) == 1 else b"\n".join(data),
-                    self._own_id,
-                )
-            )
-        data.clear()
-        self._size = 0
-        self._event = b""
-        self._own_id = None
-
     def _field(self, name: bytes, value: bytes) -> None:
-        if name == b"event":
+        if name == b"event":  # alone on its line
             self._event = value
         elif name == b"id":
             if b"\x00" not in value:

@@ -10,6 +10,7 @@ from functools import partial
 
 from cluster.core.dialect import Conversation, Dialect
 from cluster.core.retry import Backoff
+from cluster.core.rule import Envelope
 from cluster.sources.connection import Connection, Dial, LostError
 from cluster.sources.read_pace import READ_SPACING_S
 from cluster.sources.source import OPEN_TIMEOUT_S, ConnectionFailedError, ReconnectingSource, SourceListener
@@ -129,34 +130,31 @@ class WebSocketSource(ReconnectingSource):
             connection.finish()
             self._listening.cancel()
 
-    def _hear(self, frame: bytes) -> bool:
-        """Take a frame of a dialect."""
+    def _hear(self, frames: list[bytes]) -> bool:
+        """Take frames of a dialect."""
         conversation, connection = self._conversation, self._connection
         if conversation is None or connection is None:
             return True
-        heard = conversation.hear(frame)
-        for reply in heard.replies:
-            connection.say_now(reply)
-        if heard.refused is not None:
-            self._listener.refused(self.name, heard.refused[0], len(frame), heard.refused[1])
-        if heard.failure is not None:
-            self._fail(heard.failure)
-        if heard.is_ready and not self._is_ready:
-            self._is_ready = True
-            for channel in self._joined:
-                self.join(channel)
-            self._opened()
-        goes_on = True
-        for event in heard.events:
-            goes_on = self._listener.received_event(self.name, event.name, event.data, event.id, event.channel)
-        return goes_on
+        events: list[Envelope] = []
+        for frame in frames:
+            heard = conversation.hear(frame)
+            for reply in heard.replies:
+                connection.say_now(reply)
+            if heard.refused is not None:
+                self._listener.refused(self.name, heard.refused[0], len(frame), heard.refused[1])
+            if heard.failure is not None:
+                self._fail(heard.failure)
+            if heard.is_ready and not self._is_ready:
+                self._is_ready = True
+                for channel in self._joined:
+                    self.join(channel)
+                self._opened()
+            events.extend(heard.events)
+        return not events or self._listener.received_events(self.name, events)
 
-    def _hear_lines(self, frame: bytes) -> bool:
-        goes_on = True
-        for line in frame.splitlines():
-            if line.strip():
-                goes_on = self._listener.received(self.name, line)
-        return goes_on
+    def _hear_lines(self, frames: list[bytes]) -> bool:
+        lines = [line for frame in frames for line in frame.splitlines() if line.strip()]
+        return not lines or self._listener.received(self.name, lines)
 
     def _fail(self, reason: str) -> None:
         self._failure = self._failure or reason
@@ -215,7 +213,7 @@ class WebSocketSource(ReconnectingSource):
             )
         )
 
-    def _deliver(self) -> Callable[[bytes], bool]:
+    def _deliver(self) -> Callable[[list[bytes]], bool]:
         if self._dialect is not None:
             return self._hear
         return self._hear_lines if self._is_lines else partial(self._listener.received, self.name)

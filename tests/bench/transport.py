@@ -8,6 +8,7 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import uvloop
@@ -15,6 +16,7 @@ import uvloop
 from cluster.config import compile_config, load_mapping
 from cluster.core.ingestion_state import IngestionState
 from cluster.core.placement import assign_slots
+from cluster.core.rule import Envelope
 from cluster.sources import SourceState, WebSocketSource
 
 SET = {"set": {"key": ["metrics", "{data.id}"], "value": "{data}"}}
@@ -52,18 +54,18 @@ class Counter:
         self.began: tuple[float, float] | None = None
         self.took = (0.0, 0.0)
 
-    def received(self, source: str, frame: bytes) -> bool:
+    def received(self, source: str, frames: Sequence[bytes]) -> bool:
         if self.began is None:
             self.began = time.perf_counter(), time.process_time()
         if self.machine is not None:
-            self.machine.receive(source, frame, time.time() * 1000)
-        self.left -= 1
+            self.machine.receive(source, frames, time.time() * 1000)
+        self.left -= len(frames)
         if not self.left:
             self.took = time.perf_counter() - self.began[0], time.process_time() - self.began[1]
             self.done.set()
         return True
 
-    def received_event(self, source: str, event: str, data: bytes, event_id: str | None) -> bool:
+    def received_events(self, source: str, events: Sequence[Envelope]) -> bool:
         raise AssertionError("a WebSocket has no server-sent events")
 
     def position(self, source: str, channel: str | None = None) -> None:

@@ -33,7 +33,7 @@ def test_equal_batchings_share_a_profile_and_the_default_is_first() -> None:
 
 def test_a_router_has_the_rules_and_the_envelope_of_its_source() -> None:
     made = compiled(streams=[{"source": "s", "on": RULE}])
-    envelope = made.router("s").decode(b'{"t":"e"}')
+    (envelope,), _ = made.router("s").decode([b'{"t":"e"}'])
     (route,) = made.router("s").route(envelope.event, envelope.channel)
     assert route.apply(envelope.data, None) == [('["k"]', Set(b"1"))]
     assert made.router("u").route("e", None) == ()

@@ -135,7 +135,7 @@ class Ingestor:
     def hear(self, *numbers: int, channel: str = CHANNEL) -> None:
         for n in numbers:
             frame = b'{"event":"add","channel":"%b","data":%d,"id":%d}' % (channel.encode(), n, n)
-            self.machine.receive("events", frame, self.now)
+            self.machine.receive("events", [frame], self.now)
         self.later(100.0)
 
     def taken(self) -> list[Any]:
@@ -266,7 +266,7 @@ def test_too_much_to_keep_is_as_if_nothing_had_been_heard() -> None:
     second.demand(1, 2, CHANNEL)
     frame = b'{"event":"add","channel":"c:a","data":2,"id":2}'
     for _ in range(MAX_HELD + 2):
-        second.machine.receive("events", frame, second.now)
+        second.machine.receive("events", [frame], second.now)
     second.later(OVERLAP_MS)
     asked(second, first)
     assert second.machine.gaps["events"] == 1

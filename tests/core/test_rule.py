@@ -27,7 +27,7 @@ from cluster.core.operation import (
     Upsert,
 )
 from cluster.core.query_key import parse
-from cluster.core.rule import FeedIndex, FrameFault, Router
+from cluster.core.rule import Envelope, FeedIndex, Router
 
 ENVELOPE = {"event": "type", "data": "payload", "channel": "room", "id": "n"}
 
@@ -61,37 +61,58 @@ def made(
 
 class TestFrames:
     def test_the_usual_names(self) -> None:
-        envelope = router().decode(b'{"event":"e","data":{"a": 1},"channel":"c","id":5,"more":[]}')
+        (envelope,), faults = router().decode([b'{"event":"e","data":{"a": 1},"channel":"c","id":5,"more":[]}'])
+        assert not faults
         assert (envelope.event, bytes(envelope.data), envelope.channel, envelope.id) == ("e", b'{"a": 1}', "c", 5)
 
     def test_only_the_event_is_needed(self) -> None:
-        envelope = router().decode(b'{"event":"e"}')
+        (envelope,), faults = router().decode([b'{"event":"e"}'])
+        assert not faults
         assert (envelope.event, bytes(envelope.data), envelope.channel, envelope.id) == ("e", b"null", None, None)
 
     def test_configured_names(self) -> None:
-        envelope = router(envelope=ENVELOPE).decode(b'{"type":"e","payload":[1],"room":"r","n":"x","event":"no"}')
+        (envelope,), faults = router(envelope=ENVELOPE).decode(
+            [b'{"type":"e","payload":[1],"room":"r","n":"x","event":"no"}']
+        )
+        assert not faults
         assert (envelope.event, bytes(envelope.data), envelope.channel, envelope.id) == ("e", b"[1]", "r", "x")
 
     def test_names_that_are_not_configured_are_not_read(self) -> None:
-        envelope = router(envelope={"event": "type"}).decode(b'{"type":"e","data":1,"channel":"c","id":2}')
+        (envelope,), faults = router(envelope={"event": "type"}).decode([b'{"type":"e","data":1,"channel":"c","id":2}'])
+        assert not faults
         assert (bytes(envelope.data), envelope.channel, envelope.id) == (b"null", None, None)
 
     @pytest.mark.parametrize("frame", [b'[{"event":"a"},{"event":"b"}]', b' \n[{"event":"a"},{"event":"b"}]'])
     def test_an_array_is_several(self, frame: bytes) -> None:
-        assert [envelope.event for envelope in router().decode(frame)] == ["a", "b"]
+        events, faults = router().decode([frame])
+        assert [envelope.event for envelope in events] == ["a", "b"]
+        assert not faults
+
+    def test_frames_of_a_read_are_read_at_once(self) -> None:
+        frames = [
+            b'{"event":"a"}',
+            b'[{"event":"b"},{"event":"c"}]',
+            b"{",
+            b'{"event":"d"},{"event":"e"}',
+            b' {"event":\n"f"} ',
+        ]
+        events, faults = router().decode(frames)
+        assert [envelope.event for envelope in events] == ["a", "b", "c", "f"]
+        assert [(fault.reason, fault.sample) for fault in faults] == [("not_json", frames[2]), ("not_json", frames[3])]
+        events, faults = router().decode([frames[0], frames[4]])
+        assert ([envelope.event for envelope in events], faults) == (["a", "f"], [])
 
     def test_a_bad_one_among_them_does_not_spoil_the_rest(self) -> None:
-        first, second, third = router().decode(b'[{"event":"a"},7,{"event":"b"}]')
-        assert (first.event, third.event) == ("a", "b")
-        assert isinstance(second, FrameFault)
-        assert second.reason == "not_object"
+        (first, second), (fault,) = router().decode([b'[{"event":"a"},7,{"event":"b"}]'])
+        assert (first.event, second.event) == ("a", "b")
+        assert (fault.reason, bytes(fault.sample)) == ("not_object", b"7")
 
     @pytest.mark.parametrize(
         ("element", "reason"), [('[{"event":"a"}]', "not_object"), ("{}", "no_event"), ('{"event":5}', "no_event")]
     )
     def test_what_an_array_holds_besides(self, element: str, reason: str) -> None:
-        (fault,) = router().decode(f"[{element}]".encode())
-        assert isinstance(fault, FrameFault)
+        events, (fault,) = router().decode([f"[{element}]".encode()])
+        assert not events
         assert fault.reason == reason
 
     @pytest.mark.parametrize(
@@ -118,22 +139,29 @@ class TestFrames:
         ],
     )
     def test_faults(self, frame: bytes, reason: str) -> None:
-        with pytest.raises(FrameFault) as caught:
-            router().decode(frame)
-        assert caught.value.reason == reason
+        (good,), (fault,) = router().decode([frame, b'{"event":"good"}'])
+        assert good.event == "good"
+        assert (fault.reason, fault.sample) == (reason, frame)
 
     def test_server_sent_events_are_their_own_envelope(self) -> None:
-        envelope = router().decode_sse("e", b'{"a":1}', "9")
-        assert (envelope.event, envelope.data, envelope.channel, envelope.id) == ("e", b'{"a":1}', None, "9")
+        event = Envelope("e", b'{"a":1}', None, "9")
+        assert router().decode_events([event, event], asks=False) == ([event, event], ["9", "9"], [])
         for bad in (b"{", b'"\xff"', b"", b"[" * 5000):
-            with pytest.raises(FrameFault, match="not_json"):
-                router().decode_sse("e", bad, None)
+            told = router().decode_events([event, Envelope("bad", bad, None, None), event], asks=False)
+            assert told[:2] == ([event, event], ["9", "9"])
+            (fault,) = told[2]
+            assert (fault.reason, fault.event, fault.sample) == ("not_json", "bad", bad)
 
     def test_or_hold_the_configured_one(self) -> None:
-        envelope = router(envelope=ENVELOPE).decode_sse("message", b'{"type":"e","payload":1}', "9")
-        assert (envelope.event, bytes(envelope.data)) == ("e", b"1")
-        with pytest.raises(FrameFault, match="not_object"):
-            router(envelope=ENVELOPE).decode_sse("message", b'[{"type":"e"}]', None)
+        events = [
+            Envelope("message", b'{"type":"e","payload":1}', None, "9"),
+            Envelope("message", b'{"type":"e","payload":2,"n":7}', None, None),
+            Envelope("message", b'[{"type":"e"}]', None, None),
+        ]
+        for asks, ids in ((False, ["9", None]), (True, ["9", 7])):
+            (first, second), told, (fault,) = router(envelope=ENVELOPE).decode_events(events, asks=asks)
+            assert (first.event, bytes(first.data), bytes(second.data)) == ("e", b"1", b"2")
+            assert (told, fault.reason) == (ids, "not_object")
 
 
 class TestRoutes:

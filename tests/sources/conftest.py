@@ -34,14 +34,16 @@ class Recorder:
         self.calls.append("opened")
         self._told.set()
 
-    def received(self, source, frame):
-        self.frames.append(frame)
+    def received(self, source, frames):
+        self.frames.extend(frames)
         self.calls.append("received")
         self._told.set()
         return self.accept()
 
-    def received_event(self, source, event, data, event_id, channel=None):
-        self.events.append((event, data, event_id) if channel is None else (event, data, event_id, channel))
+    def received_events(self, source, events):
+        for each in events:
+            told = (each.event, each.data, each.id)
+            self.events.append(told if each.channel is None else (*told, each.channel))
         self.calls.append("received")
         self._told.set()
         return self.accept()

@@ -127,12 +127,15 @@ async def test_holding_again_while_resuming(source, upstream, recorder, running)
     events = source(upstream.url, recorder)
     running(events)
     await recorder.until(lambda: recorder.opens)
-    for number in range(5):
-        await upstream.sockets[0].send(str(number))
-    for count in range(1, 6):
+    (connection,) = upstream.sockets
+    await connection.send("0")
+    for count in range(1, 5):
         await recorder.until(lambda count=count: len(recorder.frames) >= count)
+        await connection.send(str(count))
+        await connection.ping()
         assert len(recorder.frames) == count
         events.resume()
+    await recorder.until(lambda: len(recorder.frames) == 5)
     assert recorder.frames == [b"0", b"1", b"2", b"3", b"4"]
 
 
