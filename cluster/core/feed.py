@@ -107,7 +107,7 @@ class Sequence:
         self.checkpoint: Checkpoint | None = None
         self.told: Checkpoint | None = None
         """The checkpoint that was last sent."""
-        self._marks: list[tuple[int, EventId, dict[str, int]]] = []
+        self._marks: tuple[tuple[int, EventId, dict[str, int]], ...] = ()
         """(number, id, blob by coordinator up to which all must be committed), oldest first."""
 
     @classmethod
@@ -152,9 +152,7 @@ class Sequence:
         events = self.id_number - before[0]
         if events:
             self._dense_run += events if _distance(before[1], self.id) == events else -math.inf
-        if len(self._marks) >= MAX_MARKS:
-            self._marks.pop()
-        self._marks.append((self.id_number, self.id, needs))
+        self._marks = (*self._marks[: MAX_MARKS - 1], (self.id_number, self.id, needs))
 
     def committed(self, by_line: Mapping[str, int]) -> None:
         """Blobs up to these, by coordinator, are committed: move the checkpoint."""
@@ -164,12 +162,12 @@ class Sequence:
             passed += 1
         if passed:
             number, id_, _ = marks[passed - 1]
-            del marks[:passed]
+            self._marks = marks[passed:]
             self.checkpoint = Checkpoint(self.name, self.incarnation, number, id_, self.is_dense)
 
     def end(self) -> bool:
         """It must not be gone back to. Returns whether shards are to be told so."""
-        self._marks.clear()
+        self._marks = ()
         if self.checkpoint is None:
             return False
         self.checkpoint = Checkpoint(self.name, self.incarnation, self.number, None)

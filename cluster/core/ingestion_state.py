@@ -20,6 +20,7 @@ What must not live here: sockets and reconnecting (`cluster.sources`), what an e
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from sys import intern
 from typing import Any, NamedTuple
 
 from msgspec import Raw, Struct
@@ -61,6 +62,7 @@ from cluster.core.query_key import CanonicalKey
 from cluster.core.rate import TokenBucket
 from cluster.core.rule import Envelope, FrameFault, Made, Route, Router, kept
 from cluster.core.source_news import SourceNews
+from cluster.core.transform import HeardOn
 from cluster.core.window import Profile
 
 HIGH_WATER_BYTES = 16 * 1024 * 1024
@@ -332,7 +334,8 @@ class IngestionState:
         self._leading = [profile.mode == "leading" for profile in profiles]
         self._targets: list[dict[str, Pending]] = [{} for _ in profiles]
         self._always = frozenset(always)
-        self._demanded: dict[tuple[str, str], set[str]] = {}
+        self._demanded: dict[tuple[str, str], tuple[str, ...]] = {}
+        """Shards, by (source, channel) that they need."""
         self._incoming: dict[str, Incoming] = {}
         self._announcements = Announcements(identity, incarnation, [f"shard-{shard}" for shard in self._shards])
         self.bytes_pending = 0
@@ -475,7 +478,7 @@ class IngestionState:
             is_repeat = number <= sequence.replay_until
             for route, feed in routes:
                 targets = profiles[route.profile]
-                for key, operation in route.apply(envelope.data, envelope.id):
+                for key, operation in route.step(route.heard, envelope.data, envelope.id):
                     pending = targets.get(key)
                     if pending is None:
                         if is_broadcast(key):
@@ -522,7 +525,7 @@ class IngestionState:
             routes.append((self._limited(source, channel, route), feed))
         known = source.memo.setdefault(channel, {})
         source.remembered += event not in known
-        known[event] = found = (sequence, tuple(routes))
+        known[intern(event)] = found = (sequence, tuple(routes))
         return found
 
     def _limited(self, source: _Source, channel: str | None, route: Route) -> Route:
@@ -534,14 +537,14 @@ class IngestionState:
         if bucket is None:
             bucket = source.buckets[channel] = TokenBucket(max_rate, self._now_ms)
 
-        def apply(data: Raw | bytes, event_id: EventId | None) -> list[Made]:
+        def step(heard: HeardOn, data: Raw | bytes, event_id: EventId | None) -> list[Made]:
             if bucket.take(1, self._now_ms):
-                return route.apply(data, event_id)
+                return route.step(heard, data, event_id)
             self.events_dropped[source.name, "rate_limited"] += 1
             source.limited.setdefault(channel, self._now_ms + LIMITED_MS)
             return []
 
-        return Route(route.feed, route.profile, apply, route.origin)
+        return Route(route.feed, route.profile, step, route.heard, route.origin)
 
     def _sequence(self, source: _Source, name: str) -> EventSequence:
         sequence = source.sequences.get(name)
@@ -758,14 +761,17 @@ class IngestionState:
             source = self._sources.get(channel[0])
             if source is None or not self._moves.is_mine(source.unit(channel[1])):
                 continue
-            shards = self._demanded.setdefault(channel, set())
+            shards = self._demanded.get(channel, ())
             if not shards and channel not in self._always:
                 effects.extend(self._join(source, channel[1], is_known=message.whole, now_ms=now_ms))
-            shards.add(sender)
+            if sender not in shards:
+                self._demanded[channel] = (*shards, sender)
         for channel in sorted(dropped):
-            shards = self._demanded.get(channel, set())
-            shards.discard(sender)
-            if not shards and self._demanded.pop(channel, None) is not None and channel not in self._always:
+            shards = self._demanded.pop(channel, ())
+            left = tuple(shard for shard in shards if shard != sender)
+            if left:
+                self._demanded[channel] = left
+            elif shards and channel not in self._always:
                 effects.extend(self._leave(self._sources[channel[0]], channel[1], now_ms))
         joined = [channel for channel in message.add if self._is_live(*channel)]
         return incoming.answered(DemandMet(self.incarnation, joined)), [*effects, *self.wake(now_ms)]

@@ -140,21 +140,21 @@ class Stream(Struct, frozen=True):
 class Route:
     """What to do with an event of one name on one channel."""
 
-    __slots__ = ("apply", "feed", "max_rate", "origin", "profile")
+    __slots__ = ("feed", "heard", "max_rate", "origin", "profile", "step")
 
     def __init__(
-        self,
-        feed: str,
-        profile: int,
-        apply: Callable[[Raw | bytes, str | int | None], list[Made]],
-        origin: int,
-        max_rate: float | None = None,
+        self, feed: str, profile: int, step: "_Step", heard: HeardOn, origin: int, max_rate: float | None = None
     ) -> None:
         self.max_rate = max_rate
         self.feed = feed
         self.profile = profile
-        self.apply = apply
+        self.step = step
+        self.heard = heard
         self.origin = origin
+
+    def apply(self, data: Raw | bytes, event_id: str | int | None) -> list[Made]:
+        """Return the operations that an event makes."""
+        return self.step(self.heard, data, event_id)
 
 
 class Router:
@@ -325,8 +325,8 @@ class Router:
             step = self._steps.get((position, event))
             if step is None:
                 step = self._steps[position, event] = self._compile(stream, event, name)
-            apply = partial(step, (channel, *captures.values()))
-            routes.append(Route(feed, stream.profile, apply, stream.origins.get(name, -1), stream.max_rate))
+            heard = (channel, *captures.values())
+            routes.append(Route(feed, stream.profile, step, heard, stream.origins.get(name, -1), stream.max_rate))
         return tuple(routes)
 
     def _compile(self, stream: Stream, event: str, name: str) -> "_Step":

@@ -333,6 +333,7 @@ def main() -> None:
         "100,000 entries, shards": shards_part,
         "100,000 entries, cluster": whole,
         "transport": lambda: transports(Child),
+        "10,000 channels": lambda: json.loads(Child("tests.bench.channels", 10_000).line()),
     }
     if shutil.which("wrk"):
         cases["reads of a watched key, 64 connections"] = lambda: reads(10)

@@ -258,8 +258,8 @@ def test_a_transform_that_only_names_events_costs_events_nothing() -> None:
     plain, named = router({"event": {"E2": "e"}}), router({"rename": {"a": "b"}})
     (route,) = plain.route("E2", None)
     (shaping,) = named.route("e", None)
-    assert "_transformed" not in route.apply.func.__qualname__
-    assert "_transformed" in shaping.apply.func.__qualname__
+    assert "_transformed" not in route.step.__qualname__
+    assert "_transformed" in shaping.step.__qualname__
 
 
 @pytest.mark.parametrize("data", [[1], None, 5])
