@@ -3,6 +3,8 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cluster.config import compile_config, load_mapping
 from cluster.core.feed import OPENED, Repeats, feed_name, owner, profile_of, stem
@@ -738,3 +740,46 @@ def test_ill_shaped_server_sent_events_and_missed_ones_leave_letters() -> None:
         ("bad_data", None, "put", "[]"),
         ("missing_capture", None, "put", "{}"),
     ]
+
+
+FRAMES = st.one_of(
+    st.builds(
+        lambda n, event, name: numbered(n, name, event),
+        st.integers(0, 9),
+        st.sampled_from(["set", "add", "old", "unheard", ""]),
+        st.sampled_from(["a", "b"]),
+    ),
+    st.lists(st.builds(numbered, st.integers(0, 9)), max_size=3).map(lambda items: b"[%b]" % b",".join(items)),
+    st.sampled_from(
+        [b"", b" ", b"{", b"7", b"{}", b"{}{}", b"\xff", b"[", b'[{"event":7},5]', b'"\xc3"', frame("set", "1")[:-3]]
+    ),
+)
+
+
+def wire(machine: IngestionState) -> Any:
+    """What is sent, and what was counted and kept of faults."""
+    (sent,) = (effect for effect in machine.wake(START + 200) if isinstance(effect, Send))
+    faults = sorted((fault.reason, bytes(fault.sample)) for _, fault in machine.frame_faults)
+    return sent.message.parts, machine.events_dropped, machine.events_received, faults
+
+
+@given(st.lists(FRAMES, min_size=1, max_size=12))
+def test_frames_of_a_read_do_what_they_do_one_by_one(frames: list[bytes]) -> None:
+    together, apart = state(), state()
+    for machine in (together, apart):
+        open_link(machine)
+        machine.receive("events", [frame("set", '"first"')], START + 10)
+    together.receive("events", frames, START + 10)
+    for each in frames:
+        apart.receive("events", [each], START + 10)
+    assert wire(together) == wire(apart)
+
+
+def test_a_frame_that_is_cut_at_a_comma_is_not_pieced_together_unnoticed() -> None:
+    machine = state()
+    open_link(machine)
+    whole = frame("set", "1")
+    cut = whole.index(b",")
+    machine.receive("events", [whole[:cut], whole[cut + 1 :], whole], START + 10)
+    assert machine.events_received == {"events": 1}
+    assert machine.events_dropped.total() == 2

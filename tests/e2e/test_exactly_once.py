@@ -72,7 +72,7 @@ async def test_lists_and_counters_equal_the_ledger(
     await asyncio.to_thread(eventually, lambda: httpx.post(f"http://{ledger}/cut").is_success)
     cluster = await asyncio.to_thread(LiveCluster(document(transport, ledger, tmp_path)).start)
     try:
-        await asyncio.to_thread(eventually, lambda: _last(cluster, "k0") > 4 * RATE, 30)  # checkpoints are told by then
+        await asyncio.to_thread(eventually, lambda: _last(cluster, "k0") > 4 * RATE)  # checkpoints are told by then
         choose = random.Random(transport)
         loop = asyncio.get_running_loop()
         end = loop.time() + SECONDS
@@ -92,7 +92,7 @@ async def test_lists_and_counters_equal_the_ledger(
             return held == wanted
 
         try:
-            await asyncio.to_thread(eventually, is_there, 30)
+            await asyncio.to_thread(eventually, is_there)
         except AssertionError:
             wrong = {key: (held.get(key), wanted[key]) for key in wanted if held.get(key) != wanted[key]}
             pytest.fail(f"{len(wrong)} of {len(wanted)} entries, such as {str(dict(list(wrong.items())[:3]))[:600]}")

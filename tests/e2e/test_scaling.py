@@ -20,9 +20,11 @@ pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture
-def ledger() -> Iterator[str]:
+def ledger(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Parameter: events a second."""
     port = free_port()
-    with subprocess.Popen([sys.executable, "-m", "tests.e2e.ledger_upstream", str(port), str(RATE), "8"]) as upstream:
+    rate = str(getattr(request, "param", RATE))
+    with subprocess.Popen([sys.executable, "-m", "tests.e2e.ledger_upstream", str(port), rate, "8"]) as upstream:
         yield f"127.0.0.1:{port}"
         upstream.kill()
 
@@ -39,14 +41,10 @@ def scale(cluster: LiveCluster, ingestors: int) -> dict[str, Any]:
     return described
 
 
-@pytest.mark.timeout(300)
-async def test_lists_and_counters_equal_the_ledger_while_ingestors_come_and_go(
-    local_ray: None, tmp_path: Path, ledger: str
-) -> None:
-    await asyncio.to_thread(eventually, lambda: httpx.post(f"http://{ledger}/cut").is_success)
-    document = {
-        "cluster": {"shards": 2},
-        "storage": {"path": str(tmp_path)},
+def with_ids(ledger: str, store: Path, ingestors: Any = 1) -> dict[str, Any]:
+    return {
+        "cluster": {"shards": 2, "ingestors": ingestors},
+        "storage": {"path": str(store)},
         "sources": {
             "ledger": {
                 "type": "websocket",
@@ -57,16 +55,23 @@ async def test_lists_and_counters_equal_the_ledger_while_ingestors_come_and_go(
         },
         "streams": [{"source": "ledger", "channel": f"ledger:{n}", "join": "always", "on": RULES} for n in range(8)],
     }
-    cluster = await asyncio.to_thread(LiveCluster(document).start)
+
+
+@pytest.mark.timeout(300)
+async def test_lists_and_counters_equal_the_ledger_while_ingestors_come_and_go(
+    local_ray: None, tmp_path: Path, ledger: str
+) -> None:
+    await asyncio.to_thread(eventually, lambda: httpx.post(f"http://{ledger}/cut").is_success)
+    cluster = await asyncio.to_thread(LiveCluster(with_ids(ledger, tmp_path)).start)
     try:
-        await asyncio.to_thread(eventually, lambda: _last(cluster, "k0") > RATE, 30)
+        await asyncio.to_thread(eventually, lambda: _last(cluster, "k0") > RATE)
         for ingestors in (4, 2, 1):
             described = await asyncio.to_thread(scale, cluster, ingestors)
             (source,) = described["sources"]
             assert source["state"] == "connected"
             assert 1 < source["connections"] <= ingestors or ingestors == 1
             heard = _last(cluster, "k0")
-            await asyncio.to_thread(eventually, lambda heard=heard: _last(cluster, "k0") > heard, 30)
+            await asyncio.to_thread(eventually, lambda heard=heard: _last(cluster, "k0") > heard)
         last = httpx.post(f"http://{ledger}/stop").json()["last"]
         wanted = truth(last)
         held: dict[str, Any] = {}
@@ -76,10 +81,31 @@ async def test_lists_and_counters_equal_the_ledger_while_ingestors_come_and_go(
             return held == wanted
 
         try:
-            await asyncio.to_thread(eventually, is_there, 30)
+            await asyncio.to_thread(eventually, is_there)
         except AssertionError:
             wrong = {key: (held.get(key), wanted[key]) for key in wanted if held.get(key) != wanted[key]}
             pytest.fail(f"{len(wrong)} of {len(wanted)} entries, such as {str(dict(list(wrong.items())[:3]))[:600]}")
+    finally:
+        await asyncio.to_thread(cluster.stop)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("ledger", [15_000], indirect=True)
+async def test_load_brings_ingestors_and_quiet_takes_them_away(local_ray: None, tmp_path: Path, ledger: str) -> None:
+    await asyncio.to_thread(eventually, lambda: httpx.post(f"http://{ledger}/cut").is_success)
+    ingestors = {"min": 1, "max": 2, "target": 0.05, "cool_down": "1s"}
+    cluster = await asyncio.to_thread(LiveCluster(with_ids(ledger, tmp_path, ingestors)).start)
+
+    def is_divided(count: int) -> bool:
+        described = cluster.supervisor.describe()
+        return not described["scaling"] and len(described["ingestors"]) == count
+
+    try:
+        await asyncio.to_thread(eventually, lambda: is_divided(2))
+        last = httpx.post(f"http://{ledger}/stop").json()["last"]
+        await asyncio.to_thread(eventually, lambda: is_divided(1))
+        wanted = truth(last)
+        await asyncio.to_thread(eventually, lambda: all(_entry(cluster, key) == wanted[key] for key in wanted))
     finally:
         await asyncio.to_thread(cluster.stop)
 
@@ -121,7 +147,7 @@ async def test_without_ids_what_may_be_missing_is_counted_and_fetched(local_ray:
         try:
             for k in range(KEYS):
                 await client.subscribe(k, key=["last", f"k{k}"])
-            await asyncio.to_thread(eventually, lambda: _last(cluster, "k0") > RATE, 30)
+            await asyncio.to_thread(eventually, lambda: _last(cluster, "k0") > RATE)
             for ingestors in (3, 1):
                 before = gaps(cluster)
                 await asyncio.to_thread(scale, cluster, ingestors)
