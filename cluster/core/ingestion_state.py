@@ -20,7 +20,6 @@ What must not live here: sockets and reconnecting (`cluster.sources`), what an e
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from sys import intern
 from typing import Any, NamedTuple
 
 from msgspec import Raw, Struct
@@ -165,6 +164,7 @@ class _Source:
         "max_buffer",
         "memo",
         "name",
+        "names",
         "overflow",
         "paused",
         "received",
@@ -209,6 +209,8 @@ class _Source:
         """By channel and event."""
         self.remembered = 0
         """Routes in it."""
+        self.names: dict[str, str] = {}
+        """Names of events in it, each held once."""
         self.feeds: dict[str, Feed] = {}
         self.sequences: dict[str, EventSequence] = {}
         """By name."""
@@ -244,6 +246,7 @@ class _Source:
             self.remembered -= len(self.memo.pop(channel, ()))
         else:
             self.memo.clear()
+            self.names.clear()
             self.remembered = 0
 
 
@@ -525,7 +528,7 @@ class IngestionState:
             routes.append((self._limited(source, channel, route), feed))
         known = source.memo.setdefault(channel, {})
         source.remembered += event not in known
-        known[intern(event)] = found = (sequence, tuple(routes))
+        known[source.names.setdefault(event, event)] = found = (sequence, tuple(routes))
         return found
 
     def _limited(self, source: _Source, channel: str | None, route: Route) -> Route:
@@ -835,8 +838,7 @@ class IngestionState:
             if message.epoch > before.epoch:
                 self._told_by.clear()
                 for source in self._sources.values():
-                    source.memo.clear()
-                    source.remembered = 0
+                    source.forget_routes(source.name)
                 if self._started:
                     effects.extend(self._take_up(now_ms))
             if not message.previous and self._started:
