@@ -177,7 +177,9 @@ class _Source:
         "waiting",
     )
 
-    def __init__(self, name: str, router: Router, traits: "SourceTraits") -> None:
+    def __init__(  # noqa: PLR0915 - what is known of a source, in one place
+        self, name: str, router: Router, traits: "SourceTraits"
+    ) -> None:
         self.name = name
         self.router = router
         self.decode = router.decode
