@@ -60,4 +60,6 @@ class CoordinatorActor(Shell):
         machine = self.machine
         self._metrics.set("operations_coalesced_total", machine.operations_in - machine.operations_out)
         self._metrics.set("window_flushes_total", machine.flushes)
+        for shard, batches in machine.mailboxes(self.now()).items():
+            self._metrics.set("shard_mailbox_batches", batches, shard=str(shard))
         return self._metrics.encode()

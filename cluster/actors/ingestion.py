@@ -290,6 +290,11 @@ class IngestionActor(Shell):
             metrics.set("events_dropped_total", count, source=name, reason=reason)
         for kind, count in machine.operations.items():
             metrics.set("operations_total", count, kind=kind)
+        events, lags = machine.backlog(self.now())
+        for name, lag_ms in lags.items():
+            if machine.reads(name):
+                metrics.set("source_lag_seconds", lag_ms / 1000.0, source=name)
+        metrics.set("ingest_buffer_events", events)
         metrics.set("ingest_buffer_bytes", machine.bytes_pending)
         return metrics.encode()
 

@@ -198,6 +198,14 @@ class CoordinatorState:
             return lane.pending[0].window.window_left_ms(now_ms)
         return 0.0
 
+    def mailboxes(self, now_ms: float) -> dict[int, int]:
+        """Return, by shard, the batches that it has not committed: the one on its way, and those whose windows have closed meanwhile."""
+        return {
+            shard: (not lane.link.idle)
+            + sum((due := pending.window.due()) is not None and due <= now_ms for pending in lane.pending)
+            for shard, lane in self._lanes.items()
+        }
+
     def deadline(self) -> float | None:
         """When the next window closes or the next resend is due."""
         times = [lane.due() for lane in self._lanes.values()]

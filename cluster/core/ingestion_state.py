@@ -167,6 +167,7 @@ class _Source:
         "names",
         "overflow",
         "paused",
+        "paused_at",
         "received",
         "remembered",
         "repeats",
@@ -232,6 +233,7 @@ class _Source:
         self.seen: set[str] = set()
         """Ids that came with what was missed, and may come again."""
         self.paused = False
+        self.paused_at = 0.0
 
     def unit(self, channel: str | None) -> str:
         """Return the unit, which is also the sequence, that the events of a channel belong to."""
@@ -363,6 +365,29 @@ class IngestionState:
         """Return the number of events of each source."""
         return {source.name: source.received for source in self._sources.values()}
 
+    def backlog(self, now_ms: float) -> tuple[int, dict[str, float]]:
+        """Return the events (operations, before folding) that wait to be sent or committed, and how old, in ms, the oldest is by source.
+
+        A source that is not read is as late as it has not been read, at least.
+        """
+        events = 0
+        since: dict[str, float] = {source.name: source.paused_at for source in self._sources.values() if source.paused}
+
+        def waits(name: str, at_ms: float) -> None:
+            since[name] = min(since.get(name, at_ms), at_ms)
+
+        for line in self._lines:
+            for pending in line.pending.values():
+                events += sum(fold.count for fold in pending.folds.values())
+                for feed in pending.feeds:
+                    waits(owner(feed.name), pending.oldest_ms)
+            for part in (part for sent in line.sent for part in sent.parts):
+                events += sum(key.count for key in part.keys)
+                if part.keys:
+                    for each in part.feeds:
+                        waits(owner(each.feed), part.oldest_ms)
+        return events, {name: max(0.0, now_ms - since[name]) if name in since else 0.0 for name in self._sources}
+
     # --- the hot path --------------------------------------------------------------------------------------------
 
     def receive(self, source_name: str, frames: Sequence[bytes], now_ms: float) -> bool:
@@ -414,7 +439,7 @@ class IngestionState:
             self.rearm = True
         elif self.bytes_pending <= source.high_water and not source.awaiting:
             return True
-        source.paused = True
+        source.paused, source.paused_at = True, now_ms
         self.pauses += not source.awaiting
         return False
 
@@ -423,6 +448,7 @@ class IngestionState:
         if source.overflow is Overflow.DISCONNECT:
             self.events_dropped[source.name, "overflow_disconnect"] += 1
             source.paused = source.dropped = self.rearm = True
+            source.paused_at = now_ms
             source.resume_at = now_ms
             return False
         source.waiting = Waiting()

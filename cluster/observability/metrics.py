@@ -4,8 +4,9 @@ Nothing in a hot path touches a metrics library: machines count integers, shells
 component, shard, source, gateway and those of the table; never a key or a client.
 """
 
+import sys
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from operator import add
 
 import msgspec
@@ -60,7 +61,17 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "How often events may have passed unseen, so that what they feed is fetched anew.",
         ("source",),
     ),
-    "ingest_buffer_bytes": ("gauge", "Folded operations waiting to be sent.", ()),
+    "source_lag_seconds": (
+        "gauge",
+        "Age of the oldest event of the stream that is not committed, or since when it is not read.",
+        ("source",),
+    ),
+    "ingest_buffer_events": ("gauge", "Operations of events, before folding, that wait to be sent or committed.", ()),
+    "ingest_buffer_bytes": (
+        "gauge",
+        "Bytes of folded operations that wait to be sent or committed; at 16 MiB sources are no longer read.",
+        (),
+    ),
     "operations_total": ("counter", "Operations made from events, before folding.", ("kind",)),
     "operations_coalesced_total": ("counter", "Operations that folding saved.", ()),
     "window_flushes_total": ("counter", "Batches sent to shards.", ()),
@@ -70,6 +81,11 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "shard_bytes": ("gauge", "JSON bytes of the entries held.", ("shard",)),
     "shard_subscriptions": ("gauge", "Watches of gateways.", ("shard",)),
     "shard_apply_seconds": ("histogram", "To apply a batch.", ("shard",)),
+    "shard_mailbox_batches": (
+        "gauge",
+        "Batches that the shard has not committed; above 1 it falls behind.",
+        ("shard",),
+    ),
     "shard_resets_total": ("counter", "Entries reset because events may have been lost.", ("shard",)),
     "journal_bytes": ("gauge", "The store on the disk.", ("shard",)),
     "journal_errors_total": ("counter", "Transactions that could not be stored, and were tried again.", ("shard",)),
@@ -91,6 +107,9 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "resumes_total": ("counter", "Subscriptions continued from a token.", ("gateway", "result")),
 }
 """Name (without `harbor_`) -> kind, help, labels beside `component`."""
+
+
+WORST: dict[str, Callable[[float, float], float]] = {"source_connected": min, "source_lag_seconds": max}
 
 
 class Sample(Struct, frozen=True, array_like=True):
@@ -154,15 +173,15 @@ def decode(encoded: bytes) -> list[Sample]:
 
 
 def _merged(samples: Iterable[Sample]) -> Iterable[Sample]:
-    """Add up what several actors say under the same labels; connections of a source count as up when all are."""
+    """Add up what several actors say under the same labels; of a source the one that is worst off counts."""
     merged: dict[tuple[str, tuple[str, ...]], Sample] = {}
     for sample in samples:
         place = (sample.name, sample.labels)
         other = merged.get(place)
         if other is None:
             merged[place] = sample
-        elif sample.name == "source_connected":
-            merged[place] = Sample(sample.name, sample.labels, min(sample.value, other.value))
+        elif sample.name in WORST:
+            merged[place] = Sample(sample.name, sample.labels, WORST[sample.name](sample.value, other.value))
         else:
             buckets = tuple(map(add, sample.buckets, other.buckets))
             merged[place] = Sample(sample.name, sample.labels, sample.value + other.value, buckets)
@@ -201,8 +220,37 @@ class _Gathered(Collector):
         yield from families.values()
 
 
+def document() -> str:
+    """Return `docs/metrics.md`."""
+    rows = [
+        f"| `harbor_{name}` | {kind} | {', '.join(f'`{label}`' for label in ('component', *labels))} | {text} |"
+        for name, (kind, text, labels) in sorted(NAMES.items())
+    ]
+    bounds = [", ".join(f"{bound:g}" for bound in bounds) for bounds in (BUCKETS, SIZE_BUCKETS)]
+    return HEAD.format(seconds=bounds[0], operations=bounds[1]) + "\n".join(rows) + "\n"
+
+
+HEAD = """# Metrics
+
+`GET /metrics` on the admin port is the whole cluster as one Prometheus target. Labels never hold a key or a client. An actor that does not answer is
+`harbor_actor_up` 0, and its other series are missing meanwhile. What several actors say under the same labels is added up; of `harbor_source_connected` and
+`harbor_source_lag_seconds` the worst counts.
+
+Histograms of seconds have the bounds {seconds}; those of operations {operations}.
+
+Made by `python -m cluster.observability.metrics` from the table that the actors use; a test compares.
+
+| name | kind | labels | |
+|---|---|---|---|
+"""
+
+
 def render(samples: Iterable[Sample]) -> bytes:
     """Return the samples in Prometheus' text format."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Gathered(samples))
     return generate_latest(registry)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(document())

@@ -122,3 +122,14 @@ def test_leading_mode_sends_what_follows_a_quiet_window_at_once() -> None:
     _, effects = machine.blob(blob(2, part(0, "k", Set(b"2"), oldest_ms=START + 40)), START + 42)
     assert effects == []
     assert machine.deadline() == START + 100
+
+
+def test_a_mailbox_holds_the_batch_on_its_way_and_those_whose_windows_have_closed() -> None:
+    machine = state()
+    machine.blob(blob(1, part(0, "k", Set(b"1"))), START + 10)
+    assert machine.mailboxes(START + 50) == {0: 0, 1: 0}, "the window is open"
+    assert machine.mailboxes(START + 100) == {0: 1, 1: 0}
+    assert len(machine.wake(START + 100)) == 1
+    machine.blob(blob(2, part(0, "k", Set(b"2"), oldest_ms=START + 110, number=2)), START + 110)
+    assert machine.mailboxes(START + 150) == {0: 1, 1: 0}
+    assert machine.mailboxes(START + 200) == {0: 2, 1: 0}, "the shard falls behind"

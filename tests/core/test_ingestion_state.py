@@ -783,3 +783,25 @@ def test_a_frame_that_is_cut_at_a_comma_is_not_pieced_together_unnoticed() -> No
     machine.receive("events", [whole[:cut], whole[cut + 1 :], whole], START + 10)
     assert machine.events_received == {"events": 1}
     assert machine.events_dropped.total() == 2
+
+
+def test_the_backlog_is_what_is_not_committed_and_its_age() -> None:
+    machine = state()
+    open_link(machine)
+    assert machine.backlog(START + 5) == (0, {"events": 0.0})
+    machine.receive("events", [frame("set", "1"), frame("set", "2")], START + 10)
+    assert machine.backlog(START + 25) == (2, {"events": 15.0}), "folded, they are still two"
+    (sent,) = machine.wake(START + 95)
+    assert isinstance(sent, Send)
+    machine.receive("events", [frame("set", "3")], START + 100)
+    assert machine.backlog(START + 110) == (3, {"events": 100.0})
+    machine.answered("coordinator-0", sent.message, BlobTaken(9, 100.0, 3), START + 120)
+    assert machine.backlog(START + 130) == (1, {"events": 30.0})
+
+
+def test_a_source_is_as_late_as_it_is_not_read() -> None:
+    machine = state(traits={"events": SourceTraits(max_rate=1.0)})
+    open_link(machine)
+    machine.receive("events", [frame("unheard", "1")] * 50, START)
+    assert not machine.receive("events", [frame("unheard", "1")], START + 10)
+    assert machine.backlog(START + 2_010) == (0, {"events": 2_000.0})

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +98,7 @@ async def test_load_brings_ingestors_and_quiet_takes_them_away(local_ray: None, 
     cluster = await asyncio.to_thread(LiveCluster(with_ids(ledger, tmp_path, ingestors)).start)
 
     def is_divided(count: int) -> bool:
+        time.sleep(0.5)  # asking is load too
         described = cluster.supervisor.describe()
         return not described["scaling"] and len(described["ingestors"]) == count
 
