@@ -1,0 +1,144 @@
+"""Prometheus' rules: each alert fires when it should and not otherwise, and its section of the runbook says what to do."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster.observability.metrics import NAMES
+from tests.observability.test_metrics import LATER, ROOT
+
+RULES = ROOT / "grafana" / "rules" / "harbor.yaml"
+GROUPS: list[dict[str, Any]] = yaml.safe_load(RULES.read_text())["groups"]
+ALERTS = {rule["alert"]: rule for group in GROUPS for rule in group["rules"] if "alert" in rule}
+RECORDED = {rule["record"] for group in GROUPS for rule in group["rules"] if "record" in rule}
+FOREIGN = {"kubelet_volume_stats_available_bytes", "kubelet_volume_stats_capacity_bytes"}
+"""Of Kubernetes."""
+
+Series = dict[str, str]
+CASES: dict[str, tuple[Series, Series]] = {
+    "HarborScrapeMissing": ({"other": "1x60"}, {"harbor_build_info": "1x60"}),
+    "HarborActorDown": ({'harbor_actor_up{actor="shard-0"}': "1x9 0x50"}, {'harbor_actor_up{actor="shard-0"}': "1x60"}),
+    "HarborFailover": ({"harbor_failovers_total": "0x28 1x31"}, {"harbor_failovers_total": "3x60"}),
+    "HarborChangesLate": (
+        {
+            'harbor_end_to_end_seconds_bucket{le="0.5"}': "0+1x60",
+            'harbor_end_to_end_seconds_bucket{le="1.0"}': "0+100x60",
+            'harbor_end_to_end_seconds_bucket{le="+Inf"}': "0+100x60",
+        },
+        {
+            'harbor_end_to_end_seconds_bucket{le="0.2"}': "0+100x60",
+            'harbor_end_to_end_seconds_bucket{le="0.5"}': "0+100x60",
+            'harbor_end_to_end_seconds_bucket{le="+Inf"}': "0+100x60",
+        },
+    ),
+    "HarborShardBehind": (
+        {'harbor_shard_mailbox_batches{shard="1"}': "2x60"},
+        {'harbor_shard_mailbox_batches{shard="1"}': "1x27 2 1x31"},
+    ),
+    "HarborOutboxesLarge": (
+        {'harbor_gateway_outbox_bytes{gateway="0"}': "3e8x60"},
+        {'harbor_gateway_outbox_bytes{gateway="0"}': "1e6x60"},
+    ),
+    "HarborClientsTooSlow": (
+        {'harbor_disconnects_total{gateway="0",code="3008"}': "0+30x60"},
+        {'harbor_disconnects_total{gateway="0",code="1000"}': "0+30x60"},
+    ),
+    "HarborSourceDisconnected": (
+        {'harbor_source_connected{source="events"}': "1x9 0x50"},
+        {'harbor_source_connected{source="events"}': "1x27 0 1x31"},
+    ),
+    "HarborSourceLate": (
+        {'harbor_source_lag_seconds{source="events"}': "30x60"},
+        {'harbor_source_lag_seconds{source="events"}': "0.2x60"},
+    ),
+    "HarborIngestBufferFull": ({"harbor_ingest_buffer_bytes": "16e6x60"}, {"harbor_ingest_buffer_bytes": "3e6x60"}),
+    "HarborEventsDropped": (
+        {'harbor_events_dropped_total{source="events",reason="missing_capture"}': "0+5x60"},
+        {'harbor_events_dropped_total{source="events",reason="filtered"}': "0+5x60"},
+    ),
+    "HarborEventsMissed": (
+        {'harbor_source_gaps_total{source="events"}': "0+1x60"},
+        {'harbor_source_gaps_total{source="events"}': "0x20 1x39"},
+    ),
+    "HarborFetchesFail": (
+        {'harbor_fetches_total{outcome="error"}': "0+2x60", 'harbor_fetches_total{outcome="success"}': "0+8x60"},
+        {'harbor_fetches_total{outcome="error"}': "0+1x60", 'harbor_fetches_total{outcome="success"}': "0+99x60"},
+    ),
+    "HarborStoreFails": (
+        {'harbor_journal_errors_total{shard="0"}': "0x28 4x31"},
+        {'harbor_journal_errors_total{shard="0"}': "4x60"},
+    ),
+    "HarborDiskFilling": (
+        {
+            'kubelet_volume_stats_available_bytes{persistentvolumeclaim="data-harbor-0"}': "2e9-3e7x60",
+            'kubelet_volume_stats_capacity_bytes{persistentvolumeclaim="data-harbor-0"}': "1e10x60",
+        },
+        {
+            'kubelet_volume_stats_available_bytes{persistentvolumeclaim="data-harbor-0"}': "2e9x60",
+            'kubelet_volume_stats_capacity_bytes{persistentvolumeclaim="data-harbor-0"}': "1e10x60",
+        },
+    ),
+    "HarborMutationsWait": ({"harbor_mutations_pending": "3x60"}, {"harbor_mutations_pending": "3x12 0x47"}),
+}
+"""By alert: series, a minute a value, that make it fire after 30 minutes (40 where it waits so long), and such that do not."""
+AT = {"HarborDiskFilling": "45m"}
+
+
+def test_every_alert_has_its_case() -> None:
+    assert CASES.keys() == ALERTS.keys()
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+def test_the_rules_are_sound() -> None:
+    done = subprocess.run(
+        ["promtool", "check", "rules", RULES], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+@pytest.mark.parametrize("alert", list(CASES))
+def test_an_alert_fires_and_does_not(alert: str, tmp_path: Path) -> None:
+    tests = []
+    for series, firing in zip(CASES[alert], ("1", "0"), strict=True):
+        expression = f'count(ALERTS{{alertname="{alert}",alertstate="firing"}}) or vector(0)'
+        tests.append(
+            {
+                "interval": "1m",
+                "input_series": [{"series": name, "values": values} for name, values in series.items()],
+                "promql_expr_test": [
+                    {
+                        "expr": expression,
+                        "eval_time": AT.get(alert, "30m"),
+                        "exp_samples": [{"labels": "{}", "value": int(firing)}],
+                    }
+                ],
+            }
+        )
+    path = tmp_path / "tests.yaml"
+    path.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}))
+    done = subprocess.run(["promtool", "test", "rules", path], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("alert", list(ALERTS))
+def test_an_alert_says_what_is_wrong_and_where_to_read_on(alert: str) -> None:
+    rule = ALERTS[alert]
+    assert rule["labels"]["severity"] in {"critical", "warning"}
+    assert {"summary", "description", "runbook_url"} == rule["annotations"].keys()
+    page, anchor = rule["annotations"]["runbook_url"].split("#")
+    headings = [line[3:].strip().lower() for line in (ROOT / page).read_text().splitlines() if line.startswith("## ")]
+    assert anchor == alert.lower()
+    assert anchor in headings
+
+
+def test_the_rules_name_metrics_that_there_are() -> None:
+    for rule in (rule for group in GROUPS for rule in group["rules"]):
+        for name in re.findall(r"\b(?:harbor|kubelet)[_:][\w:]+", re.sub(r'"[^"]*"', "", rule["expr"])):
+            base = re.sub(r"_(bucket|count|sum)$", "", name.removeprefix("harbor_"))
+            assert name in RECORDED | FOREIGN or base in NAMES.keys() | LATER, name
