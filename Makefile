@@ -1,10 +1,10 @@
-# The four targets people use: up, test, check, bench.
+# The targets people use: up, test, check, bench, monitor.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: up test check bench format clean
+.PHONY: up test check bench monitor format clean
 
 up: $(STAMP)
 	@exec $(BIN)/harbor up --demo
@@ -13,17 +13,22 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -q --durations=10
 
 check: $(STAMP)
-	$(BIN)/ruff format --check cluster tests
-	$(BIN)/ruff check cluster tests
-	$(BIN)/mypy --strict cluster
+	$(BIN)/ruff format --check cluster tests grafana
+	$(BIN)/ruff check cluster tests grafana
+	$(BIN)/mypy --strict cluster grafana
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench
 
+monitor:
+	@command -v prometheus >/dev/null || { echo "Prometheus is not installed; on Debian: apt install prometheus"; exit 1; }
+	@echo "Prometheus with the rules: http://127.0.0.1:9090 (of the cluster whose admin port is 127.0.0.1:8701; Ctrl-C ends it)"
+	@exec prometheus --config.file=grafana/prometheus.yaml --storage.tsdb.path=.prometheus --web.listen-address=127.0.0.1:9090 --log.level=warn
+
 format: $(STAMP)
-	$(BIN)/ruff format cluster tests
-	$(BIN)/ruff check --fix cluster tests
+	$(BIN)/ruff format cluster tests grafana
+	$(BIN)/ruff check --fix cluster tests grafana
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Harbor Cluster needs Python 3.11 or later; this is %s. Name another: make PYTHON=python3.11" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -32,4 +37,4 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis bench.json
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .prometheus bench.json
