@@ -1,7 +1,7 @@
 """Ingestion: from frames of upstream streams to folded operations per shard.
 
-`receive` is the hottest path of the cluster (100,000 calls a second and more), so it breaks the pattern of the other machines: it
-returns no effects, only whether to go on reading. What it collects leaves through `wake`.
+`receive` is the hottest path of the cluster (100,000 frames a second and more), so it takes the frames of a read at once, and breaks the
+pattern of the other machines: it returns no effects, only whether to go on reading. What it collects leaves through `wake`.
 
 Pending operations fold by key, so what waits is bounded by the distinct keys and by list operations; with what was sent and is not
 committed yet it counts towards the high-water mark, at which sources are told to stop reading, until the low-water mark.
