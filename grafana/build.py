@@ -66,15 +66,15 @@ def rate(name: str, *by: str, more: str = "") -> str:
     return f"sum by ({', '.join(by)}) (rate({name}{{@{more}}}[{RATE}]))"
 
 
-def quantile(q: float, name: str, *by: str, more: str = "") -> str:
-    """Return a quantile of a histogram."""
-    groups = ", ".join([*by, "le"])
-    return f"histogram_quantile({q}, sum by ({groups}) (rate({name}_bucket{{@{more}}}[{RATE}])))"
+def level(name: str, *by: str, more: str = "", of: str = "sum") -> str:
+    """Return a gauge, added up, or the greatest."""
+    return f"{of} by ({', '.join(by)}) ({name}{{@{more}}})"
 
 
 def quantiles(name: str, more: str = "") -> list[Query]:
-    """Return the median and the 99th percentile."""
-    return [Query(quantile(0.5, name, more=more), "p50"), Query(quantile(0.99, name, more=more), "p99")]
+    """Return the median and the 99th percentile of a histogram."""
+    buckets = rate(f"{name}_bucket", "le", more=more)
+    return [Query(f"histogram_quantile({q}, {buckets})", text) for q, text in ((0.5, "p50"), (0.99, "p99"))]
 
 
 AGE = "harbor_end_to_end_seconds"
@@ -164,7 +164,7 @@ OVERVIEW = Board(
                     "Outboxes",
                     "What waits to be written to clients.",
                     "bytes",
-                    [Query("sum by (gateway) (harbor_gateway_outbox_bytes{@})", "gateway {{gateway}}")],
+                    [Query(level("harbor_gateway_outbox_bytes", "gateway"), "gateway {{gateway}}")],
                 ),
             ],
         ),
@@ -188,7 +188,7 @@ INGESTION = Board(
                     "Lag",
                     "Age of the oldest event that is not committed, or since when the stream is not read.",
                     "s",
-                    [Query(f"max by (source) (harbor_source_lag_seconds{{@{OF_SOURCE}}})", "{{source}}")],
+                    [Query(level("harbor_source_lag_seconds", "source", more=OF_SOURCE, of="max"), "{{source}}")],
                 ),
                 Panel(
                     "State",
@@ -196,7 +196,8 @@ INGESTION = Board(
                     "none",
                     [
                         Query(
-                            f"sum by (source, state) (harbor_source_state{{@{OF_SOURCE}}}) > 0", "{{source}} {{state}}"
+                            level("harbor_source_state", "source", "state", more=OF_SOURCE) + " > 0",
+                            "{{source}} {{state}}",
                         )
                     ],
                 ),
@@ -278,25 +279,25 @@ SHARDS = Board(
                     "Entries",
                     "Entries held.",
                     "none",
-                    [Query(f"sum by (shard) (harbor_shard_entries{{@{SHARD}}})", "shard {{shard}}")],
+                    [Query(level("harbor_shard_entries", "shard", more=SHARD), "shard {{shard}}")],
                 ),
                 Panel(
                     "Bytes",
                     "JSON bytes of the entries held.",
                     "bytes",
-                    [Query(f"sum by (shard) (harbor_shard_bytes{{@{SHARD}}})", "shard {{shard}}")],
+                    [Query(level("harbor_shard_bytes", "shard", more=SHARD), "shard {{shard}}")],
                 ),
                 Panel(
                     "Store",
                     "The store on the disk.",
                     "bytes",
-                    [Query(f"sum by (shard) (harbor_journal_bytes{{@{SHARD}}})", "shard {{shard}}")],
+                    [Query(level("harbor_journal_bytes", "shard", more=SHARD), "shard {{shard}}")],
                 ),
                 Panel(
                     "Watches",
                     "Watches of gateways.",
                     "none",
-                    [Query(f"sum by (shard) (harbor_shard_subscriptions{{@{SHARD}}})", "shard {{shard}}")],
+                    [Query(level("harbor_shard_subscriptions", "shard", more=SHARD), "shard {{shard}}")],
                 ),
                 Panel(
                     "Evictions",
@@ -325,7 +326,7 @@ SHARDS = Board(
                     "Mailboxes",
                     "Batches that a shard has not committed; above 1 it falls behind.",
                     "none",
-                    [Query(f"max by (shard) (harbor_shard_mailbox_batches{{@{SHARD}}})", "shard {{shard}}")],
+                    [Query(level("harbor_shard_mailbox_batches", "shard", more=SHARD, of="max"), "shard {{shard}}")],
                 ),
                 Panel(
                     "To write through",
@@ -366,7 +367,7 @@ DELIVERY = Board(
                     "Sessions",
                     "Clients connected.",
                     "none",
-                    [Query(f"sum by (gateway) (harbor_gateway_sessions{{@{GATEWAY}}})", "gateway {{gateway}}")],
+                    [Query(level("harbor_gateway_sessions", "gateway", more=GATEWAY), "gateway {{gateway}}")],
                 ),
                 Panel(
                     "Changes",
@@ -403,13 +404,13 @@ DELIVERY = Board(
                     "Outboxes",
                     "Waiting to be written.",
                     "bytes",
-                    [Query(f"sum by (gateway) (harbor_gateway_outbox_bytes{{@{GATEWAY}}})", "gateway {{gateway}}")],
+                    [Query(level("harbor_gateway_outbox_bytes", "gateway", more=GATEWAY), "gateway {{gateway}}")],
                 ),
                 Panel(
                     "Degraded",
                     "Sessions by level of the degradation ladder.",
                     "none",
-                    [Query(f"sum by (level) (harbor_sessions_degraded{{@{GATEWAY}}})", "level {{level}}")],
+                    [Query(level("harbor_sessions_degraded", "level", more=GATEWAY), "level {{level}}")],
                 ),
                 Panel(
                     "Disconnects",

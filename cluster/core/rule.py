@@ -210,12 +210,11 @@ class Router:
         # number comes out right, are not noticed then; what is taken is whole values still.
         joined = frames[0] if len(frames) == 1 else b",".join(frames)
         try:
-            if not joined.isascii():
-                joined.decode()
+            _check_text(joined)
             events: list[Any] = self._decode_events(b"[%b]" % joined)
             if len(events) == len(frames) and all(map(_NAME, events)):
                 return events, []
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        except (msgspec.DecodeError, RecursionError, FrameFault):
             pass  # one by one, to see what is wrong with which
         events = []
         faults: list[FrameFault] = []
@@ -228,11 +227,7 @@ class Router:
         return events, faults
 
     def _decode_frame(self, frame: bytes, events: list[Any], faults: list[FrameFault]) -> None:
-        if not frame.isascii():
-            try:
-                frame.decode()
-            except UnicodeDecodeError as error:
-                raise FrameFault("not_json", "invalid UTF-8") from error
+        _check_text(frame)
         if frame.lstrip()[:1] != b"[":
             events.append(self._decode_one(frame))
             return
@@ -272,13 +267,11 @@ class Router:
         """
         try:
             if not self._mapped:
+                _check_text(b" ".join([event.data for event in events]))
                 for event in events:
-                    data = event.data
-                    if not data.isascii():
-                        data.decode()
-                    _RAW(data)
+                    _RAW(event.data)
                 return events, [event.id for event in events], []
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        except (msgspec.DecodeError, RecursionError, FrameFault):
             pass  # one by one
         envelopes: list[Any] = []
         ids: list[str | int | None] = []
@@ -296,16 +289,13 @@ class Router:
 
     def _decode_event(self, event: Envelope) -> Any:
         data = bytes(event.data)
+        _check_text(data)
+        if self._mapped:
+            if data.lstrip()[:1] == b"[":
+                raise FrameFault("not_object")
+            return self._decode_one(data)
         try:
-            if not data.isascii():
-                data.decode()
-            if self._mapped:
-                if data.lstrip()[:1] == b"[":
-                    raise FrameFault("not_object")
-                return self._decode_one(data)
             _RAW(data)
-        except UnicodeDecodeError:
-            raise FrameFault("not_json", "invalid UTF-8") from None
         except (msgspec.DecodeError, RecursionError) as error:
             raise FrameFault("not_json", str(error)) from None
         return event
@@ -363,6 +353,19 @@ class Router:
             return rules(heard, shaped, event_id)
 
         return run
+
+
+def _check_text(data: bytes) -> None:
+    """Check for UTF-8, which decoding JSON does not do for what stays raw.
+
+    Raises:
+        FrameFault: it is none.
+    """
+    if not data.isascii():
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            raise FrameFault("not_json", "invalid UTF-8") from None
 
 
 def _frame_fault(error: Exception) -> FrameFault:
@@ -713,7 +716,8 @@ def _fast_set(
         if value is UNSET:
             raise MissingCapture
         key = canonical(checked(template.build(node, lambda p: heard[places[p[0]]] if p[0] in places else value)))
-        _remember(memo, known, key, value)
+        if _is_exact(value):
+            _remember(memo, known, key)
         return key
 
     if not read:
@@ -746,12 +750,15 @@ def _fast_set(
     return run
 
 
-def _remember(memo: dict[Any, CanonicalKey], known: Any, key: CanonicalKey, *values: Any) -> None:
-    """Keep the key of texts and integers only: equal ones have equal keys, while 1 also equals 1.0 and true."""
-    if all(value.__class__ is str or value.__class__ is int for value in values):
-        if len(memo) > MEMO:
-            memo.clear()
-        memo[known] = key
+def _is_exact(value: Any) -> bool:
+    """Whether a value can be looked up: equal texts and integers have equal keys, while 1 also equals 1.0 and true."""
+    return value.__class__ is str or value.__class__ is int
+
+
+def _remember(memo: dict[Any, CanonicalKey], known: Any, key: CanonicalKey) -> None:
+    if len(memo) > MEMO:
+        memo.clear()
+    memo[known] = key
 
 
 def _key(operation: RuleOperation, reader: _Reader) -> Callable[..., CanonicalKey]:
@@ -769,13 +776,12 @@ def _key(operation: RuleOperation, reader: _Reader) -> Callable[..., CanonicalKe
     def build(*event: Any) -> CanonicalKey:
         values = [read(*event) for read in readers]
         known = tuple(values)
-        try:
-            key = memo.get(known)
-        except TypeError:  # a captured array or object
-            key = None
-        if key is None or not all(value.__class__ is str or value.__class__ is int for value in values):
+        is_exact = all(map(_is_exact, values))
+        key = memo.get(known) if is_exact else None
+        if key is None:
             key = canonical(checked(template.build(node, dict(zip(paths, values, strict=True)).__getitem__)))
-            _remember(memo, known, key, *values)
+            if is_exact:
+                _remember(memo, known, key)
         return key
 
     return build

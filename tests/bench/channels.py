@@ -20,8 +20,8 @@ from cluster.core.feed import Repeats
 from cluster.core.ingestion_state import Effect, IngestionState, Join, SourceTraits
 from cluster.core.messages import Blob, BlobTaken, Claimed, Demand, Header, Send
 from cluster.core.placement import assign_slots
-from cluster.core.rule import Envelope
-from cluster.sources import SourceState, WebSocketSource
+from cluster.sources import WebSocketSource
+from tests.bench.transport import Undisturbed
 
 SHARDS = 4
 WINDOW = 500
@@ -29,7 +29,7 @@ WINDOW = 500
 RULES = {"set": {"key": ["room", "{id}"], "value": "{data}"}}
 
 
-class Listener:
+class Listener(Undisturbed):
     """An ingestor's machine, fed by a source."""
 
     def __init__(self) -> None:
@@ -72,17 +72,6 @@ class Listener:
     def received(self, source: str, frames: Sequence[bytes]) -> bool:
         self.is_joined.set()
         return True
-
-    def received_events(self, source: str, events: Sequence[Envelope]) -> bool:
-        raise AssertionError("a WebSocket has no server-sent events")
-
-    def refused(self, source: str, reason: str, size_bytes: int, detail: str = "") -> None:
-        raise AssertionError(reason)
-
-    def closed(self, source: str, reason: str) -> None:
-        raise AssertionError(reason)
-
-    def state_changed(self, source: str, state: SourceState) -> None: ...
 
 
 def resident() -> int:

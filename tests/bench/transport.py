@@ -43,7 +43,27 @@ def ingestion() -> IngestionState:
     return machine
 
 
-class Counter:
+class Undisturbed:
+    """What is no measurement's business, of a listener to a WebSocket: it comes to nothing, or must not come."""
+
+    def position(self, source: str, channel: str | None = None) -> str | int | None:
+        return None
+
+    def opened(self, source: str) -> None: ...
+
+    def received_events(self, source: str, events: Sequence[Envelope]) -> bool:
+        raise AssertionError("a WebSocket has no server-sent events")
+
+    def refused(self, source: str, reason: str, size_bytes: int, detail: str = "") -> None:
+        raise AssertionError(reason)
+
+    def closed(self, source: str, reason: str) -> None:
+        raise AssertionError(reason)
+
+    def state_changed(self, source: str, state: SourceState) -> None: ...
+
+
+class Counter(Undisturbed):
     """A listener that stops the clock at the last frame."""
 
     def __init__(self, count: int, machine: IngestionState | None) -> None:
@@ -64,22 +84,6 @@ class Counter:
             self.took = time.perf_counter() - self.began[0], time.process_time() - self.began[1]
             self.done.set()
         return True
-
-    def received_events(self, source: str, events: Sequence[Envelope]) -> bool:
-        raise AssertionError("a WebSocket has no server-sent events")
-
-    def position(self, source: str, channel: str | None = None) -> None:
-        return None
-
-    def opened(self, source: str) -> None: ...
-
-    def refused(self, source: str, reason: str, size_bytes: int) -> None:
-        raise AssertionError(reason)
-
-    def closed(self, source: str, reason: str) -> None:
-        raise AssertionError(reason)
-
-    def state_changed(self, source: str, state: SourceState) -> None: ...
 
 
 async def receive(port: int, transport: str, listener: str, count: int) -> dict[str, float]:

@@ -3,7 +3,6 @@
 import asyncio
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,14 +97,13 @@ async def test_load_brings_ingestors_and_quiet_takes_them_away(local_ray: None, 
     cluster = await asyncio.to_thread(LiveCluster(with_ids(ledger, tmp_path, ingestors)).start)
 
     def is_divided(count: int) -> bool:
-        time.sleep(0.5)  # asking is load too
         described = cluster.supervisor.describe()
         return not described["scaling"] and len(described["ingestors"]) == count
 
-    try:
-        await asyncio.to_thread(eventually, lambda: is_divided(2))
+    try:  # asking is load too, so it is done now and then
+        await asyncio.to_thread(eventually, lambda: is_divided(2), every_s=0.5)
         last = httpx.post(f"http://{ledger}/stop").json()["last"]
-        await asyncio.to_thread(eventually, lambda: is_divided(1))
+        await asyncio.to_thread(eventually, lambda: is_divided(1), every_s=0.5)
         wanted = truth(last)
         await asyncio.to_thread(eventually, lambda: all(_entry(cluster, key) == wanted[key] for key in wanted))
     finally:

@@ -16,13 +16,13 @@ import httpx
 import pytest
 import yaml
 
-from cluster.observability.metrics import NAMES
 from grafana import build
 from tests.live import Client, eventually, free_port
 from tests.observability.test_metrics import LATER
-from tests.observability.test_rules import RULES
+from tests.observability.test_rules import needs_promtool, promtool, unknown
 
 BOARDS = [pytest.param(json.loads(build.build(board)), id=board.uid) for board in build.BOARDS]
+PROMETHEUS = build.HERE / "prometheus.yaml"
 QUIET = {"harbor_evictions_total", "harbor_resumes_total"}
 """Shown by panels, and without a series in a cluster where nothing of the kind has happened."""
 
@@ -76,19 +76,16 @@ def test_a_dashboard_is_laid_out_and_described(board: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("where", "expression"), list(expressions()))
 def test_an_expression_names_metrics_that_there_are_and_is_filtered(where: str, expression: str) -> None:
-    for name, labels in re.findall(r"(harbor_\w+)(\{[^}]*\})?", expression):
-        base = re.sub(r"_(bucket|count|sum)$", "", name.removeprefix("harbor_"))
-        assert base in NAMES.keys() | LATER, where
+    assert not unknown(expression), where
+    for labels in re.findall(r"harbor_\w+(\{[^}]*\})?", expression):
         assert 'job=~"$job",namespace=~"$namespace"' in labels, where
     if "rate(" in expression or "increase(" in expression:
         assert "[$__rate_interval]" in expression, where
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+@needs_promtool
 def test_the_local_prometheus_is_sound() -> None:
-    command = ["promtool", "check", "config", build.HERE / "prometheus.yaml"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    promtool("check", "config", PROMETHEUS)
 
 
 def test_grafana_is_told_of_the_datasource_and_the_dashboards() -> None:
@@ -103,8 +100,8 @@ def test_grafana_is_told_of_the_datasource_and_the_dashboards() -> None:
 
 
 @pytest.fixture
-def working(upstream: Any, tmp_path: Path) -> Iterator[str]:
-    """The admin address of a cluster, as `harbor up` starts it."""
+def working(upstream: Any, tmp_path: Path) -> Iterator[tuple[str, str]]:
+    """The URL and the admin address of a cluster, as `harbor up` starts it."""
     document = {
         "cluster": {"name": f"monitored-{os.getpid()}", "shards": 2},
         "storage": {"path": str(tmp_path / "store")},
@@ -133,25 +130,19 @@ def working(upstream: Any, tmp_path: Path) -> Iterator[str]:
         try:
             ready = re.search(r"http://\S+", process.stdout.readline())
             assert ready is not None
-            yield f"{ready[0]} 127.0.0.1:{document['gateway']['admin_port']}"
+            yield ready[0], f"127.0.0.1:{document['gateway']['admin_port']}"
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(60)
 
 
 @pytest.fixture
-def prometheus(working: str, tmp_path: Path) -> Iterator[str]:
-    """A Prometheus that scrapes the cluster every second."""
-    document = {
-        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-        "rule_files": [str(RULES)],
-        "scrape_configs": [
-            {
-                "job_name": "harbor",
-                "static_configs": [{"targets": [working.split()[1]], "labels": {"namespace": "local"}}],
-            }
-        ],
-    }
+def prometheus(working: tuple[str, str], tmp_path: Path) -> Iterator[str]:
+    """A Prometheus as `make monitor` has it, that scrapes the cluster every second."""
+    document = yaml.safe_load(PROMETHEUS.read_text())
+    document["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    document["rule_files"] = [str(PROMETHEUS.parent / name) for name in document["rule_files"]]
+    document["scrape_configs"][0]["static_configs"][0]["targets"] = [working[1]]
     path = tmp_path / "prometheus.yaml"
     path.write_text(yaml.safe_dump(document))
     port = free_port()
@@ -164,9 +155,9 @@ def prometheus(working: str, tmp_path: Path) -> Iterator[str]:
 @pytest.mark.cluster
 @pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed (Debian: prometheus)")
 async def test_every_expression_shows_something_of_a_cluster_that_works(
-    working: str, prometheus: str, upstream: Any
+    working: tuple[str, str], prometheus: str, upstream: Any
 ) -> None:
-    url = working.split(maxsplit=1)[0]
+    url, _ = working
     upstream.do(lambda up: up.set_rate(50))
     client = await Client.open(url)
     view = await client.subscribe(1, key=["last"])

@@ -68,20 +68,16 @@ def test_every_name_has_a_series_of_a_cluster_that_works(local_ray: None, upstre
         "services": {"api": {"base_url": upstream.url}},
         "queries": [{"key": ["projects", "{id}"], "service": "api", "path": "/api/projects/{id}"}],
     }
-    with_admin = LiveCluster(document).start()
+    live = LiveCluster(document).start()
     try:
-        eventually(lambda: with_admin.supervisor.describe()["sources"][0]["state"] == "connected")
+        eventually(lambda: live.supervisor.describe()["sources"][0]["state"] == "connected")
         upstream.do(lambda up: up.set_rate(50))
-        eventually(lambda: with_admin.get("last").is_success)
-        with_admin.get("projects", "1")
-
-        def known() -> dict[str, list[tuple[dict[str, str], float]]]:
-            gathered = [decode(encoded) for _, encoded in with_admin.supervisor.metrics() if encoded]
-            return _series(render(sample for samples in gathered for sample in samples).decode())
-
-        described = with_admin.supervisor.describe()
+        eventually(lambda: live.get("last").is_success)
+        live.get("projects", "1")
+        gathered = [decode(encoded) for _, encoded in live.supervisor.metrics() if encoded]
+        series = _series(render(sample for samples in gathered for sample in samples).decode())
+        described = live.supervisor.describe()
         shards = [shard["id"] for shard in described["shards"]]
-        series = known()
         mailboxes = {labels["shard"]: value for labels, value in series["harbor_shard_mailbox_batches"]}
         assert mailboxes.keys() == set(map(str, shards))
         ((_, lag),) = series["harbor_source_lag_seconds"]
@@ -95,4 +91,4 @@ def test_every_name_has_a_series_of_a_cluster_that_works(local_ray: None, upstre
         assert missing <= never, "those with a reason or a result begin with the first"
     finally:
         upstream.do(lambda up: up.set_rate(0))
-        with_admin.stop()
+        live.stop()
