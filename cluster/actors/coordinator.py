@@ -9,10 +9,9 @@ import os
 from cluster.actors.shell import Shell
 from cluster.actors.specification import Specification
 from cluster.core.coordinator_state import CoordinatorState
-from cluster.core.messages import Blob
+from cluster.core.messages import Answer, Blob, Message
 from cluster.core.placement import coordinator_of
 from cluster.observability.metrics import Metrics
-from cluster.wire import blob
 
 
 class CoordinatorActor(Shell):
@@ -35,10 +34,10 @@ class CoordinatorActor(Shell):
         self._sizes = self._metrics.histogram("window_size_operations")
         self._waits = self._metrics.histogram("window_wait_seconds")
         self.run(())
+        await self.listen()
 
-    async def call(self, *pieces: bytes) -> bytes:
+    def take(self, message: Message) -> Answer:
         """Take a message from another actor."""
-        message = blob.decode_message(pieces)
         match message:
             case Blob():
                 answer, effects = self.machine.blob(message, self.now())
@@ -49,7 +48,7 @@ class CoordinatorActor(Shell):
             self._sizes.observe(operations)
             self._waits.observe(waited_ms / 1000.0)
         self.machine.flushed.clear()
-        return blob.encode_answer(answer)
+        return answer
 
     async def status(self) -> dict[str, object]:
         """Say what `/v1/cluster` shows of this actor."""

@@ -11,10 +11,9 @@ from typing import Any
 from cluster.actors.shell import Shell
 from cluster.actors.specification import Specification
 from cluster.core.gateway_state import GatewayState
-from cluster.core.messages import Announce, ChangeSet, SourceStates
+from cluster.core.messages import Announce, Answer, ChangeSet, Message, SourceStates
 from cluster.gateway import GatewayServer
 from cluster.observability.metrics import Metrics
-from cluster.wire import blob
 
 STALL_CHECK_S = 5.0
 BIND_RETRY_S = 0.2
@@ -52,6 +51,7 @@ class GatewayActor(Shell):
         self._ages = self._metrics.histogram("end_to_end_seconds")
         self._host = config.host
         self._port = await self._listen(config.host, config.port)
+        await self.listen()
         self.spawn(self._watch_stalls())
 
     async def _listen(self, host: str, port: int) -> int:
@@ -69,9 +69,8 @@ class GatewayActor(Shell):
             await asyncio.sleep(STALL_CHECK_S)
             self._server.run(self.machine.stalled(self.now()))
 
-    async def call(self, *pieces: bytes) -> bytes:
+    def take(self, message: Message) -> Answer:
         """Take a message from another actor."""
-        message = blob.decode_message(pieces)
         match message:
             case ChangeSet():
                 answer, effects = self.machine.change_set(message, self.now())
@@ -82,7 +81,7 @@ class GatewayActor(Shell):
             case _:
                 raise AssertionError(f"a gateway does not take {type(message).__name__}")
         self.run(effects)
-        return blob.encode_answer(answer)
+        return answer
 
     def run(self, effects: Any) -> None:
         """Run effects: the server knows its own, and hands calls back."""

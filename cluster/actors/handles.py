@@ -1,4 +1,4 @@
-"""Typed handles: the only place where actors are called.
+"""Typed handles: the only place where actors are called, by a socket where the other is on the same node, else by Ray.
 
 A call carries one blob and returns one; what can go wrong (the peer is starting, restarting, unreachable, or slower than
 `CALL_TIMEOUT_S`) is one exception, `Unreachable`, after which the caller may send the same message again.
@@ -11,6 +11,7 @@ import msgspec
 import ray
 from ray.exceptions import RayError
 
+from cluster.actors.node_link import Lost, NodeLink
 from cluster.core.dead_letters import DeadLetter
 from cluster.core.messages import Answer, Members, Message
 from cluster.errors import UnavailableError
@@ -35,8 +36,13 @@ class Peers:
     """Calls to the other actors of one cluster, by address."""
 
     def __init__(self, cluster: str) -> None:
+        self._cluster = cluster
         self._namespace = namespace(cluster)
+        self._node = ray.get_runtime_context().get_node_id()
         self._handles: dict[str, Any] = {}
+        self._links: dict[str, NodeLink] = {}
+        self._by_ray: set[str] = set()
+        """Whose socket failed; a call that Ray has carried makes it worth another try."""
 
     async def call(self, to: str, message: Message) -> Answer:
         """Deliver a message and return the answer.
@@ -46,13 +52,41 @@ class Peers:
         Raises:
             Unreachable: no answer came.
         """
+        pieces = blob.encode(message)
         try:
-            handle = await self._handle(to)
-            answer: bytes = await asyncio.wait_for(handle.call.remote(*blob.encode(message)), CALL_TIMEOUT_S)
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                answer = await self._call_here(to, pieces)
+                if answer is None:
+                    handle = await self._handle(to)
+                    answer = await handle.call.remote(*pieces)
+                    self._by_ray.discard(to)
             return blob.decode_answer(answer)
         except (RayError, TimeoutError, ValueError, msgspec.DecodeError) as error:
             self._handles.pop(to, None)
+            self._drop_link(to)
             raise Unreachable(f"{to}: {type(error).__name__}") from error
+
+    async def _call_here(self, to: str, pieces: list[bytes]) -> bytes | None:
+        """Return the answer of an actor of this node, or None where Ray is to carry the call."""
+        if to in self._by_ray:
+            return None
+        try:
+            link = self._links.get(to)
+            if link is None:
+                made = await NodeLink.connect(self._node, self._cluster, to)
+                link = self._links.setdefault(to, made)
+                if link is not made:
+                    made.close()
+            return await link.call(pieces)
+        except Lost:
+            self._drop_link(to)
+            return None
+
+    def _drop_link(self, to: str) -> None:
+        link = self._links.pop(to, None)
+        if link is not None:
+            link.close()
+            self._by_ray.add(to)
 
     async def status(self, to: str, timeout_s: float = 2.0) -> dict[str, Any]:
         """Return what an actor says of itself.

@@ -36,7 +36,7 @@ from cluster.core.ingestion_state import (
     Start,
     Stop,
 )
-from cluster.core.messages import Announce, Claimed, Demand, HandOver, Members, Take
+from cluster.core.messages import Announce, Answer, Claimed, Demand, HandOver, Members, Message, Take
 from cluster.core.overflow import Overflow
 from cluster.core.retry import Backoff
 from cluster.core.rule import Envelope
@@ -44,7 +44,6 @@ from cluster.errors import HarborError, UpstreamError
 from cluster.observability.metrics import Metrics
 from cluster.services import ServiceClient
 from cluster.sources import HttpLinesSource, Source, SourceState, SseSource, WebSocketSource
-from cluster.wire import blob
 
 MISSED_TRIES = 5
 """How often an endpoint is asked for what was missed, while it cannot be reached or answers that it may later."""
@@ -107,6 +106,7 @@ class IngestionActor(Shell):
         """Why sources are not connected."""
         self._running: dict[str, asyncio.Task[None]] = {}
         self.run(())
+        await self.listen()
 
     def _source(self, name: str, config: SourceConfig) -> Source:
         backoff = Backoff(config.reconnect.initial_ms, config.reconnect.max_ms, config.reconnect.attempts)
@@ -165,9 +165,8 @@ class IngestionActor(Shell):
 
     # --- calls ---------------------------------------------------------------------------------------------------
 
-    async def call(self, *pieces: bytes) -> bytes:
+    def take(self, message: Message) -> Answer:
         """Take a message from another actor."""
-        message = blob.decode_message(pieces)
         match message:
             case Demand():
                 answer, effects = self.machine.demand(message, self.now())
@@ -184,7 +183,7 @@ class IngestionActor(Shell):
             case _:
                 raise AssertionError(f"an ingestor does not take {type(message).__name__}")
         self.run(effects)
-        return blob.encode_answer(answer)
+        return answer
 
     def effect(self, effect: object) -> None:
         """Begin to read, join, leave, read on, ask for what was missed."""

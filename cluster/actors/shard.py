@@ -18,7 +18,7 @@ from cluster.app.functions import ABSENT, Functions
 from cluster.core.channel_demand import ChannelDemand
 from cluster.core.declared_query import FunctionRequest, Response
 from cluster.core.memory import Memory
-from cluster.core.messages import Announce, Batch, Members, Requests
+from cluster.core.messages import Announce, Answer, Batch, Members, Message, Requests
 from cluster.core.operation import UNCHANGED
 from cluster.core.query_key import CanonicalKey
 from cluster.core.shard_state import Commit, Effect, ShardState, StartFetch
@@ -27,7 +27,6 @@ from cluster.errors import HarborError, StoreError, UpstreamError
 from cluster.observability.metrics import Metrics
 from cluster.services import ServiceClient
 from cluster.storage import LmdbStore, open_store
-from cluster.wire import blob
 
 EPOCH_ORIGIN_MS = 1_735_689_600_000
 """2025-01-01. An epoch is the milliseconds since then at which a shard's life began: later lives have higher ones, also where nothing
@@ -97,6 +96,7 @@ class ShardActor(Shell):
             self.machine.restore(stored, now_ms, lambda key: spec.slots.shard(CanonicalKey(key)) == index)
             self.log.info("store_restored", entries=len(self.machine.cache), ms=round(self.now() - now_ms))
         self.run(())
+        await self.listen()
         self.spawn(self._learn_members())
 
     async def _learn_members(self) -> None:
@@ -123,9 +123,8 @@ class ShardActor(Shell):
             self.log.error("store_set_aside", reason=reason, kept_as=f"{directory}.unreadable")
         return store, stored
 
-    async def call(self, *pieces: bytes) -> bytes:
+    def take(self, message: Message) -> Answer:
         """Take a message from another actor."""
-        message = blob.decode_message(pieces)
         match message:
             case Batch():
                 started = time.perf_counter()
@@ -140,7 +139,7 @@ class ShardActor(Shell):
             case _:
                 raise AssertionError(f"a shard does not take {type(message).__name__}")
         self.run(effects)
-        return blob.encode_answer(answer)
+        return answer
 
     def effect(self, effect: Effect) -> None:
         """Start a fetch, or store what changed."""

@@ -13,11 +13,13 @@ from typing import Any, Protocol
 
 import ray
 
+from cluster.actors import node_link
 from cluster.actors.handles import Peers, Unreachable
 from cluster.clock import Millis, SystemClock
 from cluster.core.messages import Answer, Message, Send
 from cluster.observability.logs import Log
 from cluster.observability.logs import configure as configure_logs
+from cluster.wire import blob
 
 
 class Machine(Protocol):
@@ -48,6 +50,7 @@ class Shell:
     def __init__(self, identity: str, cluster: str) -> None:
         self.identity = identity
         self.clock = SystemClock()
+        self._cluster = cluster
         self.peers = Peers(cluster)
         configure_logs()
         self.log = Log(component=identity)
@@ -78,6 +81,25 @@ class Shell:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.log.error("task_failed", error=repr(error), exc_info=error)
             os._exit(70)
+
+    async def listen(self) -> None:
+        """Take calls of actors of this node without Ray; those by Ray come when `__init__` has ended, these from now on."""
+        await node_link.listen(self.node, self._cluster, self.identity, self._take_here)
+
+    def take(self, message: Message) -> Answer:
+        """Take a message from another actor."""
+        raise NotImplementedError
+
+    async def call(self, *pieces: bytes) -> bytes:
+        """Take a message that Ray has carried."""
+        return blob.encode_answer(self.take(blob.decode_message(pieces)))
+
+    def _take_here(self, message: bytes) -> bytes:
+        try:
+            return blob.encode_answer(self.take(blob.decode_message((message,))))
+        except Exception as error:
+            self.log.error("call_failed", error=repr(error), exc_info=error)  # noqa: TRY400 - a Log has no `exception`
+            return b""
 
     def run(self, effects: Iterable[Any]) -> None:
         """Run effects, then set the timer for what the machine wants next."""
