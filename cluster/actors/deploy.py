@@ -28,8 +28,9 @@ from cluster.actors.handles import SUPERVISOR, SupervisorHandle, kill, namespace
 from cluster.actors.specification import encode
 from cluster.actors.supervisor import ACTOR_OPTIONS, SupervisorActor
 from cluster.config import Config
-from cluster.errors import ErrorCode, HarborError, RequestError
-from cluster.gateway import error_response, parameters
+from cluster.core.grants import ApiKeys
+from cluster.errors import ErrorCode, HarborError
+from cluster.gateway import KeysFile, credentials, error_response, parameters
 from cluster.observability import metrics
 
 READY_TIMEOUT_S = 90.0
@@ -204,81 +205,3 @@ def _await_ready(supervisor: SupervisorHandle, stop: threading.Event) -> dict[st
 def _reason(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return lines[-1].strip() if lines else type(error).__name__
-
-
-@contextmanager
-def _admin(config: Config, supervisor: SupervisorHandle, *, shared: bool) -> Iterator[None]:
-    """Serve the admin port: metrics of the whole cluster, its description, its health.
-
-    `shared`: another driver may serve it already, which will do.
-    """
-    loop = asyncio.new_event_loop()
-    started: list[OSError | None] = []
-    ready = threading.Event()
-
-    async def scrape(_: web.Request) -> web.Response:
-        gathered = await asyncio.to_thread(supervisor.metrics)
-        samples = [sample for _, encoded in gathered if encoded is not None for sample in metrics.decode(encoded)]
-        return web.Response(body=metrics.render(samples), content_type="text/plain", charset="utf-8")
-
-    async def describe(request: web.Request) -> web.Response:
-        try:
-            wants_dead_letters = parameters.wants_dead_letters(request)
-        except RequestError as error:
-            return error_response(error)
-        described = await asyncio.to_thread(supervisor.describe)
-        if wants_dead_letters:
-            described["dead_letters"] = msgspec.to_builtins(await asyncio.to_thread(supervisor.dead_letters))
-        return web.json_response(described)
-
-    async def alive(_: web.Request) -> web.Response:
-        return web.Response(text="alive\n")
-
-    async def is_ready(_: web.Request) -> web.Response:
-        described = await asyncio.to_thread(supervisor.describe)
-        return web.Response(
-            text="ready\n" if described["ready"] else "not ready\n", status=200 if described["ready"] else 503
-        )
-
-    async def serve() -> web.AppRunner:
-        app = web.Application()
-        app.add_routes(
-            [
-                web.get("/metrics", scrape),
-                web.get("/v1/cluster", describe),
-                web.get("/healthz", alive),
-                web.get("/readyz", is_ready),
-            ]
-        )
-        runner = web.AppRunner(app, access_log=None, handle_signals=False)
-        await runner.setup()
-        try:
-            site = web.TCPSite(runner, config.gateway.admin_host, config.gateway.admin_port)
-            await site.start()
-            started.append(None)
-        except OSError as error:
-            started.append(error)
-        ready.set()
-        return runner
-
-    def run() -> None:
-        asyncio.set_event_loop(loop)
-        runner = loop.run_until_complete(serve())
-        loop.run_forever()
-        loop.run_until_complete(runner.cleanup())
-        loop.close()
-
-    thread = threading.Thread(target=run, name="admin", daemon=True)
-    thread.start()
-    ready.wait()
-    outcome = started[0]
-    try:
-        if isinstance(outcome, OSError) and not shared:
-            raise HarborError(
-                ErrorCode.UNAVAILABLE,
-                f"gateway.admin_port: {config.gateway.admin_host}:{config.gateway.admin_port} cannot be listened on: {outcome.strerror}",
-            )
-        yield
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(5.0)

@@ -11,8 +11,9 @@ from typing import Any
 from cluster.actors.shell import Shell
 from cluster.actors.specification import Specification
 from cluster.core.gateway_state import GatewayState
+from cluster.core.grants import ApiKeys
 from cluster.core.messages import Announce, Answer, ChangeSet, Message, SourceStates
-from cluster.gateway import GatewayServer
+from cluster.gateway import CHECK_S, GatewayServer, KeysFile
 from cluster.observability.metrics import Metrics
 
 STALL_CHECK_S = 5.0
@@ -36,6 +37,7 @@ class GatewayActor(Shell):
             slots=spec.slots,
             shards=spec.config.cluster.shards,
             concerns=spec.compiled.concerns,
+            keys=None if config.auth.mode == "none" else ApiKeys({}),
         )
         self._server = GatewayServer(
             self.machine,
@@ -49,10 +51,13 @@ class GatewayActor(Shell):
         )
         self._metrics = Metrics(component="gateway", gateway=str(index))
         self._ages = self._metrics.histogram("end_to_end_seconds")
+        self._keys_file = None if config.auth.mode == "none" else KeysFile(config.auth.keys_file)
+        self._look_at_keys()
         self._host = config.host
         self._port = await self._listen(config.host, config.port)
         await self.listen()
         self.spawn(self._watch_stalls())
+        self.spawn(self._watch_keys())
 
     async def _listen(self, host: str, port: int) -> int:
         for attempt in range(BIND_ATTEMPTS):
@@ -63,6 +68,26 @@ class GatewayActor(Shell):
                     raise
                 await asyncio.sleep(BIND_RETRY_S)
         raise AssertionError("unreachable")
+
+    def _look_at_keys(self) -> None:
+        """Take what the keys file says now; what cannot be used leaves things as they are."""
+        if self._keys_file is None:
+            return
+        reason = self._keys_file.reason
+        keys = self._keys_file.look()
+        if keys is not None:
+            self.log.info("keys_read", keys=len(keys))
+            self.run(self.machine.change_keys(keys, self.now()))
+        elif self._keys_file.reason not in ("", reason):
+            self.log.error("keys_refused", reason=self._keys_file.reason)
+        self._server.not_ready = (
+            "" if self.machine.keys else f"no keys: {self._keys_file.reason or 'the file is empty'}"
+        )
+
+    async def _watch_keys(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_S)
+            self._look_at_keys()
 
     async def _watch_stalls(self) -> None:
         while True:

@@ -117,6 +117,39 @@ def up(
     run(config, address=address, port=port, demo=demo, app=app_)
 
 
+keys_app = typer.Typer(name="key", help="API keys.", no_args_is_help=True)
+app.add_typer(keys_app)
+
+
+@keys_app.command("new")
+@_command
+def new_key(
+    read: Annotated[list[str] | None, typer.Option(help="A key prefix to read; [] is every key.")] = None,
+    write: Annotated[list[str] | None, typer.Option(help="A key prefix to write.")] = None,
+    mutate: Annotated[list[str] | None, typer.Option(help="A mutation, or NAME*.")] = None,
+    presence: Annotated[list[str] | None, typer.Option(help="A topic, or TOPIC*.")] = None,
+    admin: Annotated[bool, typer.Option("--admin", help="See and change the cluster.")] = False,
+    name: Annotated[str | None, typer.Option(help="Whose key it is; without it a random name.")] = None,
+) -> None:
+    """Make an API key: prints it, which nothing does again, and its line for the keys file."""
+    import secrets
+
+    from cluster.core.grants import Grants, line
+
+    grants = Grants(
+        [_key(each) for each in read or ()],
+        [_key(each) for each in write or ()],
+        mutate or [],
+        presence or [],
+        admin,
+    )
+    key = f"hk_{secrets.token_urlsafe(32)}"
+    made = line(name or secrets.token_hex(4), key, grants)
+    if _is_terminal():
+        sys.stderr.write("harbor: the key, for the client, and its line, for gateway.auth.keys_file:\n")
+    sys.stdout.write(f"{key}\n{made}\n")
+
+
 @app.command()
 @_command
 def down(

@@ -20,6 +20,7 @@ import yaml
 from msgspec import Struct
 
 from cluster.config.model import (
+    AuthConfig,
     CacheConfig,
     ClusterConfig,
     Config,
@@ -38,6 +39,7 @@ from cluster.core import template
 from cluster.core.dialect import DIALECTS
 from cluster.core.entity_index import EntityType
 from cluster.core.feed import Repeats
+from cluster.core.grants import ApiKeys
 from cluster.core.infinite import OffsetPaging
 from cluster.core.json_pointer import tokens
 from cluster.core.operation import is_number
@@ -197,6 +199,20 @@ def _shown(value: Any) -> str:
 
 def _directory(path: str, value: Any) -> str | None:
     return None if value is None else _text(path, value)
+
+
+def _keys_file(path: str, value: Any) -> str:
+    try:
+        ApiKeys.parse(Path(_text(path, value)).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(path, f"{value!r} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(path, f"{value!r} is not UTF-8") from None
+    except ConfigError as error:
+        if error.path == path:
+            raise
+        raise ConfigError(path, f"{value}, {error.message}") from None
+    return str(value)
 
 
 def _text(path: str, value: Any) -> str:
@@ -567,14 +583,12 @@ class _Reader:
             section.take("admin_host", "127.0.0.1", _text),
             section.take("admin_port", 8701, _port),
             section.take("origins", (), self.origins),
+            section.take("auth", AuthConfig(), self.auth),
         )
-        if section.has("auth"):
-            section.take("auth", None, self.auth)
-        section.known.append("auth")
         section.later("tenant_claim")
         section.done()
         for name, host in (("host", made.host), ("admin_host", made.admin_host)):
-            if not _is_loopback(host):
+            if made.auth.mode == "none" and not _is_loopback(host):
                 self.fault(
                     f"{path}.{name}",
                     f"without auth a loopback address is needed (127.0.0.1, ::1 or localhost), got {host!r}",
@@ -584,13 +598,15 @@ class _Reader:
     def origins(self, path: str, value: Any) -> tuple[str, ...]:
         return tuple(_url("http", "https")(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))
 
-    def auth(self, path: str, value: Any) -> None:
+    def auth(self, path: str, value: Any) -> AuthConfig:
         section = _Section(self, path, value)
-        section.take("mode", "none", _one_of("none", "api_keys", "jwt"))
-        section.later("mode", "none")
-        if section.value.get("mode") in ("api_keys", "jwt"):
-            return  # the other members are that mode's
+        mode = section.take("mode", "none", _one_of("none", "api_keys", "jwt"))
+        section.later("mode", "none", "api_keys")
+        if mode == "jwt":
+            return AuthConfig(mode)  # the other members are that mode's
+        keys_file = section.take("keys_file", _NEVER, _keys_file) if mode == "api_keys" else ""
         section.done()
+        return AuthConfig(mode, keys_file or "")
 
     def storage(self, path: str, value: Any) -> StorageConfig:
         section = _Section(self, path, value)

@@ -63,6 +63,14 @@ class ClusterConfig(Struct, frozen=True):
     """Of ingestors."""
 
 
+class AuthConfig(Struct, frozen=True):
+    """Who may do what."""
+
+    mode: str = "none"
+    """none | api_keys."""
+    keys_file: str = ""
+
+
 class GatewayConfig(Struct, frozen=True):
     """Where clients and Prometheus connect."""
 
@@ -72,6 +80,7 @@ class GatewayConfig(Struct, frozen=True):
     admin_port: int = 8701
     origins: tuple[str, ...] = ()
     """Browser origins that may connect; empty: any."""
+    auth: AuthConfig = AuthConfig()
 
 
 class ServiceConfig(_Confidential, frozen=True):

@@ -19,7 +19,9 @@ from cluster.core.session_state import SessionState
 from cluster.errors import ErrorCode, HarborError, RequestError
 
 MAX_FRAME_BYTES = 1024 * 1024
-LATER = frozenset({"mutate", "undo", "presence", "leave", "auth"})
+PING_MS = 25_000
+"""Between the server's pings on a socket; a peer that does not answer is gone."""
+LATER = frozenset({"mutate", "undo", "presence", "leave"})
 
 
 class Command(Struct, frozen=True):
@@ -67,9 +69,13 @@ def _carry_out(
     if not isinstance(message, dict):
         raise RequestError(ErrorCode.BAD_MESSAGE, "a message is an object")
     kind = message.get("type")
+    if kind == "hello":
+        return _hello(state, session, message, now_ms)
+    if session.principal is None:
+        raise HarborError(ErrorCode.UNAUTHORIZED, "say hello with a token first")
     match kind:
-        case "hello":
-            return []
+        case "auth":
+            return _auth(state, session, message, now_ms)
         case "ping":
             name = {"re": message["id"]} if "id" in message else {}
             return state.say(session, protocol.message("pong", **name))
@@ -83,6 +89,7 @@ def _carry_out(
             return state.resume(session, _name(message), now_ms)
         case "get":
             key = _key(message, "key")
+            session.principal.require("read", key)
             ticket = command(Command(session.id, _id(message), "get"))
             return state.request(ticket, key, lambda request: Read(request, key), now_ms)
         case "set":
@@ -92,6 +99,7 @@ def _carry_out(
             exact = message.get("exact", False)
             if not isinstance(exact, bool):
                 raise RequestError(ErrorCode.BAD_REQUEST, f"exact is true or false, got {exact!r:.60}")
+            session.principal.require("write", key)
             ticket = command(Command(session.id, _id(message), "invalidate"))
             return state.request(
                 ticket, key if exact else None, lambda request: Act(request, "invalidate", key, exact), now_ms
@@ -100,6 +108,53 @@ def _carry_out(
             raise RequestError(ErrorCode.UNSUPPORTED, f"{kind} is not supported by this version")
         case _:
             raise RequestError(ErrorCode.UNKNOWN_TYPE, f"unknown message type {kind!r:.60}")
+
+
+def _hello(state: GatewayState, session: SessionState, message: dict[str, Any], now_ms: float) -> list[Effect]:
+    """Say whose a session is; needed only where the handshake had no credentials and some are needed."""
+    if "token" not in message and session.principal is not None:
+        return []
+    if "token" not in message:
+        raise HarborError(ErrorCode.UNAUTHORIZED, "hello needs a token here")
+    if state.keys is None:
+        return []  # nobody asked
+    principal = state.principal(_token(message))
+    if principal is None:
+        return [Close(session.id, protocol.CLOSE_BAD_TOKEN, "bad token")]
+    if session.principal is not None:
+        return state.admit(session, principal, now_ms)
+    session.principal = principal
+    return welcome(state, session, now_ms)
+
+
+def welcome(state: GatewayState, session: SessionState, now_ms: float) -> list[Effect]:
+    """Greet a session, once it is known whose it is."""
+    return state.say(
+        session,
+        protocol.message(
+            "welcome",
+            session=session.id,
+            server_time=int(now_ms),
+            ping_interval_ms=PING_MS,
+            resume_token=session.id,
+        ),
+    )
+
+
+def _auth(state: GatewayState, session: SessionState, message: dict[str, Any], now_ms: float) -> list[Effect]:
+    """Take other credentials, without a new connection; what they do not cover is no longer watched."""
+    name, token = _id(message), _token(message)
+    principal = state.principal(token)
+    if principal is None:
+        raise HarborError(ErrorCode.UNAUTHORIZED, "the token is not valid; the session goes on as it was")
+    return [*state.admit(session, principal, now_ms), *state.say(session, protocol.message("result", re=name))]
+
+
+def _token(message: dict[str, Any]) -> str:
+    token = message.get("token")
+    if not isinstance(token, str):
+        raise RequestError(ErrorCode.BAD_MESSAGE, f"{message['type']} needs a token, a string")
+    return token
 
 
 def _subscribe(state: GatewayState, session: SessionState, message: dict[str, Any], now_ms: float) -> list[Effect]:
@@ -132,6 +187,8 @@ def _set(
     now_ms: float,
 ) -> list[Effect]:
     key = _key(message, "key")
+    assert session.principal is not None
+    session.principal.require("write", key)
     if "data" not in message:
         raise RequestError(ErrorCode.BAD_MESSAGE, "set needs data")
     base_version = message.get("base_version")

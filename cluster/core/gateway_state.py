@@ -23,6 +23,7 @@ import orjson
 from msgspec import Struct
 
 from cluster.core import protocol
+from cluster.core.grants import ANYBODY, ApiKeys, Principal
 from cluster.core.link import Foreign, Incoming, New, Outgoing, Repeat
 from cluster.core.messages import (
     Absent,
@@ -191,9 +192,18 @@ class GatewayState:
     """See the module."""
 
     def __init__(
-        self, identity: str, incarnation: int, *, slots: SlotMap, shards: int, concerns: Concerns | None = None
+        self,
+        identity: str,
+        incarnation: int,
+        *,
+        slots: SlotMap,
+        shards: int,
+        concerns: Concerns | None = None,
+        keys: ApiKeys | None = None,
     ) -> None:
         self.identity = identity
+        self.keys = keys
+        """Who may do what; None: anybody everything."""
         self._concerns = concerns
         self._sources: dict[str, str | None] = {}
         """Condition by source: up | down | failed; None: it has not been up yet."""
@@ -684,16 +694,55 @@ class GatewayState:
 
     # --- sessions ------------------------------------------------------------------------------------------------
 
-    def open_session(self, session_id: str, *, server_sent: bool = False) -> SessionState:
-        """A client has connected.
+    def principal(self, credentials: str | None) -> Principal | None:
+        """Return who bears credentials, None where nobody does."""
+        if self.keys is None:
+            return ANYBODY
+        return None if credentials is None else self.keys.principal(credentials)
+
+    def open_session(
+        self, session_id: str, *, server_sent: bool = False, principal: Principal | None = ANYBODY
+    ) -> SessionState:
+        """A client has connected; with no `principal` it has yet to say whose it is.
 
         Raises:
             UnavailableError: too many have.
         """
         if len(self.sessions) >= MAX_SESSIONS:
             raise UnavailableError("this gateway has as many sessions as it may")
-        session = self.sessions[session_id] = SessionState(session_id, server_sent=server_sent)
+        session = self.sessions[session_id] = SessionState(session_id, server_sent=server_sent, principal=principal)
         return session
+
+    def admit(self, session: SessionState, principal: Principal, now_ms: float) -> list[Effect]:
+        """A session is this principal's from now on; what it watches and may not goes."""
+        self._now_ms = now_ms
+        effects: list[Effect] = []
+        session.principal = principal
+        for subscription in list(session.subscriptions.values()):
+            topic = subscription.topic
+            if principal.may("read", CanonicalKey(topic.key)):
+                continue
+            if session.server_sent:
+                return [Close(session.id, protocol.CLOSE_FORBIDDEN, "no grant to read any more")]
+            self._end(session, subscription, effects)
+            name = orjson.Fragment(subscription.name)
+            members = protocol.error_body(ErrorCode.FORBIDDEN, "no grant to read any more")
+            effects.extend(self.say(session, protocol.message("error", re=name, **members)))
+        return effects
+
+    def change_keys(self, keys: ApiKeys | None, now_ms: float) -> list[Effect]:
+        """Other keys count from now on: sessions of those that are gone are closed, others have the grants of today."""
+        self.keys = keys
+        effects: list[Effect] = []
+        for session in list(self.sessions.values()):
+            if session.principal is None:
+                continue
+            principal = ANYBODY if keys is None else keys.of(session.principal.subject)
+            if principal is None:
+                effects.append(Close(session.id, protocol.CLOSE_BAD_TOKEN, "the key does not count any more"))
+            else:
+                effects.extend(self.admit(session, principal, now_ms))
+        return effects
 
     def close_session(self, session_id: str, now_ms: float) -> list[Effect]:
         """A client is gone."""
@@ -724,8 +773,10 @@ class GatewayState:
         """Begin a subscription.
 
         Raises:
-            RequestError: the name is taken, or there are too many.
+            HarborError: the session may not read that, the name is taken, or there are too many.
         """
+        assert session.principal is not None
+        session.principal.require("read", key)
         self._now_ms = now_ms
         if name in session.subscriptions:
             raise RequestError(ErrorCode.CONFLICT, f"the subscription {name.decode()} exists already")

@@ -5,6 +5,7 @@ What must not live here: replicas and topics (`gateway_state`), sockets (`cluste
 
 from collections import deque
 
+from cluster.core.grants import Principal
 from cluster.core.topic import Subscription
 
 SUBSCRIPTIONS = 128
@@ -28,14 +29,17 @@ class SessionState:
         "id",
         "out",
         "out_bytes",
+        "principal",
         "server_sent",
         "stalled_since",
         "subscriptions",
         "voided",
     )
 
-    def __init__(self, session_id: str, *, server_sent: bool) -> None:
+    def __init__(self, session_id: str, *, server_sent: bool, principal: Principal | None) -> None:
         self.id = session_id
+        self.principal = principal
+        """Whose it is; None: it has yet to say so."""
         self.server_sent = server_sent
         self.subscriptions: dict[bytes, Subscription] = {}
         """By the client's id of it."""

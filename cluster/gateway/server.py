@@ -21,9 +21,10 @@ from aiohttp import WSMsgType, web
 from cluster import __version__
 from cluster.clock import Clock
 from cluster.core import protocol
-from cluster.core.client_message import Command, client_frame, result
+from cluster.core.client_message import PING_MS, Command, client_frame, result, welcome
 from cluster.core.dead_letters import DeadLetter
 from cluster.core.gateway_state import REQUEST_MS, Close, Deliver, Effect, GatewayState, Respond
+from cluster.core.grants import ANYBODY, Principal
 from cluster.core.messages import (
     Act,
     Edit,
@@ -48,11 +49,19 @@ from cluster.core.scaling import MAX_INGESTORS
 from cluster.core.session_state import COMMANDS, CONTROL, SessionState
 from cluster.errors import ErrorCode, HarborError, RequestError
 from cluster.gateway import parameters
+from cluster.gateway.access import cookie, credentials
 from cluster.gateway.entry_response import DateHeader, EntryResponse
 from cluster.gateway.openapi import document
 
-PING_S = 25.0
+PING_S = PING_MS / 1000.0
 """Between pings on a socket or comments on an event stream; a peer that does not answer the former is gone."""
+HELLO_S = 10.0
+"""A socket that has not said by then whose it is is closed."""
+OPEN = frozenset({"/healthz", "/readyz", "/openapi.json", "/"})
+"""What anybody may ask: there is nothing of anybody's in it."""
+COOKIED = frozenset({"/v1/socket", "/v1/stream"})
+"""Where a cookie will do, since browsers can send no header."""
+PRINCIPAL: web.RequestKey[Principal | None] = web.RequestKey("principal", object)  # type: ignore[arg-type]  # it is for help in debuggers
 FLUSH_S = 1.0
 """At a close what waits is still written, for at most so long."""
 CLOSE_S = 2.0
@@ -148,6 +157,8 @@ class GatewayServer:
         self._hot: dict[str, CanonicalKey] = {}
         """Key by request target, of reads that were answered from a replica."""
         self.draining = False
+        self.not_ready = ""
+        """Why it cannot serve, beside what it finds out itself; empty: nothing is known."""
         self.disconnects: Counter[int] = Counter()
         self._routes: dict[tuple[str, str], Handler] = {
             ("GET", "/v1/entries"): self._get_entry,
@@ -283,7 +294,7 @@ class GatewayServer:
         hot = self._hot.get(request.raw_path)
         if hot is not None and request.method == "GET" and request.keep_alive:
             headers = request.headers
-            if "Origin" not in headers and "If-None-Match" not in headers:
+            if "Origin" not in headers and "If-None-Match" not in headers and self._may_read(request, hot):
                 now_ms = self._clock.now_ms()
                 replica = self.state.local(hot, now_ms)
                 if replica is not None:
@@ -295,6 +306,7 @@ class GatewayServer:
         try:
             if origin is not None and self._origins and origin not in self._origins:
                 raise RequestError(ErrorCode.FORBIDDEN, f"the origin {origin!r:.120} is not allowed")
+            request[PRINCIPAL] = self._principal(request)
             response = await handler(request)
         except HarborError as error:
             response = error_response(error)
@@ -306,6 +318,38 @@ class GatewayServer:
         if origin in self._origins and not response.prepared:
             self._allow(response, origin)
         return response
+
+    def _principal(self, request: web.BaseRequest) -> Principal | None:
+        """Return who asks; None on a socket that is to say hello with a token.
+
+        Raises:
+            HarborError: `UNAUTHORIZED`, nobody is recognised.
+        """
+        if self.state.keys is None or request.path in OPEN or request.method == "OPTIONS":
+            return ANYBODY
+        token = credentials(request)
+        if token is None and request.path in COOKIED:
+            token = cookie(request, self._origins)
+            if token is None and request.path == "/v1/socket":
+                return None
+        if token is None:
+            raise HarborError(
+                ErrorCode.UNAUTHORIZED,
+                "credentials are needed: the header 'Authorization: Bearer KEY' or 'X-API-Key: KEY'",
+            )
+        principal = self.state.principal(token)
+        if principal is None:
+            raise HarborError(ErrorCode.UNAUTHORIZED, "the key is not valid")
+        return principal
+
+    def _may_read(self, request: web.BaseRequest, key: CanonicalKey) -> bool:
+        if self.state.keys is None:
+            return True
+        try:
+            principal = self._principal(request)
+        except HarborError:
+            return False  # the long way says why
+        return principal is not None and principal.may("read", key)
 
     def _body(self, replica: Replica, now_ms: float) -> bytes:
         """Return a replica's entry as HTTP answers it, encoded once per version."""
@@ -344,6 +388,7 @@ class GatewayServer:
         key = parameters.key(request)
         fetch = parameters.choice(request.query, "fetch", "auto", "never", "force")
         page = parameters.choice(request.query, "page", "next", "previous") if "page" in request.query else ""
+        _who(request).require("read", key)
         now_ms = self._clock.now_ms()
         if fetch != "force" and not page:
             replica = self.state.local(key, now_ms)
@@ -361,6 +406,7 @@ class GatewayServer:
     async def _put_entry(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request, "key", "base_version", "ack")
         key = parameters.key(request)
+        _who(request).require("write", key)
         _acknowledgement(request)
         base_version = parameters.base_version(request)
         request_id = parameters.request_id(request, secrets.token_hex(12))
@@ -370,6 +416,7 @@ class GatewayServer:
     async def _patch_entry(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request, "key", "base_version", "ack")
         key = parameters.key(request)
+        _who(request).require("write", key)
         _acknowledgement(request)
         base_version = parameters.base_version(request)
         request_id = parameters.request_id(request, secrets.token_hex(12))
@@ -389,6 +436,7 @@ class GatewayServer:
     async def _delete_entry(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request, "key", "base_version", "ack")
         key = parameters.key(request)
+        _who(request).require("write", key)
         _acknowledgement(request)
         base_version = parameters.base_version(request)
         request_id = parameters.request_id(request, secrets.token_hex(12))
@@ -403,6 +451,7 @@ class GatewayServer:
     async def _keys(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request, "prefix", "limit", "cursor")
         prefix = parameters.key(request, "prefix") if "prefix" in request.query else CanonicalKey("[]")
+        _who(request).require("read", prefix)
         limit = parameters.limit(request, 100, 1000)
         after = request.query.get("cursor", "")
         payloads = await self._ask(None, lambda n: ListKeys(n, prefix, after, limit))
@@ -426,6 +475,7 @@ class GatewayServer:
             if name not in known:
                 raise RequestError(ErrorCode.BAD_REQUEST, f"unknown member {name!r}, there are: {', '.join(known)}")
         key = canonical(checked(body.get("key", [])))
+        _who(request).require("write", key)
         exact = parameters.flag(body, "exact") or False
         which = parameters.choice(body, "type", "all", "active", "inactive")
         refetch = parameters.choice(body, "refetch", "active", "inactive", "all", "none")
@@ -441,10 +491,12 @@ class GatewayServer:
 
     # --- live ----------------------------------------------------------------------------------------------------
 
-    def _open(self, *, server_sent: bool) -> _Wire:
+    def _open(self, request: web.BaseRequest, *, server_sent: bool) -> _Wire:
         if self.draining:
             raise HarborError(ErrorCode.UNAVAILABLE, "this gateway is shutting down")
-        session = self.state.open_session(secrets.token_urlsafe(12), server_sent=server_sent)
+        session = self.state.open_session(
+            secrets.token_urlsafe(12), server_sent=server_sent, principal=request[PRINCIPAL]
+        )
         wire = self._wires[session.id] = _Wire(session)
         return wire
 
@@ -465,17 +517,11 @@ class GatewayServer:
         )
         if not socket.can_prepare(request):
             raise RequestError(ErrorCode.BAD_REQUEST, "this endpoint speaks WebSocket")
-        wire = self._open(server_sent=False)
+        wire = self._open(request, server_sent=False)
         try:
             await socket.prepare(request)
-            welcome = protocol.message(
-                "welcome",
-                session=wire.session.id,
-                server_time=int(self._clock.now_ms()),
-                ping_interval_ms=int(PING_S * 1000),
-                resume_token=wire.session.id,
-            )
-            self.run(self.state.say(wire.session, welcome))
+            if wire.session.principal is not None:
+                self.run(welcome(self.state, wire.session, self._clock.now_ms()))
             async with asyncio.TaskGroup() as group:
                 writer = group.create_task(self._write_socket(wire, socket))
                 keeper = group.create_task(self._keep_socket(wire, socket, writer))
@@ -527,6 +573,9 @@ class GatewayServer:
 
     async def _keep_socket(self, wire: _Wire, socket: web.WebSocketResponse[Any], writer: asyncio.Task[None]) -> None:
         """Ping; in the end say goodbye, which a writer that is stuck may not prevent."""
+        if wire.session.principal is None and not await _set_within(wire.closing, HELLO_S):
+            if wire.session.principal is None:
+                self._close(wire, protocol.CLOSE_HELLO_LATE, "no hello with a token")
         while not await _set_within(wire.closing, PING_S):
             if wire.session.busy:
                 continue  # whether a full socket still takes anything is for `GatewayState.stalled` to say
@@ -561,7 +610,9 @@ class GatewayServer:
         token = request.headers.get("Last-Event-ID") or None
         since = None if token is None else decode_token(token)
         keys = _widest([(normalized(text), prefix) for text, prefix in wanted])
-        wire = self._open(server_sent=True)
+        for key, _ in keys:
+            _who(request).require("read", key)
+        wire = self._open(request, server_sent=True)
         try:
             for n, (key, prefix) in enumerate(keys):
                 name = str(n).encode()
@@ -614,7 +665,8 @@ class GatewayServer:
         if "since" not in request.query:
             raise RequestError(ErrorCode.BAD_REQUEST, "the parameter 'since' is needed, a position token")
         since = decode_token(request.query["since"])
-        wire = self._open(server_sent=False)
+        _who(request).require("read", key)
+        wire = self._open(request, server_sent=False)
         messages: list[dict[str, Any]] = []
         try:
             now_ms = self._clock.now_ms()
@@ -638,6 +690,7 @@ class GatewayServer:
 
     async def _cluster(self, request: web.BaseRequest) -> web.StreamResponse:
         wants_dead_letters = parameters.wants_dead_letters(request)
+        _who(request).require_admin()
         described = await self._describe()
         if wants_dead_letters:
             described["dead_letters"] = msgspec.to_builtins(await self._dead_letters())
@@ -646,6 +699,7 @@ class GatewayServer:
     async def _scale_cluster(self, request: web.BaseRequest) -> web.StreamResponse:
         """Have another number of ingestors."""
         parameters.only(request)
+        _who(request).require_admin()
         body = await parameters.body(request)
         if not isinstance(body, dict) or not body:
             raise RequestError(ErrorCode.BAD_REQUEST, 'the body is an object such as {"ingestors": 4}')
@@ -671,6 +725,8 @@ class GatewayServer:
     async def _readyz(self, request: web.BaseRequest) -> web.StreamResponse:  # noqa: ARG002
         if self.draining:
             raise HarborError(ErrorCode.UNAVAILABLE, "draining")
+        if self.not_ready:
+            raise HarborError(ErrorCode.UNAVAILABLE, self.not_ready)
         try:
             async with asyncio.timeout(READY_S):
                 await self._ask(None, lambda n: ListKeys(n, CanonicalKey("[]"), "", 1))
@@ -710,7 +766,17 @@ def _entry_response(request: web.BaseRequest, version: int, body: bytes) -> web.
 def error_response(error: HarborError) -> web.Response:
     """Return an error as HTTP answers it."""
     body = orjson.dumps({"error": protocol.error_of(error)})
-    return web.Response(status=STATUS.get(error.code, 500), body=body, headers=JSON)
+    response = web.Response(status=STATUS.get(error.code, 500), body=body, headers=JSON)
+    if error.code is ErrorCode.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def _who(request: web.BaseRequest) -> Principal:
+    """Return whose request it is."""
+    principal = request[PRINCIPAL]
+    assert principal is not None
+    return principal
 
 
 def _acknowledgement(request: web.BaseRequest) -> None:

@@ -1,0 +1,125 @@
+"""The admin port, beside the supervisor's driver: metrics of the whole cluster, its description, its health.
+
+Metrics and health are for anybody who reaches the port, since there is nothing of anybody's in them; the description needs the admin
+grant where keys are configured.
+"""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+from aiohttp import web
+
+from cluster.actors.handles import SupervisorHandle
+from cluster.config import Config
+from cluster.core.grants import ApiKeys
+from cluster.errors import ErrorCode, HarborError
+from cluster.gateway import KeysFile, credentials, error_response, parameters
+from cluster.observability import metrics
+
+
+class _Admin:
+    """The endpoints. Calls to the supervisor block, so they are made on threads."""
+
+    def __init__(self, config: Config, supervisor: SupervisorHandle) -> None:
+        self._supervisor = supervisor
+        self._keys_file = None if config.gateway.auth.mode == "none" else KeysFile(config.gateway.auth.keys_file)
+        self._keys = ApiKeys({})
+        self.routes = [
+            web.get("/metrics", self._scrape),
+            web.get("/v1/cluster", self._describe),
+            web.get("/healthz", self._alive),
+            web.get("/readyz", self._is_ready),
+        ]
+
+    async def _scrape(self, _: web.Request) -> web.Response:
+        gathered = await asyncio.to_thread(self._supervisor.metrics)
+        samples = [sample for _, encoded in gathered if encoded is not None for sample in metrics.decode(encoded)]
+        return web.Response(body=metrics.render(samples), content_type="text/plain", charset="utf-8")
+
+    async def _describe(self, request: web.Request) -> web.Response:
+        try:
+            self._check(request)
+            wants_dead_letters = parameters.wants_dead_letters(request)
+        except HarborError as error:
+            return error_response(error)
+        described = await asyncio.to_thread(self._supervisor.describe)
+        if wants_dead_letters:
+            described["dead_letters"] = msgspec.to_builtins(await asyncio.to_thread(self._supervisor.dead_letters))
+        return web.json_response(described)
+
+    def _check(self, request: web.Request) -> None:
+        """Let in who may see the cluster.
+
+        Raises:
+            HarborError: `UNAUTHORIZED`, `FORBIDDEN`.
+        """
+        if self._keys_file is None:
+            return
+        self._keys = self._keys_file.look() or self._keys
+        token = credentials(request)
+        principal = None if token is None else self._keys.principal(token)
+        if principal is None:
+            raise HarborError(ErrorCode.UNAUTHORIZED, "a key with the admin grant is needed")
+        principal.require_admin()
+
+    async def _alive(self, _: web.Request) -> web.Response:
+        return web.Response(text="alive\n")
+
+    async def _is_ready(self, _: web.Request) -> web.Response:
+        described = await asyncio.to_thread(self._supervisor.describe)
+        if described["ready"]:
+            return web.Response(text="ready\n")
+        return web.Response(text=f"not ready: {described['waits_for']}\n", status=503)
+
+
+@contextmanager
+def serving(config: Config, supervisor: SupervisorHandle, *, shared: bool) -> Iterator[None]:
+    """Serve the admin port.
+
+    `shared`: another driver may serve it already, which will do.
+
+    Raises:
+        HarborError: it cannot be listened on.
+    """
+    host, port = config.gateway.admin_host, config.gateway.admin_port
+    loop = asyncio.new_event_loop()
+    started: list[OSError | None] = []
+    ready = threading.Event()
+
+    async def serve() -> web.AppRunner:
+        app = web.Application()
+        app.add_routes(_Admin(config, supervisor).routes)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, host, port).start()
+            started.append(None)
+        except OSError as error:
+            started.append(error)
+        ready.set()
+        return runner
+
+    def run() -> None:
+        asyncio.set_event_loop(loop)
+        runner = loop.run_until_complete(serve())
+        loop.run_forever()
+        loop.run_until_complete(runner.cleanup())
+        loop.close()
+
+    thread = threading.Thread(target=run, name="admin", daemon=True)
+    thread.start()
+    ready.wait()
+    outcome = started[0]
+    try:
+        if isinstance(outcome, OSError) and not shared:
+            raise HarborError(
+                ErrorCode.UNAVAILABLE,
+                f"gateway.admin_port: {host}:{port} cannot be listened on: {outcome.strerror}",
+            )
+        yield
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(5.0)

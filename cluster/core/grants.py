@@ -1,0 +1,164 @@
+"""Who asks, and what they may do.
+
+A grant of keys is a key prefix in which `"*"` stands for any one element; `[]` covers every key. It covers a prefix where it covers every
+key under it, so what is delivered for a prefix need not be looked at again: who may not read all of it may not watch it. A grant of
+names (mutations, topics) may end in `*`.
+
+What must not live here: where credentials come from (`cluster.gateway`), what an endpoint needs.
+"""
+
+import hashlib
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from cluster.core.query_key import CanonicalKey, checked, parse, partial_match
+from cluster.errors import ConfigError, ErrorCode, HarborError, RequestError
+
+ANY = "*"
+REMEMBERED = 10_000
+"""Keys of which it is known whether they are covered; beyond it they are looked at anew."""
+SCHEME = "sha256:"
+
+KeyRight = Literal["read", "write"]
+
+
+class Grants(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What somebody may do, as it stands in a keys file and in a token's claim."""
+
+    read: list[list[Any]] = []
+    """Get, list, watch."""
+    write: list[list[Any]] = []
+    """Set, edit, delete, invalidate."""
+    mutate: list[str] = []
+    presence: list[str] = []
+    admin: bool = False
+    """See and change the cluster itself."""
+
+
+class Principal:
+    """Somebody who was recognised."""
+
+    __slots__ = ("_covered", "grants", "subject")
+
+    def __init__(self, subject: str, grants: Grants) -> None:
+        self.subject = subject
+        self.grants = grants
+        self._covered: dict[tuple[KeyRight, str], bool] = {}
+
+    def may(self, right: KeyRight, key: CanonicalKey) -> bool:
+        """Whether it has a right to a key, or to everything under a prefix."""
+        known = self._covered.get((right, key))
+        if known is None:
+            parsed = parse(key)
+            patterns = self.grants.read if right == "read" else self.grants.write
+            if len(self._covered) >= REMEMBERED:
+                self._covered.clear()
+            known = self._covered[right, key] = any(_covers(pattern, parsed) for pattern in patterns)
+        return known
+
+    def require(self, right: KeyRight, key: CanonicalKey) -> None:
+        """Refuse what it has no right to.
+
+        Raises:
+            HarborError: `FORBIDDEN`.
+        """
+        if not self.may(right, key):
+            raise HarborError(ErrorCode.FORBIDDEN, f"no grant to {right} {_clipped(key)}")
+
+    def require_admin(self) -> None:
+        """Refuse who may not see and change the cluster.
+
+        Raises:
+            HarborError: `FORBIDDEN`.
+        """
+        if not self.grants.admin:
+            raise HarborError(ErrorCode.FORBIDDEN, "this needs the admin grant")
+
+
+ANYBODY = Principal("anonymous", Grants(read=[[]], write=[[]], mutate=[ANY], presence=[ANY], admin=True))
+"""Where no credentials are asked for."""
+
+
+def _covers(pattern: list[Any], key: list[Any]) -> bool:
+    return len(pattern) <= len(key) and all(
+        wanted == ANY or partial_match(held, wanted) for held, wanted in zip(key, pattern, strict=False)
+    )
+
+
+def _clipped(key: str) -> str:
+    return key if len(key) <= 120 else key[:117] + "..."
+
+
+class _Line(Grants, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """One key of a keys file."""
+
+    id: str
+    hash: str
+
+
+class ApiKeys:
+    """The keys of a keys file. What it holds are hashes: keys are random, 256 bits, so a plain SHA-256 cannot be turned round."""
+
+    def __init__(self, by_hash: dict[str, Principal]) -> None:
+        self._by_hash = by_hash
+
+    def principal(self, key: str) -> Principal | None:
+        """Return who bears a key."""
+        return self._by_hash.get(hashed(key))
+
+    def of(self, subject: str) -> Principal | None:
+        """Return somebody as the file has them now."""
+        return next((each for each in self._by_hash.values() if each.subject == subject), None)
+
+    def __len__(self) -> int:
+        return len(self._by_hash)
+
+    @classmethod
+    def parse(cls, text: str) -> "ApiKeys":
+        """Read a keys file: a JSON object a line, `#` for comments.
+
+        Raises:
+            ConfigError: with the line, as path, and what is wrong there.
+        """
+        by_hash: dict[str, Principal] = {}
+        subjects: set[str] = set()
+        for number, line in enumerate(text.splitlines(), 1):
+            if not line.strip() or line.lstrip().startswith("#"):
+                continue
+            place = f"line {number}"
+            try:
+                read = msgspec.json.decode(line, type=_Line)
+            except msgspec.DecodeError as error:
+                raise ConfigError(place, f"{error} (a line is what `harbor key new` prints)") from None
+            digest = read.hash.removeprefix(SCHEME)
+            if not read.hash.startswith(SCHEME) or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+                raise ConfigError(place, "hash: expected sha256: and 64 hexadecimal digits")
+            for right, patterns in (("read", read.read), ("write", read.write)):
+                for pattern in patterns:
+                    _check(f"{place}: {right}", pattern)
+            if read.id in subjects or read.hash in by_hash:
+                raise ConfigError(place, f"the key {read.id!r:.60} is there twice")
+            subjects.add(read.id)
+            grants = Grants(read.read, read.write, read.mutate, read.presence, read.admin)
+            by_hash[read.hash] = Principal(read.id, grants)
+        return cls(by_hash)
+
+
+def _check(place: str, pattern: list[Any]) -> None:
+    try:
+        checked(pattern)
+    except RequestError as error:
+        raise ConfigError(place, error.message) from None
+
+
+def hashed(key: str) -> str:
+    """Return what a keys file has in place of a key."""
+    return SCHEME + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def line(subject: str, key: str, grants: Grants) -> str:
+    """Return the line of a keys file for a key."""
+    members = {"id": subject, "hash": hashed(key), **msgspec.to_builtins(grants)}
+    return msgspec.json.encode(members).decode()
