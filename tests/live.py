@@ -45,7 +45,7 @@ class LiveCluster:
 
     def start(self) -> "LiveCluster":
         options = {**ACTOR_OPTIONS, "name": SUPERVISOR, "namespace": namespace(self.name)}
-        self._handle = handles.create(SupervisorActor, options, self.name, encode(self.config))
+        self._handle = handles.create(SupervisorActor, options, self.name, encode(self.config, 1))
         self.supervisor = SupervisorHandle(self._handle)
         eventually(lambda: self.supervisor.describe()["ready"])
         return self

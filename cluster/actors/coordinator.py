@@ -4,8 +4,6 @@ Crash: what its open windows held is lost; ingestors hear of the new life and te
 comes twice is taken once. Order: per feed and shard, as the ingestor sent.
 """
 
-import os
-
 from cluster.actors.shell import Shell
 from cluster.actors.specification import Specification
 from cluster.core.coordinator_state import CoordinatorState
@@ -21,7 +19,7 @@ class CoordinatorActor(Shell):
 
     async def __init__(self, specification: bytes, index: int) -> None:  # type: ignore[misc]  # Ray awaits it
         spec = Specification.decode(specification)
-        super().__init__(f"coordinator-{index}", spec.name)
+        super().__init__(f"coordinator-{index}", spec)
         config = spec.config
         shards = [n for n in range(config.cluster.shards) if coordinator_of(n, config.cluster.coordinators) == index]
         self.machine = CoordinatorState(
@@ -52,7 +50,7 @@ class CoordinatorActor(Shell):
 
     async def status(self) -> dict[str, object]:
         """Say what `/v1/cluster` shows of this actor."""
-        return {"pid": os.getpid(), "node": self.node}
+        return self.about()
 
     async def samples(self) -> bytes:
         """Return the metrics, encoded."""

@@ -5,37 +5,36 @@ also when we only attached to a cluster that was running. A note of the local Ra
 `harbor up`, find it.
 """
 
-import asyncio
 import json
 import logging
+import math
 import os
 import socket
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import ray
-from aiohttp import web
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 
-from cluster.actors import handles
+from cluster.actors import admin, handles, node
 from cluster.actors.handles import SUPERVISOR, SupervisorHandle, kill, namespace
 from cluster.actors.specification import encode
 from cluster.actors.supervisor import ACTOR_OPTIONS, SupervisorActor
-from cluster.config import Config
-from cluster.core.grants import ApiKeys
-from cluster.errors import ErrorCode, HarborError
-from cluster.gateway import KeysFile, credentials, error_response, parameters
-from cluster.observability import metrics
+from cluster.clock import SystemClock
+from cluster.config import Config, refusals
+from cluster.errors import ConfigError, ErrorCode, HarborError
 
 READY_TIMEOUT_S = 90.0
 DOWN_CHECK_S = 2.0
-"""How soon `up` ends after `down`."""
+"""How soon `up` ends after `down`, and notices another configuration."""
+TELL_S = 10.0
+"""Between words on what is waited for."""
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
 """Ours is a local Ray for messages of some hundred KB."""
 
@@ -97,12 +96,23 @@ def up(
     *,
     address: str | None,
     upstream: str | None = None,
+    joins: bool = False,
+    keeps: bool = False,
     on_ready: Callable[[dict[str, Any]], None],
+    reload: Callable[[], Config | None] = lambda: None,
     stop: threading.Event,
 ) -> None:
     """Run the cluster until `stop` is set or somebody takes it down, then end what was started here.
 
-    `upstream` is the sample upstream's URL, noted for those who attach.
+    Args:
+        config: What it is to be.
+        address: Of a Ray that is there; None: one of our own.
+        upstream: The sample upstream's URL, noted for those who attach.
+        joins: This machine is to be a node of that Ray meanwhile, without CPUs.
+        keeps: The cluster goes on when this ends; this one waits for it to be ready as long as that takes.
+        on_ready: Is told the description when clients can be served.
+        reload: Returns another configuration, once, where there is one.
+        stop: Set by a signal.
 
     Raises:
         HarborError: it cannot be brought up; nothing is left behind.
@@ -110,11 +120,13 @@ def up(
     name = config.cluster.name
     if address is None and _local_address(name) is None:
         _check_port(config.gateway.host, config.gateway.port)
-    with _ray(address, name, upstream) as own:
-        specification = encode(config)
-        existing = _supervisor(name)
-        attached = existing is not None
-        handle = existing
+    with (
+        node.joined(address, stop) if joins and address is not None else nullcontext(),
+        _ray(address, name, upstream) as own,
+    ):
+        specification = encode(config, _revision())
+        handle = _supervisor(name)
+        attached = handle is not None
         if handle is None:
             options = {**ACTOR_OPTIONS, "name": SUPERVISOR, "namespace": namespace(name), "get_if_exists": True}
             handle = handles.create(SupervisorActor, options, name, specification)
@@ -122,19 +134,43 @@ def up(
         try:
             if attached:
                 supervisor.apply(specification)
-            described = _await_ready(supervisor, stop)
-            with _admin(config, supervisor, shared=attached):
+            with admin.serving(config, supervisor, shared=attached and not keeps):
+                described = _await_ready(supervisor, stop, math.inf if keeps else READY_TIMEOUT_S)
                 on_ready(described)
                 while not stop.wait(DOWN_CHECK_S) and _supervisor(name) is not None:
-                    pass
+                    config = _reloaded(config, reload, supervisor)
         except RayError as error:
             raise HarborError(ErrorCode.UNAVAILABLE, f"the cluster did not come up: {_reason(error)}") from error
         finally:
-            if own or not attached:
+            if own or not (attached or keeps):
                 with suppress(RayError):
                     supervisor.stop()
                 with suppress(Exception):
                     kill(handle)
+
+
+def _revision() -> int:
+    return int(SystemClock().now_ms())
+
+
+def _reloaded(config: Config, reload: Callable[[], Config | None], supervisor: SupervisorHandle) -> Config:
+    """Apply what the configuration says now, if it has changed and may; return what counts."""
+    try:
+        changed = reload()
+    except ConfigError as error:
+        for fault in getattr(error, "faults", [error]):
+            sys.stderr.write(f"harbor: configuration not applied: {fault.message}\n")
+        return config
+    if changed is None or changed == config:
+        return config
+    lines = refusals(config, changed)
+    for line in lines:
+        sys.stderr.write(f"harbor: configuration not applied: {line}\n")
+    if lines:
+        return config
+    supervisor.apply(encode(changed, _revision()))
+    sys.stderr.write("harbor: configuration applied\n")
+    return changed
 
 
 def _check_port(host: str, port: int) -> None:
@@ -181,23 +217,25 @@ def _supervisor(name: str) -> Any:
         return None
 
 
-def _await_ready(supervisor: SupervisorHandle, stop: threading.Event) -> dict[str, Any]:
-    deadline = time.monotonic() + READY_TIMEOUT_S
+def _await_ready(supervisor: SupervisorHandle, stop: threading.Event, timeout_s: float) -> dict[str, Any]:
+    deadline = time.monotonic() + timeout_s
+    told_at = time.monotonic()
+    waits_for = ["the supervisor"]
     while not stop.is_set():
-        described = supervisor.describe()
-        if described["ready"]:
-            return described
-        if time.monotonic() > deadline:
-            missing = [
-                f"{kind[:-1]}-{each['id']}"
-                for kind in ("shards", "coordinators", "ingestors", "gateways")
-                for each in described[kind]
-                if "pid" not in each
-            ]
+        with suppress(GetTimeoutError):
+            described = supervisor.describe()
+            if described["ready"]:
+                return described
+            waits_for = described["waits_for"]
+        now = time.monotonic()
+        if now > deadline:
             raise HarborError(
                 ErrorCode.UNAVAILABLE,
-                f"not ready after {READY_TIMEOUT_S:.0f} s, missing: {', '.join(missing)} (is the gateway's port free?)",
+                f"not ready after {timeout_s:.0f} s, missing: {', '.join(waits_for)} (is the gateway's port free?)",
             )
+        if now - told_at > TELL_S:
+            told_at = now
+            sys.stderr.write(f"harbor: waiting for {', '.join(waits_for)}\n")
         stop.wait(0.1)
     return {"ready": False, "shards": [], "coordinators": [], "ingestors": [], "gateways": [], "sources": []}
 

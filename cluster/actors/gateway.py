@@ -5,8 +5,9 @@ shard sent.
 """
 
 import asyncio
-import os
 from typing import Any
+
+import ray
 
 from cluster.actors.shell import Shell
 from cluster.actors.specification import Specification
@@ -16,6 +17,7 @@ from cluster.core.messages import Announce, Answer, ChangeSet, Message, SourceSt
 from cluster.gateway import CHECK_S, GatewayServer, KeysFile
 from cluster.observability.metrics import Metrics
 
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - what to show in place of it
 STALL_CHECK_S = 5.0
 BIND_RETRY_S = 0.2
 BIND_ATTEMPTS = 100
@@ -29,7 +31,7 @@ class GatewayActor(Shell):
 
     async def __init__(self, specification: bytes, index: int) -> None:  # type: ignore[misc]  # Ray awaits it
         spec = Specification.decode(specification)
-        super().__init__(f"gateway-{index}", spec.name)
+        super().__init__(f"gateway-{index}", spec)
         config = spec.config.gateway
         self.machine = GatewayState(
             self.identity,
@@ -53,7 +55,7 @@ class GatewayActor(Shell):
         self._ages = self._metrics.histogram("end_to_end_seconds")
         self._keys_file = None if config.auth.mode == "none" else KeysFile(config.auth.keys_file)
         self._look_at_keys()
-        self._host = config.host
+        self._shown_host = config.host if config.host not in EVERYWHERE else ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._port = await self._listen(config.host, config.port)
         await self.listen()
         self.spawn(self._watch_stalls())
@@ -118,15 +120,21 @@ class GatewayActor(Shell):
     async def status(self) -> dict[str, object]:
         """Say what `/v1/cluster` shows of this actor."""
         return {
-            "pid": os.getpid(),
-            "node": self.node,
-            "address": f"http://{self._host}:{self._port}",
+            **self.about(),
+            "address": f"http://{self._shown_host}:{self._port}",
             "sessions": len(self.machine.sessions),
         }
 
-    async def drain(self) -> None:
-        """Send clients elsewhere and stop listening."""
-        await self._server.drain()
+    def reconfigured(self) -> None:
+        """Take what the configuration says now of upstreams and origins; sessions go on."""
+        self.machine.concerns = self.specification.compiled.concerns
+        self._server.origins = frozenset(self.specification.config.gateway.origins)
+
+    async def leave(self, grace_s: float) -> None:
+        """Send clients elsewhere, over so many seconds, and stop listening."""
+        self.log.info("draining", sessions=len(self.machine.sessions), grace_s=grace_s)
+        await self._server.drain(grace_s)
+        self.log.info("drained")
 
     async def samples(self) -> bytes:
         """Return the metrics, encoded."""

@@ -5,6 +5,7 @@ A call carries one blob and returns one; what can go wrong (the peer is starting
 """
 
 import asyncio
+import contextlib
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ CALL_TIMEOUT_S = 10.0
 """A stopped process neither answers nor fails. Sending again after this is safe: repeats are recognised."""
 MEMBERS_PAUSE_S = 0.2
 SUPERVISOR = "supervisor"
+NAMESPACE = "harbor-"
 
 
 class Unreachable(Exception):  # noqa: N818 - it is an outcome
@@ -29,7 +31,7 @@ class Unreachable(Exception):  # noqa: N818 - it is an outcome
 
 def namespace(cluster: str) -> str:
     """Return the Ray namespace of a cluster."""
-    return f"harbor-{cluster}"
+    return NAMESPACE + cluster
 
 
 class Peers:
@@ -158,12 +160,37 @@ class Peers:
         except Unreachable as error:
             raise UnavailableError("the supervisor does not answer") from error
 
-    async def drain(self, to: str) -> None:
-        """Ask an actor to finish what it owes its clients; errors do not matter, it is about to be stopped."""
-        try:
-            await self._ask(to, "drain", 5.0)
-        except Unreachable:
-            return
+    async def leave(self, to: str, grace_s: float = 0.0, timeout_s: float = 5.0) -> None:
+        """Have an actor finish what it owes others; errors do not matter, it is about to be stopped."""
+        with contextlib.suppress(Unreachable):
+            await self._ask(to, "leave", timeout_s, grace_s)
+
+    async def reconfigure(self, to: str, specification: bytes) -> bool:
+        """Give an actor another configuration. Returns False where it has to be made anew for it.
+
+        Raises:
+            Unreachable: no answer came.
+        """
+        return bool(await self._ask(to, "reconfigure", 10.0, specification))
+
+    async def current(self, to: str) -> bytes:
+        """Return the configuration an actor works by, encoded.
+
+        Raises:
+            Unreachable: no answer came.
+        """
+        encoded: bytes = await self._ask(to, "current", 5.0)
+        return encoded
+
+    async def gateways(self) -> list[str]:
+        """Return which gateways there are, as soon as the supervisor says so."""
+        while True:
+            try:
+                names: list[str] = await self._ask(SUPERVISOR, "gateways", 5.0)
+            except Unreachable:
+                await asyncio.sleep(MEMBERS_PAUSE_S)
+            else:
+                return names
 
     async def _ask(self, to: str, method: str, timeout_s: float, *arguments: Any) -> Any:
         try:

@@ -6,7 +6,6 @@ anew, and shards invalidate what it feeds. Retry: a blob that comes twice is tak
 
 import asyncio
 import contextlib
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -36,7 +35,7 @@ from cluster.core.ingestion_state import (
     Start,
     Stop,
 )
-from cluster.core.messages import Announce, Answer, Claimed, Demand, HandOver, Members, Message, Take
+from cluster.core.messages import Announce, Answer, Claimed, Demand, Gateways, HandOver, Members, Message, Take
 from cluster.core.overflow import Overflow
 from cluster.core.retry import Backoff
 from cluster.core.rule import Envelope
@@ -70,7 +69,7 @@ class IngestionActor(Shell):
 
     async def __init__(self, specification: bytes, index: int) -> None:  # type: ignore[misc]  # Ray awaits it
         spec = Specification.decode(specification)
-        super().__init__(f"ingestor-{index}", spec.name)
+        super().__init__(f"ingestor-{index}", spec)
         config = spec.config
         self._functions = Functions(self.log)
         for reference in {each for name in config.sources for each in spec.compiled.transforms(name)}:
@@ -107,6 +106,8 @@ class IngestionActor(Shell):
         self._running: dict[str, asyncio.Task[None]] = {}
         self.run(())
         await self.listen()
+        if spec.config.cluster.gateways is None:
+            self.take(Gateways(await self.peers.gateways()))
 
     def _source(self, name: str, config: SourceConfig) -> Source:
         backoff = Backoff(config.reconnect.initial_ms, config.reconnect.max_ms, config.reconnect.attempts)
@@ -174,6 +175,8 @@ class IngestionActor(Shell):
                 answer, effects = self.machine.claimed(message, self.now())
             case Announce():
                 answer, effects = self.machine.announce(message, self.now())
+            case Gateways():
+                answer, effects = self.machine.gateways(message, self.now())
             case Members():
                 answer, effects = self.machine.members(message, self.now())
             case Take():
@@ -238,8 +241,7 @@ class IngestionActor(Shell):
         """Say what `/v1/cluster` shows of this actor."""
         machine = self.machine
         return {
-            "pid": os.getpid(),
-            "node": self.node,
+            **self.about(),
             "units": machine.status(),
             "load": self._measure_load(),
             "paused": self._was_paused,

@@ -7,7 +7,6 @@ Order: per key, as committed here.
 
 import asyncio
 import contextlib
-import os
 import time
 from pathlib import Path
 
@@ -18,12 +17,12 @@ from cluster.app.functions import ABSENT, Functions
 from cluster.core.channel_demand import ChannelDemand
 from cluster.core.declared_query import FunctionRequest, Response
 from cluster.core.memory import Memory
-from cluster.core.messages import Announce, Answer, Batch, Members, Message, Requests
+from cluster.core.messages import Announce, Answer, Batch, Gateways, Members, Message, Requests
 from cluster.core.operation import UNCHANGED
 from cluster.core.query_key import CanonicalKey
 from cluster.core.shard_state import Commit, Effect, ShardState, StartFetch
 from cluster.core.transaction import Stored, Transaction
-from cluster.errors import HarborError, StoreError, UpstreamError
+from cluster.errors import HarborError, StoreError, UnavailableError, UpstreamError
 from cluster.observability.metrics import Metrics
 from cluster.services import ServiceClient
 from cluster.storage import LmdbStore, open_store
@@ -44,9 +43,10 @@ class ShardActor(Shell):
 
     async def __init__(self, specification: bytes, index: int) -> None:  # type: ignore[misc]  # Ray awaits it
         spec = Specification.decode(specification)
-        super().__init__(f"shard-{index}", spec.name)
+        super().__init__(f"shard-{index}", spec)
         self._sync = spec.config.storage.sync
-        self._syncing = False
+        self._syncing = self._closed = False
+        self._sync_lock = asyncio.Lock()
         self._store_state = "none"
         self._store, stored = self._open_store(spec, index)
         now_ms = self.now()
@@ -100,8 +100,18 @@ class ShardActor(Shell):
         self.spawn(self._learn_members())
 
     async def _learn_members(self) -> None:
-        _, effects = self.machine.members(await self.peers.members(), self.now())
-        self.run(effects)
+        self.take(await self.peers.members())
+        if self.specification.config.cluster.gateways is None:
+            self.take(Gateways(await self.peers.gateways()))
+
+    async def leave(self, _grace_s: float) -> None:
+        """Write everything through and close the store: the node is about to go. Nothing is taken from now on."""
+        self._closed = True
+        if self._store is not None:
+            async with self._sync_lock:
+                await asyncio.to_thread(self._store.sync)
+                self._store.close()
+            self.log.info("store_closed")
 
     def _open_store(self, spec: Specification, index: int) -> tuple[LmdbStore | None, Stored | None]:
         storage = spec.config.storage
@@ -125,6 +135,8 @@ class ShardActor(Shell):
 
     def take(self, message: Message) -> Answer:
         """Take a message from another actor."""
+        if self._closed:
+            raise UnavailableError("the shard's node is going")
         match message:
             case Batch():
                 started = time.perf_counter()
@@ -134,6 +146,8 @@ class ShardActor(Shell):
                 answer, effects = self.machine.requests(message, self.now())
             case Announce():
                 answer, effects = self.machine.announce(message, self.now())
+            case Gateways():
+                answer, effects = self.machine.gateways(message, self.now())
             case Members():
                 answer, effects = self.machine.members(message, self.now())
             case _:
@@ -150,6 +164,8 @@ class ShardActor(Shell):
             self.spawn(self._fetched(effect))
 
     def _commit(self, transaction: Transaction) -> None:
+        if self._closed:
+            return
         assert self._store is not None
         try:
             self._store.commit(transaction)
@@ -166,11 +182,14 @@ class ShardActor(Shell):
         await asyncio.sleep(SYNC_S)
         self._syncing = False
         started = time.perf_counter()
-        try:
-            await asyncio.to_thread(store.sync)
-        except StoreError as error:
-            self._store_errors += 1
-            self.log.sampled("store_failed", "store", reason=error.message)
+        async with self._sync_lock:
+            if self._closed:
+                return
+            try:
+                await asyncio.to_thread(store.sync)
+            except StoreError as error:
+                self._store_errors += 1
+                self.log.sampled("store_failed", "store", reason=error.message)
         self._synced.observe(time.perf_counter() - started)
 
     async def _fetched(self, call: StartFetch) -> None:
@@ -200,8 +219,7 @@ class ShardActor(Shell):
         """Say what `/v1/cluster` shows of this actor."""
         machine = self.machine
         return {
-            "pid": os.getpid(),
-            "node": self.node,
+            **self.about(),
             "epoch": machine.epoch,
             "role": "primary",
             "keys": len(machine.cache),
@@ -220,7 +238,7 @@ class ShardActor(Shell):
         metrics.set("evictions_total", machine.cache.collected, reason="collected")
         for reason, count in machine.evictions.items():
             metrics.set("evictions_total", count, reason=reason)
-        if self._store is not None:
+        if self._store is not None and not self._closed:
             metrics.set("journal_bytes", self._store.size())
             metrics.set("journal_errors_total", self._store_errors)
         metrics.set("shard_resets_total", machine.resets)

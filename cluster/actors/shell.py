@@ -15,7 +15,9 @@ import ray
 
 from cluster.actors import node_link
 from cluster.actors.handles import Peers, Unreachable
+from cluster.actors.specification import Specification
 from cluster.clock import Millis, SystemClock
+from cluster.config import concerns
 from cluster.core.messages import Answer, Message, Send
 from cluster.observability.logs import Log
 from cluster.observability.logs import configure as configure_logs
@@ -47,11 +49,11 @@ class Shell:
 
     machine: Machine
 
-    def __init__(self, identity: str, cluster: str) -> None:
+    def __init__(self, identity: str, specification: Specification) -> None:
         self.identity = identity
+        self.specification = specification
         self.clock = SystemClock()
-        self._cluster = cluster
-        self.peers = Peers(cluster)
+        self.peers = Peers(specification.name)
         configure_logs()
         self.log = Log(component=identity)
         self.node = ray.get_runtime_context().get_node_id()
@@ -64,6 +66,27 @@ class Shell:
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
+
+    def about(self) -> dict[str, object]:
+        """Say what the status of every actor says."""
+        return {"pid": os.getpid(), "node": self.node, "revision": self.specification.revision}
+
+    async def reconfigure(self, encoded: bytes) -> bool:
+        """Take another configuration, unless the actor has to be made anew for it. Returns whether it was taken."""
+        specification = Specification.decode(encoded)
+        kind = self.identity.partition("-")[0]
+        if concerns(kind, self.specification.config, specification.config):
+            return False
+        self.specification = specification
+        self.reconfigured()
+        return True
+
+    async def current(self) -> bytes:
+        """Return the configuration the actor works by, encoded."""
+        return self.specification.encoded
+
+    def reconfigured(self) -> None:
+        """Take from `specification` what is taken as the actor runs."""
 
     def now(self) -> Millis:
         """Return the time."""
@@ -84,7 +107,7 @@ class Shell:
 
     async def listen(self) -> None:
         """Take calls of actors of this node without Ray; those by Ray come when `__init__` has ended, these from now on."""
-        await node_link.listen(self.node, self._cluster, self.identity, self._take_here)
+        await node_link.listen(self.node, self.specification.name, self.identity, self._take_here)
 
     def take(self, message: Message) -> Answer:
         """Take a message from another actor."""

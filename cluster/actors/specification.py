@@ -13,6 +13,9 @@ class Specification(Struct, frozen=True):
     """The configuration and what follows from it."""
 
     config: Config
+    revision: int
+    """Of the configuration: rises with every change."""
+    encoded: bytes
     compiled: Compiled
     slots: SlotMap
 
@@ -23,8 +26,8 @@ class Specification(Struct, frozen=True):
 
     @property
     def gateways(self) -> list[str]:
-        """Return the addresses of all gateways."""
-        return [f"gateway-{n}" for n in range(self.config.cluster.gateways)]
+        """Return the addresses of all gateways; none where their number is found out (`gateways: auto`)."""
+        return [f"gateway-{n}" for n in range(self.config.cluster.gateways or 0)]
 
     @property
     def spread(self) -> list[str]:
@@ -34,13 +37,16 @@ class Specification(Struct, frozen=True):
     @classmethod
     def decode(cls, encoded: bytes) -> "Specification":
         """Read what `encode` wrote."""
-        config = msgspec.msgpack.decode(encoded, type=Config)
-        return cls(config, compile_config(config), assign_slots(range(config.cluster.shards), 1))
+        revision, config = msgspec.msgpack.decode(encoded, type=tuple[int, Config])
+        return cls(config, revision, encoded, compile_config(config), assign_slots(range(config.cluster.shards), 1))
 
 
-def encode(config: Config) -> bytes:
+def encode(config: Config, revision: int) -> bytes:
     """Write a configuration for actors, which run in directories of their own."""
-    storage = config.storage
+    storage, auth = config.storage, config.gateway.auth
     if storage.path is not None:
         storage = msgspec.structs.replace(storage, path=str(Path(storage.path).absolute()))
-    return msgspec.msgpack.encode(msgspec.structs.replace(config, storage=storage))
+    if auth.keys_file:
+        auth = msgspec.structs.replace(auth, keys_file=str(Path(auth.keys_file).absolute()))
+    gateway = msgspec.structs.replace(config.gateway, auth=auth)
+    return msgspec.msgpack.encode((revision, msgspec.structs.replace(config, storage=storage, gateway=gateway)))

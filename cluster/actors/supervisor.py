@@ -16,20 +16,21 @@ from cluster import __version__
 from cluster.actors import handles
 from cluster.actors.coordinator import CoordinatorActor
 from cluster.actors.gateway import GatewayActor
-from cluster.actors.handles import Peers, Unreachable
+from cluster.actors.handles import SUPERVISOR, Peers, Unreachable
 from cluster.actors.ingestion import IngestionActor
 from cluster.actors.shard import ShardActor
 from cluster.actors.specification import Specification
 from cluster.clock import SystemClock
+from cluster.config import refusals
 from cluster.core.dead_letters import DeadLetter, newest_first
-from cluster.core.messages import Members
+from cluster.core.messages import Gateways, Members
 from cluster.core.scaling import Autoscaler, Reported, Retire, Scaling
-from cluster.core.supervisor_state import CHECK_MS, Create, Effect, Remove, Replace, SupervisorState
+from cluster.core.supervisor_state import CHECK_MS, Create, Effect, Remove, Replace, SupervisorState, match_gateways
 from cluster.observability.logs import Log
 from cluster.observability.logs import configure as configure_logs
 from cluster.observability.metrics import Metrics
 
-INTERNAL = ("units", "members_epoch", "paused")
+INTERNAL = ("units", "members_epoch", "paused", "revision")
 """Parts of actors' statuses that are the supervisor's business."""
 WORSE = ("connected", "connecting", "reconnecting", "failed", "disconnected")
 """States of a source, worst last."""
@@ -55,8 +56,17 @@ ACTOR_OPTIONS: dict[str, Any] = {
 }
 
 
-def _nodes() -> list[dict[str, str]]:
-    return [{"id": node["NodeID"], "address": node["NodeManagerAddress"]} for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+GATEWAY_RESOURCE = "harbor_gateway"
+"""What a node offers for each gateway that is to run on it, where `cluster.gateways` is `auto`."""
+STORE_RESOURCE = "harbor_store:"
+"""With a name from `storage.nodes` behind it: what the node offers that keeps stores under that name."""
+STORE_SHARE = 0.001
+RESTART_TIMEOUT_S = 60.0
+"""For an actor that was made anew for another configuration, before the next."""
+
+
+def _alive() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def _by_source(connections: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -87,26 +97,97 @@ class SupervisorActor:
         self._clock = SystemClock()
         self._scaling = Scaling(Members(int(self._clock.now_ms()), self._initial_ingestors()))
         self._autoscaler: Autoscaler | None = None
+        self._gateways: list[str] = []
+        """Where their number is found out."""
         self._applying = asyncio.Lock()
-        await self._recover()
-        await self.apply(specification)
-        loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._watch()), loop.create_task(self._scale())]
+        self._loop = asyncio.get_running_loop()
+        self._reconfiguring: asyncio.Task[None] | None = None
+        await self.apply(await self._recover(specification))
+        self._tasks = [self._loop.create_task(self._watch()), self._loop.create_task(self._scale())]
 
     async def apply(self, specification: bytes) -> None:
-        """Make the cluster be what the configuration says; actors built from another one are made anew."""
+        """Make the cluster be what the configuration says.
+
+        What can change while it runs does, behind this call: actors that have to be made anew for it are, one after the other. Where
+        something else has changed all are.
+        """
         async with self._applying:
-            if specification == self._encoded:
+            spec = Specification.decode(specification)
+            before, self._spec = self._spec, spec
+            is_first, is_live = not self._encoded, not refusals(before.config, spec.config)
+            if not is_first and before.config == spec.config:
                 return
-            replacing = self._encoded != b""
             self._encoded = specification
-            self._spec = Specification.decode(specification)
-            if replacing:
-                self._scaling = Scaling(Members(self._scaling.members.epoch + 1, self._initial_ingestors()))
-            autoscale = self._spec.config.cluster.autoscale
+            autoscale = spec.config.cluster.autoscale
             self._autoscaler = None if autoscale is None else Autoscaler(autoscale, self._clock.now_ms())
-            for effect in self._state.want(self._actors()):
-                await self._run(Replace(effect.actor) if replacing and isinstance(effect, Create) else effect)
+            if is_first or not is_live:
+                if not is_first:
+                    self._scaling = Scaling(Members(self._scaling.members.epoch + 1, self._initial_ingestors()))
+                await self._find_gateways()
+                for effect in self._state.want(self._actors()):
+                    await self._run(effect if is_first or not isinstance(effect, Create) else Replace(effect.actor))
+                return
+            if before.config.cluster != spec.config.cluster:
+                self._scaling.wanted = len(self._initial_ingestors())
+            if self._reconfiguring is not None:
+                self._reconfiguring.cancel()
+            self._reconfiguring = self._loop.create_task(self._reconfigure(specification))
+
+    async def _reconfigure(self, specification: bytes) -> None:
+        """Give every actor the configuration: gateways first, shards one by one, then ingestors and coordinators at once.
+
+        The last two name batching profiles to each other by number, so no new one may talk to an old one.
+        """
+        kinds: dict[str, list[str]] = {kind: [] for kind in KINDS}
+        for actor in self._state.desired:
+            kinds[actor.partition("-")[0]].append(actor)
+        for actor in kinds["gateway"] + kinds["shard"]:
+            if not await self._takes(actor, specification):
+                await self._run(Replace(actor))
+                await self._returned(actor)
+        anew = [each for each in kinds["ingestor"] + kinds["coordinator"] if not await self._takes(each, specification)]
+        for actor in anew:
+            await asyncio.to_thread(self._end, actor)
+        for actor in reversed(anew):
+            await asyncio.to_thread(self._create, actor)
+        for actor in anew:
+            await self._returned(actor)
+        self._log.info("reconfigured", revision=self._spec.revision)
+
+    async def _takes(self, actor: str, specification: bytes) -> bool:
+        """Whether an actor has taken the configuration, or will: one that does not answer is given it when it does."""
+        try:
+            return await self._peers.reconfigure(actor, specification)
+        except Unreachable:
+            return True
+
+    async def _returned(self, actor: str) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RESTART_TIMEOUT_S):
+                while await self._status(actor) is None:  # noqa: ASYNC110 - it is asked, it does not tell
+                    await asyncio.sleep(STEP_S)
+
+    @property
+    def _is_reconfiguring(self) -> bool:
+        return self._reconfiguring is not None and not self._reconfiguring.done()
+
+    async def _find_gateways(self) -> bool:
+        """Look how many gateways nodes have a place for. Returns whether that has changed; not where a number is configured."""
+        if self._spec.config.cluster.gateways is not None:
+            return False
+        nodes = await asyncio.to_thread(_alive)
+        places = sum(int(node["Resources"].get(GATEWAY_RESOURCE, 0)) for node in nodes)
+        where = {name: str(self._statuses.get(name, {}).get("node")) for name in self._gateways}
+        found = match_gateways(self._gateways, where, {node["NodeID"] for node in nodes}, places)
+        changed = found != self._gateways
+        if changed:
+            self._log.info("gateways", names=found)
+        self._gateways = found
+        return changed
+
+    async def gateways(self) -> list[str]:
+        """Say which gateways there are."""
+        return self._gateways or self._spec.gateways
 
     def _initial_ingestors(self) -> list[str]:
         return [f"ingestor-{n}" for n in range(self._spec.config.cluster.ingestors)]
@@ -114,16 +195,24 @@ class SupervisorActor:
     def _actors(self) -> list[str]:
         """Return what should be, in the order in which it is made."""
         cluster = self._spec.config.cluster
-        counts = {"shard": cluster.shards, "coordinator": cluster.coordinators, "gateway": cluster.gateways}
-        return [f"{kind}-{n}" for kind, count in counts.items() for n in range(count)] + self._scaling.actors
+        counts = {"shard": cluster.shards, "coordinator": cluster.coordinators}
+        fixed = [f"{kind}-{n}" for kind, count in counts.items() for n in range(count)]
+        return [*fixed, *(self._gateways or self._spec.gateways), *self._scaling.actors]
 
-    async def _recover(self) -> None:
-        """Find out which ingestors there are, from those that an earlier life has made."""
-        prefix = "ingestor-"
+    async def _recover(self, specification: bytes) -> bytes:
+        """Find out how things are, from actors that an earlier life has made. Returns the newest configuration among theirs and `specification`."""
         named = await asyncio.to_thread(ray.util.list_named_actors, True)  # of all namespaces
-        names = [each["name"] for each in named if each["namespace"] == self._namespace]
-        found = await asyncio.gather(*(self._status(name) for name in names if name.startswith(prefix)))
-        self._scaling.recover([Reported(*status["units"]).members for status in found if status is not None])
+        names = [each["name"] for each in named if each["namespace"] == self._namespace and each["name"] != SUPERVISOR]
+        statuses = dict(zip(names, await asyncio.gather(*map(self._status, names)), strict=True))
+        found = {name: status for name, status in statuses.items() if status is not None}
+        units = [status["units"] for name, status in found.items() if name.startswith("ingestor-")]
+        self._scaling.recover([Reported(*each).members for each in units])
+        self._gateways = [name for name in found if name.startswith("gateway-")]
+        newest = max(found, key=lambda name: int(found[name]["revision"]), default=None)
+        if newest is not None and found[newest]["revision"] > self._spec.revision:
+            with contextlib.suppress(Unreachable):
+                specification = await self._peers.current(newest)
+        return specification
 
     async def members(self) -> bytes:
         """Say which ingestors there are (msgpack)."""
@@ -201,6 +290,12 @@ class SupervisorActor:
     def _create(self, actor: str) -> None:
         kind, _, index = actor.rpartition("-")
         options = {**ACTOR_OPTIONS, "name": actor, "namespace": self._namespace, "get_if_exists": True}
+        config = self._spec.config
+        if kind == "gateway" and config.cluster.gateways is None:
+            options |= {"num_cpus": 0, "resources": {GATEWAY_RESOURCE: 1}}
+        elif kind == "shard" and config.storage.nodes:
+            nodes = config.storage.nodes
+            options["resources"] = {f"{STORE_RESOURCE}{nodes[int(index) % len(nodes)]}": STORE_SHARE}
         handles.create(KINDS[kind], options, self._encoded, int(index))
 
     def _end(self, actor: str) -> None:
@@ -212,6 +307,8 @@ class SupervisorActor:
 
     async def _watch(self) -> None:
         while True:
+            if await self._find_gateways():
+                await self._exchange_gateways()
             if not self._state.ready:
                 await asyncio.sleep(0.1)
                 await self._check_all()
@@ -224,9 +321,24 @@ class SupervisorActor:
     async def _check_all(self) -> None:
         await asyncio.gather(*map(self._check, self._state.desired))
 
+    async def _exchange_gateways(self) -> None:
+        """Make gateways, end those without a place, and tell the others who there is."""
+        async with self._applying:
+            for effect in self._state.want(self._actors()):
+                await self._run(effect)
+        message = Gateways(self._gateways)
+        for actor in self._state.desired:
+            if actor.startswith(("ingestor-", "shard-")):
+                with contextlib.suppress(Unreachable):  # it asks when it starts
+                    await self._peers.call(actor, message)
+
     async def _check(self, actor: str) -> None:
-        if await self._status(actor) is not None:
+        status = await self._status(actor)
+        if status is not None:
             self._state.answered(actor)
+            if status["revision"] < self._spec.revision and not self._is_reconfiguring:
+                if not await self._takes(actor, self._encoded):
+                    await self._run(Replace(actor))
         elif self._state.ready:
             for effect in self._state.silent(actor):
                 await self._run(effect)
@@ -250,11 +362,19 @@ class SupervisorActor:
             status = {name: each for name, each in self._statuses.get(actor, {}).items() if name not in INTERNAL}
             sources.extend(status.pop("sources", []))
             kinds[kind].append({"id": int(index), **status})
+        missing = self._state.missing
+        waits_for = [actor for actor in self._state.desired if actor in missing or actor not in self._statuses]
+        if not kinds["gateway"]:
+            waits_for.append(f"a node that offers the Ray resource {GATEWAY_RESOURCE}")
         return {
             "name": spec.name,
             "version": __version__,
-            "ready": self._state.ready and all(actor in self._statuses for actor in self._state.desired),
-            "nodes": await asyncio.to_thread(_nodes),
+            "ready": not waits_for,
+            "waits_for": waits_for,
+            "nodes": [
+                {"id": node["NodeID"], "address": node["NodeManagerAddress"]}
+                for node in await asyncio.to_thread(_alive)
+            ],
             "shards": kinds["shard"],
             "coordinators": kinds["coordinator"],
             "ingestors": kinds["ingestor"],
@@ -262,6 +382,7 @@ class SupervisorActor:
             "supervisor": {"pid": os.getpid()},
             "sources": _by_source(sources),
             "scaling": not self._scaling.is_done,
+            "reconfiguring": self._is_reconfiguring,
         }
 
     async def dead_letters(self) -> bytes:
@@ -297,7 +418,7 @@ class SupervisorActor:
         for task in self._tasks:
             task.cancel()
         actors, self._state.desired = self._state.desired, ()
-        await asyncio.gather(*(self._peers.drain(actor) for actor in actors if actor.startswith("gateway")))
+        await asyncio.gather(*(self._peers.leave(actor) for actor in actors if actor.startswith("gateway")))
         for kind in ("ingestor", "coordinator", "gateway", "shard"):  # down the stream, so that nobody calls the dead
             for actor in actors:
                 if actor.startswith(kind):

@@ -110,11 +110,42 @@ def up(
     app_: Annotated[
         str | None, typer.Option("--app", metavar="MODULE:NAME", help="A Python application object.")
     ] = None,
+    join: Annotated[
+        bool, typer.Option("--join", help="Be a node of that Ray meanwhile, without CPUs; with --address HOST:PORT.")
+    ] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the cluster running at the end; `harbor down` stops it.")
+    ] = False,
 ) -> None:
     """Run the cluster in the foreground until Ctrl-C."""
     from cluster.cli.up import run
 
-    run(config, address=address, port=port, demo=demo, app=app_)
+    if address is None and (join or keep):
+        raise HarborError(ErrorCode.BAD_REQUEST, "--join and --keep need --address: a Ray of our own ends with us")
+    run(config, address=address, port=port, demo=demo, app=app_, joins=join, keeps=keep)
+
+
+@app.command()
+@_command
+def node(
+    arguments: Annotated[list[str], typer.Argument(metavar="-- RAY_START_ARGUMENTS", help="Of `ray start`.")],
+    grace: Annotated[str, typer.Option(help="How long clients may take to be sent elsewhere.")] = "30s",
+) -> None:
+    """Be a node of a Ray cluster; at SIGTERM its gateways and shards are drained before Ray stops."""
+    import signal
+    import threading
+
+    from cluster.cli.up import prepare_ray
+    from cluster.config import duration
+
+    grace_s = duration("--grace", grace) / 1000.0
+    prepare_ray("a Ray that others set up")
+    from cluster.actors.node import run
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    raise typer.Exit(run(arguments, grace_s, stop))
 
 
 keys_app = typer.Typer(name="key", help="API keys.", no_args_is_help=True)

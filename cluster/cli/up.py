@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,16 @@ def prepare_ray(address: str | None) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
-def run(config_path: Path | None, *, address: str | None, port: int | None, demo: bool, app: str | None = None) -> None:
+def run(
+    config_path: Path | None,
+    *,
+    address: str | None,
+    port: int | None,
+    demo: bool,
+    app: str | None = None,
+    joins: bool = False,
+    keeps: bool = False,
+) -> None:
     """Bring the cluster up and wait for Ctrl-C."""
     prepare_ray(address)
     if app is not None:
@@ -51,25 +60,73 @@ def run(config_path: Path | None, *, address: str | None, port: int | None, demo
         environment = (
             {"UPSTREAM_URL": upstream, "UPSTREAM_WS": upstream.replace("http", "ws", 1) + "/ws"} if upstream else {}
         )
-        config = _load(path, app, {**os.environ, **environment})
-        if port is not None:
-            config = msgspec.structs.replace(config, gateway=msgspec.structs.replace(config.gateway, port=port))
+        given = _Given(path, app, {**os.environ, **environment}, port)
+        config = given.first()
         from cluster.actors import deploy
 
-        deploy.up(config, address=address, upstream=upstream, on_ready=_announce, stop=stop)
+        deploy.up(
+            config,
+            address=address,
+            upstream=upstream,
+            joins=joins,
+            keeps=keeps,
+            on_ready=_announce,
+            reload=given.changed,
+            stop=stop,
+        )
 
 
-def _load(path: Path | None, app: str | None, environment: dict[str, str]) -> Config:
-    """Read what a file and an app say together."""
+class _Given:
+    """What a file and an app say together; the file is read again when it changes."""
+
+    def __init__(self, path: Path | None, app: str | None, environment: dict[str, str], port: int | None) -> None:
+        self._path = path
+        self._app = app
+        self._environment = environment
+        self._port = port
+        self._content: bytes | None = None
+
+    def first(self) -> Config:
+        """Return it; a fault ends the command."""
+        self._content = self._read()
+        return _faults_end(self._load, self._app if self._path is None else self._path)
+
+    def changed(self) -> Config | None:
+        """Return it if the file has changed.
+
+        Raises:
+            ConfigError: it is faulty.
+        """
+        content = self._read()
+        if content is None or content == self._content:
+            return None
+        self._content = content
+        return self._load()
+
+    def _read(self) -> bytes | None:
+        try:
+            return None if self._path is None else self._path.read_bytes()
+        except OSError:
+            return None
+
+    def _load(self) -> Config:
+        if self._app is None:
+            assert self._path is not None
+            config = load(self._path, self._environment)
+        else:
+            from cluster.app import load_app
+
+            documents = [] if self._path is None else [read_document(self._path)]
+            config = load_app(self._app).config(self._environment, *documents)
+        if self._port is None:
+            return config
+        return msgspec.structs.replace(config, gateway=msgspec.structs.replace(config.gateway, port=self._port))
+
+
+def _faults_end(read: Callable[[], Config], name: object) -> Config:
     try:
-        if app is None:
-            assert path is not None
-            return load(path, environment)
-        from cluster.app import load_app
-
-        return load_app(app).config(environment, *([] if path is None else [read_document(path)]))
+        return read()
     except ConfigError as error:
-        name = path if app is None else app if path is None else f"{app}, {path}"
         for fault in getattr(error, "faults", [error]):
             sys.stderr.write(f"{name}: {fault.message}\n")
         raise typer.Exit(2) from None

@@ -265,10 +265,8 @@ def _shards(path: str, value: Any) -> int:
     return int(value)
 
 
-def _gateways(path: str, value: Any) -> int:
-    if value == "auto":
-        raise ConfigError(path, f"{_LATER}, got 'auto'")
-    return _count(path, value)
+def _gateways(path: str, value: Any) -> int | None:
+    return None if value == "auto" else _count(path, value)
 
 
 def _retry(path: str, value: Any) -> int | bool:
@@ -313,10 +311,15 @@ def _flag(path: str, value: Any) -> bool:
 
 def _endless(path: str, value: Any) -> float | None:
     """A duration, or None for infinity."""
-    return None if value == "infinity" else _duration(path, value)
+    return None if value == "infinity" else duration(path, value)
 
 
-def _duration(path: str, value: Any) -> float:
+def duration(path: str, value: Any) -> float:
+    """Return a duration in milliseconds.
+
+    Raises:
+        ConfigError: it is none.
+    """
     match = _DURATION.match(value) if isinstance(value, str) else None
     if match is None:
         raise ConfigError(path, f"expected a duration such as 100ms, 60s, 5m or 24h, got {value!r}")
@@ -324,10 +327,10 @@ def _duration(path: str, value: Any) -> float:
 
 
 def _positive(path: str, value: Any) -> float:
-    duration = _duration(path, value)
-    if duration <= 0 or not math.isfinite(duration):
+    made = duration(path, value)
+    if made <= 0 or not math.isfinite(made):
         raise ConfigError(path, f"expected a duration above 0, got {value!r}")
-    return duration
+    return made
 
 
 def _rate(path: str, value: Any) -> float:
@@ -601,19 +604,26 @@ class _Reader:
     def auth(self, path: str, value: Any) -> AuthConfig:
         section = _Section(self, path, value)
         mode = section.take("mode", "none", _one_of("none", "api_keys", "jwt"))
-        section.later("mode", "none", "api_keys")
         if mode == "jwt":
+            self.fault(f"{path}.mode", f"{_LATER}, got 'jwt'")
             return AuthConfig(mode)  # the other members are that mode's
         keys_file = section.take("keys_file", _NEVER, _keys_file) if mode == "api_keys" else ""
         section.done()
         return AuthConfig(mode, keys_file or "")
+
+    def store_nodes(self, path: str, value: Any) -> tuple[str, ...]:
+        names = tuple(_name(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))
+        if len(set(names)) < len(names):
+            raise ConfigError(path, f"a node is there twice, in {_shown(value)}")
+        return names
 
     def storage(self, path: str, value: Any) -> StorageConfig:
         section = _Section(self, path, value)
         made = StorageConfig(
             section.take("path", StorageConfig.path, _directory),
             section.take("sync", "window", _one_of("always", "window", "never")),
-            section.take("wait", 60_000.0, _duration),
+            section.take("wait", 60_000.0, duration),
+            section.take("nodes", (), self.store_nodes),
         )
         section.done()
         return made
@@ -747,7 +757,7 @@ class _Reader:
                     section.take("stale_time", defaults.stale_time, _stale_time),
                     section.take("gc_time", defaults.gc_time_ms, _endless),
                     section.take("retry", defaults.retry, _retry),
-                    section.take("retry_delay", None, _duration),
+                    section.take("retry_delay", None, duration),
                     section.take("refetch_interval", 0.0, _positive),
                     section.take("infinite", None, self.infinite),
                     function,
@@ -920,7 +930,7 @@ class _Reader:
                     f"its rules name no key, so it has to be joined always, which a channel with placeholders cannot be, "
                     f"got {channel!r}",
                 )
-            linger_ms = section.take("linger", 30_000.0, _duration)
+            linger_ms = section.take("linger", 30_000.0, duration)
             profile = section.take("batching", None, lambda at, given: self.batching(at, given, batching))
             max_rate = section.take("max_rate", None, _rate)
             transform = section.take("transform", None, partial(parse_transform, on or {}, self.faults))

@@ -58,7 +58,8 @@ class ClusterConfig(Struct, frozen=True):
     coordinators: int = 1
     ingestors: int = 1
     """To begin with, where `autoscale` changes them."""
-    gateways: int = 1
+    gateways: int | None = 1
+    """None: one on each node that offers the Ray resource `harbor_gateway`."""
     autoscale: Autoscale | None = None
     """Of ingestors."""
 
@@ -222,6 +223,8 @@ class StorageConfig(Struct, frozen=True):
     """When what was committed is on the disk: always (at once) | window (within one) | never (when the system pleases)."""
     wait_ms: float = 60_000.0
     """How long a starting shard waits for its store."""
+    nodes: tuple[str, ...] = ()
+    """Nodes that keep stores, by what follows `harbor_store:` in a Ray resource each offers: shard i is on node i mod n; empty: anywhere."""
 
 
 class CacheConfig(Struct, frozen=True):

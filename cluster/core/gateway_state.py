@@ -204,7 +204,7 @@ class GatewayState:
         self.identity = identity
         self.keys = keys
         """Who may do what; None: anybody everything."""
-        self._concerns = concerns
+        self.concerns = concerns
         self._sources: dict[str, str | None] = {}
         """Condition by source: up | down | failed; None: it has not been up yet."""
         self._connections: dict[str, dict[str, str | None]] = {}
@@ -585,9 +585,9 @@ class GatewayState:
                         effects.extend(self._notify(self.sessions[session_id], members))
 
     def _depends(self, topic: Topic, kind: str, upstream: str) -> bool:
-        if self._concerns is None:
+        if self.concerns is None:
             return False
-        ask = self._concerns.source if kind == "source" else self._concerns.service
+        ask = self.concerns.source if kind == "source" else self.concerns.service
         return ask(upstream, parse(topic.key), prefix=topic.prefix)
 
     def _notify(self, session: SessionState, members: dict[str, Any]) -> list[Effect]:

@@ -44,6 +44,7 @@ from cluster.core.messages import (
     DemandMet,
     FeedRange,
     Full,
+    Gateways,
     HandOver,
     Members,
     Moved,
@@ -872,6 +873,11 @@ class IngestionState:
             if not message.previous and self._started:
                 effects.extend(self._tidy())
         return Noted(self.incarnation), [*effects, *self.wake(now_ms)]
+
+    def gateways(self, message: Gateways, now_ms: float) -> tuple[Answer, list[Effect]]:
+        """The supervisor says which gateways there are."""
+        self._news.gateways(message.names)
+        return Noted(self.incarnation), self.wake(now_ms)
 
     def reads(self, source_name: str) -> bool:
         """Whether this ingestor reads a source, or a part of it."""

@@ -189,6 +189,12 @@ class Members(Struct, frozen=True, array_like=True, tag="members"):
     """Those before, while what they read may still be with them; empty: everything is where it belongs."""
 
 
+class Gateways(Struct, frozen=True, array_like=True, tag="gateways"):
+    """Supervisor -> ingestors and shards: which gateways there are, where that changes. Answer: `Noted`."""
+
+    names: list[str]
+
+
 class Take(Struct, frozen=True, array_like=True, tag="take"):
     """Ingestor -> the one before it: hand over these units, as (source, or source/channel). Answer: `Noted`, then `HandOver`."""
 
@@ -547,7 +553,20 @@ class ChangeSetTaken(Struct, frozen=True, array_like=True, tag="change_set_taken
     incarnation: int
 
 
-Message = Announce | Blob | Batch | Claimed | Members | Take | HandOver | Demand | SourceStates | Requests | ChangeSet
+Message = (
+    Announce
+    | Blob
+    | Batch
+    | Claimed
+    | Gateways
+    | Members
+    | Take
+    | HandOver
+    | Demand
+    | SourceStates
+    | Requests
+    | ChangeSet
+)
 Answer = Refused | Full | Noted | BlobTaken | BatchCommitted | DemandMet | Answers | ChangeSetTaken
 
 

@@ -61,6 +61,7 @@ from cluster.core.messages import (
     Failure,
     FeedRange,
     Full,
+    Gateways,
     Item,
     KeyList,
     ListKeys,
@@ -256,7 +257,8 @@ class ShardState:
         self._recent_entities: deque[tuple[float, str, Any, bytes]] = deque()
         """(receipt, type, id, value), for responses that may not hold them yet."""
         self._effects: list[Effect] = []
-        self._announcements = Announcements(identity, incarnation, list(gateways))
+        self._gateways = list(gateways)
+        self._announcements = Announcements(identity, incarnation, self._gateways)
         self.operations_dropped: Counter[str] = Counter()
         self.evictions: Counter[str] = Counter()
         self.invalidations = 0
@@ -1330,6 +1332,13 @@ class ShardState:
         if self.demand.members(message):
             self._announcements.exchange(before, message.ingestors)
         self._flush()
+        return Noted(self.incarnation), self._taken()
+
+    def gateways(self, message: Gateways, now_ms: float) -> tuple[Answer, list[Effect]]:
+        """The supervisor says which gateways there are: those not known yet are told of this life. Who is gone falls silent."""
+        self._now_ms = now_ms
+        self._announcements.exchange(self._gateways, message.names)
+        self._gateways = message.names
         return Noted(self.incarnation), self._taken()
 
     def announce(self, message: Announce, now_ms: float) -> tuple[Answer, list[Effect]]:

@@ -29,6 +29,12 @@ class SourceNews:
         self._states[source] = state
         self._renew()
 
+    def gateways(self, names: Sequence[str]) -> None:
+        """There are other gateways."""
+        self._due = {name: self._due.get(name, 0.0) for name in names}
+        self._in_flight.intersection_update(names)
+        self._untold.intersection_update(names)
+
     def gone(self, source: str) -> None:
         """A source is read here no longer."""
         if self._states.pop(source, None) is not None:
@@ -72,4 +78,5 @@ class SourceNews:
     def unanswered(self, gateway: str, now_ms: float) -> None:
         """A gateway could not be reached."""
         self._in_flight.discard(gateway)
-        self._due[gateway] = min(self._due[gateway], now_ms + RETRY_MS)
+        if gateway in self._due:
+            self._due[gateway] = min(self._due[gateway], now_ms + RETRY_MS)

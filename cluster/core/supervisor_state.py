@@ -3,7 +3,8 @@
 What must not live here: how actors are made or asked (`cluster.actors.supervisor`).
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -69,4 +70,29 @@ class SupervisorState:
     @property
     def ready(self) -> bool:
         """Whether every desired actor has answered at least once."""
-        return bool(self.desired) and self._present.issuperset(self.desired)
+        return bool(self.desired) and not self.missing
+
+    @property
+    def missing(self) -> list[str]:
+        """The desired actors that have not answered yet."""
+        return [actor for actor in self.desired if actor not in self._present]
+
+
+def match_gateways(current: Sequence[str], where: Mapping[str, str], alive: Collection[str], count: int) -> list[str]:
+    """Return which gateways there should be, one for each place that nodes offer.
+
+    Args:
+        current: Those there are.
+        where: The node each was last seen on.
+        alive: The nodes there are now.
+        count: The places they offer. Where that is fewer than before, gateways whose node is gone go first.
+    """
+
+    def number(name: str) -> int:
+        return int(name.rpartition("-")[2])
+
+    kept = sorted(current, key=lambda name: (where.get(name) not in alive, number(name)))[:count]
+    taken = set(map(number, kept))
+    free = (n for n in itertools.count() if n not in taken)
+    added = [f"gateway-{n}" for n in itertools.islice(free, count - len(kept))]
+    return sorted([*kept, *added], key=number)

@@ -8,6 +8,7 @@ It is one thing because every endpoint is a few lines between a parameter and an
 
 import asyncio
 import logging
+import math
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
@@ -72,6 +73,12 @@ READY_S = 2.0
 """A shard that does not answer a listing for so long is not ready."""
 HARD_FRAME_BYTES = 16 * 1024 * 1024
 """A frame between `MAX_FRAME_BYTES` and this is answered with an error; a longer one is not read, and ends the connection (1009)."""
+GROUP = 50
+"""Clients that are sent elsewhere at once in a drain, at least."""
+GROUP_S = 0.2
+"""Between two groups."""
+PACED = 0.8
+"""Share of a drain's grace over which they are spread; the rest is for sockets to close."""
 RECONNECT_MS = 1_000
 """At a drain clients are told to come back after this plus as much again at random, so that they do not all come at once."""
 
@@ -145,7 +152,7 @@ class GatewayServer:
         self._describe = describe
         self._scale = scale
         self._dead_letters = dead_letters
-        self._origins = frozenset(origins)
+        self.origins = frozenset(origins)
         self._wires: dict[str, _Wire] = {}
         self._futures: dict[int, asyncio.Future[list[Payload]]] = {}
         self._commands: dict[int, Command] = {}
@@ -195,17 +202,26 @@ class GatewayServer:
         self._sites.append(site)
         return int(self._runner.addresses[0][1])
 
-    async def drain(self) -> None:
-        """Tell every client to reconnect elsewhere, close them (3001), and stop listening."""
+    async def drain(self, grace_s: float = 0.0) -> None:
+        """Tell every client to reconnect elsewhere, close them (3001), and stop listening.
+
+        From now on it is not ready and takes no sessions; requests are answered to the end. `grace_s`: how long it may take. Clients go
+        in groups, so that those who take them in are not overrun.
+        """
         if self.draining:
             return
         self.draining = True
+        wires = list(self._wires.values())
+        size = max(GROUP, math.ceil(len(wires) * GROUP_S / max(grace_s * PACED, GROUP_S)))
+        for start in range(0, len(wires), size):
+            if start and grace_s:
+                await asyncio.sleep(GROUP_S)
+            for wire in wires[start : start + size]:
+                after_ms = RECONNECT_MS + secrets.randbelow(RECONNECT_MS)
+                self.run(self.state.say(wire.session, protocol.message("drain", reconnect_after_ms=after_ms)))
+                self._close(wire, protocol.CLOSE_DRAIN, "draining")
         for site in self._sites:
             await site.stop()
-        for wire in list(self._wires.values()):
-            after_ms = RECONNECT_MS + secrets.randbelow(RECONNECT_MS)
-            self.run(self.state.say(wire.session, protocol.message("drain", reconnect_after_ms=after_ms)))
-            self._close(wire, protocol.CLOSE_DRAIN, "draining")
         for _ in range(100):
             if not self._wires:
                 break
@@ -304,7 +320,7 @@ class GatewayServer:
             handler = self._preflight
         origin = request.headers.get("Origin")
         try:
-            if origin is not None and self._origins and origin not in self._origins:
+            if origin is not None and self.origins and origin not in self.origins:
                 raise RequestError(ErrorCode.FORBIDDEN, f"the origin {origin!r:.120} is not allowed")
             request[PRINCIPAL] = self._principal(request)
             response = await handler(request)
@@ -315,7 +331,7 @@ class GatewayServer:
         except Exception:
             LOG.exception("request_failed", extra={"method": request.method, "path": request.path[:120]})
             response = error_response(HarborError(ErrorCode.INTERNAL, "the gateway failed; it has logged why"))
-        if origin in self._origins and not response.prepared:
+        if origin in self.origins and not response.prepared:
             self._allow(response, origin)
         return response
 
@@ -329,7 +345,7 @@ class GatewayServer:
             return ANYBODY
         token = credentials(request)
         if token is None and request.path in COOKIED:
-            token = cookie(request, self._origins)
+            token = cookie(request, self.origins)
             if token is None and request.path == "/v1/socket":
                 return None
         if token is None:
@@ -370,7 +386,7 @@ class GatewayServer:
 
     async def _preflight(self, request: web.BaseRequest) -> web.StreamResponse:
         origin = request.headers.get("Origin")
-        if origin not in self._origins:
+        if origin not in self.origins:
             return error_response(RequestError(ErrorCode.FORBIDDEN, "this origin is not allowed"))
         response = web.Response(status=204)
         self._allow(response, origin)
@@ -629,7 +645,7 @@ class GatewayServer:
                 }
             )
             origin = request.headers.get("Origin")
-            if origin in self._origins:
+            if origin in self.origins:
                 self._allow(response, origin)
             await response.prepare(request)
             async with asyncio.TaskGroup() as group:

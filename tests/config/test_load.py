@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from cluster.config import Config, check, compile_config, load, load_mapping
 from cluster.config.load import ConfigFaults
 from cluster.config.model import (
+    AuthConfig,
     CacheConfig,
     ClusterConfig,
     GatewayConfig,
@@ -22,6 +23,7 @@ from cluster.config.model import (
 )
 from cluster.config.rules import REQUIRED
 from cluster.core.entity_index import EntityType
+from cluster.core.grants import Grants, line
 from cluster.core.infinite import OffsetPaging
 from cluster.core.scaling import Autoscale
 from cluster.core.staleness import STATIC
@@ -103,7 +105,6 @@ FAULTS: list[tuple[str, str]] = [
     ("cluster: {ingestors: {target: 0}}", "cluster.ingestors.target: expected a share of a core above 0, at most 1, got 0"),
     ("cluster: {ingestors: {cooldown: 5s}}", "cluster.ingestors.cooldown: unknown key, did you mean cool_down?"),
     ("cluster: {gateways: true}", "cluster.gateways: expected a whole number from 1 to 1024, got True"),
-    ("cluster: {gateways: auto}", "cluster.gateways: not supported by this version, got 'auto'"),
     ("cluster: {shards: 2, coordinators: 3}", "cluster.coordinators: expected at most one per shard (2), got 3"),
     ("cluster: {replicas: 1}", "cluster.replicas: not supported by this version, got 1"),
     ("cluster: {name: 'a b'}", "cluster.name: expected a name of letters, digits, '-' and '_', got 'a b'"),
@@ -132,6 +133,21 @@ FAULTS: list[tuple[str, str]] = [
     ("gateway: {origins: 'http://x'}", "gateway.origins: expected a list, got 'http://x'"),
     ("gateway: {origins: [x]}", "gateway.origins.0: expected an http:// or https:// URL, got 'x'"),
     ("gateway: {auth: {mode: jwt}}", "gateway.auth.mode: not supported by this version, got 'jwt'"),
+    ("gateway: {auth: {mode: api_keys}}", "gateway.auth.keys_file: required"),
+    ("gateway: {auth: {mode: none, keys_file: x}}", "gateway.auth.keys_file: unknown key, expected one of mode"),
+    (
+        "gateway: {auth: {mode: api_keys, keys_file: /nonexistent/keys}}",
+        "gateway.auth.keys_file: '/nonexistent/keys' cannot be read: No such file or directory",
+    ),
+    (
+        f"gateway: {{auth: {{mode: api_keys, keys_file: {__file__}}}}}",
+        (
+            f"gateway.auth.keys_file: {__file__}, line 1: Expected `object`, got `str` "
+            "(a line is what `harbor key new` prints)"
+        ),
+    ),
+    ("storage: {nodes: [a, a]}", "storage.nodes: a node is there twice, in ['a', 'a']"),
+    ("storage: {nodes: [a b]}", "storage.nodes.0: expected a name of letters, digits, '-' and '_', got 'a b'"),
     ("gateway: {auth: {mode: password}}", "gateway.auth.mode: expected none or api_keys or jwt, got 'password'"),
     ("gateway: {tenant_claim: org}", "gateway.tenant_claim: not supported by this version, got 'org'"),
     # --- storage and defaults
@@ -549,3 +565,14 @@ def test_a_source_in_partitions_is_one_source_for_each(tmp_path: Path) -> None:
 def test_ingestors_may_follow_their_load() -> None:
     config = load_mapping({"cluster": {"ingestors": {"min": 2, "max": 6, "target": 0.5, "cool_down": "10s"}}}, {})
     assert (config.cluster.ingestors, config.cluster.autoscale) == (2, Autoscale(2, 6, 0.5, 10_000.0))
+
+
+def test_with_keys_it_may_listen_everywhere(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text(line("a", "hk_a", Grants(admin=True)))
+    text = "gateway: {host: 0.0.0.0, admin_host: '::', auth: {mode: api_keys, keys_file: %s}}"
+    assert load_mapping(yaml.safe_load(text % keys), {}).gateway.auth == AuthConfig("api_keys", str(keys))
+
+
+def test_gateways_may_be_as_many_as_nodes_have_places_for() -> None:
+    assert load_mapping({"cluster": {"gateways": "auto"}}, {}).cluster.gateways is None

@@ -1,6 +1,8 @@
 """The supervisor's reconciling."""
 
-from cluster.core.supervisor_state import FAILURES, Create, Remove, Replace, SupervisorState
+import pytest
+
+from cluster.core.supervisor_state import FAILURES, Create, Remove, Replace, SupervisorState, match_gateways
 
 
 def test_what_is_wanted_is_created_and_what_is_not_any_more_removed() -> None:
@@ -29,3 +31,20 @@ def test_an_actor_is_replaced_after_silence_in_a_row() -> None:
     assert [machine.silent("shard-0") for _ in range(FAILURES)][-1] == [Replace("shard-0")]
     assert machine.silent("shard-0") == []
     assert machine.silent("stranger") == []
+
+
+@pytest.mark.parametrize(
+    ("current", "where", "alive", "count", "expected"),
+    [
+        ([], {}, {"a"}, 1, ["gateway-0"]),
+        (["gateway-0"], {"gateway-0": "a"}, {"a", "b"}, 2, ["gateway-0", "gateway-1"]),
+        (["gateway-0", "gateway-1"], {"gateway-0": "a", "gateway-1": "b"}, {"b"}, 1, ["gateway-1"]),
+        (["gateway-1"], {"gateway-1": "b"}, {"b", "c"}, 2, ["gateway-0", "gateway-1"]),
+        (["gateway-0", "gateway-1"], {"gateway-0": "a", "gateway-1": "b"}, {"a", "b"}, 1, ["gateway-0"]),
+        (["gateway-0", "gateway-1"], {"gateway-0": "a", "gateway-1": "b"}, {"b", "c"}, 2, ["gateway-0", "gateway-1"]),
+        (["gateway-2", "gateway-10"], {}, set(), 2, ["gateway-2", "gateway-10"]),
+        (["gateway-0"], {}, set(), 0, []),
+    ],
+)
+def test_gateways_follow_the_places_that_nodes_offer(current, where, alive, count, expected):
+    assert match_gateways(current, where, alive, count) == expected

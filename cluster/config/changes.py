@@ -1,0 +1,40 @@
+"""What of a configuration may change while the cluster runs, and whom a change concerns."""
+
+from operator import attrgetter
+
+from cluster.config.model import Config
+
+FIXED = (
+    "cluster.name",
+    "cluster.shards",
+    "cluster.coordinators",
+    "cluster.gateways",
+    "gateway.host",
+    "gateway.port",
+    "gateway.admin_host",
+    "gateway.admin_port",
+    "gateway.auth",
+    "storage",
+)
+"""What only a restart changes: which slots are where, what is listened on, where things are stored."""
+INGESTION = ("batching", "sources", "streams", "entities", "relations")
+"""What ingestors and coordinators are built from."""
+SHARDS = (*INGESTION, "queries", "services", "cache")
+CONCERNS = {"ingestor": INGESTION, "coordinator": INGESTION, "shard": SHARDS, "gateway": ()}
+"""By kind of actor, what it has to be made anew for; a gateway takes everything as it runs."""
+
+
+def refusals(before: Config, after: Config) -> list[str]:
+    """Return a line for each thing that cannot change while the cluster runs."""
+    lines = []
+    for path in FIXED:
+        old, new = attrgetter(path)(before), attrgetter(path)(after)
+        if old != new:
+            shown = "" if path in ("storage", "gateway.auth") else f" ({old} -> {new})"
+            lines.append(f"{path}: cannot change while the cluster runs{shown}: restart it")
+    return lines
+
+
+def concerns(kind: str, before: Config, after: Config) -> bool:
+    """Whether actors of a kind have to be made anew."""
+    return any(getattr(before, section) != getattr(after, section) for section in CONCERNS[kind])

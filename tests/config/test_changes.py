@@ -1,0 +1,54 @@
+import pytest
+
+from cluster.config import Config, concerns, load_mapping, refusals
+from cluster.config.changes import CONCERNS, FIXED
+
+BASE = {
+    "services": {"api": {"base_url": "http://127.0.0.1:1"}},
+    "sources": {"s": {"type": "sse", "url": "http://127.0.0.1:1/s"}},
+}
+
+
+def config(**more: object) -> Config:
+    return load_mapping({**BASE, **more}, {})
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"cluster": {"shards": 8}}, "cluster.shards: cannot change while the cluster runs (4 -> 8): restart it"),
+        (
+            {"cluster": {"gateways": "auto"}},
+            "cluster.gateways: cannot change while the cluster runs (1 -> None): restart it",
+        ),
+        ({"gateway": {"port": 1}}, "gateway.port: cannot change while the cluster runs (8700 -> 1): restart it"),
+        ({"storage": {"path": "/x"}}, "storage: cannot change while the cluster runs: restart it"),
+    ],
+)
+def test_what_only_a_restart_changes_is_refused(change, line):
+    assert refusals(config(), config(**change)) == [line]
+    assert refusals(config(**change), config(**change)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "kinds"),
+    [
+        ({}, set()),
+        ({"cluster": {"ingestors": 2}}, set()),
+        ({"gateway": {"origins": ["https://a"]}}, set()),
+        ({"cache": {"max_entries": 5}}, {"shard"}),
+        ({"queries": [{"key": ["a"], "service": "api", "path": "/a"}]}, {"shard"}),
+        ({"services": {"api": {"base_url": "http://127.0.0.1:2"}}}, {"shard"}),
+        ({"batching": {"window": "50ms"}}, {"shard", "ingestor", "coordinator"}),
+        ({"streams": [{"source": "s", "on": {"e": {"delete": {"key": ["a"]}}}}]}, {"shard", "ingestor", "coordinator"}),
+    ],
+)
+def test_whom_a_change_concerns(change, kinds):
+    assert refusals(config(), config(**change)) == []
+    assert {kind for kind in CONCERNS if concerns(kind, config(), config(**change))} == kinds
+
+
+def test_every_part_of_a_configuration_is_fixed_or_concerns_somebody_or_is_taken_as_it_runs():
+    taken = {"cluster", "gateway"}  # their other members
+    known = {path.partition(".")[0] for path in FIXED} | {each for sections in CONCERNS.values() for each in sections}
+    assert known | taken == set(Config.__struct_fields__)
