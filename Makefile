@@ -13,9 +13,9 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -q --durations=10
 
 check: $(STAMP)
-	$(BIN)/ruff format --check cluster tests grafana
-	$(BIN)/ruff check cluster tests grafana
-	$(BIN)/mypy --strict cluster grafana
+	$(BIN)/ruff format --check cluster tests grafana helm
+	$(BIN)/ruff check cluster tests grafana helm
+	$(BIN)/mypy --strict cluster grafana helm
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
 bench: $(STAMP)
@@ -27,8 +27,8 @@ monitor:
 	@exec prometheus --config.file=grafana/prometheus.yaml --storage.tsdb.path=.prometheus --web.listen-address=127.0.0.1:9090 --log.level=warn
 
 format: $(STAMP)
-	$(BIN)/ruff format cluster tests grafana
-	$(BIN)/ruff check --fix cluster tests grafana
+	$(BIN)/ruff format cluster tests grafana helm
+	$(BIN)/ruff check --fix cluster tests grafana helm
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Harbor Cluster needs Python 3.11 or later; this is %s. Name another: make PYTHON=python3.11" % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
