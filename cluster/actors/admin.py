@@ -6,11 +6,13 @@ grant where keys are configured.
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 from aiohttp import web
+from ray.exceptions import RayError
 
 from cluster.actors.handles import SupervisorHandle
 from cluster.config import Config
@@ -72,7 +74,17 @@ class _Admin:
         described = await asyncio.to_thread(self._supervisor.describe)
         if described["ready"]:
             return web.Response(text="ready\n")
-        return web.Response(text=f"not ready: {described['waits_for']}\n", status=503)
+        return web.Response(text=f"not ready: waiting for {', '.join(described['waits_for'])}\n", status=503)
+
+
+@web.middleware
+async def _supervised(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Any:
+    """Say so where the supervisor does not answer: it is pending, restarting, or gone."""
+    try:
+        return await handler(request)
+    except RayError as error:
+        reason = f"the supervisor does not answer ({type(error).__name__})"
+        return error_response(HarborError(ErrorCode.UNAVAILABLE, reason))
 
 
 @contextmanager
@@ -90,7 +102,7 @@ def serving(config: Config, supervisor: SupervisorHandle, *, shared: bool) -> It
     ready = threading.Event()
 
     async def serve() -> web.AppRunner:
-        app = web.Application()
+        app = web.Application(middlewares=[_supervised])
         app.add_routes(_Admin(config, supervisor).routes)
         runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await runner.setup()

@@ -6,7 +6,6 @@ also when we only attached to a cluster that was running. A note of the local Ra
 """
 
 import json
-import logging
 import math
 import os
 import socket
@@ -23,7 +22,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from cluster.actors import admin, handles, node
-from cluster.actors.handles import SUPERVISOR, SupervisorHandle, kill, namespace
+from cluster.actors.handles import SUPERVISOR, SupervisorHandle, connect, kill, namespace
 from cluster.actors.specification import encode
 from cluster.actors.supervisor import ACTOR_OPTIONS, SupervisorActor
 from cluster.clock import SystemClock
@@ -65,13 +64,11 @@ def _ray(address: str | None, name: str, upstream: str | None = None) -> Iterato
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     try:
         if address is not None:
-            ray.init(address=address, namespace=namespace(name), logging_level=logging.ERROR, log_to_driver=False)
+            connect(address=address, namespace=namespace(name))
         else:
-            ray.init(
+            connect(
                 namespace=namespace(name),
                 include_dashboard=False,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 num_cpus=max(os.cpu_count() or 1, 1),
             )
@@ -191,8 +188,8 @@ def _check_port(host: str, port: int) -> None:
             ) from error
 
 
-def down(address: str | None, name: str) -> bool:
-    """Stop a cluster. Returns whether there was one.
+def down(address: str | None, name: str, *, joins: bool = False) -> bool:
+    """Stop a cluster. Returns whether there was one. `joins` as in `up`.
 
     Raises:
         HarborError: no Ray there.
@@ -200,7 +197,7 @@ def down(address: str | None, name: str) -> bool:
     address = address or _local_address(name)
     if address is None:
         return False
-    with _ray(address, name):
+    with node.joined(address, threading.Event()) if joins else nullcontext(), _ray(address, name):
         handle = _supervisor(name)
         if handle is None:
             return False

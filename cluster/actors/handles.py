@@ -6,6 +6,9 @@ A call carries one blob and returns one; what can go wrong (the peer is starting
 
 import asyncio
 import contextlib
+import logging
+import signal
+import threading
 from typing import Any
 
 import msgspec
@@ -244,6 +247,15 @@ class SupervisorHandle:
     def stop(self) -> None:
         """Drain the gateways and end every actor but the supervisor."""
         ray.get(self._handle.stop.remote(), timeout=20)
+
+
+def connect(**options: Any) -> None:
+    """Connect to Ray as a driver, or start one. Signals stay with those who have them: Ray would end the process at a SIGTERM."""
+    held = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in held.items():
+            signal.signal(number, handler)
 
 
 def kill(handle: Any) -> None:

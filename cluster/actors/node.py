@@ -5,7 +5,6 @@ elsewhere and the shards here close their stores first.
 """
 
 import asyncio
-import logging
 import os
 import secrets
 import signal
@@ -21,7 +20,7 @@ from pathlib import Path
 import ray
 from ray.exceptions import RayError
 
-from cluster.actors.handles import NAMESPACE, Peers, Unreachable
+from cluster.actors.handles import NAMESPACE, Peers, Unreachable, connect
 from cluster.errors import ErrorCode, HarborError
 
 HEAD_TIMEOUT_S = 300.0
@@ -78,12 +77,15 @@ class RayNode:
 
     def stop(self) -> None:
         """End them."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            if self.wait(STOP_S) is None:
-                self._process.kill()
+        # All of them, not only the first: a raylet that is told to end says so to the head, one that is killed is missed a minute later.
+        deadline = time.monotonic() + STOP_S
         with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # what is left of them
+            os.killpg(self._process.pid, signal.SIGTERM)
+            while time.monotonic() < deadline:
+                self.wait(PROBE_S)
+                os.killpg(self._process.pid, 0)
+                time.sleep(0.05)
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
 
@@ -132,11 +134,7 @@ def run(arguments: Sequence[str], grace_s: float, stop: threading.Event) -> int:
 
 def _drain(address: str | None, port: str | None, name: str, grace_s: float) -> None:
     try:
-        ray.init(
-            address=address or f"127.0.0.1:{port or 6379}",
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+        connect(address=address or f"127.0.0.1:{port or 6379}")
     except (ConnectionError, RuntimeError, ValueError) as error:
         sys.stderr.write(f"harbor: not drained, Ray does not answer: {error}\n")
         return

@@ -186,14 +186,17 @@ def new_key(
 def down(
     address: Annotated[str | None, typer.Option(help="The Ray cluster; without it the local one.")] = None,
     name: Annotated[str, typer.Option(help="The cluster's name.")] = "harbor",
+    join: Annotated[bool, typer.Option("--join", help="As in `harbor up`.")] = False,
 ) -> None:
     """Stop a cluster."""
+    if join and address is None:
+        raise HarborError(ErrorCode.BAD_REQUEST, "--join needs --address")
     from cluster.cli.up import prepare_ray
 
     prepare_ray(address)
     from cluster.actors import deploy
 
-    if not deploy.down(address, name):
+    if not deploy.down(address, name, joins=join):
         raise HarborError(ErrorCode.NOT_FOUND, f"no cluster {name!r} is running{f' at {address}' if address else ''}")
     sys.stdout.write(f"harbor stopped: {name}\n")
 

@@ -175,7 +175,7 @@ volumes:
 {{- $more := dict -}}
 {{- if eq .component "head" -}}
   {{- $gcs := dict "tcpSocket" (dict "port" "gcs-server") -}}
-  {{- $more = dict "of" $root.Values.head "args" (concat (list "node" "--" "--head" "--port=6380" "--num-cpus=0" "--include-dashboard=false" "--ray-client-server-port=6387") $ports)
+  {{- $more = dict "of" $root.Values.head "args" (concat (list "node" "--" "--head" "--port=6380" "--num-cpus=0" "--include-dashboard=false") $ports)
     "ports" (list (dict "containerPort" 6380 "name" "gcs-server") $node)
     "probes" (dict "startupProbe" (dict "tcpSocket" (dict "port" "gcs-server") "periodSeconds" 2 "failureThreshold" 60) "livenessProbe" $gcs "readinessProbe" $gcs) -}}
   {{- if and $root.Values.ray.redis.address (eq $root.Values.mode "static") -}}
