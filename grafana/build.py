@@ -459,7 +459,100 @@ WRITES = Board(
         )
     ],
 )
-BOARDS = (OVERVIEW, INGESTION, SHARDS, DELIVERY, WRITES)
+NODES = Board(
+    "harbor-nodes",
+    "Harbor / Ray and nodes",
+    "Processes and nodes: what they use, and which were lost.",
+    [
+        (
+            "Processes",
+            [
+                Panel(
+                    "CPU",
+                    "Cores that each actor's process uses.",
+                    "none",
+                    [Query(rate("harbor_process_cpu_seconds_total", "actor"), "{{actor}}")],
+                ),
+                Panel(
+                    "Memory",
+                    "Resident memory of each actor's process.",
+                    "bytes",
+                    [Query(level("harbor_process_resident_bytes", "actor"), "{{actor}}")],
+                ),
+                Panel(
+                    "Restarts",
+                    "Actors that came back as another process, by actor.",
+                    "none",
+                    [Query(f"sum by (actor) (increase(harbor_actor_restarts_total{{@}}[{RATE}]))", "{{actor}}")],
+                ),
+            ],
+        ),
+        (
+            "Ray",
+            [
+                Panel(
+                    "Nodes",
+                    "Nodes of the Ray cluster, those without actors too.",
+                    "none",
+                    [Query("max(harbor_nodes{@})", "nodes")],
+                    "number",
+                    4,
+                ),
+                Panel(
+                    "Actors that answer",
+                    "Of those that there should be.",
+                    "percentunit",
+                    [Query("avg(harbor_actor_up{@})", "actors")],
+                    "number",
+                    4,
+                ),
+                Panel(
+                    "Versions",
+                    "Actors' code and Ray, as the supervisor has them.",
+                    "none",
+                    [
+                        Query(
+                            "count by (version, ray_version) (harbor_build_info{@})",
+                            "{{version}}, Ray {{ray_version}}",
+                        )
+                    ],
+                    "number",
+                    8,
+                ),
+            ],
+        ),
+        (
+            "Replication",
+            [
+                Panel(
+                    "Failovers",
+                    "Shards taken over by their standbys.",
+                    "none",
+                    [Query(f"sum by (shard) (increase(harbor_failovers_total{{@}}[{RATE}]))", "shard {{shard}}")],
+                ),
+                Panel(
+                    "Recovery",
+                    "From the loss of a shard until it serves again.",
+                    "s",
+                    quantiles("harbor_recovery_seconds"),
+                ),
+                Panel(
+                    "Rebalances",
+                    "Moves of slots between shards.",
+                    "none",
+                    [Query(f"sum(increase(harbor_rebalances_total{{@}}[{RATE}]))", "rebalances")],
+                ),
+                Panel(
+                    "Standbys",
+                    "1 where a shard's standby has all that the shard has.",
+                    "none",
+                    [Query(level("harbor_shard_standby", "shard", of="min"), "shard {{shard}}")],
+                ),
+            ],
+        ),
+    ],
+)
+BOARDS = (OVERVIEW, INGESTION, SHARDS, DELIVERY, WRITES, NODES)
 
 
 def matchers(expr: str) -> str:

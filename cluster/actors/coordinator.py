@@ -28,7 +28,7 @@ class CoordinatorActor(Shell):
             shards=shards,
             profiles=spec.compiled.profiles,
         )
-        self._metrics = Metrics(component="coordinator", shard="")
+        self._metrics = Metrics(component="coordinator", actor=self.identity, shard="")
         self._sizes = self._metrics.histogram("window_size_operations")
         self._waits = self._metrics.histogram("window_wait_seconds")
         self.run(())

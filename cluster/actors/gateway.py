@@ -51,7 +51,7 @@ class GatewayActor(Shell):
             dead_letters=self.peers.all_dead_letters,
             origins=config.origins,
         )
-        self._metrics = Metrics(component="gateway", gateway=str(index))
+        self._metrics = Metrics(component="gateway", actor=self.identity, gateway=str(index))
         self._ages = self._metrics.histogram("end_to_end_seconds")
         self._keys_file = None if config.auth.mode == "none" else KeysFile(config.auth.keys_file)
         self._look_at_keys()

@@ -95,7 +95,7 @@ class IngestionActor(Shell):
             traits={name: _traits(source) for name, source in config.sources.items()},
             members=members,
         )
-        self._metrics = Metrics(component="ingestion")
+        self._metrics = Metrics(component="ingestion", actor=self.identity)
         self._decode_errors: dict[str, int] = dict.fromkeys(config.sources, 0)
         self._refused: Counter[tuple[str, str]] = Counter()
         self._sources = {name: self._source(name, source) for name, source in config.sources.items()}

@@ -87,7 +87,7 @@ class ShardActor(Shell):
             )
             for name, service in spec.config.services.items()
         }
-        self._metrics = Metrics(component="shard", shard=str(index))
+        self._metrics = Metrics(component="shard", actor=self.identity, shard=str(index))
         self._apply = self._metrics.histogram("shard_apply_seconds")
         self._fetch = self._metrics.histogram("fetch_seconds")
         self._synced = self._metrics.histogram("journal_sync_seconds")

@@ -7,6 +7,7 @@ ingestors there are. Retry: applying a configuration twice does nothing the seco
 import asyncio
 import contextlib
 import os
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -94,6 +95,8 @@ class SupervisorActor:
         self._encoded = b""
         self._spec = Specification.decode(specification)
         self._statuses: dict[str, dict[str, Any]] = {}
+        self._pids: dict[str, int] = {}
+        self._restarts: Counter[str] = Counter()
         self._clock = SystemClock()
         self._scaling = Scaling(Members(int(self._clock.now_ms()), self._initial_ingestors()))
         self._autoscaler: Autoscaler | None = None
@@ -349,6 +352,8 @@ class SupervisorActor:
         except Unreachable:
             return None
         self._statuses[actor] = status
+        self._restarts[actor] += self._pids.get(actor, status["pid"]) != status["pid"]
+        self._pids[actor] = status["pid"]
         return status
 
     async def describe(self) -> dict[str, Any]:
@@ -399,12 +404,14 @@ class SupervisorActor:
 
     async def metrics(self) -> list[tuple[str, bytes | None]]:
         """Return (actor, encoded metrics or None) of every actor."""
-        own = Metrics(component="supervisor")
+        own = Metrics(component="supervisor", actor=SUPERVISOR)
+        own.set("nodes", len(await asyncio.to_thread(_alive)))
         own.set("build_info", 1, version=__version__, ray_version=ray.__version__)
         actors = self._state.desired
         gathered = list(zip(actors, await asyncio.gather(*map(self._samples, actors)), strict=True))
         for actor, samples in gathered:
             own.set("actor_up", float(samples is not None), actor=actor)
+            own.set("actor_restarts_total", self._restarts[actor], actor=actor)
         return [("supervisor", own.encode()), *gathered]
 
     async def _samples(self, actor: str) -> bytes | None:

@@ -5,11 +5,13 @@ component, shard, source, gateway and those of the table; never a key or a clien
 """
 
 import sys
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from operator import add
 
 import msgspec
+import psutil
 from msgspec import Struct
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -45,6 +47,10 @@ SIZE_BUCKETS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1_000.0, 3_000.0, 10_000.0, 
 
 NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "build_info": ("gauge", "Versions; always 1.", ("version", "ray_version")),
+    "actor_restarts_total": ("counter", "How often the actor came back as another process.", ("actor",)),
+    "nodes": ("gauge", "Nodes of the Ray cluster.", ()),
+    "process_cpu_seconds_total": ("counter", "CPU time of the actor's process.", ("actor",)),
+    "process_resident_bytes": ("gauge", "Resident memory of the actor's process.", ("actor",)),
     "actor_up": ("gauge", "1 while the actor answers.", ("actor",)),
     "events_received_total": ("counter", "Events read from upstream streams.", ("source",)),
     "events_dropped_total": (
@@ -139,10 +145,11 @@ class Histogram:
 
 
 class Metrics:
-    """The numbers of one actor, with the labels it always bears."""
+    """The numbers of one actor, with the labels it always bears; `actor` among them makes it tell of its process, too."""
 
     def __init__(self, **labels: str) -> None:
         self._labels = labels
+        self._process = psutil.Process()
         self._values: dict[tuple[str, tuple[str, ...]], float] = {}
         self._histograms: dict[str, Histogram] = {}
 
@@ -157,6 +164,9 @@ class Metrics:
 
     def encode(self) -> bytes:
         """Return all numbers, encoded."""
+        if "actor" in self._labels:
+            self.set("process_cpu_seconds_total", time.process_time())
+            self.set("process_resident_bytes", self._process.memory_info().rss)
         samples = [Sample(name, labels, value) for (name, labels), value in self._values.items()]
         for name, histogram in self._histograms.items():
             samples.append(Sample(name, self._place(name, {}), histogram.total, tuple(histogram.counts)))

@@ -21,6 +21,7 @@ LATER = {
     "failovers_total",
     "recovery_seconds",
     "rebalances_total",
+    "shard_standby",
 }
 """Of features that are not built: they have no series yet."""
 

@@ -24,6 +24,10 @@ CASES: dict[str, tuple[Series, Series]] = {
     "HarborScrapeMissing": ({"other": "1x60"}, {"harbor_build_info": "1x60"}),
     "HarborActorDown": ({'harbor_actor_up{actor="shard-0"}': "1x9 0x50"}, {'harbor_actor_up{actor="shard-0"}': "1x60"}),
     "HarborFailover": ({"harbor_failovers_total": "0x28 1x31"}, {"harbor_failovers_total": "3x60"}),
+    "HarborShardWithoutStandby": (
+        {'harbor_shard_standby{shard="1"}': "1x9 0x50"},
+        {'harbor_shard_standby{shard="1"}': "1x27 0 1x31"},
+    ),
     "HarborChangesLate": (
         {
             'harbor_end_to_end_seconds_bucket{le="0.5"}': "0+1x60",
