@@ -15,6 +15,7 @@ from cluster.core.gateway_state import GatewayState
 from cluster.core.grants import ApiKeys
 from cluster.core.messages import Announce, Answer, ChangeSet, Message, SourceStates
 from cluster.gateway import CHECK_S, GatewayServer, KeysFile
+from cluster.observability.logs import trace_id
 from cluster.observability.metrics import Metrics
 
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - what to show in place of it
@@ -113,9 +114,11 @@ class GatewayActor(Shell):
     def run(self, effects: Any) -> None:
         """Run effects: the server knows its own, and hands calls back."""
         self._server.run(effects)
-        for age_ms in self.machine.ages_ms:
+        for received_ms, age_ms in self.machine.flushed:
             self._ages.observe(age_ms / 1000.0)
-        self.machine.ages_ms.clear()
+            if self.log.is_debug:
+                self.log.debug("delivered", trace=trace_id(received_ms), age_ms=round(age_ms, 1))
+        self.machine.flushed.clear()
 
     async def status(self) -> dict[str, object]:
         """Say what `/v1/cluster` shows of this actor."""

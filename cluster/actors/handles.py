@@ -66,7 +66,7 @@ class Peers:
                     answer = await handle.call.remote(*pieces)
                     self._by_ray.discard(to)
             return blob.decode_answer(answer)
-        except (RayError, TimeoutError, ValueError, msgspec.DecodeError) as error:
+        except (RayError, TimeoutError, ValueError, msgspec.DecodeError, blob.WireVersionError) as error:
             self._handles.pop(to, None)
             self._drop_link(to)
             raise Unreachable(f"{to}: {type(error).__name__}") from error

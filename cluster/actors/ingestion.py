@@ -40,6 +40,7 @@ from cluster.core.overflow import Overflow
 from cluster.core.retry import Backoff
 from cluster.core.rule import Envelope
 from cluster.errors import HarborError, UpstreamError
+from cluster.observability.logs import trace_id
 from cluster.observability.metrics import Metrics
 from cluster.services import ServiceClient
 from cluster.sources import HttpLinesSource, Source, SourceState, SseSource, WebSocketSource
@@ -131,11 +132,17 @@ class IngestionActor(Shell):
 
     def received(self, source: str, frames: Sequence[bytes]) -> bool:
         """Take frames."""
-        return self._received(self.machine.receive(source, frames, self.clock.now_ms()))
+        now_ms = self.clock.now_ms()
+        if self.log.is_debug:
+            self.log.debug("received", trace=trace_id(now_ms), source=source, frames=len(frames))
+        return self._received(self.machine.receive(source, frames, now_ms))
 
     def received_events(self, source: str, events: Sequence[Envelope]) -> bool:
         """Take events that the transport or the dialect has read."""
-        return self._received(self.machine.receive_events(source, events, self.clock.now_ms()))
+        now_ms = self.clock.now_ms()
+        if self.log.is_debug:
+            self.log.debug("received", trace=trace_id(now_ms), source=source, events=len(events))
+        return self._received(self.machine.receive_events(source, events, now_ms))
 
     def _received(self, goes_on: bool) -> bool:
         machine = self.machine

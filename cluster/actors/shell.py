@@ -18,8 +18,8 @@ from cluster.actors.handles import Peers, Unreachable
 from cluster.actors.specification import Specification
 from cluster.clock import Millis, SystemClock
 from cluster.config import concerns
-from cluster.core.messages import Answer, Message, Send
-from cluster.observability.logs import Log
+from cluster.core.messages import Answer, Batch, Blob, ChangeSet, Message, Send
+from cluster.observability.logs import Log, trace_id
 from cluster.observability.logs import configure as configure_logs
 from cluster.wire import blob
 
@@ -44,6 +44,17 @@ class Machine(Protocol):
         ...
 
 
+def _received(message: Message) -> list[float]:
+    """Return when the oldest events that a message folds were received, where it has any."""
+    match message:
+        case Blob(parts=parts):
+            return [part.oldest_ms for part in parts if part.oldest_ms]
+        case Batch(oldest_ms=oldest_ms) | ChangeSet(oldest_ms=oldest_ms) if oldest_ms:
+            return [oldest_ms]
+        case _:
+            return []
+
+
 class Shell:
     """Base of the actors. Subclasses set `machine` and take their own effects in `effect`."""
 
@@ -55,8 +66,8 @@ class Shell:
         self.clock = SystemClock()
         self.peers = Peers(specification.name)
         configure_logs()
-        self.log = Log(component=identity)
         self.node = ray.get_runtime_context().get_node_id()
+        self.log = Log(cluster=specification.name, component=identity, node=self.node[:12])
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -115,11 +126,19 @@ class Shell:
 
     async def call(self, *pieces: bytes) -> bytes:
         """Take a message that Ray has carried."""
-        return blob.encode_answer(self.take(blob.decode_message(pieces)))
+        try:
+            message = blob.decode_message(pieces)
+        except blob.WireVersionError as error:
+            self.log.sampled("wire_version_refused", str(error))
+            raise
+        return blob.encode_answer(self.take(message))
 
     def _take_here(self, message: bytes) -> bytes:
         try:
             return blob.encode_answer(self.take(blob.decode_message((message,))))
+        except blob.WireVersionError as error:
+            self.log.sampled("wire_version_refused", str(error))
+            return b""
         except Exception as error:
             self.log.error("call_failed", error=repr(error), exc_info=error)  # noqa: TRY400 - a Log has no `exception`
             return b""
@@ -135,6 +154,10 @@ class Shell:
 
     def send(self, effect: Send) -> None:
         """Make a call; its outcome goes to the machine."""
+        if self.log.is_debug:
+            for received_ms in _received(effect.message):
+                name = type(effect.message).__name__.lower()
+                self.log.debug("sent", trace=trace_id(received_ms), to=effect.to, message=name)
         self.spawn(self._send(effect.to, effect.message))
 
     def effect(self, effect: Any) -> None:

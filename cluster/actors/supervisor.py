@@ -91,7 +91,7 @@ class SupervisorActor:
         self._state = SupervisorState()
         self._peers = Peers(cluster)
         configure_logs()
-        self._log = Log(component="supervisor")
+        self._log = Log(cluster=cluster, component="supervisor")
         self._encoded = b""
         self._spec = Specification.decode(specification)
         self._statuses: dict[str, dict[str, Any]] = {}

@@ -226,8 +226,8 @@ class GatewayState:
         self._gathers: dict[int, _Gather] = {}
         self._resuming: dict[int, Subscription] = {}
         self._oldest: list[float] = []
-        self.ages_ms: list[float] = []
-        """Age of each change set at its flush, since the shell last took them."""
+        self.flushed: list[tuple[float, float]] = []
+        """(receipt of the oldest event, its age at the flush) of each change set, since the shell last took them."""
         self.changes_delivered = 0
         self.resumes: Counter[str] = Counter()
         self.reads: Counter[str] = Counter()
@@ -1022,7 +1022,7 @@ class GatewayState:
         self._flushed_ms = self._now_ms
         for topic in list(self._dirty):
             self._flush_topic(topic, effects)
-        self.ages_ms.extend(self._now_ms - oldest_ms for oldest_ms in self._oldest)
+        self.flushed.extend((oldest_ms, self._now_ms - oldest_ms) for oldest_ms in self._oldest)
         self._oldest.clear()
 
     def take(self, session: SessionState, now_ms: float) -> tuple[bytes | None, list[Effect]]:

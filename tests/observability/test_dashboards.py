@@ -173,7 +173,8 @@ async def test_every_expression_shows_something_of_a_cluster_that_works(
         found = []
         for where, expression in expressions():
             names = set(re.findall(r"harbor_\w+", expression))
-            if names & QUIET or {name.removeprefix("harbor_") for name in names} & LATER:
+            later = {re.sub(r"_bucket$", "", name.removeprefix("harbor_")) for name in names} & LATER
+            if names & QUIET or later:
                 continue
             asked = re.sub(r"\$(job|namespace|shard|source|gateway)\b", ".+", expression)
             asked = asked.replace("$__rate_interval", "10s")
