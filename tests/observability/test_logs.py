@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
 from cluster.observability import logs
 from cluster.observability.logs import BURST, KINDS, Log, configure, redacted, trace_id
-from tests.live import Client, free_port
+from tests.live import Client, eventually, free_port
 
 
 @pytest.fixture
@@ -163,7 +164,9 @@ async def test_an_event_can_be_followed_from_the_upstream_to_the_client(upstream
     try:
         found = re.search(r"http://\S+", process.stdout.readline())
         assert found is not None
-        client = await Client.open(found[0])
+        url = found[0]
+        eventually(lambda: httpx.get(f"{url}/v1/cluster", timeout=60).json()["sources"][0]["state"] == "connected")
+        client = await Client.open(url)
         view = await client.subscribe(1, key=["last"])
 
         def chain() -> str | None:
@@ -178,8 +181,8 @@ async def test_an_event_can_be_followed_from_the_upstream_to_the_client(upstream
 
         trace = None
         for number in range(20):  # one that shared its window with an older one, a gap say, goes by the other's
-            upstream.say("activity", "activity", {"id": number})
-            await client.until(lambda number=number: view.data("last")["id"] == number)
+            upstream.say("activity", "activity", {"id": f"t{number}"})
+            await client.until(lambda number=number: view.data("last")["id"] == f"t{number}")
             trace = trace or chain()
         assert trace is not None
         assert re.fullmatch("[0-9a-f]{32}", trace)
