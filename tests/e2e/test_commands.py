@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cluster.core.grants import ApiKeys, Grants
 from tests.live import LiveCluster, eventually
 
 HARBOR = [sys.executable, "-m", "cluster.cli"]
@@ -125,3 +127,33 @@ def test_every_command_has_help(command: str) -> None:
 def test_one_shot_commands_do_not_import_ray() -> None:
     program = "import sys, cluster.cli, cluster.client; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False, timeout=60).returncode == 0
+
+
+def test_a_new_key_is_printed_with_its_line_and_known_by_it() -> None:
+    done = harbor("key", "new", "--name", "team", "--read", '["a","*"]', "--write", "[]", "--mutate", "x*", "--admin")
+    assert (done.returncode, done.stderr) == (0, "")
+    key, made = done.stdout.splitlines()
+    assert re.fullmatch(r"hk_[\w-]{43}", key)
+    principal = ApiKeys.parse(made).principal(key)
+    assert principal is not None
+    assert principal.subject == "team"
+    assert principal.grants == Grants(read=[["a", "*"]], write=[[]], mutate=["x*"], admin=True)
+    assert key not in made
+    assert harbor("key", "new").stdout.splitlines()[0] != harbor("key", "new").stdout.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("key", "new", "--read", "a"), "a query key is a JSON array, got a"),
+        (("node", "--grace", "soon", "--", "--head"), "--grace: expected a duration"),
+        (("node", "--", "--address=nowhere"), "--address: expected HOST:PORT, got 'nowhere'"),
+        (("up", "--join"), "--join and --keep need --address"),
+        (("down", "--join"), "--join needs --address"),
+    ],
+)
+def test_wrong_use_of_the_cluster_s_own_commands_is_one_line(arguments: tuple[str, ...], reason: str) -> None:
+    done = harbor(*arguments)
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert len(done.stderr.splitlines()) == 1
