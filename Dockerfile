@@ -7,7 +7,7 @@ WORKDIR /src
 RUN python -m venv /opt/harbor
 COPY constraints.txt pyproject.toml README.md ./
 COPY cluster ./cluster
-RUN /opt/harbor/bin/pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt '.[fast]'
+RUN /opt/harbor/bin/pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt '.[fast,otel]'
 
 FROM ${BASE}
 COPY --from=build /opt/harbor /opt/harbor

@@ -15,7 +15,6 @@ from cluster.core.gateway_state import GatewayState
 from cluster.core.grants import ApiKeys
 from cluster.core.messages import Announce, Answer, ChangeSet, Message, SourceStates
 from cluster.gateway import CHECK_S, GatewayServer, KeysFile
-from cluster.observability.logs import trace_id
 from cluster.observability.metrics import Metrics
 
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - what to show in place of it
@@ -116,8 +115,8 @@ class GatewayActor(Shell):
         self._server.run(effects)
         for received_ms, age_ms in self.machine.flushed:
             self._ages.observe(age_ms / 1000.0)
-            if self.log.is_debug:
-                self.log.debug("delivered", trace=trace_id(received_ms), age_ms=round(age_ms, 1))
+            if self.is_traced:
+                self.trace("delivered", "delivery", received_ms, age_ms=round(age_ms, 1))
         self.machine.flushed.clear()
 
     async def status(self) -> dict[str, object]:

@@ -19,6 +19,7 @@ from cluster.actors.specification import Specification
 from cluster.clock import Millis, SystemClock
 from cluster.config import concerns
 from cluster.core.messages import Answer, Batch, Blob, ChangeSet, Message, Send
+from cluster.observability import traces
 from cluster.observability.logs import Log, trace_id
 from cluster.observability.logs import configure as configure_logs
 from cluster.wire import blob
@@ -42,6 +43,10 @@ class Machine(Protocol):
     def wake(self, now_ms: float) -> Iterable[Any]:
         """Do what is due."""
         ...
+
+
+STEPS: dict[type, str] = {Blob: "blob", Batch: "batch", ChangeSet: "change_set"}
+"""What an actor has done with events when it sends these."""
 
 
 def _received(message: Message) -> list[float]:
@@ -68,6 +73,7 @@ class Shell:
         configure_logs()
         self.node = ray.get_runtime_context().get_node_id()
         self.log = Log(cluster=specification.name, component=identity, node=self.node[:12])
+        self.traces = traces.configured(identity, specification.name, self.log)
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -77,6 +83,17 @@ class Shell:
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether anybody wants to follow events."""
+        return self.traces is not None or self.log.is_debug
+
+    def trace(self, event: str, step: str, received_ms: float, **fields: str | float) -> None:
+        """Log a step of the events received at a time, and record its span."""
+        self.log.debug(event, trace=trace_id(received_ms), step=step, **fields)
+        if self.traces is not None:
+            self.traces.step(step, received_ms, self.now(), component=self.identity, **fields)
 
     def about(self) -> dict[str, object]:
         """Say what the status of every actor says."""
@@ -154,10 +171,9 @@ class Shell:
 
     def send(self, effect: Send) -> None:
         """Make a call; its outcome goes to the machine."""
-        if self.log.is_debug:
+        if self.is_traced:
             for received_ms in _received(effect.message):
-                name = type(effect.message).__name__.lower()
-                self.log.debug("sent", trace=trace_id(received_ms), to=effect.to, message=name)
+                self.trace("sent", STEPS[type(effect.message)], received_ms, to=effect.to)
         self.spawn(self._send(effect.to, effect.message))
 
     def effect(self, effect: Any) -> None:
