@@ -329,6 +329,12 @@ SHARDS = Board(
                     [Query(level("harbor_shard_mailbox_batches", "shard", more=SHARD, of="max"), "shard {{shard}}")],
                 ),
                 Panel(
+                    "Hot slots",
+                    "Share of a shard's operations that its busiest slot has: near 1 one key has them all, and more shards would not help.",
+                    "percentunit",
+                    [Query(level("harbor_shard_hot_slot_share", "shard", more=SHARD, of="max"), "shard {{shard}}")],
+                ),
+                Panel(
                     "To write through",
                     "From a commit to the disk.",
                     "s",

@@ -8,6 +8,7 @@ Order: per key, as committed here.
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from pathlib import Path
 
 from cluster.actors.shell import Shell
@@ -234,6 +235,8 @@ class ShardActor(Shell):
         machine, metrics = self.machine, self._metrics
         metrics.set("shard_entries", len(machine.cache))
         metrics.set("shard_bytes", machine.memory.bytes())
+        busy, machine.slot_operations = machine.slot_operations, Counter()
+        metrics.set("shard_hot_slot_share", max(busy.values()) / busy.total() if busy else 0.0)
         metrics.set("shard_subscriptions", machine.subscriptions)
         metrics.set("evictions_total", machine.cache.collected, reason="collected")
         for reason, count in machine.evictions.items():

@@ -99,6 +99,7 @@ from cluster.core.operation import (
     decode,
     identity,
 )
+from cluster.core.placement import slot
 from cluster.core.query_cache import CANCELLED, Fetch, Observer, QueryCache, head
 from cluster.core.query_key import CanonicalKey, KeyMatcher, elements, parse
 from cluster.core.relation import Relations
@@ -194,7 +195,7 @@ class _Then(Struct, frozen=True):
 class ShardState:
     """See the module. It owns a `QueryCache` and carries out what that asks for."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - it has many parts, named here one by one
         self,
         identity: str,
         incarnation: int,
@@ -260,6 +261,8 @@ class ShardState:
         self._gateways = list(gateways)
         self._announcements = Announcements(identity, incarnation, self._gateways)
         self.operations_dropped: Counter[str] = Counter()
+        self.slot_operations: Counter[int] = Counter()
+        """Operations of batches, before folding, by slot, since the shell last took them."""
         self.evictions: Counter[str] = Counter()
         self.invalidations = 0
         self.resets = 0
@@ -342,6 +345,7 @@ class ShardState:
             if broadcast.is_broadcast(item.key):
                 late.append((item.key, origin, item.operations, item.count))
                 continue
+            self.slot_operations[slot(CanonicalKey(item.key))] += item.count
             operations = item.operations
             if any(isinstance(operation, Invalidate) for operation in operations):
                 late.append((item.key, origin, [each for each in operations if isinstance(each, Invalidate)], 0))

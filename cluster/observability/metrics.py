@@ -85,6 +85,11 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "window_wait_seconds": ("histogram", "From an event's receipt to its batch.", ()),
     "shard_entries": ("gauge", "Entries held.", ("shard",)),
     "shard_bytes": ("gauge", "JSON bytes of the entries held.", ("shard",)),
+    "shard_hot_slot_share": (
+        "gauge",
+        "Share of a shard's operations since the last scrape that its busiest slot had; near 1 one key has them all.",
+        ("shard",),
+    ),
     "shard_subscriptions": ("gauge", "Watches of gateways.", ("shard",)),
     "shard_apply_seconds": ("histogram", "To apply a batch.", ("shard",)),
     "shard_mailbox_batches": (

@@ -135,9 +135,11 @@ def test_kinds_are_remembered_within_bounds(harbor_logs):
 def test_every_event_that_is_logged_is_in_the_documentation():
     root = Path(logs.__file__).parent.parent
     said = {
-        found
+        "".join(found)
         for path in root.rglob("*.py")
-        for found in re.findall(r'log\.(?:debug|info|warning|error|sampled)\(\s*"(\w+)"', path.read_text())
+        for found in re.findall(
+            r'log\.(?:debug|info|warning|error|sampled)\(\s*"(\w+)"|self\.trace\("(\w+)"', path.read_text()
+        )
     }
     table = (root.parent / "docs" / "logging.md").read_text()
     listed = set(re.findall(r"^\| `(\w+)` \|", table.partition("## Events")[2], re.MULTILINE))
