@@ -19,6 +19,7 @@ from cluster.actors.specification import Specification
 from cluster.clock import Millis, SystemClock
 from cluster.config import concerns
 from cluster.core.messages import Answer, Batch, Blob, ChangeSet, Message, Send
+from cluster.errors import UnavailableError
 from cluster.observability import traces
 from cluster.observability.logs import Log, trace_id
 from cluster.observability.logs import configure as configure_logs
@@ -155,6 +156,8 @@ class Shell:
             return blob.encode_answer(self.take(blob.decode_message((message,))))
         except blob.WireVersionError as error:
             self.log.sampled("wire_version_refused", str(error))
+            return b""
+        except UnavailableError:
             return b""
         except Exception as error:
             self.log.error("call_failed", error=repr(error), exc_info=error)  # noqa: TRY400 - a Log has no `exception`

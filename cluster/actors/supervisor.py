@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import ray
+from ray.exceptions import RayError
 
 from cluster import __version__
 from cluster.actors import handles
@@ -178,7 +179,9 @@ class SupervisorActor:
         """Look how many gateways nodes have a place for. Returns whether that has changed; not where a number is configured."""
         if self._spec.config.cluster.gateways is not None:
             return False
-        nodes = await asyncio.to_thread(_alive)
+        nodes = await self._nodes()
+        if not nodes:
+            return False  # the head does not answer; things stay as they are
         places = sum(int(node["Resources"].get(GATEWAY_RESOURCE, 0)) for node in nodes)
         where = {name: str(self._statuses.get(name, {}).get("node")) for name in self._gateways}
         found = match_gateways(self._gateways, where, {node["NodeID"] for node in nodes}, places)
@@ -187,6 +190,13 @@ class SupervisorActor:
             self._log.info("gateways", names=found)
         self._gateways = found
         return changed
+
+    async def _nodes(self) -> list[dict[str, Any]]:
+        """Return the living nodes; none where Ray's head does not answer."""
+        try:
+            return await asyncio.to_thread(_alive)
+        except RayError:
+            return []
 
     async def gateways(self) -> list[str]:
         """Say which gateways there are."""
@@ -376,10 +386,7 @@ class SupervisorActor:
             "version": __version__,
             "ready": not waits_for,
             "waits_for": waits_for,
-            "nodes": [
-                {"id": node["NodeID"], "address": node["NodeManagerAddress"]}
-                for node in await asyncio.to_thread(_alive)
-            ],
+            "nodes": [{"id": node["NodeID"], "address": node["NodeManagerAddress"]} for node in await self._nodes()],
             "shards": kinds["shard"],
             "coordinators": kinds["coordinator"],
             "ingestors": kinds["ingestor"],
@@ -405,7 +412,7 @@ class SupervisorActor:
     async def metrics(self) -> list[tuple[str, bytes | None]]:
         """Return (actor, encoded metrics or None) of every actor."""
         own = Metrics(component="supervisor", actor=SUPERVISOR)
-        own.set("nodes", len(await asyncio.to_thread(_alive)))
+        own.set("nodes", len(await self._nodes()))
         own.set("build_info", 1, version=__version__, ray_version=ray.__version__)
         actors = self._state.desired
         gathered = list(zip(actors, await asyncio.gather(*map(self._samples, actors)), strict=True))

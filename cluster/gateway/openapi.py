@@ -199,7 +199,16 @@ def document() -> dict[str, Any]:
             "/readyz": {"get": _operation("Able to serve", [], {"200": _answer("ready")})},
             "/openapi.json": {"get": _operation("This description", [], {"200": _answer("it", "Object")})},
         },
+        "security": [{}, {"key": []}, {"header": []}],
         "components": {
+            "securitySchemes": {
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "an API key, where the cluster asks for one",
+                },
+                "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            },
             "schemas": {
                 "Entry": {
                     "type": "object",
@@ -296,6 +305,6 @@ def document() -> dict[str, Any]:
                         }
                     },
                 },
-            }
+            },
         },
     }
