@@ -1,11 +1,12 @@
 import asyncio
 import base64
 import os
+from contextlib import AsyncExitStack
 from typing import Any
 
 import orjson
 import pytest
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from cluster.core import client_message, gateway_state
 from cluster.errors import UpstreamError
@@ -641,3 +642,42 @@ async def test_a_drain_sends_clients_elsewhere(harness: Harness) -> None:
         assert closed.value.rcvd.code == 3001
         await draining
     assert harness.state.sessions == {}
+
+
+async def test_a_drain_with_a_grace_goes_in_groups_and_answers_requests_meanwhile(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "GROUP", 2)
+    turns: asyncio.Queue[asyncio.Event] = asyncio.Queue()
+
+    async def pause(_: float) -> None:
+        """Between groups: until the test lets it go on."""
+        turn = asyncio.Event()
+        turns.put_nowait(turn)
+        await turn.wait()
+
+    async with AsyncExitStack() as stack:
+        sockets = [await stack.enter_async_context(harness.socket()) for _ in range(5)]
+        for socket in sockets:
+            await until(socket, "welcome")
+        slept = asyncio.sleep
+        monkeypatch.setattr(server.asyncio, "sleep", lambda s: pause(s) if s == server.GROUP_S else slept(s))
+        draining = asyncio.create_task(harness.server.drain(1.0))
+        for closed in (2, 4):
+            turn = await asyncio.wait_for(turns.get(), 60)
+            for socket in sockets[closed - 2 : closed]:
+                assert (await until(socket, "drain"))[-1]["reconnect_after_ms"] >= server.RECONNECT_MS
+                with pytest.raises(ConnectionClosed):
+                    await socket.recv()
+                assert socket.close_code == 3001
+            assert len(harness.state.sessions) == 5 - closed
+            assert (await harness.get("/readyz"))[0] == 503
+            assert (await harness.get("/v1/keys"))[0] == 200
+            with pytest.raises(InvalidStatus):
+                async with harness.socket():
+                    pass
+            turn.set()
+        await draining
+        with pytest.raises(ConnectionClosed):
+            await until(sockets[4], "never")
+        assert sockets[4].close_code == 3001
