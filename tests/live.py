@@ -20,6 +20,8 @@ from cluster.actors.supervisor import ACTOR_OPTIONS, SupervisorActor
 from cluster.config import load_mapping
 from cluster.simulation.view import View
 
+LOOK_S = 0.05
+"""Between looks at what nobody tells of."""
 _number = 0
 
 
@@ -158,7 +160,7 @@ class Client:
         return view
 
     async def until(self, holds: Callable[[], Any], timeout_s: float = 60.0) -> None:
-        """Wait until something holds of what was received."""
+        """Wait until something holds, of what was received or of what else may change meanwhile."""
         async with asyncio.timeout(timeout_s):
             while not _holds(holds):
                 if self.failure is not None:
@@ -166,7 +168,8 @@ class Client:
                 if self._reader.done():
                     raise ConnectionError("the gateway closed the connection")
                 self._news.clear()
-                await self._news.wait()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._news.wait(), LOOK_S)
 
     async def close(self) -> None:
         self._reader.cancel()
