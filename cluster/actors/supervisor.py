@@ -200,7 +200,11 @@ class SupervisorActor:
 
     async def gateways(self) -> list[str]:
         """Say which gateways there are."""
-        return self._gateways or self._spec.gateways
+        return self._gateway_names
+
+    @property
+    def _gateway_names(self) -> list[str]:
+        return self._gateways if self._spec.config.cluster.gateways is None else self._spec.gateways
 
     def _initial_ingestors(self) -> list[str]:
         return [f"ingestor-{n}" for n in range(self._spec.config.cluster.ingestors)]
@@ -210,7 +214,7 @@ class SupervisorActor:
         cluster = self._spec.config.cluster
         counts = {"shard": cluster.shards, "coordinator": cluster.coordinators}
         fixed = [f"{kind}-{n}" for kind, count in counts.items() for n in range(count)]
-        return [*fixed, *(self._gateways or self._spec.gateways), *self._scaling.actors]
+        return [*fixed, *self._gateway_names, *self._scaling.actors]
 
     async def _recover(self, specification: bytes) -> bytes:
         """Find out how things are, from actors that an earlier life has made. Returns the newest configuration among theirs and `specification`."""

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,13 @@ class _Given:
     def first(self) -> Config:
         """Return it; a fault ends the command."""
         self._content = self._read()
-        return _faults_end(self._load, self._app if self._path is None else self._path)
+        try:
+            return self._load()
+        except ConfigError as error:
+            name = ", ".join(str(each) for each in (self._app, self._path) if each is not None)
+            for fault in getattr(error, "faults", [error]):
+                sys.stderr.write(f"{name}: {fault.message}\n")
+            raise typer.Exit(2) from None
 
     def changed(self) -> Config | None:
         """Return it if the file has changed.
@@ -121,15 +127,6 @@ class _Given:
         if self._port is None:
             return config
         return msgspec.structs.replace(config, gateway=msgspec.structs.replace(config.gateway, port=self._port))
-
-
-def _faults_end(read: Callable[[], Config], name: object) -> Config:
-    try:
-        return read()
-    except ConfigError as error:
-        for fault in getattr(error, "faults", [error]):
-            sys.stderr.write(f"{name}: {fault.message}\n")
-        raise typer.Exit(2) from None
 
 
 def _stop_on_signals(stop: threading.Event) -> None:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -157,3 +158,11 @@ def test_wrong_use_of_the_cluster_s_own_commands_is_one_line(arguments: tuple[st
     assert done.returncode == 2
     assert reason in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_faults_of_an_app_and_a_file_together_name_both(tmp_path: Path) -> None:
+    path = tmp_path / "harbor.yaml"
+    path.write_text("cluster: {shard: 4}\n")
+    done = harbor("up", str(path), "--app", "tests.app.sample_app:app")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"tests.app.sample_app:app, {path}: cluster.shard: unknown key")

@@ -5,11 +5,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import psutil
 import pytest
 from websockets.exceptions import WebSocketException
 
 from cluster.simulation.view import View
-from tests.live import Client, LiveCluster, websocket_source
+from tests.live import Client, LiveCluster, eventually, websocket_source
 
 pytestmark = pytest.mark.cluster
 LIMIT_S = 5.0
@@ -88,3 +89,18 @@ async def _come_back(url: str, token: str, entries: dict[str, Any]) -> tuple[Cli
     view.entries, view.complete = entries, True
     await client.subscribe("all", prefix=["load"], since=token, wait=False)
     return client, view
+
+
+def test_a_supervisor_that_starts_anew_forgets_no_gateway_that_is_silent(local_ray: None) -> None:
+    live = LiveCluster({"cluster": {"gateways": 2}}).start()
+    try:
+        silent = psutil.Process(live.pids()["gateway-1"])
+        silent.suspend()
+        try:
+            before = live.kill("supervisor")
+            eventually(lambda: live.supervisor.describe()["supervisor"]["pid"] != before)
+        finally:
+            silent.resume()
+        eventually(lambda: {"gateway-0", "gateway-1"} <= live.pids().keys() and live.supervisor.describe()["ready"])
+    finally:
+        live.stop()
