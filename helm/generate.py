@@ -59,9 +59,9 @@ CONFIG: dict[str, Any] = {
     },
     "queries": [
         {
-            **dict.fromkeys(("key",), "array"),
+            "key": "array",
             **dict.fromkeys(("service", "path", "function", "gc_time", "stale_time", "refetch_interval"), "string"),
-            **dict.fromkeys(("infinite",), "object"),
+            "infinite": "object",
             **dict.fromkeys(("params", "retry", "retry_delay", "persist", "as_of"), None),
         }
     ],

@@ -92,7 +92,7 @@ def text(*key: Any) -> str:
     return orjson.dumps(list(key)).decode()
 
 
-def eventually(holds: Callable[[], Any], timeout_s: float = 60.0, every_s: float = 0.02) -> Any:
+def eventually(holds: Callable[[], Any], what: str = "", *, timeout_s: float = 60.0, every_s: float = 0.02) -> Any:
     """Wait until something holds; return what it gave. Polling is for processes that cannot tell us."""
     deadline = time.monotonic() + timeout_s
     error: BaseException | None = None
@@ -106,7 +106,7 @@ def eventually(holds: Callable[[], Any], timeout_s: float = 60.0, every_s: float
                 return found
             error = None
         time.sleep(every_s)
-    raise AssertionError(f"it did not come to hold within {timeout_s} s") from error
+    raise AssertionError(f"it did not come to hold within {timeout_s} s: {what}") from error
 
 
 class Client:

@@ -23,7 +23,7 @@ from cluster.wire import blob
 
 CALL_TIMEOUT_S = 10.0
 """A stopped process neither answers nor fails. Sending again after this is safe: repeats are recognised."""
-MEMBERS_PAUSE_S = 0.2
+SUPERVISOR_PAUSE_S = 0.2
 SUPERVISOR = "supervisor"
 NAMESPACE = "harbor-"
 
@@ -125,13 +125,7 @@ class Peers:
 
     async def members(self) -> Members:
         """Return which ingestors there are, as soon as the supervisor says so."""
-        while True:
-            try:
-                encoded: bytes = await self._ask(SUPERVISOR, "members", 5.0)
-            except Unreachable:
-                await asyncio.sleep(MEMBERS_PAUSE_S)
-            else:
-                return msgspec.msgpack.decode(encoded, type=Members)
+        return msgspec.msgpack.decode(await self._told("members"), type=Members)
 
     async def scale(self, counts: dict[str, int]) -> None:
         """Have another number of actors, by kind.
@@ -187,13 +181,16 @@ class Peers:
 
     async def gateways(self) -> list[str]:
         """Return which gateways there are, as soon as the supervisor says so."""
+        names: list[str] = await self._told("gateways")
+        return names
+
+    async def _told(self, method: str) -> Any:
+        """Ask the supervisor until it answers."""
         while True:
             try:
-                names: list[str] = await self._ask(SUPERVISOR, "gateways", 5.0)
+                return await self._ask(SUPERVISOR, method, 5.0)
             except Unreachable:
-                await asyncio.sleep(MEMBERS_PAUSE_S)
-            else:
-                return names
+                await asyncio.sleep(SUPERVISOR_PAUSE_S)
 
     async def _ask(self, to: str, method: str, timeout_s: float, *arguments: Any) -> Any:
         try:

@@ -18,6 +18,7 @@ import orjson
 from cluster.actors.shell import Shell
 from cluster.actors.specification import Specification
 from cluster.app.functions import Functions
+from cluster.clock import Millis
 from cluster.config.model import SourceConfig
 from cluster.core import template
 from cluster.core.declared_query import FetchRequest
@@ -132,17 +133,20 @@ class IngestionActor(Shell):
 
     def received(self, source: str, frames: Sequence[bytes]) -> bool:
         """Take frames."""
-        now_ms = self.clock.now_ms()
-        if self.log.is_debug:
-            self.log.debug("received", trace=trace_id(now_ms), source=source, frames=len(frames))
+        now_ms = self._read(source, frames=len(frames))
         return self._received(self.machine.receive(source, frames, now_ms))
 
     def received_events(self, source: str, events: Sequence[Envelope]) -> bool:
         """Take events that the transport or the dialect has read."""
+        now_ms = self._read(source, events=len(events))
+        return self._received(self.machine.receive_events(source, events, now_ms))
+
+    def _read(self, source: str, **counts: int) -> Millis:
+        """Return when something was read: now."""
         now_ms = self.clock.now_ms()
         if self.log.is_debug:
-            self.log.debug("received", trace=trace_id(now_ms), source=source, events=len(events))
-        return self._received(self.machine.receive_events(source, events, now_ms))
+            self.log.debug("received", trace=trace_id(now_ms), source=source, **counts)
+        return now_ms
 
     def _received(self, goes_on: bool) -> bool:
         machine = self.machine

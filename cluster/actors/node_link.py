@@ -14,6 +14,7 @@ import os
 import socket
 import struct
 import sys
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import count
 from typing import cast
@@ -71,9 +72,9 @@ class _Framed(asyncio.Protocol):
         assert self.transport is not None
         self.transport.writelines([_HEAD.pack(number, sum(map(len, pieces))), *pieces])
 
+    @abstractmethod
     def frame(self, number: int, frame: bytes) -> None:
         """Take a frame."""
-        raise NotImplementedError
 
 
 class _Server(_Framed):

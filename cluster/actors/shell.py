@@ -8,6 +8,7 @@ state must not go on.
 import asyncio
 import gc
 import os
+from abc import abstractmethod
 from collections.abc import Coroutine, Iterable
 from typing import Any, Protocol
 
@@ -138,12 +139,15 @@ class Shell:
         """Take calls of actors of this node without Ray; those by Ray come when `__init__` has ended, these from now on."""
         await node_link.listen(self.node, self.specification.name, self.identity, self._take_here)
 
+    @abstractmethod
     def take(self, message: Message) -> Answer:
         """Take a message from another actor."""
-        raise NotImplementedError
 
     async def call(self, *pieces: bytes) -> bytes:
         """Take a message that Ray has carried."""
+        return self._answer(pieces)
+
+    def _answer(self, pieces: tuple[bytes, ...]) -> bytes:
         try:
             message = blob.decode_message(pieces)
         except blob.WireVersionError as error:
@@ -153,11 +157,8 @@ class Shell:
 
     def _take_here(self, message: bytes) -> bytes:
         try:
-            return blob.encode_answer(self.take(blob.decode_message((message,))))
-        except blob.WireVersionError as error:
-            self.log.sampled("wire_version_refused", str(error))
-            return b""
-        except UnavailableError:
+            return self._answer((message,))
+        except (blob.WireVersionError, UnavailableError):
             return b""
         except Exception as error:
             self.log.error("call_failed", error=repr(error), exc_info=error)  # noqa: TRY400 - a Log has no `exception`

@@ -202,17 +202,16 @@ def _directory(path: str, value: Any) -> str | None:
 
 
 def _keys_file(path: str, value: Any) -> str:
+    name = _text(path, value)
     try:
-        ApiKeys.parse(Path(_text(path, value)).read_text(encoding="utf-8"))
+        ApiKeys.parse(Path(name).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(path, f"{value!r} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(path, f"{value!r} is not UTF-8") from None
     except ConfigError as error:
-        if error.path == path:
-            raise
         raise ConfigError(path, f"{value}, {error.message}") from None
-    return str(value)
+    return name
 
 
 def _text(path: str, value: Any) -> str:

@@ -112,10 +112,10 @@ def _carry_out(
 
 def _hello(state: GatewayState, session: SessionState, message: dict[str, Any], now_ms: float) -> list[Effect]:
     """Say whose a session is; needed only where the handshake had no credentials and some are needed."""
-    if "token" not in message and session.principal is not None:
-        return []
     if "token" not in message:
-        raise HarborError(ErrorCode.UNAUTHORIZED, "hello needs a token here")
+        if session.principal is None:
+            raise HarborError(ErrorCode.UNAUTHORIZED, "hello needs a token here")
+        return []
     if state.keys is None:
         return []  # nobody asked
     principal = state.principal(_token(message))

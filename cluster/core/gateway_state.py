@@ -730,14 +730,14 @@ class GatewayState:
             effects.extend(self.say(session, protocol.message("error", re=name, **members)))
         return effects
 
-    def change_keys(self, keys: ApiKeys | None, now_ms: float) -> list[Effect]:
+    def change_keys(self, keys: ApiKeys, now_ms: float) -> list[Effect]:
         """Other keys count from now on: sessions of those that are gone are closed, others have the grants of today."""
         self.keys = keys
         effects: list[Effect] = []
         for session in list(self.sessions.values()):
             if session.principal is None:
                 continue
-            principal = ANYBODY if keys is None else keys.of(session.principal.subject)
+            principal = keys.of(session.principal.subject)
             if principal is None:
                 effects.append(Close(session.id, protocol.CLOSE_BAD_TOKEN, "the key does not count any more"))
             else:

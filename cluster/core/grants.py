@@ -103,6 +103,7 @@ class ApiKeys:
 
     def __init__(self, by_hash: dict[str, Principal]) -> None:
         self._by_hash = by_hash
+        self._by_subject = {each.subject: each for each in by_hash.values()}
 
     def principal(self, key: str) -> Principal | None:
         """Return who bears a key."""
@@ -110,7 +111,7 @@ class ApiKeys:
 
     def of(self, subject: str) -> Principal | None:
         """Return somebody as the file has them now."""
-        return next((each for each in self._by_hash.values() if each.subject == subject), None)
+        return self._by_subject.get(subject)
 
     def __len__(self) -> int:
         return len(self._by_hash)

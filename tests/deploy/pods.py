@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,15 @@ import yaml
 
 from cluster.core.grants import Grants, line
 from tests.helm.chart import documents
+from tests.live import eventually as _eventually
 from tests.live import free_port
 
 TOKEN = "0123456789abcdef" * 4
 PORTS = ("6380", "6381", "6382", "6383", "6384", "6385", "6386", "8700", "8701")
 EVERYTHING = Grants(read=[[]], write=[[]], admin=True)
 STOP_S = 60.0
+eventually = partial(_eventually, timeout_s=90.0, every_s=0.1)
+"""Pods take longer than actors."""
 
 
 class Pod:
@@ -160,10 +163,3 @@ class Deployment:
     def stop(self) -> None:
         for name in ("controller", "gateway", "worker", "head"):
             self.pods[name].clean()
-
-
-def eventually(holds: Any, what: str, timeout_s: float = 90.0) -> None:
-    until = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < until, what
-        time.sleep(0.1)
