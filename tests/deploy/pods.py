@@ -24,6 +24,18 @@ TOKEN = "0123456789abcdef" * 4
 PORTS = ("6380", "6381", "6382", "6383", "6384", "6385", "6386", "8700", "8701")
 EVERYTHING = Grants(read=[[]], write=[[]], admin=True)
 STOP_S = 60.0
+READ_ONLY = """
+set -e
+mount --make-rprivate /
+while [ "$1" != -- ]; do mount --bind "$1" "$1"; shift; done
+shift
+mount -o remount,bind,ro /
+exec "$@"
+"""
+"""In a mount namespace of its own: the directories before `--` stay writable, then the command runs."""
+MAY_UNSHARE = subprocess.run(
+    ["unshare", "--mount", "sh", "-c", READ_ONLY, "sh", "--", "true"], capture_output=True, check=False
+)
 eventually = partial(_eventually, timeout_s=90.0, every_s=0.1)
 """Pods take longer than actors."""
 
@@ -51,15 +63,24 @@ class Pod:
         for each in self._container["env"]:
             environment[each["name"]] = TOKEN if each["name"] == "RAY_AUTH_TOKEN" else str(each.get("value", self.name))
         environment |= {"RAY_TMPDIR": self._tmp, "HOME": self._tmp}
+        command = [str(Path(sys.executable).parent / self._container["command"][0]), *args]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [str(Path(sys.executable).parent / self._container["command"][0]), *args],
+                [*self.namespace(), *command],
                 env=environment,
                 cwd="/",
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
+
+    def namespace(self) -> list[str]:
+        """What a command begins with to see the container's file systems: read-only, except the pod's volumes."""
+        if MAY_UNSHARE.returncode != 0:
+            return []
+        # All of /tmp, not this pod's alone: on one host, Ray's drivers find the directories of the first node.
+        volumes = [tempfile.gettempdir(), str(self._deployment.store), "/dev/shm"]
+        return ["unshare", "--mount", "sh", "-c", READ_ONLY, "sh", *volumes, "--"]
 
     def _here(self, text: str) -> str:
         text = text.replace("$(POD_NAME)", self.name)
@@ -110,6 +131,8 @@ class Deployment:
 
     def __init__(self, directory: Path, config: dict[str, Any]) -> None:
         self.directory = directory
+        self.store = directory / "store"
+        self.store.mkdir()
         self.gcs, self.http, self.admin = (str(free_port()) for _ in range(3))
         self.ports: dict[str, dict[str, str]] = {}
         self.url = f"http://127.0.0.1:{self.http}"
@@ -131,7 +154,7 @@ class Deployment:
         self._config["gateway"] |= {"host": "127.0.0.1", "port": int(self.http)}
         self._config["gateway"] |= {"admin_host": "127.0.0.1", "admin_port": int(self.admin)}
         self._config["gateway"]["auth"]["keys_file"] = str(directory / "keys")
-        self._config["storage"]["path"] = str(directory / "store")
+        self._config["storage"]["path"] = str(self.store)
         self.write_config()
         self.pods = {
             each["metadata"]["name"].rpartition("-")[2]: Pod(

@@ -11,7 +11,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from tests.deploy.pods import EVERYTHING, Deployment, eventually
+from tests.deploy.pods import EVERYTHING, MAY_UNSHARE, Deployment, eventually
 
 pytestmark = pytest.mark.cluster
 NOTE = {"key": '["note"]'}
@@ -75,6 +75,17 @@ def test_half_a_deployment_lives_and_is_not_ready(deployment: Deployment) -> Non
     assert not controller.probe("readinessProbe")
     deployment.pods["worker"].start()
     await_ready(deployment)
+
+
+@pytest.mark.skipif(
+    MAY_UNSHARE.returncode != 0, reason="mount namespaces are not allowed here: pods run on writable files"
+)
+def test_the_pods_run_on_read_only_files(running: Deployment) -> None:
+    for pod in running.pods.values():
+        assert pod.process is not None
+        mounts = Path(f"/proc/{pod.process.pid}/mountinfo").read_text().splitlines()
+        root = next(fields for fields in map(str.split, mounts) if fields[4] == "/")
+        assert "ro" in root[5].split(",")
 
 
 def test_a_client_is_served_through_the_gateway(running: Deployment) -> None:
