@@ -8,9 +8,14 @@ from typing import Any
 import pytest
 import ray
 import uvloop
+from hypothesis import settings
 
 from cluster.demo.tracker import Emission
 from cluster.demo.upstream import Upstream
+
+
+settings.register_profile("untimed", deadline=None)  # a busy machine is no fault
+settings.load_profile("untimed")
 
 
 def pytest_asyncio_loop_factories(config: Any, item: Any) -> dict[str, Any]:
@@ -26,7 +31,12 @@ def local_ray() -> Iterator[None]:
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(
-        num_cpus=8, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False, object_store_memory=2**27
+        address="local",
+        num_cpus=8,
+        include_dashboard=False,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+        object_store_memory=2**27,
     )
     yield
     ray.shutdown()

@@ -67,6 +67,7 @@ def _ray(address: str | None, name: str, upstream: str | None = None) -> Iterato
             connect(address=address, namespace=namespace(name))
         else:
             connect(
+                address="local",  # also where this machine has another Ray, or the environment names one
                 namespace=namespace(name),
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,

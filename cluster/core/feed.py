@@ -132,6 +132,11 @@ class Sequence:
         """Whether the upstream's ids count up by one."""
         return self._dense_run >= DENSE_AFTER
 
+    @property
+    def is_replaying(self) -> bool:
+        """Whether the next event may be a repeat."""
+        return self.number < max(self.taken, self.replay_until)
+
     def resume(self) -> None:
         """The upstream begins again after the event `id`."""
         self.taken = max(self.taken, self.number)

@@ -92,9 +92,9 @@ class Fold:
         self.size = 0
         """Approximate bytes on the wire."""
 
-    def add(self, operation: Operation) -> int:
-        """Fold one operation in. Returns by how many bytes the fold grew; less than nothing where it shrank."""
-        self.count += 1
+    def add(self, operation: Operation, count: int = 1) -> int:
+        """Fold one operation in, which stands for `count`. Returns by how many bytes the fold grew; less than nothing where it shrank."""
+        self.count += count
         if type(operation) is Set:
             if not operation.at and operation.missing and operation.guard is None:
                 size = len(operation.value) + OVERHEAD_BYTES

@@ -11,11 +11,17 @@ What must not live here: sockets, writing.
 """
 
 from collections.abc import Callable
+from struct import Struct
 
 from cluster.sources.pieces import CLOSE, FrameViolationError, Pieces
 
 WHOLE = (0x81, 0x82)
 """First bytes of a text and of a binary message in one frame."""
+TEXT, LONG_TEXT = 0x8100, 0x817E
+"""First two bytes of a text message in one frame, where it is empty, and where two bytes with its length follow."""
+MOST = 0xFFFF
+"""Bytes of the longest of those."""
+_HEAD = Struct(">HH").unpack_from
 
 
 class FrameSplitter:
@@ -125,16 +131,15 @@ class FrameSplitter:
 
     def _cut(self, data: bytes, messages: list[bytes]) -> None:
         end = len(data)
-        position = self._skip
-        if position:
-            if position >= end:
-                self._skip = position - end
-                return
-            self._skip = 0
+        position, self._skip = self._skip, max(0, self._skip - end)
         pieces = self._pieces
         max_bytes = self._max_bytes
         need = 2
-        while end - position >= 2:
+        while True:
+            if max_bytes >= MOST and not pieces.inside:
+                position = _take_texts(data, position, end, messages)
+            if end - position < 2:
+                break
             length = data[position + 1]
             start = position + 2
             if length >= 126:
@@ -156,9 +161,7 @@ class FrameSplitter:
             if length > max_bytes:
                 self._oversized(head, length)
                 position = start + length
-                if position >= end:
-                    self._skip = position - end
-                    return
+                self._skip = max(0, position - end)
                 continue
             stop = start + length
             if stop > end:
@@ -200,3 +203,22 @@ class FrameSplitter:
             raise FrameViolationError("a control frame is too long, or reserved bits are set")
         if not self._deaf:
             self._pieces.skip(opcode, bool(head & 0x80), length)
+
+
+def _take_texts(data: bytes, position: int, end: int, messages: list[bytes]) -> int:
+    """Take text messages of a frame each, short of 64 KiB, as nearly all are. Returns where the first begins that is not, or not whole."""
+    last = end - 4
+    while position <= last:
+        head, length = _HEAD(data, position)
+        if head == LONG_TEXT:
+            start = position + 4
+        elif TEXT <= head < LONG_TEXT:
+            start, length = position + 2, head & 0x7F
+        else:
+            break
+        stop = start + length
+        if stop > end:
+            break
+        messages.append(data[start:stop])
+        position = stop
+    return position

@@ -162,7 +162,7 @@ def shards_part() -> dict[str, Any]:
 
 def whole() -> dict[str, Any]:
     """A running cluster."""
-    ray.init(num_cpus=8, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    ray.init(address="local", num_cpus=8, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     upstream = ServedUpstream(seed=7, rate=0)
     live = LiveCluster(
         {

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.config import compile_config, load_mapping
@@ -14,6 +14,7 @@ from cluster.core.ingestion_state import (
     HIGH_WATER_BYTES,
     LIMITED_MS,
     LOW_WATER_BYTES,
+    MANY,
     RETRY_MS,
     AskMissed,
     IngestionState,
@@ -758,9 +759,9 @@ FRAMES = st.one_of(
 
 def wire(machine: IngestionState) -> Any:
     """What is sent, and what was counted and kept of faults."""
-    (sent,) = (effect for effect in machine.wake(START + 200) if isinstance(effect, Send))
+    parts = [part for send in machine.wake(START + 200) if isinstance(send, Send) for part in send.message.parts]
     faults = sorted((fault.reason, bytes(fault.sample)) for _, fault in machine.frame_faults)
-    return sent.message.parts, machine.events_dropped, machine.events_received, faults
+    return parts, machine.events_dropped, machine.events_received, faults
 
 
 @given(st.lists(FRAMES, min_size=1, max_size=12))
@@ -773,6 +774,62 @@ def test_frames_of_a_read_do_what_they_do_one_by_one(frames: list[bytes]) -> Non
     for each in frames:
         apart.receive("events", [each], START + 10)
     assert wire(together) == wire(apart)
+
+
+KEYED = [
+    {
+        "source": "events",
+        "channel": "c:{name}",
+        "on": {
+            "put": {"set": {"key": ["m", "{data.id}"], "value": "{data}"}},
+            "put_here": {"set": {"key": ["m", "{name}", "{data.id}"], "value": "{data}"}},
+            "add": {"append": {"key": ["m", "{data.id}"], "item": "{data}"}},
+        },
+    }
+]
+
+
+def keyed(n: int, id_: str, event: str, name: str, event_id: str) -> bytes:
+    return f'{{"event":"{event}","channel":"c:{name}","data":{{"n":{n}{id_}}}{event_id}}}'.encode()
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_many_events_that_each_set_a_key_do_together_what_they_do_one_by_one(data: st.DataObject) -> None:
+    ids = data.draw(
+        st.sampled_from([[',"id":1', ',"id":2', ',"id":"1"', ',"id":"b"'], ["", ',"id":1.0', ',"id":[1]', ',"id":1']])
+    )
+    events = data.draw(st.sampled_from([["put"], ["put", "put_here"], ["put", "put_here", "add"]]))
+    names = data.draw(st.sampled_from([["a"], ["a", "b"]]))
+    has_ids = data.draw(st.sampled_from([(True,), (False,), (True, False)]))
+    pick = st.tuples(*map(st.sampled_from, (ids, events, names, has_ids)))
+    frames = [
+        keyed(n, id_, event, name, f',"id":{n}' if has_id else "")
+        for n, (id_, event, name, has_id) in enumerate(data.draw(st.lists(pick, min_size=MANY, max_size=60)), 1)
+    ]
+    together, apart = (state(4, streams=KEYED) for _ in range(2))
+    sent = []
+    for machine in (together, apart):
+        (opening,) = (each for each in machine.opened("events", START) if isinstance(each, Send))
+        machine.answered("coordinator-0", opening.message, BlobTaken(9, 100.0, 2), START)
+        for each in frames:  # so that routes and keys are known
+            machine.receive("events", [each], START + 10)
+        for send in machine.wake(START + 95):
+            assert isinstance(send, Send)
+            machine.answered("coordinator-0", send.message, BlobTaken(9, 100.0, 3), START + 100)
+        for read in [frames] if machine is together else [[each] for each in frames]:
+            machine.receive("events", read, START + 110)
+        sent.append(wire(machine))
+    (parts, *counted), (parts_apart, *counted_apart) = sent
+    assert counted == counted_apart
+    assert [sorted(part.keys, key=repr) for part in parts] == [sorted(part.keys, key=repr) for part in parts_apart]
+    for part, other in zip(parts, parts_apart, strict=True):
+        assert part.shard == other.shard
+        for feed in other.feeds:
+            (same,) = (each for each in part.feeds if each.feed == feed.feed)
+            assert same.first <= feed.first
+            assert same.last >= feed.last
+    assert [together.resume_id("events"), together.backlog(START)] == [apart.resume_id("events"), apart.backlog(START)]
 
 
 def test_a_frame_that_is_cut_at_a_comma_is_not_pieced_together_unnoticed() -> None:

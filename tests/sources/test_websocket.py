@@ -95,7 +95,7 @@ async def test_joins_before_after_and_again_after_a_reconnect(source, upstream, 
 
 
 async def test_a_held_source_stops_reading_so_that_the_upstream_blocks(source, upstream, recorder, running):
-    recorder.accept = lambda: len(recorder.frames) != 3
+    recorder.accept = lambda: len(recorder.frames) < 3
     events = source(upstream.url, recorder)
     running(events)
     await recorder.until(lambda: recorder.opens)
@@ -114,7 +114,7 @@ async def test_a_held_source_stops_reading_so_that_the_upstream_blocks(source, u
         async with asyncio.timeout(0.5):
             await asyncio.shield(task)
     assert sent < 350
-    assert len(recorder.frames) == 3
+    assert 3 <= len(recorder.frames) < 8, "those of the read that was refused, and no more"
     recorder.accept = lambda: True
     events.resume()
     await task
