@@ -13,7 +13,6 @@ from hypothesis import settings
 from cluster.demo.tracker import Emission
 from cluster.demo.upstream import Upstream
 
-
 settings.register_profile("untimed", deadline=None)  # a busy machine is no fault
 settings.load_profile("untimed")
 
