@@ -31,6 +31,11 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version | replace "+" "_" }
 {{- end -}}
 {{- end -}}
 
+{{/* Under which name Ray keeps its state in a Redis that others may use too. */}}
+{{- define "harbor.redisNamespace" -}}
+{{ .Release.Namespace }}-{{ include "harbor.name" . }}
+{{- end -}}
+
 {{/* harbor.yaml: what the user wrote, under what the chart decides. */}}
 {{- define "harbor.config" -}}
 {{- $set := dict "cluster" (dict "gateways" "auto")
@@ -178,10 +183,20 @@ volumes:
   {{- $more = dict "of" $root.Values.head "args" (concat (list "node" "--" "--head" "--port=6380" "--num-cpus=0" "--include-dashboard=false") $ports)
     "ports" (list (dict "containerPort" 6380 "name" "gcs-server") $node)
     "probes" (dict "startupProbe" (dict "tcpSocket" (dict "port" "gcs-server") "periodSeconds" 2 "failureThreshold" 60) "livenessProbe" $gcs "readinessProbe" $gcs) -}}
-  {{- if and $root.Values.ray.redis.address (eq $root.Values.mode "static") -}}
-    {{- $env := list (dict "name" "RAY_REDIS_ADDRESS" "value" $root.Values.ray.redis.address) (dict "name" "RAY_external_storage_namespace" "value" (include "harbor.name" $root)) -}}
+  {{- if and $root.Values.autoscaling.enabled (eq $root.Values.mode "kuberay") -}}
+    {{/* The autoscaler is a container of its own beside this one. */}}
+    {{- $_ := set $more "args" (append $more.args "--no-monitor") -}}
+  {{- end -}}
+  {{- if $root.Values.ray.redis.address -}}
+    {{/* In mode kuberay the operator sets the address and the namespace, from gcsFaultToleranceOptions, and the password in a command that ours replaces. */}}
+    {{- $env := list -}}
+    {{- if eq $root.Values.mode "static" -}}
+      {{- $env = list (dict "name" "RAY_REDIS_ADDRESS" "value" $root.Values.ray.redis.address) (dict "name" "RAY_external_storage_namespace" "value" (include "harbor.redisNamespace" $root)) -}}
+    {{- end -}}
     {{- with $root.Values.ray.redis.existingSecret -}}
-      {{- $env = append $env (dict "name" "REDIS_PASSWORD" "valueFrom" (dict "secretKeyRef" (dict "name" . "key" $root.Values.ray.redis.key))) -}}
+      {{- if eq $root.Values.mode "static" -}}
+        {{- $env = append $env (dict "name" "REDIS_PASSWORD" "valueFrom" (dict "secretKeyRef" (dict "name" . "key" $root.Values.ray.redis.key))) -}}
+      {{- end -}}
       {{- $_ := set $more "args" (append $more.args "--redis-password=$(REDIS_PASSWORD)") -}}
     {{- end -}}
     {{- $_ := set $more "env" $env -}}
