@@ -63,3 +63,15 @@ def test_the_head_has_the_password_of_its_redis(mode: str) -> None:
 def test_releases_of_one_name_do_not_share_what_redis_keeps() -> None:
     found = cluster(ray={"auth": {"existingSecret": "r"}, "redis": {"address": "redis:6379"}})
     assert found["gcsFaultToleranceOptions"]["externalStorageNamespace"] == "live-harbor"
+
+
+def test_a_budget_is_one_that_kubernetes_keeps_for_pods_of_a_custom_resource() -> None:
+    def budgets(**more: Any) -> dict[str, Any]:
+        found = of_kind(documents({**BASE, **more}), "PodDisruptionBudget")
+        return {each["metadata"]["name"]: {**each["spec"], "selector": None} for each in found}
+
+    assert budgets(workers={"replicas": 3})["harbor-worker"] == {"selector": None, "minAvailable": 2}
+    scaled = budgets(autoscaling={"enabled": True}, workers={"replicas": 3, "minReplicas": 1})
+    assert scaled["harbor-worker"]["minAvailable"] == 0
+    assert scaled["harbor-gateway"]["minAvailable"] == 1
+    assert budgets(mode="static")["harbor-worker"] == {"selector": None, "maxUnavailable": 1}
