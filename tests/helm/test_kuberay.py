@@ -75,3 +75,17 @@ def test_a_budget_is_one_that_kubernetes_keeps_for_pods_of_a_custom_resource() -
     assert scaled["harbor-worker"]["minAvailable"] == 0
     assert scaled["harbor-gateway"]["minAvailable"] == 1
     assert budgets(mode="static")["harbor-worker"] == {"selector": None, "maxUnavailable": 1}
+
+
+def test_the_head_reaches_redis_and_where_it_scales_kubernetes() -> None:
+    def egress(**more: Any) -> list[Any]:
+        found = of_kind(documents({**BASE, **more}), "NetworkPolicy")
+        of_head = [each["spec"] for each in found if each["metadata"]["name"] == "harbor-head"]
+        return [port["port"] for spec in of_head for rule in spec["egress"] for port in rule["ports"]]
+
+    redis = {"auth": {"existingSecret": "r"}, "redis": {"address": "redis:6390"}}
+    assert egress() == []
+    assert egress(autoscaling={"enabled": True}) == [443, 6443]
+    assert egress(autoscaling={"enabled": True}, mode="static") == []
+    assert egress(mode="static", ray=redis) == [6390]
+    assert egress(autoscaling={"enabled": True}, ray=redis) == [6390, 443, 6443]
