@@ -165,9 +165,9 @@ volumes:
   {{- end }}
 {{- end -}}
 
-{{/* `harbor node` and the arguments of `ray start`, by component. Ports keep clear of those that Ray and KubeRay take by themselves. */}}
+{{/* `harbor node` and the arguments of `ray start`, by component. Objects are to fit into /dev/shm, else Ray keeps them on the disk. Ports keep clear of those that Ray and KubeRay take by themselves. */}}
 {{- define "harbor.ports" -}}
-{{- list "--node-manager-port=6381" "--object-manager-port=6382" "--runtime-env-agent-port=6383" "--dashboard-agent-listen-port=6384" "--dashboard-agent-grpc-port=6385" "--metrics-export-port=6386" "--min-worker-port=20000" "--max-worker-port=20999" "--node-name=$(POD_NAME)" | toJson -}}
+{{- list "--node-manager-port=6381" "--object-manager-port=6382" "--runtime-env-agent-port=6383" "--dashboard-agent-listen-port=6384" "--dashboard-agent-grpc-port=6385" "--metrics-export-port=6386" "--object-store-memory=100000000" "--min-worker-port=20000" "--max-worker-port=20999" "--node-name=$(POD_NAME)" | toJson -}}
 {{- end -}}
 
 {{- define "harbor.pod" -}}

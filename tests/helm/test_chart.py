@@ -327,6 +327,16 @@ def test_what_stops_the_cluster_needs_nothing_that_goes_before_it():
     assert not {volume.get("configMap", {}).get("name") for volume in spec["volumes"]} - {None}
 
 
+@pytest.mark.parametrize("ci", NAMES)
+def test_rays_objects_fit_into_shared_memory(ci):
+    for name, _, spec in pods(rendered(ci)):
+        for memory in re.findall(r"--object-store-memory=(\d+)", " ".join(spec["containers"][0].get("args", []))):
+            shm = next(each["emptyDir"]["sizeLimit"] for each in spec["volumes"] if each["name"] == "shm")
+            assert int(memory) <= int(shm.removesuffix("Mi")) * 1024**2 * 0.95, name
+        args = spec["containers"][0].get("args", [])
+        assert args[0] != "node" or any(each.startswith("--object-store-memory=") for each in args), name
+
+
 def test_the_drain_fits_into_the_grace():
     for ci in ("static", "kuberay", "external", "everything"):
         for name, _, spec in pods(rendered(ci)):
