@@ -68,6 +68,9 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version | replace "+" "_" }
 {{- if .Values.ray.logToStderr }}
 - {name: RAY_LOG_TO_STDERR, value: "1"}
 {{- end }}
+{{- if and .Values.ray.redis.address (eq .Values.mode "static") }}
+- {name: RAY_gcs_rpc_server_reconnect_timeout_s, value: "600"}  # as the operator sets it; by itself a node gives up while a head is still being made anew
+{{- end }}
 - {name: RAY_TMPDIR, value: /tmp}
 - {name: HARBOR_LOG_FORMAT, value: json}
 - {name: HOME, value: /tmp}

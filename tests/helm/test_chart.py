@@ -337,6 +337,14 @@ def test_rays_objects_fit_into_shared_memory(ci):
         assert args[0] != "node" or any(each.startswith("--object-store-memory=") for each in args), name
 
 
+def test_nodes_wait_for_a_head_that_comes_back_where_redis_keeps_its_state():
+    for address, given in (("", None), ("redis:6379", "600")):
+        redis = {"auth": {"existingSecret": "r"}, "redis": {"address": address}}
+        for name, _, spec in pods(documents({**BASE, "ray": redis})):
+            environment = {each["name"]: each.get("value") for each in spec["containers"][0].get("env", [])}
+            assert not environment or environment.get("RAY_gcs_rpc_server_reconnect_timeout_s") == given, name
+
+
 def test_the_drain_fits_into_the_grace():
     for ci in ("static", "kuberay", "external", "everything"):
         for name, _, spec in pods(rendered(ci)):
