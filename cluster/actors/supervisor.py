@@ -53,6 +53,7 @@ ACTOR_OPTIONS: dict[str, Any] = {
     "max_restarts": -1,
     "max_task_retries": -1,
     "num_cpus": CPU_SHARE,
+    "scheduling_strategy": "SPREAD",  # else Ray fills one node to the half first, which takes a hundred actors
     "max_concurrency": 1000,
     "enable_task_events": False,
 }
