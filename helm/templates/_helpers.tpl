@@ -209,6 +209,12 @@ volumes:
   {{- $more = dict "of" $root.Values.workers "args" (append $args "--resources={\"harbor_store:$(POD_NAME)\":1}")
     "ports" (list $node) "probes" (dict "startupProbe" $slow "livenessProbe" $alive "readinessProbe" $alive) "data" true -}}
 {{- else -}}
+  {{- $count := regexFind "^[0-9]+" $root.Values.gateways.drain | int -}}
+  {{- $unit := regexFind "[a-z]+$" $root.Values.gateways.drain -}}
+  {{- $seconds := ternary (mul $count 60) (ternary $count 1 (eq $unit "s")) (eq $unit "m") -}}
+  {{- if lt (int $root.Values.gateways.terminationGracePeriodSeconds) (int (add $seconds 35)) -}}
+    {{- fail (printf "gateways.terminationGracePeriodSeconds: with a drain of %s it has to be %d or more, else clients are cut off" $root.Values.gateways.drain (int (add $seconds 35))) -}}
+  {{- end -}}
   {{- $args := concat (list "node" "--grace" $root.Values.gateways.drain "--" $address "--num-cpus=0") $ports -}}
   {{- $more = dict "of" $root.Values.gateways "args" (append $args "--resources={\"harbor_gateway\":1}") "keys" true
     "ports" (list (dict "containerPort" 8700 "name" "http") $node)

@@ -377,6 +377,10 @@ def test_the_drain_fits_into_the_grace():
         ({"auth": {"existingSecret": ""}}, "auth.existingSecret: needed"),
         ({"ray": {"auth": {"existingSecret": ""}}}, "ray.auth.existingSecret: needed"),
         ({"mode": "external"}, "external.address: needed"),
+        ({"gateways": {"drain": "2m"}}, "gateways.terminationGracePeriodSeconds: with a drain of 2m it has to be 155"),
+        ({"gateways": {"drain": "41s"}}, "gateways.terminationGracePeriodSeconds: with a drain of 41s"),
+        ({"ingress": {"enabled": True}}, "ingress.hosts: one is needed"),
+        ({"httpRoute": {"enabled": True}}, "httpRoute.parentRefs: one is needed"),
     ],
 )
 def test_bad_values_are_refused_by_their_path(more, path):
