@@ -355,6 +355,21 @@ def test_the_drain_fits_into_the_grace():
                 assert asleep + seconds + 15 + 15 <= spec["terminationGracePeriodSeconds"], name
 
 
+def test_alerts_are_of_this_release_and_link_to_the_runbook_that_is_named():
+    rule = {"enabled": True, "runbook": "https://wiki.example/harbor"}
+    found = documents({**BASE, "monitoring": {"prometheusRule": rule}}, "live")
+    groups = of_kind(found, "PrometheusRule")[0]["spec"]["groups"]
+    alerts = {each["alert"]: each for group in groups for each in group["rules"] if "alert" in each}
+    assert {each["annotations"]["runbook_url"].partition("#")[0] for each in alerts.values()} == {rule["runbook"]}
+    volumes = re.search(r'persistentvolumeclaim=~"([^"]+)"', alerts["HarborDiskFilling"]["expr"])
+    assert volumes is not None
+    sets = {each["metadata"]["name"]: each["spec"] for each in of_kind(found, "StatefulSet")}
+    claim = sets["live-worker"]["volumeClaimTemplates"][0]["metadata"]["name"]
+    assert re.fullmatch(volumes[1], f"{claim}-live-worker-0")
+    assert re.fullmatch(volumes[1], "live-worker-worker-x7k2p-data")  # of a RayCluster's pod
+    assert not re.fullmatch(volumes[1], "data-other-worker-0")
+
+
 # --- values ---
 
 
