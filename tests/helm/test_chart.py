@@ -317,16 +317,6 @@ def test_a_changed_configuration_rolls_no_pod_and_other_secrets_do():
     assert {name for name in before if before[name] != after[name]} == {"Deployment/harbor-controller"}
 
 
-def test_what_stops_the_cluster_needs_nothing_that_goes_before_it():
-    found = rendered("external")
-    job = of_kind(found, "Job")[0]
-    # A controller that is there still would start the cluster again.
-    assert job["metadata"]["annotations"]["helm.sh/hook"] == "post-delete"
-    _, _, spec = next(pods([job]))
-    assert "serviceAccountName" not in spec
-    assert not {volume.get("configMap", {}).get("name") for volume in spec["volumes"]} - {None}
-
-
 @pytest.mark.parametrize("ci", NAMES)
 def test_rays_objects_fit_into_shared_memory(ci):
     for name, _, spec in pods(rendered(ci)):
