@@ -3,7 +3,7 @@
 from copy import deepcopy
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.core.operation import json_equal
@@ -26,6 +26,7 @@ DOCUMENTS = st.dictionaries(st.sampled_from(["a", "b", "c", "d"]), VALUES, max_s
 ABSENT = "absent"
 
 
+@settings(deadline=None)
 @given(VALUES, VALUES)
 def test_one_side_alone_has_its_way(base: Any, changed: Any) -> None:
     assert json_equal(three_way_merge(base, base, changed)[0], changed)
@@ -35,6 +36,7 @@ def test_one_side_alone_has_its_way(base: Any, changed: Any) -> None:
         assert three_way_merge(*sides)[1] == []
 
 
+@settings(deadline=None)
 @given(DOCUMENTS, DOCUMENTS, DOCUMENTS)
 def test_nothing_is_lost(base: Any, mine: Any, theirs: Any) -> None:
     """Of every member the merge has what the side that changed it made of it; where both did, differently, it is looked into."""
@@ -55,6 +57,7 @@ def test_nothing_is_lost(base: Any, mine: Any, theirs: Any) -> None:
                 assert json_equal(merged.get(name, ABSENT), own if is_mine else other)
 
 
+@settings(deadline=None)
 @given(ITEMS, ITEMS, ITEMS)
 def test_no_item_is_lost_nor_made_up(base: Any, mine: Any, theirs: Any) -> None:
     merged, conflicts = three_way_merge(base, mine, theirs)
@@ -74,6 +77,7 @@ def test_no_item_is_lost_nor_made_up(base: Any, mine: Any, theirs: Any) -> None:
             assert (found[name], []) == three_way_merge(was, own, other)
 
 
+@settings(deadline=None)
 @given(VALUES, VALUES, VALUES)
 def test_both_sides_see_the_same_conflicts(base: Any, mine: Any, theirs: Any) -> None:
     before = deepcopy((base, mine, theirs))
@@ -81,6 +85,7 @@ def test_both_sides_see_the_same_conflicts(base: Any, mine: Any, theirs: Any) ->
     assert (base, mine, theirs) == before
 
 
+@settings(deadline=None)
 @given(ITEMS, st.data())
 def test_disjoint_edits_both_survive(base: Any, data: Any) -> None:
     """One side edits items, removes some and adds one; the other adds one and puts all in another order."""
