@@ -17,18 +17,21 @@ MAX_VALUES = 64
 ENTRY_BYTES = 1024 * 1024
 """As much as one body may have, so any value that can be written can be kept."""
 MAX_BYTES = 16 * 1024 * 1024
-"""Of a shard: a thousand documents of 16 KB, or all the last values of 250,000 entries of a few bytes."""
+"""Of a shard: 64 values each of 16 documents of 16 KB, or the last values of 10,000 small entries."""
+FOLLOWED_BYTES = 1_000
+"""What an entry takes beside its values, about, with a key of some length, so that many small ones count too."""
 ROW_BYTES = 100
-"""What a value takes beside its text, about, so that many small ones count too."""
+"""What a value takes beside its text, about."""
 
 
 class _Followed:
     __slots__ = ("size", "values")
 
     def __init__(self) -> None:
-        self.values: OrderedDict[int, bytes] = OrderedDict()
+        self.values: dict[int, bytes] = {}
         """By version, oldest first."""
         self.size = 0
+        """Bytes of the values."""
 
     def put(self, version: int, data: bytes) -> None:
         if version in self.values:
@@ -36,7 +39,7 @@ class _Followed:
         self.values[version] = data
         self.size += len(data) + ROW_BYTES
         while len(self.values) > MAX_VALUES or (self.size > ENTRY_BYTES and len(self.values) > 1):
-            _, gone = self.values.popitem(last=False)
+            gone = self.values.pop(next(iter(self.values)))
             self.size -= len(gone) + ROW_BYTES
 
 
@@ -54,6 +57,7 @@ class RecentValues:
         """A direct write meets an entry that is at a version."""
         if key not in self._followed:
             self._followed[key] = _Followed()
+            self.bytes_held += FOLLOWED_BYTES
         self._followed.move_to_end(key)
         self._put(key, version, data)
 
@@ -69,13 +73,13 @@ class RecentValues:
         self.bytes_held += followed.size
         while self.bytes_held > MAX_BYTES:
             _, gone = self._followed.popitem(last=False)
-            self.bytes_held -= gone.size
+            self.bytes_held -= gone.size + FOLLOWED_BYTES
 
     def removed(self, key: str) -> None:
         """An entry is gone."""
         followed = self._followed.pop(key, None)
         if followed is not None:
-            self.bytes_held -= followed.size
+            self.bytes_held -= followed.size + FOLLOWED_BYTES
 
     def at(self, key: str, version: int) -> bytes | None:
         """Return what an entry was at a version; None: that is not known."""

@@ -1063,6 +1063,8 @@ class ShardState:
         if known is not None:
             return known[1]
         payload = self._carry_out(request)
+        if isinstance(payload, Written):
+            self._follow(request.key)
         self._results[request.request_id] = (self._now_ms + REQUEST_MEMORY_MS, payload)
         self._unstored.result(request.request_id)
         return payload
@@ -1070,8 +1072,8 @@ class ShardState:
     def _carry_out(self, request: Write | Edit | Erase) -> Payload:
         entry = self.cache.get(request.key)
         version = 0 if entry is None else entry.version
-        if entry is not None and entry.value is not None and not isinstance(request, Erase):
-            self._recent_values.follow(entry.key, version, entry.value.json())
+        if not isinstance(request, Erase):
+            self._follow(request.key)
         if request.base_version is not None and request.base_version != version:
             if isinstance(request, Write) and request.merges:
                 return self._merge(request, request.base_version, entry)
@@ -1090,6 +1092,12 @@ class ShardState:
             assert entry is not None
             return Written(self._remove(entry))
         return self._edit(request, entry)
+
+    def _follow(self, key: str) -> None:
+        """Keep what an entry is, and will be, to merge with."""
+        entry = self.cache.get(key)
+        if entry is not None and entry.value is not None:
+            self._recent_values.follow(key, entry.version, entry.value.json())
 
     def _conflict(self, reason: str, entry: ShardEntry | None, conflicts: list[str] | None = None) -> Failure:
         current = None if entry is None else self.view_of(entry)

@@ -1,7 +1,7 @@
 """What entries were, as far as it is kept."""
 
 from cluster.core.entry import Value
-from cluster.core.recent_values import ENTRY_BYTES, MAX_BYTES, MAX_VALUES, RecentValues
+from cluster.core.recent_values import ENTRY_BYTES, FOLLOWED_BYTES, MAX_BYTES, MAX_VALUES, RecentValues
 
 
 def value(text: bytes) -> Value:
@@ -45,6 +45,17 @@ def test_an_entry_keeps_so_many_bytes_and_always_the_last() -> None:
     assert (values.at("a", 1), values.at("a", 2)) == (None, half)
     values.changed("a", 3, value(half * 3))
     assert (values.at("a", 2), values.at("a", 3)) == (None, half * 3)
+
+
+def test_many_small_entries_are_bounded_too() -> None:
+    values = RecentValues()
+    for number in range(2 * MAX_BYTES // FOLLOWED_BYTES):
+        values.follow(f"k{number}", 1, b"1")
+    assert values.bytes_held <= MAX_BYTES
+    assert len(values._followed) <= MAX_BYTES // FOLLOWED_BYTES
+    for number in range(2 * MAX_BYTES // FOLLOWED_BYTES):
+        values.removed(f"k{number}")
+    assert values.bytes_held == 0
 
 
 def test_those_written_longest_ago_give_way() -> None:

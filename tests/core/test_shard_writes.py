@@ -89,6 +89,16 @@ def test_what_streams_did_is_merged_with() -> None:
     assert shard.data(K) == {"items": [{"id": 1}, {"id": 2}, {"id": 3}], "n": 1}
 
 
+def test_what_a_stream_made_of_a_written_entry_can_be_merged_with() -> None:
+    shard = Shard()
+    write(shard, {"items": []})
+    shard.batch((K, [Append((b'{"id":1}',), "/items")]))
+    base = version(shard)
+    shard.batch((K, [Append((b'{"id":2}',), "/items")]))
+    assert isinstance(write(shard, {"items": [{"id": 1, "mine": 1}]}, base, merges=True), Written)
+    assert shard.data(K) == {"items": [{"id": 1, "mine": 1}, {"id": 2}]}
+
+
 def test_an_edit_of_the_present_version_is_not_merged() -> None:
     shard = Shard()
     base = write(shard, {"a": 1}).version
