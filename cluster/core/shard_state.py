@@ -23,6 +23,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import orjson
 from msgspec import Struct
+from msgspec.structs import replace
 
 from cluster.core import broadcast, json_patch
 from cluster.core.acknowledgement import Acknowledgements, Held
@@ -1061,12 +1062,20 @@ class ShardState:
         self._forget_results()
         known = self._results.get(request.request_id)
         if known is not None:
-            return known[1]
+            return self._recalled(known[1], request.key)
         payload = self._carry_out(request)
         if isinstance(payload, Written):
             self._follow(request.key)
-        self._results[request.request_id] = (self._now_ms + REQUEST_MEMORY_MS, payload)
+        # Without the entry: losers of a race for a large one would each keep a copy of it.
+        kept = replace(payload, current=None) if isinstance(payload, Failure) else payload
+        self._results[request.request_id] = (self._now_ms + REQUEST_MEMORY_MS, kept)
         self._unstored.result(request.request_id)
+        return payload
+
+    def _recalled(self, payload: Payload, key: str) -> Payload:
+        """Return what a write came to before; a loser is told what the entry is now."""
+        if isinstance(payload, Failure) and payload.code == ErrorCode.VERSION_CONFLICT:
+            return replace(payload, current=self.view(key))
         return payload
 
     def _carry_out(self, request: Write | Edit | Erase) -> Payload:

@@ -52,6 +52,22 @@ def test_every_write_that_loses_is_told_what_won(make: Make) -> None:
     assert isinstance(shard.ask(lambda n: make(n, lost.current.version)), Written)
 
 
+def test_a_loser_that_repeats_itself_is_told_what_is_there_now() -> None:
+    store = MemoryStore()
+    shard = Shard(store=store)
+    base = write(shard, 1).version
+    write(shard, 2)
+    first = shard.ask(lambda n: Write(n, "same", K, b"0", base))
+    write(shard, 3)
+    again = shard.ask(lambda n: Write(n, "same", K, b"0", base))
+    assert (first.code, first.message) == (again.code, again.message)
+    assert (first.current.data, again.current.data) == (b"2", b"3")
+    stored = store.load()
+    assert stored is not None
+    (kept,) = (result for _, result in stored.results.values() if isinstance(result, Failure))
+    assert kept.current is None, "a copy for each loser would be much"
+
+
 @pytest.mark.parametrize("make", WRITES)
 def test_of_an_entry_that_is_gone_nothing_is_told(make: Make) -> None:
     shard = Shard()
