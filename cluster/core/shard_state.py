@@ -23,7 +23,6 @@ from typing import Any, Final, Protocol, TypeVar
 
 import orjson
 from msgspec import Struct
-from msgspec.structs import replace
 
 from cluster.core import broadcast, json_patch
 from cluster.core.acknowledgement import Acknowledgements, Held
@@ -1067,7 +1066,9 @@ class ShardState:
         if isinstance(payload, Written):
             self._follow(request.key)
         # Without the entry: losers of a race for a large one would each keep a copy of it.
-        kept = replace(payload, current=None) if isinstance(payload, Failure) else payload
+        kept = (
+            Failure(payload.code, payload.message, None, payload.conflicts) if isinstance(payload, Failure) else payload
+        )
         self._results[request.request_id] = (self._now_ms + REQUEST_MEMORY_MS, kept)
         self._unstored.result(request.request_id)
         return payload
@@ -1075,7 +1076,7 @@ class ShardState:
     def _recalled(self, payload: Payload, key: str) -> Payload:
         """Return what a write came to before; a loser is told what the entry is now."""
         if isinstance(payload, Failure) and payload.code == ErrorCode.VERSION_CONFLICT:
-            return replace(payload, current=self.view(key))
+            return Failure(payload.code, payload.message, self.view(key), payload.conflicts)
         return payload
 
     def _carry_out(self, request: Write | Edit | Erase) -> Payload:
