@@ -80,10 +80,20 @@ class RequestError(HarborError):
 
 
 class ConflictError(HarborError):
-    """A conditional write lost; `details` holds `current`."""
+    """A conditional write lost; `details` holds `current` and, where a merge failed, `conflicts`."""
 
     def __init__(self, message: str, *, details: dict[str, Any] | None = None) -> None:
         super().__init__(ErrorCode.VERSION_CONFLICT, message, details=details)
+
+    @property
+    def current(self) -> dict[str, Any] | None:
+        """The entry that the write met, as `/v1/entries` gives it; None: there is none."""
+        return None if self.details is None else self.details.get("current")
+
+    @property
+    def conflicts(self) -> list[str]:
+        """Where a merge failed, as JSON Pointers into the data of `current`; empty where none was tried."""
+        return [] if self.details is None else list(self.details.get("conflicts") or ())
 
 
 class UpstreamError(HarborError):

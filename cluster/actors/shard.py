@@ -21,7 +21,7 @@ from cluster.core.memory import Memory
 from cluster.core.messages import Announce, Answer, Batch, Gateways, Members, Message, Requests
 from cluster.core.operation import UNCHANGED
 from cluster.core.query_key import CanonicalKey
-from cluster.core.shard_state import Commit, Effect, ShardState, StartFetch
+from cluster.core.shard_state import Commit, Effect, ShardState, StartFetch, Sync
 from cluster.core.transaction import Stored, Transaction
 from cluster.errors import HarborError, StoreError, UnavailableError, UpstreamError
 from cluster.observability.metrics import Metrics
@@ -46,7 +46,8 @@ class ShardActor(Shell):
         spec = Specification.decode(specification)
         super().__init__(f"shard-{index}", spec)
         self._sync = spec.config.storage.sync
-        self._syncing = self._closed = False
+        self._syncing = self._closed = self._unsynced = False
+        """`_syncing`: a sync is to come within the window; `_unsynced`: something was committed since the last began."""
         self._sync_lock = asyncio.Lock()
         self._store_state = "none"
         self._store, stored = self._open_store(spec, index)
@@ -77,6 +78,7 @@ class ShardActor(Shell):
             limits={name: service.concurrency for name, service in spec.config.services.items()},
             reducer=self._reduce,
             keeps=self._store is not None,
+            lost_store=self._store_state == "unavailable",
         )
         self._functions = Functions(self.log)
         for reference in spec.compiled.reducers:
@@ -157,12 +159,16 @@ class ShardActor(Shell):
         return answer
 
     def effect(self, effect: Effect) -> None:
-        """Start a fetch, or store what changed."""
-        if isinstance(effect, Commit):
-            self._commit(effect.transaction)
-        else:
-            assert isinstance(effect, StartFetch)
-            self.spawn(self._fetched(effect))
+        """Start a fetch, store what changed, or write it through."""
+        match effect:
+            case Commit(transaction=transaction):
+                self._commit(transaction)
+            case Sync():
+                self._sync_now()
+            case StartFetch():
+                self.spawn(self._fetched(effect))
+            case _:
+                raise AssertionError(f"a shard has no such effect: {effect!r}")
 
     def _commit(self, transaction: Transaction) -> None:
         if self._closed:
@@ -175,23 +181,48 @@ class ShardActor(Shell):
             self._store_errors += 1
             self.log.sampled("store_failed", "store", reason=error.message)
             return
+        self._unsynced = self._sync != "always"
         if self._sync == "window" and not self._syncing:
             self._syncing = True
-            self.spawn(self._write_through(self._store))
+            self.spawn(self._sync_later(self._store))
 
-    async def _write_through(self, store: LmdbStore) -> None:
+    async def _sync_later(self, store: LmdbStore) -> None:
+        """Write through what waits no longer than a window, unless writes that wait for it were quicker."""
         await asyncio.sleep(SYNC_S)
         self._syncing = False
+        if self._unsynced:
+            await self._write_through(store)
+
+    def _sync_now(self) -> None:
+        if self._closed:
+            return  # who waits asks the next life
+        assert self._store is not None
+        if self._unsynced or self._sync_lock.locked():
+            self.spawn(self._acknowledge(self._store))
+        else:
+            self.run(self.machine.synced(self.now()))
+
+    async def _acknowledge(self, store: LmdbStore) -> None:
+        failed = not await self._write_through(store)
+        if not self._closed:
+            self.run(self.machine.synced(self.now(), failed=failed))
+
+    async def _write_through(self, store: LmdbStore) -> bool:
+        """Sync on another thread. Returns whether what was committed before is on the disk now."""
         started = time.perf_counter()
         async with self._sync_lock:
             if self._closed:
-                return
+                return False
+            self._unsynced = False  # what is committed from now on may not be part of it
             try:
                 await asyncio.to_thread(store.sync)
             except StoreError as error:
+                self._unsynced = True
                 self._store_errors += 1
                 self.log.sampled("store_failed", "store", reason=error.message)
+                return False
         self._synced.observe(time.perf_counter() - started)
+        return True
 
     async def _fetched(self, call: StartFetch) -> None:
         started = time.perf_counter()

@@ -11,6 +11,7 @@ import orjson
 from msgspec import Struct
 
 from cluster.core import protocol
+from cluster.core.acknowledgement import LEVELS
 from cluster.core.gateway_state import Close, Effect, GatewayState
 from cluster.core.messages import Act, EntryView, Failure, Matched, Payload, Read, Write, Written
 from cluster.core.position import decode_token
@@ -194,11 +195,21 @@ def _set(
     base_version = message.get("base_version")
     if base_version is not None and (isinstance(base_version, bool) or not isinstance(base_version, int)):
         raise RequestError(ErrorCode.BAD_REQUEST, f"base_version is a version, got {base_version!r:.60}")
+    ack = message.get("ack", "")
+    if "ack" in message and ack not in LEVELS:
+        raise RequestError(ErrorCode.BAD_REQUEST, f"ack is {' or '.join(LEVELS)}, got {ack!r:.60}")
+    if message.get("merge", "three_way") != "three_way":
+        raise RequestError(ErrorCode.BAD_REQUEST, f"merge is three_way, got {message['merge']!r:.60}")
+    merges = "merge" in message
+    if merges and base_version is None:
+        raise RequestError(ErrorCode.BAD_REQUEST, "merge needs base_version, the version that was edited")
     name = _id(message)
     ticket = command(Command(session.id, name, "set"))
     request_id = f"{session.id}/{ticket}"
     data = orjson.dumps(message["data"])
-    return state.request(ticket, key, lambda request: Write(request, request_id, key, data, base_version), now_ms)
+    return state.request(
+        ticket, key, lambda request: Write(request, request_id, key, data, base_version, ack, merges), now_ms
+    )
 
 
 def _id(message: dict[str, Any]) -> Any:
@@ -220,17 +231,14 @@ def result(command: Command, payloads: list[Payload], now_ms: float) -> bytes:
     """Return the message that answers a command."""
     for payload in payloads:
         if isinstance(payload, Failure):
-            details = None
-            if payload.current is not None:
-                details = {"current": orjson.Fragment(protocol.entry(payload.current, now_ms))}
-            body = protocol.error_body(payload.code, payload.message, details=details)
+            body = protocol.error_body(payload.code, payload.message, details=protocol.details_of(payload, now_ms))
             return protocol.message("error", re=command.re, **body)
     first = payloads[0]
     match first:
         case EntryView():
             return protocol.message("result", re=command.re, entry=orjson.Fragment(protocol.entry(first, now_ms)))
-        case Written(version=version):
-            return protocol.message("result", re=command.re, version=version)
+        case Written(version=version, is_merged=is_merged):
+            return protocol.message("result", re=command.re, version=version, **({"merged": True} if is_merged else {}))
         case Matched():
             matched = sum(each.count for each in payloads if isinstance(each, Matched))
             return protocol.message("result", re=command.re, matched=matched)

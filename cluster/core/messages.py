@@ -299,6 +299,10 @@ class Write(Struct, frozen=True, array_like=True, tag="write"):
     key: str
     data: bytes
     base_version: int | None = None
+    ack: str = "memory"
+    """How safe it is to be when it is answered (`acknowledgement`); "": as safe as can be."""
+    merges: bool = False
+    """Where the entry is at another version than `base_version`, merge `data` with what it is now (`three_way_merge`)."""
 
 
 class Edit(Struct, frozen=True, array_like=True, tag="edit"):
@@ -310,6 +314,7 @@ class Edit(Struct, frozen=True, array_like=True, tag="edit"):
     patch: bytes | None
     operations: list[Operation] | None
     base_version: int | None = None
+    ack: str = "memory"
 
 
 class Erase(Struct, frozen=True, array_like=True, tag="erase"):
@@ -319,6 +324,7 @@ class Erase(Struct, frozen=True, array_like=True, tag="erase"):
     request_id: str
     key: str
     base_version: int | None = None
+    ack: str = "memory"
 
 
 class Act(Struct, frozen=True, array_like=True, tag="act"):
@@ -391,13 +397,17 @@ class Failure(Struct, frozen=True, array_like=True, tag="failure"):
     code: str
     message: str
     current: EntryView | None = None
-    """The entry that a conditional write met."""
+    """The entry that a conditional write met; None: there is none."""
+    conflicts: list[str] | None = None
+    """Where a merge failed, as JSON Pointers into `current`."""
 
 
 class Written(Struct, frozen=True, array_like=True, tag="written"):
     """A write was committed."""
 
     version: int
+    is_merged: bool = False
+    """What was written is not what was sent, but merged with what the entry was."""
 
 
 class Matched(Struct, frozen=True, array_like=True, tag="matched"):

@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-from cluster.core.messages import EntryView
-from cluster.errors import TEMPORARY, HarborError
+from cluster.core.messages import EntryView, Failure
+from cluster.errors import TEMPORARY, ErrorCode, HarborError
 
 VERSION = 1
 SUBPROTOCOL = f"harbor.v{VERSION}"
@@ -129,6 +129,15 @@ def invalidated(key: bytes) -> Typed:
 def reset(key: bytes | None) -> Typed:
     """Forget what you hold, of `key` or of the whole subscription: it comes anew."""
     return b"reset", b"" if key is None else b'"key":%b' % key
+
+
+def details_of(failure: Failure, now_ms: float) -> dict[str, Any] | None:
+    """What a failed request's error says beside its message: of a write that lost, the entry it met (null: there is none)."""
+    if failure.code != ErrorCode.VERSION_CONFLICT:
+        return None
+    current = None if failure.current is None else orjson.Fragment(entry(failure.current, now_ms))
+    conflicts = {} if failure.conflicts is None else {"conflicts": failure.conflicts}
+    return {"current": current, **conflicts}
 
 
 def error_body(code: str, message: str, *, temporary: bool | None = None, details: Any = None) -> dict[str, Any]:

@@ -25,11 +25,12 @@ import orjson
 from msgspec import Struct
 
 from cluster.core import broadcast, json_patch
+from cluster.core.acknowledgement import Acknowledgements, Held
 from cluster.core.channel_demand import Channel, ChannelDemand
 from cluster.core.committed_feeds import CommittedFeeds
 from cluster.core.declared_query import DeclaredQueries, FetchRequest, FunctionRequest, Response
 from cluster.core.entity_index import EntityIndex, EntityType, Occurrences, Place
-from cluster.core.entry import Value
+from cluster.core.entry import Value, compact
 from cluster.core.feed import stem
 from cluster.core.filters import Filter
 from cluster.core.gateway_link import (
@@ -102,10 +103,13 @@ from cluster.core.operation import (
 from cluster.core.placement import slot
 from cluster.core.query_cache import CANCELLED, Fetch, Observer, QueryCache, head
 from cluster.core.query_key import CanonicalKey, KeyMatcher, elements, parse
+from cluster.core.recent_values import RecentValues
 from cluster.core.relation import Relations
 from cluster.core.service_health import UNREACHABLE, ServiceHealth
 from cluster.core.shard_entry import RESTORED, UNCERTAIN, WRITE, ShardEntry, error_of
+from cluster.core.structural_sharing import difference, share
 from cluster.core.sweep import SLICE, Sweeps
+from cluster.core.three_way_merge import three_way_merge
 from cluster.core.transaction import Result, Stored, StoredEntry, Transaction, Unstored
 from cluster.errors import ErrorCode, HarborError, OperationError, UpstreamError
 
@@ -145,7 +149,11 @@ class Commit(Struct, frozen=True):
     transaction: Transaction
 
 
-Effect = Send | StartFetch | Commit
+class Sync(Struct, frozen=True):
+    """Effect: write through what was committed by now, then say so to `synced`. None other comes before that."""
+
+
+Effect = Send | StartFetch | Commit | Sync
 T = TypeVar("T")
 
 
@@ -213,10 +221,11 @@ class ShardState:
         limits: Mapping[str, int] | None = None,
         reducer: Reducer | None = None,
         keeps: bool = False,
+        lost_store: bool = False,
     ) -> None:
         """`replay_ms`: the longest an operation may have been under way (the largest `max_wait`); `limits`: calls at once, by service.
 
-        `keeps`: it has a store.
+        `keeps`: it has a store; `lost_store`: it should have one, but that could not be opened.
         """
         self.identity = identity
         self.incarnation = incarnation
@@ -250,6 +259,8 @@ class ShardState:
         self._results: dict[str, Result] = {}
         """By request id, oldest first."""
         self._unstored = Unstored(keeps=keeps)
+        self._acknowledgements = Acknowledgements("" if keeps else "unavailable" if lost_store else "off")
+        self._recent_values = RecentValues()
         self._committed = CommittedFeeds(int(identity.partition("-")[2]), self._unstored)
         self._evicting = False
         """Entries are still too many, or too large."""
@@ -310,6 +321,17 @@ class ShardState:
     def not_stored(self, transaction: Transaction) -> None:
         """A transaction could not be stored; what was in it goes with the next."""
         self._unstored.failed(transaction)
+        self._acknowledgements.not_stored(transaction.results)
+
+    def synced(self, now_ms: float, *, failed: bool = False) -> list[Effect]:
+        """What `Sync` asked for is done, or could not be: acknowledge the writes that waited for it."""
+        self._now_ms = now_ms
+        for held in self._acknowledgements.synced(failed=failed):
+            link = self._links.get(held.gateway)
+            if link is not None:
+                link.answer(held.id, held.payload)
+        self._flush()
+        return self._taken()
 
     def _stored(self, key: str) -> StoredEntry | None:
         entry = self.cache.get(key)
@@ -554,6 +576,7 @@ class ShardState:
         self._unstored.entry(entry.key)
         self.history.record(entry.key, from_version)
         assert entry.value is not None
+        self._recent_values.changed(entry.key, entry.version, entry.value)
         size = sum(map(len, patch)) + len(patch) if patch is not None else 0
         if patch is None:
             self.memory.replaced(entry)
@@ -590,6 +613,7 @@ class ShardState:
         self.history.record(entry.key, entry.version)
         self.memory.removed(entry)
         self.entities.removed(entry.key)
+        self._recent_values.removed(entry.key)
         self._held.pop(entry.key, None)
         for observer in entry.observers:
             observer.entry = None
@@ -975,7 +999,12 @@ class ShardState:
             case ListKeys():
                 return self._list(request)
             case Write() | Edit() | Erase():
-                return self._write(request)
+                is_durable = self._acknowledgements.is_durable(request.ack)
+                payload = self._write(request)
+                if not is_durable or not isinstance(payload, Written):
+                    return payload
+                self._acknowledgements.hold(Held(link.address, request.id, request.request_id, payload))
+                return None
 
     def _read(self, link: GatewayLink, request: Read) -> Payload | None:
         entry = self.cache.get(request.key)
@@ -1032,18 +1061,33 @@ class ShardState:
         self._forget_results()
         known = self._results.get(request.request_id)
         if known is not None:
-            return known[1]
+            return self._recalled(known[1], request.key)
         payload = self._carry_out(request)
-        self._results[request.request_id] = (self._now_ms + REQUEST_MEMORY_MS, payload)
+        if isinstance(payload, Written):
+            self._follow(request.key)
+        # Without the entry: losers of a race for a large one would each keep a copy of it.
+        kept = (
+            Failure(payload.code, payload.message, None, payload.conflicts) if isinstance(payload, Failure) else payload
+        )
+        self._results[request.request_id] = (self._now_ms + REQUEST_MEMORY_MS, kept)
         self._unstored.result(request.request_id)
+        return payload
+
+    def _recalled(self, payload: Payload, key: str) -> Payload:
+        """Return what a write came to before; a loser is told what the entry is now."""
+        if isinstance(payload, Failure) and payload.code == ErrorCode.VERSION_CONFLICT:
+            return Failure(payload.code, payload.message, self.view(key), payload.conflicts)
         return payload
 
     def _carry_out(self, request: Write | Edit | Erase) -> Payload:
         entry = self.cache.get(request.key)
         version = 0 if entry is None else entry.version
+        if not isinstance(request, Erase):
+            self._follow(request.key)
         if request.base_version is not None and request.base_version != version:
-            current = None if entry is None else self.view_of(entry)
-            return Failure(ErrorCode.VERSION_CONFLICT, f"the entry is at version {version}", current)
+            if isinstance(request, Write) and request.merges:
+                return self._merge(request, request.base_version, entry)
+            return self._conflict(f"the entry is at version {version}", entry)
         if isinstance(request, Write):
             entry = entry or self._create(request.key)
             if entry.query is not None:
@@ -1058,6 +1102,38 @@ class ShardState:
             assert entry is not None
             return Written(self._remove(entry))
         return self._edit(request, entry)
+
+    def _follow(self, key: str) -> None:
+        """Keep what an entry is, and will be, to merge with."""
+        entry = self.cache.get(key)
+        if entry is not None and entry.value is not None:
+            self._recent_values.follow(key, entry.version, entry.value.json())
+
+    def _conflict(self, reason: str, entry: ShardEntry | None, conflicts: list[str] | None = None) -> Failure:
+        current = None if entry is None else self.view_of(entry)
+        return Failure(ErrorCode.VERSION_CONFLICT, reason, current, conflicts)
+
+    def _merge(self, request: Write, base_version: int, entry: ShardEntry | None) -> Payload:
+        """Merge an edit of an earlier version into what the entry is now."""
+        if entry is None or entry.value is None:
+            return self._conflict("the entry is gone", entry, [""])
+        base = self._recent_values.at(request.key, base_version)
+        if base is None:
+            reason = f"what the entry was at version {base_version} is not known (any more), it is at {entry.version}"
+            return self._conflict(reason, entry)
+        texts = base, request.data, entry.value.json()
+        before, mine, theirs = (Value.from_json(text).object() for text in texts)
+        merged, conflicts = three_way_merge(before, mine, theirs)
+        if conflicts:
+            return self._conflict(f"version {entry.version} changed the same places", entry, conflicts)
+        shared = share(theirs, merged)
+        patch = difference(theirs, shared)
+        value = Value.from_json(compact(orjson.dumps(shared)))
+        if entry.query is not None:
+            self._remember(entry, [Set(value.json())])
+        self.cache.written(entry, value, is_edit=True)
+        self._commit(entry, patch, 1, 0.0, WRITE)
+        return Written(entry.version, is_merged=True)
 
     def _edit(self, request: Edit, entry: ShardEntry | None) -> Payload:
         held = None if entry is None or entry.value is None else entry.value.json()
@@ -1249,6 +1325,8 @@ class ShardState:
         )
         if transaction is not None:
             effects.insert(0, Commit(transaction))
+        if self._acknowledgements.begin():
+            effects.append(Sync())
         return effects
 
     def _flush(self) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from cluster import __version__
+from cluster.core.acknowledgement import LEVELS
 from cluster.core.scaling import MAX_INGESTORS
 
 _KEY = {
@@ -63,16 +64,24 @@ def _body(*schemas: tuple[str, dict[str, Any]]) -> dict[str, Any]:
 _PREFIX = _parameter("prefix", "a key prefix, a JSON array")
 _CONDITION = [
     _parameter("base_version", "write only over this version (also If-Match)", pattern="^[0-9]+$"),
-    _parameter("ack", "how safe the write must be", enum=["memory", "replicated", "durable"]),
+    _parameter(
+        "ack",
+        "when to answer: once it is applied (memory), on the disk (durable; the default where there is a store) or on another node",
+        enum=list(LEVELS),
+    ),
 ]
+_MERGE = _parameter(
+    "merge", "where the entry is at another version than base_version, merge with what it is now", enum=["three_way"]
+)
 
 
 def document() -> dict[str, Any]:
     """Return the description."""
     written = {
         "200": _answer("written", "Written"),
-        "409": _answer("VERSION_CONFLICT", "Error"),
+        "409": _answer("VERSION_CONFLICT", "Conflict"),
         "404": _answer("no such entry", "Error"),
+        "501": _answer("this cluster has no such ack", "Error"),
     }
     entries = {
         "get": _operation(
@@ -89,7 +98,9 @@ def document() -> dict[str, Any]:
                 "502": _answer("the service failed", "Error"),
             },
         ),
-        "put": _operation("Replace an entry's data", [_KEY, *_CONDITION], written, **_body(("application/json", {}))),
+        "put": _operation(
+            "Replace an entry's data", [_KEY, *_CONDITION, _MERGE], written, **_body(("application/json", {}))
+        ),
         "patch": _operation(
             "Edit an entry, all or nothing",
             [_KEY, *_CONDITION],
@@ -112,7 +123,8 @@ def document() -> dict[str, Any]:
             {
                 "204": _answer("removed"),
                 "404": _answer("no such entry", "Error"),
-                "409": _answer("VERSION_CONFLICT", "Error"),
+                "409": _answer("VERSION_CONFLICT", "Conflict"),
+                "501": _answer("this cluster has no such ack", "Error"),
             },
         ),
     }
@@ -240,7 +252,39 @@ def document() -> dict[str, Any]:
                         "error": {"type": "object", "description": "of the last fetch, where it failed"},
                     },
                 },
-                "Written": {"type": "object", "required": ["version"], "properties": {"version": {"type": "integer"}}},
+                "Written": {
+                    "type": "object",
+                    "required": ["version"],
+                    "properties": {
+                        "version": {"type": "integer"},
+                        "merged": {"type": "boolean", "description": "what was written is not what was sent"},
+                    },
+                },
+                "Conflict": {
+                    "allOf": [
+                        {"$ref": "#/components/schemas/Error"},
+                        {
+                            "properties": {
+                                "error": {"properties": {"details": {"$ref": "#/components/schemas/ConflictDetails"}}}
+                            }
+                        },
+                    ]
+                },
+                "ConflictDetails": {
+                    "type": "object",
+                    "required": ["current"],
+                    "properties": {
+                        "current": {
+                            "anyOf": [{"$ref": "#/components/schemas/Entry"}, {"type": "null"}],
+                            "description": "what the write met",
+                        },
+                        "conflicts": {
+                            "type": "array",
+                            "items": {"type": "string"},
+                            "description": "where a merge failed, as JSON Pointers into the data of current",
+                        },
+                    },
+                },
                 "Matched": {"type": "object", "required": ["matched"], "properties": {"matched": {"type": "integer"}}},
                 "Keys": {
                     "type": "object",

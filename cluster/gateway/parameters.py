@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from cluster.core.acknowledgement import LEVELS
 from cluster.core.query_key import MAX_DEPTH, CanonicalKey, depth, normalized
 from cluster.errors import ErrorCode, RequestError
 
@@ -94,6 +95,29 @@ def base_version(request: web.BaseRequest) -> int | None:
     if not text.isascii() or not text.isdecimal() or len(text) > 16:
         raise RequestError(ErrorCode.BAD_REQUEST, f"a version is a whole number, got {text!r:.60}")
     return int(text)
+
+
+def acknowledgement(request: web.BaseRequest) -> str:
+    """Return how safe a write is to be when it is answered; "": nothing was said.
+
+    Raises:
+        RequestError: `BAD_REQUEST`.
+    """
+    return choice(request.query, "ack", *LEVELS) if "ack" in request.query else ""
+
+
+def merges(request: web.BaseRequest, base_version: int | None) -> bool:
+    """Return whether a write is to be merged with what became of its entry since `base_version`.
+
+    Raises:
+        RequestError: `BAD_REQUEST`, also where no version is named.
+    """
+    if "merge" not in request.query:
+        return False
+    choice(request.query, "merge", "three_way")
+    if base_version is None:
+        raise RequestError(ErrorCode.BAD_REQUEST, "merge needs base_version or If-Match, the version that was edited")
+    return True
 
 
 def request_id(request: web.BaseRequest, otherwise: str) -> str:

@@ -298,9 +298,7 @@ class GatewayServer:
                 self.state.abandon(ticket)
         for payload in payloads:
             if isinstance(payload, Failure):
-                details = None
-                if payload.current is not None:
-                    details = {"current": orjson.Fragment(protocol.entry(payload.current, self._clock.now_ms()))}
+                details = protocol.details_of(payload, self._clock.now_ms())
                 raise HarborError(ErrorCode(payload.code), payload.message, details=details)
         return payloads
 
@@ -420,20 +418,21 @@ class GatewayServer:
         return _entry_response(request, view.version, protocol.entry(view, self._clock.now_ms()))
 
     async def _put_entry(self, request: web.BaseRequest) -> web.StreamResponse:
-        parameters.only(request, "key", "base_version", "ack")
+        parameters.only(request, "key", "base_version", "ack", "merge")
         key = parameters.key(request)
         _who(request).require("write", key)
-        _acknowledgement(request)
+        ack = parameters.acknowledgement(request)
         base_version = parameters.base_version(request)
+        merges = parameters.merges(request, base_version)
         request_id = parameters.request_id(request, secrets.token_hex(12))
         data = orjson.dumps(await parameters.body(request))
-        return await self._write(key, lambda n: Write(n, request_id, key, data, base_version))
+        return await self._write(key, lambda n: Write(n, request_id, key, data, base_version, ack, merges))
 
     async def _patch_entry(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request, "key", "base_version", "ack")
         key = parameters.key(request)
         _who(request).require("write", key)
-        _acknowledgement(request)
+        ack = parameters.acknowledgement(request)
         base_version = parameters.base_version(request)
         request_id = parameters.request_id(request, secrets.token_hex(12))
         body = await parameters.body(request)
@@ -441,28 +440,30 @@ class GatewayServer:
             if not isinstance(body, list):
                 raise RequestError(ErrorCode.BAD_REQUEST, "a JSON Patch is an array of operations")
             patch = orjson.dumps(body)
-            return await self._write(key, lambda n: Edit(n, request_id, key, patch, None, base_version))
+            return await self._write(key, lambda n: Edit(n, request_id, key, patch, None, base_version, ack))
         if not isinstance(body, dict) or set(body) != {"operations"}:
             raise RequestError(
                 ErrorCode.BAD_REQUEST, 'the body is {"operations": [...]} or an application/json-patch+json'
             )
         operations = parse_operations(body["operations"])
-        return await self._write(key, lambda n: Edit(n, request_id, key, None, operations, base_version))
+        return await self._write(key, lambda n: Edit(n, request_id, key, None, operations, base_version, ack))
 
     async def _delete_entry(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request, "key", "base_version", "ack")
         key = parameters.key(request)
         _who(request).require("write", key)
-        _acknowledgement(request)
+        ack = parameters.acknowledgement(request)
         base_version = parameters.base_version(request)
         request_id = parameters.request_id(request, secrets.token_hex(12))
-        await self._ask(key, lambda n: Erase(n, request_id, key, base_version))
+        await self._ask(key, lambda n: Erase(n, request_id, key, base_version, ack))
         return web.Response(status=204)
 
     async def _write(self, key: CanonicalKey, make: Callable[[int], Any]) -> web.StreamResponse:
         written = (await self._ask(key, make))[0]
         assert isinstance(written, Written)
-        return web.Response(body=b'{"version":%d}' % written.version, headers={**JSON, "ETag": f'"{written.version}"'})
+        merged = b',"merged":true' if written.is_merged else b""
+        body = b'{"version":%d%b}' % (written.version, merged)
+        return web.Response(body=body, headers={**JSON, "ETag": f'"{written.version}"'})
 
     async def _keys(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request, "prefix", "limit", "cursor")
@@ -793,14 +794,6 @@ def _who(request: web.BaseRequest) -> Principal:
     principal = request[PRINCIPAL]
     assert principal is not None
     return principal
-
-
-def _acknowledgement(request: web.BaseRequest) -> None:
-    level = parameters.choice(request.query, "ack", "memory", "replicated", "durable")
-    if level != "memory":
-        raise RequestError(
-            ErrorCode.UNSUPPORTED, f"ack={level} is not supported by this version, which keeps nothing on disk"
-        )
 
 
 def _key_row(row: KeyInfo) -> dict[str, Any]:

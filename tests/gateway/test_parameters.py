@@ -56,6 +56,22 @@ def test_the_version_a_write_is_based_on() -> None:
     refused(ErrorCode.BAD_REQUEST, parameters.base_version, request("/", If_Match='"abc"'))
 
 
+def test_how_safe_a_write_is_to_be() -> None:
+    assert parameters.acknowledgement(request("/")) == ""
+    for level in ("memory", "replicated", "durable"):
+        assert parameters.acknowledgement(request(f"/?ack={level}")) == level
+    for level in ("", "disk", "Durable"):
+        refused(ErrorCode.BAD_REQUEST, parameters.acknowledgement, request(f"/?ack={level}"))
+
+
+def test_whether_to_merge() -> None:
+    assert not parameters.merges(request("/"), 5)
+    assert parameters.merges(request("/?merge=three_way"), 5)
+    refused(ErrorCode.BAD_REQUEST, parameters.merges, request("/?merge=three_way"), None)
+    for how in ("", "true", "two_way"):
+        refused(ErrorCode.BAD_REQUEST, parameters.merges, request(f"/?merge={how}"), 5)
+
+
 def test_request_ids() -> None:
     assert parameters.request_id(request("/"), "own") == "own"
     assert parameters.request_id(request("/", Idempotency_Key="k"), "own") == "key/k"

@@ -64,6 +64,60 @@ async def test_conditional_writes_tell_the_loser_what_won(harness: Harness) -> N
         error = (await response.json())["error"]
     assert (error["code"], error["temporary"]) == ("VERSION_CONFLICT", False)
     assert (error["details"]["current"]["version"], error["details"]["current"]["data"]) == (later, 2)
+    lost = {"key": A, "base_version": str(version)}
+    headers = {"Content-Type": "application/json-patch+json"}
+    current = (await harness.get("/v1/entries", key=A))[1]
+    for sent in (
+        harness.http.patch("/v1/entries", params=lost, data=b"[]", headers=headers),
+        harness.http.patch("/v1/entries", params=lost, json={"operations": [{"set": {"value": 1}}]}),
+        harness.http.delete("/v1/entries", params=lost),
+        harness.http.delete("/v1/entries", params={"key": A}, headers={"If-Match": f'"{version}"'}),
+        harness.http.put("/v1/entries", params={**lost, "merge": "three_way"}, json=3),
+    ):
+        async with sent as response:
+            assert response.status == 409
+            error = (await response.json())["error"]
+        assert (error["code"], error["details"]["current"]) == ("VERSION_CONFLICT", current)
+    assert error["details"]["conflicts"] == [""]
+    async with harness.http.put("/v1/entries", params={"key": '["no"]', "base_version": "7"}, json=1) as response:
+        assert (await response.json())["error"]["details"] == {"current": None}
+
+
+async def test_an_edit_of_an_earlier_version_is_merged(harness: Harness) -> None:
+    version = await harness.put(A, {"a": 1, "b": 1})
+    await harness.put(A, {"a": 2, "b": 1})
+    merge = {"key": A, "merge": "three_way"}
+    async with harness.http.put(
+        "/v1/entries", params=merge, json={"a": 1, "b": 2}, headers={"If-Match": f'"{version}"'}
+    ) as response:
+        answer = await response.json()
+        assert response.headers["ETag"] == f'"{answer["version"]}"'
+    assert answer["merged"] is True
+    entry = (await harness.get("/v1/entries", key=A))[1]
+    assert (entry["data"], entry["version"]) == ({"a": 2, "b": 2}, answer["version"])
+    async with harness.http.put("/v1/entries", params=merge, json=1) as response:
+        assert response.status == 400
+    for method in ("patch", "delete"):
+        async with getattr(harness.http, method)("/v1/entries", params={**merge, "base_version": "1"}) as response:
+            assert response.status == 400
+
+
+@pytest.mark.parametrize(("level", "status"), [("memory", 200), ("durable", 501), ("replicated", 501), ("disk", 400)])
+async def test_what_cannot_be_promised_is_refused(harness: Harness, level: str, status: int) -> None:
+    await harness.put(A, [])
+    params = {"key": A, "ack": level}
+    for sent in (
+        harness.http.put("/v1/entries", params=params, json=[]),
+        harness.http.patch("/v1/entries", params=params, json={"operations": [{"append": {"item": 1}}]}),
+    ):
+        async with sent as response:
+            assert response.status == status
+            if status == 501:
+                assert ("storage.path" if level == "durable" else "standby") in (await response.json())["error"][
+                    "message"
+                ]
+    async with harness.http.delete("/v1/entries", params=params) as response:
+        assert response.status == (204 if status == 200 else status)
 
 
 async def test_a_repeated_request_acts_once(harness: Harness) -> None:
