@@ -81,6 +81,21 @@ async def test_a_repeated_request_acts_once(harness: Harness) -> None:
     assert (await harness.get("/v1/entries", key=A))[1]["data"] == [1]
 
 
+async def test_a_request_id_that_is_not_utf_8_is_refused(harness: Harness) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", harness.port)
+    writer.write(b'PUT /v1/entries?key=["a",1] HTTP/1.0\r\nIdempotency-Key: \xff\r\nContent-Length: 1\r\n\r\n1')
+    assert (await reader.readline()).startswith(b"HTTP/1.0 400 ")
+    writer.close()
+
+
+async def test_a_body_that_is_not_encoded_as_it_says_is_refused(harness: Harness) -> None:
+    async with harness.http.put(
+        "/v1/entries", params={"key": A}, data=b"1", headers={"Content-Encoding": "gzip"}
+    ) as response:
+        assert response.status == 400
+        assert (await response.json())["error"]["code"] == "BAD_REQUEST"
+
+
 async def test_patches(harness: Harness) -> None:
     await harness.put(A, {"tasks": []})
     headers = {"Content-Type": "application/json-patch+json"}
