@@ -9,6 +9,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from cluster.core import client_message, gateway_state
+from cluster.core.messages import Write
+from cluster.core.query_key import CanonicalKey
 from cluster.errors import UpstreamError
 from cluster.gateway import server
 from tests.gateway.conftest import Harness, until
@@ -503,6 +505,19 @@ async def test_missed_changes_are_told(harness: Harness) -> None:
     assert answer["reset"] is True
     assert [(entry["key"], entry["data"]) for entry in answer["entries"]] == [(["a", 1], 2)]
     assert harness.state.sessions == {}
+
+
+@pytest.mark.parametrize("since", [None, "p1.0-1-1.1-1-1"])
+async def test_what_was_missed_is_told_as_the_upstream_wrote_it(harness: Harness, since: str | None) -> None:
+    await harness.put(A, 1)
+    async with harness.socket() as socket:
+        await socket.send(orjson.dumps({"type": "subscribe", "id": 1, "key": ["a", 1]}).decode())
+        position = (await until(socket, "snapshot_end"))[-1]["position"]
+    data = b"[1e999," + b"[" * 300 + b"]" * 300 + b"]"
+    await harness.server._ask(CanonicalKey(A), lambda n: Write(n, "r", CanonicalKey(A), data, None))
+    async with harness.http.get("/v1/missed", params={"since": since or position, "key": A}) as response:
+        assert response.status == 200
+        assert b'"data":%b' % data in await response.read()
 
 
 # --- slow, silent and unwelcome peers ----------------------------------------------------------------------------
