@@ -47,7 +47,7 @@ from cluster.core.position import decode_token
 from cluster.core.query_key import CanonicalKey, KeyMatcher, canonical, checked, normalized, parse
 from cluster.core.replica import Replica
 from cluster.core.scaling import MAX_INGESTORS
-from cluster.core.session_state import COMMANDS, CONTROL, SessionState
+from cluster.core.session_state import COMMANDS, CONTROL, SUBSCRIPTIONS, SessionState
 from cluster.errors import ErrorCode, HarborError, RequestError
 from cluster.gateway import parameters
 from cluster.gateway.access import cookie, credentials
@@ -824,11 +824,18 @@ async def _set_within(event: asyncio.Event, seconds: float) -> bool:
 
 
 def _widest(wanted: list[tuple[CanonicalKey, bool]]) -> list[tuple[CanonicalKey, bool]]:
-    """Leave out what another key or prefix of a stream covers: its events do not say which of them they are for."""
-    prefixes = [KeyMatcher(parse(key)) for key, prefix in dict.fromkeys(wanted) if prefix]
+    """Leave out what another key or prefix of a stream covers: its events do not say which of them they are for.
+
+    Raises:
+        RequestError: `TOO_MANY`, as many as a URL can hold would keep everybody waiting while they are compared.
+    """
+    asked = dict.fromkeys(wanted)
+    if len(asked) > SUBSCRIPTIONS:
+        raise RequestError(ErrorCode.TOO_MANY, f"a stream has at most {SUBSCRIPTIONS} keys and prefixes")
+    prefixes = [KeyMatcher(parse(key)) for key, prefix in asked if prefix]
     return [
         (key, prefix)
-        for key, prefix in dict.fromkeys(wanted)
+        for key, prefix in asked
         if not any(matcher.matches(key, parse(key)) for matcher in prefixes if not (prefix and matcher.key == key))
     ]
 

@@ -411,6 +411,12 @@ async def test_limits_of_a_session(harness: Harness, monkeypatch: pytest.MonkeyP
         assert (error["re"], error["code"]) == ("s128", "TOO_MANY")
 
 
+async def test_a_stream_of_too_many_prefixes_is_refused_before_they_are_compared(harness: Harness) -> None:
+    params = [("prefix", "[]"), *(("prefix", f"[{n}]") for n in range(128))]
+    async with harness.http.get("/v1/stream", params=params) as response:
+        assert (response.status, (await response.json())["error"]["code"]) == (429, "TOO_MANY")
+
+
 async def test_answered_requests_make_room_for_others(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "COMMANDS", 2)
     async with harness.socket() as socket:
