@@ -76,7 +76,7 @@ def limit(request: web.BaseRequest, default: int, maximum: int) -> int:
         RequestError: `BAD_REQUEST`.
     """
     text = request.query.get("limit", str(default))
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= maximum:
+    if not text.isascii() or not text.isdecimal() or len(text) > 16 or not 1 <= int(text) <= maximum:
         raise RequestError(ErrorCode.BAD_REQUEST, f"limit is a number from 1 to {maximum}, got {text!r:.60}")
     return int(text)
 
@@ -124,13 +124,17 @@ def request_id(request: web.BaseRequest, otherwise: str) -> str:
     """Return the caller's `Idempotency-Key`.
 
     Raises:
-        RequestError: `BAD_REQUEST`, it is over 256 characters.
+        RequestError: `BAD_REQUEST`, it is over 256 characters, or not UTF-8.
     """
     given = request.headers.get("Idempotency-Key")
     if given is None:
         return otherwise
     if len(given) > 256:
         raise RequestError(ErrorCode.BAD_REQUEST, "an Idempotency-Key has at most 256 characters")
+    if any(
+        "\ud800" <= each <= "\udfff" for each in given
+    ):  # aiohttp keeps bytes so that are none; no message could carry them
+        raise RequestError(ErrorCode.BAD_REQUEST, "an Idempotency-Key is UTF-8")
     return f"key/{given}"
 
 
@@ -154,9 +158,13 @@ async def raw_body(request: web.BaseRequest) -> bytes:
     """Return the body, of at most the 1 MiB that aiohttp reads by default.
 
     Raises:
-        RequestError: `TOO_LARGE`.
+        RequestError: `TOO_LARGE`; `BAD_REQUEST`, it is not encoded as it says.
     """
     try:
         return await request.read()
     except web.HTTPRequestEntityTooLarge as error:
         raise RequestError(ErrorCode.TOO_LARGE, "the body is over 1 MiB") from error
+    except web.RequestPayloadError as error:
+        raise RequestError(
+            ErrorCode.BAD_REQUEST, "the body cannot be read: it is not encoded as its headers say"
+        ) from error

@@ -47,7 +47,7 @@ from cluster.core.position import decode_token
 from cluster.core.query_key import CanonicalKey, KeyMatcher, canonical, checked, normalized, parse
 from cluster.core.replica import Replica
 from cluster.core.scaling import MAX_INGESTORS
-from cluster.core.session_state import COMMANDS, CONTROL, SessionState
+from cluster.core.session_state import COMMANDS, CONTROL, SUBSCRIPTIONS, SessionState
 from cluster.errors import ErrorCode, HarborError, RequestError
 from cluster.gateway import parameters
 from cluster.gateway.access import cookie, credentials
@@ -684,7 +684,7 @@ class GatewayServer:
         since = decode_token(request.query["since"])
         _who(request).require("read", key)
         wire = self._open(request, server_sent=False)
-        messages: list[dict[str, Any]] = []
+        messages: list[_Message] = []
         try:
             now_ms = self._clock.now_ms()
             self.run(
@@ -695,13 +695,13 @@ class GatewayServer:
                     await wire.ready.wait()
                     wire.ready.clear()
                     while not _is_whole(messages) and (frame := self._take(wire)) is not None:
-                        messages.extend(orjson.loads(frame))
+                        messages.extend(_MESSAGES(frame))
                         self.state.written(wire.session, self._clock.now_ms())
         except TimeoutError as error:
             raise HarborError(ErrorCode.TIMEOUT, "the shard did not answer in time") from error
         finally:
             self._shut(wire)
-        return web.Response(body=orjson.dumps(_missed_answer(messages)), headers=JSON)
+        return web.Response(body=msgspec.json.encode(_missed_answer(messages)), headers=JSON)
 
     # --- the rest ------------------------------------------------------------------------------------------------
 
@@ -817,35 +817,53 @@ async def _set_within(event: asyncio.Event, seconds: float) -> bool:
 
 
 def _widest(wanted: list[tuple[CanonicalKey, bool]]) -> list[tuple[CanonicalKey, bool]]:
-    """Leave out what another key or prefix of a stream covers: its events do not say which of them they are for."""
-    prefixes = [KeyMatcher(parse(key)) for key, prefix in dict.fromkeys(wanted) if prefix]
+    """Leave out what another key or prefix of a stream covers: its events do not say which of them they are for.
+
+    Raises:
+        RequestError: `TOO_MANY`, as many as a URL can hold would keep everybody waiting while they are compared.
+    """
+    asked = dict.fromkeys(wanted)
+    if len(asked) > SUBSCRIPTIONS:
+        raise RequestError(ErrorCode.TOO_MANY, f"a stream has at most {SUBSCRIPTIONS} keys and prefixes")
+    prefixes = [KeyMatcher(parse(key)) for key, prefix in asked if prefix]
     return [
         (key, prefix)
-        for key, prefix in dict.fromkeys(wanted)
+        for key, prefix in asked
         if not any(matcher.matches(key, parse(key)) for matcher in prefixes if not (prefix and matcher.key == key))
     ]
 
 
-def _is_whole(messages: list[dict[str, Any]]) -> bool:
+_Message = dict[str, msgspec.Raw]
+"""What a session is told. Its data stays as it is: an upstream may send JSON that others read and this gateway would not (`1e999`)."""
+_MESSAGES = msgspec.json.Decoder(list[_Message]).decode
+
+
+def _kind(message: _Message) -> str:
+    return str(msgspec.json.decode(message["type"]))
+
+
+def _is_whole(messages: list[_Message]) -> bool:
     """Whether a subscription that resumed has been told everything."""
     if not messages:
         return False
     last = messages[-1]
-    if last["type"] == "position":
-        return bool(last["token"].encode() != protocol.VOID_TOKEN)
-    return bool(last["type"] == "snapshot_end")
+    if _kind(last) == "position":
+        return bool(msgspec.json.decode(last["token"]).encode() != protocol.VOID_TOKEN)
+    return _kind(last) == "snapshot_end"
 
 
-def _missed_answer(messages: list[dict[str, Any]]) -> dict[str, Any]:
+def _missed_answer(messages: list[_Message]) -> dict[str, Any]:
     last = messages[-1]
     position = last.get("token") or last.get("position")
+    kinds = [_kind(message) for message in messages]
     for message in messages:
+        del message["type"]
         message.pop("sub", None)
-    if any(message["type"] == "reset" for message in messages):
-        entries: dict[bytes, dict[str, Any]] = {}
-        for message in messages:
-            key = orjson.dumps(message.get("key"))
-            match message.pop("type"):
+    if "reset" in kinds:
+        entries: dict[bytes, _Message] = {}
+        for kind, message in zip(kinds, messages, strict=True):
+            key = bytes(message.get("key", b""))
+            match kind:
                 case "snapshot":
                     entries[key] = message
                 case "removed":
@@ -855,11 +873,10 @@ def _missed_answer(messages: list[dict[str, Any]]) -> dict[str, Any]:
                 case "change":
                     entries[key] = {"key": message["key"], "version": message["version"], "data": message["data"]}
         return {"reset": True, "entries": list(entries.values()), "position": position}
-    changes = []
-    for message in messages:
-        if message["type"] == "change":
-            del message["type"]
+    changes: list[dict[str, Any]] = []
+    for kind, message in zip(kinds, messages, strict=True):
+        if kind == "change":
             changes.append(message)
-        elif message["type"] == "removed":
+        elif kind == "removed":
             changes.append({"key": message["key"], "version": message["version"], "removed": True})
     return {"changes": changes, "position": position}

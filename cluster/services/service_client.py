@@ -10,6 +10,7 @@ What must not live here: when to fetch or to try again (`core.retry`, the shard)
 """
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 from urllib.parse import quote, unquote, urlencode
@@ -31,6 +32,8 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 MAX_CONNECTIONS = 32
 """To one service from one process; who asks for more at once waits for a turn, within the timeout."""
 KEEP_ALIVE_S = 30.0
+_SENDABLE = re.compile("[\x20-\x7e]+")
+"""Tags that may be sent back; services answer with others too, and an entry may have been stored with one."""
 
 
 class Request(Protocol):
@@ -127,7 +130,7 @@ class ServiceClient:
                 follow_redirects=False,
                 trust_env=False,
             )
-        headers = {} if etag is None else {"If-None-Match": etag}
+        headers = {} if etag is None or not _SENDABLE.fullmatch(etag) else {"If-None-Match": etag}
         response = await client.send(client.build_request(method, url, headers=headers), stream=True)
         try:
             if response.status_code == 304 and etag is not None:

@@ -29,6 +29,8 @@ from cluster.errors import StoreError
 FIRST_MAP_BYTES = 16 * 1024 * 1024
 """Address space to begin with; it doubles when it is used up."""
 LOCK_POLL_S = 0.05
+_DATA = "data.mdb"
+"""What LMDB calls its file."""
 _ENCODE = msgspec.msgpack.Encoder().encode
 _ENTRY = msgspec.msgpack.Decoder(StoredEntry).decode
 _CURSOR = msgspec.msgpack.Decoder(tuple[str, Cursor]).decode
@@ -68,16 +70,29 @@ class LmdbStore:
         except OSError as error:
             os.close(self._lock)
             raise StoreError(f"{directory}: another process has it open") from error
-        held = directory / "data.mdb"
+        held = directory / _DATA
         size = max(map_bytes, 2 * held.stat().st_size if held.exists() else 0)
         try:
             self._env = lmdb.open(
                 str(directory), map_size=size, max_dbs=8, lock=False, sync=always, metasync=always, readahead=False
             )
+            self._is_padded = self._pad(held)
             self._open_tables()
         except lmdb.Error as error:
             os.close(self._lock)
             raise StoreError(f"{directory}: {error}") from error
+
+    def _pad(self, held: Path) -> bool:
+        """Lengthen a file that is shorter than its pages take. Returns whether it was.
+
+        To read a page that the file does not hold ends the process (SIGBUS). A file may be short and whole, since LMDB does not write pages
+        that one transaction both took and gave up; or it has been cut. What is read of the latter now is zeros, which are found out.
+        """
+        needs = self.size()
+        if held.stat().st_size >= needs:
+            return False
+        os.truncate(held, needs)
+        return True
 
     def _open_tables(self) -> None:
         self._entries = self._env.open_db(b"entries")
@@ -104,7 +119,7 @@ class LmdbStore:
                 return Stored(
                     meta.epoch,
                     meta.offset,
-                    [_ENTRY(value) for _, value in reading.cursor(self._entries)],
+                    [self._whole(_ENTRY(value)) for _, value in reading.cursor(self._entries)],
                     dict(_CURSOR(value) for _, value in reading.cursor(self._cursors)),
                     {
                         made.sequence: made
@@ -117,6 +132,11 @@ class LmdbStore:
                 )
         except (lmdb.Error, msgspec.MsgspecError) as error:
             raise StoreError(f"{self.directory}: {error}") from error
+
+    def _whole(self, entry: StoredEntry) -> StoredEntry:
+        if self._is_padded and b"\0" in entry.data:  # never in JSON: these were pages within a long value
+            raise StoreError(f"{self.directory}: {_DATA} has been cut short")
+        return entry
 
     def commit(self, transaction: Transaction) -> None:
         """Store a transaction as a whole, or nothing of it.
