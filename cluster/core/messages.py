@@ -626,7 +626,11 @@ class Lay(Struct, frozen=True, array_like=True, tag="lay"):
     number: int
     """Of one home, those with higher numbers go over the others."""
     operations: list[tuple[str, Operation]]
-    """By key."""
+    """By key; none for a shard that is only to know of the temporary id."""
+    temporary: str = ""
+    """The id of what it creates, until that has another; "": it creates nothing of the kind."""
+    restores: bool = False
+    """Should it fail, the bases are put back as they are now."""
 
 
 class Lift(Struct, frozen=True, array_like=True, tag="lift"):
@@ -636,8 +640,13 @@ class Lift(Struct, frozen=True, array_like=True, tag="lift"):
     lasting: list[tuple[str, Operation]]
     """Its optimistic operations, where it succeeded; an item that a stream has brought already stays as that has it."""
     result: list[tuple[str, Operation]]
-    renamed: tuple[str, Any] | None = None
-    """(temporary id, the id it has now)."""
+    temporary: str = ""
+    """The temporary id of what it was to create."""
+    renamed: Any = None
+    """The id which that has now; None: there is none."""
+    by_stream: bool = False
+    """A stream has said so: what of the bases streams have changed since stays as it is."""
+    failed: bool = False
 
 
 class Overlays(Struct, frozen=True, array_like=True, tag="overlays"):

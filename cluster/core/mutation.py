@@ -14,8 +14,10 @@ from urllib.parse import quote
 import orjson
 from msgspec import Raw, Struct, structs
 
-from cluster.core import template
+from cluster.core import broadcast, template
 from cluster.core.declared_query import DOTS, as_parameter
+from cluster.core.operation import Invalidate, json_equal
+from cluster.core.query_key import canonical, checked
 from cluster.core.retry import retry_delay_ms
 from cluster.core.rule import Made, RuleOperation, compile_operations
 from cluster.core.template import MissingCapture, Node, Path
@@ -101,6 +103,15 @@ class MutationRequest(Struct, frozen=True):
     etag: str | None = None
 
 
+class Confirm(Struct, frozen=True):
+    """The event of a stream that confirms a mutation, as templates of its variables."""
+
+    channel: Node
+    event: str
+    where: Node | None = None
+    """Members that its data has."""
+
+
 class DeclaredMutation(Struct, frozen=True):
     """A mutation of the configuration."""
 
@@ -122,6 +133,13 @@ class DeclaredMutation(Struct, frozen=True):
     delay_ms: float = 0.0
     max_age_ms: float | None = None
     """How long it may wait for its service; None: for ever."""
+    confirm: Confirm | None = None
+    invalidate: tuple[Node, ...] = ()
+    """Keys, under which all is looked at again once it is settled."""
+    rollback: str = "rebase"
+    """rebase | snapshot"""
+    conflict: str = "fail"
+    """fail | overwrite | merge"""
     steps: "tuple[Operations, Operations] | None" = None
     """The operations, compiled; made from the rest."""
 
@@ -138,7 +156,7 @@ class DeclaredMutation(Struct, frozen=True):
             return f"id:{mutation}"
         return f"scope:{self._fill('scope', self.scope, variables, mutation)}"
 
-    def request(self, variables: dict[str, Any], mutation: str) -> MutationRequest:
+    def request(self, variables: dict[str, Any], mutation: str, etag: str | None = None) -> MutationRequest:
         """Return what is sent to the service.
 
         Raises:
@@ -160,7 +178,7 @@ class DeclaredMutation(Struct, frozen=True):
             if isinstance(filled, dict):
                 params = [(name, as_parameter(value)) for name, value in filled.items() if value is not None]
         body = None if self.body is None else orjson.dumps(self._fill("body", self.body, variables, mutation))
-        return MutationRequest(self.service, self.method, path, tuple(params), body, mutation)
+        return MutationRequest(self.service, self.method, path, tuple(params), body, mutation, etag)
 
     def temporary(self, variables: dict[str, Any]) -> str | None:
         """Return the temporary id among the variables; only texts are ones.
@@ -195,6 +213,35 @@ class DeclaredMutation(Struct, frozen=True):
         """Return what a response does; operations for which it has too little are left out."""
         assert self.steps is not None
         return self.steps[1].made(variables, mutation, response)[0]
+
+    def invalidations(self, variables: dict[str, Any], mutation: str, response: Any) -> list[Made]:
+        """Return what has to be looked at again once it is settled; keys for which there is too little are left out."""
+        made: list[Made] = []
+        values = variables if response is None else {**variables, "response": response}
+        for node in self.invalidate:
+            try:
+                key = canonical(checked(self._fill("invalidate", node, values, mutation)))
+            except RequestError:
+                continue
+            made.append((broadcast.under(key), Invalidate()))
+        return made
+
+    def is_confirmed_on(self, variables: dict[str, Any], mutation: str, channel: str | None, data: Any) -> bool:
+        """Whether an event on a channel is of the kind that can confirm it."""
+        confirm = self.confirm
+        if confirm is None:
+            return False
+        try:
+            if self._fill("confirm_on", confirm.channel, variables, mutation) != channel:
+                return False
+            where = None if confirm.where is None else self._fill("confirm_on", confirm.where, variables, mutation)
+        except RequestError:
+            return False
+        if where is None:
+            return True
+        return isinstance(data, dict) and all(
+            name in data and json_equal(data[name], value) for name, value in where.items()
+        )
 
     def retry_after(self, failures: int, error: Any) -> float | None:
         """Return the wait before the next try after so many failures before this one; None: it has failed."""
@@ -240,4 +287,3 @@ def replaced(value: Any, old: str, new: Any) -> Any:
     if isinstance(value, list):
         return [replaced(item, old, new) for item in value]
     return new if value == old and isinstance(value, str) else value
-
