@@ -100,10 +100,20 @@ class UpstreamError(HarborError):
     """A service failed; `status` is its HTTP status, if it answered."""
 
     def __init__(
-        self, message: str, *, status: int | None = None, retryable: bool = True, retry_after_ms: float | None = None
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retryable: bool = True,
+        retry_after_ms: float | None = None,
+        etag: str | None = None,
+        version: int | str | None = None,
     ) -> None:
+        """`etag`, `version`: what the service said it has instead of what was to be changed."""
         super().__init__(ErrorCode.UPSTREAM_ERROR, message, details={"status": status} if status else None)
         self.status = status
+        self.etag = etag
+        self.version = version
         self.retryable = retryable
         self.retry_after_ms = retry_after_ms
 

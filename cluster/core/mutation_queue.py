@@ -49,7 +49,7 @@ WAITS = 1.0e300
 Keyed = tuple[str, Operation]
 
 
-class Record(Struct, array_like=True):
+class MutationRecord(Struct, array_like=True):
     """What lasts of a mutation."""
 
     id: str
@@ -123,11 +123,11 @@ class MutationQueue:
         self._place = place
         self._declared = declared
         self._changed = changed
-        self.records: dict[str, Record] = {}
+        self.records: dict[str, MutationRecord] = {}
         """By id."""
-        self._scopes: dict[str, deque[Record]] = {}
+        self._scopes: dict[str, deque[MutationRecord]] = {}
         """Those that are not settled, in order."""
-        self._settled: deque[Record] = deque()
+        self._settled: deque[MutationRecord] = deque()
         """Oldest first."""
         self.unsettled = 0
         self.settled: Counter[str] = Counter()
@@ -143,7 +143,7 @@ class MutationQueue:
         self._paused: dict[str, dict[str, None]] = {}
         """Paused mutations, by service, in order."""
         self._under_way: set[str] = set()
-        self._sent: dict[str, dict[str, Record]] = {}
+        self._sent: dict[str, dict[str, MutationRecord]] = {}
         """Those that a service may have, by name and id."""
         self._temporaries: dict[str, str] = {}
         """The mutation that creates what has a temporary id, of all shards."""
@@ -152,14 +152,14 @@ class MutationQueue:
         self._number = 0
         self._now_ms = 0.0
         self.calls: list[StartMutation] = []
-        self.told: dict[str, Record] = {}
+        self.told: dict[str, MutationRecord] = {}
         """Records whose status has changed."""
         self.items: dict[int, list[Lay | Lift]] = {}
         """What shards are to be told."""
 
     # --- what is stored ------------------------------------------------------------------------------------------
 
-    def restore(self, records: Iterable[Record], now_ms: float) -> None:
+    def restore(self, records: Iterable[MutationRecord], now_ms: float) -> None:
         """Begin with what was stored: what was under way is sent again, with the same idempotency key."""
         self._now_ms = now_ms
         for record in sorted(records, key=lambda each: each.number):
@@ -231,7 +231,7 @@ class MutationQueue:
         declared.request(variables, request.mutation)
         delay_ms = declared.delay_ms if request.delay_ms is None else request.delay_ms
         self._number += 1
-        record = Record(
+        record = MutationRecord(
             request.mutation,
             request.name,
             orjson.dumps(variables),
@@ -307,7 +307,7 @@ class MutationQueue:
                 self._tell(record, Lift(f"{record.id}#late", [], _doubts(record)), again=False)
         self._send_ready()
 
-    def _refused(self, record: Record, answer: UpstreamError) -> None:
+    def _refused(self, record: MutationRecord, answer: UpstreamError) -> None:
         declared = self._declared[record.name]
         if answer.status in CONFLICTS and declared.conflict != "fail" and record.conflicts < MAX_CONFLICTS:
             record.conflicts += 1
@@ -328,7 +328,7 @@ class MutationQueue:
         code = ErrorCode.CONFLICT if answer.status in CONFLICTS else answer.code
         self._fail(record, code, answer.message)
 
-    def _succeed(self, record: Record, body: bytes | None, *, by_stream: bool = False) -> None:
+    def _succeed(self, record: MutationRecord, body: bytes | None, *, by_stream: bool = False) -> None:
         declared = self._declared[record.name]
         variables = orjson.loads(record.variables)
         response = None if body is None else orjson.loads(body)
@@ -385,11 +385,11 @@ class MutationQueue:
             self._move(record, Status.QUEUED)
             self._ready[mutation] = None
 
-    def _pause(self, record: Record) -> None:
+    def _pause(self, record: MutationRecord) -> None:
         self._move(record, Status.PAUSED)
         self._paused.setdefault(self._declared[record.name].service, {})[record.id] = None
 
-    def _resume(self, record: Record) -> None:
+    def _resume(self, record: MutationRecord) -> None:
         """Paused no longer, whatever it is then."""
         self._paused.get(self._declared[record.name].service, {}).pop(record.id, None)
 
@@ -439,13 +439,13 @@ class MutationQueue:
 
     # --- the life of one -----------------------------------------------------------------------------------------
 
-    def _enter(self, record: Record) -> None:
+    def _enter(self, record: MutationRecord) -> None:
         self.unsettled += 1
         self._scopes.setdefault(record.scope, deque()).append(record)
         if record.attempts:
             self._sent.setdefault(record.name, {})[record.id] = record
 
-    def _move(self, record: Record, status: Status) -> None:
+    def _move(self, record: MutationRecord, status: Status) -> None:
         assert status in NEXT[record.status], f"{record.status} -> {status}"
         record.status = status
         self._changed(record.id)
@@ -475,14 +475,14 @@ class MutationQueue:
                     continue
             self._send(record)
 
-    def _awaits(self, record: Record) -> str | None:
+    def _awaits(self, record: MutationRecord) -> str | None:
         """Return the temporary id of something that is still to be created, if the mutation names one."""
         if not self._temporaries:
             return None
         named = _texts(orjson.loads(record.variables)) & self._temporaries.keys()
         return next((each for each in named if self._temporaries[each] != record.id), None)
 
-    def _send(self, record: Record) -> None:
+    def _send(self, record: MutationRecord) -> None:
         declared = self._declared[record.name]
         try:
             request = declared.request(orjson.loads(record.variables), record.id, record.etag)
@@ -498,7 +498,7 @@ class MutationQueue:
         self._under_way.add(record.id)
         self.calls.append(StartMutation(record.id, record.attempts, request))
 
-    def _fail(self, record: Record, code: str, message: str) -> None:
+    def _fail(self, record: MutationRecord, code: str, message: str) -> None:
         record.error = (str(code), message)
         declared = self._declared.get(record.name)
         doubts: list[Keyed] = []
@@ -508,7 +508,7 @@ class MutationQueue:
 
     def _settle(
         self,
-        record: Record,
+        record: MutationRecord,
         status: Status,
         *,
         lasting: list[Keyed] | None = None,
@@ -543,7 +543,7 @@ class MutationQueue:
         else:
             del self._scopes[record.scope]
 
-    def _tell(self, record: Record, lift: Lift, *, again: bool = True) -> None:
+    def _tell(self, record: MutationRecord, lift: Lift, *, again: bool = True) -> None:
         """Tell the shards that a mutation concerns what comes of it; `again`: until they have said that they know."""
         touched = [*record.laid, *lift.lasting, *lift.result]
         shards: Iterable[int] = range(self._shards)
@@ -565,7 +565,7 @@ class MutationQueue:
                 self._close(record)
             self._changed(mutation)
 
-    def _close(self, record: Record) -> None:
+    def _close(self, record: MutationRecord) -> None:
         """Everybody knows: what it was made of is of no use any more."""
         record.laid, record.variables = [], b"{}"
         if record.lift is not None:
@@ -599,24 +599,25 @@ class MutationQueue:
             changed = replaced(variables, old, new)
             before = {self._place(key) for key, _ in record.laid}
             record.variables = orjson.dumps(changed)
-            record.laid = [*self._declared[record.name].optimistic_operations(changed, record.id)]
+            made: list[Keyed] = list(self._declared[record.name].optimistic_operations(changed, record.id))
+            record.laid = made
             self._changed(record.id)
             self._lay(record, before)
         for mutation in self._blocked.pop(old, {}):
             self._ready[mutation] = None
         self._send_ready()
 
-    def _lay(self, record: Record, before: Iterable[int] = ()) -> None:
+    def _lay(self, record: MutationRecord, before: Iterable[int] = ()) -> None:
         shards: Iterable[int] = {*before, *(self._place(key) for key, _ in record.laid)}
         for shard in range(self._shards) if record.temporary else sorted(shards):
             self.items.setdefault(shard, []).append(self._lay_for(shard, record))
 
-    def _lay_for(self, shard: int, record: Record) -> Lay:
+    def _lay_for(self, shard: int, record: MutationRecord) -> Lay:
         declared = self._declared.get(record.name)
         restores = declared is not None and declared.rollback == "snapshot"
         return Lay(record.id, record.number, self._of(shard, record.laid), record.temporary, restores)
 
-    def _lift_for(self, shard: int, record: Record) -> Lift:
+    def _lift_for(self, shard: int, record: MutationRecord) -> Lift:
         assert record.lift is not None
         return self._part(shard, record.lift)
 
@@ -654,7 +655,7 @@ class MutationQueue:
                 del self._renamed[old]
 
 
-def _doubts(record: Record) -> list[Keyed]:
+def _doubts(record: MutationRecord) -> list[Keyed]:
     """Return what has the keys that a mutation is about looked at again."""
     keys = dict.fromkeys(key for key, _ in record.laid)
     return [(key, Invalidate(exact=True)) for key in keys if not broadcast.is_broadcast(key)]
