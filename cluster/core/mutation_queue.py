@@ -503,7 +503,7 @@ class MutationQueue:
         declared = self._declared.get(record.name)
         doubts: list[Keyed] = []
         if declared is not None and declared.invalidate:
-            doubts = declared.invalidations(orjson.loads(record.variables), record.id, None)
+            doubts = list(declared.invalidations(orjson.loads(record.variables), record.id, None))
         self._settle(record, Status.ERROR, result=doubts)
 
     def _settle(
