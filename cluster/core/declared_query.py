@@ -17,7 +17,7 @@ from cluster.core.retry import retry_delay_ms
 from cluster.core.staleness import StaleTime
 from cluster.core.template import HeadIndex, MissingCapture, Node, Path
 
-_DOTS = frozenset({".", ".."})
+DOTS = frozenset({".", ".."})
 
 
 class FetchRequest(Struct, frozen=True):
@@ -80,7 +80,7 @@ class DeclaredQuery(Struct, frozen=True):
         captures: dict[Path, Any] = {}
         if not template.match(self.key, key, captures):
             return None
-        return captures if _DOTS.isdisjoint(self._path(captures).split("/")) else None
+        return captures if DOTS.isdisjoint(self._path(captures).split("/")) else None
 
     def request_for(
         self, key: list[Any], pages: PageFetch | None = None, etag: str | None = None
@@ -101,15 +101,15 @@ class DeclaredQuery(Struct, frozen=True):
         if isinstance(params, dict):
             for name, value in params.items():
                 if isinstance(value, list):
-                    pairs.extend((name, _param(item)) for item in value)
+                    pairs.extend((name, as_parameter(item)) for item in value)
                 elif value is not None:
-                    pairs.append((name, _param(value)))
+                    pairs.append((name, as_parameter(value)))
         if pages is not None and self.paging is not None and pages.param is not None:
-            pairs.append((self.paging.param, _param(pages.param)))
+            pairs.append((self.paging.param, as_parameter(pages.param)))
         return FetchRequest(self.service, self._path(captures), tuple(pairs), etag)
 
     def _path(self, captures: dict[Path, Any]) -> str:
-        return str(template.build(self.path, lambda path: quote(_param(captures[path]), safe="")))
+        return str(template.build(self.path, lambda path: quote(as_parameter(captures[path]), safe="")))
 
 
 def _options(query: DeclaredQuery) -> QueryOptions:
@@ -132,7 +132,8 @@ def _options(query: DeclaredQuery) -> QueryOptions:
     )
 
 
-def _param(value: Any) -> str:
+def as_parameter(value: Any) -> str:
+    """Return a value as it is written in a path or a query."""
     try:
         return template.as_text(value)
     except MissingCapture:

@@ -347,7 +347,36 @@ class ListKeys(Struct, frozen=True, array_like=True, tag="keys"):
     limit: int
 
 
-Request = Watch | Unwatch | Rest | Missed | Read | Write | Edit | Erase | Act | ListKeys
+class Mutate(Struct, frozen=True, array_like=True, tag="mutate"):
+    """Begin a mutation; for its home shard. Answer: `MutationView` (as it is, where it is known already) or `Failure`."""
+
+    id: int
+    mutation: str
+    name: str
+    variables: bytes
+    """JSON object."""
+    scope: str
+    delay_ms: float | None = None
+    """None: as it is declared."""
+
+
+class Undo(Struct, frozen=True, array_like=True, tag="undo"):
+    """Cancel a mutation that was not sent. Answer: `MutationView` or `Failure`; shards that are not its home do not know it."""
+
+    id: int
+    mutation: str
+
+
+class ListMutations(Struct, frozen=True, array_like=True, tag="mutations"):
+    """List the mutations whose home this shard is: one by its id, or those of some statuses. Answer: `MutationList`."""
+
+    id: int
+    mutation: str = ""
+    statuses: list[str] = []
+    """Empty: all."""
+
+
+Request = Mutate | Undo | ListMutations | Watch | Unwatch | Rest | Missed | Read | Write | Edit | Erase | Act | ListKeys
 
 
 class Requests(Struct, frozen=True, array_like=True, tag="requests"):
@@ -423,7 +452,29 @@ class KeyList(Struct, frozen=True, array_like=True, tag="key_list"):
     more: bool
 
 
-Payload = EntryView | Failure | Written | Matched | KeyList
+class MutationView(Struct, frozen=True, array_like=True, tag="mutation"):
+    """A mutation as clients see it; also told unasked, as its status changes, to the gateway that began it."""
+
+    mutation: str
+    name: str
+    status: str
+    created_at: int
+    """Unix ms, as the next."""
+    due_at: int = 0
+    """Until when it can be undone; 0: it was not delayed."""
+    result: bytes | None = None
+    """The service's answer, JSON."""
+    error: tuple[str, str] | None = None
+    """(code, message)."""
+
+
+class MutationList(Struct, frozen=True, array_like=True, tag="mutation_list"):
+    """Mutations, the oldest first."""
+
+    mutations: list[MutationView]
+
+
+Payload = EntryView | Failure | Written | Matched | KeyList | MutationView | MutationList
 
 
 class Answers(Struct, frozen=True, array_like=True, tag="answers"):
@@ -473,6 +524,8 @@ class Change(Struct, frozen=True, array_like=True, tag="change"):
     stale_at: float | None = None
     origin: str = ""
     fetched_at: int = 0
+    mutations: list[str] = []
+    """Whose operations came into the view with this step, or left it."""
 
 
 class Removed(Struct, frozen=True, array_like=True, tag="removed"):
@@ -532,7 +585,7 @@ class Answered(Struct, frozen=True, array_like=True, tag="answered"):
     payload: Payload
 
 
-Item = Snapshot | Absent | Ready | Change | Removed | Meta | Reset | MissedKeys | ServiceState | Answered
+Item = Snapshot | Absent | Ready | Change | Removed | Meta | Reset | MissedKeys | ServiceState | Answered | MutationView
 
 
 class ChangeSet(Struct, frozen=True, array_like=True, tag="change_set"):
@@ -553,8 +606,46 @@ class ChangeSetTaken(Struct, frozen=True, array_like=True, tag="change_set_taken
     incarnation: int
 
 
+# --- shard -> shard ----------------------------------------------------------------------------------------------
+
+
+class Lay(Struct, frozen=True, array_like=True, tag="lay"):
+    """Show a mutation's operations over the bases of these keys; takes the place of what was laid for it before."""
+
+    mutation: str
+    number: int
+    """Of one home, those with higher numbers go over the others."""
+    operations: list[tuple[str, Operation]]
+    """By key."""
+
+
+class Lift(Struct, frozen=True, array_like=True, tag="lift"):
+    """A mutation is settled: take its operations out of views, and apply what lasts of it to bases."""
+
+    mutation: str
+    lasting: list[tuple[str, Operation]]
+    """Its optimistic operations, where it succeeded; an item that a stream has brought already stays as that has it."""
+    result: list[tuple[str, Operation]]
+    renamed: tuple[str, Any] | None = None
+    """(temporary id, the id it has now)."""
+
+
+class Overlays(Struct, frozen=True, array_like=True, tag="overlays"):
+    """Home shard -> the others. The first on a link has all that counts; what came on the last is void."""
+
+    header: Header
+    items: list[Lay | Lift]
+
+
+class OverlaysTaken(Struct, frozen=True, array_like=True, tag="overlays_taken"):
+    """The views show it."""
+
+    incarnation: int
+
+
 Message = (
-    Announce
+    Overlays
+    | Announce
     | Blob
     | Batch
     | Claimed
@@ -567,7 +658,7 @@ Message = (
     | Requests
     | ChangeSet
 )
-Answer = Refused | Full | Noted | BlobTaken | BatchCommitted | DemandMet | Answers | ChangeSetTaken
+Answer = Refused | Full | Noted | BlobTaken | BatchCommitted | DemandMet | Answers | ChangeSetTaken | OverlaysTaken
 
 
 # --- effects -----------------------------------------------------------------------------------------------------
