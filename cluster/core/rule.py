@@ -678,7 +678,7 @@ def _compile_operation(
 
 def compile_operations(operations: Sequence[RuleOperation], drop: _Drop) -> _Step:
     """Compile operations that belong to no event of a stream; `drop` is told of those that come to nothing."""
-    return partial(_run_all, [_compile_operation(each, "", {}, drop) for each in operations])
+    return partial(_run_all, [_compile_operation(each, "", {}, drop)[0] for each in operations])
 
 
 ALWAYS_THERE = (("data",), ("item",))
