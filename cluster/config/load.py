@@ -33,6 +33,8 @@ from cluster.config.model import (
     StreamConfig,
     masked_url,
 )
+from cluster.config.mutations import MutationReader
+from cluster.config.resources import Resource, read_resource
 from cluster.config.rules import parse_rule
 from cluster.config.section import LATER, NEVER, Faults, Section, listed
 from cluster.config.transforms import parse_transform
@@ -361,13 +363,28 @@ class _Reader(Faults):
         defaults = root.take("defaults", _Defaults(), self.defaults)
         services = root.take("services", {}, self.services)
         sources = root.take("sources", {}, self.sources)
+        resources = root.take("resources", (), lambda path, value: self.resources(path, value, services))
         queries = root.take("queries", (), lambda path, value: self.queries(path, value, services, defaults))
         cache = root.take("cache", CacheConfig(), self.cache)
         self.entities = root.take("entities", {}, self.entity_types)
         self.relations = root.take("relations", {}, self.relation_types)
         streams = root.take("streams", (), lambda path, value: self.streams(path, value, sources, batching))
-        for name in ("mutations", "presence", "resources"):
-            root.later(name)
+        # What is declared by name comes before what a resource stands for.
+        queries += tuple(
+            self.query(each.path, query, services, defaults) for each in resources for query in each.queries
+        )
+        streams += tuple(
+            stream
+            for each in resources
+            if each.stream is not None
+            for stream in self.stream(f"{each.path}.stream", each.stream, sources, batching)
+        )
+        reader = MutationReader(self, services, sources, streams, self.entities, self.relations)
+        mutations = root.take("mutations", {}, reader.mutations)
+        for each in resources:
+            for name, mutation in each.mutations.items():
+                mutations.setdefault(name, reader.mutation(each.path, mutation))
+        root.later("presence")
         root.done()
         if self.faults:
             first: dict[str, ConfigError] = {}
@@ -386,6 +403,7 @@ class _Reader(Faults):
             storage,
             self.entities,
             self.relations,
+            mutations,
         )
 
     def cluster(self, path: str, value: Any) -> ClusterConfig:
@@ -589,45 +607,52 @@ class _Reader(Faults):
     def queries(
         self, path: str, value: Any, services: dict[str, ServiceConfig], defaults: _Defaults
     ) -> tuple[QueryConfig, ...]:
-        found = []
-        for position, each in enumerate(self.items(path, value)):
-            section = Section(self, f"{path}.{position}", each)
-            key = section.take("key", NEVER, values.key)
-            captures = {hole[0] for hole in template.holes(template.parse(key))} if key is not None else set()
-            if key is not None:
-                self.placeholders(section.at("key"), key, captures)
-            function = section.take("function", None, values.function)
-            service = section.take("service", None if section.has("function") else NEVER, values.text)
-            if service is not None and service not in services:
-                self.fault(section.at("service"), f"no such service, there are {listed(services)}, got {service!r}")
-            request_path = section.take("path", None if section.has("function") else NEVER, values.path)
-            if section.has("function"):
-                for name in ("service", "path", "params"):
-                    if section.has(name):
-                        self.fault(section.at(name), "a query has a function or a service, not both")
-            if request_path is not None:
-                self.placeholders(section.at("path"), request_path, captures)
-            params = section.take("params", None, values.params)
-            self.placeholders(section.at("params"), params, captures)
-            found.append(
-                QueryConfig(
-                    key or [],
-                    service or "",
-                    request_path or "/",
-                    params,
-                    section.take("stale_time", defaults.stale_time, values.stale_time),
-                    section.take("gc_time", defaults.gc_time_ms, values.endless),
-                    section.take("retry", defaults.retry, values.retry),
-                    section.take("retry_delay", None, duration),
-                    section.take("refetch_interval", 0.0, _positive),
-                    section.take("infinite", None, self.infinite),
-                    function,
-                )
-            )
-            for name in ("persist", "as_of"):
-                section.later(name)
-            section.done()
-        return tuple(found)
+        items = enumerate(self.items(path, value))
+        return tuple(self.query(f"{path}.{position}", each, services, defaults) for position, each in items)
+
+    def query(self, path: str, value: Any, services: dict[str, ServiceConfig], defaults: _Defaults) -> QueryConfig:
+        section = Section(self, path, value)
+        key = section.take("key", NEVER, values.key)
+        captures = {hole[0] for hole in template.holes(template.parse(key))} if key is not None else set()
+        if key is not None:
+            self.placeholders(section.at("key"), key, captures)
+        function = section.take("function", None, values.function)
+        service = section.take("service", None if section.has("function") else NEVER, values.text)
+        if service is not None and service not in services:
+            self.fault(section.at("service"), f"no such service, there are {listed(services)}, got {service!r}")
+        request_path = section.take("path", None if section.has("function") else NEVER, values.path)
+        if section.has("function"):
+            for name in ("service", "path", "params"):
+                if section.has(name):
+                    self.fault(section.at(name), "a query has a function or a service, not both")
+        if request_path is not None:
+            self.placeholders(section.at("path"), request_path, captures)
+        params = section.take("params", None, values.params)
+        self.placeholders(section.at("params"), params, captures)
+        made = QueryConfig(
+            key or [],
+            service or "",
+            request_path or "/",
+            params,
+            section.take("stale_time", defaults.stale_time, values.stale_time),
+            section.take("gc_time", defaults.gc_time_ms, values.endless),
+            section.take("retry", defaults.retry, values.retry),
+            section.take("retry_delay", None, duration),
+            section.take("refetch_interval", 0.0, _positive),
+            section.take("infinite", None, self.infinite),
+            function,
+        )
+        for name in ("persist", "as_of"):
+            section.later(name)
+        section.done()
+        return made
+
+    def resources(self, path: str, value: Any, services: dict[str, ServiceConfig]) -> tuple[Resource, ...]:
+        found = [
+            read_resource(self, f"{path}.{name}", name, each, services)
+            for name, each in self.named(path, value).items()
+        ]
+        return tuple(each for each in found if each is not None)
 
     def placeholders(self, path: str, value: Any, captures: set[str]) -> None:
         for hole in template.holes(template.parse(value)):
@@ -765,51 +790,57 @@ class _Reader(Faults):
     def streams(
         self, path: str, value: Any, sources: dict[str, SourceConfig], batching: Profile
     ) -> tuple[StreamConfig, ...]:
-        found: list[StreamConfig] = []
+        items = enumerate(self.items(path, value))
+        return tuple(
+            stream for position, each in items for stream in self.stream(f"{path}.{position}", each, sources, batching)
+        )
+
+    def stream(
+        self, path: str, value: Any, sources: dict[str, SourceConfig], batching: Profile
+    ) -> tuple[StreamConfig, ...]:
+        """Read a stream, which is one of each partition of its source."""
         parts: dict[str, list[str]] = {}
         for name in sources:
             parts.setdefault(name.partition("@")[0], []).append(name)
-        for position, each in enumerate(self.items(path, value)):
-            section = Section(self, f"{path}.{position}", each)
-            source = section.take("source", NEVER, values.text)
-            if source is not None and source not in parts:
-                self.fault(section.at("source"), f"no such source, there are {listed(parts)}, got {source!r}")
-            names = parts.get(source or "", [source or ""])
-            channel = section.take("channel", None, values.text)
-            captures: frozenset[str] = frozenset()
-            if channel is not None:
-                node = template.parse(channel)
-                captures = frozenset(hole[0] for hole in template.holes(node))
-                self.channel(section.at("channel"), node, sources.get(names[0]))
-            join = section.take("join", "demand", values.one_of("demand", "always"))
-            if join == "always" and captures:
-                self.fault(section.at("join"), f"a channel with placeholders cannot always be joined, got {channel!r}")
-            on = section.take("on", NEVER, partial(self._on, captures))
-            if captures and on and all(set(rule) & BROADCAST for rules in on.values() for rule in rules):
-                self.fault(
-                    section.at("channel"),
-                    f"its rules name no key, so it has to be joined always, which a channel with placeholders cannot be, "
-                    f"got {channel!r}",
-                )
-            linger_ms = section.take("linger", 30_000.0, duration)
-            profile = section.take("batching", None, lambda at, given: self.batching(at, given, batching))
-            max_rate = section.take("max_rate", None, _rate)
-            transform = section.take("transform", None, partial(parse_transform, on or {}, self.faults))
-            found.extend(
-                StreamConfig(
-                    name,
-                    on or {},
-                    channel,
-                    join == "always",
-                    linger_ms,
-                    profile,
-                    max_rate,
-                    transform,
-                )
-                for name in names
+        section = Section(self, path, value)
+        source = section.take("source", NEVER, values.text)
+        if source is not None and source not in parts:
+            self.fault(section.at("source"), f"no such source, there are {listed(parts)}, got {source!r}")
+        names = parts.get(source or "", [source or ""])
+        channel = section.take("channel", None, values.text)
+        captures: frozenset[str] = frozenset()
+        if channel is not None:
+            node = template.parse(channel)
+            captures = frozenset(hole[0] for hole in template.holes(node))
+            self.channel(section.at("channel"), node, sources.get(names[0]))
+        join = section.take("join", "demand", values.one_of("demand", "always"))
+        if join == "always" and captures:
+            self.fault(section.at("join"), f"a channel with placeholders cannot always be joined, got {channel!r}")
+        on = section.take("on", NEVER, partial(self._on, captures))
+        if captures and on and all(set(rule) & BROADCAST for rules in on.values() for rule in rules):
+            self.fault(
+                section.at("channel"),
+                f"its rules name no key, so it has to be joined always, which a channel with placeholders cannot be, "
+                f"got {channel!r}",
             )
-            section.done()
-        return tuple(found)
+        linger_ms = section.take("linger", 30_000.0, duration)
+        profile = section.take("batching", None, lambda at, given: self.batching(at, given, batching))
+        max_rate = section.take("max_rate", None, _rate)
+        transform = section.take("transform", None, partial(parse_transform, on or {}, self.faults))
+        section.done()
+        return tuple(
+            StreamConfig(
+                name,
+                on or {},
+                channel,
+                join == "always",
+                linger_ms,
+                profile,
+                max_rate,
+                transform,
+            )
+            for name in names
+        )
 
     def channel(self, path: str, node: template.Node, source: SourceConfig | None) -> None:
         names = [hole[0] for hole in template.holes(node)]
