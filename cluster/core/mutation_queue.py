@@ -27,7 +27,6 @@ from cluster.core.declared_query import Response
 from cluster.core.messages import Failure, Lay, Lift, Mutate, MutationView
 from cluster.core.mutation import NEXT, DeclaredMutation, MutationRequest, Status, replaced
 from cluster.core.operation import Invalidate, Operation
-from cluster.core.overlay import values_in
 from cluster.core.service_health import MAX_PROBE_MS, PROBE_MS, UNREACHABLE
 from cluster.errors import ErrorCode, HarborError, UpstreamError
 
@@ -41,10 +40,8 @@ MAX_SETTLED = 100_000
 """Settled mutations that are remembered: ten minutes of 160 a second. Beyond it the oldest is forgotten earlier."""
 MAX_CONFLICTS = 3
 """How often a mutation that may go over a conflict is sent again for one."""
-CONFLICTS = frozenset({409, 412})
-"""Statuses by which a service says that somebody else has changed what the mutation is about."""
-WAITS = 1.0e300
-"""A moment that does not come: for another mutation's end is waited, not for a time."""
+VERSIONS = ("version", "base_version")
+"""Variables that say what a change is based on."""
 
 Keyed = tuple[str, Operation]
 
@@ -217,7 +214,7 @@ class MutationQueue:
             raise HarborError(ErrorCode.UNKNOWN_MUTATION, f"no mutation {request.name:.100} is declared")
         if self.unsettled >= MAX_UNSETTLED:
             raise HarborError(ErrorCode.TOO_MANY, f"{MAX_UNSETTLED} mutations wait already")
-        variables = orjson.loads(request.variables)
+        variables = declared.completed(orjson.loads(request.variables), request.mutation)
         temporary = declared.temporary(variables) or ""
         if temporary and (temporary in self._renamed or temporary in self._temporaries):
             raise HarborError(ErrorCode.CONFLICT, f"the temporary id {temporary:.100} was used before")
@@ -309,13 +306,11 @@ class MutationQueue:
 
     def _refused(self, record: MutationRecord, answer: UpstreamError) -> None:
         declared = self._declared[record.name]
-        if answer.status in CONFLICTS and declared.conflict != "fail" and record.conflicts < MAX_CONFLICTS:
+        if answer.is_conflict and declared.conflict != "fail" and record.conflicts < MAX_CONFLICTS:
             record.conflicts += 1
             record.etag = "*" if declared.conflict == "overwrite" else answer.etag
-            if declared.conflict == "merge" and answer.version is not None:
-                variables = orjson.loads(record.variables)
-                versions = {name: answer.version for name in ("version", "base_version") if name in variables}
-                record.variables = orjson.dumps({**variables, **versions})
+            if declared.conflict == "merge":
+                record.variables = orjson.dumps(_brought_up(orjson.loads(record.variables), answer.body))
             self._changed(record.id)
             self._ready[record.id] = None
             return
@@ -325,14 +320,14 @@ class MutationQueue:
             self._waiting[record.id] = self._now_ms + wait
             self._changed(record.id)
             return
-        code = ErrorCode.CONFLICT if answer.status in CONFLICTS else answer.code
+        code = ErrorCode.CONFLICT if answer.is_conflict else answer.code
         self._fail(record, code, answer.message)
 
     def _succeed(self, record: MutationRecord, body: bytes | None, *, by_stream: bool = False) -> None:
         declared = self._declared[record.name]
         variables = orjson.loads(record.variables)
         response = None if body is None else orjson.loads(body)
-        renamed = response.get("id") if record.temporary and isinstance(response, dict) else None
+        renamed = declared.assigned(response) if record.temporary else None
         if renamed is not None:
             variables = replaced(variables, record.temporary, renamed)
         try:
@@ -346,26 +341,21 @@ class MutationQueue:
             record, Status.SUCCESS, lasting=list(lasting), result=list(result), renamed=renamed, by_stream=by_stream
         )
 
-    def heard(self, name: str, channel: str | None, data: Any, now_ms: float) -> None:
+    def heard(self, name: str, channel: str, data: Any, now_ms: float) -> None:
         """A stream has an event that may confirm mutations of a name."""
         self._now_ms = now_ms
         sent = self._sent.get(name)
         declared = self._declared.get(name)
         if not sent or declared is None or declared.confirm is None:
             return
-        values = values_in(data)
         for record in list(sent.values()):
-            variables = orjson.loads(record.variables)
-            if not declared.is_confirmed_on(variables, record.id, channel, data):
+            if not declared.confirms(orjson.loads(record.variables), record.id, channel, data):
                 continue
-            wanted = [value for value in variables.values() if not record.temporary or value != record.temporary]
-            names_it = orjson.dumps(record.id) in values
-            if names_it or all(orjson.dumps(value, option=orjson.OPT_SORT_KEYS) in values for value in wanted):
-                if record.status is Status.PAUSED:
-                    self._resume(record)
-                    self._move(record, Status.PENDING)
-                self._succeed(record, orjson.dumps(data), by_stream=True)
-                return
+            if record.status is Status.PAUSED:
+                self._resume(record)
+                self._move(record, Status.PENDING)
+            self._succeed(record, orjson.dumps(data), by_stream=True)
+            return
 
     def _missed(self, service: str) -> None:
         outage = self._outages.get(service)
@@ -397,7 +387,7 @@ class MutationQueue:
 
     def deadline(self) -> float | None:
         """When anything is due."""
-        times = [at for at in self._waiting.values() if at < WAITS]
+        times = list(self._waiting.values())
         times.extend(outage.probe_at for outage in self._outages.values())
         return min(times, default=None)
 
@@ -659,6 +649,13 @@ def _doubts(record: MutationRecord) -> list[Keyed]:
     """Return what has the keys that a mutation is about looked at again."""
     keys = dict.fromkeys(key for key, _ in record.laid)
     return [(key, Invalidate(exact=True)) for key in keys if not broadcast.is_broadcast(key)]
+
+
+def _brought_up(variables: dict[str, Any], body: Any) -> dict[str, Any]:
+    """Return variables that name the version which a service says, in its refusal, that it has."""
+    said = body.get("current", body) if isinstance(body, dict) else None
+    version = said.get("version") if isinstance(said, dict) else None
+    return variables if version is None else {**variables, **{name: version for name in VERSIONS if name in variables}}
 
 
 def _texts(value: Any) -> set[str]:
