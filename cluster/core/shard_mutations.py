@@ -254,6 +254,8 @@ class ShardMutations:
 
     def deadline(self) -> float | None:
         """When anything is due."""
+        if any(peer.idle and not peer.peer for peer in self._peers.values()):
+            return 0.0
         times = [self.queue.deadline(), self.laid.deadline(), *(peer.retry_at for peer in self._peers.values())]
         return min((at for at in times if at is not None), default=None)
 
