@@ -429,6 +429,8 @@ class Failure(Struct, frozen=True, array_like=True, tag="failure"):
     """The entry that a conditional write met; None: there is none."""
     conflicts: list[str] | None = None
     """Where a merge failed, as JSON Pointers into `current`."""
+    status: str = ""
+    """Of the mutation, where that is why it cannot be undone."""
 
 
 class Written(Struct, frozen=True, array_like=True, tag="written"):

@@ -22,7 +22,7 @@ from aiohttp import WSMsgType, web
 from cluster import __version__
 from cluster.clock import Clock
 from cluster.core import protocol
-from cluster.core.client_message import PING_MS, Command, client_frame, result, welcome
+from cluster.core.client_message import PING_MS, Command, answer, client_frame, welcome
 from cluster.core.dead_letters import DeadLetter
 from cluster.core.gateway_state import REQUEST_MS, Close, Deliver, Effect, GatewayState, Respond
 from cluster.core.grants import ANYBODY, Principal
@@ -52,6 +52,7 @@ from cluster.errors import ErrorCode, HarborError, RequestError
 from cluster.gateway import parameters
 from cluster.gateway.access import cookie, credentials
 from cluster.gateway.entry_response import DateHeader, EntryResponse
+from cluster.gateway.mutation_routes import MUTATION, MutationRoutes, new_mutation_id
 from cluster.gateway.openapi import document
 
 PING_S = PING_MS / 1000.0
@@ -177,6 +178,7 @@ class GatewayServer:
             ("GET", "/v1/stream"): self._stream,
             ("GET", "/v1/missed"): self._missed,
             ("GET", "/v1/socket"): self._socket,
+            **MutationRoutes(state, clock, self.answers, who).handlers(),
             ("GET", "/v1/cluster"): self._cluster,
             ("POST", "/v1/scale"): self._scale_cluster,
             ("GET", "/healthz"): self._healthz,
@@ -258,7 +260,7 @@ class GatewayServer:
             session = self.state.sessions.get(command.session)
             if session is not None:
                 session.commands -= 1
-                self.run(self.state.say(session, result(command, payloads, self._clock.now_ms())))
+                self.run(answer(self.state, session, command, payloads, self._clock.now_ms()))
 
     @staticmethod
     def _close(wire: _Wire, code: int, reason: str) -> None:
@@ -287,11 +289,19 @@ class GatewayServer:
         Raises:
             HarborError: `TIMEOUT`, or what a shard answered with.
         """
+        return await self.answers(lambda ticket: self.state.request(ticket, key, make, self._clock.now_ms()))
+
+    async def answers(self, begin: Callable[[int], list[Effect]]) -> list[Payload]:
+        """Begin what is answered to a ticket, and wait for that. Cancelling frees what waits.
+
+        Raises:
+            HarborError: `TIMEOUT`, or what a shard answered with.
+        """
         ticket = self._ticket()
         future: asyncio.Future[list[Payload]] = asyncio.get_running_loop().create_future()
         self._futures[ticket] = future
         try:
-            self.run(self.state.request(ticket, key, make, self._clock.now_ms()))
+            self.run(begin(ticket))
             payloads = await future
         finally:
             if self._futures.pop(ticket, None) is not None:
@@ -313,7 +323,7 @@ class GatewayServer:
                 replica = self.state.local(hot, now_ms)
                 if replica is not None:
                     return EntryResponse(self._date.at(now_ms), replica.version, self._body(replica, now_ms))
-        handler = self._routes.get((request.method, request.path), self._unknown)
+        handler = self._handler(request.method, request.path)
         if request.method == "OPTIONS":
             handler = self._preflight
         origin = request.headers.get("Origin")
@@ -332,6 +342,11 @@ class GatewayServer:
         if origin in self.origins and not response.prepared:
             self._allow(response, origin)
         return response
+
+    def _handler(self, method: str, path: str) -> Handler:
+        if path.startswith(MUTATION):
+            path = f"{MUTATION}{{id}}"
+        return self._routes.get((method, path), self._unknown)
 
     def _principal(self, request: web.BaseRequest) -> Principal | None:
         """Return who asks; None on a socket that is to say hello with a token.
@@ -402,7 +417,7 @@ class GatewayServer:
         key = parameters.key(request)
         fetch = parameters.choice(request.query, "fetch", "auto", "never", "force")
         page = parameters.choice(request.query, "page", "next", "previous") if "page" in request.query else ""
-        _who(request).require("read", key)
+        who(request).require("read", key)
         now_ms = self._clock.now_ms()
         if fetch != "force" and not page:
             replica = self.state.local(key, now_ms)
@@ -420,7 +435,7 @@ class GatewayServer:
     async def _put_entry(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request, "key", "base_version", "ack", "merge")
         key = parameters.key(request)
-        _who(request).require("write", key)
+        who(request).require("write", key)
         ack = parameters.acknowledgement(request)
         base_version = parameters.base_version(request)
         merges = parameters.merges(request, base_version)
@@ -431,7 +446,7 @@ class GatewayServer:
     async def _patch_entry(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request, "key", "base_version", "ack")
         key = parameters.key(request)
-        _who(request).require("write", key)
+        who(request).require("write", key)
         ack = parameters.acknowledgement(request)
         base_version = parameters.base_version(request)
         request_id = parameters.request_id(request, secrets.token_hex(12))
@@ -451,7 +466,7 @@ class GatewayServer:
     async def _delete_entry(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request, "key", "base_version", "ack")
         key = parameters.key(request)
-        _who(request).require("write", key)
+        who(request).require("write", key)
         ack = parameters.acknowledgement(request)
         base_version = parameters.base_version(request)
         request_id = parameters.request_id(request, secrets.token_hex(12))
@@ -468,7 +483,7 @@ class GatewayServer:
     async def _keys(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request, "prefix", "limit", "cursor")
         prefix = parameters.key(request, "prefix") if "prefix" in request.query else CanonicalKey("[]")
-        _who(request).require("read", prefix)
+        who(request).require("read", prefix)
         limit = parameters.limit(request, 100, 1000)
         after = request.query.get("cursor", "")
         payloads = await self._ask(None, lambda n: ListKeys(n, prefix, after, limit))
@@ -492,7 +507,7 @@ class GatewayServer:
             if name not in known:
                 raise RequestError(ErrorCode.BAD_REQUEST, f"unknown member {name!r}, there are: {', '.join(known)}")
         key = canonical(checked(body.get("key", [])))
-        _who(request).require("write", key)
+        who(request).require("write", key)
         exact = parameters.flag(body, "exact") or False
         which = parameters.choice(body, "type", "all", "active", "inactive")
         refetch = parameters.choice(body, "refetch", "active", "inactive", "all", "none")
@@ -571,7 +586,7 @@ class GatewayServer:
             if wire.close_code:
                 continue
             now_ms = self._clock.now_ms()
-            self.run(client_frame(self.state, wire.session, message.data, self._command, now_ms))
+            self.run(client_frame(self.state, wire.session, message.data, self._command, now_ms, new_mutation_id))
             while len(wire.session.control) > CONTROL and not wire.close_code:
                 wire.taken.clear()
                 await wire.taken.wait()
@@ -628,7 +643,7 @@ class GatewayServer:
         since = None if token is None else decode_token(token)
         keys = _widest([(normalized(text), prefix) for text, prefix in wanted])
         for key, _ in keys:
-            _who(request).require("read", key)
+            who(request).require("read", key)
         wire = self._open(request, server_sent=True)
         try:
             for n, (key, prefix) in enumerate(keys):
@@ -682,7 +697,7 @@ class GatewayServer:
         if "since" not in request.query:
             raise RequestError(ErrorCode.BAD_REQUEST, "the parameter 'since' is needed, a position token")
         since = decode_token(request.query["since"])
-        _who(request).require("read", key)
+        who(request).require("read", key)
         wire = self._open(request, server_sent=False)
         messages: list[_Message] = []
         try:
@@ -707,7 +722,7 @@ class GatewayServer:
 
     async def _cluster(self, request: web.BaseRequest) -> web.StreamResponse:
         wants_dead_letters = parameters.wants_dead_letters(request)
-        _who(request).require_admin()
+        who(request).require_admin()
         described = await self._describe()
         if wants_dead_letters:
             described["dead_letters"] = msgspec.to_builtins(await self._dead_letters())
@@ -716,7 +731,7 @@ class GatewayServer:
     async def _scale_cluster(self, request: web.BaseRequest) -> web.StreamResponse:
         """Have another number of ingestors."""
         parameters.only(request)
-        _who(request).require_admin()
+        who(request).require_admin()
         body = await parameters.body(request)
         if not isinstance(body, dict) or not body:
             raise RequestError(ErrorCode.BAD_REQUEST, 'the body is an object such as {"ingestors": 4}')
@@ -789,7 +804,7 @@ def error_response(error: HarborError) -> web.Response:
     return response
 
 
-def _who(request: web.BaseRequest) -> Principal:
+def who(request: web.BaseRequest) -> Principal:
     """Return whose request it is."""
     principal = request[PRINCIPAL]
     assert principal is not None

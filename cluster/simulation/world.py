@@ -565,6 +565,9 @@ class World:
             self.say(client, {**message, **({"since": token} if token else {})})
         return client
 
+    def _new_id(self) -> str:
+        return f"{self.random.getrandbits(128):032x}"
+
     def subscribe(self, client: Client, sub: int, **arguments: Any) -> None:
         """Subscribe, now and after each reconnect."""
         client.wanted[sub] = {"type": "subscribe", "id": sub, **arguments}
@@ -577,7 +580,7 @@ class World:
         if gateway is None or client.session is None:
             return
         frame = orjson.dumps(message)
-        self._effects(GATEWAY, client_frame(gateway, client.session, frame, lambda _: 0, self.now_ms))
+        self._effects(GATEWAY, client_frame(gateway, client.session, frame, lambda _: 0, self.now_ms, self._new_id))
 
     def disconnect(self, client: Client) -> None:
         """Cut a client's connection; what was on its way is lost."""

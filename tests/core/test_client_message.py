@@ -50,7 +50,7 @@ class Talk:
 
     def say(self, frame: Any) -> list[Any]:
         text = frame if isinstance(frame, str | bytes) else orjson.dumps(frame)
-        return client_frame(self.state, self.session, text, self.command, START_MS)
+        return client_frame(self.state, self.session, text, self.command, START_MS, lambda: "m-new")
 
     def answers(self, frame: Any) -> list[dict[str, Any]]:
         self.session.control.clear()
@@ -63,7 +63,7 @@ FAULTS: list[tuple[Any, str]] = [
     ({}, "UNKNOWN_TYPE"),
     ({"type": "dance"}, "UNKNOWN_TYPE"),
     ({"type": []}, "UNKNOWN_TYPE"),
-    ({"type": "mutate"}, "UNSUPPORTED"),
+    ({"type": "presence"}, "UNSUPPORTED"),
     ({"type": "subscribe", "key": ["a"]}, "BAD_MESSAGE"),
     ({"type": "subscribe", "id": True, "key": ["a"]}, "BAD_MESSAGE"),
     ({"type": "subscribe", "id": "x" * 257, "key": ["a"]}, "BAD_MESSAGE"),
