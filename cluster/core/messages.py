@@ -633,6 +633,10 @@ class Lay(Struct, frozen=True, array_like=True, tag="lay"):
     """The id of what it creates, until that has another; "": it creates nothing of the kind."""
     restores: bool = False
     """Should it fail, the bases are put back as they are now."""
+    name: str = ""
+    variables: bytes = b"{}"
+    """JSON object. With these and `name` events of streams can be told that are of the mutation."""
+    created_ms: float = 0.0
 
 
 class Lift(Struct, frozen=True, array_like=True, tag="lift"):
@@ -646,9 +650,8 @@ class Lift(Struct, frozen=True, array_like=True, tag="lift"):
     """The temporary id of what it was to create."""
     renamed: Any = None
     """The id which that has now; None: there is none."""
-    by_stream: bool = False
-    """A stream has said so: what of the bases streams have changed since stays as it is."""
     failed: bool = False
+    created_ms: float = 0.0
 
 
 class Overlays(Struct, frozen=True, array_like=True, tag="overlays"):

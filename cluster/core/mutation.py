@@ -283,6 +283,15 @@ class DeclaredMutation(Struct, frozen=True):
                 continue
         return made
 
+    def confirm_channel(self, variables: dict[str, Any], mutation: str) -> str | None:
+        """Return the channel on which an event may confirm it; None: there is none."""
+        if self.confirm is None:
+            return None
+        try:
+            return template_text(template.build(self.confirm.channel, lambda path: _look_up(variables, mutation, path)))
+        except MissingCapture:
+            return None
+
     def confirms(self, variables: dict[str, Any], mutation: str, channel: str, data: Any) -> bool:
         """Whether an event is about a mutation, and tells that it was carried out.
 

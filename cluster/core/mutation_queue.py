@@ -337,9 +337,7 @@ class MutationQueue:
         result = [] if by_stream else declared.result_operations(variables, record.id, response)
         result = [*result, *declared.invalidations(variables, record.id, response)]
         record.result = body
-        self._settle(
-            record, Status.SUCCESS, lasting=list(lasting), result=list(result), renamed=renamed, by_stream=by_stream
-        )
+        self._settle(record, Status.SUCCESS, lasting=list(lasting), result=list(result), renamed=renamed)
 
     def heard(self, name: str, channel: str, data: Any, now_ms: float) -> None:
         """A stream has an event that may confirm mutations of a name."""
@@ -351,8 +349,9 @@ class MutationQueue:
         for record in list(sent.values()):
             if not declared.confirms(orjson.loads(record.variables), record.id, channel, data):
                 continue
-            if record.status is Status.PAUSED:
-                self._resume(record)
+            if record.status is not Status.PENDING:
+                if record.status is Status.PAUSED:
+                    self._resume(record)
                 self._move(record, Status.PENDING)
             self._succeed(record, orjson.dumps(data), by_stream=True)
             return
@@ -504,7 +503,6 @@ class MutationQueue:
         lasting: list[Keyed] | None = None,
         result: list[Keyed] | None = None,
         renamed: Any = None,
-        by_stream: bool = False,
     ) -> None:
         if record.status is Status.PAUSED:
             self._resume(record)
@@ -522,8 +520,8 @@ class MutationQueue:
             result or [],
             record.temporary,
             renamed,
-            by_stream,
             failed=status is Status.ERROR,
+            created_ms=record.created_ms,
         )
         self._tell(record, lift)
         waiting = self._scopes[record.scope]
@@ -605,7 +603,16 @@ class MutationQueue:
     def _lay_for(self, shard: int, record: MutationRecord) -> Lay:
         declared = self._declared.get(record.name)
         restores = declared is not None and declared.rollback == "snapshot"
-        return Lay(record.id, record.number, self._of(shard, record.laid), record.temporary, restores)
+        return Lay(
+            record.id,
+            record.number,
+            self._of(shard, record.laid),
+            record.temporary,
+            restores,
+            record.name,
+            record.variables,
+            record.created_ms,
+        )
 
     def _lift_for(self, shard: int, record: MutationRecord) -> Lift:
         assert record.lift is not None
@@ -618,8 +625,8 @@ class MutationQueue:
             self._of(shard, lift.result),
             lift.temporary,
             lift.renamed,
-            lift.by_stream,
             lift.failed,
+            lift.created_ms,
         )
 
     def _of(self, shard: int, operations: list[Keyed]) -> list[Keyed]:

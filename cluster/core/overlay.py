@@ -14,6 +14,7 @@ What must not live here: which mutations there are (`mutation_queue`), numbering
 from collections.abc import Iterator
 from typing import Any
 
+import orjson
 from msgspec import Struct
 
 from cluster.core.entry import Value
@@ -50,8 +51,6 @@ class Laid(Struct):
     before: bytes | None = None
     """The base as it was, JSON, where it is to be put back should the mutation fail; None: it is not, or there was none."""
     restores: bool = False
-    touched: bool = False
-    """A stream or a fetch has changed the base since."""
 
 
 class Overlay:
@@ -83,7 +82,7 @@ class Overlay:
         view.mutated(document)
 
     def came(self, operations: list[Operation], base: Value | None, now_ms: float) -> None:
-        """A stream is about to change the base: take note, and keep out of the view what may be a pending item."""
+        """A stream is about to change the base: keep out of the view what may be a pending item."""
         creating = {each.at for laid in self.laid if laid.creates for each in _additions(laid.operations)}
         for operation in _additions(operations):
             if operation.at in creating:
@@ -92,12 +91,6 @@ class Overlay:
                     known = _identity(item, operation.by)
                     if known is not None and known not in present:
                         self.hidden[operation.at, known] = now_ms + HIDDEN_MS
-        self.touched()
-
-    def touched(self) -> None:
-        """The base changes by what is not ours."""
-        for laid in self.laid:
-            laid.touched = True
 
     def expired(self, now_ms: float) -> bool:
         """Show what was kept out of the view long enough. Returns whether there was any."""
@@ -107,17 +100,26 @@ class Overlay:
         return bool(late)
 
 
+class Known(Struct):
+    """A mutation whose operations are laid here."""
+
+    home: int
+    name: str
+    variables: dict[str, Any]
+    created_ms: float
+    keys: dict[str, None] = {}
+    is_confirmed: bool = False
+    """A stream's event of it has come by here: the bases have what it did, and what came after it."""
+
+
 class Overlays:
     """What lies over the entries of a shard, whoever's the mutations are."""
 
-    __slots__ = ("_by_mutation", "_homes", "by_key")
+    __slots__ = ("by_key", "mutations")
 
     def __init__(self) -> None:
         self.by_key: dict[str, Overlay] = {}
-        self._by_mutation: dict[str, dict[str, None]] = {}
-        """Keys, by mutation."""
-        self._homes: dict[str, int] = {}
-        """By mutation."""
+        self.mutations: dict[str, Known] = {}
 
     def of(self, key: str) -> Overlay | None:
         """Return what lies over an entry."""
@@ -131,7 +133,8 @@ class Overlays:
         by_key: dict[str, list[Operation]] = {}
         for key, operation in lay.operations:
             by_key.setdefault(key, []).append(operation)
-        held = {key: self._laid(key, lay.mutation) for key in self._by_mutation.get(lay.mutation, ())}
+        known = self.mutations.get(lay.mutation)
+        held = {} if known is None else {key: self._laid(key, lay.mutation) for key in known.keys}
         keys = list(dict.fromkeys([*self._drop(lay.mutation, keep_hidden=True), *by_key]))
         if not by_key:
             return keys
@@ -140,28 +143,30 @@ class Overlays:
             laid = Laid(lay.mutation, (lay.number, home), operations, bool(lay.temporary))
             before = held.get(key)
             if before is not None:
-                laid.before, laid.restores, laid.touched = before.before, before.restores, before.touched
+                laid.before, laid.restores = before.before, before.restores
             elif lay.restores:
                 value = base.get(key)
                 laid.before, laid.restores = None if value is None else value.json(), True
             overlay.laid.append(laid)
             overlay.laid.sort(key=lambda each: each.order)
-        self._by_mutation[lay.mutation] = dict.fromkeys(by_key)
-        self._homes[lay.mutation] = home
+        again = known is not None and known.is_confirmed
+        variables = orjson.loads(lay.variables)
+        self.mutations[lay.mutation] = Known(home, lay.name, variables, lay.created_ms, dict.fromkeys(by_key), again)
         return keys
 
     def lift(self, mutation: str) -> dict[str, Laid]:
         """Take a mutation's operations away. Returns what lay, by key."""
-        held = {
-            key: laid for key in self._by_mutation.get(mutation, ()) if (laid := self._laid(key, mutation)) is not None
-        }
+        known = self.mutations.get(mutation)
+        if known is None:
+            return {}
+        held = {key: laid for key in known.keys if (laid := self._laid(key, mutation)) is not None}
         self._drop(mutation)
         return held
 
     def clear(self, home: int) -> list[str]:
         """Take away all that a shard has laid here. Returns the keys."""
         keys: dict[str, None] = {}
-        for mutation in [each for each, other in self._homes.items() if other == home]:
+        for mutation in [each for each, known in self.mutations.items() if known.home == home]:
             keys.update(dict.fromkeys(self._drop(mutation)))
         return list(keys)
 
@@ -170,8 +175,8 @@ class Overlays:
         return None if overlay is None else next((each for each in overlay.laid if each.mutation == mutation), None)
 
     def _drop(self, mutation: str, *, keep_hidden: bool = False) -> list[str]:
-        keys = list(self._by_mutation.pop(mutation, ()))
-        self._homes.pop(mutation, None)
+        known = self.mutations.pop(mutation, None)
+        keys = [] if known is None else list(known.keys)
         for key in keys:
             overlay = self.by_key[key]
             overlay.laid = [each for each in overlay.laid if each.mutation != mutation]

@@ -42,6 +42,7 @@ class ShardEntry(Entry):
         "etag",
         "fetched_at",
         "may_give_way",
+        "moved_at",
         "origin",
         "overlay",
         "query",
@@ -71,6 +72,8 @@ class ShardEntry(Entry):
         self.size = 0
         self.counts_decoded = False
         self.may_give_way = False
+        self.moved_at = 0.0
+        """When anything but a mutation last changed its data."""
         self.overlay: Overlay | None = None
         """What lies over its data."""
         self.shown: Value | None = None

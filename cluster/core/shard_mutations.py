@@ -7,6 +7,7 @@ shard notes in its store, with what it applied, that it has it.
 What must not live here: when a mutation is sent (`mutation_queue`), how views come about (`overlay`), numbering changes (`shard_state`).
 """
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -34,11 +35,13 @@ from cluster.core.messages import (
 from cluster.core.mutation import DeclaredMutation
 from cluster.core.mutation_queue import MutationQueue, MutationRecord, StartMutation
 from cluster.core.operation import Append, Delete, Operation, Set
+from cluster.core.overlay import Known, missing
 from cluster.core.overlay import Overlays as Laid
-from cluster.core.overlay import missing
 from cluster.errors import UpstreamError
 
 RETRY_MS = 150.0
+EVENTS_MS, MAX_EVENTS = 10_000.0, 1_000
+"""How long, and how many, events that may confirm a mutation are kept for one of which nothing has been heard yet here."""
 ORIGIN = "mutation:"
 """Where data came from that a mutation has left; its name follows."""
 
@@ -69,6 +72,10 @@ class Bases(Protocol):
         """Tell the gateway that began a mutation how it is."""
         ...
 
+    def changed_since(self, key: str, at_ms: float) -> bool:
+        """Whether anything but a mutation has changed an entry's base since."""
+        ...
+
     def has_lifted(self, mutation: str) -> bool:
         """Note that a mutation's lift was applied. Returns whether it had been before."""
         ...
@@ -96,6 +103,11 @@ class ShardMutations:
         self.shard = int(identity.partition("-")[2])
         self._incarnation = incarnation
         self._bases = bases
+        self._declared = declared
+        self._unconfirmed: dict[tuple[str, str], dict[str, None]] = {}
+        """Mutations laid here whose event has not come by yet, by (name, channel)."""
+        self._events: deque[tuple[float, str, str, Any]] = deque()
+        """(when, mutation's name, channel, data) of events that may confirm something, the newest."""
         self.queue = MutationQueue(self.shard, shards, place, declared, changed)
         self.laid = Laid()
         self._peers = (
@@ -138,7 +150,26 @@ class ShardMutations:
             assert isinstance(operation, Append)
             for item in operation.items:
                 event = orjson.loads(item)
-                self.queue.heard(mutation, event["channel"], event["data"], now_ms)
+                channel, data = event["channel"], event["data"]
+                self._confirm(mutation, channel, data)
+                while self._events and (self._events[0][0] + EVENTS_MS < now_ms or len(self._events) >= MAX_EVENTS):
+                    self._events.popleft()
+                self._events.append((now_ms, mutation, channel, data))
+                self.queue.heard(mutation, channel, data, now_ms)
+
+    def _confirm(self, name: str, channel: str, data: Any) -> None:
+        """Note of what is laid here that its own event has come by; one event is of one mutation."""
+        waiting = self._unconfirmed.get((name, channel), {})
+        for mutation in list(waiting):
+            known = self.laid.mutations.get(mutation)
+            if known is None:
+                del waiting[mutation]
+            elif self._declared[name].confirms(known.variables, mutation, channel, data):
+                known.is_confirmed = True
+                del waiting[mutation]
+                break
+        if not waiting:
+            self._unconfirmed.pop((name, channel), None)
 
     def overlays(self, message: Overlays, now_ms: float) -> Answer:
         """Take what another shard, the home of mutations, says of them."""
@@ -169,19 +200,26 @@ class ShardMutations:
         if isinstance(item, Lay):
             self.queue.laid(item)
             keys = dict.fromkeys(key for key, _ in item.operations)
+            is_new = item.mutation not in self.laid.mutations
             for key in self.laid.lay(item, home, {key: self._bases.base(key) for key in keys}):
                 self._bases.show(key, item.mutation)
+            if is_new:
+                self._catch_up(item)
             return
+        known = self.laid.mutations.get(item.mutation)
+        is_confirmed = known is not None and known.is_confirmed
+        if known is not None and not is_confirmed:
+            self._look_out_no_more(item.mutation, known)
         held = self.laid.lift(item.mutation)
         operations: dict[str, list[Operation]] = {key: [] for key in held}
         doubtful: set[str] = set()
         if home == self.shard or not self._bases.has_lifted(item.mutation):
             for key, operation in item.lasting:
-                laid = held.get(key)
-                if laid is None or not laid.touched:
-                    operations.setdefault(key, []).append(operation)
-                elif not item.by_stream:  # a stream has said something, not that this is done
-                    operations[key].extend(missing([operation], self._bases.base(key)))
+                each = operations.setdefault(key, [])
+                if is_confirmed:
+                    continue  # the base has it, and what came after it
+                each.extend(missing([operation], self._bases.base(key)))
+                if self._bases.changed_since(key, item.created_ms):
                     doubtful.add(key)
             for key, operation in item.result:
                 operations.setdefault(key, []).append(operation)
@@ -194,6 +232,28 @@ class ShardMutations:
             else:
                 self._bases.settle(key, each, item.mutation, is_doubtful=key in doubtful)
         self.queue.rename(item, now_ms)
+
+    def _look_out_no_more(self, mutation: str, known: Known) -> None:
+        declared = self._declared.get(known.name)
+        channel = None if declared is None else declared.confirm_channel(known.variables, mutation)
+        if channel is not None and (waiting := self._unconfirmed.get((known.name, channel))) is not None:
+            waiting.pop(mutation, None)
+            if not waiting:
+                del self._unconfirmed[known.name, channel]
+
+    def _catch_up(self, lay: Lay) -> None:
+        """Its event may have come by before it was laid; if not, look out for it."""
+        known = self.laid.mutations.get(lay.mutation)
+        declared = self._declared.get(lay.name)
+        channel = None if known is None or declared is None else declared.confirm_channel(known.variables, lay.mutation)
+        if known is None or declared is None or channel is None:
+            return
+        known.is_confirmed = any(
+            name == lay.name and at >= lay.created_ms and declared.confirms(known.variables, lay.mutation, heard, data)
+            for at, name, heard, data in self._events
+        )
+        if not known.is_confirmed:
+            self._unconfirmed.setdefault((lay.name, channel), {})[lay.mutation] = None
 
     # --- what goes out -------------------------------------------------------------------------------------------
 
@@ -234,15 +294,10 @@ class ShardMutations:
         """A shard has what it was told, or lives anew."""
         peer = self._peers[to]
         if peer.in_flight is not message:
-            return
-        if isinstance(answer, Refused):
-            peer.relink()
-            return
-        assert isinstance(answer, OverlaysTaken)
-        peer.acknowledged(answer.incarnation)
-        for item in message.items:
-            if isinstance(item, Lift):
-                self.queue.lifted(int(to.partition("-")[2]), item.mutation)
+            if isinstance(
+                answer, OverlaysTaken
+            ):  # late: should it have opened the link of a new life, that has what is out of date
+                self._suspect.add(to)
 
     def unanswered(self, to: str, message: Overlays, now_ms: float) -> None:
         """The call failed."""

@@ -328,7 +328,7 @@ class ShardState:
             entry = self._create(each.key)
             self.cache.written(entry, Value.from_json(each.data), each.data_updated_at)
             entry.version, entry.origin, entry.fetched_at = each.version, RESTORED + each.origin, each.fetched_at
-            entry.etag = each.etag
+            entry.etag, entry.moved_at = each.etag, now_ms
             if each.is_overlaid:
                 self._unlaid[entry.key] = now_ms + UNLAID_MS
             self.memory.replaced(entry)
@@ -605,10 +605,10 @@ class ShardState:
     def _commit(self, entry: ShardEntry, patch: list[bytes] | None, count: int, oldest_ms: float, origin: str) -> None:
         """An entry's data has changed: by RFC 6902 members, or as a whole."""
         self._based(entry, patch, origin)
+        entry.moved_at = self._now_ms
         if entry.overlay is None:
             self._number(entry, patch, entry.version, count, oldest_ms)
         else:
-            entry.overlay.touched()
             self._show(entry, entry.shown, count=count, oldest_ms=oldest_ms, is_new=True)
         assert entry.value is not None
         self._recent_values.changed(entry.key, entry.version, entry.value)
@@ -740,6 +740,11 @@ class ShardState:
         entry = self.cache.get(key)
         return None if entry is None else entry.value
 
+    def changed_since(self, key: str, at_ms: float) -> bool:
+        """Whether anything but a mutation has changed an entry's base since."""
+        entry = self.cache.get(key)
+        return entry is not None and entry.moved_at >= at_ms
+
     def show(self, key: str, mutation: str) -> None:
         """What lies over an entry is another."""
         entry = self.cache.get(key)
@@ -767,7 +772,7 @@ class ShardState:
         elif outcome.changed and outcome.value is not None:
             if entry is None:
                 entry = self._create(key)
-            if entry.query is not None:
+            if entry.query is not None and not is_doubtful:  # else what is fetched now is to be believed
                 self._remember(entry, operations)
             self.cache.written(entry, outcome.value, is_edit=True)
             self._based(entry, outcome.patch, f"{ORIGIN}{mutation}")
