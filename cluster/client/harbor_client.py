@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Literal, Self
+from urllib.parse import quote
+from uuid import uuid4
 
 import httpx
 import msgspec
@@ -30,6 +32,8 @@ from cluster.errors import ErrorCode, HarborError, RequestError, UnavailableErro
 TIMEOUT_S = 65.0
 """Longer than the gateway's own, which knows better what went wrong."""
 CONNECT_S = 10.0
+SETTLED = ("success", "error", "cancelled")
+"""Statuses of a mutation for good: `core.mutation` has them too, and takes long to import."""
 PAGE_ROWS = 1000
 """The most that the gateway lists at once."""
 JSON = "application/json"
@@ -69,6 +73,33 @@ class Entry(Struct, frozen=True, kw_only=True):
     is_offline: bool = False
     error: dict[str, Any] | None = None
     origin: Any = None
+
+
+class Mutation(Struct, frozen=True, kw_only=True):
+    """A mutation as it was when it was asked about.
+
+    Attributes:
+        id: Its own, also the idempotency key that its service gets.
+        status: `scheduled`, `queued`, `paused`, `pending`, `success`, `error` or `cancelled`; the last three are for good.
+        result: The service's answer; None where there is none.
+        error: `{code, message, temporary}` where it failed.
+        name: As it is declared; None where `mutate` was answered.
+        created_at: Unix ms; None as `name`.
+        due_at: Unix ms when it is sent, where it was delayed.
+    """
+
+    id: str
+    status: str
+    result: Any = None
+    error: dict[str, Any] | None = None
+    name: str | None = None
+    created_at: int | None = None
+    due_at: int | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing comes after this."""
+        return self.status in SETTLED
 
 
 class HarborClient:
@@ -293,6 +324,57 @@ class HarborClient:
                 return
             params["cursor"] = answer["cursor"]
 
+    # --- mutations -----------------------------------------------------------------------------------------------
+
+    async def mutate(
+        self,
+        name: str,
+        variables: dict[str, Any],
+        *,
+        id: str | None = None,  # noqa: A002 - its name on the wire
+        delay_ms: float | None = None,
+        wait: bool = False,
+    ) -> Mutation:
+        """Begin a mutation: its optimistic operations are seen at once, its service is asked as soon as it can be.
+
+        Args:
+            name: As it is declared.
+            variables: JSON values.
+            id: Of 1 to 128 printable ASCII characters; one of its own by default. A repeat with the same id acts once, and tells how it is.
+            delay_ms: How long it can be undone before it is sent; by default as it is declared.
+            wait: Answer once it is settled, or after 60 s with the status it has then.
+
+        Raises:
+            HarborError: `UNKNOWN_MUTATION`, `INVALID_VARIABLES`, `FORBIDDEN`, `CONFLICT` (a temporary id was used before), `TOO_MANY`.
+        """
+        body: dict[str, Any] = {"name": name, "variables": variables, "id": str(uuid4()) if id is None else id}
+        if delay_ms is not None:
+            body["delay_ms"] = delay_ms
+        params = {"wait": "true"} if wait else {}
+        return _mutation(await self._ask("POST", "/v1/mutations", params, _json(body), {"Content-Type": JSON}))
+
+    async def undo(self, id: str) -> Mutation:  # noqa: A002
+        """Cancel a mutation that was not sent yet: what it showed is taken back, what others changed meanwhile stays.
+
+        Raises:
+            HarborError: `NOT_FOUND`; `CONFLICT`, it was sent, `details["status"]` is its status; `FORBIDDEN`.
+        """
+        return _mutation(await self._ask("DELETE", _path(id), {}))
+
+    async def mutation(self, id: str) -> Mutation:  # noqa: A002
+        """Look at a mutation.
+
+        Raises:
+            HarborError: `NOT_FOUND`; a settled one is forgotten after 10 minutes.
+        """
+        return _mutation(await self._ask("GET", _path(id), {}))
+
+    async def mutations(self, status: str | Sequence[str] | None = None) -> list[Mutation]:
+        """Return the mutations that one may begin (with the admin grant, all), oldest first; of some statuses where those are named."""
+        names = status if status is None or isinstance(status, str) else ",".join(status)
+        answer = await self._ask("GET", "/v1/mutations", {} if names is None else {"status": names})
+        return [_mutation(each) for each in answer.get("mutations", [])]
+
     # --- watching ------------------------------------------------------------------------------------------------
 
     def watch(self, key: list[Any], *, prefix: bool = False, mode: Mode = "data") -> Watch:
@@ -399,6 +481,17 @@ def _number(answer: dict[str, Any], member: str) -> int:
     if not isinstance(number, int):
         raise UnavailableError(f"what answers gives no {member}")
     return number
+
+
+def _path(mutation: str) -> str:
+    return f"/v1/mutations/{quote(mutation, safe='')}"
+
+
+def _mutation(answer: Any) -> Mutation:
+    try:
+        return msgspec.convert(answer, Mutation)
+    except msgspec.ValidationError as error:
+        raise UnavailableError(f"what answers is no mutation: {error}") from error
 
 
 def _reason(error: Exception) -> str:
