@@ -97,15 +97,31 @@ class ConflictError(HarborError):
 
 
 class UpstreamError(HarborError):
-    """A service failed; `status` is its HTTP status, if it answered."""
+    """A service failed; `status` is its HTTP status, if it answered, `body` what it said of a write, if that is short JSON."""
 
     def __init__(
-        self, message: str, *, status: int | None = None, retryable: bool = True, retry_after_ms: float | None = None
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retryable: bool = True,
+        retry_after_ms: float | None = None,
+        body: Any = None,
+        etag: str | None = None,
     ) -> None:
-        super().__init__(ErrorCode.UPSTREAM_ERROR, message, details={"status": status} if status else None)
+        """`etag`: of what the service has instead of what was to be changed."""
+        details = {name: value for name, value in (("status", status), ("body", body)) if value is not None}
+        super().__init__(ErrorCode.UPSTREAM_ERROR, message, details=details or None)
         self.status = status
+        self.etag = etag
         self.retryable = retryable
         self.retry_after_ms = retry_after_ms
+        self.body = body
+
+    @property
+    def is_conflict(self) -> bool:
+        """Whether what was to be changed has changed meanwhile, as the service says."""
+        return self.status in (409, 412)
 
 
 class UnavailableError(HarborError):

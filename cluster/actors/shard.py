@@ -18,7 +18,8 @@ from cluster.app.functions import ABSENT, Functions
 from cluster.core.channel_demand import ChannelDemand
 from cluster.core.declared_query import FunctionRequest, Response
 from cluster.core.memory import Memory
-from cluster.core.messages import Announce, Answer, Batch, Gateways, Members, Message, Requests
+from cluster.core.messages import Announce, Answer, Batch, Gateways, Members, Message, Overlays, Requests
+from cluster.core.mutation_queue import StartMutation
 from cluster.core.operation import UNCHANGED
 from cluster.core.query_key import CanonicalKey
 from cluster.core.shard_state import Commit, Effect, ShardState, StartFetch, Sync
@@ -79,6 +80,9 @@ class ShardActor(Shell):
             reducer=self._reduce,
             keeps=self._store is not None,
             lost_store=self._store_state == "unavailable",
+            mutations=spec.compiled.mutations,
+            shards=spec.config.cluster.shards,
+            place=lambda key: spec.slots.shard(CanonicalKey(key)),
         )
         self._functions = Functions(self.log)
         for reference in spec.compiled.reducers:
@@ -153,6 +157,8 @@ class ShardActor(Shell):
                 answer, effects = self.machine.gateways(message, self.now())
             case Members():
                 answer, effects = self.machine.members(message, self.now())
+            case Overlays():
+                answer, effects = self.machine.overlays(message, self.now())
             case _:
                 raise AssertionError(f"a shard does not take {type(message).__name__}")
         self.run(effects)
@@ -167,6 +173,8 @@ class ShardActor(Shell):
                 self._sync_now()
             case StartFetch():
                 self.spawn(self._fetched(effect))
+            case StartMutation():
+                self.spawn(self._mutated(effect))
             case _:
                 raise AssertionError(f"a shard has no such effect: {effect!r}")
 
@@ -239,6 +247,22 @@ class ShardActor(Shell):
         self._fetch.observe(time.perf_counter() - started)
         self.run(self.machine.fetched(call, result, self.now()))
 
+    async def _mutated(self, call: StartMutation) -> None:
+        request = call.request
+        result: Response | UpstreamError
+        try:
+            if request.function:
+                body = await self._functions.mutate(request.function, request.arguments, request.idempotency_key)
+                result = Response(None if body == b"null" else body)
+            elif request.service not in self._services:
+                result = UpstreamError(f"service {request.service}: it is not configured any more", retryable=False)
+            else:
+                result = await self._services[request.service].send(request)
+        except UpstreamError as error:
+            result = error
+            self.log.sampled("mutation_failed", request.service or "function", reason=error.message)
+        self.run(self.machine.mutated(call, result, self.now()))
+
     async def _run_function(self, request: FunctionRequest) -> bytes:
         page_param = request.page_param if request.is_paged else ABSENT
         return await self._functions.fetch(request.function, request.captures, page_param, FUNCTION_TIMEOUT_MS)
@@ -276,6 +300,9 @@ class ShardActor(Shell):
             metrics.set("journal_bytes", self._store.size())
             metrics.set("journal_errors_total", self._store_errors)
         metrics.set("shard_resets_total", machine.resets)
+        metrics.set("mutations_pending", machine.mutations.queue.unsettled)
+        for status, count in machine.mutations.queue.settled.items():
+            metrics.set("mutations_total", count, status=status)
         metrics.set("invalidations_total", machine.invalidations)
         for outcome, count in machine.fetches.items():
             metrics.set("fetches_total", count, outcome=outcome)

@@ -1,4 +1,4 @@
-"""Runs the functions that a configuration names: query functions, which fetch an entry, reducers, which change one, and transforms.
+"""Runs the functions that a configuration names: of queries, which fetch an entry, and of mutations; reducers, which change one; transforms.
 
 A shard may not wait for somebody else's code. Coroutines run on a loop and a thread of their own, plain functions on a few threads;
 what outlives its time is given up, and where it keeps a thread or the loop, those who come later get another. Reducers run inside a
@@ -139,7 +139,7 @@ class Functions:
         self._resolved[reference] = function
         return function
 
-    # --- query functions -----------------------------------------------------------------------------------------
+    # --- functions of queries and mutations ----------------------------------------------------------------------
 
     async def fetch(
         self, reference: str, captures: dict[str, Any], page_param: Any = ABSENT, timeout_ms: float = 10_000.0
@@ -160,7 +160,32 @@ class Functions:
             raise self._failed(reference, outcome.error) from outcome.error
         return outcome
 
-    async def _outcome(self, reference: str, arguments: dict[str, Any]) -> _Outcome:
+    async def mutate(
+        self, reference: str, variables: dict[str, Any], mutation: str, timeout_ms: float = 10_000.0
+    ) -> bytes:
+        """Run a mutation's function with its variables by name, and `mutation_id` if it takes one; return its response, as JSON.
+
+        Raises:
+            UpstreamError: as `fetch`, and where the variables are not those it takes. The function has answered, badly: it counts as
+                a status 500, so that only a function that says so itself, by an `UpstreamError` without status, is waited for.
+        """
+        try:
+            async with asyncio.timeout(timeout_ms / 1000.0):
+                outcome = await self._outcome(reference, variables, {"mutation_id": mutation})
+        except TimeoutError as error:
+            message = f"function {reference}: no answer within {timeout_ms / 1000.0:g} s"
+            raise UpstreamError(message, status=500) from error
+        if isinstance(outcome, _Raised):
+            failed = self._failed(reference, outcome.error)
+            if not isinstance(outcome.error, UpstreamError):
+                failed = UpstreamError(failed.message, status=500, retryable=failed.retryable)
+            raise failed from outcome.error
+        return outcome
+
+    async def _outcome(
+        self, reference: str, arguments: dict[str, Any], offered: dict[str, Any] | None = None
+    ) -> _Outcome:
+        """Call a function; `offered` are arguments that it need not take."""
         function = self._resolved.get(reference)
         if function is None:  # importing may take its time
             found = await self._in_thread(reference, lambda: _attempt(lambda: self.resolve(reference)))
@@ -168,6 +193,8 @@ class Functions:
                 message = found.error.message if isinstance(found.error, HarborError) else _shown(found.error)
                 raise UpstreamError(message, retryable=False) from found.error
             function = found
+        if offered:
+            arguments = {**arguments, **{name: value for name, value in offered.items() if _takes(function, name)}}
         if inspect.iscoroutinefunction(function):
             return await self._on_loop(reference, function, arguments)
         outcome = await self._in_thread(reference, lambda: _attempt(lambda: _result(function(**arguments))))
@@ -223,6 +250,7 @@ class Functions:
                 status=error.status,
                 retryable=error.retryable,
                 retry_after_ms=error.retry_after_ms,
+                body=error.body,
             )
         self._note("function_raised", reference, error)
         return UpstreamError(f"function {reference} raised {_shown(error)}", retryable=not isinstance(error, BUGS))
@@ -311,6 +339,14 @@ def _attempt(work: Callable[[], Any]) -> Any:
         return work()
     except BaseException as error:  # noqa: BLE001 - a value from here on
         return _Raised(error)
+
+
+def _takes(function: Function, name: str) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # of something built in
+        return False
+    return any(each.name == name or each.kind is each.VAR_KEYWORD for each in parameters)
 
 
 def _result(given: Any) -> bytes | Awaitable[Any]:

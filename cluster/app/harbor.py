@@ -23,7 +23,9 @@ from cluster.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
 Rule = Mapping[str, Any] | Sequence[Mapping[str, Any]]
-DURATIONS = frozenset({"stale_time", "gc_time", "retry_delay", "refetch_interval", "timeout", "heartbeat"})
+DURATIONS = frozenset(
+    {"stale_time", "gc_time", "retry_delay", "refetch_interval", "timeout", "heartbeat", "delay", "max_age"}
+)
 """Options that may be numbers of seconds, `timedelta`s or None."""
 NESTED_DURATIONS = {"reconnect": frozenset({"initial", "max"})}
 _NOT_GIVEN: Final = object()
@@ -39,6 +41,9 @@ class Harbor:
 
     @app.query(["projects", "detail", "{id}"], stale_time="60s")
     async def project(id): ...
+
+    @app.mutation("rename_project", scope="project:{id}")
+    async def rename_project(id, name, mutation_id): ...
 
     @app.on("events", "task:created", channel="project:{id}", key=["projects", "detail", "{id}"])
     def add_task(old, event): ...
@@ -77,6 +82,48 @@ class Harbor:
             return function
 
         return declare
+
+    @overload
+    def mutation(self, name: str, *, request: Mapping[str, Any], **options: Any) -> None: ...
+
+    @overload
+    def mutation(self, name: str, **options: Any) -> Callable[[F], F]: ...
+
+    def mutation(
+        self, name: str, *, request: Mapping[str, Any] | None = None, **options: Any
+    ) -> Callable[[F], F] | None:
+        """Declare a mutation: by a function that is called with its variables by name, or by a `request` as in a file.
+
+        The function is asynchronous or not, and returns the response, JSON; what it raises is the mutation's failure. It is given
+        `mutation_id` if it has such a parameter; it is called again, with the same, when nobody knows what came of it. `options` are
+        those of a mutation in a file (`optimistic`, `result`, `confirm_on`, `scope`, `temp_id`, `delay`, ...).
+
+        Raises:
+            ConfigError: the function cannot be called so, or cannot be imported by its name.
+        """
+        if request is not None:
+            self._add({"mutations": {name: {"request": request, **_plain(f"mutations.{name}", options)}}})
+            return None
+
+        def declare(function: F) -> F:
+            reference = self._reference(function)
+            _check_named(reference, function, "variables")
+            self._add({"mutations": {name: {"function": reference, **_plain(reference, options)}}})
+            return function
+
+        return declare
+
+    def resource(self, name: str, *, service: str, path: str, **options: Any) -> KeyFactory:
+        """Declare queries, mutations and stream rules of a kind of thing at once, and return the factory of its keys.
+
+        `options` are those of a resource in a file: `id`, `lists`, `stream`, `stale_time`, `gc_time`.
+
+        Raises:
+            ConfigError: one of that name was declared, and differently.
+        """
+        declared = {"service": service, "path": path, **_plain(f"resources.{name}", options)}
+        self._add({"resources": {name: declared}})
+        return keys(name)
 
     @overload
     def on(self, source: str, event: str, *, channel: str | None = None, rule: Rule) -> None: ...
@@ -256,10 +303,9 @@ def _check_parameters(reference: str, function: Callable[..., Any], names: set[s
     parameters = inspect.signature(function).parameters.values()
     takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters)
     named = {each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
+    _check_named(reference, function, "placeholders")
     for each in parameters:
         is_asked_for = each.default is each.empty and each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
-        if is_asked_for and each.kind is each.POSITIONAL_ONLY:
-            raise ConfigError(reference, f"takes {each.name!r} by position only, and placeholders come by name")
         if is_asked_for and each.name not in names:
             there = ", ".join(f"{{{name}}}" for name in sorted(names)) or "none"
             raise ConfigError(
@@ -267,6 +313,12 @@ def _check_parameters(reference: str, function: Callable[..., Any], names: set[s
             )
     for name in sorted(names - named if not takes_all else ()):
         raise ConfigError(reference, f"has no parameter for {_meaning(name)}")
+
+
+def _check_named(reference: str, function: Callable[..., Any], what: str) -> None:
+    for each in inspect.signature(function).parameters.values():
+        if each.default is each.empty and each.kind is each.POSITIONAL_ONLY:
+            raise ConfigError(reference, f"takes {each.name!r} by position only, and {what} come by name")
 
 
 def _meaning(name: str) -> str:

@@ -17,9 +17,9 @@ FIXED = (
     "storage",
 )
 """What only a restart changes: which slots are where, what is listened on, where things are stored."""
-INGESTION = ("batching", "sources", "streams", "entities", "relations")
+INGESTION = ("batching", "sources", "streams", "entities", "relations", "confirmations")
 """What ingestors and coordinators are built from."""
-SHARDS = (*INGESTION, "queries", "services", "cache")
+SHARDS = (*INGESTION, "queries", "services", "cache", "mutations")
 CONCERNS = {"ingestor": INGESTION, "coordinator": INGESTION, "shard": SHARDS, "gateway": ()}
 """By kind of actor, what it has to be made anew for; a gateway takes everything as it runs."""
 

@@ -5,10 +5,12 @@ from typing import Any
 from msgspec import Struct
 
 from cluster.config.model import Config
+from cluster.config.mutations import confirming, declared
 from cluster.config.rules import parse_rule
 from cluster.core import template
 from cluster.core.declared_query import DeclaredQueries, DeclaredQuery
 from cluster.core.entity_index import EntityType
+from cluster.core.mutation import DeclaredMutation
 from cluster.core.relation import Contains, Member, Relations
 from cluster.core.rule import BROADCAST, FeedIndex, Router, RuleOperation, Stream
 from cluster.core.transform import TransformFunction
@@ -43,11 +45,14 @@ class Compiled(Struct, frozen=True):
     relations: Relations
     origins: tuple[str, ...]
     """What an entry's origin says of each rule, by number."""
+    mutations: dict[str, DeclaredMutation]
 
     @property
     def reducers(self) -> set[str]:
         """Return the functions that rules call."""
-        rules = (rule for stream in self.streams for rules in stream.on.values() for rule in rules)
+        rules = [rule for stream in self.streams for rules in stream.on.values() for rule in rules]
+        for mutation in self.mutations.values():
+            rules.extend((*mutation.optimistic, *mutation.result))
         return {rule.function for rule in rules if rule.function}
 
     def transforms(self, source: str) -> set[str]:
@@ -87,6 +92,8 @@ def compile_config(config: Config) -> Compiled:
         always = stream.always or (
             not captures and all(rule.kind in BROADCAST for operations in on.values() for rule in operations)
         )
+        for event, confirms in confirming(stream, config).items():
+            on[event] = (*on.get(event, ()), *confirms)
         profile_number = profiles.index(profile)
         streams.append(
             Stream(
@@ -132,6 +139,10 @@ def compile_config(config: Config) -> Compiled:
         config.entities,
         relations,
         tuple(origins),
+        {
+            name: declared(name, mutation, config.entities, config.relations)
+            for name, mutation in config.mutations.items()
+        },
     )
 
 

@@ -4,7 +4,6 @@ It is one thing because sections refer to each other: streams to sources, querie
 What this version does not do is a fault, never ignored.
 """
 
-import difflib
 import importlib.util
 import ipaddress
 import math
@@ -19,6 +18,7 @@ from urllib.parse import urlsplit
 import yaml
 from msgspec import Struct
 
+from cluster.config import values
 from cluster.config.model import (
     AuthConfig,
     CacheConfig,
@@ -33,32 +33,31 @@ from cluster.config.model import (
     StreamConfig,
     masked_url,
 )
-from cluster.config.rules import FUNCTION, parse_rule
+from cluster.config.mutations import MutationReader
+from cluster.config.resources import Resource, read_resource
+from cluster.config.rules import parse_rule
+from cluster.config.section import LATER, NEVER, Faults, Section, listed
 from cluster.config.transforms import parse_transform
+from cluster.config.values import duration, shown
 from cluster.core import template
 from cluster.core.dialect import DIALECTS
 from cluster.core.entity_index import EntityType
 from cluster.core.feed import Repeats
 from cluster.core.grants import ApiKeys
 from cluster.core.infinite import OffsetPaging
-from cluster.core.json_pointer import tokens
 from cluster.core.operation import is_number
 from cluster.core.overflow import Overflow
 from cluster.core.rule import BROADCAST
 from cluster.core.scaling import MAX_INGESTORS, Autoscale
-from cluster.core.staleness import STATIC, StaleTime
+from cluster.core.staleness import StaleTime
 from cluster.core.window import Profile
-from cluster.errors import ConfigError, OperationError
+from cluster.errors import ConfigError
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)\Z")
-_DURATION_MS = {"ms": 1.0, "s": 1_000.0, "m": 60_000.0, "h": 3_600_000.0, "d": 86_400_000.0}
 _SIZE = re.compile(r"(\d+)(B|KiB|MiB|GiB)\Z")
 _SIZE_BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z")
-_LATER = "not supported by this version"
-_NEVER = object()
 MAX_SHARDS = 64
 MAX_PARTITIONS = 64
 MAX_NODES = 1_000_000
@@ -164,65 +163,12 @@ _UniqueKeyLoader.add_implicit_resolver(
 )
 
 
-class _Section:
-    """One mapping of the document, whose members are taken one by one; what is left over is unknown."""
-
-    def __init__(self, reader: "_Reader", path: str, value: Any) -> None:
-        self.reader = reader
-        self.path = path
-        self.known: list[str] = []
-        self.is_mapping = isinstance(value, dict)
-        if not self.is_mapping:
-            reader.fault(path, f"expected a mapping, got {_shown(value)}")
-            value = {}
-        self.value: dict[Any, Any] = value
-
-    def at(self, name: str) -> str:
-        return f"{self.path}.{name}" if self.path else name
-
-    def has(self, name: str) -> bool:
-        return name in self.value
-
-    def take(self, name: str, default: Any, parse: Callable[[str, Any], Any]) -> Any:
-        """Return the parsed member, or `default` where it is absent or faulty."""
-        self.known.append(name)
-        if name not in self.value:
-            if default is _NEVER:
-                if self.is_mapping:
-                    self.reader.fault(self.at(name), "required")
-                return None
-            return default
-        try:
-            return parse(self.at(name), self.value[name])
-        except ConfigError as error:
-            self.reader.faults.append(error)
-            return None if default is _NEVER else default
-
-    def later(self, name: str, *allowed: Any) -> None:
-        """A member that only a later version understands, except for `allowed` values."""
-        self.known.append(name)
-        if name in self.value and not any(self.value[name] == value for value in allowed):
-            self.reader.fault(self.at(name), f"{_LATER}, got {_shown(self.value[name])}")
-
-    def done(self) -> None:
-        for name in self.value:
-            if name not in self.known:
-                near = difflib.get_close_matches(str(name), self.known, 1)
-                hint = f", did you mean {near[0]}?" if near else f", expected one of {', '.join(sorted(self.known))}"
-                self.reader.fault(self.at(str(name)), f"unknown key{hint}")
-
-
-def _shown(value: Any) -> str:
-    shown = repr(masked_url(value) if isinstance(value, str) else value)
-    return shown if len(shown) <= 60 else shown[:57] + "..."
-
-
 def _directory(path: str, value: Any) -> str | None:
-    return None if value is None else _text(path, value)
+    return None if value is None else values.text(path, value)
 
 
 def _keys_file(path: str, value: Any) -> str:
-    name = _text(path, value)
+    name = values.text(path, value)
     try:
         ApiKeys.parse(Path(name).read_text(encoding="utf-8"))
     except OSError as error:
@@ -232,12 +178,6 @@ def _keys_file(path: str, value: Any) -> str:
     except ConfigError as error:
         raise ConfigError(path, f"{value}, {error.message}") from None
     return name
-
-
-def _text(path: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ConfigError(path, f"expected text, got {value!r}")
-    return value
 
 
 def _name(path: str, value: Any) -> str:
@@ -267,15 +207,6 @@ def _share(path: str, value: Any) -> float:
     return float(value)
 
 
-def _at_least(minimum: int, path: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ConfigError(path, f"expected a whole number of at least {minimum}, got {value!r}")
-    return value
-
-
-_whole, _at_least_one = partial(_at_least, 0), partial(_at_least, 1)
-
-
 def _shards(path: str, value: Any) -> int:
     if _count(path, value) > MAX_SHARDS:
         raise ConfigError(
@@ -288,61 +219,10 @@ def _gateways(path: str, value: Any) -> int | None:
     return None if value == "auto" else _count(path, value)
 
 
-def _retry(path: str, value: Any) -> int | bool:
-    return value if isinstance(value, bool) else _whole(path, value)
-
-
-def _stale_time(path: str, value: Any) -> StaleTime:
-    return STATIC if value == STATIC else _endless(path, value)
-
-
-def _pointer(path: str, value: Any) -> str:
-    try:
-        tokens(_text(path, value))
-    except OperationError as error:
-        raise ConfigError(path, error.message) from error
-    return str(value)
-
-
-def _names(path: str, value: Any) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
-        raise ConfigError(path, f"expected a list of members' names, got {_shown(value)}")
-    return tuple(value)
-
-
-def _function(path: str, value: Any) -> str:
-    if not isinstance(value, str) or not FUNCTION.match(value):
-        raise ConfigError(path, f"expected module:function, got {_shown(value)}")
-    return value
-
-
 def _port(path: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 65535:
         raise ConfigError(path, f"expected a port from 0 to 65535, got {value!r}")
     return value
-
-
-def _flag(path: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigError(path, f"expected true or false, got {value!r}")
-    return value
-
-
-def _endless(path: str, value: Any) -> float | None:
-    """A duration, or None for infinity."""
-    return None if value == "infinity" else duration(path, value)
-
-
-def duration(path: str, value: Any) -> float:
-    """Return a duration in milliseconds.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    match = _DURATION.match(value) if isinstance(value, str) else None
-    if match is None:
-        raise ConfigError(path, f"expected a duration such as 100ms, 60s, 5m or 24h, got {value!r}")
-    return float(match[1]) * _DURATION_MS[match[2]]
 
 
 def _positive(path: str, value: Any) -> float:
@@ -387,13 +267,13 @@ def _missed(path: str, value: Any) -> str:
     url = _url("http", "https")(path, value)
     holes = list(template.holes(template.parse(url)))
     if holes != [("last_event_id",)]:
-        raise ConfigError(path, f"expected one placeholder, {{last_event_id}}, got {_shown(value)}")
+        raise ConfigError(path, f"expected one placeholder, {{last_event_id}}, got {shown(value)}")
     return url
 
 
 def _transport(kind: str | None, url: Any) -> Callable[[str, Any], str]:
     def parse(path: str, value: Any) -> str:
-        chosen = _one_of("auto", "fast", "websockets")(path, value)
+        chosen = values.one_of("auto", "fast", "websockets")(path, value)
         if kind == "sse":
             raise ConfigError(path, "a server-sent stream has no choice of transport")
         if chosen == "fast" and importlib.util.find_spec("picows") is None:
@@ -420,34 +300,18 @@ def _headers(path: str, value: Any) -> dict[str, str]:
     return headers
 
 
-def _one_of(*choices: str) -> Callable[[str, Any], str]:
-    def parse(path: str, value: Any) -> str:
-        if value not in choices:
-            raise ConfigError(path, f"expected {' or '.join(choices)}, got {value!r}")
-        return str(value)
-
-    return parse
-
-
-def _anything(_: str, value: Any) -> Any:
-    return value
-
-
 class _Defaults(Struct, frozen=True):
     stale_time: StaleTime = 60_000.0
     gc_time_ms: float | None = 300_000.0
     retry: int | bool = 3
 
 
-class _Reader:
+class _Reader(Faults):
     def __init__(self, env: Mapping[str, str]) -> None:
+        super().__init__()
         self.env = env
-        self.faults: list[ConfigError] = []
         self.entities: dict[str, EntityType] = {}
         self.relations: dict[str, list[Any]] = {}
-
-    def fault(self, path: str, reason: str) -> None:
-        self.faults.append(ConfigError(path, reason))
 
     def expand(self, path: str, value: Any) -> Any:
         """Put environment variables in; text that is nothing but one variable may become a whole number."""
@@ -483,19 +347,19 @@ class _Reader:
         elif isinstance(value, float) and not math.isfinite(value):
             self.fault(path, f"expected a number, got {value!r}")
         elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-            self.fault(path, f"expected a number of at most 64 bits, got {_shown(value)}")
+            self.fault(path, f"expected a number of at most 64 bits, got {shown(value)}")
         elif not isinstance(value, str | int | float | None):
-            self.fault(path, f"expected text, got {_shown(value)}")
+            self.fault(path, f"expected text, got {shown(value)}")
 
     def items(self, path: str, value: Any) -> list[Any]:
         if not isinstance(value, list):
-            self.fault(path, f"expected a list, got {_shown(value)}")
+            self.fault(path, f"expected a list, got {shown(value)}")
             return []
         return value
 
     def named(self, path: str, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
-            self.fault(path, f"expected a mapping of names, got {_shown(value)}")
+            self.fault(path, f"expected a mapping of names, got {shown(value)}")
             return {}
         found = {}
         for name, each in value.items():
@@ -511,7 +375,7 @@ class _Reader:
         self.plain("", document)
         if self.faults:
             raise ConfigFaults(self.faults)
-        root = _Section(self, "", self.expand("", document))
+        root = Section(self, "", self.expand("", document))
         cluster = root.take("cluster", ClusterConfig(), self.cluster)
         batching = root.take("batching", Profile(), self.batching)
         gateway = root.take("gateway", GatewayConfig(), self.gateway)
@@ -519,13 +383,28 @@ class _Reader:
         defaults = root.take("defaults", _Defaults(), self.defaults)
         services = root.take("services", {}, self.services)
         sources = root.take("sources", {}, self.sources)
+        resources = root.take("resources", (), lambda path, value: self.resources(path, value, services))
         queries = root.take("queries", (), lambda path, value: self.queries(path, value, services, defaults))
         cache = root.take("cache", CacheConfig(), self.cache)
         self.entities = root.take("entities", {}, self.entity_types)
         self.relations = root.take("relations", {}, self.relation_types)
         streams = root.take("streams", (), lambda path, value: self.streams(path, value, sources, batching))
-        for name in ("mutations", "presence", "resources"):
-            root.later(name)
+        # What is declared by name comes before what a resource stands for.
+        queries += tuple(
+            self.query(each.path, query, services, defaults) for each in resources for query in each.queries
+        )
+        streams += tuple(
+            stream
+            for each in resources
+            if each.stream is not None
+            for stream in self.stream(f"{each.path}.stream", each.stream, sources, batching)
+        )
+        reader = MutationReader(self, services, sources, streams, self.entities, self.relations)
+        mutations = root.take("mutations", {}, reader.mutations)
+        for each in resources:
+            for name, mutation in each.mutations.items():
+                mutations.setdefault(name, reader.mutation(each.path, mutation))
+        root.later("presence")
         root.done()
         if self.faults:
             first: dict[str, ConfigError] = {}
@@ -544,10 +423,11 @@ class _Reader:
             storage,
             self.entities,
             self.relations,
+            mutations,
         )
 
     def cluster(self, path: str, value: Any) -> ClusterConfig:
-        section = _Section(self, path, value)
+        section = Section(self, path, value)
         autoscale = (
             section.take("ingestors", None, self.autoscale)
             if isinstance(section.value.get("ingestors"), dict)
@@ -570,7 +450,7 @@ class _Reader:
         return made
 
     def autoscale(self, path: str, value: Any) -> Autoscale:
-        section = _Section(self, path, value)
+        section = Section(self, path, value)
         made = Autoscale(
             section.take("min", 1, _ingestors),
             section.take("max", 4, _ingestors),
@@ -584,9 +464,9 @@ class _Reader:
 
     def batching(self, path: str, value: Any, base: Profile | None = None) -> Profile:
         base = base or Profile()
-        section = _Section(self, path, value)
+        section = Section(self, path, value)
         made = Profile(
-            section.take("mode", base.mode, _one_of("window", "leading", "debounce")),
+            section.take("mode", base.mode, values.one_of("window", "leading", "debounce")),
             section.take("window", base.window_ms, _positive),
             section.take("max_wait", base.max_wait_ms, _positive),
         )
@@ -598,11 +478,11 @@ class _Reader:
         return made
 
     def gateway(self, path: str, value: Any) -> GatewayConfig:
-        section = _Section(self, path, value)
+        section = Section(self, path, value)
         made = GatewayConfig(
-            section.take("host", "127.0.0.1", _text),
+            section.take("host", "127.0.0.1", values.text),
             section.take("port", 8700, _port),
-            section.take("admin_host", "127.0.0.1", _text),
+            section.take("admin_host", "127.0.0.1", values.text),
             section.take("admin_port", 8701, _port),
             section.take("origins", (), self.origins),
             section.take("auth", AuthConfig(), self.auth),
@@ -621,26 +501,26 @@ class _Reader:
         return tuple(_url("http", "https")(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))
 
     def auth(self, path: str, value: Any) -> AuthConfig:
-        section = _Section(self, path, value)
-        mode = section.take("mode", "none", _one_of("none", "api_keys", "jwt"))
+        section = Section(self, path, value)
+        mode = section.take("mode", "none", values.one_of("none", "api_keys", "jwt"))
         if mode == "jwt":
-            self.fault(f"{path}.mode", f"{_LATER}, got 'jwt'")
+            self.fault(f"{path}.mode", f"{LATER}, got 'jwt'")
             return AuthConfig(mode)  # the other members are that mode's
-        keys_file = section.take("keys_file", _NEVER, _keys_file) if mode == "api_keys" else ""
+        keys_file = section.take("keys_file", NEVER, _keys_file) if mode == "api_keys" else ""
         section.done()
         return AuthConfig(mode, keys_file or "")
 
     def store_nodes(self, path: str, value: Any) -> tuple[str, ...]:
         names = tuple(_name(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))
         if len(set(names)) < len(names):
-            raise ConfigError(path, f"a node is there twice, in {_shown(value)}")
+            raise ConfigError(path, f"a node is there twice, in {shown(value)}")
         return names
 
     def storage(self, path: str, value: Any) -> StorageConfig:
-        section = _Section(self, path, value)
+        section = Section(self, path, value)
         made = StorageConfig(
             section.take("path", StorageConfig.path, _directory),
-            section.take("sync", "window", _one_of("always", "window", "never")),
+            section.take("sync", "window", values.one_of("always", "window", "never")),
             section.take("wait", 60_000.0, duration),
             section.take("nodes", (), self.store_nodes),
         )
@@ -648,11 +528,11 @@ class _Reader:
         return made
 
     def defaults(self, path: str, value: Any) -> _Defaults:
-        section = _Section(self, path, value)
+        section = Section(self, path, value)
         made = _Defaults(
-            section.take("stale_time", 60_000.0, _stale_time),
-            section.take("gc_time", 300_000.0, _endless),
-            section.take("retry", 3, _retry),
+            section.take("stale_time", 60_000.0, values.stale_time),
+            section.take("gc_time", 300_000.0, values.endless),
+            section.take("retry", 3, values.retry),
         )
         section.done()
         return made
@@ -660,9 +540,9 @@ class _Reader:
     def services(self, path: str, value: Any) -> dict[str, ServiceConfig]:
         found = {}
         for name, each in self.named(path, value).items():
-            section = _Section(self, f"{path}.{name}", each)
+            section = Section(self, f"{path}.{name}", each)
             found[name] = ServiceConfig(
-                section.take("base_url", _NEVER, _url("http", "https")) or "http://faulty",
+                section.take("base_url", NEVER, _url("http", "https")) or "http://faulty",
                 section.take("headers", {}, _headers),
                 section.take("timeout", 10_000.0, _positive),
                 section.take("concurrency", 32, _count),
@@ -671,10 +551,10 @@ class _Reader:
         return found
 
     def cache(self, path: str, value: Any) -> CacheConfig:
-        section = _Section(self, path, value)
+        section = Section(self, path, value)
         made = CacheConfig(
             section.take("max_bytes", None, _bytes),
-            section.take("max_entries", None, _at_least_one),
+            section.take("max_entries", None, values.at_least_one),
         )
         section.done()
         return made
@@ -683,13 +563,13 @@ class _Reader:
         found: dict[str, EntityType] = {}
         taken: dict[str, str] = {}
         for name, each in self.named(path, value).items():
-            section = _Section(self, f"{path}.{name}", each)
+            section = Section(self, f"{path}.{name}", each)
             plural = f"{name}s"
             found[name] = EntityType(
                 name,
-                section.take("id", "id", _text),
-                section.take("keys", (), _names),
-                section.take("objects", (), _names),
+                section.take("id", "id", values.text),
+                section.take("keys", (), values.names),
+                section.take("objects", (), values.names),
                 section.take("queries", ((plural,), (plural, "list"), (plural, "detail")), self.key_beginnings),
             )
             section.done()
@@ -702,9 +582,9 @@ class _Reader:
     def key_beginnings(self, path: str, value: Any) -> tuple[tuple[Any, ...], ...]:
         found = []
         for position, each in enumerate(self.items(path, value)):
-            key = _key(f"{path}.{position}", each)
+            key = values.key(f"{path}.{position}", each)
             if any(isinstance(element, list | dict) for element in key) or list(template.holes(template.parse(key))):
-                self.fault(f"{path}.{position}", f"expected texts and numbers, got {_shown(each)}")
+                self.fault(f"{path}.{position}", f"expected texts and numbers, got {shown(each)}")
             found.append(tuple(key))
         return tuple(found)
 
@@ -718,7 +598,7 @@ class _Reader:
                 elif isinstance(member, list) and member:
                     parsed = template.parse(member)
                 else:
-                    self.fault(at, f"expected a key or {{contains: element}}, got {_shown(member)}")
+                    self.fault(at, f"expected a key or {{contains: element}}, got {shown(member)}")
                     continue
                 for hole in template.holes(parsed):
                     if hole != ("id",):
@@ -726,99 +606,106 @@ class _Reader:
         return found
 
     def infinite(self, path: str, value: Any) -> OffsetPaging:
-        section = _Section(self, path, value)
-        size = section.take("page_size", 20, _at_least_one)
+        section = Section(self, path, value)
+        size = section.take("page_size", 20, values.at_least_one)
         made = OffsetPaging(
-            section.take("param", "offset", _text),
-            section.take("initial", 0, _anything),
+            section.take("param", "offset", values.text),
+            section.take("initial", 0, values.anything),
             size,
-            section.take("step", size, _at_least_one),
-            section.take("max_pages", 0, _at_least_one),
-            section.take("by", "id", _text),
-            section.take("items", None, _pointer),
-            section.take("next", None, _pointer),
-            section.take("previous", None, _pointer),
+            section.take("step", size, values.at_least_one),
+            section.take("max_pages", 0, values.at_least_one),
+            section.take("by", "id", values.text),
+            section.take("items", None, values.pointer),
+            section.take("next", None, values.pointer),
+            section.take("previous", None, values.pointer),
         )
         if made.next is None and not is_number(made.initial):
-            self.fault(section.at("initial"), f"expected a number where pages are counted, got {_shown(made.initial)}")
+            self.fault(section.at("initial"), f"expected a number where pages are counted, got {shown(made.initial)}")
         section.done()
         return made
 
     def queries(
         self, path: str, value: Any, services: dict[str, ServiceConfig], defaults: _Defaults
     ) -> tuple[QueryConfig, ...]:
-        found = []
-        for position, each in enumerate(self.items(path, value)):
-            section = _Section(self, f"{path}.{position}", each)
-            key = section.take("key", _NEVER, _key)
-            captures = {hole[0] for hole in template.holes(template.parse(key))} if key is not None else set()
-            if key is not None:
-                self.placeholders(section.at("key"), key, captures)
-            function = section.take("function", None, _function)
-            service = section.take("service", None if section.has("function") else _NEVER, _text)
-            if service is not None and service not in services:
-                self.fault(section.at("service"), f"no such service, there are {_listed(services)}, got {service!r}")
-            request_path = section.take("path", None if section.has("function") else _NEVER, _path)
-            if section.has("function"):
-                for name in ("service", "path", "params"):
-                    if section.has(name):
-                        self.fault(section.at(name), "a query has a function or a service, not both")
-            if request_path is not None:
-                self.placeholders(section.at("path"), request_path, captures)
-            params = section.take("params", None, _params)
-            self.placeholders(section.at("params"), params, captures)
-            found.append(
-                QueryConfig(
-                    key or [],
-                    service or "",
-                    request_path or "/",
-                    params,
-                    section.take("stale_time", defaults.stale_time, _stale_time),
-                    section.take("gc_time", defaults.gc_time_ms, _endless),
-                    section.take("retry", defaults.retry, _retry),
-                    section.take("retry_delay", None, duration),
-                    section.take("refetch_interval", 0.0, _positive),
-                    section.take("infinite", None, self.infinite),
-                    function,
-                )
-            )
-            for name in ("persist", "as_of"):
-                section.later(name)
-            section.done()
-        return tuple(found)
+        items = enumerate(self.items(path, value))
+        return tuple(self.query(f"{path}.{position}", each, services, defaults) for position, each in items)
+
+    def query(self, path: str, value: Any, services: dict[str, ServiceConfig], defaults: _Defaults) -> QueryConfig:
+        section = Section(self, path, value)
+        key = section.take("key", NEVER, values.key)
+        captures = {hole[0] for hole in template.holes(template.parse(key))} if key is not None else set()
+        if key is not None:
+            self.placeholders(section.at("key"), key, captures)
+        function = section.take("function", None, values.function)
+        service = section.take("service", None if section.has("function") else NEVER, values.text)
+        if service is not None and service not in services:
+            self.fault(section.at("service"), f"no such service, there are {listed(services)}, got {service!r}")
+        request_path = section.take("path", None if section.has("function") else NEVER, values.path)
+        if section.has("function"):
+            for name in ("service", "path", "params"):
+                if section.has(name):
+                    self.fault(section.at(name), "a query has a function or a service, not both")
+        if request_path is not None:
+            self.placeholders(section.at("path"), request_path, captures)
+        params = section.take("params", None, values.params)
+        self.placeholders(section.at("params"), params, captures)
+        made = QueryConfig(
+            key or [],
+            service or "",
+            request_path or "/",
+            params,
+            section.take("stale_time", defaults.stale_time, values.stale_time),
+            section.take("gc_time", defaults.gc_time_ms, values.endless),
+            section.take("retry", defaults.retry, values.retry),
+            section.take("retry_delay", None, duration),
+            section.take("refetch_interval", 0.0, _positive),
+            section.take("infinite", None, self.infinite),
+            function,
+        )
+        for name in ("persist", "as_of"):
+            section.later(name)
+        section.done()
+        return made
+
+    def resources(self, path: str, value: Any, services: dict[str, ServiceConfig]) -> tuple[Resource, ...]:
+        found = [
+            read_resource(self, f"{path}.{name}", name, each, services)
+            for name, each in self.named(path, value).items()
+        ]
+        return tuple(each for each in found if each is not None)
 
     def placeholders(self, path: str, value: Any, captures: set[str]) -> None:
         for hole in template.holes(template.parse(value)):
             if len(hole) > 1:
                 self.fault(path, f"a query's placeholder has no members, got {{{'.'.join(hole)}}}")
             elif hole[0] not in captures:
-                self.fault(path, f"no such placeholder {{{hole[0]}}}, the key has {_listed(captures)}")
+                self.fault(path, f"no such placeholder {{{hole[0]}}}, the key has {listed(captures)}")
 
     def sources(self, path: str, value: Any) -> dict[str, SourceConfig]:
         found = {}
         for name, each in self.partitioned(path, value):
-            section = _Section(self, f"{path}.{name.partition('@')[0]}", each)
-            section.take("partitions", None, _anything)  # see `partitioned`
-            kind = section.take("type", _NEVER, _one_of(*DIALECTS)) or "websocket"
+            section = Section(self, f"{path}.{name.partition('@')[0]}", each)
+            section.take("partitions", None, values.anything)  # see `partitioned`
+            kind = section.take("type", NEVER, values.one_of(*DIALECTS)) or "websocket"
             schemes = ("ws", "wss") if kind == "websocket" else ("http", "https")
             dialect = section.take("dialect", DIALECTS[kind][0], _dialect(kind))
             converses = dialect in ("socket.io", "graphql-transport-ws")
             found[name] = SourceConfig(
                 kind,
-                section.take("url", _NEVER, _url(*schemes)) or "ws://faulty",
+                section.take("url", NEVER, _url(*schemes)) or "ws://faulty",
                 section.take("headers", {}, _headers),
                 section.take("envelope", None, self.event_members if converses else self.envelope),
-                section.take("subscribe", None, _anything),
-                section.take("unsubscribe", None, _anything),
+                section.take("subscribe", None, values.anything),
+                section.take("unsubscribe", None, values.anything),
                 section.take("reconnect", ReconnectConfig(), self.reconnect),
-                section.take("heartbeat", 30_000.0, _endless),
+                section.take("heartbeat", 30_000.0, values.endless),
                 section.take("max_frame", 4 * 1024 * 1024, _bytes),
-                section.take("overflow", "pause", _one_of(*(each.value for each in Overflow))),
+                section.take("overflow", "pause", values.one_of(*(each.value for each in Overflow))),
                 section.take("max_buffer", None, _bytes),
                 section.take("max_rate", None, _rate),
                 dialect,
                 section.take("namespace", "/", _namespace),
-                section.take("auth", None, _anything),
+                section.take("auth", None, values.anything),
                 section.take("missed", None, _missed),
                 section.take("transport", "websockets", _transport(kind, section.value.get("url"))),
             )
@@ -865,19 +752,19 @@ class _Reader:
     def dialect_message(self, path: str, value: Any, dialect: str) -> None:
         """Find out whether a message that joins or leaves has the form that its dialect wants."""
         if dialect == "socket.io" and not (isinstance(value, list) and value and isinstance(value[0], str)):
-            self.fault(path, f'expected an event to emit, such as [join, "{{channel}}"], got {_shown(value)}')
+            self.fault(path, f'expected an event to emit, such as [join, "{{channel}}"], got {shown(value)}')
         if dialect == "graphql-transport-ws":
             if path.endswith("unsubscribe"):
                 self.fault(path, "the dialect graphql-transport-ws has a message of its own to leave")
             elif not isinstance(value, dict) or not isinstance(value.get("query"), str) or not set(value) <= OPERATION:
                 self.fault(
-                    path, f"expected {{query: text, variables?, operationName?, extensions?}}, got {_shown(value)}"
+                    path, f"expected {{query: text, variables?, operationName?, extensions?}}, got {shown(value)}"
                 )
 
     def event_members(self, path: str, value: Any) -> dict[str, str]:
         """Members of an event's data that tell what the dialect does not."""
-        section = _Section(self, path, value)
-        names = {ours: section.take(ours, None, _text) for ours in ("channel", "id")}
+        section = Section(self, path, value)
+        names = {ours: section.take(ours, None, values.text) for ours in ("channel", "id")}
         section.done()
         return {ours: theirs for ours, theirs in names.items() if theirs is not None}
 
@@ -892,10 +779,10 @@ class _Reader:
                 self.fault(path, f"no such placeholder {{{'.'.join(hole)}}}, there is {known}")
 
     def envelope(self, path: str, value: Any) -> dict[str, str]:
-        section = _Section(self, path, value)
+        section = Section(self, path, value)
         names = {}
         for ours in ("event", "data", "channel", "id"):
-            theirs = section.take(ours, None, _text)
+            theirs = section.take(ours, None, values.text)
             if theirs is not None:
                 names[ours] = theirs
         section.done()
@@ -909,7 +796,7 @@ class _Reader:
         return names
 
     def reconnect(self, path: str, value: Any) -> ReconnectConfig:
-        section = _Section(self, path, value)
+        section = Section(self, path, value)
         made = ReconnectConfig(
             section.take("attempts", 5, _count),
             section.take("initial", 1_000.0, _positive),
@@ -923,51 +810,57 @@ class _Reader:
     def streams(
         self, path: str, value: Any, sources: dict[str, SourceConfig], batching: Profile
     ) -> tuple[StreamConfig, ...]:
-        found: list[StreamConfig] = []
+        items = enumerate(self.items(path, value))
+        return tuple(
+            stream for position, each in items for stream in self.stream(f"{path}.{position}", each, sources, batching)
+        )
+
+    def stream(
+        self, path: str, value: Any, sources: dict[str, SourceConfig], batching: Profile
+    ) -> tuple[StreamConfig, ...]:
+        """Read a stream, which is one of each partition of its source."""
         parts: dict[str, list[str]] = {}
         for name in sources:
             parts.setdefault(name.partition("@")[0], []).append(name)
-        for position, each in enumerate(self.items(path, value)):
-            section = _Section(self, f"{path}.{position}", each)
-            source = section.take("source", _NEVER, _text)
-            if source is not None and source not in parts:
-                self.fault(section.at("source"), f"no such source, there are {_listed(parts)}, got {source!r}")
-            names = parts.get(source or "", [source or ""])
-            channel = section.take("channel", None, _text)
-            captures: frozenset[str] = frozenset()
-            if channel is not None:
-                node = template.parse(channel)
-                captures = frozenset(hole[0] for hole in template.holes(node))
-                self.channel(section.at("channel"), node, sources.get(names[0]))
-            join = section.take("join", "demand", _one_of("demand", "always"))
-            if join == "always" and captures:
-                self.fault(section.at("join"), f"a channel with placeholders cannot always be joined, got {channel!r}")
-            on = section.take("on", _NEVER, partial(self._on, captures))
-            if captures and on and all(set(rule) & BROADCAST for rules in on.values() for rule in rules):
-                self.fault(
-                    section.at("channel"),
-                    f"its rules name no key, so it has to be joined always, which a channel with placeholders cannot be, "
-                    f"got {channel!r}",
-                )
-            linger_ms = section.take("linger", 30_000.0, duration)
-            profile = section.take("batching", None, lambda at, given: self.batching(at, given, batching))
-            max_rate = section.take("max_rate", None, _rate)
-            transform = section.take("transform", None, partial(parse_transform, on or {}, self.faults))
-            found.extend(
-                StreamConfig(
-                    name,
-                    on or {},
-                    channel,
-                    join == "always",
-                    linger_ms,
-                    profile,
-                    max_rate,
-                    transform,
-                )
-                for name in names
+        section = Section(self, path, value)
+        source = section.take("source", NEVER, values.text)
+        if source is not None and source not in parts:
+            self.fault(section.at("source"), f"no such source, there are {listed(parts)}, got {source!r}")
+        names = parts.get(source or "", [source or ""])
+        channel = section.take("channel", None, values.text)
+        captures: frozenset[str] = frozenset()
+        if channel is not None:
+            node = template.parse(channel)
+            captures = frozenset(hole[0] for hole in template.holes(node))
+            self.channel(section.at("channel"), node, sources.get(names[0]))
+        join = section.take("join", "demand", values.one_of("demand", "always"))
+        if join == "always" and captures:
+            self.fault(section.at("join"), f"a channel with placeholders cannot always be joined, got {channel!r}")
+        on = section.take("on", NEVER, partial(self._on, captures))
+        if captures and on and all(set(rule) & BROADCAST for rules in on.values() for rule in rules):
+            self.fault(
+                section.at("channel"),
+                f"its rules name no key, so it has to be joined always, which a channel with placeholders cannot be, "
+                f"got {channel!r}",
             )
-            section.done()
-        return tuple(found)
+        linger_ms = section.take("linger", 30_000.0, duration)
+        profile = section.take("batching", None, lambda at, given: self.batching(at, given, batching))
+        max_rate = section.take("max_rate", None, _rate)
+        transform = section.take("transform", None, partial(parse_transform, on or {}, self.faults))
+        section.done()
+        return tuple(
+            StreamConfig(
+                name,
+                on or {},
+                channel,
+                join == "always",
+                linger_ms,
+                profile,
+                max_rate,
+                transform,
+            )
+            for name in names
+        )
 
     def channel(self, path: str, node: template.Node, source: SourceConfig | None) -> None:
         names = [hole[0] for hole in template.holes(node)]
@@ -983,7 +876,7 @@ class _Reader:
 
     def _on(self, captures: frozenset[str], path: str, value: Any) -> dict[str, list[dict[str, Any]]]:
         if not isinstance(value, dict) or not value:
-            raise ConfigError(path, f"expected rules by event name, got {_shown(value)}")
+            raise ConfigError(path, f"expected rules by event name, got {shown(value)}")
         found = {}
         for event, rules in value.items():
             listed = rules if isinstance(rules, list) else [rules]
@@ -1030,28 +923,6 @@ def _filled(value: Any, numbers: dict[str, int]) -> Any:
     return value
 
 
-def _key(path: str, value: Any) -> list[Any]:
-    if not isinstance(value, list) or not value:
-        raise ConfigError(path, f"expected an array with at least one element, got {value!r}")
-    return value
-
-
-def _path(path: str, value: Any) -> str:
-    if not isinstance(value, str) or not value.startswith("/"):
-        raise ConfigError(path, f"expected a path that begins with '/', got {value!r}")
-    return value
-
-
-def _params(path: str, value: Any) -> Any:
-    if not isinstance(value, dict) and not isinstance(template.parse(value), template.Hole):
-        raise ConfigError(path, f"expected a mapping or one placeholder, got {value!r}")
-    return value
-
-
-def _listed(names: Any) -> str:
-    return ", ".join(sorted(names)) or "none"
-
-
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
@@ -1068,5 +939,5 @@ def load_mapping(document: Any, env: Mapping[str, str]) -> Config:
         ConfigFaults: with every fault found.
     """
     if not isinstance(document, dict):
-        raise ConfigFaults([ConfigError("", f"expected a mapping, got {_shown(document)}")])
+        raise ConfigFaults([ConfigError("", f"expected a mapping, got {shown(document)}")])
     return _Reader(env).config(document)

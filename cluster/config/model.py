@@ -167,6 +167,13 @@ class SourceConfig(_Confidential, frozen=True):
         return self.subscribe is not None and self.missed is None
 
     @property
+    def has_channels(self) -> bool:
+        """Return whether its events may have channels."""
+        if self.envelope is not None:
+            return "channel" in self.envelope
+        return self.dialect in ("json", "ndjson")
+
+    @property
     def has_ids(self) -> bool:
         """Return whether its events may have ids."""
         if self.dialect in ("socket.io", "graphql-transport-ws"):
@@ -214,6 +221,54 @@ class StreamConfig(Struct, frozen=True):
     transform: Transform | None = None
 
 
+class ConfirmConfig(Struct, frozen=True):
+    """Which event may confirm a mutation."""
+
+    stream: str
+    """Template of a channel, with variables."""
+    event: str
+    where: dict[str, Any] = {}
+    """Members of the event's data."""
+
+
+class MutationConfig(_Confidential, frozen=True, kw_only=True):
+    """A declared mutation: a request of a service, or a Python function."""
+
+    service: str = ""
+    method: str = "POST"
+    path: str = "/"
+    params: Any = None
+    body: Any = None
+    omit: tuple[str, ...] = ()
+    """Variables that are left out of `{variables}` in the body."""
+    optimistic: list[dict[str, Any]] = []
+    """Rules, with variables as placeholders."""
+    result: list[dict[str, Any]] = []
+    """Rules, with `{response}` too."""
+    confirm: ConfirmConfig | None = None
+    scope: str | None = None
+    temp_id: str | None = None
+    response_id: str = "id"
+    rollback: str = "rebase"
+    """rebase | snapshot."""
+    conflict: str = "fail"
+    """fail | overwrite | merge."""
+    invalidate: list[Any] = []
+    retry: int | bool = 0
+    retry_delay_ms: float | None = None
+    delay_ms: float = 0.0
+    max_age_ms: float | None = None
+    variables: Any = None
+    """A schema, or names of those that are required."""
+    function: str | None = None
+
+    def redacted(self) -> Self:
+        """Return a copy without what may be a credential."""
+        return msgspec.structs.replace(
+            self, path=masked_url(self.path), params=_masked_texts(self.params), body=_masked_texts(self.body)
+        )
+
+
 class StorageConfig(Struct, frozen=True):
     """Where shards keep what must survive them."""
 
@@ -248,6 +303,12 @@ class Config(Struct, frozen=True):
     storage: StorageConfig = StorageConfig()
     entities: dict[str, EntityType] = {}
     relations: dict[str, list[Any]] = {}
+    mutations: dict[str, MutationConfig] = {}
+
+    @property
+    def confirmations(self) -> dict[str, ConfirmConfig]:
+        """Return which events may confirm which mutations, by name."""
+        return {name: each.confirm for name, each in self.mutations.items() if each.confirm is not None}
 
     def redacted(self) -> "Config":
         """Return a copy to display: without what may be a credential."""
@@ -256,4 +317,5 @@ class Config(Struct, frozen=True):
             services={name: service.redacted() for name, service in self.services.items()},
             queries=tuple(query.redacted() for query in self.queries),
             sources={name: source.redacted() for name, source in self.sources.items()},
+            mutations={name: mutation.redacted() for name, mutation in self.mutations.items()},
         )

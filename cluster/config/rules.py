@@ -1,7 +1,7 @@
 """Rules of the configuration: checked, and turned into `core.rule.RuleOperation`s."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -10,6 +10,7 @@ import orjson
 from cluster.core import template
 from cluster.core.entity_index import EntityType
 from cluster.core.json_pointer import tokens
+from cluster.core.mutation import in_data
 from cluster.core.operation import Missing
 from cluster.core.query_key import canonical, checked
 from cluster.core.rule import BROADCAST, RuleOperation
@@ -61,8 +62,12 @@ def parse_rule(  # noqa: PLR0915 - one check after another
     faults: list[ConfigError],
     entities: Mapping[str, EntityType] = _NONE,
     relations: Mapping[str, Any] = _NONE,
+    unknown: Collection[str] | None = None,
 ) -> RuleOperation | None:
-    """Check one rule. Faults are added to `faults`; None where there were any."""
+    """Check one rule. Faults are added to `faults`; None where there were any.
+
+    With `unknown` it is one of a mutation, whose placeholders are variables of any name but those, which have no value yet.
+    """
     before = len(faults)
 
     def fault(at: str, reason: str) -> None:
@@ -72,7 +77,8 @@ def parse_rule(  # noqa: PLR0915 - one check after another
         fault("", f"expected a rule such as {{set: {{key: [...], value: ...}}}}, got {rule!r}")
         return None
     beside_call = {"key"} | OPTIONAL["call"] if isinstance(rule.get("call"), str) else frozenset()
-    kinds = [name for name in rule if name not in BESIDE and name not in beside_call]
+    beside = BESIDE if unknown is None else BESIDE | {"optional"}
+    kinds = [name for name in rule if name not in beside and name not in beside_call]
     for name in kinds:
         if name not in REQUIRED:
             fault(str(name), f"unknown operation, expected one of {', '.join(REQUIRED)}")
@@ -83,8 +89,7 @@ def parse_rule(  # noqa: PLR0915 - one check after another
     kind = kinds[0]
     arguments = rule[kind]
     if kind == "call" and isinstance(arguments, str):  # `call: "module:function"` with `key` and the rest beside it
-        beside = {name: value for name, value in rule.items() if name in {"key"} | OPTIONAL["call"]}
-        arguments = {"function": arguments, **beside}
+        arguments = {"function": arguments, **{name: value for name, value in rule.items() if name in beside_call}}
     if not isinstance(arguments, dict):
         fault(kind, f"expected the operation's arguments, got {arguments!r}")
         return None
@@ -101,6 +106,11 @@ def parse_rule(  # noqa: PLR0915 - one check after another
 
     def node(at: str, value: Any, allowed: frozenset[str] | set[str] = names) -> Node:
         parsed = template.parse(value)
+        if unknown is not None:
+            for hole in template.holes(parsed):
+                if hole[0] in unknown:
+                    fault(at, f"{{{'.'.join(hole)}}} is not known yet")
+            return template.renamed(parsed, lambda hole: hole if hole[0] == "item" in allowed else in_data(hole))
         for hole in template.holes(parsed):
             if hole[0] not in allowed:
                 known = ", ".join(sorted(allowed))
@@ -185,7 +195,8 @@ def parse_rule(  # noqa: PLR0915 - one check after another
     if "each" in rule:
         each = node("each", rule["each"], names - {"item"})
         if not isinstance(each, Hole) or each.path[0] != "data":
-            fault("each", f"expected a placeholder of the event's data, got {rule['each']!r}")
+            what = "of the event's data" if unknown is None else "that is an array"
+            fault("each", f"expected a placeholder {what}, got {rule['each']!r}")
     when = rule.get("when", {})
     if not isinstance(when, dict):
         fault("when", f"expected {{pointer: value}}, got {when!r}")
@@ -193,6 +204,9 @@ def parse_rule(  # noqa: PLR0915 - one check after another
     for name, wanted in when.items():
         pointed(f"when.{name}", name)
         fixed(f"when.{name}", [name, wanted])
+    optional = rule.get("optional", False)
+    if not isinstance(optional, bool):
+        fault("optional", f"expected true or false, got {optional!r}")
     guard = None
     if "version" in rule:
         version = rule["version"]
@@ -225,4 +239,5 @@ def parse_rule(  # noqa: PLR0915 - one check after another
         identity_node,
         tuple((name, of_type.id) for name, of_type in entities.items()) if kind == "entity" else (),
         function,
+        optional=optional,
     )

@@ -1,21 +1,21 @@
-"""Operations that are for every shard: on what is under a prefix, on an entity, on what is related to one.
+"""Operations that are for every shard: on what is under a prefix, on an entity, on what is related to one, on a mutation.
 
 They travel beside operations on keys, under names that no key has: a mark before the JSON of what they are about. So they fold per
-prefix, entity or relation, as operations on a key do, and a storm of them costs one per window.
+prefix, entity, relation or mutation, as operations on a key do, and a storm of them costs one per window.
 """
 
 from typing import Any, Literal
 
 from cluster.core.query_key import CanonicalKey, canonical, parse
 
-Kind = Literal["under", "entity", "relation"]
+Kind = Literal["under", "entity", "relation", "confirm"]
 MARK = "#"
-_MARKS: dict[Kind, str] = {"under": "#u", "entity": "#e", "relation": "#r"}
+_MARKS: dict[Kind, str] = {"under": "#u", "entity": "#e", "relation": "#r", "confirm": "#c"}
 _KINDS: dict[str, Kind] = {mark: kind for kind, mark in _MARKS.items()}
 
 
 def name(kind: Kind, about: list[Any]) -> CanonicalKey:
-    """Return the name under which an operation on `about` travels: a prefix, or [type, id].
+    """Return the name under which an operation on `about` travels: a prefix, [type, id], or [mutation's name].
 
     Raises:
         RequestError: `about` cannot be a key.

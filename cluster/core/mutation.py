@@ -1,12 +1,12 @@
 """Mutations as they are declared: what a client's variables come to in operations, in a request, and in an order among others.
 
 The templates of a mutation's operations are those of rules, over its variables (`{id}`, `{variables}`), its own id (`{mutation_id}`) and,
-once the service has answered, `{response}`. They are compiled as the rules of an event are whose data has these members.
+once the service has answered, `{response}`. They are compiled as the rules of an event are whose data has these members (`in_data`).
 
 What must not live here: the life of one mutation (`mutation_queue`), what its operations do to views (`overlay`), HTTP.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import Any
 from urllib.parse import quote
@@ -19,9 +19,10 @@ from cluster.core.declared_query import DOTS, as_parameter
 from cluster.core.operation import Invalidate, json_equal
 from cluster.core.query_key import canonical, checked
 from cluster.core.retry import retry_delay_ms
-from cluster.core.rule import Made, RuleOperation, compile_operations
-from cluster.core.template import MissingCapture, Node, Path
+from cluster.core.rule import Made, RuleOperation, compile_operations, template_text
+from cluster.core.template import Literal, MissingCapture, Node, Path
 from cluster.core.transform import HeardOn
+from cluster.core.variables import Schema
 from cluster.errors import ErrorCode, RequestError
 
 MAX_ID = 128
@@ -70,18 +71,23 @@ NEXT: dict[Status, frozenset[Status]] = {
 class Operations:
     """Rules of a mutation, compiled."""
 
-    __slots__ = ("_faults", "_step")
+    __slots__ = ("_faults", "_steps")
 
     def __init__(self, rules: Sequence[RuleOperation]) -> None:
         self._faults: list[str] = []
-        self._step = compile_operations(rules, self._drop) if rules else None
+        self._steps = [compile_operations([rule], _leave_out if rule.optional else self._drop) for rule in rules]
 
     def made(self, variables: dict[str, Any], mutation: str, response: Any) -> tuple[list[Made], list[str]]:
         """Return the operations, by key, and why others came to nothing."""
-        if self._step is None:
+        if not self._steps:
             return [], []
-        data = orjson.dumps({**variables, "variables": variables, "mutation_id": mutation, "response": response})
-        made = self._step(("mutation",), data, None)
+        members = {**variables, "variables": variables, "mutation_id": mutation}
+        if response is not None:
+            members["response"] = response
+        else:
+            members.pop("response", None)
+        data = orjson.dumps(members)
+        made = [each for step in self._steps for each in step(("mutation",), data, None)]
         faults, self._faults[:] = list(self._faults), []
         return made, faults
 
@@ -89,10 +95,24 @@ class Operations:
         self._faults.append(detail or reason)
 
 
+def _leave_out(reason: str, detail: str, data: Raw | bytes, heard: HeardOn) -> None:
+    """It was optional."""
+
+
+class Confirm(Struct, frozen=True):
+    """Which event of a stream may say that the service has carried a mutation out, before it answers itself."""
+
+    channel: Node
+    event: str
+    where: Node = Literal({})
+    """An object: members that the event's data must have, with these values."""
+
+
 class MutationRequest(Struct, frozen=True):
-    """A write to a service."""
+    """A write to a service, or a call of a Python function."""
 
     service: str
+    """Empty: it is a call."""
     method: str
     path: str
     """Percent-encoded, below the service's base URL."""
@@ -101,19 +121,14 @@ class MutationRequest(Struct, frozen=True):
     """JSON; None: there is none."""
     idempotency_key: str
     etag: str | None = None
-
-
-class Confirm(Struct, frozen=True):
-    """The event of a stream that confirms a mutation, as templates of its variables."""
-
-    channel: Node
-    event: str
-    where: Node | None = None
-    """Members that its data has."""
+    function: str = ""
+    """What is called: `module:qualified.name`."""
+    arguments: dict[str, Any] = {}
+    """Of the function, by name; it is told the mutation's id beside them if it takes one."""
 
 
 class DeclaredMutation(Struct, frozen=True):
-    """A mutation of the configuration."""
+    """A mutation of the configuration: a write to a service, or a Python function."""
 
     name: str
     service: str
@@ -127,24 +142,52 @@ class DeclaredMutation(Struct, frozen=True):
     scope: Node | None = None
     """Those of one scope are sent one after another; None: it has one of its own."""
     temp_id: Path | None = None
-    """The variable that is a temporary id, to be replaced by the member `id` of the response."""
+    """The variable that is a temporary id, to be replaced by the member `response_id` of the response."""
     retry: int | bool = 0
     retry_delay_ms: float | None = None
     delay_ms: float = 0.0
     max_age_ms: float | None = None
     """How long it may wait for its service; None: for ever."""
+    response_id: str = "id"
+    omit: tuple[str, ...] = ()
+    """Variables that are left out of `{variables}` in the body."""
     confirm: Confirm | None = None
     invalidate: tuple[Node, ...] = ()
-    """Keys, under which all is looked at again once it is settled."""
+    """Templates of keys under which everything is out of date once it is settled."""
     rollback: str = "rebase"
-    """rebase | snapshot"""
+    """What its failure does: rebase (its operations go, what came since stays) | snapshot (what was there before is put back)."""
     conflict: str = "fail"
-    """fail | overwrite | merge"""
+    """When the service says that what it changes has changed (409, 412): fail | overwrite | merge."""
+    schema: Schema | None = None
+    """What its variables have to be."""
+    function: str | None = None
+    """In place of a service."""
     steps: "tuple[Operations, Operations] | None" = None
     """The operations, compiled; made from the rest."""
 
     def __post_init__(self) -> None:
         structs.force_setattr(self, "steps", (Operations(self.optimistic), Operations(self.result)))
+
+    def validate(self, variables: Any) -> None:
+        """Check what a client gave as variables.
+
+        Raises:
+            RequestError: `INVALID_VARIABLES`, with the JSON `pointer` and the `reason` as details.
+        """
+        fault = None if isinstance(variables, dict) else ("", f"expected an object, got {variables!r:.60}")
+        if fault is None and self.schema is not None:
+            fault = self.schema.fault(variables)
+        if fault is not None:
+            pointer, reason = fault
+            details = {"pointer": pointer, "reason": reason}
+            raise RequestError(ErrorCode.INVALID_VARIABLES, f"variables{pointer}: {reason}", details=details)
+
+    def completed(self, variables: dict[str, Any], mutation: str) -> dict[str, Any]:
+        """Return the variables with a temporary id: where the client gave none, the mutation's own id is it."""
+        if self.temp_id is None:
+            return variables
+        name = self.temp_id[1:] if self.temp_id[0] == "variables" else self.temp_id
+        return {**variables, name[0]: mutation} if len(name) == 1 and name[0] not in variables else variables
 
     def scope_of(self, variables: dict[str, Any], mutation: str) -> str:
         """Return the scope of a mutation, which also says which shard is its home.
@@ -157,11 +200,13 @@ class DeclaredMutation(Struct, frozen=True):
         return f"scope:{self._fill('scope', self.scope, variables, mutation)}"
 
     def request(self, variables: dict[str, Any], mutation: str, etag: str | None = None) -> MutationRequest:
-        """Return what is sent to the service.
+        """Return what is sent to the service; `etag`: of what it is to change.
 
         Raises:
             RequestError: `INVALID_VARIABLES`.
         """
+        if self.function is not None:
+            return MutationRequest("", "", "", (), None, mutation, function=self.function, arguments=variables)
 
         def segment(path: Path) -> str:
             return quote(as_parameter(_look_up(variables, mutation, path)), safe="")
@@ -177,7 +222,8 @@ class DeclaredMutation(Struct, frozen=True):
             filled = self._fill("params", self.params, variables, mutation)
             if isinstance(filled, dict):
                 params = [(name, as_parameter(value)) for name, value in filled.items() if value is not None]
-        body = None if self.body is None else orjson.dumps(self._fill("body", self.body, variables, mutation))
+        sent = {name: value for name, value in variables.items() if name not in self.omit} if self.omit else variables
+        body = None if self.body is None else orjson.dumps(self._fill("body", self.body, variables, mutation, sent))
         return MutationRequest(self.service, self.method, path, tuple(params), body, mutation, etag)
 
     def temporary(self, variables: dict[str, Any]) -> str | None:
@@ -214,35 +260,6 @@ class DeclaredMutation(Struct, frozen=True):
         assert self.steps is not None
         return self.steps[1].made(variables, mutation, response)[0]
 
-    def invalidations(self, variables: dict[str, Any], mutation: str, response: Any) -> list[Made]:
-        """Return what has to be looked at again once it is settled; keys for which there is too little are left out."""
-        made: list[Made] = []
-        values = variables if response is None else {**variables, "response": response}
-        for node in self.invalidate:
-            try:
-                key = canonical(checked(self._fill("invalidate", node, values, mutation)))
-            except RequestError:
-                continue
-            made.append((broadcast.under(key), Invalidate()))
-        return made
-
-    def is_confirmed_on(self, variables: dict[str, Any], mutation: str, channel: str | None, data: Any) -> bool:
-        """Whether an event on a channel is of the kind that can confirm it."""
-        confirm = self.confirm
-        if confirm is None:
-            return False
-        try:
-            if self._fill("confirm_on", confirm.channel, variables, mutation) != channel:
-                return False
-            where = None if confirm.where is None else self._fill("confirm_on", confirm.where, variables, mutation)
-        except RequestError:
-            return False
-        if where is None:
-            return True
-        return isinstance(data, dict) and all(
-            name in data and json_equal(data[name], value) for name, value in where.items()
-        )
-
     def retry_after(self, failures: int, error: Any) -> float | None:
         """Return the wait before the next try after so many failures before this one; None: it has failed."""
         again = self.retry is True or failures < self.retry
@@ -250,19 +267,99 @@ class DeclaredMutation(Struct, frozen=True):
             return None
         return max(retry_delay_ms(failures, self.retry_delay_ms), getattr(error, "retry_after_ms", None) or 0.0)
 
-    def _fill(self, what: str, node: Node, variables: dict[str, Any], mutation: str) -> Any:
+    def assigned(self, response: Any) -> Any:
+        """Return the id that a response gives to what had a temporary one; None: none."""
+        known = response.get(self.response_id) if isinstance(response, dict) else None
+        return None if isinstance(known, dict | list) else known
+
+    def invalidations(self, variables: dict[str, Any], mutation: str, response: Any) -> list[Made]:
+        """Return what is out of date once it is settled; keys for which there is too little, as without a response, are left out."""
+        made: list[Made] = []
+        for node in self.invalidate:
+            try:
+                key = template.build(node, lambda path: _look_up(variables, mutation, path, response))
+                made.append((broadcast.under(canonical(checked(key))), Invalidate()))
+            except (MissingCapture, RequestError):
+                continue
+        return made
+
+    def confirms(self, variables: dict[str, Any], mutation: str, channel: str, data: Any) -> bool:
+        """Whether an event is about a mutation, and tells that it was carried out.
+
+        `channel` and `data` are those of an item of the list that travels under the broadcast name `confirm`. An event is about it if
+        it has the members of `where`, and tells if it carries the mutation's id, or the values of all variables.
+        """
+        if self.confirm is None:
+            return False
         try:
-            return template.build(node, lambda path: _look_up(variables, mutation, path))
+            wanted = template.build(self.confirm.channel, lambda path: _look_up(variables, mutation, path))
+            where = template.build(self.confirm.where, lambda path: _look_up(variables, mutation, path))
+        except MissingCapture:
+            return False
+        if wanted != channel or not isinstance(data, dict):
+            return False
+        if not all(name in data and _same(data[name], value) for name, value in where.items()):
+            return False
+        scalars = set(_scalars(data))
+        if _mark(mutation) in scalars:
+            return True
+        temporary = None if self.temp_id is None else self.temp_id[-1]
+        return all(
+            _same(data[name], value) if name in data else set(_scalars(value)) <= scalars
+            for name, value in variables.items()
+            if name != temporary
+        )
+
+    def _fill(
+        self, what: str, node: Node, variables: dict[str, Any], mutation: str, sent: dict[str, Any] | None = None
+    ) -> Any:
+        """Fill a template in; `sent` is what `{variables}` stands for, if that is less."""
+
+        def lookup(path: Path) -> Any:
+            return sent if path == ("variables",) and sent is not None else _look_up(variables, mutation, path)
+
+        try:
+            return template.build(node, lookup)
         except MissingCapture as error:
             raise _missing(what, node, variables, mutation) from error
 
 
-def _look_up(variables: dict[str, Any], mutation: str, path: Path) -> Any:
+def in_data(path: Path) -> Path:
+    """Return where a placeholder of a mutation's operation is, in the data of the event as which the operation is compiled."""
+    return ("data", *path)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values are one: a channel's captures are text, so a number equals its digits."""
+    if json_equal(one, other):
+        return True
+    scalar = not isinstance(one, dict | list | None) and not isinstance(other, dict | list | None)
+    return scalar and template_text(one) == template_text(other)
+
+
+def _scalars(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _scalars(each)
+    else:
+        yield _mark(value)
+
+
+def _mark(value: Any) -> Any:
+    """Return a hashable that is equal for equal scalars: true is not 1."""
+    return (value,) if isinstance(value, bool) else value
+
+
+def _look_up(variables: dict[str, Any], mutation: str, path: Path, response: Any = None) -> Any:
     value: Any = variables
     if path[0] == "variables":
         path = path[1:]
     elif path == ("mutation_id",):
         return mutation
+    elif path[0] == "response":
+        if response is None:
+            raise MissingCapture
+        value, path = response, path[1:]
     for token in path:
         if not isinstance(value, dict) or token not in value:
             raise MissingCapture

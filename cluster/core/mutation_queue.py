@@ -27,7 +27,6 @@ from cluster.core.declared_query import Response
 from cluster.core.messages import Failure, Lay, Lift, Mutate, MutationView
 from cluster.core.mutation import NEXT, DeclaredMutation, MutationRequest, Status, replaced
 from cluster.core.operation import Invalidate, Operation
-from cluster.core.overlay import values_in
 from cluster.core.service_health import MAX_PROBE_MS, PROBE_MS, UNREACHABLE
 from cluster.errors import ErrorCode, HarborError, UpstreamError
 
@@ -41,15 +40,13 @@ MAX_SETTLED = 100_000
 """Settled mutations that are remembered: ten minutes of 160 a second. Beyond it the oldest is forgotten earlier."""
 MAX_CONFLICTS = 3
 """How often a mutation that may go over a conflict is sent again for one."""
-CONFLICTS = frozenset({409, 412})
-"""Statuses by which a service says that somebody else has changed what the mutation is about."""
-WAITS = 1.0e300
-"""A moment that does not come: for another mutation's end is waited, not for a time."""
+VERSIONS = ("version", "base_version")
+"""Variables that say what a change is based on."""
 
 Keyed = tuple[str, Operation]
 
 
-class Record(Struct, array_like=True):
+class MutationRecord(Struct, array_like=True):
     """What lasts of a mutation."""
 
     id: str
@@ -123,11 +120,11 @@ class MutationQueue:
         self._place = place
         self._declared = declared
         self._changed = changed
-        self.records: dict[str, Record] = {}
+        self.records: dict[str, MutationRecord] = {}
         """By id."""
-        self._scopes: dict[str, deque[Record]] = {}
+        self._scopes: dict[str, deque[MutationRecord]] = {}
         """Those that are not settled, in order."""
-        self._settled: deque[Record] = deque()
+        self._settled: deque[MutationRecord] = deque()
         """Oldest first."""
         self.unsettled = 0
         self.settled: Counter[str] = Counter()
@@ -143,7 +140,7 @@ class MutationQueue:
         self._paused: dict[str, dict[str, None]] = {}
         """Paused mutations, by service, in order."""
         self._under_way: set[str] = set()
-        self._sent: dict[str, dict[str, Record]] = {}
+        self._sent: dict[str, dict[str, MutationRecord]] = {}
         """Those that a service may have, by name and id."""
         self._temporaries: dict[str, str] = {}
         """The mutation that creates what has a temporary id, of all shards."""
@@ -152,14 +149,14 @@ class MutationQueue:
         self._number = 0
         self._now_ms = 0.0
         self.calls: list[StartMutation] = []
-        self.told: dict[str, Record] = {}
+        self.told: dict[str, MutationRecord] = {}
         """Records whose status has changed."""
         self.items: dict[int, list[Lay | Lift]] = {}
         """What shards are to be told."""
 
     # --- what is stored ------------------------------------------------------------------------------------------
 
-    def restore(self, records: Iterable[Record], now_ms: float) -> None:
+    def restore(self, records: Iterable[MutationRecord], now_ms: float) -> None:
         """Begin with what was stored: what was under way is sent again, with the same idempotency key."""
         self._now_ms = now_ms
         for record in sorted(records, key=lambda each: each.number):
@@ -217,7 +214,7 @@ class MutationQueue:
             raise HarborError(ErrorCode.UNKNOWN_MUTATION, f"no mutation {request.name:.100} is declared")
         if self.unsettled >= MAX_UNSETTLED:
             raise HarborError(ErrorCode.TOO_MANY, f"{MAX_UNSETTLED} mutations wait already")
-        variables = orjson.loads(request.variables)
+        variables = declared.completed(orjson.loads(request.variables), request.mutation)
         temporary = declared.temporary(variables) or ""
         if temporary and (temporary in self._renamed or temporary in self._temporaries):
             raise HarborError(ErrorCode.CONFLICT, f"the temporary id {temporary:.100} was used before")
@@ -231,7 +228,7 @@ class MutationQueue:
         declared.request(variables, request.mutation)
         delay_ms = declared.delay_ms if request.delay_ms is None else request.delay_ms
         self._number += 1
-        record = Record(
+        record = MutationRecord(
             request.mutation,
             request.name,
             orjson.dumps(variables),
@@ -307,15 +304,13 @@ class MutationQueue:
                 self._tell(record, Lift(f"{record.id}#late", [], _doubts(record)), again=False)
         self._send_ready()
 
-    def _refused(self, record: Record, answer: UpstreamError) -> None:
+    def _refused(self, record: MutationRecord, answer: UpstreamError) -> None:
         declared = self._declared[record.name]
-        if answer.status in CONFLICTS and declared.conflict != "fail" and record.conflicts < MAX_CONFLICTS:
+        if answer.is_conflict and declared.conflict != "fail" and record.conflicts < MAX_CONFLICTS:
             record.conflicts += 1
             record.etag = "*" if declared.conflict == "overwrite" else answer.etag
-            if declared.conflict == "merge" and answer.version is not None:
-                variables = orjson.loads(record.variables)
-                versions = {name: answer.version for name in ("version", "base_version") if name in variables}
-                record.variables = orjson.dumps({**variables, **versions})
+            if declared.conflict == "merge":
+                record.variables = orjson.dumps(_brought_up(orjson.loads(record.variables), answer.body))
             self._changed(record.id)
             self._ready[record.id] = None
             return
@@ -325,14 +320,14 @@ class MutationQueue:
             self._waiting[record.id] = self._now_ms + wait
             self._changed(record.id)
             return
-        code = ErrorCode.CONFLICT if answer.status in CONFLICTS else answer.code
+        code = ErrorCode.CONFLICT if answer.is_conflict else answer.code
         self._fail(record, code, answer.message)
 
-    def _succeed(self, record: Record, body: bytes | None, *, by_stream: bool = False) -> None:
+    def _succeed(self, record: MutationRecord, body: bytes | None, *, by_stream: bool = False) -> None:
         declared = self._declared[record.name]
         variables = orjson.loads(record.variables)
         response = None if body is None else orjson.loads(body)
-        renamed = response.get("id") if record.temporary and isinstance(response, dict) else None
+        renamed = declared.assigned(response) if record.temporary else None
         if renamed is not None:
             variables = replaced(variables, record.temporary, renamed)
         try:
@@ -346,26 +341,21 @@ class MutationQueue:
             record, Status.SUCCESS, lasting=list(lasting), result=list(result), renamed=renamed, by_stream=by_stream
         )
 
-    def heard(self, name: str, channel: str | None, data: Any, now_ms: float) -> None:
+    def heard(self, name: str, channel: str, data: Any, now_ms: float) -> None:
         """A stream has an event that may confirm mutations of a name."""
         self._now_ms = now_ms
         sent = self._sent.get(name)
         declared = self._declared.get(name)
         if not sent or declared is None or declared.confirm is None:
             return
-        values = values_in(data)
         for record in list(sent.values()):
-            variables = orjson.loads(record.variables)
-            if not declared.is_confirmed_on(variables, record.id, channel, data):
+            if not declared.confirms(orjson.loads(record.variables), record.id, channel, data):
                 continue
-            wanted = [value for value in variables.values() if not record.temporary or value != record.temporary]
-            names_it = orjson.dumps(record.id) in values
-            if names_it or all(orjson.dumps(value, option=orjson.OPT_SORT_KEYS) in values for value in wanted):
-                if record.status is Status.PAUSED:
-                    self._resume(record)
-                    self._move(record, Status.PENDING)
-                self._succeed(record, orjson.dumps(data), by_stream=True)
-                return
+            if record.status is Status.PAUSED:
+                self._resume(record)
+                self._move(record, Status.PENDING)
+            self._succeed(record, orjson.dumps(data), by_stream=True)
+            return
 
     def _missed(self, service: str) -> None:
         outage = self._outages.get(service)
@@ -385,11 +375,11 @@ class MutationQueue:
             self._move(record, Status.QUEUED)
             self._ready[mutation] = None
 
-    def _pause(self, record: Record) -> None:
+    def _pause(self, record: MutationRecord) -> None:
         self._move(record, Status.PAUSED)
         self._paused.setdefault(self._declared[record.name].service, {})[record.id] = None
 
-    def _resume(self, record: Record) -> None:
+    def _resume(self, record: MutationRecord) -> None:
         """Paused no longer, whatever it is then."""
         self._paused.get(self._declared[record.name].service, {}).pop(record.id, None)
 
@@ -397,7 +387,7 @@ class MutationQueue:
 
     def deadline(self) -> float | None:
         """When anything is due."""
-        times = [at for at in self._waiting.values() if at < WAITS]
+        times = list(self._waiting.values())
         times.extend(outage.probe_at for outage in self._outages.values())
         return min(times, default=None)
 
@@ -439,13 +429,13 @@ class MutationQueue:
 
     # --- the life of one -----------------------------------------------------------------------------------------
 
-    def _enter(self, record: Record) -> None:
+    def _enter(self, record: MutationRecord) -> None:
         self.unsettled += 1
         self._scopes.setdefault(record.scope, deque()).append(record)
         if record.attempts:
             self._sent.setdefault(record.name, {})[record.id] = record
 
-    def _move(self, record: Record, status: Status) -> None:
+    def _move(self, record: MutationRecord, status: Status) -> None:
         assert status in NEXT[record.status], f"{record.status} -> {status}"
         record.status = status
         self._changed(record.id)
@@ -475,14 +465,14 @@ class MutationQueue:
                     continue
             self._send(record)
 
-    def _awaits(self, record: Record) -> str | None:
+    def _awaits(self, record: MutationRecord) -> str | None:
         """Return the temporary id of something that is still to be created, if the mutation names one."""
         if not self._temporaries:
             return None
         named = _texts(orjson.loads(record.variables)) & self._temporaries.keys()
         return next((each for each in named if self._temporaries[each] != record.id), None)
 
-    def _send(self, record: Record) -> None:
+    def _send(self, record: MutationRecord) -> None:
         declared = self._declared[record.name]
         try:
             request = declared.request(orjson.loads(record.variables), record.id, record.etag)
@@ -498,17 +488,17 @@ class MutationQueue:
         self._under_way.add(record.id)
         self.calls.append(StartMutation(record.id, record.attempts, request))
 
-    def _fail(self, record: Record, code: str, message: str) -> None:
+    def _fail(self, record: MutationRecord, code: str, message: str) -> None:
         record.error = (str(code), message)
         declared = self._declared.get(record.name)
         doubts: list[Keyed] = []
         if declared is not None and declared.invalidate:
-            doubts = declared.invalidations(orjson.loads(record.variables), record.id, None)
+            doubts = list(declared.invalidations(orjson.loads(record.variables), record.id, None))
         self._settle(record, Status.ERROR, result=doubts)
 
     def _settle(
         self,
-        record: Record,
+        record: MutationRecord,
         status: Status,
         *,
         lasting: list[Keyed] | None = None,
@@ -543,7 +533,7 @@ class MutationQueue:
         else:
             del self._scopes[record.scope]
 
-    def _tell(self, record: Record, lift: Lift, *, again: bool = True) -> None:
+    def _tell(self, record: MutationRecord, lift: Lift, *, again: bool = True) -> None:
         """Tell the shards that a mutation concerns what comes of it; `again`: until they have said that they know."""
         touched = [*record.laid, *lift.lasting, *lift.result]
         shards: Iterable[int] = range(self._shards)
@@ -565,7 +555,7 @@ class MutationQueue:
                 self._close(record)
             self._changed(mutation)
 
-    def _close(self, record: Record) -> None:
+    def _close(self, record: MutationRecord) -> None:
         """Everybody knows: what it was made of is of no use any more."""
         record.laid, record.variables = [], b"{}"
         if record.lift is not None:
@@ -599,24 +589,25 @@ class MutationQueue:
             changed = replaced(variables, old, new)
             before = {self._place(key) for key, _ in record.laid}
             record.variables = orjson.dumps(changed)
-            record.laid = [*self._declared[record.name].optimistic_operations(changed, record.id)]
+            made: list[Keyed] = list(self._declared[record.name].optimistic_operations(changed, record.id))
+            record.laid = made
             self._changed(record.id)
             self._lay(record, before)
         for mutation in self._blocked.pop(old, {}):
             self._ready[mutation] = None
         self._send_ready()
 
-    def _lay(self, record: Record, before: Iterable[int] = ()) -> None:
+    def _lay(self, record: MutationRecord, before: Iterable[int] = ()) -> None:
         shards: Iterable[int] = {*before, *(self._place(key) for key, _ in record.laid)}
         for shard in range(self._shards) if record.temporary else sorted(shards):
             self.items.setdefault(shard, []).append(self._lay_for(shard, record))
 
-    def _lay_for(self, shard: int, record: Record) -> Lay:
+    def _lay_for(self, shard: int, record: MutationRecord) -> Lay:
         declared = self._declared.get(record.name)
         restores = declared is not None and declared.rollback == "snapshot"
         return Lay(record.id, record.number, self._of(shard, record.laid), record.temporary, restores)
 
-    def _lift_for(self, shard: int, record: Record) -> Lift:
+    def _lift_for(self, shard: int, record: MutationRecord) -> Lift:
         assert record.lift is not None
         return self._part(shard, record.lift)
 
@@ -654,10 +645,17 @@ class MutationQueue:
                 del self._renamed[old]
 
 
-def _doubts(record: Record) -> list[Keyed]:
+def _doubts(record: MutationRecord) -> list[Keyed]:
     """Return what has the keys that a mutation is about looked at again."""
     keys = dict.fromkeys(key for key, _ in record.laid)
     return [(key, Invalidate(exact=True)) for key in keys if not broadcast.is_broadcast(key)]
+
+
+def _brought_up(variables: dict[str, Any], body: Any) -> dict[str, Any]:
+    """Return variables that name the version which a service says, in its refusal, that it has."""
+    said = body.get("current", body) if isinstance(body, dict) else None
+    version = said.get("version") if isinstance(said, dict) else None
+    return variables if version is None else {**variables, **{name: version for name in VERSIONS if name in variables}}
 
 
 def _texts(value: Any) -> set[str]:

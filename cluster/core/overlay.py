@@ -14,7 +14,6 @@ What must not live here: which mutations there are (`mutation_queue`), numbering
 from collections.abc import Iterator
 from typing import Any
 
-import orjson
 from msgspec import Struct
 
 from cluster.core.entry import Value
@@ -233,17 +232,3 @@ def _identity(item: bytes, by: str) -> Any:
         return identity(decode(item, 0), by)
     except OperationError:
         return None
-
-
-def values_in(data: Any) -> set[bytes]:
-    """Return every value within JSON data, as JSON text."""
-    found: set[bytes] = set()
-    waiting = [data]
-    while waiting:
-        value = waiting.pop()
-        found.add(orjson.dumps(value, option=orjson.OPT_SORT_KEYS))
-        if isinstance(value, dict):
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            waiting.extend(value)
-    return found

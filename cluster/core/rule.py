@@ -47,8 +47,8 @@ from cluster.core.template import HeadIndex, Hole, Literal, MissingCapture, Node
 from cluster.core.transform import HeardOn, Shape, Transform, TransformFunction, compile_transform
 from cluster.errors import ErrorCode, HarborError, OperationError, RequestError
 
-BROADCAST = frozenset({"entity", "relation"})
-"""Operations that name no key: which entries they are about is found in the shards."""
+BROADCAST = frozenset({"entity", "relation", "confirm"})
+"""Operations that name no key: which entries, or mutations, they are about is found in the shards."""
 MEMO = 100_000
 """Keys remembered per route and routes per source; a memo that is full starts over."""
 KNOWN_CHANNELS = 1_000
@@ -93,7 +93,7 @@ class RuleOperation(Struct, frozen=True):
     """One operation of a rule, as configured: templates are parsed, options are plain."""
 
     kind: str
-    """The contract's name: set, merge, append, ..."""
+    """The contract's name: set, merge, append, ...; or `confirm`, which no rule of a configuration says."""
     key: Node
     at: Node = Literal("")
     value: Node | None = None
@@ -118,6 +118,12 @@ class RuleOperation(Struct, frozen=True):
     """Member that identifies an entity, by type."""
     function: str = ""
     """What a call calls."""
+    mutation: str = ""
+    """Which mutation an event may confirm."""
+    source: str = ""
+    """What stands for the channel of an event that has none, there."""
+    optional: bool = False
+    """Of a mutation: it is left out where a variable that it needs is not there."""
 
 
 class Stream(Struct, frozen=True):
@@ -868,6 +874,8 @@ def _maker(operation: RuleOperation, reader: _Reader, event: str, places: dict[s
             return _entity_maker(operation, reader)
         case "relation":
             return _relation_maker(operation, reader)
+        case "confirm":
+            return _confirm_maker(operation)
         case "call":
             function = operation.function
 
@@ -936,6 +944,18 @@ def _relation_maker(operation: RuleOperation, reader: _Reader) -> Callable[..., 
     type_, identity = reader.build(operation.type), reader.build(operation.identity)
     invalidate = Invalidate(False, operation.refetch)
     return lambda *event: (broadcast.name("relation", [type_(*event), identity(*event)]), invalidate)
+
+
+def _confirm_maker(operation: RuleOperation) -> Callable[..., Made]:
+    """Tell every shard that an event came which may confirm a mutation: those of one window go as one list."""
+    name = broadcast.name("confirm", [operation.mutation])
+
+    def make(data: Any, members: Any, item: Any, item_members: Any, event_id: str | int | None, heard: HeardOn) -> Made:
+        channel = operation.source if heard[0] is None else heard[0]
+        told = b'{"channel":%b,"id":%b,"data":%b}' % (orjson.dumps(channel), orjson.dumps(event_id), bytes(data))
+        return name, Append((told,), by="")  # all count: their ids are those of their channels
+
+    return make
 
 
 def _no_value(*_: Any) -> bytes:

@@ -66,11 +66,15 @@ from cluster.core.messages import (
     Item,
     KeyList,
     ListKeys,
+    ListMutations,
     Matched,
     Members,
     Missed,
     MissedKeys,
+    Mutate,
+    MutationView,
     Noted,
+    Overlays,
     Payload,
     Read,
     Ready,
@@ -81,11 +85,14 @@ from cluster.core.messages import (
     Send,
     ServiceState,
     Snapshot,
+    Undo,
     Unwatch,
     Watch,
     Write,
     Written,
 )
+from cluster.core.mutation import DeclaredMutation
+from cluster.core.mutation_queue import StartMutation
 from cluster.core.operation import (
     Append,
     Call,
@@ -107,6 +114,7 @@ from cluster.core.recent_values import RecentValues
 from cluster.core.relation import Relations
 from cluster.core.service_health import UNREACHABLE, ServiceHealth
 from cluster.core.shard_entry import RESTORED, UNCERTAIN, WRITE, ShardEntry, error_of
+from cluster.core.shard_mutations import ORIGIN, ShardMutations
 from cluster.core.structural_sharing import difference, share
 from cluster.core.sweep import SLICE, Sweeps
 from cluster.core.three_way_merge import three_way_merge
@@ -124,6 +132,8 @@ JOIN_WAIT_MS = 1_000.0
 REQUEST_MEMORY_MS = 600_000.0
 """Results of writes are kept this long for repeats."""
 MAX_FETCH_TRIES = 3
+UNLAID_MS = 5_000.0
+"""How long a life waits to hear of what lay over an entry in the one before: until homes of mutations have found out about it."""
 EVICT_SLICE = 500
 """Entries evicted per wake."""
 EVICT_LOOKS = 5_000
@@ -153,7 +163,7 @@ class Sync(Struct, frozen=True):
     """Effect: write through what was committed by now, then say so to `synced`. None other comes before that."""
 
 
-Effect = Send | StartFetch | Commit | Sync
+Effect = Send | StartFetch | StartMutation | Commit | Sync
 T = TypeVar("T")
 
 
@@ -222,10 +232,13 @@ class ShardState:
         reducer: Reducer | None = None,
         keeps: bool = False,
         lost_store: bool = False,
+        mutations: Mapping[str, DeclaredMutation] | None = None,
+        shards: int = 1,
+        place: Callable[[str], int] = lambda _: 0,
     ) -> None:
         """`replay_ms`: the longest an operation may have been under way (the largest `max_wait`); `limits`: calls at once, by service.
 
-        `keeps`: it has a store; `lost_store`: it should have one, but that could not be opened.
+        `keeps`: it has a store; `lost_store`: it should have one, but that could not be opened. `place`: which of the `shards` has a key.
         """
         self.identity = identity
         self.incarnation = incarnation
@@ -262,6 +275,19 @@ class ShardState:
         self._acknowledgements = Acknowledgements("" if keeps else "unavailable" if lost_store else "off")
         self._recent_values = RecentValues()
         self._committed = CommittedFeeds(int(identity.partition("-")[2]), self._unstored)
+        self.mutations = ShardMutations(
+            identity,
+            incarnation,
+            shards=shards,
+            place=place,
+            declared=mutations or {},
+            bases=self,
+            changed=self._unstored.mutation,
+        )
+        self._unlaid: dict[str, float] = {}
+        """Entries over which something lay in the life before, of which nothing was heard yet, and until when that is waited for."""
+        self._uncovered: dict[str, None] = {}
+        """Keys of entries that were dropped while something lay over them."""
         self._evicting = False
         """Entries are still too many, or too large."""
         self._held: dict[str, ShardEntry] = {}
@@ -270,7 +296,7 @@ class ShardState:
         """(receipt, type, id, value), for responses that may not hold them yet."""
         self._effects: list[Effect] = []
         self._gateways = list(gateways)
-        self._announcements = Announcements(identity, incarnation, self._gateways)
+        self._announcements = Announcements(identity, incarnation, [*self._gateways, *self.mutations.peers])
         self.operations_dropped: Counter[str] = Counter()
         self.slot_operations: Counter[int] = Counter()
         """Operations of batches, before folding, by slot, since the shell last took them."""
@@ -303,6 +329,8 @@ class ShardState:
             self.cache.written(entry, Value.from_json(each.data), each.data_updated_at)
             entry.version, entry.origin, entry.fetched_at = each.version, RESTORED + each.origin, each.fetched_at
             entry.etag = each.etag
+            if each.is_overlaid:
+                self._unlaid[entry.key] = now_ms + UNLAID_MS
             self.memory.replaced(entry)
             if self.entities.types:
                 self.entities.replaced(entry.key, entry.covering, each.data)
@@ -317,6 +345,7 @@ class ShardState:
         self._results.update(stored.results)
         self.history.restore(stored.lives, stored.first, stored.changes)
         self._unstored.changes = self.history.next
+        self.mutations.restore(stored.mutations, now_ms)
 
     def not_stored(self, transaction: Transaction) -> None:
         """A transaction could not be stored; what was in it goes with the next."""
@@ -392,6 +421,9 @@ class ShardState:
         entry = self.cache.get(key)
         if remember and entry is not None and entry.query is not None:
             self._remember(entry, operations)
+        overlay = self.mutations.laid.of(key)
+        if overlay is not None and not origin.startswith(ORIGIN):
+            overlay.came(operations, None if entry is None else entry.value, self._now_ms)
         outcome = apply_all(operations, None if entry is None else entry.value, self._reducer)
         self.operations_dropped.update(outcome.dropped)
         if not outcome.changed:
@@ -451,6 +483,8 @@ class ShardState:
                     self._sweep_invalid(self._under_any(related.heads), related.matches, refetch, origin)
                 case "entity", Merge(value=value):
                     self._entity(about[0], about[1], value, count, oldest_ms, origin)
+                case "confirm", Append():
+                    self.mutations.heard(about[0], [operation], self._now_ms)
                 case _:
                     raise AssertionError(f"{operation!r} is not for {name}")
 
@@ -544,6 +578,7 @@ class ShardState:
         parsed = elements(canonical)
         covering = self.entities.covering(parsed) if self.entities.types else ()
         entry = ShardEntry(canonical, self._queries.find(parsed), covering)
+        entry.overlay = self.mutations.laid.of(canonical)
         self.cache.add(entry)
         self.memory.added(entry)
         for link in self._links.values():
@@ -569,25 +604,71 @@ class ShardState:
 
     def _commit(self, entry: ShardEntry, patch: list[bytes] | None, count: int, oldest_ms: float, origin: str) -> None:
         """An entry's data has changed: by RFC 6902 members, or as a whole."""
-        from_version = entry.version
-        self.offset += 1
-        entry.version = from_version + 1 if from_version > self._begun else self.offset
-        entry.origin = origin
-        self._unstored.entry(entry.key)
-        self.history.record(entry.key, from_version)
+        self._based(entry, patch, origin)
+        if entry.overlay is None:
+            self._number(entry, patch, entry.version, count, oldest_ms)
+        else:
+            entry.overlay.touched()
+            self._show(entry, entry.shown, count=count, oldest_ms=oldest_ms, is_new=True)
         assert entry.value is not None
         self._recent_values.changed(entry.key, entry.version, entry.value)
-        size = sum(map(len, patch)) + len(patch) if patch is not None else 0
+
+    def _based(self, entry: ShardEntry, patch: list[bytes] | None, origin: str) -> None:
+        """The base of an entry has changed: what is known of it."""
+        assert entry.value is not None
+        entry.origin = origin
         if patch is None:
             self.memory.replaced(entry)
         else:
-            self.memory.edited(entry, size)
+            self.memory.edited(entry, sum(map(len, patch)) + len(patch))
         if self.entities.types:
             if patch is None or self.entities.edited(entry.key, entry.covering, patch):
                 self.entities.replaced(entry.key, entry.covering, entry.value.json())
+
+    def _show(
+        self,
+        entry: ShardEntry,
+        before: Value | None,
+        *,
+        mutation: str = "",
+        count: int = 1,
+        oldest_ms: float = 0.0,
+        is_new: bool = False,
+    ) -> None:
+        """Make an entry's view anew, which was `before`; `is_new`: it is a step whatever that comes to."""
+        overlay = entry.overlay = self.mutations.laid.of(entry.key)
+        entry.shown = None if overlay is None else overlay.shown(entry.value, self._reducer)
+        after = entry.visible
+        if before is None and after is None:
+            return
+        patch = _patch(before, after)
+        if patch == [] and not is_new and entry.key not in self._unlaid:
+            return
+        from_version = 0 if before is None else entry.version
+        self._number(entry, patch, from_version, count, oldest_ms, mutation)
+
+    def _number(
+        self,
+        entry: ShardEntry,
+        patch: list[bytes] | None,
+        from_version: int,
+        count: int,
+        oldest_ms: float,
+        mutation: str = "",
+    ) -> None:
+        """The view of an entry takes a step: number it, and tell who watches."""
+        self.offset += 1
+        entry.version = from_version + 1 if from_version > self._begun else self.offset
+        self._unstored.entry(entry.key)
+        self.history.record(entry.key, from_version)
+        if self._unlaid and self._unlaid.pop(entry.key, None) is not None:
+            patch = None  # what gateways have is not what a patch would start from
+        size = sum(map(len, patch)) + len(patch) if patch is not None else 0
         for link in self._watchers.get(entry.key, ()):
             pending = link.pend(entry.key, from_version)
             pending.coalesced += count
+            if mutation:
+                pending.mutations[mutation] = None
             if patch is None or pending.patches is None:
                 pending.patches = None
             else:
@@ -615,6 +696,9 @@ class ShardState:
         self.entities.removed(entry.key)
         self._recent_values.removed(entry.key)
         self._held.pop(entry.key, None)
+        self._unlaid.pop(entry.key, None)
+        if entry.overlay is not None:
+            self._uncovered[entry.key] = None
         for observer in entry.observers:
             observer.entry = None
             observer.unschedule()
@@ -648,6 +732,106 @@ class ShardState:
             reason = self.memory.excess()
             if reason is None:
                 return
+
+    # --- mutations -----------------------------------------------------------------------------------------------
+
+    def base(self, key: str) -> Value | None:
+        """Return an entry without what lies over it."""
+        entry = self.cache.get(key)
+        return None if entry is None else entry.value
+
+    def show(self, key: str, mutation: str) -> None:
+        """What lies over an entry is another."""
+        entry = self.cache.get(key)
+        if entry is None:
+            overlay = self.mutations.laid.of(key)
+            if overlay is None or overlay.shown(None, self._reducer) is None:
+                return
+            entry = self._create(key)
+        self._show(entry, entry.visible, mutation=mutation)
+        self._drop_if_nothing(entry)
+
+    def settle(self, key: str, operations: list[Operation], mutation: str, *, is_doubtful: bool) -> None:
+        """A mutation is settled: apply what lasts of it, and show that in the same step."""
+        invalidates = [each for each in operations if isinstance(each, Invalidate)]
+        operations = [each for each in operations if not isinstance(each, Invalidate)]
+        entry = self.cache.get(key)
+        before = None if entry is None else entry.visible
+        if before is not None and entry is not None and entry.overlay is None:
+            before = Value.from_json(before.json())  # the base is edited in place
+        outcome = apply_all(operations, None if entry is None else entry.value, self._reducer)
+        self.operations_dropped.update(outcome.dropped)
+        if outcome.changed and outcome.value is None and entry is not None:
+            self._remove(entry)
+            entry = None
+        elif outcome.changed and outcome.value is not None:
+            if entry is None:
+                entry = self._create(key)
+            if entry.query is not None:
+                self._remember(entry, operations)
+            self.cache.written(entry, outcome.value, is_edit=True)
+            self._based(entry, outcome.patch, f"{ORIGIN}{mutation}")
+        if entry is None:
+            return
+        self._show(entry, before, mutation=mutation, is_new=True)
+        if entry.value is not None:
+            self._recent_values.changed(entry.key, entry.version, entry.value)
+        self._drop_if_nothing(entry)
+        if entry.fetch is not None:
+            entry.fetch.again = True  # what it brings may be older
+        if is_doubtful and outcome.changed:
+            invalidates.append(Invalidate(exact=True))
+        for each in invalidates:
+            self._invalidate(entry, each.refetch, f"{ORIGIN}{mutation}", self._now_ms)
+
+    def _drop_if_nothing(self, entry: ShardEntry) -> None:
+        """Drop an entry that was there only for what lay over it."""
+        if entry.visible is None and entry.value is None and entry.query is None and entry.overlay is None:
+            if self.cache.get(entry.key) is entry:
+                self._remove(entry)
+
+    def broadcast(self, name: str, operations: list[Operation]) -> None:
+        """Carry out what is not about one key."""
+        self._broadcast(name, ORIGIN, operations, 1, 0.0)
+
+    def tell(self, gateway: str, view: MutationView) -> None:
+        """Tell the gateway that began a mutation how it is."""
+        link = self._links.get(gateway)
+        if link is not None:
+            link.tasks.append(view)
+
+    def has_lifted(self, mutation: str) -> bool:
+        """Note that a mutation's lift was applied. Returns whether it had been before."""
+        self._forget_results()
+        name = f"lift/{mutation}"
+        known = name in self._results
+        self._results[name] = (self._now_ms + REQUEST_MEMORY_MS, Matched(0))
+        self._unstored.result(name)
+        return known
+
+    def forget_lift(self, mutation: str) -> None:
+        """A mutation's lift will not come again."""
+        if self._results.pop(f"lift/{mutation}", None) is not None:
+            self._unstored.result(f"lift/{mutation}")
+
+    def overlays(self, message: Overlays, now_ms: float) -> tuple[Answer, list[Effect]]:
+        """Take what another shard, the home of mutations, says of them."""
+        self._now_ms = now_ms
+        answer = self.mutations.overlays(message, now_ms)
+        self._flush()
+        return answer, self._taken()
+
+    def mutated(self, call: StartMutation, result: Response | UpstreamError, now_ms: float) -> list[Effect]:
+        """A mutation's request ended: with a response, or not."""
+        self._now_ms = now_ms
+        service = call.request.service
+        if service and isinstance(result, UpstreamError):
+            self._heard(service, result)
+        elif service and self._health.reached(service):
+            self._toggle(service, offline=False)
+        self.mutations.responded(call, result, now_ms)
+        self._flush()
+        return self._taken()
 
     # --- invalidation --------------------------------------------------------------------------------------------
 
@@ -787,8 +971,10 @@ class ShardState:
         if isinstance(result, UpstreamError):
             if service:
                 self._heard(service, result)
-        elif self._health.reached(service):
-            self._toggle(service, offline=False)
+        else:
+            self.mutations.queue.reached(service, now_ms)
+            if self._health.reached(service):
+                self._toggle(service, offline=False)
         self.cache.ended(service)
         awaited = self.cache.awaited(call.key, call.id)
         if awaited is not None:
@@ -998,6 +1184,8 @@ class ShardState:
                 return self._act(link, request)
             case ListKeys():
                 return self._list(request)
+            case Mutate() | Undo() | ListMutations():
+                return self.mutations.request(link.address, request, self._now_ms)
             case Write() | Edit() | Erase():
                 is_durable = self._acknowledgements.is_durable(request.ack)
                 payload = self._write(request)
@@ -1322,6 +1510,7 @@ class ShardState:
             self._committed.checkpoints,
             self._results,
             self.history,
+            self.mutations.queue.records,
         )
         if transaction is not None:
             effects.insert(0, Commit(transaction))
@@ -1333,6 +1522,9 @@ class ShardState:
         """Send what can be sent: change sets on idle links, channel demands, fetches whose channels are joined."""
         self._sweeps.advance()
         self._evict()
+        self._effects.extend(self.mutations.flush(self._now_ms))
+        while self._uncovered:
+            self.show(self._uncovered.popitem()[0], "")
         for entry in list(self._held.values()):
             if self.demand.settled(self._channels.get(entry.key, [])):
                 self._held.pop(entry.key, None)
@@ -1362,7 +1554,7 @@ class ShardState:
         while not link.pending and link.tasks and size < SLICE_BYTES and looked_at < SLICE_ENTRIES:
             task = link.tasks[0]
             match task:
-                case Answered() | ServiceState():
+                case Answered() | ServiceState() | MutationView():
                     items.append(task)
                 case Missed():
                     items.append(self._missed(task))
@@ -1370,7 +1562,7 @@ class ShardState:
                     if link.exact.get(key) == watch:
                         entry = self.cache.get(key)
                         items.append(Absent(watch) if entry is None else Snapshot(watch, self.view_of(entry)))
-                        size += 0 if entry is None or entry.value is None else entry.value.size()
+                        size += 0 if entry is None else _size(entry.visible)
                 case scan:
                     entry = next(scan.remaining, None) if scan.watch in link.prefixes else None
                     looked_at += 1
@@ -1378,7 +1570,7 @@ class ShardState:
                         if scan.matcher.matches(entry.key) and self.cache.get(entry.key) is entry:
                             self._add_watcher(link, entry.key)
                             items.append(Snapshot(scan.watch, self.view_of(entry)))
-                            size += 64 + (0 if entry.value is None else entry.value.size())
+                            size += 64 + _size(entry.visible)
                         continue
                     if scan.watch in link.prefixes:
                         items.append(Ready(scan.watch, scan.offset))
@@ -1428,6 +1620,7 @@ class ShardState:
         self._now_ms = now_ms
         if self.demand.knows(message.sender):
             self.demand.announced(message.sender, message.incarnation)
+        self.mutations.announced(message.sender, message.incarnation)
         self._flush()
         return Noted(self.incarnation), self._taken()
 
@@ -1440,6 +1633,8 @@ class ShardState:
             self._announcements.answered(to)
         elif isinstance(message, Demand):
             self.demand.answered(to, message, answer, now_ms)
+        elif isinstance(message, Overlays):
+            self.mutations.answered(to, message, answer)
         else:
             link = self._links.get(to)
             if link is None or link.link.in_flight is not message:
@@ -1466,6 +1661,8 @@ class ShardState:
             self._committed.unanswered(to, message, now_ms)
         elif isinstance(message, Demand):
             self.demand.unanswered(to, message, now_ms)
+        elif isinstance(message, Overlays):
+            self.mutations.unanswered(to, message, now_ms)
         else:
             link = self._links.get(to)
             if link is not None and link.link.in_flight is message:
@@ -1486,7 +1683,7 @@ class ShardState:
             return self._now_ms
         times = [self._announcements.deadline(), self.demand.deadline(), self.cache.deadline()]
         times.extend(link.deadline() for link in self._links.values())
-        times.append(self._committed.deadline())
+        times.extend((self._committed.deadline(), self.mutations.deadline(), min(self._unlaid.values(), default=None)))
         times.extend(at for _, at in self._health.offline())
         return min((at for at in times if at is not None), default=None)
 
@@ -1503,6 +1700,10 @@ class ShardState:
                 self.cache.resume(entry)
         gone = self.demand.expired(now_ms)
         self._committed.forget(gone)
+        self._effects.extend(self.mutations.wake(now_ms))
+        for key in [key for key, until in self._unlaid.items() if until <= now_ms]:
+            if (entry := self.cache.get(key)) is not None and entry.value is not None:
+                self._number(entry, None, entry.version, 0, 0.0)
         for source, channel in gone:
             self._left(source, channel)
         self._flush()
@@ -1548,6 +1749,22 @@ class ShardState:
         """Return an entry as readers see it."""
         entry = self.cache.get(key)
         return None if entry is None else self.view_of(entry)
+
+
+def _patch(before: Value | None, after: Value | None) -> list[bytes] | None:
+    """Return RFC 6902 members that lead from one view to another; None: there are none worth it."""
+    if before is None or after is None:
+        return None
+    try:
+        old, new = before.object(), after.object()
+    except OperationError:
+        return None
+    shared = share(old, new)
+    return [] if shared is old else difference(old, shared)
+
+
+def _size(value: Value | None) -> int:
+    return 0 if value is None else value.size()
 
 
 def _updates(places: list[Place], value: bytes) -> list[Operation]:

@@ -168,6 +168,21 @@ def substitute(node: Node, known: dict[str, Any]) -> Node:
             return node
 
 
+def renamed(node: Node, rename: Callable[[Path], Path]) -> Node:
+    """Return the template with other names in its placeholders."""
+    match node:
+        case Hole(path=path):
+            return Hole(rename(path))
+        case Text(parts=parts):
+            return Text(tuple(part if isinstance(part, str) else rename(part) for part in parts))
+        case ListNode(items=items):
+            return ListNode(tuple(renamed(item, rename) for item in items))
+        case DictNode(members=members):
+            return DictNode(tuple((name, renamed(member, rename)) for name, member in members))
+        case _:
+            return node
+
+
 def match(node: Node, value: Any, captures: dict[Path, Any], *, under: bool = False) -> bool:
     """Whether a template can have given `value`; what its placeholders then were is added to `captures`.
 
@@ -207,6 +222,48 @@ def match_text(node: Node, text: str, captures: dict[Path, Any]) -> bool:
         return False
     paths = [part for part in node.parts if isinstance(part, tuple)]
     return all(match(Hole(path), group, captures) for path, group in zip(paths, found.groups(), strict=True))
+
+
+def respelled(value: Any, rename: Callable[[Path], Path]) -> Any:
+    """Return a JSON value with other names in its placeholders, still to be compiled."""
+    if isinstance(value, str):
+        return _HOLE.sub(lambda hole: f"{{{'.'.join(rename(tuple(hole[1].split('.'))))}}}", value)
+    if isinstance(value, list):
+        return [respelled(item, rename) for item in value]
+    if isinstance(value, dict):
+        return {name: respelled(member, rename) for name, member in value.items()}
+    return value
+
+
+_ONE, _MORE = object(), object()
+"""Any character; any number of them."""
+
+
+def overlaps(one: Node, other: Node) -> bool:
+    """Whether some text fits both of two text templates, whose placeholders stand for anything of at least one character."""
+    ours, theirs = _pattern(one), _pattern(other)
+    # Whether what is left of both from there on can be the same: filled in from their ends.
+    fits = [[False] * (len(theirs) + 1) for _ in range(len(ours) + 1)]
+    fits[-1][-1] = True
+    for i in range(len(ours), -1, -1):
+        for j in range(len(theirs), -1, -1):
+            mine, its = ours[i : i + 1], theirs[j : j + 1]
+            if mine == [_MORE] or its == [_MORE]:
+                fits[i][j] = bool(mine and fits[i + 1][j]) or bool(its and fits[i][j + 1])
+            elif mine and its and (mine == its or _ONE in (*mine, *its)):
+                fits[i][j] = fits[i + 1][j + 1]
+    return fits[0][0]
+
+
+def _pattern(node: Node) -> list[Any]:
+    match node:
+        case Text(parts=parts):
+            pieces: list[str | Path] = list(parts)
+        case Literal(value=value):
+            pieces = [str(value)]
+        case _:
+            pieces = list(holes(node))
+    return [sign for piece in pieces for sign in (piece if isinstance(piece, str) else (_ONE, _MORE))]
 
 
 def compatible(node: Node, prefix: Any) -> bool:

@@ -1,7 +1,7 @@
 """The model behind the sample upstream: projects, tasks, messages, documents, posts, users, metrics and the activity feed.
 
 Deterministic: the same seed and the same calls give the same state, ids and times (time here is a count of events, not a clock).
-Every mutation returns what it broadcasts. Tasks and messages are bounded, and one that must go is announced like any deletion, so that a
+Every mutation returns what it broadcasts, and what it was asked for by a key says so: the member `mutation_id` of what it made. Tasks and messages are bounded, and one that must go is announced like any deletion, so that a
 cache which follows the events always equals what REST answers.
 
 It is one thing because it is one world: every kind of thing has its few mutations here. What must not live here: HTTP, sockets, when things
@@ -94,6 +94,10 @@ class Tracker:
                 return tasks[task_id]
         raise RefusedError(404, "NOT_FOUND", f"no task {task_id}")
 
+    def message(self, message_id: str) -> Json:
+        """One message."""
+        return self._with_author(self._message(message_id))
+
     def message_list(self, channel_id: str) -> list[Json]:
         """A channel's messages, oldest first."""
         return [self._with_author(message) for message in self._messages(channel_id).values()]
@@ -173,13 +177,14 @@ class Tracker:
             *self._acted("updated", "task", task_id, task["title"]),
         ]
 
-    def delete_task(self, task_id: str) -> list[Emission]:
+    def delete_task(self, task_id: str, asked: Json | None = None) -> list[Emission]:
         """Remove a task."""
         task = self.task(task_id)
         project_id = task["projectId"]
         del self.tasks[project_id][task_id]
+        told = {"taskId": task_id, "projectId": project_id, **_asked_by(asked or {})}
         return [
-            Emission(f"project:{project_id}", "task:deleted", {"taskId": task_id, "projectId": project_id}),
+            Emission(f"project:{project_id}", "task:deleted", told),
             *self._acted("deleted", "task", task_id, task["title"]),
         ]
 
@@ -196,6 +201,7 @@ class Tracker:
             "content": str(fields.get("content", "")),
             "edited": False,
             "createdAt": self._now(),
+            **_asked_by(fields),
         }
         messages[message["id"]] = message
         shown = self._with_author(message)
@@ -209,17 +215,17 @@ class Tracker:
         message = self._message(message_id)
         message["content"] = str(changes.get("content", message["content"]))
         message["edited"] = True
+        message.update(_asked_by(changes))
         shown = self._with_author(message)
         return shown, [Emission(f"channel:{message['channelId']}:messages", "message:edited", shown)]
 
-    def delete_message(self, message_id: str) -> list[Emission]:
+    def delete_message(self, message_id: str, asked: Json | None = None) -> list[Emission]:
         """Remove a message."""
         message = self._message(message_id)
         channel_id = message["channelId"]
         del self.messages[channel_id][message_id]
-        return [
-            Emission(f"channel:{channel_id}:messages", "message:deleted", {"id": message_id, "channelId": channel_id})
-        ]
+        told = {"id": message_id, "channelId": channel_id, **_asked_by(asked or {})}
+        return [Emission(f"channel:{channel_id}:messages", "message:deleted", told)]
 
     def create_post(self, fields: Json) -> tuple[Json, list[Emission]]:
         """Add a post at the top of `feedId`."""
@@ -258,7 +264,7 @@ class Tracker:
         shown = self._with_author(comment)
         return shown, [Emission(f"post:{comment['postId']}:comments", "comment:updated", shown)]
 
-    def delete_comment(self, comment_id: str) -> list[Emission]:
+    def delete_comment(self, comment_id: str, _asked: Json | None = None) -> list[Emission]:
         """Remove a comment."""
         comment = self._comment(comment_id)
         del self.comments[comment_id]
@@ -298,7 +304,7 @@ class Tracker:
         self._change(document, {name: changes[name] for name in ("title", "content") if name in changes}, timed=False)
         return document, [Emission(f"document:{document_id}", "document:update", dict(document))]
 
-    def delete_document(self, document_id: str) -> list[Emission]:
+    def delete_document(self, document_id: str, _asked: Json | None = None) -> list[Emission]:
         """Remove a document."""
         self.document(document_id)
         del self.documents[document_id]
@@ -477,3 +483,7 @@ class Tracker:
         metric["lastUpdated"] = timestamp
         metric["history"] = [*metric["history"][-99:], {"value": value, "timestamp": timestamp}]
         return timestamp
+
+
+def _asked_by(fields: Json) -> Json:
+    return {"mutation_id": fields["mutation_id"]} if "mutation_id" in fields else {}

@@ -4,12 +4,14 @@
 
 REST below `/`, one WebSocket at `/ws` (`{"action": "subscribe", "channel": ...}`), event streams below `/api`, switches below `/control`:
 
-    POST /control   any of: outage {ms}, errors {status, count, path}, latency_ms, rate, weights {action: weight}, ws up|down,
-                    sse up|down, drop_connections true, emit {channel, event, data, count} or {channel, raw} or {channel, raw_bytes}
-    GET  /control/stats   connections, requests per path, joins per channel
+    POST /control   any of: outage {ms}, errors {status, count, path, method}, swallow {count, path, method}, latency_ms, rate,
+                    weights {action: weight}, ws up|down, sse up|down, drop_connections true,
+                    emit {channel, event, data, count} or {channel, raw} or {channel, raw_bytes}
+    GET  /control/stats   connections, requests per path, joins per channel, how often each Idempotency-Key was acted upon and sent
     GET  /control/truth   the whole state
 
-During an outage every connection is cut without an answer, new ones too; traffic goes on. `/control` always answers. The process ends
+A write with an `Idempotency-Key` acts once; it is the member `mutation_id` of what the write made, and of the event that tells of it. To
+`swallow` an answer is to act, and cut the connection. During an outage every connection is cut without an answer, new ones too; traffic goes on. `/control` always answers. The process ends
 when the one that started it does.
 
 Long because it is a table of routes with a few lines behind each. What must not live here: the model (`tracker`), what happens in it
@@ -67,7 +69,12 @@ class Upstream:
         self._requests: dict[str, int] = {}
         self._remembered: OrderedDict[tuple[str, str, str], tuple[int, bytes]] = OrderedDict()
         self._outage_until = 0.0
+        self.applied: dict[str, int] = {}
+        """How often each `Idempotency-Key` was acted upon: once."""
+        self.keys_seen: dict[str, int] = {}
+        """How often it was sent."""
         self._errors: Json = {}
+        self._swallowing: Json = {}
         self._latency_s = 0.0
         self._websockets_up = True
         self._streams_up = True
@@ -114,9 +121,13 @@ class Upstream:
         if ms:
             self.hub.hang_up()
 
-    def fail(self, status: int, count: int = 1, path: str = "") -> None:
-        """Answer the next `count` requests below `path` with an error."""
-        self._errors = {"status": status, "count": count, "path": path}
+    def fail(self, status: int, count: int = 1, path: str = "", method: str = "") -> None:
+        """Answer the next `count` requests below `path` (of a method, if it is given) with an error, and do nothing else."""
+        self._errors = {"status": status, "count": count, "path": path, "method": method}
+
+    def swallow(self, count: int = 1, path: str = "", method: str = "") -> None:
+        """Do what the next `count` requests below `path` ask for, and cut the connection instead of answering."""
+        self._swallowing = {"count": count, "path": path, "method": method}
 
     def set_rate(self, rate: float) -> None:
         """Change how many actions happen per second; 0 stops them."""
@@ -134,7 +145,11 @@ class Upstream:
                 case "outage", {"ms": int() | float() as ms}:
                     self.outage(ms)
                 case "errors", {"status": int() as status}:
-                    self.fail(status, int(value.get("count", 1)), str(value.get("path", "")))
+                    self.fail(
+                        status, int(value.get("count", 1)), str(value.get("path", "")), str(value.get("method", ""))
+                    )
+                case "swallow", dict():
+                    self.swallow(int(value.get("count", 1)), str(value.get("path", "")), str(value.get("method", "")))
                 case "latency_ms", int() | float():
                     self._latency_s = value / 1000.0
                 case "rate", int() | float():
@@ -165,6 +180,8 @@ class Upstream:
             "unsubscribes": self.hub.unsubscribes,
             "emitted": self.hub.emitted,
             "rate": self.rate,
+            "applied": self.applied,
+            "keys_seen": self.keys_seen,
         }
 
     def _emit_command(self, command: Json) -> None:
@@ -213,6 +230,7 @@ class Upstream:
             web.patch("/tasks/{id}", changed(tracker.update_task)),
             web.delete("/tasks/{id}", removed(tracker.delete_task)),
             web.get("/messages", self._listed(tracker.message_list, "channelId")),
+            web.get("/messages/{id}", self._shown(tracker.message)),
             web.post("/messages", created(tracker.create_message)),
             web.patch("/messages/{id}", changed(tracker.update_message)),
             web.delete("/messages/{id}", removed(tracker.delete_message)),
@@ -251,19 +269,19 @@ class Upstream:
         route = f"{request.method} {path}"
         self._requests[route] = self._requests.get(route, 0) + 1
         if asyncio.get_running_loop().time() < self._outage_until:
-            if request.transport is not None:
-                request.transport.abort()
-            raise asyncio.CancelledError
-        errors = self._errors
-        if errors.get("count", 0) > 0 and path.startswith(errors["path"]):
-            errors["count"] -= 1
-            return _refused(errors["status"], "INJECTED", "an error was asked for")
+            raise _cut(request)
+        if _is_next(self._errors, request):
+            return _refused(self._errors["status"], "INJECTED", "an error was asked for")
         if self._latency_s:
             await asyncio.sleep(self._latency_s)
+        is_swallowed = _is_next(self._swallowing, request)
         try:
-            return await handler(request)
+            answer = await handler(request)
         except RefusedError as refusal:
-            return _refused(refusal.status, refusal.code, str(refusal), **refusal.details)
+            answer = _refused(refusal.status, refusal.code, str(refusal), **refusal.details)
+        if is_swallowed:
+            raise _cut(request)
+        return answer
 
     @staticmethod
     def _shown(find: Callable[[str], Json]) -> Handler:
@@ -297,9 +315,9 @@ class Upstream:
 
         return self._once(act)
 
-    def _removed(self, remove: Callable[[str], list[Emission]]) -> Handler:
-        def act(request: web.Request, _body: Json) -> tuple[int, bytes]:
-            self.emit(remove(request.match_info["id"]))
+    def _removed(self, remove: Callable[[str, Json], list[Emission]]) -> Handler:
+        def act(request: web.Request, body: Json) -> tuple[int, bytes]:
+            self.emit(remove(request.match_info["id"], body))
             return 204, b""
 
         return self._once(act)
@@ -310,10 +328,14 @@ class Upstream:
         async def handle(request: web.Request) -> web.Response:
             body = await _body(request)
             key = (request.method, request.path, request.headers.get("Idempotency-Key", ""))
+            if key[2]:
+                self.keys_seen[key[2]] = self.keys_seen.get(key[2], 0) + 1
+                body["mutation_id"] = key[2]
             remembered = self._remembered.get(key) if key[2] else None
             if remembered is None:
                 remembered = act(request, body)
                 if key[2]:
+                    self.applied[key[2]] = self.applied.get(key[2], 0) + 1
                     self._remembered[key] = remembered
                     if len(self._remembered) > REMEMBERED_REQUESTS:
                         self._remembered.popitem(last=False)
@@ -472,6 +494,22 @@ class Upstream:
 
 def _answer(value: Any) -> web.Response:
     return web.Response(body=orjson.dumps(value), content_type="application/json")
+
+
+def _is_next(switch: Json, request: web.Request) -> bool:
+    """Whether a request is one of those that a switch is about, of which it then counts one less."""
+    if switch.get("count", 0) <= 0 or not request.path.startswith(switch["path"]):
+        return False
+    if switch["method"] not in ("", request.method):
+        return False
+    switch["count"] -= 1
+    return True
+
+
+def _cut(request: web.Request) -> asyncio.CancelledError:
+    if request.transport is not None:
+        request.transport.abort()
+    return asyncio.CancelledError()
 
 
 def _refused(status: int, code: str, message: str, **details: Any) -> web.Response:

@@ -23,6 +23,7 @@ import msgspec
 
 from cluster.core.history import Life, Record
 from cluster.core.messages import Checkpoint
+from cluster.core.mutation_queue import MutationRecord
 from cluster.core.transaction import SCHEMA, Cursor, Result, Stored, StoredEntry, Transaction
 from cluster.errors import StoreError
 
@@ -37,6 +38,7 @@ _CURSOR = msgspec.msgpack.Decoder(tuple[str, Cursor]).decode
 _CHECKPOINT = msgspec.msgpack.Decoder(Checkpoint).decode
 _RESULT = msgspec.msgpack.Decoder(tuple[str, Result]).decode
 _RECORD = msgspec.msgpack.Decoder(Record).decode
+_MUTATION = msgspec.msgpack.Decoder(MutationRecord).decode
 
 
 class _Meta(msgspec.Struct, frozen=True, array_like=True):
@@ -100,6 +102,7 @@ class LmdbStore:
         self._checkpoints = self._env.open_db(b"checkpoints")
         self._results = self._env.open_db(b"results")
         self._changes = self._env.open_db(b"changes")
+        self._mutations = self._env.open_db(b"mutations")
         self._meta = self._env.open_db(b"meta")
 
     def load(self) -> Stored | None:
@@ -114,7 +117,7 @@ class LmdbStore:
                 if raw is None:
                     return None
                 meta = _META(raw)
-                if meta.schema != SCHEMA:
+                if not 1 <= meta.schema <= SCHEMA:
                     raise StoreError(f"{self.directory}: it is of layout {meta.schema}, this version reads {SCHEMA}")
                 return Stored(
                     meta.epoch,
@@ -129,6 +132,7 @@ class LmdbStore:
                     meta.lives,
                     meta.first,
                     [_RECORD(value) for _, value in reading.cursor(self._changes)],
+                    [_MUTATION(value) for _, value in reading.cursor(self._mutations)],
                 )
         except (lmdb.Error, msgspec.MsgspecError) as error:
             raise StoreError(f"{self.directory}: {error}") from error
@@ -165,6 +169,7 @@ class LmdbStore:
         _put(writing, self._cursors, transaction.cursors, is_named=True)
         _put(writing, self._checkpoints, transaction.checkpoints)
         _put(writing, self._results, transaction.results, is_named=True)
+        _put(writing, self._mutations, transaction.mutations)
         for number, change in enumerate(transaction.changes, transaction.number):
             writing.put(number.to_bytes(8, "big"), _ENCODE(change), db=self._changes)
         with writing.cursor(self._changes) as changes:

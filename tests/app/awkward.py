@@ -126,6 +126,7 @@ ERRORS: dict[str, BaseException] = {
     "WordlessError": WordlessError(),
     "UpstreamError": UpstreamError("gone", status=410, retryable=False),
     "Busy": UpstreamError("busy", status=429, retry_after_ms=1500.0),
+    "Offline": UpstreamError("nobody there"),
 }
 
 
@@ -139,6 +140,18 @@ def raises_in_a_thread(name):
 
 async def raises_in_a_task(name):
     await asyncio.gather(raises(name))
+
+
+async def renames(id, name, mutation_id):
+    return {"id": id, "name": name, "by": mutation_id}
+
+
+def renames_without(id, name):
+    return {"id": id, "name": name}
+
+
+def renames_whatever(**given):
+    return given
 
 
 async def cancels_itself():

@@ -280,6 +280,44 @@ async def test_a_function_that_cancels_itself_does_not_cancel_its_caller(functio
     assert task.cancelling() == 0
 
 
+# --- mutations -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_mutation_is_given_its_variables_and_its_id_if_it_takes_it(functions: Functions) -> None:
+    variables = {"id": 7, "name": "n"}
+    for function, given in (
+        ("renames", b'{"id":7,"name":"n","by":"m-1"}'),
+        ("renames_without", b'{"id":7,"name":"n"}'),
+        ("renames_whatever", b'{"id":7,"name":"n","mutation_id":"m-1"}'),
+    ):
+        for _ in range(2):
+            assert await functions.mutate(AWKWARD + function, variables, "m-1") == given
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "retryable"),
+    [("ValueError", 500, False), ("RuntimeError", 500, True), ("UpstreamError", 410, False), ("Offline", None, True)],
+)
+async def test_what_a_mutation_raises_is_its_failure_and_only_an_own_error_says_that_nobody_answered(
+    functions: Functions, name: str, status: int | None, retryable: bool
+) -> None:
+    with pytest.raises(UpstreamError) as raised:
+        await functions.mutate(AWKWARD + "raises", {"name": name}, "m-1")
+    assert (raised.value.status, raised.value.retryable) == (status, retryable)
+
+
+async def test_a_mutation_whose_variables_do_not_fit_or_that_takes_too_long_has_failed(
+    functions: Functions, gate: Callable[[str], Gate]
+) -> None:
+    with pytest.raises(UpstreamError, match="unexpected keyword argument 'colour'") as raised:
+        await functions.mutate(AWKWARD + "renames", {"id": 7, "name": "n", "colour": "red"}, "m-1")
+    assert (raised.value.status, raised.value.retryable) == (500, False)
+    gate("slow")
+    with pytest.raises(UpstreamError, match="no answer within") as raised:
+        await functions.mutate(AWKWARD + "waits", {"gate": "slow"}, "m-1", timeout_ms=50)
+    assert (raised.value.status, raised.value.retryable) == (500, True)
+
+
 # --- those that block ------------------------------------------------------------------------------------------------
 
 

@@ -120,6 +120,10 @@ def refused(declare: Any) -> str:
     return str(raised.value.message)
 
 
+async def renames(id: Any, name: Any, mutation_id: Any) -> Any:
+    return {"id": id, "name": name}
+
+
 # --- query functions -------------------------------------------------------------------------------------------------
 
 
@@ -652,3 +656,49 @@ def test_faults_are_the_loaders_with_their_paths() -> None:
         "streams.0.source",
         "streams.0.on.e.0.set.value",
     }
+
+
+# --- mutations and resources -----------------------------------------------------------------------------------------
+
+
+def test_a_mutation_is_a_function_or_a_request() -> None:
+    made = Harbor({**EVENTS, "services": {"api": {"base_url": "http://x"}}})
+    options: Any = {
+        "optimistic": [{"merge": {"key": DETAIL, "value": {"name": "{name}"}}}],
+        "scope": "project:{id}",
+        "delay": timedelta(seconds=5),
+        "max_age": None,
+    }
+    assert made.mutation("rename", **options)(renames) is renames
+    request = {"service": "api", "method": "PATCH", "path": "/projects/{id}"}
+    assert made.mutation("touch", request=request, retry_delay=0.5) is None
+    assert made.document()["mutations"] == {
+        "rename": {"function": f"{HERE}renames", **options, "delay": "5s", "max_age": "infinity"},
+        "touch": {"request": request, "retry_delay": "500ms"},
+    }
+    renamed, touched = made.config({}).mutations.values()
+    assert (renamed.function, renamed.service, renamed.delay_ms) == (f"{HERE}renames", "", 5_000.0)
+    assert (touched.function, touched.service, touched.method) == (None, "api", "PATCH")
+
+
+def test_a_mutations_function_takes_variables_by_name() -> None:
+    assert refused(lambda: Harbor().mutation("m")(takes_by_position)) == (
+        f"{HERE}takes_by_position: takes 'x' by position only, and variables come by name"
+    )
+    assert "has to be a named one" in refused(lambda: Harbor().mutation("m")(lambda x: x))
+    twice = Harbor()
+    twice.mutation("m")(renames)
+    assert "mutations.m: is declared twice" in refused(lambda: twice.mutation("m")(fetches))
+
+
+def test_a_resource_gives_its_keys() -> None:
+    made = Harbor({**EVENTS, "services": {"api": {"base_url": "http://x"}}})
+    stream = {"source": "events", "channel": "notes", "events": {"created": "note:new"}}
+    notes = made.resource("notes", service="api", path="/notes", stream=stream, stale_time=60)
+    assert notes.detail(7) == ["notes", "detail", 7]
+    assert made.document()["resources"] == {
+        "notes": {"service": "api", "path": "/notes", "stream": stream, "stale_time": "60s"}
+    }
+    config = made.config({})
+    assert [query.key for query in config.queries] == [["notes", "list", "{filters}"], ["notes", "detail", "{id}"]]
+    assert list(config.mutations) == ["notes.create", "notes.update", "notes.delete"]

@@ -1,10 +1,12 @@
 import asyncio
+import json
 from dataclasses import dataclass, field
 
 import pytest
 from aiohttp import web
 
 from cluster.clock import ManualClock
+from cluster.core.declared_query import Response
 from cluster.errors import ErrorCode, UpstreamError
 from cluster.services import ServiceClient
 
@@ -15,6 +17,17 @@ class Ask:
     params: list = field(default_factory=list)
     service: str = "api"
     method: str = "GET"
+    etag: str | None = None
+
+
+@dataclass
+class Change:
+    path: str = "/tasks/7"
+    method: str = "PATCH"
+    body: bytes | None = b'{"a":1}'
+    params: list = field(default_factory=list)
+    idempotency_key: str = "m-1"
+    service: str = "api"
     etag: str | None = None
 
 
@@ -189,3 +202,66 @@ async def test_connections_are_kept_and_closed(upstream, client):
     await client.aclose()
     assert (await client.fetch(Ask("/x"))).body == b"1"
     assert len(ports) == 2
+
+
+async def refusal(client, write=None):
+    with pytest.raises(UpstreamError) as caught:
+        await client.send(write or Change())
+    return caught.value
+
+
+async def test_a_write_is_sent_with_its_key(upstream, client):
+    async def echo(request):
+        heard = {name: request.headers.get(name) for name in ("Idempotency-Key", "If-Match", "Content-Type")}
+        said = {"method": request.method, "at": request.raw_path, "body": (await request.read()).decode()}
+        return web.json_response({**heard, **said}, status=201, headers={"ETag": '"2"'})
+
+    upstream.answer = echo
+    sent = await client.send(Change(params=[("q", "x y")], etag='"1"'))
+    assert sent.etag == '"2"'
+    assert json.loads(sent.body) == {
+        "Idempotency-Key": "m-1",
+        "If-Match": '"1"',
+        "Content-Type": "application/json",
+        "method": "PATCH",
+        "at": "/base/tasks/7?q=x%20y",
+        "body": '{"a":1}',
+    }
+    without = json.loads((await client.send(Change(method="DELETE", body=None))).body)
+    assert (without["method"], without["body"], without["If-Match"]) == ("DELETE", "", None)
+    assert without["Content-Type"] != "application/json"
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(204, b""), (200, b""), (200, b"OK"), (200, b"[" * 2000), (201, b'"' + b"x" * 200_000 + b'"')]
+)
+async def test_a_write_is_done_whatever_the_answer_says(upstream, client, status, body):
+    upstream.answer = lambda _request: web.Response(status=status, body=body)
+    assert await client.send(Change()) == Response(None)
+
+
+async def test_why_a_write_is_refused(upstream, client):
+    upstream.answer = lambda _request: web.json_response({"why": "old"}, status=409, headers={"Retry-After": "3"})
+    error = await refusal(client)
+    assert (error.status, error.is_conflict, error.retryable, error.retry_after_ms) == (409, True, False, 3000.0)
+    assert error.details == {"status": 409, "body": {"why": "old"}}
+    upstream.answer = lambda _request: web.json_response({"why": "x" * 5_000}, status=503)
+    error = await refusal(client)
+    assert (error.is_conflict, error.retryable, error.details) == (False, True, {"status": 503})
+    for body in (b"<html>", b"", b"[" * 2000):
+        upstream.answer = lambda _request, body=body: web.Response(status=412, body=body)
+        error = await refusal(client)
+        assert (error.is_conflict, error.details) == (True, {"status": 412})
+
+
+async def test_a_write_that_nobody_answers(upstream, client):
+    async def cut(request):
+        request.transport.abort()
+        await asyncio.sleep(0)
+        return web.Response()
+
+    upstream.answer = cut
+    error = await refusal(client)
+    assert (error.status, error.retryable) == (None, True)
+    error = await refusal(client, Change(path="/x/../y"))
+    assert not error.retryable
