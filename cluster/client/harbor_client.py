@@ -3,6 +3,8 @@
 Requests go over HTTP, watches share one WebSocket. Each request goes to one gateway and, where that cannot be reached or breaks off, once
 to each of the others: reads and invalidations may be repeated, and a write carries an idempotency key, so that a repeat does nothing.
 
+It is one thing because each method is a request and the reading of its answer.
+
 What must not live here: what watches do (`watches`, `subscription`), reading answers (`answer`).
 """
 
@@ -12,7 +14,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Literal, Self
-from urllib.parse import quote
 from uuid import uuid4
 
 import httpx
@@ -23,6 +24,7 @@ from msgspec import Struct
 from cluster.client.answer import read_answer
 from cluster.client.connection import RECONNECT, Connection, ConnectionState
 from cluster.client.gateways import Gateways
+from cluster.client.mutation import Mutation, path_of, read_mutation
 from cluster.client.subscription import BACKLOG, Mode, Subscription
 from cluster.client.watches import Watch, Watches
 from cluster.core.query_key import canonical, checked
@@ -32,8 +34,6 @@ from cluster.errors import ErrorCode, HarborError, RequestError, UnavailableErro
 TIMEOUT_S = 65.0
 """Longer than the gateway's own, which knows better what went wrong."""
 CONNECT_S = 10.0
-SETTLED = ("success", "error", "cancelled")
-"""Statuses of a mutation for good: `core.mutation` has them too, and takes long to import."""
 PAGE_ROWS = 1000
 """The most that the gateway lists at once."""
 JSON = "application/json"
@@ -73,33 +73,6 @@ class Entry(Struct, frozen=True, kw_only=True):
     is_offline: bool = False
     error: dict[str, Any] | None = None
     origin: Any = None
-
-
-class Mutation(Struct, frozen=True, kw_only=True):
-    """A mutation as it was when it was asked about.
-
-    Attributes:
-        id: Its own, also the idempotency key that its service gets.
-        status: `scheduled`, `queued`, `paused`, `pending`, `success`, `error` or `cancelled`; the last three are for good.
-        result: The service's answer; None where there is none.
-        error: `{code, message, temporary}` where it failed.
-        name: As it is declared; None where `mutate` was answered.
-        created_at: Unix ms; None as `name`.
-        due_at: Unix ms when it is sent, where it was delayed.
-    """
-
-    id: str
-    status: str
-    result: Any = None
-    error: dict[str, Any] | None = None
-    name: str | None = None
-    created_at: int | None = None
-    due_at: int | None = None
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether nothing comes after this."""
-        return self.status in SETTLED
 
 
 class HarborClient:
@@ -351,7 +324,7 @@ class HarborClient:
         if delay_ms is not None:
             body["delay_ms"] = delay_ms
         params = {"wait": "true"} if wait else {}
-        return _mutation(await self._ask("POST", "/v1/mutations", params, _json(body), {"Content-Type": JSON}))
+        return read_mutation(await self._ask("POST", "/v1/mutations", params, _json(body), {"Content-Type": JSON}))
 
     async def undo(self, id: str) -> Mutation:  # noqa: A002
         """Cancel a mutation that was not sent yet: what it showed is taken back, what others changed meanwhile stays.
@@ -359,7 +332,7 @@ class HarborClient:
         Raises:
             HarborError: `NOT_FOUND`; `CONFLICT`, it was sent, `details["status"]` is its status; `FORBIDDEN`.
         """
-        return _mutation(await self._ask("DELETE", _path(id), {}))
+        return read_mutation(await self._ask("DELETE", path_of(id), {}))
 
     async def mutation(self, id: str) -> Mutation:  # noqa: A002
         """Look at a mutation.
@@ -367,13 +340,13 @@ class HarborClient:
         Raises:
             HarborError: `NOT_FOUND`; a settled one is forgotten after 10 minutes.
         """
-        return _mutation(await self._ask("GET", _path(id), {}))
+        return read_mutation(await self._ask("GET", path_of(id), {}))
 
     async def mutations(self, status: str | Sequence[str] | None = None) -> list[Mutation]:
         """Return the mutations that one may begin (with the admin grant, all), oldest first; of some statuses where those are named."""
         names = status if status is None or isinstance(status, str) else ",".join(status)
         answer = await self._ask("GET", "/v1/mutations", {} if names is None else {"status": names})
-        return [_mutation(each) for each in answer.get("mutations", [])]
+        return [read_mutation(each) for each in answer.get("mutations", [])]
 
     # --- watching ------------------------------------------------------------------------------------------------
 
@@ -481,17 +454,6 @@ def _number(answer: dict[str, Any], member: str) -> int:
     if not isinstance(number, int):
         raise UnavailableError(f"what answers gives no {member}")
     return number
-
-
-def _path(mutation: str) -> str:
-    return f"/v1/mutations/{quote(mutation, safe='')}"
-
-
-def _mutation(answer: Any) -> Mutation:
-    try:
-        return msgspec.convert(answer, Mutation)
-    except msgspec.ValidationError as error:
-        raise UnavailableError(f"what answers is no mutation: {error}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster.client import HarborClient, Mutation, harbor_client
+from cluster.client import HarborClient, Mutation, mutation
 from cluster.core.mutation import SETTLED, Status
 from cluster.errors import ErrorCode, HarborError, RequestError, UnavailableError
 from tests.client.conftest import CUT, StandIn
@@ -28,7 +28,7 @@ async def harbor(homed: Homed) -> AsyncIterator[HarborClient]:
 
 
 def test_it_knows_which_statuses_are_for_good() -> None:
-    assert set(harbor_client.SETTLED) == set(SETTLED)
+    assert set(mutation.SETTLED) == set(SETTLED)
     assert [Mutation(id="m", status=each).is_settled for each in ("success", "paused")] == [True, False]
 
 
