@@ -4,7 +4,7 @@ Clients are models: they keep what a client would keep, and check on every messa
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -14,7 +14,9 @@ from cluster.core.channel_demand import ChannelDemand
 from cluster.core.client_message import Command, answer, client_frame
 from cluster.core.declared_query import DeclaredQueries, DeclaredQuery
 from cluster.core.gateway_state import Close, Deliver, GatewayState, Respond
-from cluster.core.messages import Announce, ChangeSet, Erase, Members, Requests, Send, Write
+from cluster.core.messages import Announce, ChangeSet, Erase, Members, Overlays, Requests, Send, Write
+from cluster.core.mutation import DeclaredMutation
+from cluster.core.mutation_queue import StartMutation
 from cluster.core.placement import assign_slots
 from cluster.core.query_key import CanonicalKey, KeyMatcher, parse
 from cluster.core.session_state import SessionState
@@ -45,7 +47,9 @@ class NoFeeds:
         return set()
 
 
-def new_shard(index: int, incarnation: int, now_ms: float, queries: list[DeclaredQuery], gateways: list[str]):
+def new_shard(
+    index: int, incarnation: int, now_ms: float, queries: list[DeclaredQuery], gateways: list[str], **more: Any
+) -> ShardState:
     name = f"shard-{index}"
     demand = ChannelDemand(name, incarnation, now_ms=now_ms, members=Members(1, []), linger_ms=lambda s, c: 0.0)
     return ShardState(
@@ -57,26 +61,40 @@ def new_shard(index: int, incarnation: int, now_ms: float, queries: list[Declare
         demand=demand,
         gateways=gateways,
         replay_ms=0.0,
+        **more,
     )
 
 
 class InProcess:
     """Calls between machines wait in `calls` until `step` or `settle` carries them out."""
 
-    def __init__(self, shards: int = 1, queries: list[DeclaredQuery] | None = None, gateways: int = 1) -> None:
+    def __init__(
+        self,
+        shards: int = 1,
+        queries: list[DeclaredQuery] | None = None,
+        gateways: int = 1,
+        mutations: Mapping[str, DeclaredMutation] | None = None,
+    ) -> None:
         self.now_ms = START_MS
         self.queries = queries or []
+        self.mutations = mutations or {}
         self.incarnation = 1000
         self.slots = assign_slots(range(shards), 1)
         self.names = [f"gateway-{n}" for n in range(gateways)]
+        self.shard_count = shards
         self.shards = {f"shard-{n}": self.shard_life(n) for n in range(shards)}
-        self.gateways = {name: GatewayState(name, self.life(), slots=self.slots, shards=shards) for name in self.names}
+        self.gateways = {
+            name: GatewayState(name, self.life(), slots=self.slots, shards=shards, mutations=self.mutations)
+            for name in self.names
+        }
         self.calls: deque[tuple[str, Send]] = deque()
         self.delivered: list[str] = []
         self.responses: dict[int, list[Any]] = {}
         self.closed: list[Close] = []
         self.commands: dict[int, Command] = {}
         self.fetches: deque[tuple[str, StartFetch]] = deque()
+        self.sent: deque[tuple[str, StartMutation]] = deque()
+        """Mutations' requests that services have not answered."""
         self.tickets = 0
 
     @property
@@ -91,7 +109,16 @@ class InProcess:
         return f"m-{self.life()}"
 
     def shard_life(self, index: int) -> ShardState:
-        return new_shard(index, self.life(), self.now_ms, self.queries, self.names)
+        return new_shard(
+            index,
+            self.life(),
+            self.now_ms,
+            self.queries,
+            self.names,
+            mutations=self.mutations,
+            shards=self.shard_count,
+            place=self.slots.shard,
+        )
 
     def shard_of(self, key: str) -> ShardState:
         return self.shards[f"shard-{self.slots.shard(CanonicalKey(key))}"]
@@ -118,6 +145,8 @@ class InProcess:
                     self.closed.append(effect)
                 case StartFetch():
                     self.fetches.append((actor, effect))
+                case StartMutation():
+                    self.sent.append((actor, effect))
                 case _:
                     raise AssertionError(effect)
 
@@ -131,6 +160,8 @@ class InProcess:
                 answer, effects = machine.requests(message, self.now_ms)
             case ChangeSet():
                 answer, effects = machine.change_set(message, self.now_ms)
+            case Overlays():
+                answer, effects = machine.overlays(message, self.now_ms)
             case Announce():
                 answer, effects = machine.announce(message, self.now_ms)
             case _:
@@ -171,6 +202,12 @@ class InProcess:
             self.advance(5.0)
         while self.step():
             pass
+
+    def answered(self, result: Any) -> StartMutation:
+        """A service answers the oldest request of a mutation."""
+        name, call = self.sent.popleft()
+        self.run(name, self.shards[name].mutated(call, result, self.now_ms))
+        return call
 
     def restart(self, name: str) -> None:
         """Kill a shard and start it anew, empty."""

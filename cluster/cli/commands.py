@@ -32,6 +32,8 @@ Url = Annotated[str, typer.Option("--url", envvar="HARBOR_URL", help="The gatewa
 Token = Annotated[str | None, typer.Option("--token", envvar="HARBOR_TOKEN", help="Credentials.")]
 Key = Annotated[str, typer.Argument(help='A query key, JSON: \'["projects","detail","7"]\'')]
 URL = "http://127.0.0.1:8700"
+UNSETTLED = ("scheduled", "queued", "paused", "pending")
+"""Statuses of a mutation that will have others; `core.mutation`, which has them too, takes long to import."""
 SCALE_TIMEOUT_S = 120.0
 SCALE_PAUSE_S = 0.2
 USAGE = frozenset({ErrorCode.BAD_REQUEST, ErrorCode.BAD_KEY, ErrorCode.TOO_DEEP, ErrorCode.TOO_LARGE})
@@ -348,6 +350,42 @@ def invalidate(
         sys.stdout.write(f"{matched} matched\n")
     else:
         _line({"matched": matched})
+
+
+@app.command()
+@_command
+def mutations(
+    pending: Annotated[bool, typer.Option("--pending", help="Only those that are not settled.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="JSON lines on a terminal, too.")] = False,
+    url: Url = URL,
+    token: Token = None,
+) -> None:
+    """List mutations, oldest first."""
+    from cluster.client import HttpClient
+
+    rows = HttpClient(url, token).mutations(UNSETTLED if pending else ())
+    if _is_terminal() and not json:
+        from cluster.cli.tables import show_mutations
+
+        show_mutations(rows)
+        return
+    for row in rows:
+        _line(row)
+
+
+@app.command()
+@_command
+def undo(
+    id_: Annotated[str, typer.Argument(metavar="ID", help="Of a mutation.")], url: Url = URL, token: Token = None
+) -> None:
+    """Cancel a mutation that was not sent yet."""
+    from cluster.client import HttpClient
+
+    mutation = HttpClient(url, token).undo(id_)
+    if _is_terminal():
+        sys.stdout.write(f"{mutation['id']} {mutation['status']}\n")
+    else:
+        _line(mutation)
 
 
 @app.command()

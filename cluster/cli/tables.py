@@ -38,8 +38,7 @@ def show_dead_letters(letters: list[dict[str, Any]]) -> None:
     columns = ("source", "channel", "event", "reason", "detail", "sample")
     table = Table("time", *columns, box=None, pad_edge=False)
     for letter in letters:
-        at = datetime.fromtimestamp(letter["time"] / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-        table.add_row(at, *(_printable(letter[column]) for column in columns))
+        table.add_row(_time(letter["time"]), *(_printable(letter[column]) for column in columns))
     _console.print(table)
 
 
@@ -60,6 +59,25 @@ def show_keys(rows: list[dict[str, Any]]) -> None:
     _console.print(table)
 
 
+def show_mutations(rows: list[dict[str, Any]]) -> None:
+    """Print mutations."""
+    if not rows:
+        _console.print("no mutations")
+        return
+    table = Table("created", "id", "name", "status", "due", "error", box=None, pad_edge=False)
+    for row in rows:
+        due = "-" if "due_at" not in row else _time(row["due_at"])
+        error = row.get("error")
+        said = None if error is None else f"{error['code']}: {error['message']}"
+        texts = [_printable(each) for each in (row["id"], row["name"], row["status"])]
+        table.add_row(_time(row["created_at"]), *texts, due, _printable(said))
+    _console.print(table)
+
+
+def _time(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
 def show_message(message: dict[str, Any]) -> None:
     """Print one message of a subscription on one line, cut at the terminal's width."""
     kind = message.pop("type")
@@ -70,6 +88,8 @@ def show_message(message: dict[str, Any]) -> None:
         line.append(f"v{message['version']} ", style="dim")
     if message.get("coalesced", 1) > 1:
         line.append(f"({message['coalesced']} folded) ", style="dim")
+    if "mutations" in message:
+        line.append(f"(by {', '.join(message['mutations'])}) ", style="dim")
     for member in ("data", "patch"):
         if member in message:
             line.append(orjson.dumps(message[member]).decode())

@@ -3,6 +3,8 @@
 Requests go over HTTP, watches share one WebSocket. Each request goes to one gateway and, where that cannot be reached or breaks off, once
 to each of the others: reads and invalidations may be repeated, and a write carries an idempotency key, so that a repeat does nothing.
 
+It is one thing because each method is a request and the reading of its answer.
+
 What must not live here: what watches do (`watches`, `subscription`), reading answers (`answer`).
 """
 
@@ -12,6 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Literal, Self
+from uuid import uuid4
 
 import httpx
 import msgspec
@@ -21,6 +24,7 @@ from msgspec import Struct
 from cluster.client.answer import read_answer
 from cluster.client.connection import RECONNECT, Connection, ConnectionState
 from cluster.client.gateways import Gateways
+from cluster.client.mutation import Mutation, path_of, read_mutation
 from cluster.client.subscription import BACKLOG, Mode, Subscription
 from cluster.client.watches import Watch, Watches
 from cluster.core.query_key import canonical, checked
@@ -292,6 +296,57 @@ class HarborClient:
             if "cursor" not in answer:
                 return
             params["cursor"] = answer["cursor"]
+
+    # --- mutations -----------------------------------------------------------------------------------------------
+
+    async def mutate(
+        self,
+        name: str,
+        variables: dict[str, Any],
+        *,
+        id: str | None = None,  # noqa: A002 - its name on the wire
+        delay_ms: float | None = None,
+        wait: bool = False,
+    ) -> Mutation:
+        """Begin a mutation: its optimistic operations are seen at once, its service is asked as soon as it can be.
+
+        Args:
+            name: As it is declared.
+            variables: JSON values.
+            id: Of 1 to 128 printable ASCII characters; one of its own by default. A repeat with the same id acts once, and tells how it is.
+            delay_ms: How long it can be undone before it is sent; by default as it is declared.
+            wait: Answer once it is settled, or after 60 s with the status it has then.
+
+        Raises:
+            HarborError: `UNKNOWN_MUTATION`, `INVALID_VARIABLES`, `FORBIDDEN`, `CONFLICT` (a temporary id was used before), `TOO_MANY`.
+        """
+        body: dict[str, Any] = {"name": name, "variables": variables, "id": str(uuid4()) if id is None else id}
+        if delay_ms is not None:
+            body["delay_ms"] = delay_ms
+        params = {"wait": "true"} if wait else {}
+        return read_mutation(await self._ask("POST", "/v1/mutations", params, _json(body), {"Content-Type": JSON}))
+
+    async def undo(self, id: str) -> Mutation:  # noqa: A002
+        """Cancel a mutation that was not sent yet: what it showed is taken back, what others changed meanwhile stays.
+
+        Raises:
+            HarborError: `NOT_FOUND`; `CONFLICT`, it was sent, `details["status"]` is its status; `FORBIDDEN`.
+        """
+        return read_mutation(await self._ask("DELETE", path_of(id), {}))
+
+    async def mutation(self, id: str) -> Mutation:  # noqa: A002
+        """Look at a mutation.
+
+        Raises:
+            HarborError: `NOT_FOUND`; a settled one is forgotten after 10 minutes.
+        """
+        return read_mutation(await self._ask("GET", path_of(id), {}))
+
+    async def mutations(self, status: str | Sequence[str] | None = None) -> list[Mutation]:
+        """Return the mutations that one may begin (with the admin grant, all), oldest first; of some statuses where those are named."""
+        names = status if status is None or isinstance(status, str) else ",".join(status)
+        answer = await self._ask("GET", "/v1/mutations", {} if names is None else {"status": names})
+        return [read_mutation(each) for each in answer.get("mutations", [])]
 
     # --- watching ------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,8 @@
 """One-shot requests to a gateway."""
 
+from collections.abc import Collection
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import orjson
@@ -43,6 +45,15 @@ class HttpClient:
     def invalidate(self, key: Any, *, exact: bool) -> int:
         """Mark entries as out of date. Returns how many."""
         return int(self._ask("POST", "/v1/invalidate", body={"key": key, "exact": exact})["matched"])
+
+    def mutations(self, statuses: Collection[str] = ()) -> list[dict[str, Any]]:
+        """Return mutations, oldest first; of some statuses where those are named."""
+        params = {"status": ",".join(statuses)} if statuses else None
+        return list(self._ask("GET", "/v1/mutations", params=params)["mutations"])
+
+    def undo(self, mutation: str) -> dict[str, Any]:
+        """Cancel a mutation that was not sent yet; returns it."""
+        return self._ask("DELETE", f"/v1/mutations/{quote(mutation, safe='')}")
 
     def scale(self, counts: dict[str, int]) -> None:
         """Have another number of actors, by kind; `cluster` shows when it is so."""

@@ -25,6 +25,7 @@ import orjson
 from msgspec import Struct
 
 from cluster.core import json_patch
+from cluster.core.outbox import MAX_MUTATIONS
 from cluster.core.position import MAX_TOKEN_BYTES
 from cluster.errors import HarborError
 
@@ -50,6 +51,7 @@ class Change(Struct, frozen=True, kw_only=True):
         from_version: The version told before; 0: the entry is new to this watch.
         patch: In patch mode, RFC 6902 from `from_version` to `version`; None where the entry is new, and for other kinds.
         coalesced: Operations folded into a `change`.
+        mutations: Ids of the mutations that came into a `change`, or left it.
         status: Of a `snapshot` and a `change`: `pending`, `success` or `error`.
         is_stale: A reader should rather have it fetched.
         is_offline: Of a `snapshot`: the service it is fetched from cannot be reached.
@@ -64,6 +66,7 @@ class Change(Struct, frozen=True, kw_only=True):
     from_version: int = 0
     patch: list[Any] | None = None
     coalesced: int = 0
+    mutations: tuple[str, ...] = ()
     status: str | None = None
     is_stale: bool = False
     is_offline: bool = False
@@ -162,6 +165,7 @@ class _Waiting:
         "is_stale",
         "key",
         "kind",
+        "mutations",
         "patch",
         "patch_bytes",
         "sole",
@@ -182,6 +186,7 @@ class _Waiting:
         self.patch_bytes: int | None = None
         """Not counted before something folds into it."""
         self.coalesced = 0
+        self.mutations: tuple[str, ...] = ()
         self.status: str | None = None
         self.is_stale = False
         self.is_offline = False
@@ -276,6 +281,7 @@ class Subscription:
             from_version=waiting.base,
             patch=patch,
             coalesced=waiting.coalesced,
+            mutations=waiting.mutations,
             status=waiting.status,
             is_stale=waiting.is_stale,
             is_offline=waiting.is_offline,
@@ -323,6 +329,8 @@ class Subscription:
         waiting.version = message["version"]
         waiting.data, waiting.sole = self._values[key], True
         waiting.coalesced += message.get("coalesced", 1)
+        if named := message.get("mutations"):
+            waiting.mutations = tuple(dict.fromkeys((*waiting.mutations, *named)))[-MAX_MUTATIONS:]
         waiting.status, waiting.is_stale, waiting.is_offline, waiting.error = "success", False, False, None
         return True
 
@@ -368,7 +376,7 @@ class Subscription:
         """Say something else about the same entry; what the consumer held before stays."""
         waiting.kind, waiting.version = kind, version
         waiting.data = waiting.patch = waiting.patch_bytes = waiting.status = waiting.updated_at = waiting.error = None
-        waiting.coalesced, waiting.is_stale, waiting.is_offline = 0, False, False
+        waiting.coalesced, waiting.mutations, waiting.is_stale, waiting.is_offline = 0, (), False, False
 
     @staticmethod
     def _join(waiting: _Waiting, patch: list[Any] | None) -> None:

@@ -5,7 +5,7 @@ to. Answer and news take different ways, so that news may be here first. A sessi
 the `result` of what it asked: while a request of its own is under way, what is heard is held. One that waits by HTTP is answered once the
 mutation is settled.
 
-Nothing is remembered of a mutation that is settled, nor for a session that is gone. When a home begins a new life, what may have been
+Nothing but its id, for a while, is remembered of a mutation that is settled, nor for a session that is gone. When a home begins a new life, what may have been
 lost on the way is asked for again.
 
 What must not live here: what a mutation does (`mutation`, `mutation_queue`), links and requests (`gateway_state`), message texts
@@ -20,16 +20,19 @@ from msgspec import Struct
 
 from cluster.core import protocol
 from cluster.core.grants import Principal
-from cluster.core.messages import Failure, ListMutations, Mutate, MutationList, MutationView, Payload, Request, Undo
+from cluster.core.messages import Mutate, MutationList, MutationView, Payload, Request
 from cluster.core.mutation import MAX_ID, SETTLED, DeclaredMutation, Status
 from cluster.core.query_key import CanonicalKey
-from cluster.errors import ErrorCode, HarborError, RequestError
+from cluster.core.undo import Undoing
+from cluster.errors import ErrorCode, RequestError
 
 MAX_DELAY_MS = 24 * 3_600_000.0
 FOLLOWED = 10_000
 """Mutations that are not settled, per session; more are refused. What is kept of each is some 500 bytes."""
 HELD = 16
 """Statuses held for a session until its request is answered; a service that comes and goes meanwhile makes many."""
+RECENT = 1_000
+"""Settled mutations of sessions here that are known as theirs, since the changes of some shards come after the outcome."""
 LOST = "the shard that held the mutation has lost it; it may have been sent"
 
 
@@ -111,18 +114,6 @@ class _Wait:
         """By the home, to the request that began it."""
 
 
-class _Undoing:
-    __slots__ = ("is_repeat", "is_sent", "mutation", "principal")
-
-    def __init__(self, mutation: str, principal: Principal) -> None:
-        self.mutation = mutation
-        self.principal = principal
-        self.is_sent = False
-        """Its home was asked to; before, shards are asked what it is."""
-        self.is_repeat = False
-        """It was refused, and they are asked once more."""
-
-
 class GatewayMutations:
     """See the module. `GatewayState` carries out what it returns."""
 
@@ -133,7 +124,9 @@ class GatewayMutations:
         """Mutations by session that has an ear to them."""
         self._waits: dict[int, _Wait] = {}
         """By ticket, oldest first."""
-        self._undoing: dict[int, _Undoing] = {}
+        self._undoing: dict[int, Undoing] = {}
+        self._recent: dict[str, None] = {}
+        """Settled ones that sessions here heard of, the oldest first."""
 
     # --- what is asked for ---------------------------------------------------------------------------------------
 
@@ -149,9 +142,9 @@ class GatewayMutations:
         declared = self.declared.get(name)
         if declared is None:
             raise RequestError(ErrorCode.UNKNOWN_MUTATION, f"no mutation {name:.100} is declared")
-        if not isinstance(variables, dict):
-            raise RequestError(ErrorCode.INVALID_VARIABLES, f"variables is an object, got {variables!r:.60}")
+        declared.validate(variables)
         mutation = mutation_id(mutation)
+        variables = declared.completed(variables, mutation)
         if delay_ms is not None:
             if isinstance(delay_ms, bool) or not isinstance(delay_ms, int | float) or not 0 <= delay_ms <= MAX_DELAY_MS:
                 raise RequestError(
@@ -181,9 +174,9 @@ class GatewayMutations:
         self._follow(mutation, home).tickets[ticket] = None
         self._waits[ticket] = _Wait(mutation, until_ms)
 
-    def undo(self, ticket: int, principal: Principal, mutation: str) -> None:
-        """A mutation is to be undone; every shard has been asked what it is, since only its home knows."""
-        self._undoing[ticket] = _Undoing(mutation, principal)
+    def undo(self, ticket: int, undoing: Undoing) -> None:
+        """A mutation is to be undone; shards have been asked for the first time."""
+        self._undoing[ticket] = undoing
 
     def _follow(self, mutation: str, home: int | None) -> _Followed:
         followed = self._followed.get(mutation)
@@ -194,8 +187,11 @@ class GatewayMutations:
         return followed
 
     def is_own(self, mutations: list[str]) -> bool:
-        """Whether a session here began one of these, and it is not settled."""
-        return any((followed := self._followed.get(each)) is not None and followed.ears for each in mutations)
+        """Whether a session here began one of these, and it is not settled, or was just now."""
+        return any(
+            each in self._recent or ((followed := self._followed.get(each)) is not None and followed.ears)
+            for each in mutations
+        )
 
     @property
     def is_idle(self) -> bool:
@@ -218,7 +214,7 @@ class GatewayMutations:
                 continue
             self._tell(session, ear, view, news)
             if view.status in SETTLED:
-                self._leave(session, view.mutation)
+                self._settled(session, view.mutation)
         for ticket in list(followed.tickets):
             wait = self._waits[ticket]
             wait.view = view
@@ -253,7 +249,7 @@ class GatewayMutations:
             for each in _in_order(held, view):
                 self._tell(session, ear, each, news)
         if ear.told in SETTLED and not ear.pending:
-            self._leave(session, mutation)
+            self._settled(session, mutation)
         return news
 
     @staticmethod
@@ -269,7 +265,7 @@ class GatewayMutations:
         """Every shard asked has answered a ticket: return its answer, what all are to be asked next, or None where it waits on."""
         undoing = self._undoing.get(ticket)
         if undoing is not None:
-            following = _undo_step(undoing, payloads)
+            following = undoing.step(payloads)
             if isinstance(following, list):
                 del self._undoing[ticket]
             return following
@@ -337,6 +333,12 @@ class GatewayMutations:
             if followed.home == home and followed.view is not None:
                 yield mutation
 
+    def _settled(self, session: str, mutation: str) -> None:
+        self._leave(session, mutation)
+        self._recent[mutation] = None
+        if len(self._recent) > RECENT:
+            del self._recent[next(iter(self._recent))]
+
     def _leave(self, session: str, mutation: str) -> None:
         del self._followed[mutation].ears[session]
         mutations = self._sessions[session]
@@ -394,38 +396,6 @@ def _in_order(held: list[MutationView], answer: MutationView | None) -> list[Mut
     if answer is None or any(view.status == answer.status for view in held):
         return held
     return [*held, answer] if answer.status in SETTLED else [answer, *held]
-
-
-def _undo_step(undoing: _Undoing, payloads: list[Payload]) -> list[Payload] | Callable[[int], Request]:
-    """Return what comes of an undo, or what shards are asked next."""
-    mutation = undoing.mutation
-    missing = Failure(ErrorCode.NOT_FOUND, f"no mutation {mutation}")
-    failures = [each for each in payloads if isinstance(each, Failure) and each.code != ErrorCode.NOT_FOUND]
-    if undoing.is_sent:
-        views = [each for each in payloads if isinstance(each, MutationView)]
-        if views or not failures:
-            return [views[0] if views else missing]
-        if failures[0].code != ErrorCode.CONFLICT or failures[0].status or undoing.is_repeat:
-            return [failures[0]]
-        undoing.is_sent, undoing.is_repeat = False, True  # sent since they were asked: what is it now?
-        return lambda request: ListMutations(request, mutation)
-    if failures:
-        return [failures[0]]
-    view = next((view for each in payloads if isinstance(each, MutationList) for view in each.mutations), None)
-    if view is None:
-        return [missing]
-    if not undoing.principal.grants.admin:
-        try:
-            undoing.principal.require_mutation(view.name)
-        except HarborError as error:
-            return [Failure(error.code, error.message)]
-    if view.status == Status.CANCELLED:
-        return [view]
-    if Status(view.status).was_sent:
-        message = f"the mutation cannot be undone any more: it is {view.status}"
-        return [Failure(ErrorCode.CONFLICT, message, status=view.status)]
-    undoing.is_sent = True
-    return lambda request: Undo(request, mutation)
 
 
 def _undo_available(view: MutationView) -> dict[str, Any]:

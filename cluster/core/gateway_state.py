@@ -75,6 +75,7 @@ from cluster.core.replica import Replica
 from cluster.core.session_state import SUBSCRIPTIONS, SessionState
 from cluster.core.subscription import Interests
 from cluster.core.topic import Phase, Subscription, Topic
+from cluster.core.undo import Undoing
 from cluster.errors import ErrorCode, RequestError, UnavailableError
 
 SETTLE_MS = 2.0
@@ -268,7 +269,11 @@ class GatewayState:
             items, shard.partial = shard.partial, []
             shard.position = (message.epoch, message.offset)
             shard.sets += 1
-            own = [] if self.mutations.is_idle else [key for item in items if (key := self._own_key(item)) is not None]
+            own = [
+                item.key
+                for item in items
+                if isinstance(item, Change) and item.mutations and self.mutations.is_own(item.mutations)
+            ]
             for item in items:
                 self._apply(shard, item, effects)
             for key in own:  # who began a mutation sees it at once
@@ -282,10 +287,6 @@ class GatewayState:
                 shard.partial_oldest_ms = 0.0
         effects.extend(self._pump(shard))
         return shard.incoming.answered(ChangeSetTaken(self.incarnation)), effects
-
-    def _own_key(self, item: Item) -> str | None:
-        """Return the key of a change that a mutation made which a session here began."""
-        return item.key if isinstance(item, Change) and self.mutations.is_own(item.mutations) else None
 
     def _apply(self, shard: _Shard, item: Item, effects: list[Effect]) -> None:
         match item:
@@ -755,8 +756,9 @@ class GatewayState:
         Raises:
             UnavailableError: too many requests wait for a shard.
         """
-        effects = self.request(ticket, None, lambda request: ListMutations(request, mutation), now_ms)
-        self.mutations.undo(ticket, principal, mutation)
+        undoing = Undoing(mutation, principal)
+        effects = self.request(ticket, None, undoing.find, now_ms)
+        self.mutations.undo(ticket, undoing)
         if session is not None:
             self.mutations.attach(session.id, mutation)
         return effects

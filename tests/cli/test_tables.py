@@ -39,6 +39,39 @@ def test_what_an_upstream_sent_cannot_steer_the_terminal(terminal: io.StringIO) 
     assert r"a\x1b[2Jb\r\n\u202e" in shown
 
 
+def test_mutations_are_a_table(terminal: io.StringIO) -> None:
+    rows: list[dict[str, Any]] = [
+        {
+            "id": "m1",
+            "name": "save",
+            "status": "scheduled",
+            "created_at": 1_700_000_000_000,
+            "due_at": 1_700_000_005_000,
+        },
+        {
+            "id": "m\x1b[2J",
+            "name": "save",
+            "status": "error",
+            "created_at": 1_700_000_000_000,
+            "error": {"code": "UPSTREAM_ERROR", "message": "\x07[red]no"},
+        },
+    ]
+    tables.show_mutations(rows)
+    head, first, second = [line for line in terminal.getvalue().splitlines() if line.strip()]
+    for column in ("created", "id", "name", "status", "due", "error"):
+        assert column in head
+    assert first.split()[2:5] == ["m1", "save", "scheduled"]
+    assert r"m\x1b[2J" in second
+    assert r"UPSTREAM_ERROR: \x07[red]no" in second
+    tables.show_mutations([])
+    assert terminal.getvalue().endswith("no mutations\n")
+
+
+def test_a_change_names_its_mutations(terminal: io.StringIO) -> None:
+    tables.show_message({"type": "change", "key": ["a"], "version": 2, "data": 1, "mutations": ["m1", "m2"]})
+    assert "(by m1, m2) " in terminal.getvalue()
+
+
 def test_none_is_said(terminal: io.StringIO) -> None:
     tables.show_dead_letters([])
     assert terminal.getvalue() == "no dead letters\n"

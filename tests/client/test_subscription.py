@@ -290,6 +290,19 @@ def test_what_a_slow_consumer_leaves_folds_per_key() -> None:
     assert [each.is_stale for each in changes] == [False, True, False]
 
 
+def test_the_mutations_of_changes_fold_too() -> None:
+    subscription = begun(backlog=1)
+    (folded,) = told(
+        subscription,
+        change(A, 3, 4, data=1, mutations=["b", "a"]),
+        change(A, 4, 5, data=1),
+        change(A, 5, 6, data=2, mutations=["a", "c"]),
+    )
+    assert folded.mutations == ("b", "a", "c")
+    (alone,) = told(subscription, change(A, 6, 7, data=2))
+    assert alone.mutations == ()
+
+
 @pytest.mark.parametrize(
     ("messages", "kinds"),
     [

@@ -642,6 +642,16 @@ def test_the_author_sees_its_own_at_once_and_an_empty_change_too(mode: str) -> N
     assert seen.get("patch") == ([] if mode == "patch" else None)
 
 
+def test_what_is_settled_is_known_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gateway_mutations, "RECENT", 2)
+    world = World(1)
+    session = world.session()
+    for n in range(3):
+        world.begin(session, f"m{n}")
+        world.reply(0, Mutate, view(f"m{n}", "success"))
+    assert [world.state.mutations.is_own([f"m{n}"]) for n in range(3)] == [False, True, True]
+
+
 def test_others_see_it_with_the_next_flush() -> None:
     world = World()
     session = world.session(principal=Principal("p", Grants(read=[[]])))

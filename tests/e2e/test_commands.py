@@ -118,7 +118,9 @@ def test_wrong_use_is_exit_2() -> None:
     assert harbor("dance").returncode == 2
 
 
-@pytest.mark.parametrize("command", ["up", "down", "check", "status", "get", "set", "watch", "keys", "invalidate"])
+@pytest.mark.parametrize(
+    "command", ["up", "down", "check", "status", "get", "set", "watch", "keys", "invalidate", "mutations", "undo"]
+)
 def test_every_command_has_help(command: str) -> None:
     done = harbor(command, "--help")
     assert done.returncode == 0

@@ -271,6 +271,8 @@ async def test_grants(homed: Homed) -> None:
         async with homed.http.request(method, path, headers=headers, **more) as response:
             return response.status, await response.json()
 
+    for method, path in [("POST", ""), ("GET", ""), ("GET", "/m1"), ("DELETE", "/m1")]:
+        assert (await ask("unknown", method, f"/v1/mutations{path}"))[0] == 401
     begin = {"name": "note", "variables": {}, "id": "m1", "delay_ms": 5}
     assert [(await ask(who, "POST", "/v1/mutations", json=begin))[0] for who in grants] == [200, 403, 403]
     assert [len((await ask(who, "GET", "/v1/mutations"))[1]["mutations"]) for who in grants] == [1, 0, 1]

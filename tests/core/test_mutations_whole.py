@@ -1,0 +1,210 @@
+"""Gateways and shards together: what clients see of mutations, from the first frame to the outcome."""
+
+from typing import Any
+
+import orjson
+import pytest
+from msgspec import structs
+
+from cluster.core import template
+from cluster.core.declared_query import Response
+from cluster.core.mutation import DeclaredMutation, in_data
+from cluster.core.query_key import CanonicalKey
+from cluster.core.rule import RuleOperation
+from cluster.errors import UpstreamError
+from tests.in_process import Client, InProcess
+
+KEY = ["note", 1]
+
+
+def node(value: Any) -> template.Node:
+    return template.renamed(template.parse(value), in_data)
+
+
+MERGE = RuleOperation("merge", node(["note", "{id}"]), value=node("{variables}"))
+SAVE = DeclaredMutation(
+    "save",
+    "api",
+    "PATCH",
+    template.parse("/notes/{id}"),
+    body=template.parse("{variables}"),
+    optimistic=(MERGE,),
+    scope=template.parse("note:{id}"),
+)
+SLOWLY = structs.replace(SAVE, name="slowly", delay_ms=5000.0)
+
+
+def world(shards: int = 2) -> InProcess:
+    made = InProcess(shards=shards, gateways=2, mutations={"save": SAVE, "slowly": SLOWLY})
+    made.write('["note",1]', {"id": 1, "text": "old"})
+    made.settle()
+    return made
+
+
+def watching(made: InProcess, name: str, gateway: str, mode: str) -> Client:
+    client = Client(made, name, gateway)
+    client.subscribe("w", prefix=["note"], mode=mode)
+    made.settle()
+    client.read()
+    return client
+
+
+def mutate(client: Client, mutation: str, name: str = "save", **variables: Any) -> None:
+    client.say(type="mutate", id=mutation, name=name, variables={"id": 1, **variables}, mutation_id=mutation)
+
+
+def at_once(made: InProcess) -> None:
+    """Carry out every call, at one instant."""
+    while made.step():
+        pass
+
+
+def kinds(messages: list[dict[str, Any]]) -> list[str]:
+    return [each.get("status", each["type"]) for each in messages if each["type"] != "position"]
+
+
+def data(client: Client) -> Any:
+    return client.views["w"].entries['["note",1]'][1]
+
+
+@pytest.mark.parametrize("shards", [1, 2, 4])
+@pytest.mark.parametrize("mode", ["data", "patch"])
+def test_the_author_sees_it_at_once_others_soon_and_all_are_told_what_it_came_from(mode: str, shards: int) -> None:
+    made = world(shards)
+    author, other = watching(made, "author", "gateway-0", mode), watching(made, "other", "gateway-1", mode)
+    mutate(author, "m1", text="new")
+    at_once(made)
+    messages = author.read()
+    assert sorted(kinds(messages)) == ["change", "pending", "result"]
+    assert next(each for each in messages if each["type"] == "change")["mutations"] == ["m1"]
+    assert data(author) == {"id": 1, "text": "new"}
+    assert other.read() == []
+    made.advance(5.0)
+    (change, _) = other.read()
+    assert change["mutations"] == ["m1"]
+    assert data(other) == {"id": 1, "text": "new"}
+    call = made.answered(Response(b'{"id":1,"text":"new"}'))
+    assert call.request.idempotency_key == "m1"
+    made.settle()
+    messages = author.read()
+    assert sorted(kinds(messages)) == ["change", "success"]
+    change = next(each for each in messages if each["type"] == "change")
+    assert change["mutations"] == ["m1"]
+    assert change.get("patch", []) == []
+    assert [each["mutations"] for each in other.read() if each["type"] == "change"] == [["m1"]]
+    assert made.gateway.mutations.is_idle
+    for client in (author, other):
+        assert client.views["w"].entries == made.oracle('["note"]', prefix=True)
+
+
+def test_one_that_fails_is_taken_back_and_what_others_did_stays() -> None:
+    made = world()
+    author = watching(made, "author", "gateway-0", "patch")
+    mutate(author, "m1", text="new")
+    at_once(made)
+    made.write('["note",1]', {"id": 1, "text": "old", "by": "another"})
+    made.settle()
+    author.read()
+    assert data(author) == {"id": 1, "text": "new", "by": "another"}
+    made.answered(UpstreamError("no", status=422, retryable=False))
+    made.settle()
+    assert kinds(author.read())[-1] in ("error", "change")
+    assert data(author) == {"id": 1, "text": "old", "by": "another"}
+
+
+def test_undo_takes_it_back_and_nothing_is_sent() -> None:
+    made = world()
+    author = watching(made, "author", "gateway-0", "data")
+    mutate(author, "m1", "slowly", text="new")
+    at_once(made)
+    messages = author.read()
+    assert sorted(kinds(messages)) == ["change", "notice", "result", "scheduled"]
+    notice = next(each for each in messages if each["type"] == "notice")
+    assert notice["until_ms"] == made.now_ms + 5000
+    author.say(type="undo", id="u", mutation_id="m1")
+    at_once(made)
+    messages = author.read()
+    assert sorted(kinds(messages)) == ["cancelled", "change", "result"]
+    assert data(author) == {"id": 1, "text": "old"}
+    made.advance(6000.0)
+    made.settle()
+    assert not made.sent
+
+
+def test_what_is_undone_too_late_says_its_status() -> None:
+    made = world()
+    author = watching(made, "author", "gateway-0", "data")
+    mutate(author, "m1", text="new")
+    at_once(made)
+    author.read()
+    author.say(type="undo", id="u", mutation_id="m1")
+    at_once(made)
+    (error,) = author.read()
+    assert (error["code"], error["details"]) == ("CONFLICT", {"status": "pending"})
+
+
+def test_a_client_that_comes_back_elsewhere_attaches_to_it_again() -> None:
+    made = world()
+    first = watching(made, "author", "gateway-0", "data")
+    mutate(first, "m1", text="new")
+    at_once(made)
+    first.close()
+    second = watching(made, "again", "gateway-1", "data")
+    mutate(second, "m1", text="new")
+    at_once(made)
+    assert kinds(second.read()) == ["result", "pending"]
+    made.answered(Response(b"{}"))
+    made.settle()
+    assert "success" in kinds(second.read())
+    assert not made.sent
+
+
+@pytest.mark.parametrize("is_home", [True, False])
+def test_a_shard_that_comes_back_without_a_store_has_lost_those_whose_home_it_was(is_home: bool) -> None:
+    made = world()
+    author = watching(made, "author", "gateway-0", "data")
+    home = made.slots.shard(CanonicalKey("scope:note:1"))
+    mutate(author, "m1", text="new")
+    made.settle()
+    assert kinds(author.read())[0] == "result"
+    made.restart(f"shard-{home if is_home else 1 - home}")
+    made.settle(2000.0)
+    told = [each for each in author.read() if each["type"] == "mutation"]
+    assert [(each["status"], each["error"]["code"]) for each in told] == ([("error", "UNAVAILABLE")] if is_home else [])
+    if not is_home:
+        made.answered(Response(b"{}"))
+        made.settle(2000.0)
+        assert "success" in kinds(author.read())
+
+
+def test_who_waits_is_answered_with_what_the_service_said() -> None:
+    made = world()
+    gateway = made.gateway
+    principal = gateway.principal(None)
+    assert principal is not None
+    order = gateway.mutations.order(principal, "save", {"id": 1}, "m1", None)
+    ticket = made.tick()
+    made.run("gateway-0", gateway.mutate(ticket, order, made.now_ms, waits=True))
+    made.settle()
+    assert made.responses == {}
+    made.answered(Response(orjson.dumps({"id": 1, "at": 5})))
+    made.settle()
+    (view,) = made.responses[ticket]
+    assert (view.status, view.result) == ("success", b'{"id":1,"at":5}')
+
+
+def test_fifty_of_one_scope_are_told_in_order() -> None:
+    made = world()
+    author = watching(made, "author", "gateway-0", "data")
+    for n in range(50):
+        mutate(author, f"m{n}", n=n)
+    made.settle()
+    for n in range(50):
+        call = made.answered(Response(b"{}"))
+        assert call.mutation == f"m{n}"
+        made.settle(10.0)
+    messages = [each for each in author.read() if each["type"] == "mutation"]
+    for n in range(50):
+        told = [each["status"] for each in messages if each["mutation_id"] == f"m{n}"]
+        assert told == (["pending", "success"] if n == 0 else ["queued", "pending", "success"]), n
+    assert made.gateway.mutations.is_idle
