@@ -197,7 +197,7 @@ class DeclaredMutation(Struct, frozen=True):
         """
         if self.scope is None:
             return f"id:{mutation}"
-        return f"scope:{self._fill('scope', self.scope, variables, mutation)}"
+        return f"scope:{self._fill('scope', self.scope, self.completed(variables, mutation), mutation)}"
 
     def request(self, variables: dict[str, Any], mutation: str) -> MutationRequest:
         """Return what is sent to the service.

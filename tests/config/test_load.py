@@ -519,6 +519,7 @@ def test_the_demo_loads_and_compiles() -> None:
     assert compiled.feeds.channels_for(["messages", "2"]) == [("events", "channel:2:messages")]
     for name in config.sources:
         compiled.router(name)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(config), type=Config) == config, "as actors get it"
     assert sorted(compiled.mutations) == [
         *("create_task", "delete_task", "messages.create", "messages.delete", "messages.update", "update_task"),
     ]

@@ -110,6 +110,7 @@ def test_variables_that_make_no_request(variables: dict[str, Any], message: str)
 def test_scopes() -> None:
     assert update().scope_of({}, "m-1") == "id:m-1"
     assert update(scope=template.parse("p:{id}")).scope_of({"id": 7}, "m-1") == "scope:p:7"
+    assert update(scope=template.parse("p:{id}"), temp_id=("id",)).scope_of({}, "m-1") == "scope:p:m-1"
     assert refused(lambda: update(scope=template.parse("p:{id}")).scope_of({}, "m-1")).message == (
         "scope needs the variable id"
     )
