@@ -80,10 +80,20 @@ class RequestError(HarborError):
 
 
 class ConflictError(HarborError):
-    """A conditional write lost; `details` holds `current`."""
+    """A conditional write lost; `details` holds `current` and, where a merge failed, `conflicts`."""
 
     def __init__(self, message: str, *, details: dict[str, Any] | None = None) -> None:
         super().__init__(ErrorCode.VERSION_CONFLICT, message, details=details)
+
+    @property
+    def current(self) -> dict[str, Any] | None:
+        """The entry that the write met, as `/v1/entries` gives it; None: there is none."""
+        return None if self.details is None else self.details.get("current")
+
+    @property
+    def conflicts(self) -> list[str]:
+        """Where a merge failed, as JSON Pointers into the data of `current`; empty where none was tried."""
+        return [] if self.details is None else list(self.details.get("conflicts") or ())
 
 
 class UpstreamError(HarborError):
@@ -97,10 +107,13 @@ class UpstreamError(HarborError):
         retryable: bool = True,
         retry_after_ms: float | None = None,
         body: Any = None,
+        etag: str | None = None,
     ) -> None:
+        """`etag`: of what the service has instead of what was to be changed."""
         details = {name: value for name, value in (("status", status), ("body", body)) if value is not None}
         super().__init__(ErrorCode.UPSTREAM_ERROR, message, details=details or None)
         self.status = status
+        self.etag = etag
         self.retryable = retryable
         self.retry_after_ms = retry_after_ms
         self.body = body

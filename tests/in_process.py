@@ -11,7 +11,7 @@ import orjson
 
 from cluster import simulation
 from cluster.core.channel_demand import ChannelDemand
-from cluster.core.client_message import Command, client_frame, result
+from cluster.core.client_message import Command, answer, client_frame
 from cluster.core.declared_query import DeclaredQueries, DeclaredQuery
 from cluster.core.gateway_state import Close, Deliver, GatewayState, Respond
 from cluster.core.messages import Announce, ChangeSet, Erase, Members, Requests, Send, Write
@@ -87,6 +87,9 @@ class InProcess:
         self.incarnation += 10
         return self.incarnation
 
+    def new_id(self) -> str:
+        return f"m-{self.life()}"
+
     def shard_life(self, index: int) -> ShardState:
         return new_shard(index, self.life(), self.now_ms, self.queries, self.names)
 
@@ -110,7 +113,7 @@ class InProcess:
                         gateway = self.gateways[actor]
                         session = gateway.sessions.get(command.session)
                         if session is not None:
-                            self.run(actor, gateway.say(session, result(command, payloads, self.now_ms)))
+                            self.run(actor, answer(gateway, session, command, payloads, self.now_ms))
                 case Close():
                     self.closed.append(effect)
                 case StartFetch():
@@ -227,7 +230,7 @@ class Client:
             self.world.commands[ticket] = command
             return ticket
 
-        effects = client_frame(self.gateway, self.session, frame, command, self.world.now_ms)
+        effects = client_frame(self.gateway, self.session, frame, command, self.world.now_ms, self.world.new_id)
         self.world.run(self.address, effects)
 
     def subscribe(self, id: Any, **members: Any) -> "View":

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -135,8 +135,9 @@ def up(
             with admin.serving(config, supervisor, shared=attached and not keeps):
                 described = _await_ready(supervisor, stop, math.inf if keeps else READY_TIMEOUT_S)
                 on_ready(described)
+                reloading = Reloading(config, reload, supervisor)
                 while not stop.wait(DOWN_CHECK_S) and _supervisor(name) is not None:
-                    config = _reloaded(config, reload, supervisor)
+                    reloading.look()
         except RayError as error:
             raise HarborError(ErrorCode.UNAVAILABLE, f"the cluster did not come up: {_reason(error)}") from error
         finally:
@@ -151,24 +152,44 @@ def _revision() -> int:
     return int(SystemClock().now_ms())
 
 
-def _reloaded(config: Config, reload: Callable[[], Config | None], supervisor: SupervisorHandle) -> Config:
-    """Apply what the configuration says now, if it has changed and may; return what counts."""
-    try:
-        changed = reload()
-    except ConfigError as error:
-        for fault in getattr(error, "faults", [error]):
-            sys.stderr.write(f"harbor: configuration not applied: {fault.message}\n")
-        return config
-    if changed is None or changed == config:
-        return config
-    lines = refusals(config, changed)
+class Reloading:
+    """What the configuration says as the cluster runs, and what of it the supervisor has still to be told."""
+
+    def __init__(self, config: Config, reload: Callable[[], Config | None], supervisor: SupervisorHandle) -> None:
+        self.config = config
+        """What counts."""
+        self._reload = reload
+        self._supervisor = supervisor
+        self._untold: Config | None = None
+
+    def look(self) -> None:
+        """Apply what the configuration says now, if it has changed and may."""
+        said = None
+        try:
+            said = self._reload()
+        except ConfigError as error:
+            _refused(fault.message for fault in getattr(error, "faults", [error]))
+        if said is not None and (lines := refusals(self.config, said)):
+            _refused(lines)
+            said = None
+        wanted = self._untold if said is None else said
+        # What was not answered may have arrived all the same: then even what counts has to be told again.
+        if wanted is None or (wanted == self.config and self._untold is None):
+            return
+        try:
+            self._supervisor.apply(encode(wanted, _revision()))
+        except RayError as error:
+            # The cluster runs on without its supervisor, which comes back.
+            _refused([f"the supervisor does not answer and is told again: {_reason(error)}"])
+            self._untold = wanted
+            return
+        self.config, self._untold = wanted, None
+        sys.stderr.write("harbor: configuration applied\n")
+
+
+def _refused(lines: Iterable[str]) -> None:
     for line in lines:
         sys.stderr.write(f"harbor: configuration not applied: {line}\n")
-    if lines:
-        return config
-    supervisor.apply(encode(changed, _revision()))
-    sys.stderr.write("harbor: configuration applied\n")
-    return changed
 
 
 def _check_port(host: str, port: int) -> None:

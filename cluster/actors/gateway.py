@@ -40,6 +40,7 @@ class GatewayActor(Shell):
             shards=spec.config.cluster.shards,
             concerns=spec.compiled.concerns,
             keys=None if config.auth.mode == "none" else ApiKeys({}),
+            mutations=spec.compiled.mutations,
         )
         self._server = GatewayServer(
             self.machine,
@@ -128,8 +129,9 @@ class GatewayActor(Shell):
         }
 
     def reconfigured(self) -> None:
-        """Take what the configuration says now of upstreams and origins; sessions go on."""
+        """Take what the configuration says now of upstreams, mutations and origins; sessions go on."""
         self.machine.concerns = self.specification.compiled.concerns
+        self.machine.mutations.declared = self.specification.compiled.mutations
         self._server.origins = frozenset(self.specification.config.gateway.origins)
 
     async def leave(self, grace_s: float) -> None:

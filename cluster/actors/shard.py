@@ -18,10 +18,11 @@ from cluster.app.functions import ABSENT, Functions
 from cluster.core.channel_demand import ChannelDemand
 from cluster.core.declared_query import FunctionRequest, Response
 from cluster.core.memory import Memory
-from cluster.core.messages import Announce, Answer, Batch, Gateways, Members, Message, Requests
+from cluster.core.messages import Announce, Answer, Batch, Gateways, Members, Message, Overlays, Requests
+from cluster.core.mutation_queue import StartMutation
 from cluster.core.operation import UNCHANGED
 from cluster.core.query_key import CanonicalKey
-from cluster.core.shard_state import Commit, Effect, ShardState, StartFetch
+from cluster.core.shard_state import Commit, Effect, ShardState, StartFetch, Sync
 from cluster.core.transaction import Stored, Transaction
 from cluster.errors import HarborError, StoreError, UnavailableError, UpstreamError
 from cluster.observability.metrics import Metrics
@@ -46,7 +47,8 @@ class ShardActor(Shell):
         spec = Specification.decode(specification)
         super().__init__(f"shard-{index}", spec)
         self._sync = spec.config.storage.sync
-        self._syncing = self._closed = False
+        self._syncing = self._closed = self._unsynced = False
+        """`_syncing`: a sync is to come within the window; `_unsynced`: something was committed since the last began."""
         self._sync_lock = asyncio.Lock()
         self._store_state = "none"
         self._store, stored = self._open_store(spec, index)
@@ -77,6 +79,10 @@ class ShardActor(Shell):
             limits={name: service.concurrency for name, service in spec.config.services.items()},
             reducer=self._reduce,
             keeps=self._store is not None,
+            lost_store=self._store_state == "unavailable",
+            mutations=spec.compiled.mutations,
+            shards=spec.config.cluster.shards,
+            place=lambda key: spec.slots.shard(CanonicalKey(key)),
         )
         self._functions = Functions(self.log)
         for reference in spec.compiled.reducers:
@@ -151,18 +157,26 @@ class ShardActor(Shell):
                 answer, effects = self.machine.gateways(message, self.now())
             case Members():
                 answer, effects = self.machine.members(message, self.now())
+            case Overlays():
+                answer, effects = self.machine.overlays(message, self.now())
             case _:
                 raise AssertionError(f"a shard does not take {type(message).__name__}")
         self.run(effects)
         return answer
 
     def effect(self, effect: Effect) -> None:
-        """Start a fetch, or store what changed."""
-        if isinstance(effect, Commit):
-            self._commit(effect.transaction)
-        else:
-            assert isinstance(effect, StartFetch)
-            self.spawn(self._fetched(effect))
+        """Start a fetch, store what changed, or write it through."""
+        match effect:
+            case Commit(transaction=transaction):
+                self._commit(transaction)
+            case Sync():
+                self._sync_now()
+            case StartFetch():
+                self.spawn(self._fetched(effect))
+            case StartMutation():
+                self.spawn(self._mutated(effect))
+            case _:
+                raise AssertionError(f"a shard has no such effect: {effect!r}")
 
     def _commit(self, transaction: Transaction) -> None:
         if self._closed:
@@ -175,23 +189,48 @@ class ShardActor(Shell):
             self._store_errors += 1
             self.log.sampled("store_failed", "store", reason=error.message)
             return
+        self._unsynced = self._sync != "always"
         if self._sync == "window" and not self._syncing:
             self._syncing = True
-            self.spawn(self._write_through(self._store))
+            self.spawn(self._sync_later(self._store))
 
-    async def _write_through(self, store: LmdbStore) -> None:
+    async def _sync_later(self, store: LmdbStore) -> None:
+        """Write through what waits no longer than a window, unless writes that wait for it were quicker."""
         await asyncio.sleep(SYNC_S)
         self._syncing = False
+        if self._unsynced:
+            await self._write_through(store)
+
+    def _sync_now(self) -> None:
+        if self._closed:
+            return  # who waits asks the next life
+        assert self._store is not None
+        if self._unsynced or self._sync_lock.locked():
+            self.spawn(self._acknowledge(self._store))
+        else:
+            self.run(self.machine.synced(self.now()))
+
+    async def _acknowledge(self, store: LmdbStore) -> None:
+        failed = not await self._write_through(store)
+        if not self._closed:
+            self.run(self.machine.synced(self.now(), failed=failed))
+
+    async def _write_through(self, store: LmdbStore) -> bool:
+        """Sync on another thread. Returns whether what was committed before is on the disk now."""
         started = time.perf_counter()
         async with self._sync_lock:
             if self._closed:
-                return
+                return False
+            self._unsynced = False  # what is committed from now on may not be part of it
             try:
                 await asyncio.to_thread(store.sync)
             except StoreError as error:
+                self._unsynced = True
                 self._store_errors += 1
                 self.log.sampled("store_failed", "store", reason=error.message)
+                return False
         self._synced.observe(time.perf_counter() - started)
+        return True
 
     async def _fetched(self, call: StartFetch) -> None:
         started = time.perf_counter()
@@ -207,6 +246,22 @@ class ShardActor(Shell):
             self.log.sampled("fetch_failed", request.service or "function", reason=error.message)
         self._fetch.observe(time.perf_counter() - started)
         self.run(self.machine.fetched(call, result, self.now()))
+
+    async def _mutated(self, call: StartMutation) -> None:
+        request = call.request
+        result: Response | UpstreamError
+        try:
+            if request.function:
+                body = await self._functions.mutate(request.function, request.arguments, request.idempotency_key)
+                result = Response(None if body == b"null" else body)
+            elif request.service not in self._services:
+                result = UpstreamError(f"service {request.service}: it is not configured any more", retryable=False)
+            else:
+                result = await self._services[request.service].send(request)
+        except UpstreamError as error:
+            result = error
+            self.log.sampled("mutation_failed", request.service or "function", reason=error.message)
+        self.run(self.machine.mutated(call, result, self.now()))
 
     async def _run_function(self, request: FunctionRequest) -> bytes:
         page_param = request.page_param if request.is_paged else ABSENT
@@ -245,6 +300,9 @@ class ShardActor(Shell):
             metrics.set("journal_bytes", self._store.size())
             metrics.set("journal_errors_total", self._store_errors)
         metrics.set("shard_resets_total", machine.resets)
+        metrics.set("mutations_pending", machine.mutations.queue.unsettled)
+        for status, count in machine.mutations.queue.settled.items():
+            metrics.set("mutations_total", count, status=status)
         metrics.set("invalidations_total", machine.invalidations)
         for outcome, count in machine.fetches.items():
             metrics.set("fetches_total", count, outcome=outcome)

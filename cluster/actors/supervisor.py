@@ -53,6 +53,7 @@ ACTOR_OPTIONS: dict[str, Any] = {
     "max_restarts": -1,
     "max_task_retries": -1,
     "num_cpus": CPU_SHARE,
+    "scheduling_strategy": "SPREAD",  # else Ray fills one node to the half first, which takes a hundred actors
     "max_concurrency": 1000,
     "enable_task_events": False,
 }
@@ -93,7 +94,7 @@ class SupervisorActor:
         self._peers = Peers(cluster)
         configure_logs()
         self._log = Log(cluster=cluster, component="supervisor")
-        self._encoded = b""
+        self._has_applied = False
         self._spec = Specification.decode(specification)
         self._statuses: dict[str, dict[str, Any]] = {}
         self._pids: dict[str, int] = {}
@@ -118,10 +119,10 @@ class SupervisorActor:
         async with self._applying:
             spec = Specification.decode(specification)
             before, self._spec = self._spec, spec
-            is_first, is_live = not self._encoded, not refusals(before.config, spec.config)
+            is_first, self._has_applied = not self._has_applied, True
+            is_live = not refusals(before.config, spec.config)
             if not is_first and before.config == spec.config:
-                return
-            self._encoded = specification
+                return  # of the revision actors hear when they are next checked
             autoscale = spec.config.cluster.autoscale
             self._autoscaler = None if autoscale is None else Autoscaler(autoscale, self._clock.now_ms())
             if is_first or not is_live:
@@ -313,7 +314,7 @@ class SupervisorActor:
         elif kind == "shard" and config.storage.nodes:
             nodes = config.storage.nodes
             options["resources"] = {f"{STORE_RESOURCE}{nodes[int(index) % len(nodes)]}": STORE_SHARE}
-        handles.create(KINDS[kind], options, self._encoded, int(index))
+        handles.create(KINDS[kind], options, self._spec.encoded, int(index))
 
     def _end(self, actor: str) -> None:
         self._statuses.pop(actor, None)
@@ -354,7 +355,7 @@ class SupervisorActor:
         if status is not None:
             self._state.answered(actor)
             if status["revision"] < self._spec.revision and not self._is_reconfiguring:
-                if not await self._takes(actor, self._encoded):
+                if not await self._takes(actor, self._spec.encoded):
                     await self._run(Replace(actor))
         elif self._state.ready:
             for effect in self._state.silent(actor):

@@ -36,6 +36,7 @@ JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"
 
 Fetch = Literal["auto", "never", "force"]
+Ack = Literal["memory", "replicated", "durable"]
 Activity = Literal["all", "active", "inactive"]
 Refetch = Literal["active", "inactive", "all", "none"]
 
@@ -168,7 +169,14 @@ class HarborClient:
         return await self._entry(key, {"page": "previous"})
 
     async def set(
-        self, key: list[Any], data: Any, *, base_version: int | None = None, idempotency_key: str | None = None
+        self,
+        key: list[Any],
+        data: Any,
+        *,
+        base_version: int | None = None,
+        merge: Literal["three_way"] | None = None,
+        ack: Ack | None = None,
+        idempotency_key: str | None = None,
     ) -> int:
         """Replace an entry's data. Returns its version.
 
@@ -176,12 +184,18 @@ class HarborClient:
             key: The query key.
             data: JSON values.
             base_version: Only if the entry is at this version; 0: only if there is none.
+            merge: `three_way`: where it is at another, merge `data`, an edit of what `base_version` was, with what it is now. What
+                was written then comes to those who watch, and to `get`.
+            ack: Answer when the write is applied (`memory`) or on the disk (`durable`); by default the latter where there is a store.
             idempotency_key: A repeat with the same one within 10 minutes does nothing and gets the first answer.
 
         Raises:
-            ConflictError: `VERSION_CONFLICT`; `details["current"]` is the entry as it is, a dict as `/v1/entries` gives it.
+            ConflictError: `VERSION_CONFLICT`; `current` is the entry as it is, a dict as `/v1/entries` gives it, `conflicts` where the
+                merge failed.
+            HarborError: `UNSUPPORTED`, the cluster has no such `ack`.
         """
-        return await self._write("PUT", key, _json(data), JSON, base_version, idempotency_key)
+        more = {} if merge is None else {"merge": merge}
+        return await self._write("PUT", key, _json(data), JSON, base_version, ack, idempotency_key, **more)
 
     async def edit(
         self,
@@ -190,6 +204,7 @@ class HarborClient:
         operations: list[dict[str, Any]] | None = None,
         patch: list[dict[str, Any]] | None = None,
         base_version: int | None = None,
+        ack: Ack | None = None,
         idempotency_key: str | None = None,
     ) -> int:
         """Edit an entry's data in place, all or nothing. Returns its version.
@@ -199,6 +214,7 @@ class HarborClient:
             operations: Such as `[{"append": {"at": "/tasks", "item": {}}}]`; or
             patch: RFC 6902.
             base_version: As for `set`.
+            ack: As for `set`.
             idempotency_key: As for `set`.
 
         Raises:
@@ -208,10 +224,15 @@ class HarborClient:
         if (operations is None) == (patch is None):
             raise RequestError(ErrorCode.BAD_REQUEST, "an edit has operations or a patch")
         content, kind = (_json({"operations": operations}), JSON) if patch is None else (_json(patch), JSON_PATCH)
-        return await self._write("PATCH", key, content, kind, base_version, idempotency_key)
+        return await self._write("PATCH", key, content, kind, base_version, ack, idempotency_key)
 
     async def delete(
-        self, key: list[Any], *, base_version: int | None = None, idempotency_key: str | None = None
+        self,
+        key: list[Any],
+        *,
+        base_version: int | None = None,
+        ack: Ack | None = None,
+        idempotency_key: str | None = None,
     ) -> None:
         """Remove an entry.
 
@@ -219,7 +240,7 @@ class HarborClient:
             ConflictError: as for `set`.
             HarborError: `NOT_FOUND`.
         """
-        await self._ask("DELETE", "/v1/entries", _params(key, base_version), headers=_idempotency(idempotency_key))
+        await self._ask("DELETE", "/v1/entries", _params(key, base_version, ack), headers=_idempotency(idempotency_key))
 
     async def invalidate(
         self,
@@ -312,10 +333,12 @@ class HarborClient:
         content: bytes,
         kind: str,
         base_version: int | None,
+        ack: Ack | None,
         idempotency_key: str | None,
+        **more: str,
     ) -> int:
         headers = {"Content-Type": kind, **_idempotency(idempotency_key)}
-        answer = await self._ask(method, "/v1/entries", _params(key, base_version), content, headers)
+        answer = await self._ask(method, "/v1/entries", _params(key, base_version, ack) | more, content, headers)
         return _number(answer, "version")
 
     async def _ask(
@@ -358,9 +381,13 @@ def _json(value: Any) -> bytes:
         raise RequestError(ErrorCode.BAD_REQUEST, f"not JSON: {error}") from error
 
 
-def _params(key: list[Any], base_version: int | None) -> dict[str, str]:
+def _params(key: list[Any], base_version: int | None, ack: Ack | None) -> dict[str, str]:
     params = {"key": _text(key)}
-    return params if base_version is None else {**params, "base_version": str(base_version)}
+    if base_version is not None:
+        params["base_version"] = str(base_version)
+    if ack is not None:
+        params["ack"] = ack
+    return params
 
 
 def _idempotency(key: str | None) -> dict[str, str]:

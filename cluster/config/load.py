@@ -60,6 +60,10 @@ _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z")
 MAX_SHARDS = 64
 MAX_PARTITIONS = 64
+MAX_NODES = 1_000_000
+"""Values in a document with its aliases written out, which a few lines can make billions of."""
+MAX_LEVELS = 200
+"""Of nesting, with aliases written out; a chain of them gets deeper than the text is."""
 OPERATION = frozenset({"query", "variables", "operationName", "extensions"})
 
 
@@ -102,7 +106,23 @@ def read_document(path: str | Path) -> Any:
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
         reason = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise ConfigFaults([ConfigError("", f"{where}{reason}")]) from error
+    nodes, levels = _extent(document, {})
+    if nodes > MAX_NODES or levels > MAX_LEVELS:
+        reason = "nested too deep" if levels > MAX_LEVELS else f"more than {MAX_NODES} values, with aliases written out"
+        raise ConfigFaults([ConfigError("", reason)])
     return {} if document is None else document
+
+
+def _extent(node: Any, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Return how many values a node is and how many levels it has; what aliases share is looked at once."""
+    if not isinstance(node, dict | list):
+        return 1, 0
+    found = known.get(id(node))
+    if found is None:
+        members = [_extent(each, known) for each in (node.values() if isinstance(node, dict) else node)]
+        nodes, levels = 1 + sum(nodes for nodes, _ in members), 1 + max((levels for _, levels in members), default=0)
+        found = known[id(node)] = nodes, levels
+    return found
 
 
 def check(path: str | Path, env: Mapping[str, str] | None = None) -> list[str]:

@@ -11,8 +11,10 @@ import orjson
 from msgspec import Struct
 
 from cluster.core import protocol
+from cluster.core.acknowledgement import LEVELS
+from cluster.core.gateway_mutations import mutation_id
 from cluster.core.gateway_state import Close, Effect, GatewayState
-from cluster.core.messages import Act, EntryView, Failure, Matched, Payload, Read, Write, Written
+from cluster.core.messages import Act, EntryView, Failure, Matched, MutationView, Payload, Read, Write, Written
 from cluster.core.position import decode_token
 from cluster.core.query_key import MAX_DEPTH, CanonicalKey, canonical, checked, depth
 from cluster.core.session_state import SessionState
@@ -21,7 +23,7 @@ from cluster.errors import ErrorCode, HarborError, RequestError
 MAX_FRAME_BYTES = 1024 * 1024
 PING_MS = 25_000
 """Between the server's pings on a socket; a peer that does not answer is gone."""
-LATER = frozenset({"mutate", "undo", "presence", "leave"})
+LATER = frozenset({"presence", "leave"})
 
 
 class Command(Struct, frozen=True):
@@ -30,12 +32,22 @@ class Command(Struct, frozen=True):
     session: str
     re: Any
     kind: str
+    mutation: str = ""
+    """The one it is about."""
 
 
 def client_frame(
-    state: GatewayState, session: SessionState, frame: bytes | str, command: Callable[[Command], int], now_ms: float
+    state: GatewayState,
+    session: SessionState,
+    frame: bytes | str,
+    command: Callable[[Command], int],
+    now_ms: float,
+    new_id: Callable[[], str],
 ) -> list[Effect]:
-    """Carry out a client's frame: one message or an array of them. `command` gives a ticket for what must wait for shards."""
+    """Carry out a client's frame: one message or an array of them.
+
+    `command` gives a ticket for what must wait for shards, `new_id` an id that nobody can guess for a mutation without one.
+    """
     if len(frame) > MAX_FRAME_BYTES:
         return _error(
             state, session, None, RequestError(ErrorCode.TOO_LARGE, f"a frame has at most {MAX_FRAME_BYTES} bytes")
@@ -52,7 +64,7 @@ def client_frame(
         try:
             if depth(message, MAX_DEPTH) > MAX_DEPTH:
                 raise RequestError(ErrorCode.TOO_DEEP, f"a message may nest {MAX_DEPTH} deep")
-            effects.extend(_carry_out(state, session, message, command, now_ms))
+            effects.extend(_carry_out(state, session, message, command, now_ms, new_id))
         except HarborError as error:
             effects.extend(_error(state, session, name, error))
     return effects
@@ -64,7 +76,12 @@ def _error(state: GatewayState, session: SessionState, name: Any, error: HarborE
 
 
 def _carry_out(
-    state: GatewayState, session: SessionState, message: Any, command: Callable[[Command], int], now_ms: float
+    state: GatewayState,
+    session: SessionState,
+    message: Any,
+    command: Callable[[Command], int],
+    now_ms: float,
+    new_id: Callable[[], str],
 ) -> list[Effect]:
     if not isinstance(message, dict):
         raise RequestError(ErrorCode.BAD_MESSAGE, "a message is an object")
@@ -104,6 +121,10 @@ def _carry_out(
             return state.request(
                 ticket, key if exact else None, lambda request: Act(request, "invalidate", key, exact), now_ms
             )
+        case "mutate":
+            return _mutate(state, session, message, command, now_ms, new_id)
+        case "undo":
+            return _undo(state, session, message, command, now_ms)
         case str() if kind in LATER:
             raise RequestError(ErrorCode.UNSUPPORTED, f"{kind} is not supported by this version")
         case _:
@@ -194,11 +215,59 @@ def _set(
     base_version = message.get("base_version")
     if base_version is not None and (isinstance(base_version, bool) or not isinstance(base_version, int)):
         raise RequestError(ErrorCode.BAD_REQUEST, f"base_version is a version, got {base_version!r:.60}")
+    ack = message.get("ack", "")
+    if "ack" in message and ack not in LEVELS:
+        raise RequestError(ErrorCode.BAD_REQUEST, f"ack is {' or '.join(LEVELS)}, got {ack!r:.60}")
+    if message.get("merge", "three_way") != "three_way":
+        raise RequestError(ErrorCode.BAD_REQUEST, f"merge is three_way, got {message['merge']!r:.60}")
+    merges = "merge" in message
+    if merges and base_version is None:
+        raise RequestError(ErrorCode.BAD_REQUEST, "merge needs base_version, the version that was edited")
     name = _id(message)
     ticket = command(Command(session.id, name, "set"))
     request_id = f"{session.id}/{ticket}"
     data = orjson.dumps(message["data"])
-    return state.request(ticket, key, lambda request: Write(request, request_id, key, data, base_version), now_ms)
+    return state.request(
+        ticket, key, lambda request: Write(request, request_id, key, data, base_version, ack, merges), now_ms
+    )
+
+
+def _mutate(
+    state: GatewayState,
+    session: SessionState,
+    message: dict[str, Any],
+    command: Callable[[Command], int],
+    now_ms: float,
+    new_id: Callable[[], str],
+) -> list[Effect]:
+    assert session.principal is not None
+    name = _id(message)
+    mutation = message.get("mutation_id")
+    order = state.mutations.order(
+        session.principal,
+        message.get("name"),
+        message.get("variables"),
+        new_id() if mutation is None else mutation,
+        message.get("delay_ms"),
+    )
+    state.mutations.require_room(session.id)
+    ticket = command(Command(session.id, name, "mutate", order.mutation))
+    return state.mutate(ticket, order, now_ms, session=session)
+
+
+def _undo(
+    state: GatewayState,
+    session: SessionState,
+    message: dict[str, Any],
+    command: Callable[[Command], int],
+    now_ms: float,
+) -> list[Effect]:
+    assert session.principal is not None
+    name = _id(message)
+    mutation = mutation_id(message.get("mutation_id"))
+    state.mutations.require_room(session.id)
+    ticket = command(Command(session.id, name, "undo", mutation))
+    return state.undo(ticket, session.principal, mutation, now_ms, session=session)
 
 
 def _id(message: dict[str, Any]) -> Any:
@@ -216,23 +285,35 @@ def _key(message: dict[str, Any], member: str) -> CanonicalKey:
     return canonical(checked(message.get(member)))
 
 
+def answer(
+    state: GatewayState, session: SessionState, command: Command, payloads: list[Payload], now_ms: float
+) -> list[Effect]:
+    """Answer a command, and go on with what waited for that."""
+    effects = state.say(session, result(command, payloads, now_ms))
+    if command.mutation:
+        view = payloads[0] if isinstance(payloads[0], MutationView) else None
+        effects.extend(state.mutation_answered(session, command.mutation, view))
+    return effects
+
+
 def result(command: Command, payloads: list[Payload], now_ms: float) -> bytes:
     """Return the message that answers a command."""
     for payload in payloads:
         if isinstance(payload, Failure):
-            details = None
-            if payload.current is not None:
-                details = {"current": orjson.Fragment(protocol.entry(payload.current, now_ms))}
-            body = protocol.error_body(payload.code, payload.message, details=details)
+            body = protocol.error_body(payload.code, payload.message, details=protocol.details_of(payload, now_ms))
             return protocol.message("error", re=command.re, **body)
     first = payloads[0]
     match first:
         case EntryView():
             return protocol.message("result", re=command.re, entry=orjson.Fragment(protocol.entry(first, now_ms)))
-        case Written(version=version):
-            return protocol.message("result", re=command.re, version=version)
+        case Written(version=version, is_merged=is_merged):
+            return protocol.message("result", re=command.re, version=version, **({"merged": True} if is_merged else {}))
         case Matched():
             matched = sum(each.count for each in payloads if isinstance(each, Matched))
             return protocol.message("result", re=command.re, matched=matched)
+        case MutationView(mutation=mutation):
+            return protocol.message(
+                "result", re=command.re, **({} if command.kind == "undo" else {"mutation_id": mutation})
+            )
         case _:
             raise AssertionError(f"no result is made of {first!r}")

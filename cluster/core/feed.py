@@ -11,6 +11,7 @@ What must not live here: sockets, what an event means, when blobs are sent (`ing
 """
 
 import math
+import re
 from collections.abc import Mapping
 from enum import Enum
 
@@ -22,6 +23,10 @@ MAX_MARKS = 64
 DENSE_AFTER = 100
 """Events in a row whose ids count up by one, without an exception, after which one that does not is taken for a gap."""
 EventId = str | int
+MAX_ID = 1024
+"""Characters of an event's id that an upstream can be asked to go on after: in a URL they may take twelve times as many bytes, of 64 KiB."""
+_UNASKABLE = re.compile("[\x00-\x1f\x7f]")
+"""No header may hold these."""
 OPENED = "!"
 """Before a sequence's name, among the cursors of a shard: the incarnation that it last heard begin."""
 
@@ -126,6 +131,12 @@ class Sequence:
         made = cls.restored(checkpoint)
         made.taken = moved.taken
         return made
+
+    @property
+    def after(self) -> EventId | None:
+        """Return the id that the upstream can be asked to go on after; None: there is none, or no request can hold it."""
+        last = self.id
+        return None if isinstance(last, str) and (len(last) > MAX_ID or _UNASKABLE.search(last)) else last
 
     @property
     def is_dense(self) -> bool:

@@ -17,6 +17,7 @@ from cluster.core.messages import (
     Item,
     Meta,
     Missed,
+    MutationView,
     Payload,
     Removed,
     Reset,
@@ -37,7 +38,7 @@ HEARTBEAT_MS = 1_000.0
 class PendingChange:
     """Changes of one entry since the gateway was last told."""
 
-    __slots__ = ("coalesced", "from_version", "invalidated", "patch_bytes", "patches", "reset")
+    __slots__ = ("coalesced", "from_version", "invalidated", "mutations", "patch_bytes", "patches", "reset")
 
     def __init__(self, from_version: int) -> None:
         self.from_version = from_version
@@ -47,6 +48,8 @@ class PendingChange:
         self.coalesced = 0
         self.invalidated = False
         self.reset = False
+        self.mutations: dict[str, None] = {}
+        """Whose operations came into the view, or left it."""
 
 
 class _Scan:
@@ -77,7 +80,7 @@ class GatewayLink:
         self.watched: set[str] = set()
         """Keys whose changes are sent: snapshot sent, or known to be absent."""
         self.pending: dict[str, PendingChange] = {}
-        self.tasks: deque[Watch | _Scan | Missed | ServiceState | Answered] = deque()
+        self.tasks: deque[Watch | _Scan | Missed | ServiceState | Answered | MutationView] = deque()
         """What goes out in order, after pending changes."""
         self.oldest_ms = 0.0
         self.sent_at = 0.0
@@ -156,7 +159,8 @@ def encode_pending(
     is_exact: bool = True,
 ) -> list[Item]:
     """Return the items that bring a replica from `pending.from_version` to what the entry is now."""
-    if entry is None or (entry.value is None and pending.from_version):
+    visible = None if entry is None else entry.visible
+    if entry is None or (visible is None and pending.from_version):
         # In the latter case it is there again already, waiting for its data, which will come as a change from 0.
         # Who watches the key itself was told of it even without data.
         is_told = pending.from_version or (entry is None and is_exact)
@@ -164,22 +168,23 @@ def encode_pending(
     if pending.reset and pending.from_version:  # what the gateway never had needs no reset
         return [Reset(entry.view(is_offline=is_offline))]
     items: list[Item] = []
-    if entry.value is not None and entry.version != pending.from_version:
+    if visible is not None and entry.version != pending.from_version:
         patch = None
-        if pending.patches and pending.from_version and pending.patch_bytes <= entry.value.size():
+        if pending.patches is not None and pending.from_version and pending.patch_bytes <= visible.size():
             patch = b"[" + b",".join(pending.patches) + b"]"
         items.append(
             Change(
                 key,
                 pending.from_version,
                 entry.version,
-                entry.value.json() if patch is None else None,
+                visible.json() if patch is None else None,
                 patch,
                 pending.coalesced,
                 int(entry.data_updated_at),
                 entry.stale_at,
                 entry.origin,
                 int(entry.fetched_at),
+                list(pending.mutations),
             )
         )
     unusual = entry.is_invalidated or entry.error is not None or entry.fetch is not None or is_offline

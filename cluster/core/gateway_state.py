@@ -16,13 +16,14 @@ What must not live here: HTTP and sockets (`cluster.gateway`), message texts (`p
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import orjson
 from msgspec import Struct
 
 from cluster.core import protocol
+from cluster.core.gateway_mutations import Concluded, GatewayMutations, News, Order, Said
 from cluster.core.grants import ANYBODY, ApiKeys, Principal
 from cluster.core.link import Foreign, Incoming, New, Outgoing, Repeat
 from cluster.core.messages import (
@@ -41,9 +42,12 @@ from cluster.core.messages import (
     Failure,
     Full,
     Item,
+    ListMutations,
     Meta,
     Missed,
     MissedKeys,
+    Mutate,
+    MutationView,
     Noted,
     Payload,
     Ready,
@@ -62,6 +66,7 @@ from cluster.core.messages import (
     Write,
     Written,
 )
+from cluster.core.mutation import DeclaredMutation
 from cluster.core.outbox import Outbox, Pending, encode
 from cluster.core.placement import SlotMap
 from cluster.core.position import Position, encode_token
@@ -200,10 +205,12 @@ class GatewayState:
         shards: int,
         concerns: Concerns | None = None,
         keys: ApiKeys | None = None,
+        mutations: Mapping[str, DeclaredMutation] | None = None,
     ) -> None:
         self.identity = identity
         self.keys = keys
         """Who may do what; None: anybody everything."""
+        self.mutations = GatewayMutations(mutations or {})
         self.concerns = concerns
         self._sources: dict[str, str | None] = {}
         """Condition by source: up | down | failed; None: it has not been up yet."""
@@ -261,8 +268,13 @@ class GatewayState:
             items, shard.partial = shard.partial, []
             shard.position = (message.epoch, message.offset)
             shard.sets += 1
+            own = [] if self.mutations.is_idle else [key for item in items if (key := self._own_key(item)) is not None]
             for item in items:
                 self._apply(shard, item, effects)
+            for key in own:  # who began a mutation sees it at once
+                replica = self.replicas.get(key)
+                for topic in () if replica is None else replica.topics:
+                    self._flush_topic(topic, effects)
             for service in sorted(shard.presumed):  # the first set after an opening says which are lost
                 self._toggle(shard, service, is_offline=False, effects=effects)
             if shard.partial_oldest_ms:
@@ -270,6 +282,10 @@ class GatewayState:
                 shard.partial_oldest_ms = 0.0
         effects.extend(self._pump(shard))
         return shard.incoming.answered(ChangeSetTaken(self.incarnation)), effects
+
+    def _own_key(self, item: Item) -> str | None:
+        """Return the key of a change that a mutation made which a session here began."""
+        return item.key if isinstance(item, Change) and self.mutations.is_own(item.mutations) else None
 
     def _apply(self, shard: _Shard, item: Item, effects: list[Effect]) -> None:
         match item:
@@ -316,6 +332,8 @@ class GatewayState:
                 self._toggle(shard, service, is_offline=is_offline, effects=effects)
             case Answered(id=request, payload=payload):
                 self._settle(shard, request, payload, effects)
+            case MutationView():
+                self._pass_on(self.mutations.heard(item), effects)
 
     def _change(self, shard: _Shard, change: Change, effects: list[Effect]) -> None:
         replica = self.replicas.get(change.key)
@@ -334,6 +352,7 @@ class GatewayState:
         for topic in replica.topics:
             pending = self._pending(topic, change.key, before)
             pending.add_patch(change.patch)
+            pending.add_mutations(change.mutations)
             pending.coalesced += change.coalesced
 
     def _replica(self, key: str, shard: _Shard) -> Replica:
@@ -469,6 +488,7 @@ class GatewayState:
                 elif subscription.phase in (Phase.SNAPSHOT, Phase.RESUMING):
                     self._start_over(subscription)
                     self._attend(subscription, effects)
+        self._ask_again(shard)
         shard.queue.extend(shard.outstanding.values())
         effects.extend(self._pump(shard))
 
@@ -639,6 +659,8 @@ class GatewayState:
                     replica.awaited_version = max(replica.awaited_version, payload.version)
             case Act():
                 self._doubt(shard, asked)
+            case ListMutations(mutation=mutation) if request not in self._gathers:
+                self._pass_on(self.mutations.found(mutation, payload), effects)
             case _:
                 pass
         gather = self._gathers.pop(request, None)
@@ -647,7 +669,7 @@ class GatewayState:
         gather.payloads.append(payload)
         gather.waiting -= 1
         if not gather.waiting:
-            effects.append(Respond(gather.ticket, gather.payloads))
+            self._conclude(gather, effects)
 
     def _doubt(self, shard: _Shard, asked: Act) -> None:
         """Answer no reads from replicas that an action may have met until they have heard of it.
@@ -661,8 +683,21 @@ class GatewayState:
                 if matcher is None or matcher.matches(key, replica.parsed):
                     replica.doubted_until = shard.sets + 2
 
+    def _conclude(self, gather: _Gather, effects: list[Effect]) -> None:
+        """Every shard has answered: so is the request, unless a mutation's needs more."""
+        following = self.mutations.conclude(gather.ticket, gather.payloads)
+        if callable(following):
+            try:
+                effects.extend(self.request(gather.ticket, None, following, self._now_ms))
+            except UnavailableError as error:
+                self.mutations.drop(gather.ticket)
+                following = [Failure(error.code, error.message)]
+        if isinstance(following, list):
+            effects.append(Respond(gather.ticket, following))
+
     def abandon(self, ticket: int) -> None:
         """Nobody waits for these answers any more."""
+        self.mutations.drop(ticket)
         for request, gather in list(self._gathers.items()):
             if gather.ticket == ticket:
                 self._drop_request(request)
@@ -676,12 +711,14 @@ class GatewayState:
         """Fail the requests that have waited too long; the oldest come first."""
         for request, gather in list(self._gathers.items()):
             if gather.until_ms > self._now_ms:
-                return
+                break
             self._drop_request(request)
             if gather.waiting:
                 gather.waiting = 0
+                self.mutations.drop(gather.ticket)
                 late = Failure(ErrorCode.TIMEOUT, "the shard did not answer in time")
                 effects.append(Respond(gather.ticket, [late]))
+        self._pass_on(self.mutations.expire(self._now_ms), effects)
 
     def local(self, key: str, now_ms: float) -> Replica | None:
         """Return the replica a read may be answered from: it has fresh data, and every write this gateway acknowledged."""
@@ -691,6 +728,62 @@ class GatewayState:
         if replica.doubted_until and replica.doubted_until > self._shards[replica.shard].sets:
             return None
         return replica
+
+    # --- mutations -----------------------------------------------------------------------------------------------
+
+    def mutate(
+        self, ticket: int, order: Order, now_ms: float, *, session: SessionState | None = None, waits: bool = False
+    ) -> list[Effect]:
+        """Begin a mutation, of whose statuses `session` is to hear; with `waits` it is answered once it is settled, or with how it is then.
+
+        Raises:
+            UnavailableError: too many requests wait for its home.
+        """
+        effects = self.request(ticket, order.home, order.request, now_ms)
+        home = self._slots.shard(order.home)
+        if session is not None:
+            self.mutations.attach(session.id, order.mutation, home)
+        if waits:
+            self.mutations.wait(ticket, order.mutation, home, now_ms + REQUEST_MS)
+        return effects
+
+    def undo(
+        self, ticket: int, principal: Principal, mutation: str, now_ms: float, *, session: SessionState | None = None
+    ) -> list[Effect]:
+        """Cancel a mutation that was not sent yet.
+
+        Raises:
+            UnavailableError: too many requests wait for a shard.
+        """
+        effects = self.request(ticket, None, lambda request: ListMutations(request, mutation), now_ms)
+        self.mutations.undo(ticket, principal, mutation)
+        if session is not None:
+            self.mutations.attach(session.id, mutation)
+        return effects
+
+    def mutation_answered(self, session: SessionState, mutation: str, view: MutationView | None) -> list[Effect]:
+        """The session was told what its request about a mutation came to (None: an error); news of it may follow now."""
+        effects: list[Effect] = []
+        self._pass_on(self.mutations.answered(session.id, mutation, view), effects)
+        return effects
+
+    def _pass_on(self, news: News, effects: list[Effect]) -> None:
+        for each in news:
+            match each:
+                case Said(session=session_id, kind=kind, members=members):
+                    session = self.sessions.get(session_id)
+                    if session is not None:
+                        effects.extend(self.say(session, protocol.message(kind, **members)))
+                case Concluded(ticket=ticket, payloads=payloads):
+                    effects.append(Respond(ticket, payloads))
+
+    def _ask_again(self, shard: _Shard) -> None:
+        """Ask a shard that began anew how its mutations are: what it told last may have been lost."""
+        asked = {each.mutation for each in shard.outstanding.values() if isinstance(each, Mutate | ListMutations)}
+        for mutation in self.mutations.unsure(shard.index):
+            if mutation not in asked:
+                request = ListMutations(self._id(), mutation)
+                shard.outstanding[request.id] = request
 
     # --- sessions ------------------------------------------------------------------------------------------------
 
@@ -749,6 +842,7 @@ class GatewayState:
         self._now_ms = now_ms
         effects: list[Effect] = []
         session = self.sessions.pop(session_id, None)
+        self.mutations.forget(session_id)
         if session is not None:
             for subscription in list(session.subscriptions.values()):
                 self._end(session, subscription, effects)
@@ -1137,6 +1231,7 @@ class GatewayState:
         for gather in self._gathers.values():
             times.append(gather.until_ms)
             break
+        times.append(self.mutations.deadline())
         return min((at for at in times if at is not None), default=None)
 
     def wake(self, now_ms: float) -> list[Effect]:

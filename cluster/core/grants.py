@@ -67,6 +67,19 @@ class Principal:
         if not self.may(right, key):
             raise HarborError(ErrorCode.FORBIDDEN, f"no grant to {right} {_clipped(key)}")
 
+    def may_mutate(self, name: str) -> bool:
+        """Whether it may begin mutations of a name."""
+        return any(_names(pattern, name) for pattern in self.grants.mutate)
+
+    def require_mutation(self, name: str) -> None:
+        """Refuse a mutation that it may not begin.
+
+        Raises:
+            HarborError: `FORBIDDEN`.
+        """
+        if not self.may_mutate(name):
+            raise HarborError(ErrorCode.FORBIDDEN, f"no grant to mutate {_clipped(name)}")
+
     def require_admin(self) -> None:
         """Refuse who may not see and change the cluster.
 
@@ -85,6 +98,10 @@ def _covers(pattern: list[Any], key: list[Any]) -> bool:
     return len(pattern) <= len(key) and all(
         wanted == ANY or partial_match(held, wanted) for held, wanted in zip(key, pattern, strict=False)
     )
+
+
+def _names(pattern: str, name: str) -> bool:
+    return name.startswith(pattern[:-1]) if pattern.endswith(ANY) else name == pattern
 
 
 def _clipped(key: str) -> str:

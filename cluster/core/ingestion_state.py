@@ -757,11 +757,11 @@ class IngestionState:
     def _reopened(self, source: _Source, now_ms: float) -> list[Effect]:
         """A source is open that is one sequence: go on with it, if the upstream does."""
         sequence = source.sequences.get(source.name)
-        if source.repeats is Repeats.NOTHING or sequence is None or sequence.id is None:
+        if source.repeats is Repeats.NOTHING or sequence is None or sequence.after is None:
             self._lost(source, source.name, now_ms)
             return []
         sequence.resume()
-        return self._ask_missed(source, sequence.id, []) if source.asks else []
+        return self._ask_missed(source, sequence.after, []) if source.asks else []
 
     def _ask_missed(self, source: _Source, since: EventId, kept: Held) -> list[Effect]:
         source.awaiting, source.kept = True, kept
@@ -774,7 +774,7 @@ class IngestionState:
         sequence = source.sequences.get(name)
         if name in self._moves.taking:
             return
-        if source.repeats is Repeats.NOTHING or sequence is None or sequence.id is None:
+        if source.repeats is Repeats.NOTHING or sequence is None or sequence.after is None:
             self._lost(source, name, now_ms)
         else:
             sequence.resume()
@@ -785,7 +785,7 @@ class IngestionState:
         if source.repeats is Repeats.NOTHING:
             return None
         sequence = source.sequences.get(source.unit(channel))
-        return None if sequence is None else sequence.id
+        return None if sequence is None else sequence.after
 
     def _lost(self, source: _Source, name: str, now_ms: float) -> None:
         """Events of a sequence may have passed unseen: it begins anew, and shards invalidate what it feeds."""
@@ -1114,7 +1114,7 @@ class IngestionState:
         if sequence is not None:
             self._last_incarnation = max(self._last_incarnation, sequence.incarnation)
             source.sequences[name] = sequence
-        since = None if sequence is None else sequence.id
+        since = None if sequence is None else sequence.after
         joins: list[Effect] = [] if taking.channel is None else [Join(source.name, taking.channel)]
         if taking.manner is not Manner.OVERLAP:
             if sequence is None or since is None or taking.manner is Manner.GAP:

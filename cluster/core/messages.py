@@ -299,6 +299,10 @@ class Write(Struct, frozen=True, array_like=True, tag="write"):
     key: str
     data: bytes
     base_version: int | None = None
+    ack: str = "memory"
+    """How safe it is to be when it is answered (`acknowledgement`); "": as safe as can be."""
+    merges: bool = False
+    """Where the entry is at another version than `base_version`, merge `data` with what it is now (`three_way_merge`)."""
 
 
 class Edit(Struct, frozen=True, array_like=True, tag="edit"):
@@ -310,6 +314,7 @@ class Edit(Struct, frozen=True, array_like=True, tag="edit"):
     patch: bytes | None
     operations: list[Operation] | None
     base_version: int | None = None
+    ack: str = "memory"
 
 
 class Erase(Struct, frozen=True, array_like=True, tag="erase"):
@@ -319,6 +324,7 @@ class Erase(Struct, frozen=True, array_like=True, tag="erase"):
     request_id: str
     key: str
     base_version: int | None = None
+    ack: str = "memory"
 
 
 class Act(Struct, frozen=True, array_like=True, tag="act"):
@@ -420,13 +426,19 @@ class Failure(Struct, frozen=True, array_like=True, tag="failure"):
     code: str
     message: str
     current: EntryView | None = None
-    """The entry that a conditional write met."""
+    """The entry that a conditional write met; None: there is none."""
+    conflicts: list[str] | None = None
+    """Where a merge failed, as JSON Pointers into `current`."""
+    status: str = ""
+    """Of the mutation, where that is why it cannot be undone."""
 
 
 class Written(Struct, frozen=True, array_like=True, tag="written"):
     """A write was committed."""
 
     version: int
+    is_merged: bool = False
+    """What was written is not what was sent, but merged with what the entry was."""
 
 
 class Matched(Struct, frozen=True, array_like=True, tag="matched"):
@@ -616,7 +628,11 @@ class Lay(Struct, frozen=True, array_like=True, tag="lay"):
     number: int
     """Of one home, those with higher numbers go over the others."""
     operations: list[tuple[str, Operation]]
-    """By key."""
+    """By key; none for a shard that is only to know of the temporary id."""
+    temporary: str = ""
+    """The id of what it creates, until that has another; "": it creates nothing of the kind."""
+    restores: bool = False
+    """Should it fail, the bases are put back as they are now."""
 
 
 class Lift(Struct, frozen=True, array_like=True, tag="lift"):
@@ -626,8 +642,13 @@ class Lift(Struct, frozen=True, array_like=True, tag="lift"):
     lasting: list[tuple[str, Operation]]
     """Its optimistic operations, where it succeeded; an item that a stream has brought already stays as that has it."""
     result: list[tuple[str, Operation]]
-    renamed: tuple[str, Any] | None = None
-    """(temporary id, the id it has now)."""
+    temporary: str = ""
+    """The temporary id of what it was to create."""
+    renamed: Any = None
+    """The id which that has now; None: there is none."""
+    by_stream: bool = False
+    """A stream has said so: what of the bases streams have changed since stays as it is."""
+    failed: bool = False
 
 
 class Overlays(Struct, frozen=True, array_like=True, tag="overlays"):

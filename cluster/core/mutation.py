@@ -199,8 +199,8 @@ class DeclaredMutation(Struct, frozen=True):
             return f"id:{mutation}"
         return f"scope:{self._fill('scope', self.scope, self.completed(variables, mutation), mutation)}"
 
-    def request(self, variables: dict[str, Any], mutation: str) -> MutationRequest:
-        """Return what is sent to the service.
+    def request(self, variables: dict[str, Any], mutation: str, etag: str | None = None) -> MutationRequest:
+        """Return what is sent to the service; `etag`: of what it is to change.
 
         Raises:
             RequestError: `INVALID_VARIABLES`.
@@ -224,7 +224,7 @@ class DeclaredMutation(Struct, frozen=True):
                 params = [(name, as_parameter(value)) for name, value in filled.items() if value is not None]
         sent = {name: value for name, value in variables.items() if name not in self.omit} if self.omit else variables
         body = None if self.body is None else orjson.dumps(self._fill("body", self.body, variables, mutation, sent))
-        return MutationRequest(self.service, self.method, path, tuple(params), body, mutation)
+        return MutationRequest(self.service, self.method, path, tuple(params), body, mutation, etag)
 
     def temporary(self, variables: dict[str, Any]) -> str | None:
         """Return the temporary id among the variables; only texts are ones.
@@ -303,9 +303,11 @@ class DeclaredMutation(Struct, frozen=True):
         scalars = set(_scalars(data))
         if _mark(mutation) in scalars:
             return True
+        temporary = None if self.temp_id is None else self.temp_id[-1]
         return all(
             _same(data[name], value) if name in data else set(_scalars(value)) <= scalars
             for name, value in variables.items()
+            if name != temporary
         )
 
     def _fill(

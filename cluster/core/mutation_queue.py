@@ -6,13 +6,17 @@ sends it with an idempotency key until there is an answer, and only then says, o
 show its operations as overlays over their bases; they keep nothing of it, and are told again whenever either end starts anew.
 
 Mutations of one scope are sent one after another, in order. One whose service cannot be reached is paused, and with it those after it in
-its scope; one of the paused is sent now and then to see whether the service is back, and then all go on in order.
+its scope; one of the paused is sent now and then to see whether the service is back, and then all go on in order. One that names the
+temporary id of something that is still being created waits for that, wherever its home is.
+
+An event of a stream that carries the mutation's id, or every value of its variables, confirms it as an answer does; whichever comes first
+counts. It is one thing because every end of a mutation (an answer, an event, a cancellation, an age) must settle it once and alike.
 
 What must not live here: what a mutation is made of (`mutation`), how views come about (`overlay`, `shard_state`), HTTP.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -23,7 +27,6 @@ from cluster.core.declared_query import Response
 from cluster.core.messages import Failure, Lay, Lift, Mutate, MutationView
 from cluster.core.mutation import NEXT, DeclaredMutation, MutationRequest, Status, replaced
 from cluster.core.operation import Invalidate, Operation
-from cluster.core.query_key import CanonicalKey
 from cluster.core.service_health import MAX_PROBE_MS, PROBE_MS, UNREACHABLE
 from cluster.errors import ErrorCode, HarborError, UpstreamError
 
@@ -33,9 +36,17 @@ MAX_UNSETTLED = 100_000
 """Mutations of one home that wait; more are refused."""
 MEMORY_MS = 600_000.0
 """How long a settled mutation is remembered: for who asks what came of it, and for who sends it again."""
+MAX_SETTLED = 100_000
+"""Settled mutations that are remembered: ten minutes of 160 a second. Beyond it the oldest is forgotten earlier."""
+MAX_CONFLICTS = 3
+"""How often a mutation that may go over a conflict is sent again for one."""
+VERSIONS = ("version", "base_version")
+"""Variables that say what a change is based on."""
+
+Keyed = tuple[str, Operation]
 
 
-class Record(Struct, array_like=True):
+class MutationRecord(Struct, array_like=True):
     """What lasts of a mutation."""
 
     id: str
@@ -48,14 +59,17 @@ class Record(Struct, array_like=True):
     """When it may be sent."""
     owner: str
     """The gateway that began it."""
-    laid: list[tuple[str, Operation]]
+    laid: list[Keyed]
     """What views show of it, by key."""
     status: Status = Status.QUEUED
     attempts: int = 0
     """How often it was sent."""
     failures: int = 0
     """Answers after which it is sent again."""
-    temporary: str | None = None
+    conflicts: int = 0
+    etag: str | None = None
+    """What it is to be sent with, after a conflict."""
+    temporary: str = ""
     result: bytes | None = None
     error: tuple[str, str] | None = None
     settled_ms: float = 0.0
@@ -96,7 +110,7 @@ class MutationQueue:
         self,
         shard: int,
         shards: int,
-        place: Callable[[CanonicalKey], int],
+        place: Callable[[str], int],
         declared: Mapping[str, DeclaredMutation],
         changed: Callable[[str], None],
     ) -> None:
@@ -106,59 +120,79 @@ class MutationQueue:
         self._place = place
         self._declared = declared
         self._changed = changed
-        self.records: dict[str, Record] = {}
-        """By id, oldest first."""
-        self._scopes: dict[str, deque[Record]] = {}
+        self.records: dict[str, MutationRecord] = {}
+        """By id."""
+        self._scopes: dict[str, deque[MutationRecord]] = {}
         """Those that are not settled, in order."""
+        self._settled: deque[MutationRecord] = deque()
+        """Oldest first."""
+        self.unsettled = 0
+        self.settled: Counter[str] = Counter()
+        """By status, in this life."""
         self._ready: dict[str, None] = {}
         """To be sent as soon as there is a connection."""
         self._waiting: dict[str, float] = {}
         """When a delay or a wait for another try ends, by id."""
+        self._blocked: dict[str, dict[str, None]] = {}
+        """Mutations that wait for something to be created, by its temporary id."""
         self._outages: dict[str, _Outage] = {}
         """Services that cannot be reached."""
+        self._paused: dict[str, dict[str, None]] = {}
+        """Paused mutations, by service, in order."""
         self._under_way: set[str] = set()
+        self._sent: dict[str, dict[str, MutationRecord]] = {}
+        """Those that a service may have, by name and id."""
+        self._temporaries: dict[str, str] = {}
+        """The mutation that creates what has a temporary id, of all shards."""
         self._renamed: dict[str, tuple[Any, float]] = {}
-        """(the id it has now, until when that is remembered), by temporary id."""
+        """(the id it has now; None: it came to nothing, until when that is remembered), by temporary id."""
         self._number = 0
         self._now_ms = 0.0
         self.calls: list[StartMutation] = []
-        self.told: dict[str, Record] = {}
+        self.told: dict[str, MutationRecord] = {}
         """Records whose status has changed."""
         self.items: dict[int, list[Lay | Lift]] = {}
         """What shards are to be told."""
 
     # --- what is stored ------------------------------------------------------------------------------------------
 
-    def restore(self, records: Iterable[Record], now_ms: float) -> None:
+    def restore(self, records: Iterable[MutationRecord], now_ms: float) -> None:
         """Begin with what was stored: what was under way is sent again, with the same idempotency key."""
         self._now_ms = now_ms
         for record in sorted(records, key=lambda each: each.number):
             self._number = max(self._number, record.number)
             self.records[record.id] = record
-            if record.lift is not None and record.lift.renamed is not None:
-                self._renamed[record.lift.renamed[0]] = (record.lift.renamed[1], record.settled_ms + MEMORY_MS)
             if record.status.is_settled:
+                self._settled.append(record)
+                if record.temporary:
+                    renamed = None if record.lift is None else record.lift.renamed
+                    self._renamed[record.temporary] = (renamed, record.settled_ms + MEMORY_MS)
                 continue
-            self._scopes.setdefault(record.scope, deque()).append(record)
+            if record.name not in self._declared:  # the configuration has changed
+                self._enter(record)
+                self._fail(record, ErrorCode.UNKNOWN_MUTATION, f"no mutation {record.name} is declared any more")
+                continue
+            self._enter(record)
+            if record.temporary:
+                self._temporaries[record.temporary] = record.id
             if record.status is Status.SCHEDULED:
                 self._waiting[record.id] = record.due_ms
             else:
                 record.status = Status.QUEUED
         for shard in range(self._shards):
-            if outstanding := self.outstanding(shard):
-                self.items[shard] = outstanding
+            self.items[shard] = self.outstanding(shard)
         for scope in list(self._scopes):
             self._advance(scope)
 
     def outstanding(self, shard: int) -> list[Lay | Lift]:
         """Return all that a shard is to know."""
         found: list[Lay | Lift] = []
-        for record in self.records.values():
-            if not record.status.is_settled:
-                if laid := self._of(shard, record.laid):
-                    found.append(Lay(record.id, record.number, laid))
-            elif shard in record.unlifted:
-                found.append(self._lift_for(shard, record))
+        for waiting in self._scopes.values():
+            for record in waiting:
+                lay = self._lay_for(shard, record)
+                if lay.operations or lay.temporary:
+                    found.append(lay)
+        found.extend(self._lift_for(shard, record) for record in self._settled if shard in record.unlifted)
         return found
 
     # --- clients -------------------------------------------------------------------------------------------------
@@ -178,19 +212,23 @@ class MutationQueue:
         declared = self._declared.get(request.name)
         if declared is None:
             raise HarborError(ErrorCode.UNKNOWN_MUTATION, f"no mutation {request.name:.100} is declared")
-        if len(self._scopes) >= MAX_UNSETTLED or len(self._scopes.get(request.scope, ())) >= MAX_UNSETTLED:
+        if self.unsettled >= MAX_UNSETTLED:
             raise HarborError(ErrorCode.TOO_MANY, f"{MAX_UNSETTLED} mutations wait already")
-        variables = orjson.loads(request.variables)
-        temporary = declared.temporary(variables)
-        if temporary is not None and (temporary in self._renamed or temporary in self._temporaries()):
+        variables = declared.completed(orjson.loads(request.variables), request.mutation)
+        temporary = declared.temporary(variables) or ""
+        if temporary and (temporary in self._renamed or temporary in self._temporaries):
             raise HarborError(ErrorCode.CONFLICT, f"the temporary id {temporary:.100} was used before")
-        for old, (new, _) in self._renamed.items():
+        named = _texts(variables)
+        for old in named & self._renamed.keys():
+            new = self._renamed[old][0]
+            if new is None:
+                raise HarborError(ErrorCode.CONFLICT, f"what has the temporary id {old:.100} was not created")
             variables = replaced(variables, old, new)
-        laid = declared.optimistic_operations(variables, request.mutation)
+        laid = list(declared.optimistic_operations(variables, request.mutation))
         declared.request(variables, request.mutation)
         delay_ms = declared.delay_ms if request.delay_ms is None else request.delay_ms
         self._number += 1
-        record = Record(
+        record = MutationRecord(
             request.mutation,
             request.name,
             orjson.dumps(variables),
@@ -203,7 +241,9 @@ class MutationQueue:
             temporary=temporary,
         )
         self.records[record.id] = record
-        self._scopes.setdefault(record.scope, deque()).append(record)
+        self._enter(record)
+        if temporary:
+            self._temporaries[temporary] = record.id
         if delay_ms > 0:
             record.status = Status.SCHEDULED
             self._waiting[record.id] = record.due_ms
@@ -223,21 +263,16 @@ class MutationQueue:
         if record.status.was_sent:
             return Failure(ErrorCode.CONFLICT, f"the mutation cannot be undone any more: it is {record.status}")
         # What could not be reached may have got it all the same: what it is about is to be looked at again.
-        result = [(key, Invalidate(exact=True)) for key, _ in record.laid] if record.attempts else []
-        self._settle(record, Status.CANCELLED, Lift(record.id, [], list(result)))
+        self._settle(record, Status.CANCELLED, result=_doubts(record) if record.attempts else [])
         return record.view()
 
     def listed(self, mutation: str, statuses: list[str]) -> list[MutationView]:
-        """Return the mutations of some statuses, or the one of an id."""
+        """Return the mutations of some statuses, or the one of an id; the oldest first."""
         if mutation:
             record = self.records.get(mutation)
             return [] if record is None else [record.view()]
-        return [each.view() for each in self.records.values() if not statuses or each.status in statuses]
-
-    @property
-    def unsettled(self) -> int:
-        """How many are not settled."""
-        return sum(map(len, self._scopes.values()))
+        found = [each for each in self.records.values() if not statuses or each.status in statuses]
+        return [each.view() for each in sorted(found, key=lambda each: each.number)]
 
     # --- services ------------------------------------------------------------------------------------------------
 
@@ -246,47 +281,81 @@ class MutationQueue:
         self._now_ms = now_ms
         self._under_way.discard(call.mutation)
         record = self.records.get(call.mutation)
-        if record is None or record.status is not Status.PENDING or record.attempts != call.attempt:
-            self._send_ready()
-            return
         service = call.request.service
-        if isinstance(answer, UpstreamError):
-            if answer.retryable and (answer.status is None or answer.status in UNREACHABLE):
-                self._missed(service)
-                self._move(record, Status.PAUSED)
-                self._send_ready()
-                return
-            self._reached(service)
-            wait = self._declared[record.name].retry_after(record.failures, answer)
-            if wait is not None:
-                record.failures += 1
-                self._waiting[record.id] = now_ms + wait
-                self._changed(record.id)
-            else:
-                record.error = (str(answer.code), answer.message)
-                self._settle(record, Status.ERROR, Lift(record.id, [], []))
+        is_missed = (
+            isinstance(answer, UpstreamError)
+            and answer.retryable
+            and (answer.status is None or answer.status in UNREACHABLE)
+            and bool(service)
+        )
+        if is_missed:
+            self._missed(service)
         else:
-            self._reached(service)
-            self._succeed(record, answer)
+            self.reached(service, now_ms)
+        if record is not None and record.status is Status.PENDING and record.attempts == call.attempt:
+            if is_missed:
+                self._pause(record)
+            elif isinstance(answer, UpstreamError):
+                self._refused(record, answer)
+            else:
+                self._succeed(record, answer.body)
+        elif record is not None and record.status is Status.SUCCESS and isinstance(answer, UpstreamError):
+            if not answer.retryable:  # a stream has said otherwise
+                self._tell(record, Lift(f"{record.id}#late", [], _doubts(record)), again=False)
         self._send_ready()
 
-    def _succeed(self, record: Record, answer: Response) -> None:
+    def _refused(self, record: MutationRecord, answer: UpstreamError) -> None:
+        declared = self._declared[record.name]
+        if answer.is_conflict and declared.conflict != "fail" and record.conflicts < MAX_CONFLICTS:
+            record.conflicts += 1
+            record.etag = "*" if declared.conflict == "overwrite" else answer.etag
+            if declared.conflict == "merge":
+                record.variables = orjson.dumps(_brought_up(orjson.loads(record.variables), answer.body))
+            self._changed(record.id)
+            self._ready[record.id] = None
+            return
+        wait = declared.retry_after(record.failures, answer)
+        if wait is not None:
+            record.failures += 1
+            self._waiting[record.id] = self._now_ms + wait
+            self._changed(record.id)
+            return
+        code = ErrorCode.CONFLICT if answer.is_conflict else answer.code
+        self._fail(record, code, answer.message)
+
+    def _succeed(self, record: MutationRecord, body: bytes | None, *, by_stream: bool = False) -> None:
         declared = self._declared[record.name]
         variables = orjson.loads(record.variables)
-        response = None if answer.body is None else orjson.loads(answer.body)
-        renamed = None
-        known = response.get("id") if isinstance(response, dict) else None
-        if record.temporary is not None and known is not None:
-            renamed = (record.temporary, known)
-            variables = replaced(variables, *renamed)
-            self._renamed[record.temporary] = (known, self._now_ms + MEMORY_MS)
+        response = None if body is None else orjson.loads(body)
+        renamed = declared.assigned(response) if record.temporary else None
+        if renamed is not None:
+            variables = replaced(variables, record.temporary, renamed)
         try:
             lasting = declared.optimistic_operations(variables, record.id)
         except HarborError:  # the id that it was given does not fit where the temporary one did
             lasting = []
-        result = declared.result_operations(variables, record.id, response)
-        record.result = answer.body
-        self._settle(record, Status.SUCCESS, Lift(record.id, list(lasting), list(result), renamed))
+        result = [] if by_stream else declared.result_operations(variables, record.id, response)
+        result = [*result, *declared.invalidations(variables, record.id, response)]
+        record.result = body
+        self._settle(
+            record, Status.SUCCESS, lasting=list(lasting), result=list(result), renamed=renamed, by_stream=by_stream
+        )
+
+    def heard(self, name: str, channel: str, data: Any, now_ms: float) -> None:
+        """A stream has an event that may confirm mutations of a name."""
+        self._now_ms = now_ms
+        sent = self._sent.get(name)
+        declared = self._declared.get(name)
+        if not sent or declared is None or declared.confirm is None:
+            return
+        for record in list(sent.values()):
+            if not declared.confirms(orjson.loads(record.variables), record.id, channel, data):
+                continue
+            if record.status is Status.PAUSED:
+                self._resume(record)
+                self._move(record, Status.PENDING)
+            self._succeed(record, orjson.dumps(data), by_stream=True)
+            return
 
     def _missed(self, service: str) -> None:
         outage = self._outages.get(service)
@@ -296,13 +365,23 @@ class MutationQueue:
             outage.delay_ms = min(2 * outage.delay_ms, MAX_PROBE_MS)
             outage.probe_at = self._now_ms + outage.delay_ms
 
-    def _reached(self, service: str) -> None:
+    def reached(self, service: str, now_ms: float) -> None:
+        """A service has answered: what waits for it goes on."""
+        self._now_ms = now_ms
         if self._outages.pop(service, None) is None:
             return
-        for record in self.records.values():
-            if record.status is Status.PAUSED and self._declared[record.name].service == service:
-                self._move(record, Status.QUEUED)
-                self._ready[record.id] = None
+        for mutation in self._paused.pop(service, {}):
+            record = self.records[mutation]
+            self._move(record, Status.QUEUED)
+            self._ready[mutation] = None
+
+    def _pause(self, record: MutationRecord) -> None:
+        self._move(record, Status.PAUSED)
+        self._paused.setdefault(self._declared[record.name].service, {})[record.id] = None
+
+    def _resume(self, record: MutationRecord) -> None:
+        """Paused no longer, whatever it is then."""
+        self._paused.get(self._declared[record.name].service, {}).pop(record.id, None)
 
     # --- time ----------------------------------------------------------------------------------------------------
 
@@ -331,28 +410,32 @@ class MutationQueue:
         self._send_ready()
 
     def _probe(self, service: str, outage: _Outage) -> None:
-        paused = [
-            record
-            for record in self.records.values()
-            if record.status is Status.PAUSED and self._declared[record.name].service == service
-        ]
-        for record in paused:
+        for mutation in list(self._paused.get(service, ())):
+            record = self.records[mutation]
             limit = self._declared[record.name].max_age_ms
             if limit is not None and self._now_ms - record.created_ms > limit:
-                record.error = (ErrorCode.UPSTREAM_OFFLINE, f"service {service} could not be reached for {limit:g} ms")
-                self._settle(record, Status.ERROR, Lift(record.id, [], []))
-        head = next((record for record in paused if record.status is Status.PAUSED), None)
+                message = f"service {service} could not be reached for {limit / 1000:g} s"
+                self._fail(record, ErrorCode.UPSTREAM_OFFLINE, message)
+        head = next(iter(self._paused.get(service, ())), None)
         if head is None:
-            self._outages.pop(service)
+            del self._outages[service]
             return
-        if head.id not in self._under_way:
+        if head not in self._under_way:
             outage.probe_at = self._now_ms
-            self._send(head)
-        outage.probe_at = max(outage.probe_at, self._now_ms)
+            record = self.records[head]
+            self._resume(record)
+            self._send(record)
+        outage.probe_at = max(outage.probe_at, self._now_ms + PROBE_MS if head in self._under_way else self._now_ms)
 
     # --- the life of one -----------------------------------------------------------------------------------------
 
-    def _move(self, record: Record, status: Status) -> None:
+    def _enter(self, record: MutationRecord) -> None:
+        self.unsettled += 1
+        self._scopes.setdefault(record.scope, deque()).append(record)
+        if record.attempts:
+            self._sent.setdefault(record.name, {})[record.id] = record
+
+    def _move(self, record: MutationRecord, status: Status) -> None:
         assert status in NEXT[record.status], f"{record.status} -> {status}"
         record.status = status
         self._changed(record.id)
@@ -361,7 +444,7 @@ class MutationQueue:
     def _advance(self, scope: str) -> None:
         """Send the first of a scope, if it is its turn."""
         waiting = self._scopes.get(scope)
-        if waiting and waiting[0].status is Status.QUEUED:
+        if waiting and waiting[0].status is Status.QUEUED and waiting[0].id not in self._waiting:
             self._ready[waiting[0].id] = None
             self._send_ready()
 
@@ -372,39 +455,77 @@ class MutationQueue:
             record = self.records.get(mutation)
             if record is None or record.status not in (Status.QUEUED, Status.PENDING):
                 continue
-            if record.status is Status.QUEUED and self._declared[record.name].service in self._outages:
-                self._move(record, Status.PAUSED)
-                continue
+            if record.status is Status.QUEUED:
+                temporary = self._awaits(record)
+                if temporary is not None:
+                    self._blocked.setdefault(temporary, {})[mutation] = None
+                    continue
+                if self._declared[record.name].service in self._outages:
+                    self._pause(record)
+                    continue
             self._send(record)
 
-    def _send(self, record: Record) -> None:
+    def _awaits(self, record: MutationRecord) -> str | None:
+        """Return the temporary id of something that is still to be created, if the mutation names one."""
+        if not self._temporaries:
+            return None
+        named = _texts(orjson.loads(record.variables)) & self._temporaries.keys()
+        return next((each for each in named if self._temporaries[each] != record.id), None)
+
+    def _send(self, record: MutationRecord) -> None:
         declared = self._declared[record.name]
         try:
-            request = declared.request(orjson.loads(record.variables), record.id)
+            request = declared.request(orjson.loads(record.variables), record.id, record.etag)
         except HarborError as error:  # the configuration has changed since it was taken in
-            record.error = (str(error.code), error.message)
-            self._settle(record, Status.ERROR, Lift(record.id, [], []))
+            self._fail(record, error.code, error.message)
             return
         record.attempts += 1
         if record.status is Status.PENDING:
             self._changed(record.id)
         else:
             self._move(record, Status.PENDING)
+        self._sent.setdefault(record.name, {})[record.id] = record
         self._under_way.add(record.id)
         self.calls.append(StartMutation(record.id, record.attempts, request))
 
-    def _settle(self, record: Record, status: Status, lift: Lift) -> None:
+    def _fail(self, record: MutationRecord, code: str, message: str) -> None:
+        record.error = (str(code), message)
+        declared = self._declared.get(record.name)
+        doubts: list[Keyed] = []
+        if declared is not None and declared.invalidate:
+            doubts = list(declared.invalidations(orjson.loads(record.variables), record.id, None))
+        self._settle(record, Status.ERROR, result=doubts)
+
+    def _settle(
+        self,
+        record: MutationRecord,
+        status: Status,
+        *,
+        lasting: list[Keyed] | None = None,
+        result: list[Keyed] | None = None,
+        renamed: Any = None,
+        by_stream: bool = False,
+    ) -> None:
+        if record.status is Status.PAUSED:
+            self._resume(record)
         self._move(record, status)
         record.settled_ms = self._now_ms
-        record.lift = lift
+        self.settled[status] += 1
+        self.unsettled -= 1
+        self._settled.append(record)
         self._waiting.pop(record.id, None)
         self._ready.pop(record.id, None)
-        touched = [*record.laid, *lift.lasting, *lift.result]
-        everywhere = lift.renamed is not None or any(broadcast.is_broadcast(key) for key, _ in touched)
-        shards = range(self._shards) if everywhere else sorted({self._place(CanonicalKey(key)) for key, _ in touched})
-        record.unlifted = list(shards)
-        for shard in record.unlifted:
-            self.items.setdefault(shard, []).append(self._lift_for(shard, record))
+        self._sent.get(record.name, {}).pop(record.id, None)
+        lift = Lift(
+            record.id,
+            lasting or [],
+            result or [],
+            record.temporary,
+            renamed,
+            by_stream,
+            failed=status is Status.ERROR,
+        )
+        self._tell(record, lift)
         waiting = self._scopes[record.scope]
         waiting.remove(record)
         if waiting:
@@ -412,57 +533,142 @@ class MutationQueue:
         else:
             del self._scopes[record.scope]
 
+    def _tell(self, record: MutationRecord, lift: Lift, *, again: bool = True) -> None:
+        """Tell the shards that a mutation concerns what comes of it; `again`: until they have said that they know."""
+        touched = [*record.laid, *lift.lasting, *lift.result]
+        shards: Iterable[int] = range(self._shards)
+        if not lift.temporary and not any(broadcast.is_broadcast(key) for key, _ in touched):
+            shards = sorted({self._place(key) for key, _ in touched})
+        if again:
+            record.lift, record.unlifted = lift, list(shards)
+        for shard in shards:
+            self.items.setdefault(shard, []).append(self._part(shard, lift))
+        if again and not record.unlifted:
+            self._close(record)
+
     def lifted(self, shard: int, mutation: str) -> None:
         """A shard has what lasts of a mutation."""
         record = self.records.get(mutation)
         if record is not None and shard in record.unlifted:
             record.unlifted.remove(shard)
+            if not record.unlifted:
+                self._close(record)
             self._changed(mutation)
 
-    def rename(self, old: str, new: Any, now_ms: float) -> None:
-        """A temporary id has become another: here too, in what waits."""
+    def _close(self, record: MutationRecord) -> None:
+        """Everybody knows: what it was made of is of no use any more."""
+        record.laid, record.variables = [], b"{}"
+        if record.lift is not None:
+            record.lift = Lift(record.id, [], [], record.lift.temporary, record.lift.renamed)
+
+    def laid(self, lay: Lay) -> None:
+        """Any shard's mutation is to create something."""
+        if lay.temporary and lay.temporary not in self._renamed:
+            self._temporaries[lay.temporary] = lay.mutation
+
+    def rename(self, lift: Lift, now_ms: float) -> None:
+        """What had a temporary id has another, or will never be: that counts here too, in what waits."""
         self._now_ms = now_ms
+        old, new = lift.temporary, lift.renamed
+        if not old or (old in self._renamed and self._renamed[old][0] == new):
+            return
+        self._temporaries.pop(old, None)
         self._renamed[old] = (new, now_ms + MEMORY_MS)
-        for record in self.records.values():
-            if record.status.is_settled:
-                continue
+        for record in [each for waiting in self._scopes.values() for each in waiting]:
             variables = orjson.loads(record.variables)
-            changed = replaced(variables, old, new)
-            if changed == variables:
+            if old not in _texts(variables):
                 continue
-            before = {self._place(CanonicalKey(key)) for key, _ in record.laid}
+            if new is None:
+                message = f"what has the temporary id {old:.100} was not created"
+                if record.status not in (Status.PENDING, Status.SCHEDULED):
+                    self._fail(record, ErrorCode.CONFLICT, message)
+                elif record.status is Status.SCHEDULED:
+                    record.error = (ErrorCode.CONFLICT, message)
+                    self._settle(record, Status.CANCELLED)
+                continue
+            changed = replaced(variables, old, new)
+            before = {self._place(key) for key, _ in record.laid}
             record.variables = orjson.dumps(changed)
-            record.laid = [*self._declared[record.name].optimistic_operations(changed, record.id)]
+            made: list[Keyed] = list(self._declared[record.name].optimistic_operations(changed, record.id))
+            record.laid = made
             self._changed(record.id)
             self._lay(record, before)
+        for mutation in self._blocked.pop(old, {}):
+            self._ready[mutation] = None
+        self._send_ready()
 
-    def _lay(self, record: Record, before: Iterable[int] = ()) -> None:
-        for shard in sorted({*before, *(self._place(CanonicalKey(key)) for key, _ in record.laid)}):
-            self.items.setdefault(shard, []).append(Lay(record.id, record.number, self._of(shard, record.laid)))
+    def _lay(self, record: MutationRecord, before: Iterable[int] = ()) -> None:
+        shards: Iterable[int] = {*before, *(self._place(key) for key, _ in record.laid)}
+        for shard in range(self._shards) if record.temporary else sorted(shards):
+            self.items.setdefault(shard, []).append(self._lay_for(shard, record))
 
-    def _lift_for(self, shard: int, record: Record) -> Lift:
-        lift = record.lift
-        assert lift is not None
-        return Lift(record.id, self._of(shard, lift.lasting), self._of(shard, lift.result), lift.renamed)
+    def _lay_for(self, shard: int, record: MutationRecord) -> Lay:
+        declared = self._declared.get(record.name)
+        restores = declared is not None and declared.rollback == "snapshot"
+        return Lay(record.id, record.number, self._of(shard, record.laid), record.temporary, restores)
 
-    def _of(self, shard: int, operations: list[tuple[str, Operation]]) -> list[tuple[str, Operation]]:
+    def _lift_for(self, shard: int, record: MutationRecord) -> Lift:
+        assert record.lift is not None
+        return self._part(shard, record.lift)
+
+    def _part(self, shard: int, lift: Lift) -> Lift:
+        return Lift(
+            lift.mutation,
+            self._of(shard, lift.lasting),
+            self._of(shard, lift.result),
+            lift.temporary,
+            lift.renamed,
+            lift.by_stream,
+            lift.failed,
+        )
+
+    def _of(self, shard: int, operations: list[Keyed]) -> list[Keyed]:
         return [
             (key, operation)
             for key, operation in operations
-            if broadcast.is_broadcast(key) or self._place(CanonicalKey(key)) == shard
+            if broadcast.is_broadcast(key) or self._place(key) == shard
         ]
-
-    def _temporaries(self) -> set[str]:
-        return {
-            record.temporary for waiting in self._scopes.values() for record in waiting if record.temporary is not None
-        }
 
     def _forget(self) -> None:
         """Forget the oldest of what was settled long ago."""
-        for record in list(self.records.values())[:8]:
-            if record.status.is_settled and not record.unlifted and record.settled_ms + MEMORY_MS <= self._now_ms:
-                del self.records[record.id]
-                self._changed(record.id)
+        settled = self._settled
+        for _ in range(8):
+            if not settled or settled[0].unlifted:
+                break
+            if settled[0].settled_ms + MEMORY_MS > self._now_ms and len(settled) <= MAX_SETTLED:
+                break
+            record = settled.popleft()
+            del self.records[record.id]
+            self._changed(record.id)
         for old, (_, until) in list(self._renamed.items())[:8]:
             if until <= self._now_ms:
                 del self._renamed[old]
+
+
+def _doubts(record: MutationRecord) -> list[Keyed]:
+    """Return what has the keys that a mutation is about looked at again."""
+    keys = dict.fromkeys(key for key, _ in record.laid)
+    return [(key, Invalidate(exact=True)) for key in keys if not broadcast.is_broadcast(key)]
+
+
+def _brought_up(variables: dict[str, Any], body: Any) -> dict[str, Any]:
+    """Return variables that name the version which a service says, in its refusal, that it has."""
+    said = body.get("current", body) if isinstance(body, dict) else None
+    version = said.get("version") if isinstance(said, dict) else None
+    return variables if version is None else {**variables, **{name: version for name in VERSIONS if name in variables}}
+
+
+def _texts(value: Any) -> set[str]:
+    """Return every text within JSON."""
+    return set(_walk(value))
+
+
+def _walk(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for member in value.values():
+            yield from _walk(member)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _walk(item)

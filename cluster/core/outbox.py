@@ -5,8 +5,13 @@ folds into the first: the version the reader holds stays, patches join while the
 read from the replica when the outbox is written. So an outbox is bounded by the keys a client watches.
 """
 
+from collections.abc import Sequence
+
 from cluster.core import protocol
 from cluster.core.replica import Replica
+
+MAX_MUTATIONS = 100
+"""Named by one change; where more are folded into it, the last count: of the others their authors hear all the same."""
 
 
 class Pending:
@@ -17,6 +22,7 @@ class Pending:
         "from_version",
         "gone_version",
         "invalidated",
+        "mutations",
         "patch_bytes",
         "patches",
         "reset",
@@ -31,6 +37,8 @@ class Pending:
         """Patches since then, without brackets; None: the reader gets the data."""
         self.patch_bytes = 0
         self.coalesced = 0
+        self.mutations: tuple[str, ...] = ()
+        """Whose operations came into the entry since then, or left it."""
         self.invalidated = False
         self.reset = False
         self.retold = False
@@ -45,6 +53,11 @@ class Pending:
             self.patches.append(inner)
             self.patch_bytes += len(inner)
 
+    def add_mutations(self, mutations: Sequence[str]) -> None:
+        """Note which mutations a change is about."""
+        if mutations:
+            self.mutations = tuple(dict.fromkeys((*self.mutations, *mutations)))[-MAX_MUTATIONS:]
+
     def fold(self, later: "Pending") -> None:
         """Take in what came after."""
         if later.patches is None or self.patches is None:
@@ -54,6 +67,7 @@ class Pending:
             self.patch_bytes += later.patch_bytes
         self.gone_version = later.gone_version or self.gone_version
         self.coalesced += later.coalesced
+        self.add_mutations(later.mutations)
         self.invalidated = self.invalidated or later.invalidated
         self.reset = self.reset or later.reset
         self.retold = self.retold or later.retold
@@ -95,7 +109,9 @@ def encode(key: str, pending: Pending, replica: Replica | None, mode: str, now_m
         patch = None
         if mode == "patch" and pending.from_version:
             if pending.patches and pending.patch_bytes <= replica.value.size():
-                patch = b"[" + b",".join(pending.patches) + b"]"
+                patch = (
+                    b"[" + b",".join(filter(None, pending.patches)) + b"]"
+                )  # a change may be empty but for mutations
             else:
                 patch = b'[{"op":"replace","path":"","value":' + replica.value.json() + b"}]"
         messages.append(
@@ -106,6 +122,7 @@ def encode(key: str, pending: Pending, replica: Replica | None, mode: str, now_m
                 replica.value.json() if patch is None else None,
                 patch,
                 max(pending.coalesced, 1),
+                pending.mutations,
             )
         )
     return messages

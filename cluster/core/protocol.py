@@ -4,16 +4,17 @@ A change is encoded once and spliced into the frame of every subscriber, so mess
 without the braces and without what differs between subscribers (`sub`). `websocket` and `server_sent` put frames together.
 
 Versions:
-    1   first: hello, subscribe, unsubscribe, pause, resume, get, set, invalidate, ping; welcome, snapshot, snapshot_end, change,
-        invalidated, removed, reset, position, result, drain, error, pong.
+    1   first: hello, subscribe, unsubscribe, pause, resume, get, set, invalidate, mutate, undo, ping; welcome, snapshot, snapshot_end,
+        change, invalidated, removed, reset, position, result, mutation, drain, error, pong.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
-from cluster.core.messages import EntryView
-from cluster.errors import TEMPORARY, HarborError
+from cluster.core.messages import EntryView, Failure, MutationView
+from cluster.errors import TEMPORARY, ErrorCode, HarborError
 
 VERSION = 1
 SUBPROTOCOL = f"harbor.v{VERSION}"
@@ -32,16 +33,23 @@ CLOSE_HELLO_LATE = 3504
 
 
 def change(
-    key: bytes, from_version: int, version: int, data: bytes | None, patch: bytes | None, coalesced: int
+    key: bytes,
+    from_version: int,
+    version: int,
+    data: bytes | None,
+    patch: bytes | None,
+    coalesced: int,
+    mutations: Sequence[str] = (),
 ) -> Typed:
-    """An entry's step from one version to a later one."""
+    """An entry's step from one version to a later one; `mutations` came into it with this step, or left it."""
     content = b'"data":%b' % (data or b"null") if patch is None else b'"patch":%b' % patch
-    return b"change", b'"key":%b,"from":%d,"version":%d,%b,"coalesced":%d' % (
+    return b"change", b'"key":%b,"from":%d,"version":%d,%b,"coalesced":%d%b' % (
         key,
         from_version,
         version,
         content,
         coalesced,
+        b',"mutations":%b' % orjson.dumps(mutations) if mutations else b"",
     )
 
 
@@ -129,6 +137,33 @@ def invalidated(key: bytes) -> Typed:
 def reset(key: bytes | None) -> Typed:
     """Forget what you hold, of `key` or of the whole subscription: it comes anew."""
     return b"reset", b"" if key is None else b'"key":%b' % key
+
+
+def details_of(failure: Failure, now_ms: float) -> dict[str, Any] | None:
+    """What a failed request's error says beside its message: of a write that lost, the entry it met (null: there is none)."""
+    if failure.status:
+        return {"status": failure.status}
+    if failure.code != ErrorCode.VERSION_CONFLICT:
+        return None
+    current = None if failure.current is None else orjson.Fragment(entry(failure.current, now_ms))
+    conflicts = {} if failure.conflicts is None else {"conflicts": failure.conflicts}
+    return {"current": current, **conflicts}
+
+
+def outcome(view: MutationView) -> dict[str, Any]:
+    """How a mutation is, as members of a message or of a body."""
+    members: dict[str, Any] = {"status": view.status}
+    if view.result is not None:
+        members["result"] = orjson.Fragment(view.result)
+    if view.error is not None:
+        members["error"] = error_body(*view.error)
+    return members
+
+
+def mutation(view: MutationView) -> dict[str, Any]:
+    """A mutation as HTTP answers it."""
+    due = {"due_at": view.due_at} if view.due_at else {}
+    return {"id": view.mutation, "name": view.name, "created_at": view.created_at, **due, **outcome(view)}
 
 
 def error_body(code: str, message: str, *, temporary: bool | None = None, details: Any = None) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from typing import Any
 
 from cluster.core.declared_query import DeclaredQuery
 from cluster.core.entity_index import EntityType
+from cluster.core.entry import Value
 from cluster.core.memory import DECODED, ENTRY_BYTES
 from cluster.core.messages import EntryView, KeyInfo
 from cluster.core.operation import Operation
+from cluster.core.overlay import Overlay
 from cluster.core.query_cache import Entry
 from cluster.core.query_key import CanonicalKey
 from cluster.core.query_options import QueryOptions
@@ -41,8 +43,10 @@ class ShardEntry(Entry):
         "fetched_at",
         "may_give_way",
         "origin",
+        "overlay",
         "query",
         "recent",
+        "shown",
         "size",
         "version",
     )
@@ -67,6 +71,10 @@ class ShardEntry(Entry):
         self.size = 0
         self.counts_decoded = False
         self.may_give_way = False
+        self.overlay: Overlay | None = None
+        """What lies over its data."""
+        self.shown: Value | None = None
+        """What clients see instead, where something does."""
         self.before: Any = None
         self.after: Any = None
 
@@ -74,6 +82,11 @@ class ShardEntry(Entry):
     def is_refetchable(self) -> bool:
         """Whether it could be had again."""
         return self.query is not None
+
+    @property
+    def visible(self) -> Value | None:
+        """What clients see of its data."""
+        return self.value if self.overlay is None else self.shown
 
     @property
     def is_decoded(self) -> bool:
@@ -94,12 +107,13 @@ class ShardEntry(Entry):
 
     def view(self, *, is_offline: bool) -> EntryView:
         """Return the entry as readers see it."""
+        visible = self.visible
         return EntryView(
             self.key,
             self.version,
-            None if self.value is None else self.value.json(),
+            None if visible is None else visible.json(),
             int(self.data_updated_at),
-            self.status,
+            self.status if self.overlay is None else "pending" if visible is None else "success",
             self.fetch_status,
             self.is_invalidated,
             self.stale_at,
@@ -128,6 +142,7 @@ class ShardEntry(Entry):
             self.origin.removeprefix(RESTORED),
             (self.cause, self.cause_at) if self.is_invalidated else None,
             self.etag,
+            self.overlay is not None,
         )
 
     def info(self, now_ms: float, subscribers: int) -> KeyInfo:

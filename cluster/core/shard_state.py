@@ -25,11 +25,12 @@ import orjson
 from msgspec import Struct
 
 from cluster.core import broadcast, json_patch
+from cluster.core.acknowledgement import Acknowledgements, Held
 from cluster.core.channel_demand import Channel, ChannelDemand
 from cluster.core.committed_feeds import CommittedFeeds
 from cluster.core.declared_query import DeclaredQueries, FetchRequest, FunctionRequest, Response
 from cluster.core.entity_index import EntityIndex, EntityType, Occurrences, Place
-from cluster.core.entry import Value
+from cluster.core.entry import Value, compact
 from cluster.core.feed import stem
 from cluster.core.filters import Filter
 from cluster.core.gateway_link import (
@@ -65,11 +66,15 @@ from cluster.core.messages import (
     Item,
     KeyList,
     ListKeys,
+    ListMutations,
     Matched,
     Members,
     Missed,
     MissedKeys,
+    Mutate,
+    MutationView,
     Noted,
+    Overlays,
     Payload,
     Read,
     Ready,
@@ -80,11 +85,14 @@ from cluster.core.messages import (
     Send,
     ServiceState,
     Snapshot,
+    Undo,
     Unwatch,
     Watch,
     Write,
     Written,
 )
+from cluster.core.mutation import DeclaredMutation
+from cluster.core.mutation_queue import StartMutation
 from cluster.core.operation import (
     Append,
     Call,
@@ -102,10 +110,14 @@ from cluster.core.operation import (
 from cluster.core.placement import slot
 from cluster.core.query_cache import CANCELLED, Fetch, Observer, QueryCache, head
 from cluster.core.query_key import CanonicalKey, KeyMatcher, elements, parse
+from cluster.core.recent_values import RecentValues
 from cluster.core.relation import Relations
 from cluster.core.service_health import UNREACHABLE, ServiceHealth
 from cluster.core.shard_entry import RESTORED, UNCERTAIN, WRITE, ShardEntry, error_of
+from cluster.core.shard_mutations import ORIGIN, ShardMutations
+from cluster.core.structural_sharing import difference, share
 from cluster.core.sweep import SLICE, Sweeps
+from cluster.core.three_way_merge import three_way_merge
 from cluster.core.transaction import Result, Stored, StoredEntry, Transaction, Unstored
 from cluster.errors import ErrorCode, HarborError, OperationError, UpstreamError
 
@@ -120,6 +132,8 @@ JOIN_WAIT_MS = 1_000.0
 REQUEST_MEMORY_MS = 600_000.0
 """Results of writes are kept this long for repeats."""
 MAX_FETCH_TRIES = 3
+UNLAID_MS = 5_000.0
+"""How long a life waits to hear of what lay over an entry in the one before: until homes of mutations have found out about it."""
 EVICT_SLICE = 500
 """Entries evicted per wake."""
 EVICT_LOOKS = 5_000
@@ -145,7 +159,11 @@ class Commit(Struct, frozen=True):
     transaction: Transaction
 
 
-Effect = Send | StartFetch | Commit
+class Sync(Struct, frozen=True):
+    """Effect: write through what was committed by now, then say so to `synced`. None other comes before that."""
+
+
+Effect = Send | StartFetch | StartMutation | Commit | Sync
 T = TypeVar("T")
 
 
@@ -213,10 +231,14 @@ class ShardState:
         limits: Mapping[str, int] | None = None,
         reducer: Reducer | None = None,
         keeps: bool = False,
+        lost_store: bool = False,
+        mutations: Mapping[str, DeclaredMutation] | None = None,
+        shards: int = 1,
+        place: Callable[[str], int] = lambda _: 0,
     ) -> None:
         """`replay_ms`: the longest an operation may have been under way (the largest `max_wait`); `limits`: calls at once, by service.
 
-        `keeps`: it has a store.
+        `keeps`: it has a store; `lost_store`: it should have one, but that could not be opened. `place`: which of the `shards` has a key.
         """
         self.identity = identity
         self.incarnation = incarnation
@@ -250,7 +272,22 @@ class ShardState:
         self._results: dict[str, Result] = {}
         """By request id, oldest first."""
         self._unstored = Unstored(keeps=keeps)
+        self._acknowledgements = Acknowledgements("" if keeps else "unavailable" if lost_store else "off")
+        self._recent_values = RecentValues()
         self._committed = CommittedFeeds(int(identity.partition("-")[2]), self._unstored)
+        self.mutations = ShardMutations(
+            identity,
+            incarnation,
+            shards=shards,
+            place=place,
+            declared=mutations or {},
+            bases=self,
+            changed=self._unstored.mutation,
+        )
+        self._unlaid: dict[str, float] = {}
+        """Entries over which something lay in the life before, of which nothing was heard yet, and until when that is waited for."""
+        self._uncovered: dict[str, None] = {}
+        """Keys of entries that were dropped while something lay over them."""
         self._evicting = False
         """Entries are still too many, or too large."""
         self._held: dict[str, ShardEntry] = {}
@@ -259,7 +296,7 @@ class ShardState:
         """(receipt, type, id, value), for responses that may not hold them yet."""
         self._effects: list[Effect] = []
         self._gateways = list(gateways)
-        self._announcements = Announcements(identity, incarnation, self._gateways)
+        self._announcements = Announcements(identity, incarnation, [*self._gateways, *self.mutations.peers])
         self.operations_dropped: Counter[str] = Counter()
         self.slot_operations: Counter[int] = Counter()
         """Operations of batches, before folding, by slot, since the shell last took them."""
@@ -292,6 +329,8 @@ class ShardState:
             self.cache.written(entry, Value.from_json(each.data), each.data_updated_at)
             entry.version, entry.origin, entry.fetched_at = each.version, RESTORED + each.origin, each.fetched_at
             entry.etag = each.etag
+            if each.is_overlaid:
+                self._unlaid[entry.key] = now_ms + UNLAID_MS
             self.memory.replaced(entry)
             if self.entities.types:
                 self.entities.replaced(entry.key, entry.covering, each.data)
@@ -306,10 +345,22 @@ class ShardState:
         self._results.update(stored.results)
         self.history.restore(stored.lives, stored.first, stored.changes)
         self._unstored.changes = self.history.next
+        self.mutations.restore(stored.mutations, now_ms)
 
     def not_stored(self, transaction: Transaction) -> None:
         """A transaction could not be stored; what was in it goes with the next."""
         self._unstored.failed(transaction)
+        self._acknowledgements.not_stored(transaction.results)
+
+    def synced(self, now_ms: float, *, failed: bool = False) -> list[Effect]:
+        """What `Sync` asked for is done, or could not be: acknowledge the writes that waited for it."""
+        self._now_ms = now_ms
+        for held in self._acknowledgements.synced(failed=failed):
+            link = self._links.get(held.gateway)
+            if link is not None:
+                link.answer(held.id, held.payload)
+        self._flush()
+        return self._taken()
 
     def _stored(self, key: str) -> StoredEntry | None:
         entry = self.cache.get(key)
@@ -370,6 +421,9 @@ class ShardState:
         entry = self.cache.get(key)
         if remember and entry is not None and entry.query is not None:
             self._remember(entry, operations)
+        overlay = self.mutations.laid.of(key)
+        if overlay is not None and not origin.startswith(ORIGIN):
+            overlay.came(operations, None if entry is None else entry.value, self._now_ms)
         outcome = apply_all(operations, None if entry is None else entry.value, self._reducer)
         self.operations_dropped.update(outcome.dropped)
         if not outcome.changed:
@@ -429,6 +483,8 @@ class ShardState:
                     self._sweep_invalid(self._under_any(related.heads), related.matches, refetch, origin)
                 case "entity", Merge(value=value):
                     self._entity(about[0], about[1], value, count, oldest_ms, origin)
+                case "confirm", Append():
+                    self.mutations.heard(about[0], [operation], self._now_ms)
                 case _:
                     raise AssertionError(f"{operation!r} is not for {name}")
 
@@ -522,6 +578,7 @@ class ShardState:
         parsed = elements(canonical)
         covering = self.entities.covering(parsed) if self.entities.types else ()
         entry = ShardEntry(canonical, self._queries.find(parsed), covering)
+        entry.overlay = self.mutations.laid.of(canonical)
         self.cache.add(entry)
         self.memory.added(entry)
         for link in self._links.values():
@@ -547,24 +604,71 @@ class ShardState:
 
     def _commit(self, entry: ShardEntry, patch: list[bytes] | None, count: int, oldest_ms: float, origin: str) -> None:
         """An entry's data has changed: by RFC 6902 members, or as a whole."""
-        from_version = entry.version
-        self.offset += 1
-        entry.version = from_version + 1 if from_version > self._begun else self.offset
-        entry.origin = origin
-        self._unstored.entry(entry.key)
-        self.history.record(entry.key, from_version)
+        self._based(entry, patch, origin)
+        if entry.overlay is None:
+            self._number(entry, patch, entry.version, count, oldest_ms)
+        else:
+            entry.overlay.touched()
+            self._show(entry, entry.shown, count=count, oldest_ms=oldest_ms, is_new=True)
         assert entry.value is not None
-        size = sum(map(len, patch)) + len(patch) if patch is not None else 0
+        self._recent_values.changed(entry.key, entry.version, entry.value)
+
+    def _based(self, entry: ShardEntry, patch: list[bytes] | None, origin: str) -> None:
+        """The base of an entry has changed: what is known of it."""
+        assert entry.value is not None
+        entry.origin = origin
         if patch is None:
             self.memory.replaced(entry)
         else:
-            self.memory.edited(entry, size)
+            self.memory.edited(entry, sum(map(len, patch)) + len(patch))
         if self.entities.types:
             if patch is None or self.entities.edited(entry.key, entry.covering, patch):
                 self.entities.replaced(entry.key, entry.covering, entry.value.json())
+
+    def _show(
+        self,
+        entry: ShardEntry,
+        before: Value | None,
+        *,
+        mutation: str = "",
+        count: int = 1,
+        oldest_ms: float = 0.0,
+        is_new: bool = False,
+    ) -> None:
+        """Make an entry's view anew, which was `before`; `is_new`: it is a step whatever that comes to."""
+        overlay = entry.overlay = self.mutations.laid.of(entry.key)
+        entry.shown = None if overlay is None else overlay.shown(entry.value, self._reducer)
+        after = entry.visible
+        if before is None and after is None:
+            return
+        patch = _patch(before, after)
+        if patch == [] and not is_new and entry.key not in self._unlaid:
+            return
+        from_version = 0 if before is None else entry.version
+        self._number(entry, patch, from_version, count, oldest_ms, mutation)
+
+    def _number(
+        self,
+        entry: ShardEntry,
+        patch: list[bytes] | None,
+        from_version: int,
+        count: int,
+        oldest_ms: float,
+        mutation: str = "",
+    ) -> None:
+        """The view of an entry takes a step: number it, and tell who watches."""
+        self.offset += 1
+        entry.version = from_version + 1 if from_version > self._begun else self.offset
+        self._unstored.entry(entry.key)
+        self.history.record(entry.key, from_version)
+        if self._unlaid and self._unlaid.pop(entry.key, None) is not None:
+            patch = None  # what gateways have is not what a patch would start from
+        size = sum(map(len, patch)) + len(patch) if patch is not None else 0
         for link in self._watchers.get(entry.key, ()):
             pending = link.pend(entry.key, from_version)
             pending.coalesced += count
+            if mutation:
+                pending.mutations[mutation] = None
             if patch is None or pending.patches is None:
                 pending.patches = None
             else:
@@ -590,7 +694,11 @@ class ShardState:
         self.history.record(entry.key, entry.version)
         self.memory.removed(entry)
         self.entities.removed(entry.key)
+        self._recent_values.removed(entry.key)
         self._held.pop(entry.key, None)
+        self._unlaid.pop(entry.key, None)
+        if entry.overlay is not None:
+            self._uncovered[entry.key] = None
         for observer in entry.observers:
             observer.entry = None
             observer.unschedule()
@@ -624,6 +732,106 @@ class ShardState:
             reason = self.memory.excess()
             if reason is None:
                 return
+
+    # --- mutations -----------------------------------------------------------------------------------------------
+
+    def base(self, key: str) -> Value | None:
+        """Return an entry without what lies over it."""
+        entry = self.cache.get(key)
+        return None if entry is None else entry.value
+
+    def show(self, key: str, mutation: str) -> None:
+        """What lies over an entry is another."""
+        entry = self.cache.get(key)
+        if entry is None:
+            overlay = self.mutations.laid.of(key)
+            if overlay is None or overlay.shown(None, self._reducer) is None:
+                return
+            entry = self._create(key)
+        self._show(entry, entry.visible, mutation=mutation)
+        self._drop_if_nothing(entry)
+
+    def settle(self, key: str, operations: list[Operation], mutation: str, *, is_doubtful: bool) -> None:
+        """A mutation is settled: apply what lasts of it, and show that in the same step."""
+        invalidates = [each for each in operations if isinstance(each, Invalidate)]
+        operations = [each for each in operations if not isinstance(each, Invalidate)]
+        entry = self.cache.get(key)
+        before = None if entry is None else entry.visible
+        if before is not None and entry is not None and entry.overlay is None:
+            before = Value.from_json(before.json())  # the base is edited in place
+        outcome = apply_all(operations, None if entry is None else entry.value, self._reducer)
+        self.operations_dropped.update(outcome.dropped)
+        if outcome.changed and outcome.value is None and entry is not None:
+            self._remove(entry)
+            entry = None
+        elif outcome.changed and outcome.value is not None:
+            if entry is None:
+                entry = self._create(key)
+            if entry.query is not None:
+                self._remember(entry, operations)
+            self.cache.written(entry, outcome.value, is_edit=True)
+            self._based(entry, outcome.patch, f"{ORIGIN}{mutation}")
+        if entry is None:
+            return
+        self._show(entry, before, mutation=mutation, is_new=True)
+        if entry.value is not None:
+            self._recent_values.changed(entry.key, entry.version, entry.value)
+        self._drop_if_nothing(entry)
+        if entry.fetch is not None:
+            entry.fetch.again = True  # what it brings may be older
+        if is_doubtful and outcome.changed:
+            invalidates.append(Invalidate(exact=True))
+        for each in invalidates:
+            self._invalidate(entry, each.refetch, f"{ORIGIN}{mutation}", self._now_ms)
+
+    def _drop_if_nothing(self, entry: ShardEntry) -> None:
+        """Drop an entry that was there only for what lay over it."""
+        if entry.visible is None and entry.value is None and entry.query is None and entry.overlay is None:
+            if self.cache.get(entry.key) is entry:
+                self._remove(entry)
+
+    def broadcast(self, name: str, operations: list[Operation]) -> None:
+        """Carry out what is not about one key."""
+        self._broadcast(name, ORIGIN, operations, 1, 0.0)
+
+    def tell(self, gateway: str, view: MutationView) -> None:
+        """Tell the gateway that began a mutation how it is."""
+        link = self._links.get(gateway)
+        if link is not None:
+            link.tasks.append(view)
+
+    def has_lifted(self, mutation: str) -> bool:
+        """Note that a mutation's lift was applied. Returns whether it had been before."""
+        self._forget_results()
+        name = f"lift/{mutation}"
+        known = name in self._results
+        self._results[name] = (self._now_ms + REQUEST_MEMORY_MS, Matched(0))
+        self._unstored.result(name)
+        return known
+
+    def forget_lift(self, mutation: str) -> None:
+        """A mutation's lift will not come again."""
+        if self._results.pop(f"lift/{mutation}", None) is not None:
+            self._unstored.result(f"lift/{mutation}")
+
+    def overlays(self, message: Overlays, now_ms: float) -> tuple[Answer, list[Effect]]:
+        """Take what another shard, the home of mutations, says of them."""
+        self._now_ms = now_ms
+        answer = self.mutations.overlays(message, now_ms)
+        self._flush()
+        return answer, self._taken()
+
+    def mutated(self, call: StartMutation, result: Response | UpstreamError, now_ms: float) -> list[Effect]:
+        """A mutation's request ended: with a response, or not."""
+        self._now_ms = now_ms
+        service = call.request.service
+        if service and isinstance(result, UpstreamError):
+            self._heard(service, result)
+        elif service and self._health.reached(service):
+            self._toggle(service, offline=False)
+        self.mutations.responded(call, result, now_ms)
+        self._flush()
+        return self._taken()
 
     # --- invalidation --------------------------------------------------------------------------------------------
 
@@ -763,8 +971,10 @@ class ShardState:
         if isinstance(result, UpstreamError):
             if service:
                 self._heard(service, result)
-        elif self._health.reached(service):
-            self._toggle(service, offline=False)
+        else:
+            self.mutations.queue.reached(service, now_ms)
+            if self._health.reached(service):
+                self._toggle(service, offline=False)
         self.cache.ended(service)
         awaited = self.cache.awaited(call.key, call.id)
         if awaited is not None:
@@ -974,8 +1184,15 @@ class ShardState:
                 return self._act(link, request)
             case ListKeys():
                 return self._list(request)
+            case Mutate() | Undo() | ListMutations():
+                return self.mutations.request(link.address, request, self._now_ms)
             case Write() | Edit() | Erase():
-                return self._write(request)
+                is_durable = self._acknowledgements.is_durable(request.ack)
+                payload = self._write(request)
+                if not is_durable or not isinstance(payload, Written):
+                    return payload
+                self._acknowledgements.hold(Held(link.address, request.id, request.request_id, payload))
+                return None
 
     def _read(self, link: GatewayLink, request: Read) -> Payload | None:
         entry = self.cache.get(request.key)
@@ -1032,18 +1249,33 @@ class ShardState:
         self._forget_results()
         known = self._results.get(request.request_id)
         if known is not None:
-            return known[1]
+            return self._recalled(known[1], request.key)
         payload = self._carry_out(request)
-        self._results[request.request_id] = (self._now_ms + REQUEST_MEMORY_MS, payload)
+        if isinstance(payload, Written):
+            self._follow(request.key)
+        # Without the entry: losers of a race for a large one would each keep a copy of it.
+        kept = (
+            Failure(payload.code, payload.message, None, payload.conflicts) if isinstance(payload, Failure) else payload
+        )
+        self._results[request.request_id] = (self._now_ms + REQUEST_MEMORY_MS, kept)
         self._unstored.result(request.request_id)
+        return payload
+
+    def _recalled(self, payload: Payload, key: str) -> Payload:
+        """Return what a write came to before; a loser is told what the entry is now."""
+        if isinstance(payload, Failure) and payload.code == ErrorCode.VERSION_CONFLICT:
+            return Failure(payload.code, payload.message, self.view(key), payload.conflicts)
         return payload
 
     def _carry_out(self, request: Write | Edit | Erase) -> Payload:
         entry = self.cache.get(request.key)
         version = 0 if entry is None else entry.version
+        if not isinstance(request, Erase):
+            self._follow(request.key)
         if request.base_version is not None and request.base_version != version:
-            current = None if entry is None else self.view_of(entry)
-            return Failure(ErrorCode.VERSION_CONFLICT, f"the entry is at version {version}", current)
+            if isinstance(request, Write) and request.merges:
+                return self._merge(request, request.base_version, entry)
+            return self._conflict(f"the entry is at version {version}", entry)
         if isinstance(request, Write):
             entry = entry or self._create(request.key)
             if entry.query is not None:
@@ -1058,6 +1290,38 @@ class ShardState:
             assert entry is not None
             return Written(self._remove(entry))
         return self._edit(request, entry)
+
+    def _follow(self, key: str) -> None:
+        """Keep what an entry is, and will be, to merge with."""
+        entry = self.cache.get(key)
+        if entry is not None and entry.value is not None:
+            self._recent_values.follow(key, entry.version, entry.value.json())
+
+    def _conflict(self, reason: str, entry: ShardEntry | None, conflicts: list[str] | None = None) -> Failure:
+        current = None if entry is None else self.view_of(entry)
+        return Failure(ErrorCode.VERSION_CONFLICT, reason, current, conflicts)
+
+    def _merge(self, request: Write, base_version: int, entry: ShardEntry | None) -> Payload:
+        """Merge an edit of an earlier version into what the entry is now."""
+        if entry is None or entry.value is None:
+            return self._conflict("the entry is gone", entry, [""])
+        base = self._recent_values.at(request.key, base_version)
+        if base is None:
+            reason = f"what the entry was at version {base_version} is not known (any more), it is at {entry.version}"
+            return self._conflict(reason, entry)
+        texts = base, request.data, entry.value.json()
+        before, mine, theirs = (Value.from_json(text).object() for text in texts)
+        merged, conflicts = three_way_merge(before, mine, theirs)
+        if conflicts:
+            return self._conflict(f"version {entry.version} changed the same places", entry, conflicts)
+        shared = share(theirs, merged)
+        patch = difference(theirs, shared)
+        value = Value.from_json(compact(orjson.dumps(shared)))
+        if entry.query is not None:
+            self._remember(entry, [Set(value.json())])
+        self.cache.written(entry, value, is_edit=True)
+        self._commit(entry, patch, 1, 0.0, WRITE)
+        return Written(entry.version, is_merged=True)
 
     def _edit(self, request: Edit, entry: ShardEntry | None) -> Payload:
         held = None if entry is None or entry.value is None else entry.value.json()
@@ -1246,15 +1510,21 @@ class ShardState:
             self._committed.checkpoints,
             self._results,
             self.history,
+            self.mutations.queue.records,
         )
         if transaction is not None:
             effects.insert(0, Commit(transaction))
+        if self._acknowledgements.begin():
+            effects.append(Sync())
         return effects
 
     def _flush(self) -> None:
         """Send what can be sent: change sets on idle links, channel demands, fetches whose channels are joined."""
         self._sweeps.advance()
         self._evict()
+        self._effects.extend(self.mutations.flush(self._now_ms))
+        while self._uncovered:
+            self.show(self._uncovered.popitem()[0], "")
         for entry in list(self._held.values()):
             if self.demand.settled(self._channels.get(entry.key, [])):
                 self._held.pop(entry.key, None)
@@ -1284,7 +1554,7 @@ class ShardState:
         while not link.pending and link.tasks and size < SLICE_BYTES and looked_at < SLICE_ENTRIES:
             task = link.tasks[0]
             match task:
-                case Answered() | ServiceState():
+                case Answered() | ServiceState() | MutationView():
                     items.append(task)
                 case Missed():
                     items.append(self._missed(task))
@@ -1292,7 +1562,7 @@ class ShardState:
                     if link.exact.get(key) == watch:
                         entry = self.cache.get(key)
                         items.append(Absent(watch) if entry is None else Snapshot(watch, self.view_of(entry)))
-                        size += 0 if entry is None or entry.value is None else entry.value.size()
+                        size += 0 if entry is None else _size(entry.visible)
                 case scan:
                     entry = next(scan.remaining, None) if scan.watch in link.prefixes else None
                     looked_at += 1
@@ -1300,7 +1570,7 @@ class ShardState:
                         if scan.matcher.matches(entry.key) and self.cache.get(entry.key) is entry:
                             self._add_watcher(link, entry.key)
                             items.append(Snapshot(scan.watch, self.view_of(entry)))
-                            size += 64 + (0 if entry.value is None else entry.value.size())
+                            size += 64 + _size(entry.visible)
                         continue
                     if scan.watch in link.prefixes:
                         items.append(Ready(scan.watch, scan.offset))
@@ -1350,6 +1620,7 @@ class ShardState:
         self._now_ms = now_ms
         if self.demand.knows(message.sender):
             self.demand.announced(message.sender, message.incarnation)
+        self.mutations.announced(message.sender, message.incarnation)
         self._flush()
         return Noted(self.incarnation), self._taken()
 
@@ -1362,6 +1633,8 @@ class ShardState:
             self._announcements.answered(to)
         elif isinstance(message, Demand):
             self.demand.answered(to, message, answer, now_ms)
+        elif isinstance(message, Overlays):
+            self.mutations.answered(to, message, answer)
         else:
             link = self._links.get(to)
             if link is None or link.link.in_flight is not message:
@@ -1388,6 +1661,8 @@ class ShardState:
             self._committed.unanswered(to, message, now_ms)
         elif isinstance(message, Demand):
             self.demand.unanswered(to, message, now_ms)
+        elif isinstance(message, Overlays):
+            self.mutations.unanswered(to, message, now_ms)
         else:
             link = self._links.get(to)
             if link is not None and link.link.in_flight is message:
@@ -1408,7 +1683,7 @@ class ShardState:
             return self._now_ms
         times = [self._announcements.deadline(), self.demand.deadline(), self.cache.deadline()]
         times.extend(link.deadline() for link in self._links.values())
-        times.append(self._committed.deadline())
+        times.extend((self._committed.deadline(), self.mutations.deadline(), min(self._unlaid.values(), default=None)))
         times.extend(at for _, at in self._health.offline())
         return min((at for at in times if at is not None), default=None)
 
@@ -1425,6 +1700,10 @@ class ShardState:
                 self.cache.resume(entry)
         gone = self.demand.expired(now_ms)
         self._committed.forget(gone)
+        self._effects.extend(self.mutations.wake(now_ms))
+        for key in [key for key, until in self._unlaid.items() if until <= now_ms]:
+            if (entry := self.cache.get(key)) is not None and entry.value is not None:
+                self._number(entry, None, entry.version, 0, 0.0)
         for source, channel in gone:
             self._left(source, channel)
         self._flush()
@@ -1470,6 +1749,22 @@ class ShardState:
         """Return an entry as readers see it."""
         entry = self.cache.get(key)
         return None if entry is None else self.view_of(entry)
+
+
+def _patch(before: Value | None, after: Value | None) -> list[bytes] | None:
+    """Return RFC 6902 members that lead from one view to another; None: there are none worth it."""
+    if before is None or after is None:
+        return None
+    try:
+        old, new = before.object(), after.object()
+    except OperationError:
+        return None
+    shared = share(old, new)
+    return [] if shared is old else difference(old, shared)
+
+
+def _size(value: Value | None) -> int:
+    return 0 if value is None else value.size()
 
 
 def _updates(places: list[Place], value: bytes) -> list[Operation]:

@@ -6,16 +6,17 @@ cursors of the feeds that made them, results of writes with what they wrote. The
 What must not live here: files (`cluster.storage`), when a step ends (`shard_state`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from cluster.core.history import History, Life, Record
 from cluster.core.messages import Checkpoint, Payload
+from cluster.core.mutation_queue import MutationRecord
 
-SCHEMA = 1
-"""Version of the layout; a store of another one is not read."""
+SCHEMA = 2
+"""Version of the layout. A store of a later one is not read; of 1, which knew no mutations, it is."""
 Cursor = tuple[int, int]
 """(incarnation, number of the last event committed) of a feed."""
 Result = tuple[float, Payload]
@@ -36,6 +37,8 @@ class StoredEntry(Struct, frozen=True, array_like=True):
     doubt: tuple[str, float] | None
     """(why, since when) it is invalidated."""
     etag: tuple[str, int] | None
+    is_overlaid: bool = False
+    """Clients see something else of it, of which only mutations tell."""
 
 
 class Transaction(Struct, frozen=True, array_like=True):
@@ -56,6 +59,8 @@ class Transaction(Struct, frozen=True, array_like=True):
     changes: list[Record]
     first: int
     """Number of the oldest change that is kept."""
+    mutations: dict[str, MutationRecord | None] = {}
+    """By id."""
 
 
 class Stored(Struct, frozen=True):
@@ -70,6 +75,7 @@ class Stored(Struct, frozen=True):
     lives: list[Life]
     first: int
     changes: list[Record]
+    mutations: list[MutationRecord] = []
 
 
 class Store(Protocol):
@@ -107,7 +113,7 @@ class Store(Protocol):
 class Unstored:
     """What has changed since the last transaction; nothing, where nothing is stored."""
 
-    __slots__ = ("_checkpoints", "_cursors", "_entries", "_keeps", "_results", "changes")
+    __slots__ = ("_checkpoints", "_cursors", "_entries", "_keeps", "_mutations", "_results", "changes")
 
     def __init__(self, *, keeps: bool) -> None:
         self._keeps = keeps
@@ -115,6 +121,7 @@ class Unstored:
         self._cursors: dict[str, None] = {}
         self._checkpoints: dict[str, None] = {}
         self._results: dict[str, None] = {}
+        self._mutations: dict[str, None] = {}
         self.changes = 0
         """Number of the first change of the history that is not stored."""
 
@@ -138,6 +145,11 @@ class Unstored:
         if self._keeps:
             self._results[request] = None
 
+    def mutation(self, mutation: str) -> None:
+        """A mutation has moved on, or is forgotten."""
+        if self._keeps:
+            self._mutations[mutation] = None
+
     def taken(
         self,
         epoch: int,
@@ -147,10 +159,11 @@ class Unstored:
         checkpoints: dict[str, Checkpoint],
         results: dict[str, Result],
         history: History,
+        mutations: Mapping[str, MutationRecord],
     ) -> Transaction | None:
         """Return what is to be stored now; None: nothing has changed."""
-        changed = self._entries or self._cursors or self._checkpoints or self._results or self.changes < history.next
-        if not (self._keeps and changed):
+        changed = self._entries or self._cursors or self._checkpoints or self._results or self._mutations
+        if not (self._keeps and (changed or self.changes < history.next)):
             return None
         number = max(self.changes, history.first)
         made = Transaction(
@@ -164,8 +177,9 @@ class Unstored:
             number,
             history.numbered(number),
             history.first,
+            {mutation: _copied(mutations.get(mutation)) for mutation in self._mutations},
         )
-        self._entries, self._cursors, self._checkpoints, self._results = {}, {}, {}, {}
+        self._entries, self._cursors, self._checkpoints, self._results, self._mutations = {}, {}, {}, {}, {}
         self.changes = history.next
         return made
 
@@ -175,4 +189,10 @@ class Unstored:
         self._cursors.update(dict.fromkeys(transaction.cursors))
         self._checkpoints.update(dict.fromkeys(transaction.checkpoints))
         self._results.update(dict.fromkeys(transaction.results))
+        self._mutations.update(dict.fromkeys(transaction.mutations))
         self.changes = min(self.changes, transaction.number)
+
+
+def _copied(record: MutationRecord | None) -> MutationRecord | None:
+    """Return a mutation as it is now; it goes on while the transaction is kept."""
+    return None if record is None else structs.replace(record, unlifted=list(record.unlifted))

@@ -3,6 +3,9 @@
 from typing import Any
 
 from cluster import __version__
+from cluster.core.acknowledgement import LEVELS
+from cluster.core.gateway_mutations import MAX_DELAY_MS
+from cluster.core.mutation import MAX_ID, Status
 from cluster.core.scaling import MAX_INGESTORS
 
 _KEY = {
@@ -61,18 +64,27 @@ def _body(*schemas: tuple[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 _PREFIX = _parameter("prefix", "a key prefix, a JSON array")
+_MUTATION = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
 _CONDITION = [
     _parameter("base_version", "write only over this version (also If-Match)", pattern="^[0-9]+$"),
-    _parameter("ack", "how safe the write must be", enum=["memory", "replicated", "durable"]),
+    _parameter(
+        "ack",
+        "when to answer: once it is applied (memory), on the disk (durable; the default where there is a store) or on another node",
+        enum=list(LEVELS),
+    ),
 ]
+_MERGE = _parameter(
+    "merge", "where the entry is at another version than base_version, merge with what it is now", enum=["three_way"]
+)
 
 
 def document() -> dict[str, Any]:
     """Return the description."""
     written = {
         "200": _answer("written", "Written"),
-        "409": _answer("VERSION_CONFLICT", "Error"),
+        "409": _answer("VERSION_CONFLICT", "Conflict"),
         "404": _answer("no such entry", "Error"),
+        "501": _answer("this cluster has no such ack", "Error"),
     }
     entries = {
         "get": _operation(
@@ -89,7 +101,9 @@ def document() -> dict[str, Any]:
                 "502": _answer("the service failed", "Error"),
             },
         ),
-        "put": _operation("Replace an entry's data", [_KEY, *_CONDITION], written, **_body(("application/json", {}))),
+        "put": _operation(
+            "Replace an entry's data", [_KEY, *_CONDITION, _MERGE], written, **_body(("application/json", {}))
+        ),
         "patch": _operation(
             "Edit an entry, all or nothing",
             [_KEY, *_CONDITION],
@@ -112,9 +126,16 @@ def document() -> dict[str, Any]:
             {
                 "204": _answer("removed"),
                 "404": _answer("no such entry", "Error"),
-                "409": _answer("VERSION_CONFLICT", "Error"),
+                "409": _answer("VERSION_CONFLICT", "Conflict"),
+                "501": _answer("this cluster has no such ack", "Error"),
             },
         ),
+    }
+    outcome = {
+        "id": {"type": "string"},
+        "status": {"enum": list(Status)},
+        "result": {"description": "the service's answer"},
+        "error": {"type": "object", "description": "why it failed, as in Error"},
     }
     stream = {
         "200": {"description": "server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
@@ -144,6 +165,57 @@ def document() -> dict[str, Any]:
             "/v1/reset": _act("Forget entries' data; watched ones are fetched anew"),
             "/v1/cancel": _act("Drop fetches under way; entries are as they were before"),
             "/v1/remove": _act("Remove entries"),
+            "/v1/mutations": {
+                "post": _operation(
+                    "Begin a mutation; repeated with the same id (also Idempotency-Key) it tells how it is",
+                    [_parameter("wait", "answer once it is settled, or after 60 s", enum=["false", "true"])],
+                    {
+                        "200": _answer("how it is", "Outcome"),
+                        "403": _answer("no grant", "Error"),
+                        "404": _answer("UNKNOWN_MUTATION", "Error"),
+                        "409": _answer("a temporary id was used before", "Error"),
+                        "429": _answer("too many wait", "Error"),
+                    },
+                    **_body(
+                        (
+                            "application/json",
+                            {
+                                "type": "object",
+                                "additionalProperties": False,
+                                "required": ["name", "variables"],
+                                "properties": {
+                                    "name": {"type": "string"},
+                                    "variables": {"type": "object"},
+                                    "id": {"type": "string", "minLength": 1, "maxLength": MAX_ID},
+                                    "delay_ms": {"type": "number", "minimum": 0, "maximum": MAX_DELAY_MS},
+                                },
+                            },
+                        )
+                    ),
+                ),
+                "get": _operation(
+                    "List mutations, oldest first; those that settled over 10 minutes ago may be forgotten",
+                    [_parameter("status", f"statuses, with commas between: {', '.join(Status)}")],
+                    {"200": _answer("those that the caller may begin, or with the admin grant all", "Mutations")},
+                ),
+            },
+            "/v1/mutations/{id}": {
+                "get": _operation(
+                    "Look at a mutation",
+                    [_MUTATION],
+                    {"200": _answer("it", "Mutation"), "404": _answer("no such mutation", "Error")},
+                ),
+                "delete": _operation(
+                    "Undo a mutation that was not sent yet",
+                    [_MUTATION],
+                    {
+                        "200": _answer("it, cancelled", "Mutation"),
+                        "403": _answer("no grant", "Error"),
+                        "404": _answer("no such mutation", "Error"),
+                        "409": _answer("it was sent; its status is in details", "Error"),
+                    },
+                ),
+            },
             "/v1/stream": {
                 "get": _operation(
                     "Follow entries as server-sent events",
@@ -240,7 +312,39 @@ def document() -> dict[str, Any]:
                         "error": {"type": "object", "description": "of the last fetch, where it failed"},
                     },
                 },
-                "Written": {"type": "object", "required": ["version"], "properties": {"version": {"type": "integer"}}},
+                "Written": {
+                    "type": "object",
+                    "required": ["version"],
+                    "properties": {
+                        "version": {"type": "integer"},
+                        "merged": {"type": "boolean", "description": "what was written is not what was sent"},
+                    },
+                },
+                "Conflict": {
+                    "allOf": [
+                        {"$ref": "#/components/schemas/Error"},
+                        {
+                            "properties": {
+                                "error": {"properties": {"details": {"$ref": "#/components/schemas/ConflictDetails"}}}
+                            }
+                        },
+                    ]
+                },
+                "ConflictDetails": {
+                    "type": "object",
+                    "required": ["current"],
+                    "properties": {
+                        "current": {
+                            "anyOf": [{"$ref": "#/components/schemas/Entry"}, {"type": "null"}],
+                            "description": "what the write met",
+                        },
+                        "conflicts": {
+                            "type": "array",
+                            "items": {"type": "string"},
+                            "description": "where a merge failed, as JSON Pointers into the data of current",
+                        },
+                    },
+                },
                 "Matched": {"type": "object", "required": ["matched"], "properties": {"matched": {"type": "integer"}}},
                 "Keys": {
                     "type": "object",
@@ -259,6 +363,22 @@ def document() -> dict[str, Any]:
                         "entries": {"type": "array"},
                         "position": {"type": "string"},
                     },
+                },
+                "Outcome": {"type": "object", "required": ["id", "status"], "properties": outcome},
+                "Mutation": {
+                    "type": "object",
+                    "required": ["id", "name", "status", "created_at"],
+                    "properties": {
+                        **outcome,
+                        "name": {"type": "string"},
+                        "created_at": {"type": "integer", "description": "Unix ms"},
+                        "due_at": {"type": "integer", "description": "Unix ms, when it is sent; where it was delayed"},
+                    },
+                },
+                "Mutations": {
+                    "type": "object",
+                    "required": ["mutations"],
+                    "properties": {"mutations": {"type": "array", "items": {"$ref": "#/components/schemas/Mutation"}}},
                 },
                 "Object": {"type": "object"},
                 "Cluster": {

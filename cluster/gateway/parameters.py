@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from cluster.core.acknowledgement import LEVELS
 from cluster.core.query_key import MAX_DEPTH, CanonicalKey, depth, normalized
 from cluster.errors import ErrorCode, RequestError
 
@@ -75,7 +76,7 @@ def limit(request: web.BaseRequest, default: int, maximum: int) -> int:
         RequestError: `BAD_REQUEST`.
     """
     text = request.query.get("limit", str(default))
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= maximum:
+    if not text.isascii() or not text.isdecimal() or len(text) > 16 or not 1 <= int(text) <= maximum:
         raise RequestError(ErrorCode.BAD_REQUEST, f"limit is a number from 1 to {maximum}, got {text!r:.60}")
     return int(text)
 
@@ -96,17 +97,44 @@ def base_version(request: web.BaseRequest) -> int | None:
     return int(text)
 
 
+def acknowledgement(request: web.BaseRequest) -> str:
+    """Return how safe a write is to be when it is answered; "": nothing was said.
+
+    Raises:
+        RequestError: `BAD_REQUEST`.
+    """
+    return choice(request.query, "ack", *LEVELS) if "ack" in request.query else ""
+
+
+def merges(request: web.BaseRequest, base_version: int | None) -> bool:
+    """Return whether a write is to be merged with what became of its entry since `base_version`.
+
+    Raises:
+        RequestError: `BAD_REQUEST`, also where no version is named.
+    """
+    if "merge" not in request.query:
+        return False
+    choice(request.query, "merge", "three_way")
+    if base_version is None:
+        raise RequestError(ErrorCode.BAD_REQUEST, "merge needs base_version or If-Match, the version that was edited")
+    return True
+
+
 def request_id(request: web.BaseRequest, otherwise: str) -> str:
     """Return the caller's `Idempotency-Key`.
 
     Raises:
-        RequestError: `BAD_REQUEST`, it is over 256 characters.
+        RequestError: `BAD_REQUEST`, it is over 256 characters, or not UTF-8.
     """
     given = request.headers.get("Idempotency-Key")
     if given is None:
         return otherwise
     if len(given) > 256:
         raise RequestError(ErrorCode.BAD_REQUEST, "an Idempotency-Key has at most 256 characters")
+    if any(
+        "\ud800" <= each <= "\udfff" for each in given
+    ):  # aiohttp keeps bytes so that are none; no message could carry them
+        raise RequestError(ErrorCode.BAD_REQUEST, "an Idempotency-Key is UTF-8")
     return f"key/{given}"
 
 
@@ -130,9 +158,13 @@ async def raw_body(request: web.BaseRequest) -> bytes:
     """Return the body, of at most the 1 MiB that aiohttp reads by default.
 
     Raises:
-        RequestError: `TOO_LARGE`.
+        RequestError: `TOO_LARGE`; `BAD_REQUEST`, it is not encoded as it says.
     """
     try:
         return await request.read()
     except web.HTTPRequestEntityTooLarge as error:
         raise RequestError(ErrorCode.TOO_LARGE, "the body is over 1 MiB") from error
+    except web.RequestPayloadError as error:
+        raise RequestError(
+            ErrorCode.BAD_REQUEST, "the body cannot be read: it is not encoded as its headers say"
+        ) from error

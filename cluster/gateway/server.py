@@ -22,7 +22,7 @@ from aiohttp import WSMsgType, web
 from cluster import __version__
 from cluster.clock import Clock
 from cluster.core import protocol
-from cluster.core.client_message import PING_MS, Command, client_frame, result, welcome
+from cluster.core.client_message import PING_MS, Command, answer, client_frame, welcome
 from cluster.core.dead_letters import DeadLetter
 from cluster.core.gateway_state import REQUEST_MS, Close, Deliver, Effect, GatewayState, Respond
 from cluster.core.grants import ANYBODY, Principal
@@ -47,11 +47,12 @@ from cluster.core.position import decode_token
 from cluster.core.query_key import CanonicalKey, KeyMatcher, canonical, checked, normalized, parse
 from cluster.core.replica import Replica
 from cluster.core.scaling import MAX_INGESTORS
-from cluster.core.session_state import COMMANDS, CONTROL, SessionState
+from cluster.core.session_state import COMMANDS, CONTROL, SUBSCRIPTIONS, SessionState
 from cluster.errors import ErrorCode, HarborError, RequestError
 from cluster.gateway import parameters
 from cluster.gateway.access import cookie, credentials
 from cluster.gateway.entry_response import DateHeader, EntryResponse
+from cluster.gateway.mutation_routes import MUTATION, MutationRoutes, new_mutation_id
 from cluster.gateway.openapi import document
 
 PING_S = PING_MS / 1000.0
@@ -177,6 +178,7 @@ class GatewayServer:
             ("GET", "/v1/stream"): self._stream,
             ("GET", "/v1/missed"): self._missed,
             ("GET", "/v1/socket"): self._socket,
+            **MutationRoutes(state, clock, self.answers, who).handlers(),
             ("GET", "/v1/cluster"): self._cluster,
             ("POST", "/v1/scale"): self._scale_cluster,
             ("GET", "/healthz"): self._healthz,
@@ -258,7 +260,7 @@ class GatewayServer:
             session = self.state.sessions.get(command.session)
             if session is not None:
                 session.commands -= 1
-                self.run(self.state.say(session, result(command, payloads, self._clock.now_ms())))
+                self.run(answer(self.state, session, command, payloads, self._clock.now_ms()))
 
     @staticmethod
     def _close(wire: _Wire, code: int, reason: str) -> None:
@@ -287,20 +289,26 @@ class GatewayServer:
         Raises:
             HarborError: `TIMEOUT`, or what a shard answered with.
         """
+        return await self.answers(lambda ticket: self.state.request(ticket, key, make, self._clock.now_ms()))
+
+    async def answers(self, begin: Callable[[int], list[Effect]]) -> list[Payload]:
+        """Begin what is answered to a ticket, and wait for that. Cancelling frees what waits.
+
+        Raises:
+            HarborError: `TIMEOUT`, or what a shard answered with.
+        """
         ticket = self._ticket()
         future: asyncio.Future[list[Payload]] = asyncio.get_running_loop().create_future()
         self._futures[ticket] = future
         try:
-            self.run(self.state.request(ticket, key, make, self._clock.now_ms()))
+            self.run(begin(ticket))
             payloads = await future
         finally:
             if self._futures.pop(ticket, None) is not None:
                 self.state.abandon(ticket)
         for payload in payloads:
             if isinstance(payload, Failure):
-                details = None
-                if payload.current is not None:
-                    details = {"current": orjson.Fragment(protocol.entry(payload.current, self._clock.now_ms()))}
+                details = protocol.details_of(payload, self._clock.now_ms())
                 raise HarborError(ErrorCode(payload.code), payload.message, details=details)
         return payloads
 
@@ -315,7 +323,7 @@ class GatewayServer:
                 replica = self.state.local(hot, now_ms)
                 if replica is not None:
                     return EntryResponse(self._date.at(now_ms), replica.version, self._body(replica, now_ms))
-        handler = self._routes.get((request.method, request.path), self._unknown)
+        handler = self._handler(request.method, request.path)
         if request.method == "OPTIONS":
             handler = self._preflight
         origin = request.headers.get("Origin")
@@ -334,6 +342,11 @@ class GatewayServer:
         if origin in self.origins and not response.prepared:
             self._allow(response, origin)
         return response
+
+    def _handler(self, method: str, path: str) -> Handler:
+        if path.startswith(MUTATION):
+            path = f"{MUTATION}{{id}}"
+        return self._routes.get((method, path), self._unknown)
 
     def _principal(self, request: web.BaseRequest) -> Principal | None:
         """Return who asks; None on a socket that is to say hello with a token.
@@ -404,7 +417,7 @@ class GatewayServer:
         key = parameters.key(request)
         fetch = parameters.choice(request.query, "fetch", "auto", "never", "force")
         page = parameters.choice(request.query, "page", "next", "previous") if "page" in request.query else ""
-        _who(request).require("read", key)
+        who(request).require("read", key)
         now_ms = self._clock.now_ms()
         if fetch != "force" and not page:
             replica = self.state.local(key, now_ms)
@@ -420,20 +433,21 @@ class GatewayServer:
         return _entry_response(request, view.version, protocol.entry(view, self._clock.now_ms()))
 
     async def _put_entry(self, request: web.BaseRequest) -> web.StreamResponse:
-        parameters.only(request, "key", "base_version", "ack")
+        parameters.only(request, "key", "base_version", "ack", "merge")
         key = parameters.key(request)
-        _who(request).require("write", key)
-        _acknowledgement(request)
+        who(request).require("write", key)
+        ack = parameters.acknowledgement(request)
         base_version = parameters.base_version(request)
+        merges = parameters.merges(request, base_version)
         request_id = parameters.request_id(request, secrets.token_hex(12))
         data = orjson.dumps(await parameters.body(request))
-        return await self._write(key, lambda n: Write(n, request_id, key, data, base_version))
+        return await self._write(key, lambda n: Write(n, request_id, key, data, base_version, ack, merges))
 
     async def _patch_entry(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request, "key", "base_version", "ack")
         key = parameters.key(request)
-        _who(request).require("write", key)
-        _acknowledgement(request)
+        who(request).require("write", key)
+        ack = parameters.acknowledgement(request)
         base_version = parameters.base_version(request)
         request_id = parameters.request_id(request, secrets.token_hex(12))
         body = await parameters.body(request)
@@ -441,33 +455,35 @@ class GatewayServer:
             if not isinstance(body, list):
                 raise RequestError(ErrorCode.BAD_REQUEST, "a JSON Patch is an array of operations")
             patch = orjson.dumps(body)
-            return await self._write(key, lambda n: Edit(n, request_id, key, patch, None, base_version))
+            return await self._write(key, lambda n: Edit(n, request_id, key, patch, None, base_version, ack))
         if not isinstance(body, dict) or set(body) != {"operations"}:
             raise RequestError(
                 ErrorCode.BAD_REQUEST, 'the body is {"operations": [...]} or an application/json-patch+json'
             )
         operations = parse_operations(body["operations"])
-        return await self._write(key, lambda n: Edit(n, request_id, key, None, operations, base_version))
+        return await self._write(key, lambda n: Edit(n, request_id, key, None, operations, base_version, ack))
 
     async def _delete_entry(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request, "key", "base_version", "ack")
         key = parameters.key(request)
-        _who(request).require("write", key)
-        _acknowledgement(request)
+        who(request).require("write", key)
+        ack = parameters.acknowledgement(request)
         base_version = parameters.base_version(request)
         request_id = parameters.request_id(request, secrets.token_hex(12))
-        await self._ask(key, lambda n: Erase(n, request_id, key, base_version))
+        await self._ask(key, lambda n: Erase(n, request_id, key, base_version, ack))
         return web.Response(status=204)
 
     async def _write(self, key: CanonicalKey, make: Callable[[int], Any]) -> web.StreamResponse:
         written = (await self._ask(key, make))[0]
         assert isinstance(written, Written)
-        return web.Response(body=b'{"version":%d}' % written.version, headers={**JSON, "ETag": f'"{written.version}"'})
+        merged = b',"merged":true' if written.is_merged else b""
+        body = b'{"version":%d%b}' % (written.version, merged)
+        return web.Response(body=body, headers={**JSON, "ETag": f'"{written.version}"'})
 
     async def _keys(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request, "prefix", "limit", "cursor")
         prefix = parameters.key(request, "prefix") if "prefix" in request.query else CanonicalKey("[]")
-        _who(request).require("read", prefix)
+        who(request).require("read", prefix)
         limit = parameters.limit(request, 100, 1000)
         after = request.query.get("cursor", "")
         payloads = await self._ask(None, lambda n: ListKeys(n, prefix, after, limit))
@@ -491,7 +507,7 @@ class GatewayServer:
             if name not in known:
                 raise RequestError(ErrorCode.BAD_REQUEST, f"unknown member {name!r}, there are: {', '.join(known)}")
         key = canonical(checked(body.get("key", [])))
-        _who(request).require("write", key)
+        who(request).require("write", key)
         exact = parameters.flag(body, "exact") or False
         which = parameters.choice(body, "type", "all", "active", "inactive")
         refetch = parameters.choice(body, "refetch", "active", "inactive", "all", "none")
@@ -570,7 +586,7 @@ class GatewayServer:
             if wire.close_code:
                 continue
             now_ms = self._clock.now_ms()
-            self.run(client_frame(self.state, wire.session, message.data, self._command, now_ms))
+            self.run(client_frame(self.state, wire.session, message.data, self._command, now_ms, new_mutation_id))
             while len(wire.session.control) > CONTROL and not wire.close_code:
                 wire.taken.clear()
                 await wire.taken.wait()
@@ -627,7 +643,7 @@ class GatewayServer:
         since = None if token is None else decode_token(token)
         keys = _widest([(normalized(text), prefix) for text, prefix in wanted])
         for key, _ in keys:
-            _who(request).require("read", key)
+            who(request).require("read", key)
         wire = self._open(request, server_sent=True)
         try:
             for n, (key, prefix) in enumerate(keys):
@@ -681,9 +697,9 @@ class GatewayServer:
         if "since" not in request.query:
             raise RequestError(ErrorCode.BAD_REQUEST, "the parameter 'since' is needed, a position token")
         since = decode_token(request.query["since"])
-        _who(request).require("read", key)
+        who(request).require("read", key)
         wire = self._open(request, server_sent=False)
-        messages: list[dict[str, Any]] = []
+        messages: list[_Message] = []
         try:
             now_ms = self._clock.now_ms()
             self.run(
@@ -694,19 +710,19 @@ class GatewayServer:
                     await wire.ready.wait()
                     wire.ready.clear()
                     while not _is_whole(messages) and (frame := self._take(wire)) is not None:
-                        messages.extend(orjson.loads(frame))
+                        messages.extend(_MESSAGES(frame))
                         self.state.written(wire.session, self._clock.now_ms())
         except TimeoutError as error:
             raise HarborError(ErrorCode.TIMEOUT, "the shard did not answer in time") from error
         finally:
             self._shut(wire)
-        return web.Response(body=orjson.dumps(_missed_answer(messages)), headers=JSON)
+        return web.Response(body=msgspec.json.encode(_missed_answer(messages)), headers=JSON)
 
     # --- the rest ------------------------------------------------------------------------------------------------
 
     async def _cluster(self, request: web.BaseRequest) -> web.StreamResponse:
         wants_dead_letters = parameters.wants_dead_letters(request)
-        _who(request).require_admin()
+        who(request).require_admin()
         described = await self._describe()
         if wants_dead_letters:
             described["dead_letters"] = msgspec.to_builtins(await self._dead_letters())
@@ -715,7 +731,7 @@ class GatewayServer:
     async def _scale_cluster(self, request: web.BaseRequest) -> web.StreamResponse:
         """Have another number of ingestors."""
         parameters.only(request)
-        _who(request).require_admin()
+        who(request).require_admin()
         body = await parameters.body(request)
         if not isinstance(body, dict) or not body:
             raise RequestError(ErrorCode.BAD_REQUEST, 'the body is an object such as {"ingestors": 4}')
@@ -788,19 +804,11 @@ def error_response(error: HarborError) -> web.Response:
     return response
 
 
-def _who(request: web.BaseRequest) -> Principal:
+def who(request: web.BaseRequest) -> Principal:
     """Return whose request it is."""
     principal = request[PRINCIPAL]
     assert principal is not None
     return principal
-
-
-def _acknowledgement(request: web.BaseRequest) -> None:
-    level = parameters.choice(request.query, "ack", "memory", "replicated", "durable")
-    if level != "memory":
-        raise RequestError(
-            ErrorCode.UNSUPPORTED, f"ack={level} is not supported by this version, which keeps nothing on disk"
-        )
 
 
 def _key_row(row: KeyInfo) -> dict[str, Any]:
@@ -824,35 +832,53 @@ async def _set_within(event: asyncio.Event, seconds: float) -> bool:
 
 
 def _widest(wanted: list[tuple[CanonicalKey, bool]]) -> list[tuple[CanonicalKey, bool]]:
-    """Leave out what another key or prefix of a stream covers: its events do not say which of them they are for."""
-    prefixes = [KeyMatcher(parse(key)) for key, prefix in dict.fromkeys(wanted) if prefix]
+    """Leave out what another key or prefix of a stream covers: its events do not say which of them they are for.
+
+    Raises:
+        RequestError: `TOO_MANY`, as many as a URL can hold would keep everybody waiting while they are compared.
+    """
+    asked = dict.fromkeys(wanted)
+    if len(asked) > SUBSCRIPTIONS:
+        raise RequestError(ErrorCode.TOO_MANY, f"a stream has at most {SUBSCRIPTIONS} keys and prefixes")
+    prefixes = [KeyMatcher(parse(key)) for key, prefix in asked if prefix]
     return [
         (key, prefix)
-        for key, prefix in dict.fromkeys(wanted)
+        for key, prefix in asked
         if not any(matcher.matches(key, parse(key)) for matcher in prefixes if not (prefix and matcher.key == key))
     ]
 
 
-def _is_whole(messages: list[dict[str, Any]]) -> bool:
+_Message = dict[str, msgspec.Raw]
+"""What a session is told. Its data stays as it is: an upstream may send JSON that others read and this gateway would not (`1e999`)."""
+_MESSAGES = msgspec.json.Decoder(list[_Message]).decode
+
+
+def _kind(message: _Message) -> str:
+    return str(msgspec.json.decode(message["type"]))
+
+
+def _is_whole(messages: list[_Message]) -> bool:
     """Whether a subscription that resumed has been told everything."""
     if not messages:
         return False
     last = messages[-1]
-    if last["type"] == "position":
-        return bool(last["token"].encode() != protocol.VOID_TOKEN)
-    return bool(last["type"] == "snapshot_end")
+    if _kind(last) == "position":
+        return bool(msgspec.json.decode(last["token"]).encode() != protocol.VOID_TOKEN)
+    return _kind(last) == "snapshot_end"
 
 
-def _missed_answer(messages: list[dict[str, Any]]) -> dict[str, Any]:
+def _missed_answer(messages: list[_Message]) -> dict[str, Any]:
     last = messages[-1]
     position = last.get("token") or last.get("position")
+    kinds = [_kind(message) for message in messages]
     for message in messages:
+        del message["type"]
         message.pop("sub", None)
-    if any(message["type"] == "reset" for message in messages):
-        entries: dict[bytes, dict[str, Any]] = {}
-        for message in messages:
-            key = orjson.dumps(message.get("key"))
-            match message.pop("type"):
+    if "reset" in kinds:
+        entries: dict[bytes, _Message] = {}
+        for kind, message in zip(kinds, messages, strict=True):
+            key = bytes(message.get("key", b""))
+            match kind:
                 case "snapshot":
                     entries[key] = message
                 case "removed":
@@ -862,11 +888,10 @@ def _missed_answer(messages: list[dict[str, Any]]) -> dict[str, Any]:
                 case "change":
                     entries[key] = {"key": message["key"], "version": message["version"], "data": message["data"]}
         return {"reset": True, "entries": list(entries.values()), "position": position}
-    changes = []
-    for message in messages:
-        if message["type"] == "change":
-            del message["type"]
+    changes: list[dict[str, Any]] = []
+    for kind, message in zip(kinds, messages, strict=True):
+        if kind == "change":
             changes.append(message)
-        elif message["type"] == "removed":
+        elif kind == "removed":
             changes.append({"key": message["key"], "version": message["version"], "removed": True})
     return {"changes": changes, "position": position}

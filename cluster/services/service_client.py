@@ -10,6 +10,7 @@ What must not live here: when to fetch or to try again (`core.retry`, the shard)
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
@@ -34,6 +35,8 @@ MAX_CONNECTIONS = 32
 MAX_ERROR_BYTES = 4 * 1024
 """Of what a service says of a write that it refuses; more is not for clients to see."""
 KEEP_ALIVE_S = 30.0
+_SENDABLE = re.compile("[\x20-\x7e]+")
+"""Tags that may be sent back; services answer with others too, and an entry may have been stored with one."""
 
 
 class Request(Protocol):
@@ -113,7 +116,8 @@ class ServiceClient:
             UpstreamError: no answer, a status outside 2xx, or a body that is too large or not JSON. `retryable` says whether
                 the same request may succeed later.
         """
-        headers = {} if request.etag is None else {"If-None-Match": request.etag}
+        sendable = request.etag is not None and _SENDABLE.fullmatch(request.etag)
+        headers = {"If-None-Match": str(request.etag)} if sendable else {}
         async with self._answer(request, headers) as response:
             if response.status_code == 304 and request.etag is not None:
                 return Response(None, request.etag)
@@ -131,7 +135,7 @@ class ServiceClient:
         headers = {"Idempotency-Key": request.idempotency_key}
         if request.body is not None:
             headers["Content-Type"] = "application/json"
-        if request.etag is not None:
+        if request.etag is not None and _SENDABLE.fullmatch(request.etag):
             headers["If-Match"] = request.etag
         async with self._answer(request, headers, request.body) as response:
             if not 200 <= response.status_code < 300:
@@ -217,6 +221,7 @@ class ServiceClient:
             retryable=is_retryable_status(status),
             retry_after=retry_after_ms(response.headers.get("retry-after"), self._clock.now_ms()),
             said=said,
+            etag=response.headers.get("etag"),
         )
 
     async def _read(self, response: httpx.Response) -> bytes:
@@ -252,7 +257,13 @@ class ServiceClient:
         retryable: bool = True,
         retry_after: float | None = None,
         said: Any = None,
+        etag: str | None = None,
     ) -> UpstreamError:
         return UpstreamError(
-            f"service {self.name}: {reason}", status=status, retryable=retryable, retry_after_ms=retry_after, body=said
+            f"service {self.name}: {reason}",
+            status=status,
+            retryable=retryable,
+            retry_after_ms=retry_after,
+            body=said,
+            etag=etag,
         )

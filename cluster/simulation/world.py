@@ -52,7 +52,7 @@ from cluster.core.placement import assign_slots
 from cluster.core.rule import Envelope
 from cluster.core.scaling import Reported, Retire, Scaling
 from cluster.core.session_state import SessionState
-from cluster.core.shard_state import Commit, ShardState, StartFetch
+from cluster.core.shard_state import Commit, ShardState, StartFetch, Sync
 from cluster.core.transaction import Store
 from cluster.errors import UpstreamError
 from cluster.simulation.view import View
@@ -312,6 +312,11 @@ class World:
             self.upstream.connections[name] = Connection(number=number + 1)
         self.at(self.faults.restart_ms, lambda: self.start(name) if name in self._lives else None)
 
+    def _synced(self, name: str, life: int) -> None:
+        if name in self.machines and self._lives[name] == life:
+            self._effects(name, self.machines[name].synced(self.now_ms))
+            self._arm(name)
+
     def _effects(self, name: str, effects: Iterable[Any]) -> None:
         for effect in effects:
             match effect:
@@ -323,6 +328,8 @@ class World:
                     self._deliver(session)
                 case Commit(transaction=transaction):
                     self.stores[name].commit(transaction)
+                case Sync():
+                    self.at(self.delay(), lambda: self._synced(name, self._lives[name]))
                 case Start():
                     self._connection(name).is_wanted = True
                     self.at(self.delay(), lambda: self.connect(name))
@@ -558,6 +565,9 @@ class World:
             self.say(client, {**message, **({"since": token} if token else {})})
         return client
 
+    def _new_id(self) -> str:
+        return f"{self.random.getrandbits(128):032x}"
+
     def subscribe(self, client: Client, sub: int, **arguments: Any) -> None:
         """Subscribe, now and after each reconnect."""
         client.wanted[sub] = {"type": "subscribe", "id": sub, **arguments}
@@ -570,7 +580,7 @@ class World:
         if gateway is None or client.session is None:
             return
         frame = orjson.dumps(message)
-        self._effects(GATEWAY, client_frame(gateway, client.session, frame, lambda _: 0, self.now_ms))
+        self._effects(GATEWAY, client_frame(gateway, client.session, frame, lambda _: 0, self.now_ms, self._new_id))
 
     def disconnect(self, client: Client) -> None:
         """Cut a client's connection; what was on its way is lost."""

@@ -89,7 +89,9 @@ class SseSource(ReconnectingSource):
         self._go_on.set()
         timeout = httpx.Timeout(OPEN_TIMEOUT_S, read=self._silence_s)
         url, more = self._target()
-        headers = {**self._headers, **more}
+        headers = [
+            (name.encode(), value.encode()) for name, value in {**self._headers, **more}.items()
+        ]  # ids are UTF-8
         try:
             async with HttpxAiohttpClient(timeout=timeout, trust_env=False) as client:
                 request = client.build_request("GET", url, headers=headers)

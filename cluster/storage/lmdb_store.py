@@ -23,18 +23,22 @@ import msgspec
 
 from cluster.core.history import Life, Record
 from cluster.core.messages import Checkpoint
+from cluster.core.mutation_queue import MutationRecord
 from cluster.core.transaction import SCHEMA, Cursor, Result, Stored, StoredEntry, Transaction
 from cluster.errors import StoreError
 
 FIRST_MAP_BYTES = 16 * 1024 * 1024
 """Address space to begin with; it doubles when it is used up."""
 LOCK_POLL_S = 0.05
+_DATA = "data.mdb"
+"""What LMDB calls its file."""
 _ENCODE = msgspec.msgpack.Encoder().encode
 _ENTRY = msgspec.msgpack.Decoder(StoredEntry).decode
 _CURSOR = msgspec.msgpack.Decoder(tuple[str, Cursor]).decode
 _CHECKPOINT = msgspec.msgpack.Decoder(Checkpoint).decode
 _RESULT = msgspec.msgpack.Decoder(tuple[str, Result]).decode
 _RECORD = msgspec.msgpack.Decoder(Record).decode
+_MUTATION = msgspec.msgpack.Decoder(MutationRecord).decode
 
 
 class _Meta(msgspec.Struct, frozen=True, array_like=True):
@@ -68,16 +72,29 @@ class LmdbStore:
         except OSError as error:
             os.close(self._lock)
             raise StoreError(f"{directory}: another process has it open") from error
-        held = directory / "data.mdb"
+        held = directory / _DATA
         size = max(map_bytes, 2 * held.stat().st_size if held.exists() else 0)
         try:
             self._env = lmdb.open(
                 str(directory), map_size=size, max_dbs=8, lock=False, sync=always, metasync=always, readahead=False
             )
+            self._is_padded = self._pad(held)
             self._open_tables()
         except lmdb.Error as error:
             os.close(self._lock)
             raise StoreError(f"{directory}: {error}") from error
+
+    def _pad(self, held: Path) -> bool:
+        """Lengthen a file that is shorter than its pages take. Returns whether it was.
+
+        To read a page that the file does not hold ends the process (SIGBUS). A file may be short and whole, since LMDB does not write pages
+        that one transaction both took and gave up; or it has been cut. What is read of the latter now is zeros, which are found out.
+        """
+        needs = self.size()
+        if held.stat().st_size >= needs:
+            return False
+        os.truncate(held, needs)
+        return True
 
     def _open_tables(self) -> None:
         self._entries = self._env.open_db(b"entries")
@@ -85,6 +102,7 @@ class LmdbStore:
         self._checkpoints = self._env.open_db(b"checkpoints")
         self._results = self._env.open_db(b"results")
         self._changes = self._env.open_db(b"changes")
+        self._mutations = self._env.open_db(b"mutations")
         self._meta = self._env.open_db(b"meta")
 
     def load(self) -> Stored | None:
@@ -99,12 +117,12 @@ class LmdbStore:
                 if raw is None:
                     return None
                 meta = _META(raw)
-                if meta.schema != SCHEMA:
+                if not 1 <= meta.schema <= SCHEMA:
                     raise StoreError(f"{self.directory}: it is of layout {meta.schema}, this version reads {SCHEMA}")
                 return Stored(
                     meta.epoch,
                     meta.offset,
-                    [_ENTRY(value) for _, value in reading.cursor(self._entries)],
+                    [self._whole(_ENTRY(value)) for _, value in reading.cursor(self._entries)],
                     dict(_CURSOR(value) for _, value in reading.cursor(self._cursors)),
                     {
                         made.sequence: made
@@ -114,9 +132,15 @@ class LmdbStore:
                     meta.lives,
                     meta.first,
                     [_RECORD(value) for _, value in reading.cursor(self._changes)],
+                    [_MUTATION(value) for _, value in reading.cursor(self._mutations)],
                 )
         except (lmdb.Error, msgspec.MsgspecError) as error:
             raise StoreError(f"{self.directory}: {error}") from error
+
+    def _whole(self, entry: StoredEntry) -> StoredEntry:
+        if self._is_padded and b"\0" in entry.data:  # never in JSON: these were pages within a long value
+            raise StoreError(f"{self.directory}: {_DATA} has been cut short")
+        return entry
 
     def commit(self, transaction: Transaction) -> None:
         """Store a transaction as a whole, or nothing of it.
@@ -145,6 +169,7 @@ class LmdbStore:
         _put(writing, self._cursors, transaction.cursors, is_named=True)
         _put(writing, self._checkpoints, transaction.checkpoints)
         _put(writing, self._results, transaction.results, is_named=True)
+        _put(writing, self._mutations, transaction.mutations)
         for number, change in enumerate(transaction.changes, transaction.number):
             writing.put(number.to_bytes(8, "big"), _ENCODE(change), db=self._changes)
         with writing.cursor(self._changes) as changes:

@@ -4,6 +4,7 @@ from typing import TypeVar
 
 from cluster.core.history import Life, Record
 from cluster.core.messages import Checkpoint
+from cluster.core.mutation_queue import MutationRecord
 from cluster.core.transaction import Cursor, Result, Stored, StoredEntry, Transaction
 
 T = TypeVar("T")
@@ -20,6 +21,7 @@ class MemoryStore:
         self._results: dict[str, Result] = {}
         self._changes: dict[int, Record] = {}
         self._lives: list[Life] = []
+        self._mutations: dict[str, MutationRecord] = {}
 
     def load(self) -> Stored | None:
         """Return what was stored."""
@@ -37,6 +39,7 @@ class MemoryStore:
             list(self._lives),
             min(self._changes, default=last.number),
             changes,
+            list(self._mutations.values()),
         )
 
     def commit(self, transaction: Transaction) -> None:
@@ -46,6 +49,7 @@ class MemoryStore:
         _update(self._cursors, transaction.cursors)
         _update(self._checkpoints, transaction.checkpoints)
         _update(self._results, transaction.results)
+        _update(self._mutations, transaction.mutations)
         self._changes.update(enumerate(transaction.changes, transaction.number))
         for number in [number for number in self._changes if number < transaction.first]:
             del self._changes[number]

@@ -31,6 +31,11 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version | replace "+" "_" }
 {{- end -}}
 {{- end -}}
 
+{{/* Under which name Ray keeps its state in a Redis that others may use too. */}}
+{{- define "harbor.redisNamespace" -}}
+{{ .Release.Namespace }}-{{ include "harbor.name" . }}
+{{- end -}}
+
 {{/* harbor.yaml: what the user wrote, under what the chart decides. */}}
 {{- define "harbor.config" -}}
 {{- $set := dict "cluster" (dict "gateways" "auto")
@@ -62,6 +67,9 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version | replace "+" "_" }
 - {name: RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO, value: "0"}
 {{- if .Values.ray.logToStderr }}
 - {name: RAY_LOG_TO_STDERR, value: "1"}
+{{- end }}
+{{- if and .Values.ray.redis.address (eq .Values.mode "static") }}
+- {name: RAY_gcs_rpc_server_reconnect_timeout_s, value: "600"}  # as the operator sets it; by itself a node gives up while a head is still being made anew
 {{- end }}
 - {name: RAY_TMPDIR, value: /tmp}
 - {name: HARBOR_LOG_FORMAT, value: json}
@@ -160,9 +168,9 @@ volumes:
   {{- end }}
 {{- end -}}
 
-{{/* `harbor node` and the arguments of `ray start`, by component. Ports keep clear of those that Ray and KubeRay take by themselves. */}}
+{{/* `harbor node` and the arguments of `ray start`, by component. Objects are to fit into /dev/shm, else Ray keeps them on the disk. Ports keep clear of those that Ray and KubeRay take by themselves. */}}
 {{- define "harbor.ports" -}}
-{{- list "--node-manager-port=6381" "--object-manager-port=6382" "--runtime-env-agent-port=6383" "--dashboard-agent-listen-port=6384" "--dashboard-agent-grpc-port=6385" "--metrics-export-port=6386" "--min-worker-port=20000" "--max-worker-port=20999" "--node-name=$(POD_NAME)" | toJson -}}
+{{- list "--node-manager-port=6381" "--object-manager-port=6382" "--runtime-env-agent-port=6383" "--dashboard-agent-listen-port=6384" "--dashboard-agent-grpc-port=6385" "--metrics-export-port=6386" "--object-store-memory=100000000" "--min-worker-port=20000" "--max-worker-port=20999" "--node-name=$(POD_NAME)" | toJson -}}
 {{- end -}}
 
 {{- define "harbor.pod" -}}
@@ -178,10 +186,20 @@ volumes:
   {{- $more = dict "of" $root.Values.head "args" (concat (list "node" "--" "--head" "--port=6380" "--num-cpus=0" "--include-dashboard=false") $ports)
     "ports" (list (dict "containerPort" 6380 "name" "gcs-server") $node)
     "probes" (dict "startupProbe" (dict "tcpSocket" (dict "port" "gcs-server") "periodSeconds" 2 "failureThreshold" 60) "livenessProbe" $gcs "readinessProbe" $gcs) -}}
-  {{- if and $root.Values.ray.redis.address (eq $root.Values.mode "static") -}}
-    {{- $env := list (dict "name" "RAY_REDIS_ADDRESS" "value" $root.Values.ray.redis.address) (dict "name" "RAY_external_storage_namespace" "value" (include "harbor.name" $root)) -}}
+  {{- if and $root.Values.autoscaling.enabled (eq $root.Values.mode "kuberay") -}}
+    {{/* The autoscaler is a container of its own beside this one. */}}
+    {{- $_ := set $more "args" (append $more.args "--no-monitor") -}}
+  {{- end -}}
+  {{- if $root.Values.ray.redis.address -}}
+    {{/* In mode kuberay the operator sets the address and the namespace, from gcsFaultToleranceOptions, and the password in a command that ours replaces. */}}
+    {{- $env := list -}}
+    {{- if eq $root.Values.mode "static" -}}
+      {{- $env = list (dict "name" "RAY_REDIS_ADDRESS" "value" $root.Values.ray.redis.address) (dict "name" "RAY_external_storage_namespace" "value" (include "harbor.redisNamespace" $root)) -}}
+    {{- end -}}
     {{- with $root.Values.ray.redis.existingSecret -}}
-      {{- $env = append $env (dict "name" "REDIS_PASSWORD" "valueFrom" (dict "secretKeyRef" (dict "name" . "key" $root.Values.ray.redis.key))) -}}
+      {{- if eq $root.Values.mode "static" -}}
+        {{- $env = append $env (dict "name" "REDIS_PASSWORD" "valueFrom" (dict "secretKeyRef" (dict "name" . "key" $root.Values.ray.redis.key))) -}}
+      {{- end -}}
       {{- $_ := set $more "args" (append $more.args "--redis-password=$(REDIS_PASSWORD)") -}}
     {{- end -}}
     {{- $_ := set $more "env" $env -}}
@@ -191,6 +209,12 @@ volumes:
   {{- $more = dict "of" $root.Values.workers "args" (append $args "--resources={\"harbor_store:$(POD_NAME)\":1}")
     "ports" (list $node) "probes" (dict "startupProbe" $slow "livenessProbe" $alive "readinessProbe" $alive) "data" true -}}
 {{- else -}}
+  {{- $count := regexFind "^[0-9]+" $root.Values.gateways.drain | int -}}
+  {{- $unit := regexFind "[a-z]+$" $root.Values.gateways.drain -}}
+  {{- $seconds := ternary (mul $count 60) (ternary $count 1 (eq $unit "s")) (eq $unit "m") -}}
+  {{- if lt (int $root.Values.gateways.terminationGracePeriodSeconds) (int (add $seconds 35)) -}}
+    {{- fail (printf "gateways.terminationGracePeriodSeconds: with a drain of %s it has to be %d or more, else clients are cut off" $root.Values.gateways.drain (int (add $seconds 35))) -}}
+  {{- end -}}
   {{- $args := concat (list "node" "--grace" $root.Values.gateways.drain "--" $address "--num-cpus=0") $ports -}}
   {{- $more = dict "of" $root.Values.gateways "args" (append $args "--resources={\"harbor_gateway\":1}") "keys" true
     "ports" (list (dict "containerPort" 8700 "name" "http") $node)

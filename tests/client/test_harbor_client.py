@@ -55,9 +55,40 @@ async def test_a_conditional_write_that_lost_says_what_won(harbor: HarborClient)
     ):
         with pytest.raises(ConflictError) as caught:
             await write
-        assert caught.value.details is not None
-        assert caught.value.details["current"]["data"] == 2
-        assert caught.value.details["current"]["key"] == A
+        current = caught.value.current
+        assert current is not None
+        assert (current["data"], current["key"], caught.value.conflicts) == (2, A, [])
+    await harbor.delete(A)
+    with pytest.raises(ConflictError) as caught:
+        await harbor.set(A, 3, base_version=version)
+    assert caught.value.current is None
+
+
+async def test_edits_of_an_earlier_version_are_merged_or_say_where_they_cannot_be(harbor: HarborClient) -> None:
+    version = await harbor.set(A, {"a": 1, "b": 1})
+    await harbor.set(A, {"a": 2, "b": 1}, base_version=version)
+    await harbor.set(A, {"a": 1, "b": 2}, base_version=version, merge="three_way")
+    assert (await harbor.get(A)).data == {"a": 2, "b": 2}
+    with pytest.raises(ConflictError) as caught:
+        await harbor.set(A, {"a": 3, "b": 2}, base_version=version, merge="three_way")
+    assert caught.value.conflicts == ["/a"]
+    assert caught.value.current is not None
+    assert caught.value.current["data"] == {"a": 2, "b": 2}
+
+
+async def test_how_safe_a_write_is_to_be_is_said(harbor: HarborClient) -> None:
+    await harbor.set(A, [], ack="memory")
+    await harbor.edit(A, operations=[{"append": {"item": 1}}], ack="memory")
+    for write in (
+        harbor.set(A, 1, ack="durable"),
+        harbor.edit(A, operations=[{"append": {"item": 1}}], ack="durable"),
+        harbor.delete(A, ack="durable"),
+    ):
+        with pytest.raises(HarborError) as caught:
+            await write
+        assert caught.value.code is ErrorCode.UNSUPPORTED
+    assert (await harbor.get(A)).data == [1]
+    await harbor.delete(A, ack="memory")
 
 
 async def test_edits(harbor: HarborClient) -> None:

@@ -299,6 +299,11 @@ class TestFiles:
             ("a: &b [*b]", "line 1, column 4: found unconstructable recursive node"),
             ("a: 0b_", "a value cannot be read: invalid literal for int()"),
             ("a: " + "[" * 3000, "nested too deep"),
+            ("a0: &a0 []\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 3000)), "nested too deep"),
+            (
+                "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{f'*a{n - 1}, ' * 10}]\n" for n in range(1, 10)),
+                "more than 1000000 values, with aliases written out",
+            ),
         ],
     )
     def test_one_that_is_no_yaml(self, tmp_path: Path, text: str, line: str) -> None:

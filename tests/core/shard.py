@@ -34,9 +34,9 @@ from cluster.core.messages import (
 from cluster.core.operation import Operation, Set
 from cluster.core.query_key import KeyMatcher, parse
 from cluster.core.replica import Replica
-from cluster.core.shard_state import EPOCH_SHIFT, Commit, ShardState, StartFetch
+from cluster.core.shard_state import EPOCH_SHIFT, Commit, ShardState, StartFetch, Sync
 from cluster.core.transaction import Store
-from cluster.errors import UpstreamError
+from cluster.errors import StoreError, UpstreamError
 
 START = 1_000_000.0
 EPOCH = 5
@@ -102,6 +102,8 @@ class Shard:
         self.batches = 0
         self.asked = 0
         self.next_id = 0
+        self.syncing = False
+        """It waits for a sync."""
         self.fetches: list[StartFetch] = []
         self.sets: list[ChangeSet] = []
         self.held: dict[str, Replica] = {}
@@ -112,7 +114,13 @@ class Shard:
         for effect in effects:
             if isinstance(effect, Commit):
                 assert self.store is not None
-                self.store.commit(effect.transaction)
+                try:
+                    self.store.commit(effect.transaction)
+                except StoreError:
+                    self.machine.not_stored(effect.transaction)
+            elif isinstance(effect, Sync):
+                assert not self.syncing, "one sync at a time"
+                self.syncing = True
             elif isinstance(effect, StartFetch):
                 self.fetches.append(effect)
             elif isinstance(effect, Send) and isinstance(effect.message, ChangeSet):
@@ -182,6 +190,14 @@ class Shard:
         self._take(effects)
         assert isinstance(answer, Answers)
         return answer.items[0][1] if answer.items else None
+
+    def synced(self, *, failed: bool = False) -> dict[int, Any]:
+        """End the sync under way; the answers that waited for it."""
+        assert self.syncing
+        self.syncing = False
+        self.sets.clear()
+        self._take(self.machine.synced(self.now, failed=failed))
+        return self.answers()
 
     def fetched(self, result: Any, key: str | None = None) -> None:
         """Answer the oldest fetch, or that of a key."""

@@ -50,7 +50,7 @@ class Talk:
 
     def say(self, frame: Any) -> list[Any]:
         text = frame if isinstance(frame, str | bytes) else orjson.dumps(frame)
-        return client_frame(self.state, self.session, text, self.command, START_MS)
+        return client_frame(self.state, self.session, text, self.command, START_MS, lambda: "m-new")
 
     def answers(self, frame: Any) -> list[dict[str, Any]]:
         self.session.control.clear()
@@ -63,7 +63,7 @@ FAULTS: list[tuple[Any, str]] = [
     ({}, "UNKNOWN_TYPE"),
     ({"type": "dance"}, "UNKNOWN_TYPE"),
     ({"type": []}, "UNKNOWN_TYPE"),
-    ({"type": "mutate"}, "UNSUPPORTED"),
+    ({"type": "presence"}, "UNSUPPORTED"),
     ({"type": "subscribe", "key": ["a"]}, "BAD_MESSAGE"),
     ({"type": "subscribe", "id": True, "key": ["a"]}, "BAD_MESSAGE"),
     ({"type": "subscribe", "id": "x" * 257, "key": ["a"]}, "BAD_MESSAGE"),
@@ -79,6 +79,12 @@ FAULTS: list[tuple[Any, str]] = [
     ({"type": "set", "id": 1, "key": ["a"]}, "BAD_MESSAGE"),
     ({"type": "set", "id": 1, "key": ["a"], "data": 1, "base_version": "1"}, "BAD_REQUEST"),
     ({"type": "set", "id": 1, "key": ["a"], "data": nested(40)}, "TOO_DEEP"),
+    ({"type": "set", "id": 1, "key": ["a"], "data": 1, "ack": "maybe"}, "BAD_REQUEST"),
+    ({"type": "set", "id": 1, "key": ["a"], "data": 1, "ack": ""}, "BAD_REQUEST"),
+    ({"type": "set", "id": 1, "key": ["a"], "data": 1, "ack": ["durable"]}, "BAD_REQUEST"),
+    ({"type": "set", "id": 1, "key": ["a"], "data": 1, "base_version": 1, "merge": "two_way"}, "BAD_REQUEST"),
+    ({"type": "set", "id": 1, "key": ["a"], "data": 1, "base_version": 1, "merge": None}, "BAD_REQUEST"),
+    ({"type": "set", "id": 1, "key": ["a"], "data": 1, "merge": "three_way"}, "BAD_REQUEST"),
     ({"type": "invalidate", "id": 1, "key": ["a"], "exact": 1}, "BAD_REQUEST"),
 ]
 
@@ -129,8 +135,24 @@ def test_a_command_becomes_a_request_to_the_shard_of_its_key() -> None:
     (write,) = send.message.items
     assert isinstance(write, Write)
     assert (write.key, write.data, write.base_version) == ('[{"a":2,"b":1}]', b'{"n":null}', 3)
+    assert (write.ack, write.merges) == ("", False)
     assert talk.commands == [Command("s1", "w", "set")]
     assert [effect for effect in effects if isinstance(effect, Deliver)] == []
+
+
+def test_a_set_says_how_safe_it_is_to_be_and_whether_to_merge() -> None:
+    message = {
+        "type": "set",
+        "id": 1,
+        "key": ["a"],
+        "data": 1,
+        "base_version": 3,
+        "merge": "three_way",
+        "ack": "durable",
+    }
+    (send,) = [effect for effect in Talk().say(message) if isinstance(effect, Send)]
+    (write,) = send.message.items
+    assert (write.ack, write.merges) == ("durable", True)
 
 
 class TestResults:
@@ -148,6 +170,7 @@ class TestResults:
 
     def test_a_write(self) -> None:
         assert self.told(Written(8)) == {"type": "result", "re": "c", "version": 8}
+        assert self.told(Written(8, is_merged=True)) == {"type": "result", "re": "c", "version": 8, "merged": True}
 
     def test_matches_of_all_shards_add_up(self) -> None:
         assert self.told(Matched(2), Matched(0), Matched(5))["matched"] == 7
@@ -159,3 +182,8 @@ class TestResults:
     def test_a_conflict_shows_what_it_met(self) -> None:
         answer = self.told(Failure("VERSION_CONFLICT", "no", self.VIEW))
         assert answer["details"]["current"]["version"] == 3
+        assert "conflicts" not in answer["details"]
+        assert self.told(Failure("VERSION_CONFLICT", "no"))["details"] == {"current": None}
+        answer = self.told(Failure("VERSION_CONFLICT", "no", self.VIEW, ["/a"]))
+        assert (answer["details"]["current"]["data"], answer["details"]["conflicts"]) == ([1], ["/a"])
+        assert "details" not in self.told(Failure("NOT_FOUND", "no"))

@@ -89,3 +89,23 @@ def test_a_line_is_read_back_and_holds_no_key():
 def test_a_faulty_line_is_named(text, reason):
     with pytest.raises(ConfigError, match=reason):
         ApiKeys.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "covers"),
+    [
+        ("save", "save", True),
+        ("save", "saved", False),
+        ("notes.*", "notes.create", True),
+        ("notes.*", "notes", False),
+        ("*", "anything", True),
+        ("a*b", "axb", False),
+    ],
+)
+def test_which_mutations_a_grant_covers(pattern, name, covers):
+    principal = Principal("p", Grants(mutate=["none", pattern]))
+    assert principal.may_mutate(name) is covers
+    assert not Principal("p", Grants(admin=True)).may_mutate(name)
+    if not covers:
+        with pytest.raises(HarborError, match=f"no grant to mutate {name}"):
+            principal.require_mutation(name)

@@ -286,6 +286,18 @@ def test_events_without_an_id_after_the_last_that_has_one_are_known_by_their_num
     assert added(sent_blob(machine, START + 95)) == [1, 7, 8]
 
 
+@pytest.mark.parametrize("id_", ["a\\r\\nb", "x" * 1025])
+def test_an_id_that_no_request_can_hold_is_not_gone_on_after(id_: str) -> None:
+    machine = state(**SOURCE)
+    open_link(machine)
+    machine.receive("events", [numbered(1)], START + 10)
+    machine.receive("events", [b'{"event":"add","channel":"c:a","data":7,"id":"%b"}' % id_.encode()], START + 10)
+    assert machine.resume_id("events") is None
+    (sent,) = machine.opened("events", START + 20)
+    assert isinstance(sent, Send)
+    assert FeedRange("events", FIRST + 1, 1, 0, 0) in feeds(sent), "what it feeds is reset"
+
+
 def test_ids_that_count_up_show_a_gap() -> None:
     machine = state(**SOURCE)
     open_link(machine)

@@ -7,7 +7,7 @@ import pytest
 
 from cluster.core import json_patch, protocol
 from cluster.core.messages import Change, EntryView
-from cluster.core.outbox import Outbox, Pending, encode
+from cluster.core.outbox import MAX_MUTATIONS, Outbox, Pending, encode
 from cluster.core.replica import Replica
 
 KEY = '["k"]'
@@ -66,6 +66,37 @@ class TestChanges:
     def test_one_change_at_least(self) -> None:
         ((_, change),) = told(Pending(3), replica(1))
         assert change["coalesced"] == 1
+
+
+class TestMutations:
+    def test_they_are_named_and_an_empty_patch_is_sent(self) -> None:
+        pending = patched(3, b"[]", ADD, b"[]")
+        pending.add_mutations(["m1"])
+        ((_, change),) = told(pending, replica({"a": 1, "long": "x" * 100}), "patch")
+        assert (change["patch"], change["mutations"]) == (orjson.loads(ADD), ["m1"])
+        only = patched(8, b"[]")
+        only.add_mutations(["m1"])
+        ((_, change),) = told(only, replica({}), "patch")
+        assert (change["patch"], change["from"], change["mutations"]) == ([], 8, ["m1"])
+        ((_, change),) = told(only, replica({}))
+        assert (change["data"], change["mutations"]) == ({}, ["m1"])
+
+    def test_none_are_not_named(self) -> None:
+        ((_, change),) = told(patched(3, ADD), replica({}))
+        assert "mutations" not in change
+
+    def test_they_fold_in_order_once_each(self) -> None:
+        first, later = patched(3, ADD), patched(4, ADD)
+        first.add_mutations(["b", "a"])
+        later.add_mutations(["a", "c"])
+        first.fold(later)
+        assert first.mutations == ("b", "a", "c")
+
+    def test_so_many_at_most(self) -> None:
+        pending = Pending(3)
+        for n in range(MAX_MUTATIONS + 5):
+            pending.add_mutations([str(n)])
+        assert pending.mutations == tuple(map(str, range(5, MAX_MUTATIONS + 5)))
 
 
 class TestOthers:

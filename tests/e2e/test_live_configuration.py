@@ -6,7 +6,9 @@ from typing import Any
 
 import msgspec
 import pytest
+import ray
 
+from cluster.actors.handles import namespace
 from cluster.actors.specification import encode
 from tests.live import Client, LiveCluster, eventually
 
@@ -30,6 +32,11 @@ def settled(live: LiveCluster) -> bool:
 def killed_and_back(live: LiveCluster, actor: str) -> None:
     pid = live.kill(actor)
     eventually(lambda: settled(live) and live.pids()[actor] != pid)
+
+
+def revision(live: LiveCluster, actor: str) -> int:
+    status = ray.get(ray.get_actor(actor, namespace(live.name)).status.remote())
+    return int(status["revision"])
 
 
 async def test_rules_change_under_a_subscriber_and_stay_changed(local_ray: None, upstream: Any, tmp_path: Path) -> None:
@@ -58,6 +65,11 @@ async def test_rules_change_under_a_subscriber_and_stay_changed(local_ray: None,
         live.supervisor.apply(encoded)
         for actor in ("supervisor", "shard-0", "ingestor-0", "gateway-0"):
             await asyncio.to_thread(killed_and_back, live, actor)
+        assert live.pids()["shard-1"] == after["shard-1"]
+
+        # The same once more, as from a driver that is new: it is not news for ever.
+        live.supervisor.apply(encode(msgspec.structs.replace(changed, cluster=cluster, gateway=gateway), 3))
+        await asyncio.to_thread(eventually, lambda: revision(live, "shard-1") == 3)
         assert live.pids()["shard-1"] == after["shard-1"]
         again = await Client.open(live.url)
         seen = await again.subscribe(1, key=["last"])

@@ -37,7 +37,7 @@ def test_choices_default_to_the_first() -> None:
         refused(ErrorCode.BAD_REQUEST, parameters.choice, {"mode": value}, "mode", "data", "patch")
 
 
-@pytest.mark.parametrize("text", ["0", "11", "-1", "x", "1.5", "", "٣"])
+@pytest.mark.parametrize("text", ["0", "11", "-1", "x", "1.5", "", "٣", "9" * 5000])
 def test_limits_out_of_range_are_refused(text: str) -> None:
     refused(ErrorCode.BAD_REQUEST, parameters.limit, request(f"/?limit={text}"), 5, 10)
 
@@ -54,6 +54,22 @@ def test_the_version_a_write_is_based_on() -> None:
     assert parameters.base_version(request("/", If_Match='W/"8"')) == 8
     refused(ErrorCode.BAD_REQUEST, parameters.base_version, request("/?base_version=x"))
     refused(ErrorCode.BAD_REQUEST, parameters.base_version, request("/", If_Match='"abc"'))
+
+
+def test_how_safe_a_write_is_to_be() -> None:
+    assert parameters.acknowledgement(request("/")) == ""
+    for level in ("memory", "replicated", "durable"):
+        assert parameters.acknowledgement(request(f"/?ack={level}")) == level
+    for level in ("", "disk", "Durable"):
+        refused(ErrorCode.BAD_REQUEST, parameters.acknowledgement, request(f"/?ack={level}"))
+
+
+def test_whether_to_merge() -> None:
+    assert not parameters.merges(request("/"), 5)
+    assert parameters.merges(request("/?merge=three_way"), 5)
+    refused(ErrorCode.BAD_REQUEST, parameters.merges, request("/?merge=three_way"), None)
+    for how in ("", "true", "two_way"):
+        refused(ErrorCode.BAD_REQUEST, parameters.merges, request(f"/?merge={how}"), 5)
 
 
 def test_request_ids() -> None:

@@ -9,6 +9,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from cluster.core import client_message, gateway_state
+from cluster.core.messages import Write
+from cluster.core.query_key import CanonicalKey
 from cluster.errors import UpstreamError
 from cluster.gateway import server
 from tests.gateway.conftest import Harness, until
@@ -64,6 +66,60 @@ async def test_conditional_writes_tell_the_loser_what_won(harness: Harness) -> N
         error = (await response.json())["error"]
     assert (error["code"], error["temporary"]) == ("VERSION_CONFLICT", False)
     assert (error["details"]["current"]["version"], error["details"]["current"]["data"]) == (later, 2)
+    lost = {"key": A, "base_version": str(version)}
+    headers = {"Content-Type": "application/json-patch+json"}
+    current = (await harness.get("/v1/entries", key=A))[1]
+    for sent in (
+        harness.http.patch("/v1/entries", params=lost, data=b"[]", headers=headers),
+        harness.http.patch("/v1/entries", params=lost, json={"operations": [{"set": {"value": 1}}]}),
+        harness.http.delete("/v1/entries", params=lost),
+        harness.http.delete("/v1/entries", params={"key": A}, headers={"If-Match": f'"{version}"'}),
+        harness.http.put("/v1/entries", params={**lost, "merge": "three_way"}, json=3),
+    ):
+        async with sent as response:
+            assert response.status == 409
+            error = (await response.json())["error"]
+        assert (error["code"], error["details"]["current"]) == ("VERSION_CONFLICT", current)
+    assert error["details"]["conflicts"] == [""]
+    async with harness.http.put("/v1/entries", params={"key": '["no"]', "base_version": "7"}, json=1) as response:
+        assert (await response.json())["error"]["details"] == {"current": None}
+
+
+async def test_an_edit_of_an_earlier_version_is_merged(harness: Harness) -> None:
+    version = await harness.put(A, {"a": 1, "b": 1})
+    await harness.put(A, {"a": 2, "b": 1})
+    merge = {"key": A, "merge": "three_way"}
+    async with harness.http.put(
+        "/v1/entries", params=merge, json={"a": 1, "b": 2}, headers={"If-Match": f'"{version}"'}
+    ) as response:
+        answer = await response.json()
+        assert response.headers["ETag"] == f'"{answer["version"]}"'
+    assert answer["merged"] is True
+    entry = (await harness.get("/v1/entries", key=A))[1]
+    assert (entry["data"], entry["version"]) == ({"a": 2, "b": 2}, answer["version"])
+    async with harness.http.put("/v1/entries", params=merge, json=1) as response:
+        assert response.status == 400
+    for method in ("patch", "delete"):
+        async with getattr(harness.http, method)("/v1/entries", params={**merge, "base_version": "1"}) as response:
+            assert response.status == 400
+
+
+@pytest.mark.parametrize(("level", "status"), [("memory", 200), ("durable", 501), ("replicated", 501), ("disk", 400)])
+async def test_what_cannot_be_promised_is_refused(harness: Harness, level: str, status: int) -> None:
+    await harness.put(A, [])
+    params = {"key": A, "ack": level}
+    for sent in (
+        harness.http.put("/v1/entries", params=params, json=[]),
+        harness.http.patch("/v1/entries", params=params, json={"operations": [{"append": {"item": 1}}]}),
+    ):
+        async with sent as response:
+            assert response.status == status
+            if status == 501:
+                assert ("storage.path" if level == "durable" else "standby") in (await response.json())["error"][
+                    "message"
+                ]
+    async with harness.http.delete("/v1/entries", params=params) as response:
+        assert response.status == (204 if status == 200 else status)
 
 
 async def test_a_repeated_request_acts_once(harness: Harness) -> None:
@@ -79,6 +135,21 @@ async def test_a_repeated_request_acts_once(harness: Harness) -> None:
             versions.add((await response.json())["version"])
     assert len(versions) == 1
     assert (await harness.get("/v1/entries", key=A))[1]["data"] == [1]
+
+
+async def test_a_request_id_that_is_not_utf_8_is_refused(harness: Harness) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", harness.port)
+    writer.write(b'PUT /v1/entries?key=["a",1] HTTP/1.0\r\nIdempotency-Key: \xff\r\nContent-Length: 1\r\n\r\n1')
+    assert (await reader.readline()).startswith(b"HTTP/1.0 400 ")
+    writer.close()
+
+
+async def test_a_body_that_is_not_encoded_as_it_says_is_refused(harness: Harness) -> None:
+    async with harness.http.put(
+        "/v1/entries", params={"key": A}, data=b"1", headers={"Content-Encoding": "gzip"}
+    ) as response:
+        assert response.status == 400
+        assert (await response.json())["error"]["code"] == "BAD_REQUEST"
 
 
 async def test_patches(harness: Harness) -> None:
@@ -394,6 +465,12 @@ async def test_limits_of_a_session(harness: Harness, monkeypatch: pytest.MonkeyP
         assert (error["re"], error["code"]) == ("s128", "TOO_MANY")
 
 
+async def test_a_stream_of_too_many_prefixes_is_refused_before_they_are_compared(harness: Harness) -> None:
+    params = [("prefix", "[]"), *(("prefix", f"[{n}]") for n in range(128))]
+    async with harness.http.get("/v1/stream", params=params) as response:
+        assert (response.status, (await response.json())["error"]["code"]) == (429, "TOO_MANY")
+
+
 async def test_answered_requests_make_room_for_others(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "COMMANDS", 2)
     async with harness.socket() as socket:
@@ -488,6 +565,19 @@ async def test_missed_changes_are_told(harness: Harness) -> None:
     assert answer["reset"] is True
     assert [(entry["key"], entry["data"]) for entry in answer["entries"]] == [(["a", 1], 2)]
     assert harness.state.sessions == {}
+
+
+@pytest.mark.parametrize("since", [None, "p1.0-1-1.1-1-1"])
+async def test_what_was_missed_is_told_as_the_upstream_wrote_it(harness: Harness, since: str | None) -> None:
+    await harness.put(A, 1)
+    async with harness.socket() as socket:
+        await socket.send(orjson.dumps({"type": "subscribe", "id": 1, "key": ["a", 1]}).decode())
+        position = (await until(socket, "snapshot_end"))[-1]["position"]
+    data = b"[1e999," + b"[" * 300 + b"]" * 300 + b"]"
+    await harness.server._ask(CanonicalKey(A), lambda n: Write(n, "r", CanonicalKey(A), data, None))
+    async with harness.http.get("/v1/missed", params={"since": since or position, "key": A}) as response:
+        assert response.status == 200
+        assert b'"data":%b' % data in await response.read()
 
 
 # --- slow, silent and unwelcome peers ----------------------------------------------------------------------------

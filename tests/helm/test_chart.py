@@ -317,6 +317,24 @@ def test_a_changed_configuration_rolls_no_pod_and_other_secrets_do():
     assert {name for name in before if before[name] != after[name]} == {"Deployment/harbor-controller"}
 
 
+@pytest.mark.parametrize("ci", NAMES)
+def test_rays_objects_fit_into_shared_memory(ci):
+    for name, _, spec in pods(rendered(ci)):
+        for memory in re.findall(r"--object-store-memory=(\d+)", " ".join(spec["containers"][0].get("args", []))):
+            shm = next(each["emptyDir"]["sizeLimit"] for each in spec["volumes"] if each["name"] == "shm")
+            assert int(memory) <= int(shm.removesuffix("Mi")) * 1024**2 * 0.95, name
+        args = spec["containers"][0].get("args", [])
+        assert args[0] != "node" or any(each.startswith("--object-store-memory=") for each in args), name
+
+
+def test_nodes_wait_for_a_head_that_comes_back_where_redis_keeps_its_state():
+    for address, given in (("", None), ("redis:6379", "600")):
+        redis = {"auth": {"existingSecret": "r"}, "redis": {"address": address}}
+        for name, _, spec in pods(documents({**BASE, "ray": redis})):
+            environment = {each["name"]: each.get("value") for each in spec["containers"][0].get("env", [])}
+            assert not environment or environment.get("RAY_gcs_rpc_server_reconnect_timeout_s") == given, name
+
+
 def test_the_drain_fits_into_the_grace():
     for ci in ("static", "kuberay", "external", "everything"):
         for name, _, spec in pods(rendered(ci)):
@@ -325,6 +343,21 @@ def test_the_drain_fits_into_the_grace():
                 seconds = int(args[args.index("--grace") + 1].removesuffix("s"))
                 asleep = int(spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][1])
                 assert asleep + seconds + 15 + 15 <= spec["terminationGracePeriodSeconds"], name
+
+
+def test_alerts_are_of_this_release_and_link_to_the_runbook_that_is_named():
+    rule = {"enabled": True, "runbook": "https://wiki.example/harbor"}
+    found = documents({**BASE, "monitoring": {"prometheusRule": rule}}, "live")
+    groups = of_kind(found, "PrometheusRule")[0]["spec"]["groups"]
+    alerts = {each["alert"]: each for group in groups for each in group["rules"] if "alert" in each}
+    assert {each["annotations"]["runbook_url"].partition("#")[0] for each in alerts.values()} == {rule["runbook"]}
+    volumes = re.search(r'persistentvolumeclaim=~"([^"]+)"', alerts["HarborDiskFilling"]["expr"])
+    assert volumes is not None
+    sets = {each["metadata"]["name"]: each["spec"] for each in of_kind(found, "StatefulSet")}
+    claim = sets["live-worker"]["volumeClaimTemplates"][0]["metadata"]["name"]
+    assert re.fullmatch(volumes[1], f"{claim}-live-worker-0")
+    assert re.fullmatch(volumes[1], "live-worker-worker-x7k2p-data")  # of a RayCluster's pod
+    assert not re.fullmatch(volumes[1], "data-other-worker-0")
 
 
 # --- values ---
@@ -349,6 +382,10 @@ def test_the_drain_fits_into_the_grace():
         ({"auth": {"existingSecret": ""}}, "auth.existingSecret: needed"),
         ({"ray": {"auth": {"existingSecret": ""}}}, "ray.auth.existingSecret: needed"),
         ({"mode": "external"}, "external.address: needed"),
+        ({"gateways": {"drain": "2m"}}, "gateways.terminationGracePeriodSeconds: with a drain of 2m it has to be 155"),
+        ({"gateways": {"drain": "41s"}}, "gateways.terminationGracePeriodSeconds: with a drain of 41s"),
+        ({"ingress": {"enabled": True}}, "ingress.hosts: one is needed"),
+        ({"httpRoute": {"enabled": True}}, "httpRoute.parentRefs: one is needed"),
     ],
 )
 def test_bad_values_are_refused_by_their_path(more, path):

@@ -101,6 +101,12 @@ async def test_line_breaks_are_taken_out(upstream, client):
     assert (await client.fetch(Ask("/x"))).body == b'{"a":[1,2.50,"x\\ny"]}'
 
 
+@pytest.mark.parametrize("etag", ['"caf\xe9"', '"a\x01"'])
+async def test_a_tag_that_no_header_may_hold_is_not_sent_back(upstream, client, etag):
+    assert (await client.fetch(Ask("/x", etag=etag))).body == b'{"ok": true}'
+    assert "If-None-Match" not in upstream.requests[0].headers
+
+
 @pytest.mark.parametrize("body", [b"", b"<html>", b"{}x", b'{"a":NaN}', b'"\xff"', b"[" * 2000 + b"]" * 2000])
 async def test_what_is_not_json(upstream, client, body):
     upstream.answer = lambda _request: web.Response(body=body)

@@ -85,6 +85,13 @@ async def test_a_reconnect_sends_the_last_id_and_keeps_the_named_delay(upstream,
     assert len(recorder.events) == 1
 
 
+async def test_an_id_beyond_ascii_goes_along_in_utf_8(upstream, recorder, running):
+    recorder.positions[None] = "café"
+    running(SseSource("activity", upstream.url, recorder, backoff=QUICK))
+    await recorder.until(lambda: recorder.opens)
+    assert upstream.requests[0]["Last-Event-ID"] == "café"
+
+
 async def test_the_upstream_ends_the_stream(upstream, recorder, running):
     running(SseSource("activity", upstream.url, recorder, backoff=QUICK))
     await recorder.until(lambda: recorder.opens)

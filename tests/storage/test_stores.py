@@ -1,5 +1,6 @@
 """One contract for every store; what only one with a directory can do stands below."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -151,11 +152,12 @@ def test_it_waits_for_its_owner_to_end(tmp_path: Path) -> None:
         open_store(tmp_path, wait_s=10.0)[0].close()
 
 
-@pytest.mark.parametrize("spoil", ["garbage", "schema", "entry"])
+@pytest.mark.parametrize("spoil", ["garbage", "schema", "entry", "cut", "half"])
 def test_what_cannot_be_read_is_set_aside(tmp_path: Path, spoil: str) -> None:
     directory = tmp_path / "shard-0"
     store = LmdbStore(directory)
-    store.commit(transaction(entries={"a": entry("a")}))
+    store.commit(transaction(entries={"a": entry("a", data=b'"%b"' % (b"x" * 100_000))}))
+    length = store.size()
     match spoil:
         case "schema":
             with store._env.begin(write=True) as writing:
@@ -166,6 +168,12 @@ def test_what_cannot_be_read_is_set_aside(tmp_path: Path, spoil: str) -> None:
     store.close()
     if spoil == "garbage":
         (directory / "data.mdb").write_bytes(b"no database" * 10_000)
+    if spoil == "cut":
+        os.truncate(directory / "data.mdb", 2 * os.sysconf("SC_PAGE_SIZE"))
+    if spoil == "half":
+        with (directory / "data.mdb").open("r+b") as file:  # pages of the value are lost, what says where it is is not
+            length = file.read().index(b"x" * 50_000) + 10_000
+            file.truncate(length)
     fresh, stored, reason = open_store(directory)
     assert stored is None
     assert str(directory) in reason

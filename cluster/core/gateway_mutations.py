@@ -1,0 +1,438 @@
+"""Mutations as a gateway sees them: what its clients may begin, and who is told what becomes of it.
+
+A mutation lives in its home shard, which answers the request that began it and later tells, unasked and in order, each status it comes
+to. Answer and news take different ways, so that news may be here first. A session is told each status once, in order, and none before
+the `result` of what it asked: while a request of its own is under way, what is heard is held. One that waits by HTTP is answered once the
+mutation is settled.
+
+Nothing is remembered of a mutation that is settled, nor for a session that is gone. When a home begins a new life, what may have been
+lost on the way is asked for again.
+
+What must not live here: what a mutation does (`mutation`, `mutation_queue`), links and requests (`gateway_state`), message texts
+(`protocol`).
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import orjson
+from msgspec import Struct
+
+from cluster.core import protocol
+from cluster.core.grants import Principal
+from cluster.core.messages import Failure, ListMutations, Mutate, MutationList, MutationView, Payload, Request, Undo
+from cluster.core.mutation import MAX_ID, SETTLED, DeclaredMutation, Status
+from cluster.core.query_key import CanonicalKey
+from cluster.errors import ErrorCode, HarborError, RequestError
+
+MAX_DELAY_MS = 24 * 3_600_000.0
+FOLLOWED = 10_000
+"""Mutations that are not settled, per session; more are refused. What is kept of each is some 500 bytes."""
+HELD = 16
+"""Statuses held for a session until its request is answered; a service that comes and goes meanwhile makes many."""
+LOST = "the shard that held the mutation has lost it; it may have been sent"
+
+
+class Order(Struct, frozen=True):
+    """A mutation that somebody may begin."""
+
+    mutation: str
+    name: str
+    variables: bytes
+    scope: str
+    delay_ms: float | None
+
+    @property
+    def home(self) -> CanonicalKey:
+        """What says which shard is its home."""
+        return CanonicalKey(self.scope)
+
+    def request(self, request: int) -> Mutate:
+        """Return what its home is asked."""
+        return Mutate(request, self.mutation, self.name, self.variables, self.scope, self.delay_ms)
+
+
+class Said(Struct, frozen=True):
+    """News: a message for a session."""
+
+    session: str
+    kind: str
+    members: dict[str, Any]
+
+
+class Concluded(Struct, frozen=True):
+    """News: the answer that somebody waits for."""
+
+    ticket: int
+    payloads: list[Payload]
+
+
+News = list[Said | Concluded]
+
+
+class _Ear:
+    """What a session has been told of a mutation."""
+
+    __slots__ = ("held", "pending", "told")
+
+    def __init__(self) -> None:
+        self.told = ""
+        """The status; empty: nothing."""
+        self.pending = 0
+        """Requests of it that are not answered; meanwhile news is held."""
+        self.held: list[MutationView] = []
+
+
+class _Followed:
+    """A mutation that somebody here wants to hear of."""
+
+    __slots__ = ("ears", "home", "tickets", "view")
+
+    def __init__(self) -> None:
+        self.home: int | None = None
+        """The shard; None: unknown, somebody undoes what was begun elsewhere."""
+        self.ears: dict[str, _Ear] = {}
+        """By session."""
+        self.tickets: dict[int, None] = {}
+        """Of those who wait for the outcome."""
+        self.view: MutationView | None = None
+        """As it was last heard of."""
+
+
+class _Wait:
+    __slots__ = ("is_answered", "mutation", "until_ms", "view")
+
+    def __init__(self, mutation: str, until_ms: float) -> None:
+        self.mutation = mutation
+        self.until_ms = until_ms
+        self.view: MutationView | None = None
+        """As it was last heard of."""
+        self.is_answered = False
+        """By the home, to the request that began it."""
+
+
+class _Undoing:
+    __slots__ = ("is_repeat", "is_sent", "mutation", "principal")
+
+    def __init__(self, mutation: str, principal: Principal) -> None:
+        self.mutation = mutation
+        self.principal = principal
+        self.is_sent = False
+        """Its home was asked to; before, shards are asked what it is."""
+        self.is_repeat = False
+        """It was refused, and they are asked once more."""
+
+
+class GatewayMutations:
+    """See the module. `GatewayState` carries out what it returns."""
+
+    def __init__(self, declared: Mapping[str, DeclaredMutation]) -> None:
+        self.declared = declared
+        self._followed: dict[str, _Followed] = {}
+        self._sessions: dict[str, dict[str, None]] = {}
+        """Mutations by session that has an ear to them."""
+        self._waits: dict[int, _Wait] = {}
+        """By ticket, oldest first."""
+        self._undoing: dict[int, _Undoing] = {}
+
+    # --- what is asked for ---------------------------------------------------------------------------------------
+
+    def order(self, principal: Principal, name: Any, variables: Any, mutation: Any, delay_ms: Any) -> Order:
+        """Look over what a client wants to begin.
+
+        Raises:
+            HarborError: `FORBIDDEN`, `UNKNOWN_MUTATION`, `INVALID_VARIABLES`, `BAD_REQUEST`.
+        """
+        if not isinstance(name, str):
+            raise RequestError(ErrorCode.BAD_REQUEST, f"name is a mutation's, got {name!r:.60}")
+        principal.require_mutation(name)
+        declared = self.declared.get(name)
+        if declared is None:
+            raise RequestError(ErrorCode.UNKNOWN_MUTATION, f"no mutation {name:.100} is declared")
+        if not isinstance(variables, dict):
+            raise RequestError(ErrorCode.INVALID_VARIABLES, f"variables is an object, got {variables!r:.60}")
+        mutation = mutation_id(mutation)
+        if delay_ms is not None:
+            if isinstance(delay_ms, bool) or not isinstance(delay_ms, int | float) or not 0 <= delay_ms <= MAX_DELAY_MS:
+                raise RequestError(
+                    ErrorCode.BAD_REQUEST, f"delay_ms is a number from 0 to {MAX_DELAY_MS:.0f}, got {delay_ms!r:.60}"
+                )
+            delay_ms = float(delay_ms)
+        scope = declared.scope_of(variables, mutation)
+        return Order(mutation, name, orjson.dumps(variables), scope, delay_ms)
+
+    def require_room(self, session: str) -> None:
+        """Refuse a session that follows as many as it may.
+
+        Raises:
+            RequestError: `TOO_MANY`.
+        """
+        if len(self._sessions.get(session, ())) >= FOLLOWED:
+            raise RequestError(ErrorCode.TOO_MANY, f"a session has at most {FOLLOWED} mutations that are not settled")
+
+    def attach(self, session: str, mutation: str, home: int | None = None) -> None:
+        """A session has asked for something about a mutation, and hears of it from now on; `answered` follows."""
+        followed = self._follow(mutation, home)
+        followed.ears.setdefault(session, _Ear()).pending += 1
+        self._sessions.setdefault(session, {})[mutation] = None
+
+    def wait(self, ticket: int, mutation: str, home: int, until_ms: float) -> None:
+        """The answer to a ticket is to be the outcome, or at that time how it is then."""
+        self._follow(mutation, home).tickets[ticket] = None
+        self._waits[ticket] = _Wait(mutation, until_ms)
+
+    def undo(self, ticket: int, principal: Principal, mutation: str) -> None:
+        """A mutation is to be undone; every shard has been asked what it is, since only its home knows."""
+        self._undoing[ticket] = _Undoing(mutation, principal)
+
+    def _follow(self, mutation: str, home: int | None) -> _Followed:
+        followed = self._followed.get(mutation)
+        if followed is None:
+            followed = self._followed[mutation] = _Followed()
+        if home is not None:
+            followed.home = home
+        return followed
+
+    def is_own(self, mutations: list[str]) -> bool:
+        """Whether a session here began one of these, and it is not settled."""
+        return any((followed := self._followed.get(each)) is not None and followed.ears for each in mutations)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody follows anything."""
+        return not self._followed
+
+    # --- what is heard -------------------------------------------------------------------------------------------
+
+    def heard(self, view: MutationView) -> News:
+        """A home says how a mutation is."""
+        followed = self._followed.get(view.mutation)
+        if followed is None:
+            return []
+        news: News = []
+        followed.view = view
+        for session, ear in list(followed.ears.items()):
+            if ear.pending:
+                ear.held.append(view)
+                del ear.held[:-HELD]
+                continue
+            self._tell(session, ear, view, news)
+            if view.status in SETTLED:
+                self._leave(session, view.mutation)
+        for ticket in list(followed.tickets):
+            wait = self._waits[ticket]
+            wait.view = view
+            if wait.is_answered and view.status in SETTLED:
+                news.append(Concluded(ticket, [view]))
+                self.drop(ticket)
+        return news
+
+    def found(self, mutation: str, payload: Payload) -> News:
+        """A home that lives anew says what it knows of a mutation."""
+        if not isinstance(payload, MutationList):
+            return []
+        if payload.mutations:
+            return self.heard(payload.mutations[0])
+        return self.heard(MutationView(mutation, "", Status.ERROR, 0, error=(ErrorCode.UNAVAILABLE, LOST)))
+
+    def answered(self, session: str, mutation: str, view: MutationView | None) -> News:
+        """The request of a session was answered, and it was told so; None: with an error."""
+        followed = self._followed.get(mutation)
+        ear = None if followed is None else followed.ears.get(session)
+        if followed is None or ear is None:
+            return []
+        ear.pending -= 1
+        if view is None and not ear.told and not ear.pending:
+            self._leave(session, mutation)
+            return []
+        news: News = []
+        if view is not None and followed.view is None:
+            followed.view = view
+        if view is not None or not ear.pending:
+            held, ear.held = ear.held, []
+            for each in _in_order(held, view):
+                self._tell(session, ear, each, news)
+        if ear.told in SETTLED and not ear.pending:
+            self._leave(session, mutation)
+        return news
+
+    @staticmethod
+    def _tell(session: str, ear: _Ear, view: MutationView, news: News) -> None:
+        if view.status == ear.told or ear.told in SETTLED:
+            return
+        ear.told = view.status
+        news.append(Said(session, "mutation", {"mutation_id": view.mutation, **protocol.outcome(view)}))
+        if view.status == Status.SCHEDULED and view.due_at:
+            news.append(Said(session, "notice", _undo_available(view)))
+
+    def conclude(self, ticket: int, payloads: list[Payload]) -> list[Payload] | Callable[[int], Request] | None:
+        """Every shard asked has answered a ticket: return its answer, what all are to be asked next, or None where it waits on."""
+        undoing = self._undoing.get(ticket)
+        if undoing is not None:
+            following = _undo_step(undoing, payloads)
+            if isinstance(following, list):
+                del self._undoing[ticket]
+            return following
+        wait = self._waits.get(ticket)
+        if wait is None:
+            return payloads
+        view = payloads[0]
+        if isinstance(view, MutationView):
+            if wait.view is not None and view.status not in SETTLED:
+                view = wait.view  # told since it was answered
+            if view.status not in SETTLED:
+                wait.view, wait.is_answered = view, True
+                self._followed[wait.mutation].view = view
+                return None
+        self.drop(ticket)
+        return [view]
+
+    # --- what ends -----------------------------------------------------------------------------------------------
+
+    def drop(self, ticket: int) -> None:
+        """Nobody waits for that any more."""
+        self._undoing.pop(ticket, None)
+        wait = self._waits.pop(ticket, None)
+        if wait is not None:
+            del self._followed[wait.mutation].tickets[ticket]
+            self._release(wait.mutation)
+
+    def deadline(self) -> float | None:
+        """When somebody has waited long enough."""
+        return next((wait.until_ms for wait in self._waits.values()), None)
+
+    def expire(self, now_ms: float) -> News:
+        """Answer those who have waited long enough with what there is; those without an answer of the home are not among them."""
+        news: News = []
+        for ticket, wait in list(self._waits.items()):
+            if wait.until_ms > now_ms:
+                break
+            if wait.is_answered and wait.view is not None:
+                news.append(Concluded(ticket, [wait.view]))
+                self.drop(ticket)
+        return news
+
+    def forget(self, session: str) -> None:
+        """A session is gone."""
+        for mutation in list(self._sessions.get(session, ())):
+            self._leave(session, mutation)
+
+    def move(self, old: str, new: str) -> News:
+        """A session goes on as another, which is told how its mutations are now."""
+        news: News = []
+        for mutation in list(self._sessions.get(old, ())):
+            followed = self._followed[mutation]
+            ear = followed.ears.get(new)
+            if ear is None:
+                ear = followed.ears[new] = _Ear()
+                self._sessions.setdefault(new, {})[mutation] = None
+            self._leave(old, mutation)
+            if followed.view is not None and not ear.pending:  # never a settled one: of those nothing is kept
+                self._tell(new, ear, followed.view, news)
+        return news
+
+    def unsure(self, home: int) -> Iterator[str]:
+        """Yield the mutations of a home that has said how they are: what came later may be lost."""
+        for mutation, followed in self._followed.items():
+            if followed.home == home and followed.view is not None:
+                yield mutation
+
+    def _leave(self, session: str, mutation: str) -> None:
+        del self._followed[mutation].ears[session]
+        mutations = self._sessions[session]
+        del mutations[mutation]
+        if not mutations:
+            del self._sessions[session]
+        self._release(mutation)
+
+    def _release(self, mutation: str) -> None:
+        followed = self._followed.get(mutation)
+        if followed is not None and not followed.ears and not followed.tickets:
+            del self._followed[mutation]
+
+
+def mutation_id(given: Any) -> str:
+    """Return a mutation's id. It is a header's value (`Idempotency-Key`), which is ASCII and loses spaces around it.
+
+    Raises:
+        RequestError: `BAD_REQUEST`.
+    """
+    if (
+        not isinstance(given, str)
+        or not 1 <= len(given) <= MAX_ID
+        or not (given.isascii() and given.isprintable())
+        or given != given.strip()
+    ):
+        raise RequestError(
+            ErrorCode.BAD_REQUEST, f"a mutation's id has 1 to {MAX_ID} printable ASCII characters, got {given!r:.60}"
+        )
+    return given
+
+
+def statuses_of(text: str) -> list[str]:
+    """Return the statuses that a list with commas names.
+
+    Raises:
+        RequestError: `BAD_REQUEST`, there is no such status.
+    """
+    names = text.split(",")
+    for name in names:
+        if name not in {*Status}:
+            raise RequestError(ErrorCode.BAD_REQUEST, f"status is of {', '.join(Status)}, got {name!r:.60}")
+    return names
+
+
+def visible(payloads: list[Payload], principal: Principal) -> list[MutationView]:
+    """Return what a principal may see of all shards' lists, oldest first."""
+    views = [view for each in payloads if isinstance(each, MutationList) for view in each.mutations]
+    shown = [view for view in views if principal.grants.admin or principal.may_mutate(view.name)]
+    return sorted(shown, key=lambda view: view.created_at)
+
+
+def _in_order(held: list[MutationView], answer: MutationView | None) -> list[MutationView]:
+    """Put what a home answered among what it told meanwhile, which may have been before or after."""
+    if answer is None or any(view.status == answer.status for view in held):
+        return held
+    return [*held, answer] if answer.status in SETTLED else [answer, *held]
+
+
+def _undo_step(undoing: _Undoing, payloads: list[Payload]) -> list[Payload] | Callable[[int], Request]:
+    """Return what comes of an undo, or what shards are asked next."""
+    mutation = undoing.mutation
+    missing = Failure(ErrorCode.NOT_FOUND, f"no mutation {mutation}")
+    failures = [each for each in payloads if isinstance(each, Failure) and each.code != ErrorCode.NOT_FOUND]
+    if undoing.is_sent:
+        views = [each for each in payloads if isinstance(each, MutationView)]
+        if views or not failures:
+            return [views[0] if views else missing]
+        if failures[0].code != ErrorCode.CONFLICT or failures[0].status or undoing.is_repeat:
+            return [failures[0]]
+        undoing.is_sent, undoing.is_repeat = False, True  # sent since they were asked: what is it now?
+        return lambda request: ListMutations(request, mutation)
+    if failures:
+        return [failures[0]]
+    view = next((view for each in payloads if isinstance(each, MutationList) for view in each.mutations), None)
+    if view is None:
+        return [missing]
+    if not undoing.principal.grants.admin:
+        try:
+            undoing.principal.require_mutation(view.name)
+        except HarborError as error:
+            return [Failure(error.code, error.message)]
+    if view.status == Status.CANCELLED:
+        return [view]
+    if Status(view.status).was_sent:
+        message = f"the mutation cannot be undone any more: it is {view.status}"
+        return [Failure(ErrorCode.CONFLICT, message, status=view.status)]
+    undoing.is_sent = True
+    return lambda request: Undo(request, mutation)
+
+
+def _undo_available(view: MutationView) -> dict[str, Any]:
+    return {
+        "level": "info",
+        "code": "undo_available",
+        "message": f"{view.name} can be undone until it is sent",
+        "mutation_id": view.mutation,
+        "until_ms": view.due_at,
+    }

@@ -1,0 +1,234 @@
+"""What clients see of mutations that are not settled: their operations over the bases of entries.
+
+An optimistic change must be seen at once, and must not be in the way of what streams and fetches bring meanwhile. Writing it into the
+entry and putting a snapshot back where it fails would undo whatever came in between. So an entry keeps its base, which only
+what is certain changes, and its view is made from it: the operations of pending mutations, applied in order, anew with every change of
+the base (a rebase). A mutation that fails takes its operations away and nothing else.
+
+An item that a stream adds to an array into which a pending mutation creates one may be that very item, under the id it has been given.
+Until it is known (the response, or two seconds) it is kept out of the view, or clients would see it twice.
+
+What must not live here: which mutations there are (`mutation_queue`), numbering and sending changes (`shard_state`).
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from msgspec import Struct
+
+from cluster.core.entry import Value
+from cluster.core.json_pointer import resolve, tokens
+from cluster.core.messages import Lay
+from cluster.core.operation import (
+    Append,
+    Operation,
+    Prepend,
+    Reducer,
+    Upsert,
+    apply_all,
+    decode,
+    identity,
+)
+from cluster.errors import OperationError
+
+HIDDEN_MS = 2_000.0
+"""How long an item may be kept out of views: more than a service takes to answer, as a rule."""
+
+Addition = Append | Prepend | Upsert
+Place = tuple[str, Any]
+"""(pointer to an array, identity of an item of it)."""
+
+
+class Laid(Struct):
+    """A mutation's operations on one entry."""
+
+    mutation: str
+    order: tuple[int, int]
+    """(number of the mutation, its home)."""
+    operations: list[Operation]
+    creates: bool
+    before: bytes | None = None
+    """The base as it was, JSON, where it is to be put back should the mutation fail; None: it is not, or there was none."""
+    restores: bool = False
+    touched: bool = False
+    """A stream or a fetch has changed the base since."""
+
+
+class Overlay:
+    """What lies over one entry."""
+
+    __slots__ = ("hidden", "laid")
+
+    def __init__(self) -> None:
+        self.laid: list[Laid] = []
+        """In the order in which they apply."""
+        self.hidden: dict[Place, float] = {}
+        """Items kept out of the view, and until when."""
+
+    def shown(self, base: Value | None, reducer: Reducer | None = None) -> Value | None:
+        """Return the view of a base, which is not touched."""
+        view = None if base is None else Value.from_json(base.json())
+        if view is not None and self.hidden:
+            self._hide(view)
+        for each in self.laid:
+            view = apply_all(each.operations, view, reducer).value
+        return view
+
+    def _hide(self, view: Value) -> None:
+        document = view.object()
+        for at, known in self.hidden:
+            array = _array(document, at)
+            for by in {each.by for laid in self.laid for each in _additions(laid.operations) if each.at == at}:
+                array[:] = [item for item in array if identity(item, by) != known]
+        view.mutated(document)
+
+    def came(self, operations: list[Operation], base: Value | None, now_ms: float) -> None:
+        """A stream is about to change the base: take note, and keep out of the view what may be a pending item."""
+        creating = {each.at for laid in self.laid if laid.creates for each in _additions(laid.operations)}
+        for operation in _additions(operations):
+            if operation.at in creating:
+                present = {identity(item, operation.by) for item in _array(_document(base), operation.at)}
+                for item in operation.items:
+                    known = _identity(item, operation.by)
+                    if known is not None and known not in present:
+                        self.hidden[operation.at, known] = now_ms + HIDDEN_MS
+        self.touched()
+
+    def touched(self) -> None:
+        """The base changes by what is not ours."""
+        for laid in self.laid:
+            laid.touched = True
+
+    def expired(self, now_ms: float) -> bool:
+        """Show what was kept out of the view long enough. Returns whether there was any."""
+        late = [place for place, until in self.hidden.items() if until <= now_ms]
+        for place in late:
+            del self.hidden[place]
+        return bool(late)
+
+
+class Overlays:
+    """What lies over the entries of a shard, whoever's the mutations are."""
+
+    __slots__ = ("_by_mutation", "_homes", "by_key")
+
+    def __init__(self) -> None:
+        self.by_key: dict[str, Overlay] = {}
+        self._by_mutation: dict[str, dict[str, None]] = {}
+        """Keys, by mutation."""
+        self._homes: dict[str, int] = {}
+        """By mutation."""
+
+    def of(self, key: str) -> Overlay | None:
+        """Return what lies over an entry."""
+        return self.by_key.get(key)
+
+    def lay(self, lay: Lay, home: int, base: dict[str, Value | None]) -> list[str]:
+        """Take a mutation's operations in place of those it had. Returns the keys whose views may have changed.
+
+        `base`: of the keys that it is about.
+        """
+        by_key: dict[str, list[Operation]] = {}
+        for key, operation in lay.operations:
+            by_key.setdefault(key, []).append(operation)
+        held = {key: self._laid(key, lay.mutation) for key in self._by_mutation.get(lay.mutation, ())}
+        keys = list(dict.fromkeys([*self._drop(lay.mutation, keep_hidden=True), *by_key]))
+        if not by_key:
+            return keys
+        for key, operations in by_key.items():
+            overlay = self.by_key.setdefault(key, Overlay())
+            laid = Laid(lay.mutation, (lay.number, home), operations, bool(lay.temporary))
+            before = held.get(key)
+            if before is not None:
+                laid.before, laid.restores, laid.touched = before.before, before.restores, before.touched
+            elif lay.restores:
+                value = base.get(key)
+                laid.before, laid.restores = None if value is None else value.json(), True
+            overlay.laid.append(laid)
+            overlay.laid.sort(key=lambda each: each.order)
+        self._by_mutation[lay.mutation] = dict.fromkeys(by_key)
+        self._homes[lay.mutation] = home
+        return keys
+
+    def lift(self, mutation: str) -> dict[str, Laid]:
+        """Take a mutation's operations away. Returns what lay, by key."""
+        held = {
+            key: laid for key in self._by_mutation.get(mutation, ()) if (laid := self._laid(key, mutation)) is not None
+        }
+        self._drop(mutation)
+        return held
+
+    def clear(self, home: int) -> list[str]:
+        """Take away all that a shard has laid here. Returns the keys."""
+        keys: dict[str, None] = {}
+        for mutation in [each for each, other in self._homes.items() if other == home]:
+            keys.update(dict.fromkeys(self._drop(mutation)))
+        return list(keys)
+
+    def _laid(self, key: str, mutation: str) -> Laid | None:
+        overlay = self.by_key.get(key)
+        return None if overlay is None else next((each for each in overlay.laid if each.mutation == mutation), None)
+
+    def _drop(self, mutation: str, *, keep_hidden: bool = False) -> list[str]:
+        keys = list(self._by_mutation.pop(mutation, ()))
+        self._homes.pop(mutation, None)
+        for key in keys:
+            overlay = self.by_key[key]
+            overlay.laid = [each for each in overlay.laid if each.mutation != mutation]
+            if not keep_hidden and not any(each.creates for each in overlay.laid):
+                overlay.hidden.clear()
+            if not overlay.laid and not overlay.hidden:
+                del self.by_key[key]
+        return keys
+
+    def deadline(self) -> float | None:
+        """When something that is kept out of views is to be shown."""
+        return min((at for overlay in self.by_key.values() for at in overlay.hidden.values()), default=None)
+
+    def expired(self, now_ms: float) -> Iterator[str]:
+        """Yield the keys whose views show more from now on."""
+        for key, overlay in list(self.by_key.items()):
+            if overlay.hidden and overlay.expired(now_ms):
+                if not overlay.laid:
+                    del self.by_key[key]
+                yield key
+
+
+def missing(operations: list[Operation], base: Value | None) -> list[Operation]:
+    """Return what of optimistic operations is to be added to a base: not the items that a stream has brought already."""
+    kept: list[Operation] = []
+    for operation in operations:
+        if isinstance(operation, Addition):
+            array = _array(_document(base), operation.at)
+            present = {identity(item, operation.by) for item in array} - {None}
+            if any(_identity(item, operation.by) in present for item in operation.items):
+                continue
+        kept.append(operation)
+    return kept
+
+
+def _additions(operations: list[Operation]) -> Iterator[Addition]:
+    return (each for each in operations if isinstance(each, Addition))
+
+
+def _document(base: Value | None) -> Any:
+    try:
+        return None if base is None else base.object()
+    except OperationError:
+        return None
+
+
+def _array(document: Any, at: str) -> list[Any]:
+    """Return the array at a pointer; an empty one where there is none."""
+    try:
+        found = resolve(document, tokens(at))
+    except OperationError:
+        return []
+    return found if isinstance(found, list) else []
+
+
+def _identity(item: bytes, by: str) -> Any:
+    try:
+        return identity(decode(item, 0), by)
+    except OperationError:
+        return None

@@ -1,0 +1,276 @@
+"""A shard's part in mutations: it is the home of some, and shows those of all homes over its entries.
+
+What a mutation does to views travels from its home to the shards of its keys over links of their own (`Overlays`). The first message on a
+link has all that counts, so whichever end starts anew, what the other showed or waited for is made good by it. A lift may come twice: a
+shard notes in its store, with what it applied, that it has it.
+
+What must not live here: when a mutation is sent (`mutation_queue`), how views come about (`overlay`), numbering changes (`shard_state`).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import orjson
+
+from cluster.core import broadcast
+from cluster.core.declared_query import Response
+from cluster.core.entry import Value
+from cluster.core.link import Foreign, Incoming, New, Outgoing, Repeat
+from cluster.core.messages import (
+    Answer,
+    Lay,
+    Lift,
+    ListMutations,
+    Mutate,
+    MutationList,
+    MutationView,
+    Overlays,
+    OverlaysTaken,
+    Payload,
+    Refused,
+    Send,
+    Undo,
+)
+from cluster.core.mutation import DeclaredMutation
+from cluster.core.mutation_queue import MutationQueue, MutationRecord, StartMutation
+from cluster.core.operation import Append, Delete, Operation, Set
+from cluster.core.overlay import Overlays as Laid
+from cluster.core.overlay import missing
+from cluster.errors import UpstreamError
+
+RETRY_MS = 150.0
+ORIGIN = "mutation:"
+"""Where data came from that a mutation has left; its name follows."""
+
+
+class Bases(Protocol):
+    """The entries that mutations are about."""
+
+    def base(self, key: str) -> Value | None:
+        """Return an entry without what lies over it."""
+        ...
+
+    def show(self, key: str, mutation: str) -> None:
+        """What lies over an entry is another, for the sake of a mutation ("": of none that could be named)."""
+        ...
+
+    def settle(self, key: str, operations: list[Operation], mutation: str, *, is_doubtful: bool) -> None:
+        """A mutation is settled: apply what lasts of it to the base, and show that, in one change.
+
+        `is_doubtful`: streams have changed the base since it began, so what comes of it has to be looked at.
+        """
+        ...
+
+    def broadcast(self, name: str, operations: list[Operation]) -> None:
+        """Carry out what is not about one key."""
+        ...
+
+    def tell(self, gateway: str, view: MutationView) -> None:
+        """Tell the gateway that began a mutation how it is."""
+        ...
+
+    def has_lifted(self, mutation: str) -> bool:
+        """Note that a mutation's lift was applied. Returns whether it had been before."""
+        ...
+
+    def forget_lift(self, mutation: str) -> None:
+        """A mutation's lift will not come again."""
+        ...
+
+
+class ShardMutations:
+    """See the module."""
+
+    def __init__(
+        self,
+        identity: str,
+        incarnation: int,
+        *,
+        shards: int,
+        place: Callable[[str], int],
+        declared: Mapping[str, DeclaredMutation],
+        bases: Bases,
+        changed: Callable[[str], None],
+    ) -> None:
+        """`shards`: how many there are; `changed`: is told the id of a mutation that is to be stored anew, or forgotten."""
+        self.shard = int(identity.partition("-")[2])
+        self._incarnation = incarnation
+        self._bases = bases
+        self.queue = MutationQueue(self.shard, shards, place, declared, changed)
+        self.laid = Laid()
+        self._peers = (
+            {f"shard-{n}": Outgoing(identity, incarnation) for n in range(shards) if n != self.shard}
+            if declared
+            else {}
+        )
+        self._incoming: dict[str, Incoming] = {}
+        self._lifted: dict[int, list[str]] = {}
+        """Of each home, the mutations whose lifts came with its last message."""
+
+    @property
+    def peers(self) -> list[str]:
+        """Return the shards that are told of mutations."""
+        return list(self._peers)
+
+    # --- what comes in -------------------------------------------------------------------------------------------
+
+    def request(self, gateway: str, request: Mutate | Undo | ListMutations, now_ms: float) -> Payload:
+        """Carry out what a gateway asks.
+
+        Raises:
+            HarborError: see `MutationQueue.begin`.
+        """
+        match request:
+            case Mutate():
+                return self.queue.begin(request, gateway, now_ms)
+            case Undo(mutation=mutation):
+                return self.queue.undo(mutation, now_ms)
+            case ListMutations(mutation=mutation, statuses=statuses):
+                return MutationList(self.queue.listed(mutation, statuses))
+
+    def responded(self, call: StartMutation, answer: Response | UpstreamError, now_ms: float) -> None:
+        """A request to a service ended."""
+        self.queue.responded(call, answer, now_ms)
+
+    def heard(self, mutation: str, operations: list[Operation], now_ms: float) -> None:
+        """Streams have events that may confirm mutations of a name."""
+        for operation in operations:
+            assert isinstance(operation, Append)
+            for item in operation.items:
+                event = orjson.loads(item)
+                self.queue.heard(mutation, event["channel"], event["data"], now_ms)
+
+    def overlays(self, message: Overlays, now_ms: float) -> Answer:
+        """Take what another shard, the home of mutations, says of them."""
+        sender = message.header.sender
+        incoming = self._incoming.setdefault(sender, Incoming(self._incarnation))
+        match incoming.admit(message.header):
+            case Foreign():
+                return Refused(self._incarnation)
+            case Repeat(answer):
+                assert isinstance(answer, OverlaysTaken)
+                return answer
+            case New(opened=opened):
+                home = int(sender.partition("-")[2])
+                before = self.laid.clear(home) if opened else []
+                lifted = self._lifted.pop(home, [])
+                if not opened:  # it has noted, and stored, our answer to the last
+                    for mutation in lifted:
+                        self._bases.forget_lift(mutation)
+                for item in message.items:
+                    self._take(item, home, now_ms)
+                self._lifted[home] = [item.mutation for item in message.items if isinstance(item, Lift)]
+                for key in before:
+                    self._bases.show(key, "")
+        taken: Answer = incoming.answered(OverlaysTaken(self._incarnation))
+        return taken
+
+    def _take(self, item: Lay | Lift, home: int, now_ms: float) -> None:
+        if isinstance(item, Lay):
+            self.queue.laid(item)
+            keys = dict.fromkeys(key for key, _ in item.operations)
+            for key in self.laid.lay(item, home, {key: self._bases.base(key) for key in keys}):
+                self._bases.show(key, item.mutation)
+            return
+        held = self.laid.lift(item.mutation)
+        operations: dict[str, list[Operation]] = {key: [] for key in held}
+        doubtful: set[str] = set()
+        if home == self.shard or not self._bases.has_lifted(item.mutation):
+            for key, operation in item.lasting:
+                laid = held.get(key)
+                if laid is None or not laid.touched:
+                    operations.setdefault(key, []).append(operation)
+                elif not item.by_stream:  # a stream has said something, not that this is done
+                    operations[key].extend(missing([operation], self._bases.base(key)))
+                    doubtful.add(key)
+            for key, operation in item.result:
+                operations.setdefault(key, []).append(operation)
+            for key, laid in held.items():
+                if item.failed and laid.restores:
+                    operations[key].append(Delete() if laid.before is None else Set(laid.before))
+        for key, each in operations.items():
+            if broadcast.is_broadcast(key):
+                self._bases.broadcast(key, each)
+            else:
+                self._bases.settle(key, each, item.mutation, is_doubtful=key in doubtful)
+        self.queue.rename(item, now_ms)
+
+    # --- what goes out -------------------------------------------------------------------------------------------
+
+    def flush(self, now_ms: float) -> list[Send | StartMutation]:
+        """Do what is to be done here, and return what is to be done elsewhere."""
+        queue = self.queue
+        while items := queue.items.pop(self.shard, []):
+            for item in items:
+                self._take(item, self.shard, now_ms)
+                if isinstance(item, Lift):
+                    queue.lifted(self.shard, item.mutation)
+        effects: list[Send | StartMutation] = []
+        for address, peer in self._peers.items():
+            if not peer.idle:
+                continue
+            index = int(address.partition("-")[2])
+            waiting = queue.items.pop(index, [])
+            if not peer.peer:
+                waiting = queue.outstanding(index)
+            elif not waiting:
+                continue
+            message = Overlays(peer.header(), waiting)
+            peer.sent(message)
+            effects.append(Send(address, message))
+        told, queue.told = queue.told, {}
+        for record in told.values():
+            self._bases.tell(record.owner, record.view())
+        calls, queue.calls = queue.calls, []
+        return [*effects, *calls]
+
+    def announced(self, sender: str, incarnation: int) -> None:
+        """Another shard lives anew: it is to be told everything."""
+        peer = self._peers.get(sender)
+        if peer is not None and peer.peer not in (0, incarnation):
+            peer.relink()
+
+    def answered(self, to: str, message: Overlays, answer: Answer) -> None:
+        """A shard has what it was told, or lives anew."""
+        peer = self._peers[to]
+        if peer.in_flight is not message:
+            return
+        if isinstance(answer, Refused):
+            peer.relink()
+            return
+        assert isinstance(answer, OverlaysTaken)
+        peer.acknowledged(answer.incarnation)
+        for item in message.items:
+            if isinstance(item, Lift):
+                self.queue.lifted(int(to.partition("-")[2]), item.mutation)
+
+    def unanswered(self, to: str, message: Overlays, now_ms: float) -> None:
+        """The call failed."""
+        peer = self._peers[to]
+        if peer.in_flight is message:
+            peer.failed(now_ms, RETRY_MS)
+
+    # --- time ----------------------------------------------------------------------------------------------------
+
+    def deadline(self) -> float | None:
+        """When anything is due."""
+        if any(peer.idle and not peer.peer for peer in self._peers.values()):
+            return 0.0
+        times = [self.queue.deadline(), self.laid.deadline(), *(peer.retry_at for peer in self._peers.values())]
+        return min((at for at in times if at is not None), default=None)
+
+    def wake(self, now_ms: float) -> list[Send]:
+        """Do what is due; `flush` follows."""
+        self.queue.wake(now_ms)
+        for key in self.laid.expired(now_ms):
+            self._bases.show(key, "")
+        effects = []
+        for address, peer in self._peers.items():
+            message: Any = peer.resend(now_ms)
+            if message is not None:
+                effects.append(Send(address, message))
+        return effects
+
+    def restore(self, records: list[MutationRecord], now_ms: float) -> None:
+        """Begin with what was stored."""
+        self.queue.restore(records, now_ms)

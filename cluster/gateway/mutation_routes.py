@@ -1,0 +1,118 @@
+"""`/v1/mutations`: begin, list, look at and undo mutations.
+
+What must not live here: who may do what and what follows from it (`core.gateway_mutations`).
+"""
+
+from collections.abc import Awaitable, Callable
+from uuid import uuid4
+
+import orjson
+from aiohttp import web
+
+from cluster.clock import Clock
+from cluster.core import protocol
+from cluster.core.gateway_mutations import mutation_id, statuses_of, visible
+from cluster.core.gateway_state import Effect, GatewayState
+from cluster.core.grants import Principal
+from cluster.core.messages import ListMutations, MutationView, Payload
+from cluster.errors import ErrorCode, HarborError, RequestError
+from cluster.gateway import parameters
+
+MUTATIONS = "/v1/mutations"
+MUTATION = f"{MUTATIONS}/"
+"""What an id follows, which may contain any character, `/` too."""
+MEMBERS = ("name", "variables", "id", "delay_ms")
+JSON = {"Content-Type": "application/json"}
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+def new_mutation_id() -> str:
+    """Return an id for a mutation whose client gave none."""
+    return str(uuid4())
+
+
+class MutationRoutes:
+    """See the module. `answers` begins something and waits for its answer; `who` tells whose a request is."""
+
+    def __init__(
+        self,
+        state: GatewayState,
+        clock: Clock,
+        answers: Callable[[Callable[[int], list[Effect]]], Awaitable[list[Payload]]],
+        who: Callable[[web.BaseRequest], Principal],
+    ) -> None:
+        self._state = state
+        self._clock = clock
+        self._answers = answers
+        self._who = who
+
+    def handlers(self) -> dict[tuple[str, str], Handler]:
+        """Return the handlers by method and path."""
+        return {
+            ("POST", MUTATIONS): self._begin,
+            ("GET", MUTATIONS): self._list,
+            ("GET", f"{MUTATION}{{id}}"): self._get,
+            ("DELETE", f"{MUTATION}{{id}}"): self._undo,
+        }
+
+    async def _begin(self, request: web.BaseRequest) -> web.StreamResponse:
+        parameters.only(request, "wait")
+        waits = parameters.choice(request.query, "wait", "false", "true") == "true"
+        body = await parameters.body(request)
+        if not isinstance(body, dict):
+            raise RequestError(ErrorCode.BAD_REQUEST, "the body is an object")
+        for name in body:
+            if name not in MEMBERS:
+                raise RequestError(ErrorCode.BAD_REQUEST, f"unknown member {name!r}, there are: {', '.join(MEMBERS)}")
+        mutation = body.get("id")
+        key = request.headers.get("Idempotency-Key")
+        if key is not None and mutation is not None and key != mutation:
+            raise RequestError(ErrorCode.BAD_REQUEST, "the Idempotency-Key is the mutation's id, and differs from `id`")
+        if mutation is None:
+            mutation = new_mutation_id() if key is None else key
+        order = self._state.mutations.order(
+            self._who(request), body.get("name"), body.get("variables"), mutation, body.get("delay_ms")
+        )
+        (view,) = await self._answers(
+            lambda ticket: self._state.mutate(ticket, order, self._clock.now_ms(), waits=waits)
+        )
+        assert isinstance(view, MutationView)
+        return web.Response(body=orjson.dumps({"id": view.mutation, **protocol.outcome(view)}), headers=JSON)
+
+    async def _list(self, request: web.BaseRequest) -> web.StreamResponse:
+        parameters.only(request, "status")
+        statuses = statuses_of(request.query["status"]) if "status" in request.query else []
+        views = await self._found(request, "", statuses)
+        return web.Response(body=orjson.dumps({"mutations": [protocol.mutation(view) for view in views]}), headers=JSON)
+
+    async def _get(self, request: web.BaseRequest) -> web.StreamResponse:
+        mutation = _named(request)
+        views = await self._found(request, mutation, [])
+        if not views:
+            raise HarborError(ErrorCode.NOT_FOUND, f"no mutation {mutation}")
+        return web.Response(body=orjson.dumps(protocol.mutation(views[0])), headers=JSON)
+
+    async def _undo(self, request: web.BaseRequest) -> web.StreamResponse:
+        mutation = _named(request)
+        principal = self._who(request)
+        (view,) = await self._answers(
+            lambda ticket: self._state.undo(ticket, principal, mutation, self._clock.now_ms())
+        )
+        assert isinstance(view, MutationView)
+        return web.Response(body=orjson.dumps(protocol.mutation(view)), headers=JSON)
+
+    async def _found(self, request: web.BaseRequest, mutation: str, statuses: list[str]) -> list[MutationView]:
+        """Return those that the caller may see."""
+        principal = self._who(request)
+        payloads = await self._answers(
+            lambda ticket: self._state.request(
+                ticket, None, lambda n: ListMutations(n, mutation, statuses), self._clock.now_ms()
+            )
+        )
+        return visible(payloads, principal)
+
+
+def _named(request: web.BaseRequest) -> str:
+    """Return the id in the path, of a request without parameters."""
+    parameters.only(request)
+    return mutation_id(request.path.removeprefix(MUTATION))
