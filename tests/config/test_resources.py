@@ -79,7 +79,8 @@ def test_creating() -> None:
     assert create.result_operations({"text": "a", "id": 5}, "m-1", None) == []
     assert create.invalidations(variables, "m-1", response) == [LISTS]
     assert create.confirms(variables, "m-1", "messages", {"id": 5, "mutation_id": "m-1"})
-    assert not create.confirms(variables, "m-1", "messages", {"id": 5, "text": "a"})
+    assert create.confirms(variables, "m-1", "messages", {"id": 5, "text": "a"})
+    assert not create.confirms(variables, "m-1", "messages", {"id": 5, "text": "b"})
 
 
 def test_updating() -> None:
