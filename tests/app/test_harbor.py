@@ -167,6 +167,18 @@ def test_what_decorators_declare_is_what_a_file_would() -> None:
                 },
             }
         ],
+        "mutations": {
+            "greet": {
+                "function": "tests.app.sample_app:greet",
+                "optimistic": [
+                    {"set": {"key": ["greetings", "{name}"], "value": {"text": "...", "by": "{mutation_id}"}}}
+                ],
+                "result": [{"set": {"key": ["greetings", "{name}"], "value": "{response}"}}],
+                "scope": "{name}",
+                "variables": ["name"],
+                "delay": "0s",
+            }
+        },
     }
     assert total.__name__ == "total"
     assert count.__name__ == "count"
