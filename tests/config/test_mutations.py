@@ -245,6 +245,7 @@ def test_what_confirms_has_no_channel_joined() -> None:
     assert feeds.channels_for(["other", "7"]) == []
     assert feeds.always() == []
     assert feeds.channels_for(["tasks", "7"]) == [("events", "project:7")]
+    assert feeds.heads_fed_by("events", "project:7") == ["tasks", "task"], "and it feeds nothing"
 
 
 @pytest.mark.parametrize(
