@@ -84,9 +84,37 @@ CONFIG: dict[str, Any] = {
     ],
     "entities": "object",
     "relations": "object",
-    "mutations": "object",
+    "mutations": {
+        "*": {
+            "request": {
+                **dict.fromkeys(("service", "method", "path"), "string"),
+                **dict.fromkeys(("params", "body"), None),
+                "omit": "array",
+            },
+            "confirm_on": {"stream": "string", "event": "string", "where": "object"},
+            **dict.fromkeys(
+                (
+                    *("function", "scope", "temp_id", "response_id", "rollback", "conflict"),
+                    *("retry_delay", "delay", "max_age"),
+                ),
+                "string",
+            ),
+            **{name: ["object", "array"] for name in ("optimistic", "result", "variables")},
+            "invalidate": "array",
+            "retry": ["integer", "boolean"],
+        }
+    },
     "presence": "object",
-    "resources": "object",
+    "resources": {
+        "*": {
+            **dict.fromkeys(("service", "path", "id", "stale_time", "gc_time"), "string"),
+            "lists": "array",
+            "stream": {
+                **dict.fromkeys(("source", "channel"), "string"),
+                "events": dict.fromkeys(("created", "updated", "deleted"), "string"),
+            },
+        }
+    },
 }
 """`harbor.yaml`, without what the chart sets: a mapping's members, `*` for any name, a list's items, types; None: not looked at."""
 

@@ -197,7 +197,7 @@ class DeclaredMutation(Struct, frozen=True):
         """
         if self.scope is None:
             return f"id:{mutation}"
-        return f"scope:{self._fill('scope', self.scope, variables, mutation)}"
+        return f"scope:{self._fill('scope', self.scope, self.completed(variables, mutation), mutation)}"
 
     def request(self, variables: dict[str, Any], mutation: str, etag: str | None = None) -> MutationRequest:
         """Return what is sent to the service; `etag`: of what it is to change.
@@ -296,7 +296,7 @@ class DeclaredMutation(Struct, frozen=True):
         """Whether an event is about a mutation, and tells that it was carried out.
 
         `channel` and `data` are those of an item of the list that travels under the broadcast name `confirm`. An event is about it if
-        it has the members of `where`, and tells if it carries the mutation's id, or the values of all variables.
+        it has the members of `where`, and tells if it carries the mutation's id, or the values of all variables but a temporary id.
         """
         if self.confirm is None:
             return False

@@ -329,13 +329,13 @@ class Upstream:
             body = await _body(request)
             key = (request.method, request.path, request.headers.get("Idempotency-Key", ""))
             if key[2]:
-                self.keys_seen[key[2]] = self.keys_seen.get(key[2], 0) + 1
+                _count(self.keys_seen, key[2])
                 body["mutation_id"] = key[2]
             remembered = self._remembered.get(key) if key[2] else None
             if remembered is None:
                 remembered = act(request, body)
                 if key[2]:
-                    self.applied[key[2]] = self.applied.get(key[2], 0) + 1
+                    _count(self.applied, key[2])
                     self._remembered[key] = remembered
                     if len(self._remembered) > REMEMBERED_REQUESTS:
                         self._remembered.popitem(last=False)
@@ -494,6 +494,12 @@ class Upstream:
 
 def _answer(value: Any) -> web.Response:
     return web.Response(body=orjson.dumps(value), content_type="application/json")
+
+
+def _count(counts: dict[str, int], key: str) -> None:
+    counts[key] = counts.get(key, 0) + 1
+    if len(counts) > REMEMBERED_REQUESTS:
+        del counts[next(iter(counts))]
 
 
 def _is_next(switch: Json, request: web.Request) -> bool:

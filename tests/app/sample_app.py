@@ -62,3 +62,18 @@ def count(old: Any, event: Any) -> Any:
     if event.data.get("null"):
         return NULL
     return {"n": (old or {"n": 0})["n"] + 1, "last": event.event}
+
+
+@app.mutation(
+    "greet",
+    optimistic=[{"set": {"key": ["greetings", "{name}"], "value": {"text": "...", "by": "{mutation_id}"}}}],
+    result=[{"set": {"key": ["greetings", "{name}"], "value": "{response}"}}],
+    scope="{name}",
+    variables=["name"],
+    delay=0,
+)
+async def greet(name: str, mutation_id: str, polite: bool = False) -> dict[str, Any]:
+    """Greet, but nobody rudely."""
+    if name == "nobody":
+        raise ValueError("who?")
+    return {"text": f"Good day, {name}" if polite else f"Hi, {name}", "by": mutation_id}

@@ -167,6 +167,18 @@ def test_what_decorators_declare_is_what_a_file_would() -> None:
                 },
             }
         ],
+        "mutations": {
+            "greet": {
+                "function": "tests.app.sample_app:greet",
+                "optimistic": [
+                    {"set": {"key": ["greetings", "{name}"], "value": {"text": "...", "by": "{mutation_id}"}}}
+                ],
+                "result": [{"set": {"key": ["greetings", "{name}"], "value": "{response}"}}],
+                "scope": "{name}",
+                "variables": ["name"],
+                "delay": "0s",
+            }
+        },
     }
     assert total.__name__ == "total"
     assert count.__name__ == "count"
@@ -594,7 +606,7 @@ def test_the_example_of_the_documentation_runs(tmp_path: Path, monkeypatch: pyte
     monkeypatch.syspath_prepend(tmp_path)
     config = load_app("board:app").config({}, read_document(DEMO))
     board = importlib.import_module("board")
-    assert config.queries[-1].key == ["board", "detail", "{project}"]
+    assert ["board", "detail", "{project}"] in [query.key for query in config.queries]
     (stream,) = [stream for stream in config.streams if stream.channel == "project:{id}"]
     assert stream.on["task:created"][-1] == {
         "call": {"function": "board:count_event", "key": ["board", "detail", "{id}"]}

@@ -3,6 +3,7 @@ import pytest
 from cluster.config import Config, concerns, load_mapping, refusals
 from cluster.config.changes import CONCERNS, FIXED
 
+REQUEST = {"service": "api", "method": "POST", "path": "/a"}
 BASE = {
     "services": {"api": {"base_url": "http://127.0.0.1:1"}},
     "sources": {"s": {"type": "sse", "url": "http://127.0.0.1:1/s"}},
@@ -38,6 +39,14 @@ def test_what_only_a_restart_changes_is_refused(change, line):
         ({"gateway": {"origins": ["https://a"]}}, set()),
         ({"cache": {"max_entries": 5}}, {"shard"}),
         ({"queries": [{"key": ["a"], "service": "api", "path": "/a"}]}, {"shard"}),
+        ({"mutations": {"m": {"request": REQUEST}}}, {"shard"}),
+        (
+            {
+                "mutations": {"m": {"request": REQUEST, "confirm_on": {"stream": "s", "event": "e"}}},
+                "streams": [{"source": "s", "on": {"f": {"delete": {"key": ["a"]}}}}],
+            },
+            {"shard", "ingestor", "coordinator"},
+        ),
         ({"services": {"api": {"base_url": "http://127.0.0.1:2"}}}, {"shard"}),
         ({"batching": {"window": "50ms"}}, {"shard", "ingestor", "coordinator"}),
         ({"streams": [{"source": "s", "on": {"e": {"delete": {"key": ["a"]}}}}]}, {"shard", "ingestor", "coordinator"}),
@@ -48,7 +57,19 @@ def test_whom_a_change_concerns(change, kinds):
     assert {kind for kind in CONCERNS if concerns(kind, config(), config(**change))} == kinds
 
 
+def test_an_ingestor_is_made_anew_for_what_confirms_and_for_nothing_else_of_a_mutation():
+    stream = {"source": "s", "on": {"f": {"delete": {"key": ["a"]}}}}
+
+    def of(event: str, **more: object) -> Config:
+        confirm = {"stream": "s", "event": event}
+        return config(streams=[stream], mutations={"m": {"request": REQUEST, "confirm_on": confirm, **more}})
+
+    assert not concerns("ingestor", of("e"), of("e", retry=3))
+    assert concerns("ingestor", of("e"), of("f"))
+
+
 def test_every_part_of_a_configuration_is_fixed_or_concerns_somebody_or_is_taken_as_it_runs():
     taken = {"cluster", "gateway"}  # their other members
     known = {path.partition(".")[0] for path in FIXED} | {each for sections in CONCERNS.values() for each in sections}
-    assert known | taken == set(Config.__struct_fields__)
+    parts = {"confirmations"}  # of mutations, all that ingestion knows of them
+    assert known | taken == set(Config.__struct_fields__) | parts

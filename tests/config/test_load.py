@@ -157,9 +157,7 @@ FAULTS: list[tuple[str, str]] = [
     ("defaults: {stale_time: soon}", "defaults.stale_time: expected a duration such as 100ms, 60s, 5m or 24h, got 'soon'"),
     ("defaults: {retry: -1}", "defaults.retry: expected a whole number of at least 0, got -1"),
     # --- what later versions do
-    ("mutations: {m: {}}", "mutations: not supported by this version, got {'m': {}}"),
     ("presence: {}", "presence: not supported by this version, got {}"),
-    ("resources: {}", "resources: not supported by this version, got {}"),
     # --- services
     ("services: []", "services: expected a mapping of names, got []"),
     ("services: {'a b': {base_url: 'http://x'}}", "services.a b: expected a name of letters, digits, '-' and '_', got 'a b'"),
@@ -526,6 +524,11 @@ def test_the_demo_loads_and_compiles() -> None:
     assert compiled.feeds.channels_for(["messages", "2"]) == [("events", "channel:2:messages")]
     for name in config.sources:
         compiled.router(name)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(config), type=Config) == config, "as actors get it"
+    assert sorted(compiled.mutations) == [
+        *("create_task", "delete_task", "messages.create", "messages.delete", "messages.update", "update_task"),
+    ]
+    assert compiled.feeds.channels_for(["messages", "list", {"channelId": "2"}]) == [("events", "channel:2:messages")]
 
 
 names = st.sampled_from(

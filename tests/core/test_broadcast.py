@@ -18,7 +18,7 @@ VALUES = st.recursive(
 KEYS = st.lists(VALUES, max_size=4)
 
 
-@given(st.sampled_from(["under", "entity", "relation"]), KEYS)
+@given(st.sampled_from(["under", "entity", "relation", "confirm"]), KEYS)
 def test_a_name_says_what_it_is_about(kind: Any, about: list[Any]) -> None:
     name = broadcast.name(kind, about)
     assert broadcast.is_broadcast(name)
@@ -32,14 +32,17 @@ def test_a_key_is_no_such_name(key: list[Any]) -> None:
 
 @given(KEYS, KEYS)
 def test_names_differ_where_what_they_are_about_does(one: list[Any], other: list[Any]) -> None:
-    names = [broadcast.name(kind, about) for kind in ("under", "entity", "relation") for about in (one, other)]
-    assert len(set(names)) == (3 if canonical(one) == canonical(other) else 6)
+    names = [
+        broadcast.name(kind, about) for kind in ("under", "entity", "relation", "confirm") for about in (one, other)
+    ]
+    assert len(set(names)) == (4 if canonical(one) == canonical(other) else 8)
 
 
 def test_how_they_look() -> None:
     assert broadcast.name("under", ["a", {"c": 1, "b": 2}]) == '#u["a",{"b":2,"c":1}]'
     assert broadcast.name("entity", ["user", 7]) == '#e["user",7]'
     assert broadcast.name("relation", ["user", "7"]) == '#r["user","7"]'
+    assert broadcast.name("confirm", ["update_task"]) == '#c["update_task"]'
     assert broadcast.under(canonical(["a"])) == broadcast.name("under", ["a"])
 
 

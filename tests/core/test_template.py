@@ -1,5 +1,6 @@
 """Templates forwards, backwards, and whether the two agree."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -21,7 +22,10 @@ from cluster.core.template import (
     holes,
     match,
     match_text,
+    overlaps,
     parse,
+    renamed,
+    respelled,
     substitute,
 )
 
@@ -255,3 +259,50 @@ def test_an_index_passes_over_other_heads() -> None:
     index = HeadIndex((parse(template), template) for template in (["a", 1], ["b", "{x}"], ["{y}"], ["a"]))
     assert index.candidates(["a"]) == [["a", 1], ["{y}"], ["a"]]
     assert index.candidates(["c"]) == index.candidates([7]) == index.candidates([]) == [["{y}"]]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ("project:{id}", "project:{project_id}", True),
+        ("project:{id}", "project:7", True),
+        ("project:{id}", "projects:{id}", False),
+        ("project:{id}", "project:", False),
+        ("channel:{id}:messages", "channel:{room}", True),
+        ("channel:{id}:messages", "channel:{room}:typing", False),
+        ("{any}", "x", True),
+        ("{any}", "", False),
+        ("a", "a", True),
+        ("a", "b", False),
+        ("{x}b", "a{y}", True),
+        ("{x}b{y}", "ab", False),
+    ],
+)
+def test_whether_some_text_fits_two_templates(one: str, other: str, expected: bool) -> None:
+    assert overlaps(parse(one), parse(other)) is expected
+    assert overlaps(parse(other), parse(one)) is expected
+
+
+channels = st.lists(st.sampled_from(["a", "b", "{x}"]), min_size=1, max_size=4).map(
+    lambda parts: "".join(part if part != "{x}" else f"{{x{position}}}" for position, part in enumerate(parts))
+)
+texts = [text for length in range(1, 9) for text in map("".join, itertools.product("ab", repeat=length))]
+
+
+@given(channels, channels)
+def test_that_is_so_if_there_is_one(one: str, other: str) -> None:
+    def fits(channel: str, text: str) -> bool:
+        return match_text(parse(channel), text, {})
+
+    assert overlaps(parse(one), parse(other)) is any(fits(one, text) and fits(other, text) for text in texts)
+
+
+def test_placeholders_with_other_names() -> None:
+    template = {"a": ["{x.y}", "p:{x}:{z}", 5], "b": "{z}"}
+
+    def rename(path: Path) -> Path:
+        return ("data", *path) if path[0] == "x" else path
+
+    expected = {"a": ["{data.x.y}", "p:{data.x}:{z}", 5], "b": "{z}"}
+    assert respelled(template, rename) == expected
+    assert renamed(parse(template), rename) == parse(expected)

@@ -92,6 +92,67 @@ async def test_an_idempotency_key_acts_once(upstream, http):
     assert len(upstream.tracker.message_list("1")) == before + 2
 
 
+async def test_what_a_key_asked_for_says_so(upstream, http):
+    async with http.ws_connect("/ws") as socket:
+        for channel in ("project:1", "channel:1:messages"):
+            await socket.send_json({"action": "subscribe", "channel": channel})
+        while len(upstream.hub.joined()) < 2:
+            await asyncio.sleep(0.01)
+
+        async def ask(method, path, key, **body):
+            answer = await http.request(method, path, json=body or None, headers={"Idempotency-Key": key})
+            return None if answer.status == 204 else await answer.json()
+
+        async def told():
+            frame = await socket.receive_json()
+            return frame["event"], frame["data"]
+
+        task = await ask("POST", "/tasks", "k1", projectId="1", title="T")
+        assert (task["mutation_id"], task["title"]) == ("k1", "T")
+        assert await told() == ("task:created", task)
+        task = await ask("PATCH", f"/tasks/{task['id']}", "k2", status="done")
+        assert (task["mutation_id"], task["status"]) == ("k2", "done")
+        assert await told() == ("task:updated", task)
+        assert await ask("DELETE", f"/tasks/{task['id']}", "k3") is None
+        assert await told() == ("task:deleted", {"taskId": task["id"], "projectId": "1", "mutation_id": "k3"})
+        message = await ask("POST", "/messages", "k4", channelId="1", content="x")
+        assert await told() == ("message:new", message)
+        message = await ask("PATCH", f"/messages/{message['id']}", "k5", content="y")
+        assert (message["mutation_id"], message["edited"]) == ("k5", True)
+        assert await json_of(await http.get(f"/messages/{message['id']}")) == (200, message)
+        assert await told() == ("message:edited", message)
+        await ask("DELETE", f"/messages/{message['id']}", "k6")
+        assert await told() == ("message:deleted", {"id": message["id"], "channelId": "1", "mutation_id": "k6"})
+        assert upstream.applied == {f"k{number}": 1 for number in range(1, 7)}
+
+
+async def test_a_swallowed_answer_was_acted_upon(upstream, http):
+    upstream.swallow(2, "/tasks", "POST")
+    before = len(upstream.tracker.task_list("1"))
+    key = {"headers": {"Idempotency-Key": "k"}, "json": {"projectId": "1", "title": "T"}}
+    assert (await http.get("/tasks?projectId=1")).status == 200
+    for _ in range(2):
+        with pytest.raises(aiohttp.ClientError):
+            await http.post("/tasks", **key)
+    status, task = await json_of(await http.post("/tasks", **key))
+    assert (status, task["title"]) == (201, "T")
+    assert len(upstream.tracker.task_list("1")) == before + 1
+    _, stats = await json_of(await http.get("/control/stats"))
+    assert (stats["applied"], stats["keys_seen"]) == ({"k": 1}, {"k": 3})
+
+
+async def test_errors_of_one_method(upstream, http):
+    await http.post("/control", json={"errors": {"status": 500, "count": 2, "path": "/tasks", "method": "PATCH"}})
+    task = next(iter(upstream.tracker.tasks["1"]))
+    assert (await http.get(f"/tasks/{task}")).status == 200
+    statuses = [(await http.patch(f"/tasks/{task}", json={"status": "done"})).status for _ in range(3)]
+    assert statuses == [500, 500, 200]
+    await http.post("/control", json={"swallow": {"path": "/tasks"}})
+    with pytest.raises(aiohttp.ClientError):
+        await http.patch(f"/tasks/{task}", json={"status": "todo"})
+    assert upstream.tracker.task(task)["status"] == "todo"
+
+
 async def test_a_version_conflict(http):
     status, body = await json_of(await http.patch("/documents/1", json={"content": "x", "baseVersion": 9}))
     assert (status, body["code"], body["current"]["version"]) == (409, "VERSION_CONFLICT", 1)
@@ -285,6 +346,8 @@ def test_the_sample_configuration_is_yaml_and_names_this_server():
         "relations",
         "gateway",
         "defaults",
+        "mutations",
+        "resources",
         "services",
         "queries",
         "sources",

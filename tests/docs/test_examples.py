@@ -17,7 +17,14 @@ from tests.live import LiveCluster
 
 ROOT = Path(__file__).parent.parent.parent
 DEMO = ROOT / "cluster" / "demo" / "harbor.yaml"
-PAGES = ["docs/caching.md", "docs/client.md", "docs/ingestion.md", "docs/python.md", "README.md"]
+PAGES = [
+    "docs/caching.md",
+    "docs/client.md",
+    "docs/configuration.md",
+    "docs/ingestion.md",
+    "docs/python.md",
+    "README.md",
+]
 
 
 def blocks(page: str, language: str) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 from cluster.app import Harbor
@@ -52,6 +53,23 @@ def test_a_function_that_fails_is_the_entrys_error_and_the_shard_lives(
     assert reason in refused.json()["error"]["message"]
     assert cluster.get("plain", "you").json()["data"] == {"hello": "you"}
     assert cluster.pids() == pids
+
+
+def test_a_function_carries_a_mutation_out(cluster: LiveCluster) -> None:
+    def greet(mutation: str, **variables: Any) -> Any:
+        asked = {"id": mutation, "name": "greet", "variables": variables}
+        return httpx.post(f"{cluster.url}/v1/mutations?wait=true", json=asked, timeout=60).json()
+
+    done = greet("m-1", name="you", polite=True)
+    assert (done["status"], done["result"]) == ("success", {"text": "Good day, you", "by": "m-1"})
+    assert cluster.get("greetings", "you").json()["data"] == {"text": "Good day, you", "by": "m-1"}
+    assert greet("m-1", name="you", polite=True)["result"] == done["result"], "it is done already"
+    failed = greet("m-2", name="nobody")
+    assert (failed["status"], failed["error"]["code"]) == ("error", "UPSTREAM_ERROR")
+    assert "ValueError: who?" in failed["error"]["message"]
+    assert cluster.get("greetings", "nobody").status_code == 404
+    wrong = greet("m-3", name="x", colour="red")
+    assert "unexpected keyword argument 'colour'" in wrong["error"]["message"]
 
 
 async def test_reducers(cluster: LiveCluster, client: Client, upstream: Any) -> None:

@@ -420,6 +420,12 @@ def known(path: str) -> set[str]:
         ("queries.0", generate.CONFIG["queries"][0], set()),
         ("sources.a", generate.CONFIG["sources"]["*"], set()),
         ("streams.0", generate.CONFIG["streams"][0], set()),
+        ("mutations.a", generate.CONFIG["mutations"]["*"], set()),
+        ("mutations.a.request", generate.CONFIG["mutations"]["*"]["request"], set()),
+        ("mutations.a.confirm_on", generate.CONFIG["mutations"]["*"]["confirm_on"], set()),
+        ("resources.a", generate.CONFIG["resources"]["*"], set()),
+        ("resources.a.stream", generate.CONFIG["resources"]["*"]["stream"], set()),
+        ("resources.a.stream.events", generate.CONFIG["resources"]["*"]["stream"]["events"], set()),
     ],
 )
 def test_the_schema_knows_what_the_application_knows(path, schema, set_by_chart):
