@@ -16,6 +16,7 @@ from cluster.core.declared_query import DeclaredQueries, DeclaredQuery
 from cluster.core.gateway_state import Close, Deliver, GatewayState, Respond
 from cluster.core.messages import Announce, ChangeSet, Erase, Members, Requests, Send, Write
 from cluster.core.placement import assign_slots
+from cluster.core.presence_room import Pattern
 from cluster.core.query_key import CanonicalKey, KeyMatcher, parse
 from cluster.core.session_state import SessionState
 from cluster.core.shard_state import ShardState, StartFetch
@@ -63,14 +64,21 @@ def new_shard(index: int, incarnation: int, now_ms: float, queries: list[Declare
 class InProcess:
     """Calls between machines wait in `calls` until `step` or `settle` carries them out."""
 
-    def __init__(self, shards: int = 1, queries: list[DeclaredQuery] | None = None, gateways: int = 1) -> None:
+    def __init__(
+        self,
+        shards: int = 1,
+        queries: list[DeclaredQuery] | None = None,
+        gateways: int = 1,
+        patterns: tuple[Pattern, ...] = (),
+    ) -> None:
         self.now_ms = START_MS
         self.queries = queries or []
         self.incarnation = 1000
         self.slots = assign_slots(range(shards), 1)
         self.names = [f"gateway-{n}" for n in range(gateways)]
         self.shards = {f"shard-{n}": self.shard_life(n) for n in range(shards)}
-        self.gateways = {name: GatewayState(name, self.life(), slots=self.slots, shards=shards) for name in self.names}
+        self.patterns = patterns
+        self.gateways = {name: self.gateway_life(name) for name in self.names}
         self.calls: deque[tuple[str, Send]] = deque()
         self.delivered: list[str] = []
         self.responses: dict[int, list[Any]] = {}
@@ -89,6 +97,9 @@ class InProcess:
 
     def shard_life(self, index: int) -> ShardState:
         return new_shard(index, self.life(), self.now_ms, self.queries, self.names)
+
+    def gateway_life(self, name: str) -> GatewayState:
+        return GatewayState(name, self.life(), slots=self.slots, shards=len(self.shards), patterns=self.patterns)
 
     def shard_of(self, key: str) -> ShardState:
         return self.shards[f"shard-{self.slots.shard(CanonicalKey(key))}"]
@@ -172,6 +183,11 @@ class InProcess:
     def restart(self, name: str) -> None:
         """Kill a shard and start it anew, empty."""
         self.shards[name] = self.shard_life(int(name.split("-")[1]))
+        self.calls = deque((sender, send) for sender, send in self.calls if sender != name)
+
+    def restart_gateway(self, name: str) -> None:
+        """Kill a gateway and start it anew, without its sessions."""
+        self.gateways[name] = self.gateway_life(name)
         self.calls = deque((sender, send) for sender, send in self.calls if sender != name)
 
     # --- writing, past any gateway ---

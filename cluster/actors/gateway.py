@@ -40,6 +40,7 @@ class GatewayActor(Shell):
             shards=spec.config.cluster.shards,
             concerns=spec.compiled.concerns,
             keys=None if config.auth.mode == "none" else ApiKeys({}),
+            patterns=spec.compiled.presence,
         )
         self._server = GatewayServer(
             self.machine,
@@ -130,6 +131,8 @@ class GatewayActor(Shell):
     def reconfigured(self) -> None:
         """Take what the configuration says now of upstreams and origins; sessions go on."""
         self.machine.concerns = self.specification.compiled.concerns
+        if self.machine.presence.patterns != self.specification.compiled.presence:
+            self.run(self.machine.declare(self.specification.compiled.presence, self.now()))
         self._server.origins = frozenset(self.specification.config.gateway.origins)
 
     async def leave(self, grace_s: float) -> None:

@@ -9,6 +9,7 @@ from cluster.config.rules import parse_rule
 from cluster.core import template
 from cluster.core.declared_query import DeclaredQueries, DeclaredQuery
 from cluster.core.entity_index import EntityType
+from cluster.core.presence_room import Pattern
 from cluster.core.relation import Contains, Member, Relations
 from cluster.core.rule import BROADCAST, FeedIndex, Router, RuleOperation, Stream
 from cluster.core.transform import TransformFunction
@@ -43,6 +44,8 @@ class Compiled(Struct, frozen=True):
     relations: Relations
     origins: tuple[str, ...]
     """What an entry's origin says of each rule, by number."""
+    presence: tuple[Pattern, ...] = ()
+    """Declared topics."""
 
     @property
     def reducers(self) -> set[str]:
@@ -132,6 +135,10 @@ def compile_config(config: Config) -> Compiled:
         config.entities,
         relations,
         tuple(origins),
+        presence=tuple(
+            Pattern(template.parse(topic), declared.heartbeat_ms, declared.timeout_ms)
+            for topic, declared in config.presence.items()
+        ),
     )
 
 

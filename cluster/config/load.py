@@ -25,6 +25,7 @@ from cluster.config.model import (
     ClusterConfig,
     Config,
     GatewayConfig,
+    PresenceConfig,
     QueryConfig,
     ReconnectConfig,
     ServiceConfig,
@@ -44,6 +45,7 @@ from cluster.core.infinite import OffsetPaging
 from cluster.core.json_pointer import tokens
 from cluster.core.operation import is_number
 from cluster.core.overflow import Overflow
+from cluster.core.presence_room import MAX_TOPIC
 from cluster.core.rule import BROADCAST
 from cluster.core.scaling import MAX_INGESTORS, Autoscale
 from cluster.core.staleness import STATIC, StaleTime
@@ -524,7 +526,8 @@ class _Reader:
         self.entities = root.take("entities", {}, self.entity_types)
         self.relations = root.take("relations", {}, self.relation_types)
         streams = root.take("streams", (), lambda path, value: self.streams(path, value, sources, batching))
-        for name in ("mutations", "presence", "resources"):
+        presence = root.take("presence", {}, self.presence)
+        for name in ("mutations", "resources"):
             root.later(name)
         root.done()
         if self.faults:
@@ -544,7 +547,29 @@ class _Reader:
             storage,
             self.entities,
             self.relations,
+            presence=presence,
         )
+
+    def presence(self, path: str, value: Any) -> dict[str, PresenceConfig]:
+        if not isinstance(value, dict):
+            raise ConfigError(path, f"expected a mapping of topics, got {_shown(value)}")
+        found = {}
+        for topic, each in value.items():
+            section = _Section(self, f"{path}.{topic}", each)
+            if not topic or len(topic) > MAX_TOPIC:
+                self.fault(section.path, f"expected a topic of 1 to {MAX_TOPIC} characters, got {_shown(topic)}")
+            default = PresenceConfig()
+            found[topic] = made = PresenceConfig(
+                section.take("heartbeat", default.heartbeat_ms, _positive),
+                section.take("timeout", default.timeout_ms, _positive),
+            )
+            if made.timeout_ms <= made.heartbeat_ms:
+                self.fault(
+                    section.at("timeout"),
+                    f"expected more than the heartbeat ({made.heartbeat_ms:g}ms), got {made.timeout_ms:g}ms",
+                )
+            section.done()
+        return found
 
     def cluster(self, path: str, value: Any) -> ClusterConfig:
         section = _Section(self, path, value)

@@ -234,6 +234,15 @@ class CacheConfig(Struct, frozen=True):
     max_entries: int | None = None
 
 
+class PresenceConfig(Struct, frozen=True):
+    """Presence topics of one pattern."""
+
+    heartbeat_ms: float = 30_000.0
+    """How often a member is to say that it is there."""
+    timeout_ms: float = 75_000.0
+    """After how long a silent one is gone."""
+
+
 class Config(Struct, frozen=True):
     """A whole `harbor.yaml`."""
 
@@ -248,6 +257,8 @@ class Config(Struct, frozen=True):
     storage: StorageConfig = StorageConfig()
     entities: dict[str, EntityType] = {}
     relations: dict[str, list[Any]] = {}
+    presence: dict[str, PresenceConfig] = {}
+    """By the topic's template."""
 
     def redacted(self) -> "Config":
         """Return a copy to display: without what may be a credential."""

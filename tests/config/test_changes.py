@@ -36,6 +36,7 @@ def test_what_only_a_restart_changes_is_refused(change, line):
         ({}, set()),
         ({"cluster": {"ingestors": 2}}, set()),
         ({"gateway": {"origins": ["https://a"]}}, set()),
+        ({"presence": {"doc:{id}": {}}}, set()),
         ({"cache": {"max_entries": 5}}, {"shard"}),
         ({"queries": [{"key": ["a"], "service": "api", "path": "/a"}]}, {"shard"}),
         ({"services": {"api": {"base_url": "http://127.0.0.1:2"}}}, {"shard"}),
@@ -49,6 +50,6 @@ def test_whom_a_change_concerns(change, kinds):
 
 
 def test_every_part_of_a_configuration_is_fixed_or_concerns_somebody_or_is_taken_as_it_runs():
-    taken = {"cluster", "gateway"}  # their other members
+    taken = {"cluster", "gateway", "presence"}  # of the first two their other members
     known = {path.partition(".")[0] for path in FIXED} | {each for sections in CONCERNS.values() for each in sections}
     assert known | taken == set(Config.__struct_fields__)
