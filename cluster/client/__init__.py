@@ -3,8 +3,20 @@
 from cluster.client.connection import ConnectionState
 from cluster.client.harbor_client import Entry, HarborClient
 from cluster.client.http import HttpClient
+from cluster.client.presence import Member, Presence, PresenceChange
 from cluster.client.subscription import Change
 from cluster.client.watch import watch
 from cluster.client.watches import Watch
 
-__all__ = ["Change", "ConnectionState", "Entry", "HarborClient", "HttpClient", "Watch", "watch"]
+__all__ = [
+    "Change",
+    "ConnectionState",
+    "Entry",
+    "HarborClient",
+    "HttpClient",
+    "Member",
+    "Presence",
+    "PresenceChange",
+    "Watch",
+    "watch",
+]
