@@ -432,6 +432,17 @@ DELIVERY = Board(
                 ),
             ],
         ),
+        (
+            "Presence",
+            [
+                Panel(
+                    "Present",
+                    "Members of presence topics.",
+                    "none",
+                    [Query("sum(harbor_presence_members{@})", "members")],
+                ),
+            ],
+        ),
     ],
     (("gateway", "harbor_gateway_sessions"),),
 )
@@ -454,12 +465,6 @@ WRITES = Board(
                     "Mutations that are not settled.",
                     "none",
                     [Query("sum(harbor_mutations_pending{@})", "pending")],
-                ),
-                Panel(
-                    "Present",
-                    "Members of presence topics.",
-                    "none",
-                    [Query("sum(harbor_presence_members{@})", "members")],
                 ),
             ],
         )

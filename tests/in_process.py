@@ -18,6 +18,7 @@ from cluster.core.messages import Announce, ChangeSet, Erase, Members, Overlays,
 from cluster.core.mutation import DeclaredMutation
 from cluster.core.mutation_queue import StartMutation
 from cluster.core.placement import assign_slots
+from cluster.core.presence_room import Pattern
 from cluster.core.query_key import CanonicalKey, KeyMatcher, parse
 from cluster.core.session_state import SessionState
 from cluster.core.shard_state import ShardState, StartFetch
@@ -74,6 +75,7 @@ class InProcess:
         queries: list[DeclaredQuery] | None = None,
         gateways: int = 1,
         mutations: Mapping[str, DeclaredMutation] | None = None,
+        patterns: tuple[Pattern, ...] = (),
     ) -> None:
         self.now_ms = START_MS
         self.queries = queries or []
@@ -83,10 +85,8 @@ class InProcess:
         self.names = [f"gateway-{n}" for n in range(gateways)]
         self.shard_count = shards
         self.shards = {f"shard-{n}": self.shard_life(n) for n in range(shards)}
-        self.gateways = {
-            name: GatewayState(name, self.life(), slots=self.slots, shards=shards, mutations=self.mutations)
-            for name in self.names
-        }
+        self.patterns = patterns
+        self.gateways = {name: self.gateway_life(name) for name in self.names}
         self.calls: deque[tuple[str, Send]] = deque()
         self.delivered: list[str] = []
         self.responses: dict[int, list[Any]] = {}
@@ -118,6 +118,16 @@ class InProcess:
             mutations=self.mutations,
             shards=self.shard_count,
             place=self.slots.shard,
+        )
+
+    def gateway_life(self, name: str) -> GatewayState:
+        return GatewayState(
+            name,
+            self.life(),
+            slots=self.slots,
+            shards=len(self.shards),
+            mutations=self.mutations,
+            patterns=self.patterns,
         )
 
     def shard_of(self, key: str) -> ShardState:
@@ -212,6 +222,11 @@ class InProcess:
     def restart(self, name: str) -> None:
         """Kill a shard and start it anew, empty."""
         self.shards[name] = self.shard_life(int(name.split("-")[1]))
+        self.calls = deque((sender, send) for sender, send in self.calls if sender != name)
+
+    def restart_gateway(self, name: str) -> None:
+        """Kill a gateway and start it anew, without its sessions."""
+        self.gateways[name] = self.gateway_life(name)
         self.calls = deque((sender, send) for sender, send in self.calls if sender != name)
 
     # --- writing, past any gateway ---

@@ -41,6 +41,7 @@ class GatewayActor(Shell):
             concerns=spec.compiled.concerns,
             keys=None if config.auth.mode == "none" else ApiKeys({}),
             mutations=spec.compiled.mutations,
+            patterns=spec.compiled.presence,
         )
         self._server = GatewayServer(
             self.machine,
@@ -132,6 +133,8 @@ class GatewayActor(Shell):
         """Take what the configuration says now of upstreams, mutations and origins; sessions go on."""
         self.machine.concerns = self.specification.compiled.concerns
         self.machine.mutations.declared = self.specification.compiled.mutations
+        if self.machine.presence.patterns != self.specification.compiled.presence:
+            self.run(self.machine.declare(self.specification.compiled.presence, self.now()))
         self._server.origins = frozenset(self.specification.config.gateway.origins)
 
     async def leave(self, grace_s: float) -> None:

@@ -293,6 +293,7 @@ class ShardActor(Shell):
         busy, machine.slot_operations = machine.slot_operations, Counter()
         metrics.set("shard_hot_slot_share", max(busy.values()) / busy.total() if busy else 0.0)
         metrics.set("shard_subscriptions", machine.subscriptions)
+        metrics.set("presence_members", machine.presence.member_count)
         metrics.set("evictions_total", machine.cache.collected, reason="collected")
         for reason, count in machine.evictions.items():
             metrics.set("evictions_total", count, reason=reason)

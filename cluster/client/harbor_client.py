@@ -25,6 +25,7 @@ from cluster.client.answer import read_answer
 from cluster.client.connection import RECONNECT, Connection, ConnectionState
 from cluster.client.gateways import Gateways
 from cluster.client.mutation import Mutation, path_of, read_mutation
+from cluster.client.presence import Member, Presence, PresenceDesk, WatchMode, encoded, listed
 from cluster.client.subscription import BACKLOG, Mode, Subscription
 from cluster.client.watches import Watch, Watches
 from cluster.core.query_key import canonical, checked
@@ -371,6 +372,46 @@ class HarborClient:
     ) -> AbstractAsyncContextManager[Watch]:
         """Return `watch` as a context, which unsubscribes where it is left."""
         return self.watch(key, prefix=prefix, mode=mode)
+
+    # --- presence ------------------------------------------------------------------------------------------------
+
+    def join(self, topic: str, state: Any = None, *, watch: WatchMode = "members") -> Presence:
+        """Be present in a topic with a state, until its context is left, and follow who else is there.
+
+        Heartbeats are sent by themselves. After a reconnect within the server's grace nobody has seen it leave.
+
+        Raises:
+            RequestError: `CONFLICT`, this client is in the topic already; `BAD_REQUEST`.
+        """
+        return self._desk().open(topic, watch, encoded(state))
+
+    def watch_presence(self, topic: str, *, watch: WatchMode = "members") -> Presence:
+        """Follow who is in a topic, or (`count`) how many, without being there.
+
+        Raises:
+            RequestError: as `join`.
+        """
+        return self._desk().open(topic, watch, None)
+
+    def _desk(self) -> PresenceDesk:
+        if self._watches is None:
+            raise RuntimeError("a HarborClient is used inside `async with`")
+        return self._watches.presence
+
+    async def members(self, topic: str) -> AsyncIterator[Member]:
+        """Yield who is in a topic, in the order of their sessions; pages are asked for as they are needed.
+
+        Raises:
+            HarborError: `NOT_FOUND`, no such topic is declared; `FORBIDDEN`.
+        """
+        params = {"topic": topic, "limit": str(PAGE_ROWS)}
+        while True:
+            answer = await self._ask("GET", "/v1/presence", params)
+            for row in listed(answer):
+                yield row
+            if "cursor" not in answer:
+                return
+            params["cursor"] = answer["cursor"]
 
     # --- requests ------------------------------------------------------------------------------------------------
 

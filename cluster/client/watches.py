@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from cluster.client.answer import error_of
 from cluster.client.connection import Connection, ConnectionState
+from cluster.client.presence import PresenceDesk
 from cluster.client.subscription import Change, Subscription
 from cluster.errors import ErrorCode, HarborError
 
@@ -97,6 +98,7 @@ class Watches:
         self._seats: dict[int, _Seat] = {}
         self._task: asyncio.Task[None] | None = None
         self._number = 0
+        self.presence = PresenceDesk(connection, self._name, self._wake)
 
     def open(self, subscription: Subscription) -> Watch:
         """Begin a watch."""
@@ -104,9 +106,13 @@ class Watches:
         self._seats[seat.name] = seat
         if self.connection.state is ConnectionState.CONNECTED:
             self.connection.send(subscription.request(seat.name))
-        elif self._task is None:
-            self._task = self._spawn(self._read())
+        else:
+            self._wake()
         return Watch(self, seat)
+
+    def _wake(self) -> None:
+        if self._task is None:
+            self._task = self._spawn(self._read())
 
     def leave(self, seat: _Seat) -> None:
         """End a watch. Repeats do nothing."""
@@ -120,14 +126,15 @@ class Watches:
         """End every watch, and the connection."""
         for seat in list(self._seats.values()):
             self.leave(seat)
+        self.presence.stop()
         if self._task is not None:
             self._task.cancel()
 
     async def _read(self) -> None:
         """The reading task."""
         try:
-            while self._seats:
-                async with aclosing(self.connection.frames(lambda: bool(self._seats))) as frames:
+            while self._seats or self.presence:
+                async with aclosing(self.connection.frames(lambda: bool(self._seats or self.presence))) as frames:
                     async for frame in frames:
                         for message in frame:
                             self._receive(message)
@@ -141,6 +148,12 @@ class Watches:
 
     def _receive(self, message: dict[str, Any]) -> None:
         match message["type"]:
+            case "welcome" if self.presence.welcome(message):
+                pass
+            case "presence":
+                self.presence.receive(message)
+            case "result" | "error" if self.presence.answered(message):
+                pass
             case "welcome":
                 for seat in list(self._seats.values()):
                     self._subscribe(seat)
@@ -175,6 +188,7 @@ class Watches:
             seat.error = error
             seat.news.set()
         self._seats.clear()
+        self.presence.fail(error)
 
     def _name(self) -> int:
         self._number += 1

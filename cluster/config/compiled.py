@@ -11,6 +11,7 @@ from cluster.core import template
 from cluster.core.declared_query import DeclaredQueries, DeclaredQuery
 from cluster.core.entity_index import EntityType
 from cluster.core.mutation import DeclaredMutation
+from cluster.core.presence_room import Pattern
 from cluster.core.relation import Contains, Member, Relations
 from cluster.core.rule import BROADCAST, FeedIndex, Router, RuleOperation, Stream
 from cluster.core.transform import TransformFunction
@@ -46,6 +47,8 @@ class Compiled(Struct, frozen=True):
     origins: tuple[str, ...]
     """What an entry's origin says of each rule, by number."""
     mutations: dict[str, DeclaredMutation]
+    presence: tuple[Pattern, ...] = ()
+    """Declared topics."""
 
     @property
     def reducers(self) -> set[str]:
@@ -143,6 +146,10 @@ def compile_config(config: Config) -> Compiled:
             name: declared(name, mutation, config.entities, config.relations)
             for name, mutation in config.mutations.items()
         },
+        presence=tuple(
+            Pattern(template.parse(topic), declared.heartbeat_ms, declared.timeout_ms)
+            for topic, declared in config.presence.items()
+        ),
     )
 
 

@@ -25,6 +25,7 @@ from cluster.config.model import (
     ClusterConfig,
     Config,
     GatewayConfig,
+    PresenceConfig,
     QueryConfig,
     ReconnectConfig,
     ServiceConfig,
@@ -47,6 +48,7 @@ from cluster.core.grants import ApiKeys
 from cluster.core.infinite import OffsetPaging
 from cluster.core.operation import is_number
 from cluster.core.overflow import Overflow
+from cluster.core.presence_room import MAX_TOPIC
 from cluster.core.rule import BROADCAST
 from cluster.core.scaling import MAX_INGESTORS, Autoscale
 from cluster.core.staleness import StaleTime
@@ -404,7 +406,7 @@ class _Reader(Faults):
         for each in resources:
             for name, mutation in each.mutations.items():
                 mutations.setdefault(name, reader.mutation(each.path, mutation))
-        root.later("presence")
+        presence = root.take("presence", {}, self.presence)
         root.done()
         if self.faults:
             first: dict[str, ConfigError] = {}
@@ -424,7 +426,29 @@ class _Reader(Faults):
             self.entities,
             self.relations,
             mutations,
+            presence=presence,
         )
+
+    def presence(self, path: str, value: Any) -> dict[str, PresenceConfig]:
+        if not isinstance(value, dict):
+            raise ConfigError(path, f"expected a mapping of topics, got {shown(value)}")
+        found = {}
+        for topic, each in value.items():
+            section = Section(self, f"{path}.{topic}", each)
+            if not topic or len(topic) > MAX_TOPIC:
+                self.fault(section.path, f"expected a topic of 1 to {MAX_TOPIC} characters, got {shown(topic)}")
+            default = PresenceConfig()
+            found[topic] = made = PresenceConfig(
+                section.take("heartbeat", default.heartbeat_ms, _positive),
+                section.take("timeout", default.timeout_ms, _positive),
+            )
+            if made.timeout_ms <= made.heartbeat_ms:
+                self.fault(
+                    section.at("timeout"),
+                    f"expected more than the heartbeat ({made.heartbeat_ms:g}ms), got {made.timeout_ms:g}ms",
+                )
+            section.done()
+        return found
 
     def cluster(self, path: str, value: Any) -> ClusterConfig:
         section = Section(self, path, value)

@@ -289,6 +289,15 @@ class CacheConfig(Struct, frozen=True):
     max_entries: int | None = None
 
 
+class PresenceConfig(Struct, frozen=True):
+    """Presence topics of one pattern."""
+
+    heartbeat_ms: float = 30_000.0
+    """How often a member is to say that it is there."""
+    timeout_ms: float = 75_000.0
+    """After how long a silent one is gone."""
+
+
 class Config(Struct, frozen=True):
     """A whole `harbor.yaml`."""
 
@@ -309,6 +318,9 @@ class Config(Struct, frozen=True):
     def confirmations(self) -> dict[str, ConfirmConfig]:
         """Return which events may confirm which mutations, by name."""
         return {name: each.confirm for name, each in self.mutations.items() if each.confirm is not None}
+
+    presence: dict[str, PresenceConfig] = {}
+    """By the topic's template."""
 
     def redacted(self) -> "Config":
         """Return a copy to display: without what may be a credential."""

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from msgspec import Struct
 
-from cluster.core import protocol
+from cluster.core import presence_message, protocol
 from cluster.core.acknowledgement import LEVELS
 from cluster.core.gateway_mutations import mutation_id
 from cluster.core.gateway_state import Close, Effect, GatewayState
@@ -23,7 +23,6 @@ from cluster.errors import ErrorCode, HarborError, RequestError
 MAX_FRAME_BYTES = 1024 * 1024
 PING_MS = 25_000
 """Between the server's pings on a socket; a peer that does not answer is gone."""
-LATER = frozenset({"presence", "leave"})
 
 
 class Command(Struct, frozen=True):
@@ -125,27 +124,34 @@ def _carry_out(
             return _mutate(state, session, message, command, now_ms, new_id)
         case "undo":
             return _undo(state, session, message, command, now_ms)
-        case str() if kind in LATER:
-            raise RequestError(ErrorCode.UNSUPPORTED, f"{kind} is not supported by this version")
+        case "presence":
+            return presence_message.presence(state, session, message, _id(message), now_ms)
+        case "leave":
+            return presence_message.leave(state, session, message, _id(message), now_ms)
         case _:
             raise RequestError(ErrorCode.UNKNOWN_TYPE, f"unknown message type {kind!r:.60}")
 
 
 def _hello(state: GatewayState, session: SessionState, message: dict[str, Any], now_ms: float) -> list[Effect]:
-    """Say whose a session is; needed only where the handshake had no credentials and some are needed."""
+    """Say whose a session is, where the handshake had no credentials and some are needed, and which it was before."""
+    resume = presence_message.resume_token(message)
+    effects: list[Effect] = []
+    is_greeted = session.principal is not None
     if "token" not in message:
         if session.principal is None:
             raise HarborError(ErrorCode.UNAUTHORIZED, "hello needs a token here")
-        return []
-    if state.keys is None:
-        return []  # nobody asked
-    principal = state.principal(_token(message))
-    if principal is None:
-        return [Close(session.id, protocol.CLOSE_BAD_TOKEN, "bad token")]
-    if session.principal is not None:
-        return state.admit(session, principal, now_ms)
-    session.principal = principal
-    return welcome(state, session, now_ms)
+    elif state.keys is not None:  # else nobody asked
+        principal = state.principal(_token(message))
+        if principal is None:
+            return [Close(session.id, protocol.CLOSE_BAD_TOKEN, "bad token")]
+        if is_greeted:
+            effects.extend(state.admit(session, principal, now_ms))
+        session.principal = principal
+    if resume is not None:
+        effects.extend(state.resume_session(session, resume, now_ms))
+    if not is_greeted or resume is not None:
+        effects.extend(welcome(state, session, now_ms))
+    return effects
 
 
 def welcome(state: GatewayState, session: SessionState, now_ms: float) -> list[Effect]:
@@ -154,10 +160,10 @@ def welcome(state: GatewayState, session: SessionState, now_ms: float) -> list[E
         session,
         protocol.message(
             "welcome",
-            session=session.id,
+            session=session.identity,
             server_time=int(now_ms),
             ping_interval_ms=PING_MS,
-            resume_token=session.id,
+            resume_token=session.resume_token,
         ),
     )
 

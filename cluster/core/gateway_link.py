@@ -24,6 +24,7 @@ from cluster.core.messages import (
     ServiceState,
     Watch,
 )
+from cluster.core.presence import PresenceOutbox
 from cluster.core.query_key import KeyMatcher
 from cluster.core.shard_entry import ShardEntry, error_of
 
@@ -82,6 +83,7 @@ class GatewayLink:
         self.pending: dict[str, PendingChange] = {}
         self.tasks: deque[Watch | _Scan | Missed | ServiceState | Answered | MutationView] = deque()
         """What goes out in order, after pending changes."""
+        self.presence = PresenceOutbox()
         self.oldest_ms = 0.0
         self.sent_at = 0.0
         self.silent_since: float | None = None
@@ -91,6 +93,7 @@ class GatewayLink:
         """Forget everything: the gateway starts the link over. Returns the keys that were watched."""
         keys = list(self.watched)
         self.link.relink()
+        self.presence.clear()
         for collection in (
             self.exact,
             self.prefixes,
@@ -146,7 +149,8 @@ class GatewayLink:
             return self.link.retry_at
         if self.busy:
             return 0.0
-        return self.sent_at + HEARTBEAT_MS if self.watches else None
+        beat = self.sent_at + HEARTBEAT_MS if self.watches or self.presence.watching else None
+        return min((at for at in (beat, self.presence.due_at()) if at is not None), default=None)
 
 
 def encode_pending(

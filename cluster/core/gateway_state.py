@@ -16,7 +16,7 @@ What must not live here: HTTP and sockets (`cluster.gateway`), message texts (`p
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import orjson
@@ -50,6 +50,9 @@ from cluster.core.messages import (
     MutationView,
     Noted,
     Payload,
+    PresenceDiff,
+    PresenceResume,
+    PresenceWanted,
     Ready,
     Refused,
     Removed,
@@ -57,6 +60,7 @@ from cluster.core.messages import (
     Requests,
     Reset,
     Rest,
+    Restored,
     Send,
     ServiceState,
     Snapshot,
@@ -70,6 +74,8 @@ from cluster.core.mutation import DeclaredMutation
 from cluster.core.outbox import Outbox, Pending, encode
 from cluster.core.placement import SlotMap
 from cluster.core.position import Position, encode_token
+from cluster.core.presence_room import Mode, Pattern
+from cluster.core.presence_session import PresenceSessions
 from cluster.core.query_key import CanonicalKey, KeyMatcher, parse
 from cluster.core.replica import Replica
 from cluster.core.session_state import SUBSCRIPTIONS, SessionState
@@ -207,6 +213,7 @@ class GatewayState:
         concerns: Concerns | None = None,
         keys: ApiKeys | None = None,
         mutations: Mapping[str, DeclaredMutation] | None = None,
+        patterns: Sequence[Pattern] = (),
     ) -> None:
         self.identity = identity
         self.keys = keys
@@ -241,6 +248,7 @@ class GatewayState:
         self.reads: Counter[str] = Counter()
         """By where the answer came from; the shell counts."""
         self._now_ms = 0.0
+        self.presence = PresenceSessions(incarnation, lambda topic: slots.shard(CanonicalKey(topic)), shards, patterns)
 
     # --- shards --------------------------------------------------------------------------------------------------
 
@@ -335,6 +343,11 @@ class GatewayState:
                 self._settle(shard, request, payload, effects)
             case MutationView():
                 self._pass_on(self.mutations.heard(item), effects)
+            case PresenceDiff():
+                self.presence.diff(item)
+                effects.extend(map(Deliver, self.presence.woken()))
+            case PresenceWanted():
+                self.presence.wanted(shard.index)
 
     def _change(self, shard: _Shard, change: Change, effects: list[Effect]) -> None:
         replica = self.replicas.get(change.key)
@@ -473,6 +486,7 @@ class GatewayState:
         shard.partial.clear()
         shard.partial_oldest_ms = 0.0
         shard.queue = []
+        self.presence.relinked(shard.index)
         topics = list(shard.watching.values())
         shard.watching.clear()
         for topic in topics:
@@ -521,7 +535,10 @@ class GatewayState:
 
     def _pump(self, shard: _Shard) -> list[Effect]:
         """Send what waits for a shard, if nothing is in flight."""
-        if not shard.out.idle or not shard.queue:
+        if not shard.out.idle:
+            return []
+        shard.queue[:0] = self.presence.news(shard.index, self._now_ms)
+        if not shard.queue:
             return []
         message = Requests(shard.out.header(), shard.queue)
         shard.queue = []
@@ -662,6 +679,8 @@ class GatewayState:
                 self._doubt(shard, asked)
             case ListMutations(mutation=mutation) if request not in self._gathers:
                 self._pass_on(self.mutations.found(mutation, payload), effects)
+            case PresenceResume(member=member) if isinstance(payload, Restored):
+                self.presence.restored(member, payload, self._now_ms)
             case _:
                 pass
         gather = self._gathers.pop(request, None)
@@ -796,7 +815,12 @@ class GatewayState:
         return None if credentials is None else self.keys.principal(credentials)
 
     def open_session(
-        self, session_id: str, *, server_sent: bool = False, principal: Principal | None = ANYBODY
+        self,
+        session_id: str,
+        *,
+        server_sent: bool = False,
+        principal: Principal | None = ANYBODY,
+        resume_token: str = "",
     ) -> SessionState:
         """A client has connected; with no `principal` it has yet to say whose it is.
 
@@ -805,7 +829,10 @@ class GatewayState:
         """
         if len(self.sessions) >= MAX_SESSIONS:
             raise UnavailableError("this gateway has as many sessions as it may")
-        session = self.sessions[session_id] = SessionState(session_id, server_sent=server_sent, principal=principal)
+        session = self.sessions[session_id] = SessionState(
+            session_id, server_sent=server_sent, principal=principal, resume_token=resume_token
+        )
+        self.presence.opened(session)
         return session
 
     def admit(self, session: SessionState, principal: Principal, now_ms: float) -> list[Effect]:
@@ -823,7 +850,10 @@ class GatewayState:
             name = orjson.Fragment(subscription.name)
             members = protocol.error_body(ErrorCode.FORBIDDEN, "no grant to read any more")
             effects.extend(self.say(session, protocol.message("error", re=name, **members)))
-        return effects
+        for left in self.presence.admitted(session):
+            members = protocol.error_body(ErrorCode.FORBIDDEN, f"no grant of the presence topic {left} any more")
+            effects.extend(self.say(session, protocol.message("error", **members)))
+        return [*effects, *self._told()]
 
     def change_keys(self, keys: ApiKeys, now_ms: float) -> list[Effect]:
         """Other keys count from now on: sessions of those that are gone are closed, others have the grants of today."""
@@ -839,8 +869,8 @@ class GatewayState:
                 effects.extend(self.admit(session, principal, now_ms))
         return effects
 
-    def close_session(self, session_id: str, now_ms: float) -> list[Effect]:
-        """A client is gone."""
+    def close_session(self, session_id: str, now_ms: float, *, lingers: bool = False) -> list[Effect]:
+        """A client is gone. `lingers`: its connection broke off, so where it was present it is for a while, should it come back."""
         self._now_ms = now_ms
         effects: list[Effect] = []
         session = self.sessions.pop(session_id, None)
@@ -848,6 +878,64 @@ class GatewayState:
         if session is not None:
             for subscription in list(session.subscriptions.values()):
                 self._end(session, subscription, effects)
+            self.presence.gone(session, now_ms, lingers=lingers)
+        return [*effects, *self._told()]
+
+    # --- presence ------------------------------------------------------------------------------------------------
+
+    def present(
+        self, session: SessionState, topic: str, state: bytes | None, watch: Mode | None, now_ms: float
+    ) -> tuple[Pattern, list[Effect]]:
+        """A session is in a topic, or watches it; see `PresenceSessions`.
+
+        Raises:
+            HarborError: it may not, there is no such topic, or it is too much.
+        """
+        self._now_ms = now_ms
+        pattern = self.presence.present(session, topic, state, watch, now_ms)
+        return pattern, self._told()
+
+    def leave(self, session: SessionState, topic: str, now_ms: float) -> list[Effect]:
+        """A session leaves a topic.
+
+        Raises:
+            RequestError: `NOT_FOUND`.
+        """
+        self._now_ms = now_ms
+        self.presence.leave(session, topic)
+        return self._told()
+
+    def resume_session(self, session: SessionState, token: str, now_ms: float) -> list[Effect]:
+        """A session is the one that was given this token.
+
+        Raises:
+            RequestError: `CONFLICT`.
+        """
+        self._now_ms = now_ms
+        earlier = self.presence.resume(session, token, now_ms)
+        effects: list[Effect] = []
+        if earlier is not None:
+            effects.append(Close(earlier.id, protocol.CLOSE_RESUMED, "resumed by another connection"))
+        for shard in self._shards if self.presence.patterns else ():
+            request = PresenceResume(self._id(), self.incarnation, session.identity)
+            shard.outstanding[request.id] = request
+            shard.queue.append(request)
+        return [*effects, *self._told()]
+
+    def declare(self, patterns: Sequence[Pattern], now_ms: float) -> list[Effect]:
+        """Other presence topics are declared; who is in one that is no longer is told so."""
+        self._now_ms = now_ms
+        effects: list[Effect] = []
+        for session, topic in self.presence.declare(patterns):
+            members = protocol.error_body(ErrorCode.NOT_FOUND, f"the topic {topic} is declared no longer")
+            effects.extend(self.say(session, protocol.message("error", **members)))
+        return [*effects, *self._told()]
+
+    def _told(self) -> list[Effect]:
+        """Tell homes, and those who watch, what became of presence."""
+        effects: list[Effect] = [Deliver(session) for session in self.presence.woken()]
+        for shard in self._shards:
+            effects.extend(self._pump(shard))
         return effects
 
     def say(self, session: SessionState, message: bytes) -> list[Effect]:
@@ -1146,6 +1234,8 @@ class GatewayState:
             if text:
                 parts.append(text)
                 size += len(text)
+        if session.attendance is not None and session.attendance.due:
+            parts.extend(self.presence.write(session.attendance, CHUNK_BYTES - size))
         if not parts:
             return None, effects
         session.busy = True
@@ -1225,10 +1315,12 @@ class GatewayState:
 
     def deadline(self) -> float | None:
         """When a flush or a resend is due."""
-        times = [self._flush_at]
+        times = [self._flush_at, self.presence.deadline()]
         for shard in self._shards:
             times.append(shard.out.retry_at)
-            if shard.watching and shard.out.idle:
+            if shard.out.idle:
+                times.append(self.presence.due_at(shard.index))
+            if (shard.watching or self.presence.watches(shard.index)) and shard.out.idle:
                 times.append(shard.heard_ms + SILENCE_MS)
         for gather in self._gathers.values():
             times.append(gather.until_ms)
@@ -1242,11 +1334,14 @@ class GatewayState:
         effects: list[Effect] = []
         if self._flush_at is not None and self._flush_at <= now_ms:
             self.flush(effects)
+        self.presence.wake(now_ms)
+        effects.extend(self._told())
         for shard in self._shards:
             again = shard.out.resend(now_ms)
             if again is not None:
                 effects.append(Send(shard.address, again))
-            if shard.watching and shard.out.idle and shard.heard_ms + SILENCE_MS <= now_ms:
+            is_watched = shard.watching or self.presence.watches(shard.index)
+            if is_watched and shard.out.idle and shard.heard_ms + SILENCE_MS <= now_ms:
                 shard.heard_ms = now_ms
                 message = Requests(shard.out.header(), [])
                 shard.out.sent(message)

@@ -80,6 +80,19 @@ class Principal:
         if not self.may_mutate(name):
             raise HarborError(ErrorCode.FORBIDDEN, f"no grant to mutate {_clipped(name)}")
 
+    def may_be_present(self, topic: str) -> bool:
+        """Whether it has a grant of a presence topic."""
+        return any(_names(pattern, topic) for pattern in self.grants.presence)
+
+    def require_presence(self, topic: str) -> None:
+        """Refuse a presence topic that it has no grant of.
+
+        Raises:
+            HarborError: `FORBIDDEN`.
+        """
+        if not self.may_be_present(topic):
+            raise HarborError(ErrorCode.FORBIDDEN, f"no grant of the presence topic {_clipped(topic)}")
+
     def require_admin(self) -> None:
         """Refuse who may not see and change the cluster.
 

@@ -382,7 +382,78 @@ class ListMutations(Struct, frozen=True, array_like=True, tag="mutations"):
     """Empty: all."""
 
 
-Request = Mutate | Undo | ListMutations | Watch | Unwatch | Rest | Missed | Read | Write | Edit | Erase | Act | ListKeys
+# --- presence, gateway -> home (a shard) ---
+
+
+class PresenceMember(Struct, frozen=True, array_like=True):
+    """A session that is present in a topic."""
+
+    member: str
+    """The session."""
+    subject: str
+    state: bytes
+    """JSON."""
+    last_active: int
+    """Unix ms of its last `presence`; told with states and snapshots, not by itself."""
+
+
+class PresenceNews(Struct, frozen=True, array_like=True, tag="presence_news"):
+    """What became of a gateway's members since its last news, folded; also its heartbeat. It has no answer.
+
+    With `begins` what follows, up to `ends`, is all that this life of the gateway has: members not among it are gone.
+    """
+
+    id: int
+    life: int
+    """Of the gateway: what an earlier one had may still be resumed here or elsewhere."""
+    begins: bool
+    ends: bool
+    put: list[tuple[str, int, PresenceMember]]
+    """(topic, generation, member): who joined or has another state. Of two claims to a member the higher generation counts."""
+    left: list[tuple[str, str]]
+    """(topic, member)."""
+    heard: list[tuple[str, list[str]]]
+    """(topic, members) that have said they are there, and nothing else."""
+    heard_at: int
+    watches: list[tuple[str, int, str]]
+    """(topic, number, members | count | "" to end it); `PresenceDiff` names the number."""
+
+
+class PresenceResume(Struct, frozen=True, array_like=True, tag="presence_resume"):
+    """A session has come back to this life of this gateway: its memberships are here now. Answer: `Restored`."""
+
+    id: int
+    life: int
+    member: str
+
+
+class ListMembers(Struct, frozen=True, array_like=True, tag="members_of"):
+    """List members of a topic, in order of their ids, after `after`. Answer: `MemberList`, as soon as all of them are known."""
+
+    id: int
+    topic: str
+    after: str
+    limit: int
+
+
+Request = (
+    Mutate
+    | Undo
+    | ListMutations
+    | Watch
+    | Unwatch
+    | Rest
+    | Missed
+    | Read
+    | Write
+    | Edit
+    | Erase
+    | Act
+    | ListKeys
+    | PresenceNews
+    | PresenceResume
+    | ListMembers
+)
 
 
 class Requests(Struct, frozen=True, array_like=True, tag="requests"):
@@ -486,7 +557,22 @@ class MutationList(Struct, frozen=True, array_like=True, tag="mutation_list"):
     mutations: list[MutationView]
 
 
-Payload = EntryView | Failure | Written | Matched | KeyList | MutationView | MutationList
+class MemberList(Struct, frozen=True, array_like=True, tag="member_list"):
+    """At most `limit` members of the `count` there are; `more` where others follow."""
+
+    count: int
+    members: list[PresenceMember]
+    more: bool
+
+
+class Restored(Struct, frozen=True, array_like=True, tag="restored"):
+    """What this home knew of a session that came back."""
+
+    memberships: list[tuple[str, int, PresenceMember]]
+    """(topic, generation, member)."""
+
+
+Payload = EntryView | Failure | Written | Matched | KeyList | MutationView | MutationList | MemberList | Restored
 
 
 class Answers(Struct, frozen=True, array_like=True, tag="answers"):
@@ -597,7 +683,39 @@ class Answered(Struct, frozen=True, array_like=True, tag="answered"):
     payload: Payload
 
 
-Item = Snapshot | Absent | Ready | Change | Removed | Meta | Reset | MissedKeys | ServiceState | Answered | MutationView
+class PresenceDiff(Struct, frozen=True, array_like=True, tag="presence_diff"):
+    """What became of a watched topic since the last one, folded. A first one, in pieces, lists everybody."""
+
+    topic: str
+    number: int
+    """Of the watch; of an earlier one it is void."""
+    members: list[PresenceMember]
+    """Who joined or has another state."""
+    left: list[str]
+    count: int
+    whole: bool
+    """With this everybody was listed since the watch began: who was not is gone."""
+
+
+class PresenceWanted(Struct, frozen=True, array_like=True, tag="presence_wanted"):
+    """The home does not know, or has given up, what members this gateway has: it is to say all of them."""
+
+
+Item = (
+    Snapshot
+    | Absent
+    | Ready
+    | Change
+    | Removed
+    | Meta
+    | Reset
+    | MissedKeys
+    | ServiceState
+    | Answered
+    | MutationView
+    | PresenceDiff
+    | PresenceWanted
+)
 
 
 class ChangeSet(Struct, frozen=True, array_like=True, tag="change_set"):

@@ -5,7 +5,7 @@ without the braces and without what differs between subscribers (`sub`). `websoc
 
 Versions:
     1   first: hello, subscribe, unsubscribe, pause, resume, get, set, invalidate, mutate, undo, ping; welcome, snapshot, snapshot_end,
-        change, invalidated, removed, reset, position, result, mutation, drain, error, pong.
+        change, invalidated, removed, reset, position, result, mutation, drain, error, pong; presence, leave.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from cluster.core.messages import EntryView, Failure, MutationView
+from cluster.core.messages import EntryView, Failure, MutationView, PresenceMember
 from cluster.errors import TEMPORARY, ErrorCode, HarborError
 
 VERSION = 1
@@ -30,6 +30,8 @@ CLOSE_BAD_TOKEN = 3500
 CLOSE_NOT_PARSEABLE = 3501
 CLOSE_FORBIDDEN = 3503
 CLOSE_HELLO_LATE = 3504
+CLOSE_RESUMED = 3505
+"""Another connection has taken over this session's identity."""
 
 
 def change(
@@ -164,6 +166,39 @@ def mutation(view: MutationView) -> dict[str, Any]:
     """A mutation as HTTP answers it."""
     due = {"due_at": view.due_at} if view.due_at else {}
     return {"id": view.mutation, "name": view.name, "created_at": view.created_at, **due, **outcome(view)}
+
+
+def presence_member(said: PresenceMember) -> bytes:
+    """A member of a topic, an object."""
+    subject = orjson.dumps(said.subject)
+    return b'{"member":"%b","subject":%b,"state":%b,"last_active":%d}' % (
+        said.member.encode(),
+        subject,
+        said.state,
+        said.last_active,
+    )
+
+
+def presence(
+    topic: str,
+    joined: list[bytes],
+    updated: list[bytes],
+    left: list[str],
+    count: int,
+    *,
+    is_snapshot: bool = False,
+    is_more: bool = False,
+) -> bytes:
+    """What became of a topic, a whole message; `is_more`: other pages of the listing follow."""
+    return b'{"type":"presence","topic":%b,"joined":[%b],"updated":[%b],"left":%b,"count":%d%b%b}' % (
+        orjson.dumps(topic),
+        b",".join(joined),
+        b",".join(updated),
+        orjson.dumps(left),
+        count,
+        b',"snapshot":true' if is_snapshot else b"",
+        b',"more":true' if is_more else b"",
+    )
 
 
 def error_body(code: str, message: str, *, temporary: bool | None = None, details: Any = None) -> dict[str, Any]:

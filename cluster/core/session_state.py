@@ -6,6 +6,7 @@ What must not live here: replicas and topics (`gateway_state`), sockets (`cluste
 from collections import deque
 
 from cluster.core.grants import Principal
+from cluster.core.presence_room import Attendance
 from cluster.core.topic import Subscription
 
 SUBSCRIPTIONS = 128
@@ -22,22 +23,32 @@ class SessionState:
     """See the module. `server_sent`: the client reads an event stream instead of WebSocket frames."""
 
     __slots__ = (
+        "attendance",
         "attention",
         "busy",
         "commands",
         "control",
         "id",
+        "identity",
         "out",
         "out_bytes",
         "principal",
+        "resume_token",
         "server_sent",
         "stalled_since",
         "subscriptions",
         "voided",
     )
 
-    def __init__(self, session_id: str, *, server_sent: bool, principal: Principal | None) -> None:
+    def __init__(
+        self, session_id: str, *, server_sent: bool, principal: Principal | None, resume_token: str = ""
+    ) -> None:
         self.id = session_id
+        self.identity = session_id
+        """As others know it: another than `id` once it has resumed an earlier session."""
+        self.resume_token = resume_token
+        self.attendance: Attendance | None = None
+        """Its presence topics; None: it has been in none."""
         self.principal = principal
         """Whose it is; None: it has yet to say so."""
         self.server_sent = server_sent

@@ -294,10 +294,15 @@ class ShardMutations:
         """A shard has what it was told, or lives anew."""
         peer = self._peers[to]
         if peer.in_flight is not message:
-            if isinstance(
-                answer, OverlaysTaken
-            ):  # late: should it have opened the link of a new life, that has what is out of date
-                self._suspect.add(to)
+            return
+        if isinstance(answer, Refused):
+            peer.relink()
+            return
+        assert isinstance(answer, OverlaysTaken)
+        peer.acknowledged(answer.incarnation)
+        for item in message.items:
+            if isinstance(item, Lift):
+                self.queue.lifted(int(to.partition("-")[2]), item.mutation)
 
     def unanswered(self, to: str, message: Overlays, now_ms: float) -> None:
         """The call failed."""

@@ -66,6 +66,7 @@ from cluster.core.messages import (
     Item,
     KeyList,
     ListKeys,
+    ListMembers,
     ListMutations,
     Matched,
     Members,
@@ -76,6 +77,8 @@ from cluster.core.messages import (
     Noted,
     Overlays,
     Payload,
+    PresenceNews,
+    PresenceResume,
     Read,
     Ready,
     Refused,
@@ -108,6 +111,7 @@ from cluster.core.operation import (
     identity,
 )
 from cluster.core.placement import slot
+from cluster.core.presence import PresenceTopics
 from cluster.core.query_cache import CANCELLED, Fetch, Observer, QueryCache, head
 from cluster.core.query_key import CanonicalKey, KeyMatcher, elements, parse
 from cluster.core.recent_values import RecentValues
@@ -297,6 +301,7 @@ class ShardState:
         self._effects: list[Effect] = []
         self._gateways = list(gateways)
         self._announcements = Announcements(identity, incarnation, [*self._gateways, *self.mutations.peers])
+        self.presence = PresenceTopics(self._gateways)
         self.operations_dropped: Counter[str] = Counter()
         self.slot_operations: Counter[int] = Counter()
         """Operations of batches, before folding, by slot, since the shell last took them."""
@@ -1166,6 +1171,7 @@ class ShardState:
             if address == link.address:
                 self.demand.release(channels, self._now_ms)
                 del self._prefix_channels[address, watch]
+        self.presence.closed(link.address)
         for key in link.clear():
             self._drop_watcher(link, key)
 
@@ -1198,6 +1204,11 @@ class ShardState:
                     return payload
                 self._acknowledgements.hold(Held(link.address, request.id, request.request_id, payload))
                 return None
+            case PresenceNews():
+                self.presence.news(link.address, link.presence, request, self._now_ms)
+                return None
+            case PresenceResume() | ListMembers():
+                return self.presence.ask(link.address, request, self._now_ms)
 
     def _read(self, link: GatewayLink, request: Read) -> Payload | None:
         entry = self.cache.get(request.key)
@@ -1536,6 +1547,8 @@ class ShardState:
                 self.cache.release(entry)
         self._effects.extend(self._committed.wake(self._now_ms))
         self._effects.extend(self.demand.sends(self._now_ms))
+        for gateway, request, payload in self.presence.answers(self._now_ms):
+            self._links[gateway].answer(request, payload)
         for link in self._links.values():
             if link.link.idle and link.busy:
                 self._effects.append(self._change_set(link))
@@ -1580,6 +1593,7 @@ class ShardState:
                     if scan.watch in link.prefixes:
                         items.append(Ready(scan.watch, scan.offset))
             link.tasks.popleft()
+        items.extend(link.presence.items(self._now_ms, SLICE_BYTES - size, settled=self.presence.settled))
         complete = not link.pending
         message = ChangeSet(link.link.header(), self.epoch, self.offset if complete else -1, link.oldest_ms, items)
         link.oldest_ms = 0.0
@@ -1618,6 +1632,7 @@ class ShardState:
         self._now_ms = now_ms
         self._announcements.exchange(self._gateways, message.names)
         self._gateways = message.names
+        self.presence.gateways(message.names, now_ms)
         return Noted(self.incarnation), self._taken()
 
     def announce(self, message: Announce, now_ms: float) -> tuple[Answer, list[Effect]]:
@@ -1686,7 +1701,12 @@ class ShardState:
         """When anything is due."""
         if self._sweeps or self._evicting:
             return self._now_ms
-        times = [self._announcements.deadline(), self.demand.deadline(), self.cache.deadline()]
+        times = [
+            self._announcements.deadline(),
+            self.demand.deadline(),
+            self.cache.deadline(),
+            self.presence.deadline(),
+        ]
         times.extend(link.deadline() for link in self._links.values())
         times.extend((self._committed.deadline(), self.mutations.deadline(), min(self._unlaid.values(), default=None)))
         times.extend(at for _, at in self._health.offline())
@@ -1696,6 +1716,7 @@ class ShardState:
         """Do what is due."""
         self._now_ms = now_ms
         self._effects.extend(self._announcements.wake(now_ms))
+        self.presence.wake(now_ms)
         self.cache.wake()
         for service, at in list(self._health.offline()):
             entry = self._probing(service) if at <= now_ms else None

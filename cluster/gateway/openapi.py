@@ -6,6 +6,7 @@ from cluster import __version__
 from cluster.core.acknowledgement import LEVELS
 from cluster.core.gateway_mutations import MAX_DELAY_MS
 from cluster.core.mutation import MAX_ID, Status
+from cluster.core.presence_room import MAX_TOPIC
 from cluster.core.scaling import MAX_INGESTORS
 
 _KEY = {
@@ -216,6 +217,17 @@ def document() -> dict[str, Any]:
                     },
                 ),
             },
+            "/v1/presence": {
+                "get": _operation(
+                    "List the members of a presence topic",
+                    [
+                        _parameter("topic", "its name", required=True, minLength=1, maxLength=MAX_TOPIC),
+                        _parameter("limit", "rows", pattern="^[0-9]+$"),
+                        _parameter("cursor", "from an earlier answer"),
+                    ],
+                    {"200": _answer("members", "Presence"), "404": _answer("no such topic is declared", "Error")},
+                )
+            },
             "/v1/stream": {
                 "get": _operation(
                     "Follow entries as server-sent events",
@@ -351,6 +363,28 @@ def document() -> dict[str, Any]:
                     "required": ["keys"],
                     "properties": {
                         "keys": {"type": "array", "items": {"type": "object"}},
+                        "cursor": {"type": "string"},
+                    },
+                },
+                "Presence": {
+                    "type": "object",
+                    "required": ["topic", "count", "members"],
+                    "properties": {
+                        "topic": {"type": "string"},
+                        "count": {"type": "integer"},
+                        "members": {
+                            "type": "array",
+                            "items": {
+                                "type": "object",
+                                "required": ["member", "subject", "state", "last_active"],
+                                "properties": {
+                                    "member": {"type": "string", "description": "the session"},
+                                    "subject": {"type": "string"},
+                                    "state": {},
+                                    "last_active": {"type": "integer", "description": "Unix ms"},
+                                },
+                            },
+                        },
                         "cursor": {"type": "string"},
                     },
                 },

@@ -35,7 +35,9 @@ from cluster.core.messages import (
     KeyInfo,
     KeyList,
     ListKeys,
+    ListMembers,
     Matched,
+    MemberList,
     Payload,
     Read,
     Send,
@@ -44,6 +46,8 @@ from cluster.core.messages import (
 )
 from cluster.core.operation import parse_operations
 from cluster.core.position import decode_token
+from cluster.core.presence_message import topic_of
+from cluster.core.presence_session import identity_of
 from cluster.core.query_key import CanonicalKey, KeyMatcher, canonical, checked, normalized, parse
 from cluster.core.replica import Replica
 from cluster.core.scaling import MAX_INGESTORS
@@ -80,6 +84,9 @@ GROUP_S = 0.2
 """Between two groups."""
 PACED = 0.8
 """Share of a drain's grace over which they are spread; the rest is for sockets to close."""
+CLOSE_NORMAL = 1000
+FINAL = range(3500, 4000)
+"""Close codes of sessions that do not come back; after `CLOSE_NORMAL` they have said so themselves."""
 RECONNECT_MS = 1_000
 """At a drain clients are told to come back after this plus as much again at random, so that they do not all come at once."""
 
@@ -175,6 +182,7 @@ class GatewayServer:
             ("DELETE", "/v1/entries"): self._delete_entry,
             ("GET", "/v1/keys"): self._keys,
             **{("POST", f"/v1/{action}"): partial(self._act, action) for action in ACTIONS},
+            ("GET", "/v1/presence"): self._presence,
             ("GET", "/v1/stream"): self._stream,
             ("GET", "/v1/missed"): self._missed,
             ("GET", "/v1/socket"): self._socket,
@@ -521,20 +529,36 @@ class GatewayServer:
         matched = sum(payload.count for payload in payloads if isinstance(payload, Matched))
         return web.Response(body=b'{"matched":%d}' % matched, headers=JSON)
 
+    async def _presence(self, request: web.BaseRequest) -> web.StreamResponse:
+        parameters.only(request, "topic", "limit", "cursor")
+        topic = topic_of(request.query.get("topic"))
+        limit = parameters.limit(request, 100, 1000)
+        after = request.query.get("cursor", "")
+        who(request).require_presence(topic)
+        self.state.presence.pattern(topic)
+        payloads = await self._ask(CanonicalKey(topic), lambda n: ListMembers(n, topic, after, limit))
+        found = payloads[0]
+        assert isinstance(found, MemberList)
+        members = b",".join(map(protocol.presence_member, found.members))
+        cursor = b',"cursor":%b' % orjson.dumps(found.members[-1].member) if found.more else b""
+        body = b'{"topic":%b,"count":%d,"members":[%b]%b}' % (orjson.dumps(topic), found.count, members, cursor)
+        return web.Response(body=body, headers=JSON)
+
     # --- live ----------------------------------------------------------------------------------------------------
 
     def _open(self, request: web.BaseRequest, *, server_sent: bool) -> _Wire:
         if self.draining:
             raise HarborError(ErrorCode.UNAVAILABLE, "this gateway is shutting down")
+        token = secrets.token_urlsafe(18)
         session = self.state.open_session(
-            secrets.token_urlsafe(12), server_sent=server_sent, principal=request[PRINCIPAL]
+            identity_of(token), server_sent=server_sent, principal=request[PRINCIPAL], resume_token=token
         )
         wire = self._wires[session.id] = _Wire(session)
         return wire
 
-    def _shut(self, wire: _Wire) -> None:
+    def _shut(self, wire: _Wire, *, lingers: bool = False) -> None:
         self._wires.pop(wire.session.id, None)
-        self.run(self.state.close_session(wire.session.id, self._clock.now_ms()))
+        self.run(self.state.close_session(wire.session.id, self._clock.now_ms(), lingers=lingers))
 
     async def _socket(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request)
@@ -566,7 +590,7 @@ class GatewayServer:
         finally:
             code = wire.close_code or socket.close_code or 1006
             self.disconnects[code] += 1
-            self._shut(wire)
+            self._shut(wire, lingers=code != CLOSE_NORMAL and code not in FINAL)
             if request.transport is not None and not request.transport.is_closing():
                 request.transport.close()
             if request.transport is not None:

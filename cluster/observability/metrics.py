@@ -91,6 +91,7 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("shard",),
     ),
     "shard_subscriptions": ("gauge", "Watches of gateways.", ("shard",)),
+    "presence_members": ("gauge", "Members of the presence topics that the shard is home to.", ("shard",)),
     "shard_apply_seconds": ("histogram", "To apply a batch.", ("shard",)),
     "shard_mailbox_batches": (
         "gauge",

@@ -37,6 +37,7 @@ def test_what_only_a_restart_changes_is_refused(change, line):
         ({}, set()),
         ({"cluster": {"ingestors": 2}}, set()),
         ({"gateway": {"origins": ["https://a"]}}, set()),
+        ({"presence": {"doc:{id}": {}}}, set()),
         ({"cache": {"max_entries": 5}}, {"shard"}),
         ({"queries": [{"key": ["a"], "service": "api", "path": "/a"}]}, {"shard"}),
         ({"mutations": {"m": {"request": REQUEST}}}, {"shard"}),
@@ -69,7 +70,7 @@ def test_an_ingestor_is_made_anew_for_what_confirms_and_for_nothing_else_of_a_mu
 
 
 def test_every_part_of_a_configuration_is_fixed_or_concerns_somebody_or_is_taken_as_it_runs():
-    taken = {"cluster", "gateway"}  # their other members
+    taken = {"cluster", "gateway", "presence"}  # of the first two their other members
     known = {path.partition(".")[0] for path in FIXED} | {each for sections in CONCERNS.values() for each in sections}
     parts = {"confirmations"}  # of mutations, all that ingestion knows of them
     assert known | taken == set(Config.__struct_fields__) | parts

@@ -157,7 +157,13 @@ FAULTS: list[tuple[str, str]] = [
     ("defaults: {stale_time: soon}", "defaults.stale_time: expected a duration such as 100ms, 60s, 5m or 24h, got 'soon'"),
     ("defaults: {retry: -1}", "defaults.retry: expected a whole number of at least 0, got -1"),
     # --- what later versions do
-    ("presence: {}", "presence: not supported by this version, got {}"),
+    # --- presence
+    ("presence: []", "presence: expected a mapping of topics, got []"),
+    ("presence: {'doc:{id}': 5s}", "presence.doc:{id}: expected a mapping, got '5s'"),
+    ("presence: {'doc:{id}': {heartbeat: 5}}", "presence.doc:{id}.heartbeat: expected a duration such as 100ms, 60s, 5m or 24h, got 5"),
+    ("presence: {a: {timeout: 30s}}", "presence.a.timeout: expected more than the heartbeat (30000ms), got 30000ms"),
+    ("presence: {a: {heartbeats: 5s}}", "presence.a.heartbeats: unknown key, did you mean heartbeat?"),
+    ("presence: {'': {}}", "presence.: expected a topic of 1 to 256 characters, got ''"),
     # --- services
     ("services: []", "services: expected a mapping of names, got []"),
     ("services: {'a b': {base_url: 'http://x'}}", "services.a b: expected a name of letters, digits, '-' and '_', got 'a b'"),

@@ -343,6 +343,7 @@ def test_the_sample_configuration_is_yaml_and_names_this_server():
         "cluster",
         "batching",
         "entities",
+        "presence",
         "relations",
         "gateway",
         "defaults",

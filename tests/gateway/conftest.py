@@ -17,6 +17,7 @@ from cluster.core.gateway_state import GatewayState
 from cluster.core.infinite import OffsetPaging
 from cluster.core.messages import ChangeSet, Requests, Send
 from cluster.core.placement import assign_slots
+from cluster.core.presence_room import Pattern
 from cluster.core.shard_state import ShardState, StartFetch
 from cluster.gateway import GatewayServer
 from tests.in_process import new_shard
@@ -33,14 +34,17 @@ QUERIES = [
 
 
 class Harness:
-    def __init__(self, shards: int = 2, origins: tuple[str, ...] = ()) -> None:
+    def __init__(self, shards: int = 2, origins: tuple[str, ...] = (), patterns: tuple[Pattern, ...] = ()) -> None:
         self.clock = SystemClock()
         self.loop = asyncio.get_running_loop()
         now_ms = self.clock.now_ms()
         self.shards: dict[str, ShardState] = {
             f"shard-{n}": new_shard(n, 5, now_ms, QUERIES, ["gateway-0"]) for n in range(shards)
         }
-        self.state = GatewayState("gateway-0", 7, slots=assign_slots(range(shards), 1), shards=shards)
+        self.state = GatewayState(
+            "gateway-0", 7, slots=assign_slots(range(shards), 1), shards=shards, patterns=patterns
+        )
+        self.shard_timers: dict[str, asyncio.TimerHandle] = {}
         self.server = GatewayServer(
             self.state,
             self.clock,
@@ -65,8 +69,9 @@ class Harness:
     async def stop(self) -> None:
         await self.http.close()
         await self.server.drain()
-        if self.timer is not None:
-            self.timer.cancel()
+        for timer in [self.timer, *self.shard_timers.values()]:
+            if timer is not None:
+                timer.cancel()
 
     async def describe(self) -> dict[str, Any]:
         return {"name": "test", "ready": True}
@@ -102,6 +107,20 @@ class Harness:
                     self.run(shard, shard.answered("gateway-0", message, answer, self.clock.now_ms()))
                 case StartFetch():
                     self.fetches.append((shard, effect))
+        if self.state.presence.patterns:
+            self.rearm_shard(shard)
+
+    def rearm_shard(self, shard: ShardState) -> None:
+        """Keep a shard's timer, for what it sends by itself."""
+        if (timer := self.shard_timers.pop(shard.identity, None)) is not None:
+            timer.cancel()
+        if (due := shard.deadline()) is not None:
+            after_s = max(0.0, due - self.clock.now_ms()) / 1000
+
+            def wake() -> None:
+                self.run(shard, shard.wake(self.clock.now_ms()))
+
+            self.shard_timers[shard.identity] = self.loop.call_later(after_s, wake)
 
     def fetched(self, result: Any) -> None:
         shard, fetch = self.fetches.pop(0)

@@ -16,9 +16,9 @@ from cluster.gateway.mutation_routes import MUTATIONS
 from tests.gateway.conftest import Harness, until
 
 WHO = {
-    "all": Grants(read=[[]], write=[[]], admin=True),
+    "all": Grants(read=[[]], write=[[]], presence=["*"], admin=True),
     "reader": Grants(read=[["projects", "*", "public"], ["news"]]),
-    "writer": Grants(write=[["projects"]]),
+    "writer": Grants(write=[["projects"]], presence=["doc:*"]),
     "nobody": Grants(),
 }
 
@@ -78,6 +78,8 @@ REQUESTS: list[tuple[str, str, dict[str, Any], dict[str, bool]]] = [
     ("GET", "/v1/stream", {"params": [("key", NEWS), ("prefix", PROJECTS)]}, {"reader": False, "writer": False}),
     ("GET", "/v1/missed", {"params": {"key": NEWS, "since": "p1.0-0-0"}}, {"reader": True, "writer": False}),
     ("GET", "/v1/missed", {"params": {"prefix": "[]", "since": "p1.0-0-0"}}, {"reader": False, "writer": False}),
+    ("GET", "/v1/presence", {"params": {"topic": "doc:1"}}, {"reader": False, "writer": True}),
+    ("GET", "/v1/presence", {"params": {"topic": "room:1"}}, {"reader": False, "writer": False}),
     ("GET", "/v1/cluster", {}, {"reader": False, "writer": False}),
     ("POST", "/v1/scale", {"data": b'{"ingestors":2}'}, {"reader": False, "writer": False}),
 ]

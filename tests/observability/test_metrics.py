@@ -17,7 +17,6 @@ LATER = {
     "sessions_degraded",
     "mutations_total",
     "mutations_pending",
-    "presence_members",
     "failovers_total",
     "recovery_seconds",
     "rebalances_total",
