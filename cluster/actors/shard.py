@@ -302,6 +302,7 @@ class ShardActor(Shell):
             metrics.set("journal_errors_total", self._store_errors)
         metrics.set("shard_resets_total", machine.resets)
         metrics.set("mutations_pending", machine.mutations.queue.unsettled)
+        metrics.set("mutations_oldest_seconds", machine.mutations.queue.oldest_ms(self.now()) / 1000.0)
         for status, count in machine.mutations.queue.settled.items():
             metrics.set("mutations_total", count, status=status)
         metrics.set("invalidations_total", machine.invalidations)

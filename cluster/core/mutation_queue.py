@@ -274,6 +274,11 @@ class MutationQueue:
         found = [each for each in self.records.values() if not statuses or each.status in statuses]
         return [each.view() for each in sorted(found, key=lambda each: each.number)]
 
+    def oldest_ms(self, now_ms: float) -> float:
+        """Return for how long the oldest that is not settled could have been sent; 0: there is none."""
+        heads = [waiting[0].due_ms for waiting in self._scopes.values()]
+        return max(0.0, now_ms - min(heads, default=now_ms))
+
     # --- services ------------------------------------------------------------------------------------------------
 
     def responded(self, call: StartMutation, answer: Response | UpstreamError, now_ms: float) -> None:

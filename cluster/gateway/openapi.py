@@ -1,4 +1,4 @@
-"""The HTTP API's description (OpenAPI 3.1)."""
+"""The HTTP API's description (OpenAPI 3.1). It is one thing because it is one document, written in the order in which it is read."""
 
 from typing import Any
 

@@ -92,6 +92,13 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "shard_subscriptions": ("gauge", "Watches of gateways.", ("shard",)),
     "presence_members": ("gauge", "Members of the presence topics that the shard is home to.", ("shard",)),
+    "mutations_total": ("counter", "Mutations that were settled.", ("shard", "status")),
+    "mutations_pending": ("gauge", "Mutations that are not settled.", ("shard",)),
+    "mutations_oldest_seconds": (
+        "gauge",
+        "Age of the oldest mutation that is not settled and was not delayed.",
+        ("shard",),
+    ),
     "shard_apply_seconds": ("histogram", "To apply a batch.", ("shard",)),
     "shard_mailbox_batches": (
         "gauge",

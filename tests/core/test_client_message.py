@@ -63,7 +63,6 @@ FAULTS: list[tuple[Any, str]] = [
     ({}, "UNKNOWN_TYPE"),
     ({"type": "dance"}, "UNKNOWN_TYPE"),
     ({"type": []}, "UNKNOWN_TYPE"),
-    ({"type": "presence"}, "UNSUPPORTED"),
     ({"type": "subscribe", "key": ["a"]}, "BAD_MESSAGE"),
     ({"type": "subscribe", "id": True, "key": ["a"]}, "BAD_MESSAGE"),
     ({"type": "subscribe", "id": "x" * 257, "key": ["a"]}, "BAD_MESSAGE"),

@@ -413,7 +413,6 @@ async def test_a_socket_from_welcome_to_close(harness: Harness) -> None:
         (b'{"type":"dance","id":1}', "UNKNOWN_TYPE", 1),
         (b'{"id":1}', "UNKNOWN_TYPE", 1),
         (b'{"type":"mutate","id":"m","name":"x"}', "UNKNOWN_MUTATION", "m"),
-        (b'{"type":"presence","id":"m","topic":"x"}', "UNSUPPORTED", "m"),
         (b'{"type":"auth","id":1}', "BAD_MESSAGE", 1),
         (b'{"type":"subscribe","key":["a"]}', "BAD_MESSAGE", None),
         (b'{"type":"subscribe","id":1,"key":"a"}', "BAD_KEY", 1),
