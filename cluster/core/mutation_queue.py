@@ -101,6 +101,8 @@ class StartMutation(Struct, frozen=True):
 class _Outage(Struct):
     probe_at: float
     delay_ms: float = PROBE_MS
+    is_probed: bool = False
+    """One is under way to see whether the service is back."""
 
 
 class MutationQueue:
@@ -147,6 +149,7 @@ class MutationQueue:
         self._renamed: dict[str, tuple[Any, float]] = {}
         """(the id it has now; None: it came to nothing, until when that is remembered), by temporary id."""
         self._number = 0
+        self._is_sending = False
         self._now_ms = 0.0
         self.calls: list[StartMutation] = []
         self.told: dict[str, MutationRecord] = {}
@@ -365,7 +368,8 @@ class MutationQueue:
         outage = self._outages.get(service)
         if outage is None:
             self._outages[service] = _Outage(self._now_ms + PROBE_MS)
-        elif outage.probe_at <= self._now_ms:
+        elif outage.is_probed:
+            outage.is_probed = False
             outage.delay_ms = min(2 * outage.delay_ms, MAX_PROBE_MS)
             outage.probe_at = self._now_ms + outage.delay_ms
 
@@ -378,6 +382,7 @@ class MutationQueue:
             record = self.records[mutation]
             self._move(record, Status.QUEUED)
             self._ready[mutation] = None
+        self._send_ready()
 
     def _pause(self, record: MutationRecord) -> None:
         self._move(record, Status.PAUSED)
@@ -415,21 +420,17 @@ class MutationQueue:
 
     def _probe(self, service: str, outage: _Outage) -> None:
         for mutation in list(self._paused.get(service, ())):
-            record = self.records[mutation]
-            limit = self._declared[record.name].max_age_ms
-            if limit is not None and self._now_ms - record.created_ms > limit:
-                message = f"service {service} could not be reached for {limit / 1000:g} s"
-                self._fail(record, ErrorCode.UPSTREAM_OFFLINE, message)
+            self._is_too_old(self.records[mutation])
         head = next(iter(self._paused.get(service, ())), None)
         if head is None:
             del self._outages[service]
             return
+        outage.probe_at = self._now_ms + MAX_PROBE_MS  # should there be no answer at all
         if head not in self._under_way:
-            outage.probe_at = self._now_ms
+            outage.is_probed = True
             record = self.records[head]
             self._resume(record)
             self._send(record)
-        outage.probe_at = max(outage.probe_at, self._now_ms + PROBE_MS if head in self._under_way else self._now_ms)
 
     # --- the life of one -----------------------------------------------------------------------------------------
 
@@ -453,11 +454,22 @@ class MutationQueue:
             self._send_ready()
 
     def _send_ready(self) -> None:
+        if self._is_sending:
+            return  # what is ready now is sent by the loop that is under way
+        self._is_sending = True
+        try:
+            self._send_all_ready()
+        finally:
+            self._is_sending = False
+
+    def _send_all_ready(self) -> None:
         while self._ready and len(self._under_way) < PARALLEL:
             mutation = next(iter(self._ready))
             del self._ready[mutation]
             record = self.records.get(mutation)
             if record is None or record.status not in (Status.QUEUED, Status.PENDING):
+                continue
+            if self._is_too_old(record):
                 continue
             if record.status is Status.QUEUED:
                 temporary = self._awaits(record)
@@ -468,6 +480,18 @@ class MutationQueue:
                     self._pause(record)
                     continue
             self._send(record)
+
+    def _is_too_old(self, record: MutationRecord) -> bool:
+        """Give up a mutation that has waited for its service longer than it may. Returns whether it was one."""
+        declared = self._declared[record.name]
+        limit = declared.max_age_ms
+        if limit is None or record.status is Status.PENDING or self._now_ms - record.due_ms <= limit:
+            return False
+        message = f"it has waited for over {limit / 1000:g} s" + (
+            f" for service {declared.service}" if declared.service else ""
+        )
+        self._fail(record, ErrorCode.UPSTREAM_OFFLINE, message)
+        return True
 
     def _awaits(self, record: MutationRecord) -> str | None:
         """Return the temporary id of something that is still to be created, if the mutation names one."""
