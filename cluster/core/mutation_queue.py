@@ -17,6 +17,7 @@ What must not live here: what a mutation is made of (`mutation`), how views come
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from heapq import heappop, heappush
 from typing import Any
 
 import orjson
@@ -135,6 +136,8 @@ class MutationQueue:
         """To be sent as soon as there is a connection."""
         self._waiting: dict[str, float] = {}
         """When a delay or a wait for another try ends, by id."""
+        self._due: list[tuple[float, str]] = []
+        """The same as a heap, with some that wait no longer."""
         self._blocked: dict[str, dict[str, None]] = {}
         """Mutations that wait for something to be created, by its temporary id."""
         self._outages: dict[str, _Outage] = {}
@@ -179,7 +182,7 @@ class MutationQueue:
             if record.temporary:
                 self._temporaries[record.temporary] = record.id
             if record.status is Status.SCHEDULED:
-                self._waiting[record.id] = record.due_ms
+                self._wait(record.id, record.due_ms)
             else:
                 record.status = Status.QUEUED
         for shard in range(self._shards):
@@ -249,7 +252,7 @@ class MutationQueue:
             self._temporaries[temporary] = record.id
         if delay_ms > 0:
             record.status = Status.SCHEDULED
-            self._waiting[record.id] = record.due_ms
+            self._wait(record.id, record.due_ms)
         self._changed(record.id)
         self._lay(record)
         self._advance(record.scope)
@@ -323,9 +326,10 @@ class MutationQueue:
             self._ready[record.id] = None
             return
         wait = declared.retry_after(record.failures, answer)
-        if wait is not None:
+        limit = declared.max_age_ms
+        if wait is not None and (limit is None or self._now_ms + wait - record.due_ms <= limit):
             record.failures += 1
-            self._waiting[record.id] = self._now_ms + wait
+            self._wait(record.id, self._now_ms + wait)
             self._changed(record.id)
             return
         code = ErrorCode.CONFLICT if answer.is_conflict else answer.code
@@ -396,15 +400,23 @@ class MutationQueue:
 
     def deadline(self) -> float | None:
         """When anything is due."""
-        times = list(self._waiting.values())
-        times.extend(outage.probe_at for outage in self._outages.values())
+        while self._due and self._waiting.get(self._due[0][1]) != self._due[0][0]:
+            heappop(self._due)
+        times = [outage.probe_at for outage in self._outages.values()]
+        if self._due:
+            times.append(self._due[0][0])
         return min(times, default=None)
+
+    def _wait(self, mutation: str, until_ms: float) -> None:
+        self._waiting[mutation] = until_ms
+        heappush(self._due, (until_ms, mutation))
 
     def wake(self, now_ms: float) -> None:
         """Send what is due, and try services that could not be reached."""
         self._now_ms = now_ms
-        for mutation, at in list(self._waiting.items()):
-            if at > now_ms:
+        while self._due and self._due[0][0] <= now_ms:
+            at, mutation = heappop(self._due)
+            if self._waiting.get(mutation) != at:
                 continue
             del self._waiting[mutation]
             record = self.records[mutation]

@@ -33,6 +33,7 @@ DOCUMENT: dict[str, Any] = {
     "mutations": {
         "put": PUT,
         "again": {**PUT, "retry": 1, "retry_delay": "1s"},
+        "stubborn": {**PUT, "retry": True, "retry_delay": "1s", "max_age": "5s"},
         "old": {**PUT, "max_age": "10s"},
         "late": {**PUT, "delay": "5s"},
         "over": {**PUT, "conflict": "overwrite"},
@@ -169,6 +170,19 @@ def test_a_failure_is_retried_as_declared_with_the_same_key() -> None:
     assert again.request.idempotency_key == call.request.idempotency_key == "m"
     queue.answer(again, BROKEN)
     assert queue.queue.records["m"].error == ("UPSTREAM_ERROR", "http 500")
+
+
+def test_a_head_that_keeps_failing_blocks_its_scope_no_longer_than_it_may_wait() -> None:
+    queue = Queue()
+    queue.begin("stubborn", "m")
+    queue.begin("put", "n")
+    while queue.status("m") is Status.PENDING:
+        (call,) = queue.sent()
+        queue.answer(call, BROKEN)
+        assert queue.now < START + 10_000.0
+        queue.wait(1_000.0)
+    assert queue.queue.records["m"].error == ("UPSTREAM_ERROR", "http 500")
+    assert queue.names() == ["n"]
 
 
 def test_it_can_be_undone_until_it_is_sent() -> None:

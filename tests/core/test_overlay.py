@@ -84,10 +84,10 @@ def test_an_item_that_comes_where_one_is_pending_is_kept_out_of_the_view_for_a_w
     overlays = Overlays()
     new = {"id": "tmp", "title": "x"}
     overlays.lay(laid(Append((json(new),), "/tasks"), temporary="tmp"), 0, {})
-    overlay = overlays.of(KEY)
-    assert overlay is not None
     before = value({"tasks": [{"id": "t1"}]})
-    overlay.came([Append((json({"id": "t2", "title": "x"}), json({"id": "t1", "title": "y"})), "/tasks")], before, NOW)
+    overlays.came(
+        KEY, [Append((json({"id": "t2", "title": "x"}), json({"id": "t1", "title": "y"})), "/tasks")], before, NOW
+    )
     after = {"tasks": [{"id": "t1", "title": "y"}, {"id": "t2", "title": "x"}]}
     assert shown(overlays, after) == {"tasks": [{"id": "t1", "title": "y"}, new]}
     assert overlays.deadline() == NOW + HIDDEN_MS
@@ -99,9 +99,9 @@ def test_an_item_that_comes_where_one_is_pending_is_kept_out_of_the_view_for_a_w
 def test_without_a_pending_item_nothing_is_kept_out() -> None:
     overlays = Overlays()
     overlays.lay(laid(Append((json({"id": "a"}),), "/tasks")), 0, {})
-    overlay = overlays.of(KEY)
-    assert overlay is not None
-    overlay.came([Append((json({"id": "t2"}),), "/tasks"), Append((json({"id": "t3"}),), "/else")], value({}), NOW)
+    overlays.came(
+        KEY, [Append((json({"id": "t2"}),), "/tasks"), Append((json({"id": "t3"}),), "/else")], value({}), NOW
+    )
     assert overlays.deadline() is None
 
 
@@ -109,9 +109,7 @@ def test_the_end_of_a_pending_item_shows_what_was_kept_out() -> None:
     overlays = Overlays()
     overlays.lay(laid(Upsert((json({"id": "tmp"}),)), temporary="tmp"), 0, {})
     overlays.lay(laid(Remove(json({"id": "t9"})), mutation="other", number=2), 0, {})
-    overlay = overlays.of(KEY)
-    assert overlay is not None
-    overlay.came([Append((json({"id": "t2"}),))], value([]), NOW)
+    overlays.came(KEY, [Append((json({"id": "t2"}),))], value([]), NOW)
     overlays.lift("m")
     assert shown(overlays, [{"id": "t2"}]) == [{"id": "t2"}]
     assert overlays.deadline() is None

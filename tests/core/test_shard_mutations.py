@@ -74,9 +74,7 @@ def test_a_lift_counts_once_though_its_answer_is_lost(is_killed: bool) -> None:
     world.mutate("vote", {"project_id": project, "voter": "me"}, mutation)
     call(world, Send, 0)
     call(world, StartMutation, 0)
-    position, send = next(
-        (n, asked) for n, (_, asked) in enumerate(world.calls) if isinstance(getattr(asked, "message", None), Overlays)
-    )
+    send = next(asked for _, asked in world.calls if isinstance(getattr(asked, "message", None), Overlays))
     _, effects = world.machines[place].overlays(send.message, world.now)
     world._take(place, effects)
     assert world.data(f'["votes","{project}"]') == {"n": 1}
