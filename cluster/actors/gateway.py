@@ -127,6 +127,7 @@ class GatewayActor(Shell):
             **self.about(),
             "address": f"http://{self._shown_host}:{self._port}",
             "sessions": len(self.machine.sessions),
+            "draining": self._server.draining,
         }
 
     def reconfigured(self) -> None:

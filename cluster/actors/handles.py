@@ -260,6 +260,20 @@ def kill(handle: Any) -> None:
     ray.kill(handle, no_restart=True)
 
 
+def request_places(resource: str, count: int) -> None:
+    """Ask Ray's autoscaler for nodes with so many of a resource in all; that holds until the next such request of anybody on this Ray.
+
+    Raises:
+        Unreachable: Ray's head does not answer.
+    """
+    from ray.autoscaler.sdk import request_resources  # noqa: PLC0415 - a second of imports that one actor needs, seldom
+
+    try:
+        request_resources(bundles=[{resource: 1}] * count)
+    except (RayError, RuntimeError, OSError) as error:
+        raise Unreachable(f"autoscaler: {type(error).__name__}") from error
+
+
 def create(actor: type, options: dict[str, Any], *arguments: Any) -> Any:
     """Make an actor, or find the one that has its name."""
     return ray.remote(actor).options(**options).remote(*arguments)

@@ -26,8 +26,14 @@ class Specification(Struct, frozen=True):
 
     @property
     def gateways(self) -> list[str]:
-        """Return the addresses of all gateways; none where their number is found out (`gateways: auto`)."""
-        return [f"gateway-{n}" for n in range(self.config.cluster.gateways or 0)]
+        """Return the addresses of all gateways; none where these are found out (`has_places`)."""
+        count = self.config.cluster.gateways
+        return [f"gateway-{n}" for n in range(count)] if isinstance(count, int) else []
+
+    @property
+    def has_places(self) -> bool:
+        """Return whether gateways are where nodes have places for them."""
+        return not isinstance(self.config.cluster.gateways, int)
 
     @property
     def spread(self) -> list[str]:

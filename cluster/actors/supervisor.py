@@ -25,6 +25,7 @@ from cluster.actors.specification import Specification
 from cluster.clock import SystemClock
 from cluster.config import refusals
 from cluster.core.dead_letters import DeadLetter, newest_first
+from cluster.core.gateway_scaling import Ask, GatewayScale, GatewayScaling, Seen
 from cluster.core.messages import Gateways, Members
 from cluster.core.scaling import Autoscaler, Reported, Retire, Scaling
 from cluster.core.supervisor_state import CHECK_MS, Create, Effect, Remove, Replace, SupervisorState, match_gateways
@@ -60,7 +61,11 @@ ACTOR_OPTIONS: dict[str, Any] = {
 
 
 GATEWAY_RESOURCE = "harbor_gateway"
-"""What a node offers for each gateway that is to run on it, where `cluster.gateways` is `auto`."""
+"""What a node offers for each gateway that is to run on it, where `cluster.gateways` is not a number."""
+LEAVE_S = 30.0
+"""Over how long a gateway that goes sends its clients elsewhere, as `harbor node` does by default."""
+LEFT_S = 10.0
+"""For calls around that."""
 STORE_RESOURCE = "harbor_store:"
 """With a name from `storage.nodes` behind it: what the node offers that keeps stores under that name."""
 STORE_SHARE = 0.001
@@ -103,7 +108,9 @@ class SupervisorActor:
         self._scaling = Scaling(Members(int(self._clock.now_ms()), self._initial_ingestors()))
         self._autoscaler: Autoscaler | None = None
         self._gateways: list[str] = []
-        """Where their number is found out."""
+        """Where these are found out."""
+        self._gateway_scaling: GatewayScaling | None = None
+        self._leaves: dict[str, asyncio.Task[None]] = {}
         self._applying = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._reconfiguring: asyncio.Task[None] | None = None
@@ -125,6 +132,9 @@ class SupervisorActor:
                 return  # of the revision actors hear when they are next checked
             autoscale = spec.config.cluster.autoscale
             self._autoscaler = None if autoscale is None else Autoscaler(autoscale, self._clock.now_ms())
+            gateways = spec.config.cluster.gateways
+            if is_first or gateways != before.config.cluster.gateways:
+                await self._scale_gateways(gateways if isinstance(gateways, GatewayScale) else None)
             if is_first or not is_live:
                 if not is_first:
                     self._scaling = Scaling(Members(self._scaling.members.epoch + 1, self._initial_ingestors()))
@@ -177,20 +187,69 @@ class SupervisorActor:
         return self._reconfiguring is not None and not self._reconfiguring.done()
 
     async def _find_gateways(self) -> bool:
-        """Look how many gateways nodes have a place for. Returns whether that has changed; not where a number is configured."""
-        if self._spec.config.cluster.gateways is not None:
+        """Look which gateways there should be where nodes have places for them. Returns whether those are others than before."""
+        if not self._spec.has_places:
             return False
         nodes = await self._nodes()
         if not nodes:
             return False  # the head does not answer; things stay as they are
         places = sum(int(node["Resources"].get(GATEWAY_RESOURCE, 0)) for node in nodes)
-        where = {name: str(self._statuses.get(name, {}).get("node")) for name in self._gateways}
-        found = match_gateways(self._gateways, where, {node["NodeID"] for node in nodes}, places)
+        alive = {node["NodeID"] for node in nodes}
+        if self._gateway_scaling is None:
+            where = {name: str(self._statuses.get(name, {}).get("node")) for name in self._gateways}
+            found = match_gateways(self._gateways, where, alive, places)
+        else:
+            # One after the other and at this moment, so that a session that moves is not counted twice.
+            seen = {name: await self._seen(name) for name in tuple(self._gateways)}
+            if self._gateway_scaling is None or list(seen) != self._gateways:
+                return False  # another configuration has come meanwhile
+            found, effects = self._gateway_scaling.step(seen, alive, places, self._clock.now_ms())
+            for effect in effects:
+                if isinstance(effect, Ask):
+                    await self._ask(effect.places)
+                else:
+                    self._leaves[effect.gateway] = self._loop.create_task(self._leave(effect.gateway))
         changed = found != self._gateways
         if changed:
             self._log.info("gateways", names=found)
         self._gateways = found
         return changed
+
+    async def _scale_gateways(self, options: GatewayScale | None) -> None:
+        """Have other rules for how many gateways there are; None: as many as there are places, or as are configured."""
+        if options is not None:
+            statuses = [self._statuses.get(name, {}) for name in self._gateways]
+            serving = sum(not status.get("draining", False) for status in statuses)
+            self._gateway_scaling = GatewayScaling(options, serving, self._clock.now_ms())
+        elif self._gateway_scaling is not None:
+            self._gateway_scaling = None
+            await self._ask(0)
+
+    async def _seen(self, gateway: str) -> Seen:
+        status = await self._status(gateway)
+        if status is None:
+            return Seen(node=str(self._statuses.get(gateway, {}).get("node", "")))
+        return Seen(status["node"], status["sessions"], status.get("draining", False))
+
+    async def _ask(self, places: int) -> None:
+        """Ask Ray for nodes."""
+        try:
+            await asyncio.to_thread(handles.request_places, GATEWAY_RESOURCE, places)
+        except Unreachable:
+            if self._gateway_scaling is not None:
+                self._gateway_scaling.unasked()
+        else:
+            self._log.info("places_asked", places=places)
+
+    async def _leave(self, gateway: str) -> None:
+        """Drain a gateway; it is ended when things are next looked at."""
+        self._log.info("gateway_leaves", actor=gateway)
+        try:
+            await self._peers.leave(gateway, LEAVE_S, LEAVE_S + LEFT_S)
+        finally:
+            self._leaves.pop(gateway, None)
+            if self._gateway_scaling is not None:
+                self._gateway_scaling.left(gateway)
 
     async def _nodes(self) -> list[dict[str, Any]]:
         """Return the living nodes; none where Ray's head does not answer."""
@@ -205,7 +264,11 @@ class SupervisorActor:
 
     @property
     def _gateway_names(self) -> list[str]:
-        return self._gateways if self._spec.config.cluster.gateways is None else self._spec.gateways
+        return self._gateways if self._spec.has_places else self._spec.gateways
+
+    @property
+    def _gateways_wanted(self) -> int:
+        return len(self._gateway_names) if self._gateway_scaling is None else self._gateway_scaling.wanted
 
     def _initial_ingestors(self) -> list[str]:
         return [f"ingestor-{n}" for n in range(self._spec.config.cluster.ingestors)]
@@ -309,7 +372,7 @@ class SupervisorActor:
         kind, _, index = actor.rpartition("-")
         options = {**ACTOR_OPTIONS, "name": actor, "namespace": self._namespace, "get_if_exists": True}
         config = self._spec.config
-        if kind == "gateway" and config.cluster.gateways is None:
+        if kind == "gateway" and self._spec.has_places:
             options |= {"num_cpus": 0, "resources": {GATEWAY_RESOURCE: 1}}
         elif kind == "shard" and config.storage.nodes:
             nodes = config.storage.nodes
@@ -396,6 +459,7 @@ class SupervisorActor:
             "coordinators": kinds["coordinator"],
             "ingestors": kinds["ingestor"],
             "gateways": kinds["gateway"],
+            "gateways_wanted": self._gateways_wanted,
             "supervisor": {"pid": os.getpid()},
             "sources": _by_source(sources),
             "scaling": not self._scaling.is_done,
@@ -418,6 +482,7 @@ class SupervisorActor:
         """Return (actor, encoded metrics or None) of every actor."""
         own = Metrics(component="supervisor", actor=SUPERVISOR)
         own.set("nodes", len(await self._nodes()))
+        own.set("gateways_wanted", self._gateways_wanted)
         own.set("build_info", 1, version=__version__, ray_version=ray.__version__)
         actors = self._state.desired
         gathered = list(zip(actors, await asyncio.gather(*map(self._samples, actors)), strict=True))
@@ -434,8 +499,9 @@ class SupervisorActor:
 
     async def stop(self) -> None:
         """Drain the gateways and end every actor but this one."""
-        for task in self._tasks:
+        for task in (*self._tasks, *self._leaves.values()):
             task.cancel()
+        await self._scale_gateways(None)
         actors, self._state.desired = self._state.desired, ()
         await asyncio.gather(*(self._peers.leave(actor) for actor in actors if actor.startswith("gateway")))
         for kind in ("ingestor", "coordinator", "gateway", "shard"):  # down the stream, so that nobody calls the dead

@@ -24,7 +24,10 @@ def show_status(described: dict[str, Any]) -> None:
         "gateways": ("id", "pid", "address", "sessions"),
         "sources": ("name", "state", "transport", "events", "reconnects", "reason"),
     }.items():
-        table = Table(*columns, title=kind, title_justify="left", box=None, pad_edge=False, min_width=40)
+        title = kind
+        if kind == "gateways" and described.get("gateways_wanted", 0) != len(described[kind]):
+            title = f"gateways ({described['gateways_wanted']} wanted)"
+        table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, min_width=40)
         for row in described[kind]:
             table.add_row(*(str(row.get(column, "-")) for column in columns))
         _console.print(table)

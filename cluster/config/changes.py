@@ -3,6 +3,7 @@
 from operator import attrgetter
 
 from cluster.config.model import Config
+from cluster.core.gateway_scaling import GatewayScale
 
 FIXED = (
     "cluster.name",
@@ -29,7 +30,8 @@ def refusals(before: Config, after: Config) -> list[str]:
     lines = []
     for path in FIXED:
         old, new = attrgetter(path)(before), attrgetter(path)(after)
-        if old != new:
+        scale = isinstance(old, GatewayScale) and isinstance(new, GatewayScale)
+        if old != new and not scale:
             shown = "" if path in ("storage", "gateway.auth") else f" ({old} -> {new})"
             lines.append(f"{path}: cannot change while the cluster runs{shown}: restart it")
     return lines

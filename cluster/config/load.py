@@ -44,6 +44,7 @@ from cluster.core import template
 from cluster.core.dialect import DIALECTS
 from cluster.core.entity_index import EntityType
 from cluster.core.feed import Repeats
+from cluster.core.gateway_scaling import GatewayScale
 from cluster.core.grants import ApiKeys
 from cluster.core.infinite import OffsetPaging
 from cluster.core.operation import is_number
@@ -217,8 +218,19 @@ def _shards(path: str, value: Any) -> int:
     return int(value)
 
 
-def _gateways(path: str, value: Any) -> int | None:
-    return None if value == "auto" else _count(path, value)
+def _gateways(path: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1024:
+        raise ConfigError(
+            path,
+            f"expected a whole number from 1 to 1024, auto, or {{min, max, sessions, cool_down}}, got {value!r}",
+        )
+    return value
+
+
+def _sessions(path: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(path, f"expected a whole number above 0, got {value!r}")
+    return value
 
 
 def _port(path: str, value: Any) -> int:
@@ -462,7 +474,7 @@ class _Reader(Faults):
             section.take("shards", 4, _shards),
             section.take("coordinators", 1, _count),
             autoscale.min if autoscale is not None else section.take("ingestors", 1, _ingestors),
-            section.take("gateways", 1, _gateways),
+            section.take("gateways", 1, self.gateways),
             autoscale,
         )
         if made.coordinators > made.shards:
@@ -470,6 +482,21 @@ class _Reader(Faults):
                 f"{path}.coordinators", f"expected at most one per shard ({made.shards}), got {made.coordinators}"
             )
         section.later("replicas", 0)
+        section.done()
+        return made
+
+    def gateways(self, path: str, value: Any) -> int | GatewayScale | None:
+        if not isinstance(value, dict):
+            return None if value == "auto" else _gateways(path, value)
+        section, default = Section(self, path, value), GatewayScale()
+        made = GatewayScale(
+            section.take("min", default.min, _count),
+            section.take("max", default.max, _count),
+            section.take("sessions", default.sessions, _sessions),
+            section.take("cool_down", default.cool_down_ms, _positive),
+        )
+        if made.max < made.min:
+            self.fault(f"{path}.max", f"expected at least min ({made.min}), got {made.max}")
         section.done()
         return made
 

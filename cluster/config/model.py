@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from cluster.core.entity_index import EntityType
 from cluster.core.feed import Repeats
+from cluster.core.gateway_scaling import GatewayScale
 from cluster.core.infinite import OffsetPaging
 from cluster.core.scaling import Autoscale
 from cluster.core.staleness import StaleTime
@@ -58,8 +59,8 @@ class ClusterConfig(Struct, frozen=True):
     coordinators: int = 1
     ingestors: int = 1
     """To begin with, where `autoscale` changes them."""
-    gateways: int | None = 1
-    """None: one on each node that offers the Ray resource `harbor_gateway`."""
+    gateways: int | GatewayScale | None = 1
+    """None: one on each node that offers the Ray resource `harbor_gateway`; a `GatewayScale`: there too, as many as sessions need."""
     autoscale: Autoscale | None = None
     """Of ingestors."""
 

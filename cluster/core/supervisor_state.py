@@ -78,20 +78,28 @@ class SupervisorState:
         return [actor for actor in self.desired if actor not in self._present]
 
 
-def match_gateways(current: Sequence[str], where: Mapping[str, str], alive: Collection[str], count: int) -> list[str]:
-    """Return which gateways there should be, one for each place that nodes offer.
+def match_gateways(
+    current: Sequence[str],
+    where: Mapping[str, str],
+    alive: Collection[str],
+    count: int,
+    sessions: Mapping[str, int] | None = None,
+) -> list[str]:
+    """Return which gateways there should be.
 
     Args:
         current: Those there are.
         where: The node each was last seen on.
         alive: The nodes there are now.
-        count: The places they offer. Where that is fewer than before, gateways whose node is gone go first.
+        count: How many there should be. Where that is fewer than before, gateways whose node is gone go first.
+        sessions: What each has: of those whose node is there, who has the fewest goes first.
     """
 
     def number(name: str) -> int:
         return int(name.rpartition("-")[2])
 
-    kept = sorted(current, key=lambda name: (where.get(name) not in alive, number(name)))[:count]
+    has = sessions or {}
+    kept = sorted(current, key=lambda name: (where.get(name) not in alive, -has.get(name, 0), number(name)))[:count]
     taken = set(map(number, kept))
     free = (n for n in itertools.count() if n not in taken)
     added = [f"gateway-{n}" for n in itertools.islice(free, count - len(kept))]

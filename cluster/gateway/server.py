@@ -172,6 +172,7 @@ class GatewayServer:
         self._hot: dict[str, CanonicalKey] = {}
         """Key by request target, of reads that were answered from a replica."""
         self.draining = False
+        self._drained = asyncio.Event()
         self.not_ready = ""
         """Why it cannot serve, beside what it finds out itself; empty: nothing is known."""
         self.disconnects: Counter[int] = Counter()
@@ -216,9 +217,10 @@ class GatewayServer:
         """Tell every client to reconnect elsewhere, close them (3001), and stop listening.
 
         From now on it is not ready and takes no sessions; requests are answered to the end. `grace_s`: how long it may take. Clients go
-        in groups, so that those who take them in are not overrun.
+        in groups, so that those who take them in are not overrun. Where it drains already it returns when that is done.
         """
         if self.draining:
+            await self._drained.wait()
             return
         self.draining = True
         wires = list(self._wires.values())
@@ -238,6 +240,7 @@ class GatewayServer:
             await asyncio.sleep(0.02)
         if self._runner is not None:
             await self._runner.cleanup()
+        self._drained.set()
 
     # --- effects -------------------------------------------------------------------------------------------------
 

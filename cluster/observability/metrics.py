@@ -49,6 +49,11 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "build_info": ("gauge", "Versions; always 1.", ("version", "ray_version")),
     "actor_restarts_total": ("counter", "How often the actor came back as another process.", ("actor",)),
     "nodes": ("gauge", "Nodes of the Ray cluster.", ()),
+    "gateways_wanted": (
+        "gauge",
+        "Gateways there are to be; above those there are, nodes with a place are missing.",
+        (),
+    ),
     "process_cpu_seconds_total": ("counter", "CPU time of the actor's process.", ("actor",)),
     "process_resident_bytes": ("gauge", "Resident memory of the actor's process.", ("actor",)),
     "actor_up": ("gauge", "1 while the actor answers.", ("actor",)),
