@@ -31,6 +31,17 @@ def test_what_only_a_restart_changes_is_refused(change, line):
     assert refusals(config(**change), config(**change)) == []
 
 
+def test_bounds_of_gateways_change_as_the_cluster_runs_but_not_who_decides():
+    def scaled(**bounds: object) -> Config:
+        return config(cluster={"gateways": bounds})
+
+    assert refusals(scaled(max=2), scaled(max=3, sessions=10)) == []
+    assert [line.partition(" ")[0] for line in refusals(scaled(), config())] == ["cluster.gateways:"]
+    assert [line.partition(" ")[0] for line in refusals(config(cluster={"gateways": "auto"}), scaled())] == [
+        "cluster.gateways:"
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "kinds"),
     [

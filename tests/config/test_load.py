@@ -23,6 +23,7 @@ from cluster.config.model import (
 )
 from cluster.config.rules import REQUIRED
 from cluster.core.entity_index import EntityType
+from cluster.core.gateway_scaling import GatewayScale
 from cluster.core.grants import Grants, line
 from cluster.core.infinite import OffsetPaging
 from cluster.core.scaling import Autoscale
@@ -104,7 +105,11 @@ FAULTS: list[tuple[str, str]] = [
     ("cluster: {ingestors: {min: 3, max: 2}}", "cluster.ingestors.max: expected at least min (3), got 2"),
     ("cluster: {ingestors: {target: 0}}", "cluster.ingestors.target: expected a share of a core above 0, at most 1, got 0"),
     ("cluster: {ingestors: {cooldown: 5s}}", "cluster.ingestors.cooldown: unknown key, did you mean cool_down?"),
-    ("cluster: {gateways: true}", "cluster.gateways: expected a whole number from 1 to 1024, got True"),
+    ("cluster: {gateways: true}", "cluster.gateways: expected a whole number from 1 to 1024, auto, or {min, max, sessions, cool_down}, got True"),
+    ("cluster: {gateways: {min: 3, max: 2}}", "cluster.gateways.max: expected at least min (3), got 2"),
+    ("cluster: {gateways: {sessions: 0}}", "cluster.gateways.sessions: expected a whole number above 0, got 0"),
+    ("cluster: {gateways: {min: auto}}", "cluster.gateways.min: expected a whole number from 1 to 1024, got 'auto'"),
+    ("cluster: {gateways: {cooldown: 5s}}", "cluster.gateways.cooldown: unknown key, did you mean cool_down?"),
     ("cluster: {shards: 2, coordinators: 3}", "cluster.coordinators: expected at most one per shard (2), got 3"),
     ("cluster: {replicas: 1}", "cluster.replicas: not supported by this version, got 1"),
     ("cluster: {name: 'a b'}", "cluster.name: expected a name of letters, digits, '-' and '_', got 'a b'"),
@@ -590,3 +595,9 @@ def test_with_keys_it_may_listen_everywhere(tmp_path: Path) -> None:
 
 def test_gateways_may_be_as_many_as_nodes_have_places_for() -> None:
     assert load_mapping({"cluster": {"gateways": "auto"}}, {}).cluster.gateways is None
+
+
+def test_gateways_may_follow_their_sessions() -> None:
+    given = {"min": 2, "max": 6, "sessions": 100, "cool_down": "10s"}
+    assert load_mapping({"cluster": {"gateways": given}}, {}).cluster.gateways == GatewayScale(2, 6, 100, 10_000.0)
+    assert load_mapping({"cluster": {"gateways": {}}}, {}).cluster.gateways == GatewayScale(1, 4, 5_000, 300_000.0)

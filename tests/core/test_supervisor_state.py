@@ -48,3 +48,10 @@ def test_an_actor_is_replaced_after_silence_in_a_row() -> None:
 )
 def test_gateways_follow_the_places_that_nodes_offer(current, where, alive, count, expected):
     assert match_gateways(current, where, alive, count) == expected
+
+
+def test_of_gateways_whose_node_is_there_those_with_the_fewest_sessions_go():
+    where = {"gateway-0": "a", "gateway-1": "b", "gateway-2": "gone", "gateway-3": "a"}
+    sessions = {"gateway-0": 4, "gateway-1": 7, "gateway-2": 9, "gateway-3": 4}
+    left = [match_gateways(list(where), where, {"a", "b"}, count, sessions) for count in (3, 2, 1)]
+    assert left == [["gateway-0", "gateway-1", "gateway-3"], ["gateway-0", "gateway-1"], ["gateway-1"]]
