@@ -38,6 +38,7 @@ PATTERNS = {
     "external.address": "^([^ :]+:[0-9]+)?$",
     "ray.redis.address": "^([^ :]+:[0-9]+)?$",
     "gateways.drain": "^[0-9]+(ms|s|m)$",
+    "gateways.autoscaling.coolDown": "^[0-9]*[1-9][0-9]*(ms|s|m|h)$",
 }
 ITEMS = {"accessModes": "string", "hosts": "string", "hostnames": "string", "pullSecrets": "string"}
 """Of lists that are empty or could be: what is in them; others hold objects."""

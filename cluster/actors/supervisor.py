@@ -18,6 +18,7 @@ from cluster import __version__
 from cluster.actors import handles
 from cluster.actors.coordinator import CoordinatorActor
 from cluster.actors.gateway import GatewayActor
+from cluster.actors.gateway_places import GATEWAY_RESOURCE, GatewayPlaces
 from cluster.actors.handles import SUPERVISOR, Peers, Unreachable
 from cluster.actors.ingestion import IngestionActor
 from cluster.actors.shard import ShardActor
@@ -25,10 +26,9 @@ from cluster.actors.specification import Specification
 from cluster.clock import SystemClock
 from cluster.config import refusals
 from cluster.core.dead_letters import DeadLetter, newest_first
-from cluster.core.gateway_scaling import Ask, GatewayScale, GatewayScaling, Seen
 from cluster.core.messages import Gateways, Members
 from cluster.core.scaling import Autoscaler, Reported, Retire, Scaling
-from cluster.core.supervisor_state import CHECK_MS, Create, Effect, Remove, Replace, SupervisorState, match_gateways
+from cluster.core.supervisor_state import CHECK_MS, Create, Effect, Remove, Replace, SupervisorState
 from cluster.observability.logs import Log
 from cluster.observability.logs import configure as configure_logs
 from cluster.observability.metrics import Metrics
@@ -58,14 +58,6 @@ ACTOR_OPTIONS: dict[str, Any] = {
     "max_concurrency": 1000,
     "enable_task_events": False,
 }
-
-
-GATEWAY_RESOURCE = "harbor_gateway"
-"""What a node offers for each gateway that is to run on it, where `cluster.gateways` is not a number."""
-LEAVE_S = 30.0
-"""Over how long a gateway that goes sends its clients elsewhere, as `harbor node` does by default."""
-LEFT_S = 10.0
-"""For calls around that."""
 STORE_RESOURCE = "harbor_store:"
 """With a name from `storage.nodes` behind it: what the node offers that keeps stores under that name."""
 STORE_SHARE = 0.001
@@ -107,10 +99,7 @@ class SupervisorActor:
         self._clock = SystemClock()
         self._scaling = Scaling(Members(int(self._clock.now_ms()), self._initial_ingestors()))
         self._autoscaler: Autoscaler | None = None
-        self._gateways: list[str] = []
-        """Where these are found out."""
-        self._gateway_scaling: GatewayScaling | None = None
-        self._leaves: dict[str, asyncio.Task[None]] = {}
+        self._places = GatewayPlaces(self._peers, self._log, self._status, self._statuses)
         self._applying = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._reconfiguring: asyncio.Task[None] | None = None
@@ -134,7 +123,7 @@ class SupervisorActor:
             self._autoscaler = None if autoscale is None else Autoscaler(autoscale, self._clock.now_ms())
             gateways = spec.config.cluster.gateways
             if is_first or gateways != before.config.cluster.gateways:
-                await self._scale_gateways(gateways if isinstance(gateways, GatewayScale) else None)
+                await self._places.follow(gateways)
             if is_first or not is_live:
                 if not is_first:
                     self._scaling = Scaling(Members(self._scaling.members.epoch + 1, self._initial_ingestors()))
@@ -187,69 +176,12 @@ class SupervisorActor:
         return self._reconfiguring is not None and not self._reconfiguring.done()
 
     async def _find_gateways(self) -> bool:
-        """Look which gateways there should be where nodes have places for them. Returns whether those are others than before."""
+        """Look which gateways there should be. Returns whether those are others than before; not where a number is configured."""
         if not self._spec.has_places:
             return False
         nodes = await self._nodes()
-        if not nodes:
-            return False  # the head does not answer; things stay as they are
-        places = sum(int(node["Resources"].get(GATEWAY_RESOURCE, 0)) for node in nodes)
-        alive = {node["NodeID"] for node in nodes}
-        if self._gateway_scaling is None:
-            where = {name: str(self._statuses.get(name, {}).get("node")) for name in self._gateways}
-            found = match_gateways(self._gateways, where, alive, places)
-        else:
-            # One after the other and at this moment, so that a session that moves is not counted twice.
-            seen = {name: await self._seen(name) for name in tuple(self._gateways)}
-            if self._gateway_scaling is None or list(seen) != self._gateways:
-                return False  # another configuration has come meanwhile
-            found, effects = self._gateway_scaling.step(seen, alive, places, self._clock.now_ms())
-            for effect in effects:
-                if isinstance(effect, Ask):
-                    await self._ask(effect.places)
-                else:
-                    self._leaves[effect.gateway] = self._loop.create_task(self._leave(effect.gateway))
-        changed = found != self._gateways
-        if changed:
-            self._log.info("gateways", names=found)
-        self._gateways = found
-        return changed
-
-    async def _scale_gateways(self, options: GatewayScale | None) -> None:
-        """Have other rules for how many gateways there are; None: as many as there are places, or as are configured."""
-        if options is not None:
-            statuses = [self._statuses.get(name, {}) for name in self._gateways]
-            serving = sum(not status.get("draining", False) for status in statuses)
-            self._gateway_scaling = GatewayScaling(options, serving, self._clock.now_ms())
-        elif self._gateway_scaling is not None:
-            self._gateway_scaling = None
-            await self._ask(0)
-
-    async def _seen(self, gateway: str) -> Seen:
-        status = await self._status(gateway)
-        if status is None:
-            return Seen(node=str(self._statuses.get(gateway, {}).get("node", "")))
-        return Seen(status["node"], status["sessions"], status.get("draining", False))
-
-    async def _ask(self, places: int) -> None:
-        """Ask Ray for nodes."""
-        try:
-            await asyncio.to_thread(handles.request_places, GATEWAY_RESOURCE, places)
-        except Unreachable:
-            if self._gateway_scaling is not None:
-                self._gateway_scaling.unasked()
-        else:
-            self._log.info("places_asked", places=places)
-
-    async def _leave(self, gateway: str) -> None:
-        """Drain a gateway; it is ended when things are next looked at."""
-        self._log.info("gateway_leaves", actor=gateway)
-        try:
-            await self._peers.leave(gateway, LEAVE_S, LEAVE_S + LEFT_S)
-        finally:
-            self._leaves.pop(gateway, None)
-            if self._gateway_scaling is not None:
-                self._gateway_scaling.left(gateway)
+        # Where the head does not answer things stay as they are.
+        return bool(nodes) and await self._places.look(nodes)
 
     async def _nodes(self) -> list[dict[str, Any]]:
         """Return the living nodes; none where Ray's head does not answer."""
@@ -264,11 +196,11 @@ class SupervisorActor:
 
     @property
     def _gateway_names(self) -> list[str]:
-        return self._gateways if self._spec.has_places else self._spec.gateways
+        return self._places.names if self._spec.has_places else self._spec.gateways
 
     @property
     def _gateways_wanted(self) -> int:
-        return len(self._gateway_names) if self._gateway_scaling is None else self._gateway_scaling.wanted
+        return self._places.wanted if self._spec.has_places else len(self._spec.gateways)
 
     def _initial_ingestors(self) -> list[str]:
         return [f"ingestor-{n}" for n in range(self._spec.config.cluster.ingestors)]
@@ -288,7 +220,7 @@ class SupervisorActor:
         found = {name: status for name, status in statuses.items() if status is not None}
         units = [status["units"] for name, status in found.items() if name.startswith("ingestor-")]
         self._scaling.recover([Reported(*each).members for each in units])
-        self._gateways = [name for name in found if name.startswith("gateway-")]
+        self._places.names = [name for name in found if name.startswith("gateway-")]
         newest = max(found, key=lambda name: int(found[name]["revision"]), default=None)
         if newest is not None and found[newest]["revision"] > self._spec.revision:
             with contextlib.suppress(Unreachable):
@@ -407,7 +339,7 @@ class SupervisorActor:
         async with self._applying:
             for effect in self._state.want(self._actors()):
                 await self._run(effect)
-        message = Gateways(self._gateways)
+        message = Gateways(self._places.names)
         for actor in self._state.desired:
             if actor.startswith(("ingestor-", "shard-")):
                 with contextlib.suppress(Unreachable):  # it asks when it starts
@@ -499,9 +431,9 @@ class SupervisorActor:
 
     async def stop(self) -> None:
         """Drain the gateways and end every actor but this one."""
-        for task in (*self._tasks, *self._leaves.values()):
+        for task in self._tasks:
             task.cancel()
-        await self._scale_gateways(None)
+        await self._places.stop()
         actors, self._state.desired = self._state.desired, ()
         await asyncio.gather(*(self._peers.leave(actor) for actor in actors if actor.startswith("gateway")))
         for kind in ("ingestor", "coordinator", "gateway", "shard"):  # down the stream, so that nobody calls the dead

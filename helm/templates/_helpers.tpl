@@ -36,11 +36,35 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version | replace "+" "_" }
 {{ .Release.Namespace }}-{{ include "harbor.name" . }}
 {{- end -}}
 
+{{/* Between which numbers of pods Ray's autoscaler keeps gateways (mode kuberay), and with how many it begins, as YAML. */}}
+{{- define "harbor.gatewayPods" -}}
+{{- $of := .Values.gateways -}}
+{{- with $of.autoscaling -}}
+{{- if not .enabled -}}
+{{- $scales := $.Values.autoscaling.enabled -}}
+{min: {{ ternary $of.minReplicas $of.replicas $scales }}, max: {{ ternary $of.maxReplicas $of.replicas $scales }}, first: {{ $of.replicas }}}
+{{- else if or (ne $.Values.mode "kuberay") (not $.Values.autoscaling.enabled) -}}
+{{- fail "gateways.autoscaling.enabled: needs mode kuberay and autoscaling.enabled; in mode static there is autoscaling.targetSessions" -}}
+{{- else if or (lt (int .min) 1) (lt (int .max) (int .min)) -}}
+{{- fail (printf "gateways.autoscaling: min has to be 1 or more, max %d or more" (max 1 (int .min))) -}}
+{{- else if lt (int .sessions) 1 -}}
+{{- fail "gateways.autoscaling.sessions: has to be 1 or more" -}}
+{{- else -}}
+{min: {{ .min }}, max: {{ .max }}, first: {{ min (max (int $of.replicas) (int .min)) (int .max) }}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* harbor.yaml: what the user wrote, under what the chart decides. */}}
 {{- define "harbor.config" -}}
 {{- $set := dict "cluster" (dict "gateways" "auto")
   "gateway" (dict "host" "0.0.0.0" "port" 8700 "admin_host" "0.0.0.0" "admin_port" 8701 "auth" (dict "mode" "api_keys" "keys_file" "/etc/harbor/keys/keys"))
   "storage" (dict "path" "/var/lib/harbor") -}}
+{{- with .Values.gateways.autoscaling -}}
+{{- if .enabled -}}
+{{- $_ := set $set.cluster "gateways" (dict "min" (int .min) "max" (int .max) "sessions" (int .sessions) "cool_down" .coolDown) -}}
+{{- end -}}
+{{- end -}}
 {{- if and (eq .Values.mode "static") .Values.workers.persistence.enabled -}}
 {{- $nodes := list -}}
 {{- range $n := until (int .Values.workers.replicas) -}}

@@ -1,12 +1,21 @@
 """Gateways follow their sessions on a Ray of several nodes, and Ray is asked for those that are missing."""
 
 import json
-import logging
 import os
 import subprocess
 import sys
+from importlib import import_module
+from typing import Any
 
 import pytest
+from ray.autoscaler.v2.instance_manager.config import NodeTypeConfig
+from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+from ray.autoscaler.v2.schema import AutoscalerInstance
+from ray.autoscaler.v2.utils import ResourceRequestUtil
+
+autoscaler: Any = import_module("ray.core.generated.autoscaler_pb2")  # made by protoc, without types
+manager: Any = import_module("ray.core.generated.instance_manager_pb2")
+PLACE = {"harbor_gateway": 1.0}
 
 ON_NODES_WITH_PLACES = """
 import json
@@ -118,3 +127,53 @@ def test_sessions_bring_a_gateway_and_quiet_drains_it() -> None:
         "at last": [[], {"0": 2}, 1],
         "stopped": [],
     }
+
+
+def node(name: str, is_idle: bool) -> AutoscalerInstance:
+    state = autoscaler.NodeState(
+        node_id=name.encode(),
+        ray_node_type_name="gateway",
+        total_resources=PLACE,
+        available_resources={"harbor_gateway": float(is_idle)},
+        idle_duration_ms=400_000 if is_idle else 0,
+        status=autoscaler.NodeStatus.IDLE if is_idle else autoscaler.NodeStatus.RUNNING,
+    )
+    instance = manager.Instance(
+        instance_id=name,
+        instance_type="gateway",
+        status=manager.Instance.RAY_RUNNING,
+        node_kind=manager.NodeKind.WORKER,
+        node_id=name,
+    )
+    return AutoscalerInstance(ray_node=state, im_instance=instance, cloud_instance_id=name)
+
+
+def decided(nodes: list[AutoscalerInstance], asked: int, most: int = 4) -> tuple[list[str], int]:
+    """(nodes to end, number to begin) as Ray's own scheduler has it."""
+    bundles = ResourceRequestUtil.group_by_count([ResourceRequestUtil.make(PLACE)] * asked)
+    reply = ResourceDemandScheduler().schedule(
+        SchedulingRequest(
+            node_type_configs={
+                "gateway": NodeTypeConfig(
+                    name="gateway", min_worker_nodes=1, max_worker_nodes=most, resources={"harbor_gateway": 1}
+                )
+            },
+            max_num_nodes=20,
+            idle_timeout_s=300,
+            disable_launch_config_check=True,
+            current_instances=nodes,
+            cluster_resource_constraints=[autoscaler.ClusterResourceConstraint(resource_requests=bundles)]
+            if asked
+            else [],
+        )
+    )
+    return [each.instance_id for each in reply.to_terminate], sum(each.count for each in reply.to_launch)
+
+
+def test_why_ray_is_asked_only_while_places_are_missing() -> None:
+    """Asked for as many as are in use it may keep an idle node in their place; not asked it ends just that one."""
+    nodes = [node("idle", is_idle=True), node("a", is_idle=False), node("b", is_idle=False)]
+    assert decided(nodes, 2) == ([], 0)
+    assert decided(nodes, 0) == (["idle"], 0)
+    assert decided(nodes, 4) == ([], 1)
+    assert decided(nodes, 5)[1] == 0, "what it cannot do wholly it does not do in part"

@@ -39,6 +39,16 @@ def test_what_an_upstream_sent_cannot_steer_the_terminal(terminal: io.StringIO) 
     assert r"a\x1b[2Jb\r\n\u202e" in shown
 
 
+def test_gateways_that_are_missing_are_told_of(terminal: io.StringIO) -> None:
+    kinds = ("nodes", "shards", "coordinators", "ingestors", "sources")
+    gateway = {"id": 0, "pid": 7, "address": "http://a:8700", "sessions": 5}
+    described: dict[str, Any] = {"name": "h", "ready": True, **{kind: [] for kind in kinds}, "gateways": [gateway]}
+    tables.show_status({**described, "gateways_wanted": 1})
+    assert "wanted" not in terminal.getvalue()
+    tables.show_status({**described, "gateways_wanted": 3})
+    assert "gateways (3 wanted)" in terminal.getvalue()
+
+
 def test_mutations_are_a_table(terminal: io.StringIO) -> None:
     rows: list[dict[str, Any]] = [
         {

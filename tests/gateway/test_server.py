@@ -753,6 +753,7 @@ async def test_a_drain_with_a_grace_goes_in_groups_and_answers_requests_meanwhil
         slept = asyncio.sleep
         monkeypatch.setattr(server.asyncio, "sleep", lambda s: pause(s) if s == server.GROUP_S else slept(s))
         draining = asyncio.create_task(harness.server.drain(1.0))
+        again = asyncio.create_task(harness.server.drain())
         for closed in (2, 4):
             turn = await asyncio.wait_for(turns.get(), 60)
             for socket in sockets[closed - 2 : closed]:
@@ -766,8 +767,10 @@ async def test_a_drain_with_a_grace_goes_in_groups_and_answers_requests_meanwhil
             with pytest.raises(InvalidStatus):
                 async with harness.socket():
                     pass
+            assert not again.done()
             turn.set()
         await draining
+        await again
         with pytest.raises(ConnectionClosed):
             await until(sockets[4], "never")
         assert sockets[4].close_code == 3001

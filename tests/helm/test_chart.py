@@ -15,6 +15,7 @@ import yaml
 from cluster import __version__
 from cluster.config import load_mapping
 from cluster.config.load import ConfigFaults
+from cluster.core.gateway_scaling import GatewayScale
 from cluster.core.grants import Grants, line
 from helm import generate
 from tests.helm.chart import CHART, CI, ROOT, documents, of_kind, pods, rendered, text, values
@@ -25,6 +26,7 @@ CRDS = ROOT.parent / "shared" / "crds"
 TAKEN = {8080, 8265, 6379, 10001, 52365, 8000}
 """By Ray and KubeRay."""
 BASE: dict[str, Any] = {"auth": {"existingSecret": "k"}, "ray": {"auth": {"existingSecret": "r"}}}
+SCALED: dict[str, Any] = {"mode": "kuberay", "autoscaling": {"enabled": True}}
 HTTP_ROUTE: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,
@@ -286,7 +288,8 @@ def test_the_configuration_is_one_that_the_cluster_takes(ci, tmp_path: Path):
     given["gateway"]["auth"]["keys_file"] = str(keys)
     env = {"API_URL": "http://api", "API_TOKEN": "t", "WS_URL": "ws://up"}
     config = load_mapping(given, env)
-    assert (config.cluster.gateways, config.storage.path) == (None, "/var/lib/harbor")
+    gateways = GatewayScale(3, 12, 1_000, 90_000.0) if ci == "kuberay-gateways" else None
+    assert (config.cluster.gateways, config.storage.path) == (gateways, "/var/lib/harbor")
     if ci == "static":
         assert config.storage.nodes == ("harbor-worker-0", "harbor-worker-1")
 
@@ -378,6 +381,11 @@ def test_alerts_are_of_this_release_and_link_to_the_runbook_that_is_named():
         ({"config": {"sources": {"s": {"uri": "x"}}}}, "/config/sources/s"),
         ({"config": {"steams": []}}, "/config"),
         ({"gateways": {"drain": "soon"}}, "/gateways/drain"),
+        ({"gateways": {"autoscaling": {"coolDown": "0s"}}}, "/gateways/autoscaling/coolDown"),
+        ({"gateways": {"autoscaling": {"enabled": True}}}, "gateways.autoscaling.enabled: needs mode kuberay"),
+        ({"mode": "kuberay", "gateways": {"autoscaling": {"enabled": True}}}, "gateways.autoscaling.enabled: needs"),
+        ({**SCALED, "gateways": {"autoscaling": {"enabled": True, "min": 9}}}, "gateways.autoscaling: min has to be 1"),
+        ({**SCALED, "gateways": {"autoscaling": {"enabled": True, "sessions": 0}}}, "gateways.autoscaling.sessions"),
         ({"external": {"address": "ray"}}, "/external/address"),
         ({"auth": {"existingSecret": ""}}, "auth.existingSecret: needed"),
         ({"ray": {"auth": {"existingSecret": ""}}}, "ray.auth.existingSecret: needed"),

@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 import pytest
+import yaml
 from ray.scripts import scripts
 
 from tests.helm.chart import documents, of_kind, pods, rendered
@@ -75,6 +76,23 @@ def test_a_budget_is_one_that_kubernetes_keeps_for_pods_of_a_custom_resource() -
     assert scaled["harbor-worker"]["minAvailable"] == 0
     assert scaled["harbor-gateway"]["minAvailable"] == 1
     assert budgets(mode="static")["harbor-worker"] == {"selector": None, "maxUnavailable": 1}
+
+
+def test_gateways_by_sessions_have_one_pair_of_bounds() -> None:
+    """Ray launches nothing for a request it can only meet in part, so the cluster may not want more than the group may have."""
+    given = {"autoscaling": {"enabled": True}, "gateways": {"replicas": 9, "autoscaling": {"enabled": True, "max": 5}}}
+    found = documents({**BASE, **given})
+    group = next(each for each in cluster(**given)["workerGroupSpecs"] if each["groupName"] == "gateway")
+    assert {name: group[name] for name in group if "eplicas" in name} == {
+        "replicas": 5,
+        "minReplicas": 2,
+        "maxReplicas": 5,
+    }
+    maps = [each["data"]["harbor.yaml"] for each in of_kind(found, "ConfigMap") if "harbor.yaml" in each["data"]]
+    gateways = {"min": 2, "max": 5, "sessions": 5000, "cool_down": "5m"}
+    assert [yaml.safe_load(each)["cluster"]["gateways"] for each in maps] == [gateways]
+    budgets = {each["metadata"]["name"]: each["spec"] for each in of_kind(found, "PodDisruptionBudget")}
+    assert budgets["harbor-gateway"]["minAvailable"] == 1
 
 
 def test_the_head_reaches_redis_and_where_it_scales_kubernetes() -> None:
