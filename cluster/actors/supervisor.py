@@ -131,7 +131,8 @@ class SupervisorActor:
                 for effect in self._state.want(self._actors()):
                     await self._run(effect if is_first or not isinstance(effect, Create) else Replace(effect.actor))
                 return
-            if before.config.cluster != spec.config.cluster:
+            old, new = before.config.cluster, spec.config.cluster
+            if (old.ingestors, old.autoscale) != (new.ingestors, new.autoscale):
                 self._scaling.wanted = len(self._initial_ingestors())
             if self._reconfiguring is not None:
                 self._reconfiguring.cancel()

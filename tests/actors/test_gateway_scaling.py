@@ -23,6 +23,7 @@ from contextlib import ExitStack
 
 import orjson
 import ray
+from ray.autoscaler.sdk import request_resources
 from ray.autoscaler.v2.sdk import get_cluster_resource_state
 from ray.cluster_utils import Cluster
 from ray._raylet import GcsClient
@@ -68,6 +69,9 @@ assert live.put(["note"], 1).status_code == 200
 with ExitStack() as clients:
     first = [clients.enter_context(session()) for _ in range(3)]
     said["while a place is missing"] = [eventually(asked), list(gateways()), live.supervisor.describe()["gateways_wanted"]]
+    request_resources(bundles=[])
+    live.kill("supervisor")
+    said["by the next life"] = eventually(asked)
     node = nodes.add_node(num_cpus=0, resources={"harbor_gateway": 1})
     eventually(lambda: gateways().get(1) == 0)
     eventually(lambda: not asked())
@@ -120,6 +124,7 @@ def test_sessions_bring_a_gateway_and_quiet_drains_it() -> None:
     assert json.loads(ran.stdout.splitlines()[-1]) == {
         "at first": [[], {"0": 0}, 1],
         "while a place is missing": [[[{"harbor_gateway": 1.0}, 2]], [0], 2],
+        "by the next life": [[{"harbor_gateway": 1.0}, 2]],
         "drain": True,
         "code": 3001,
         "resumed": True,

@@ -105,6 +105,13 @@ def test_one_after_the_other() -> None:
     assert made.step(two, ALIVE, 3, 6_000.0) == (NAMES, [Drain("gateway-1")])
 
 
+def test_one_after_the_other_where_places_were_missing_too() -> None:
+    made = scaling()
+    made.step({"gateway-0": Seen("a", 25)}, ALIVE, 1, 0.0)
+    asked = [made.step(ONE, ALIVE, 1, at)[1] for at in (1_000.0, 1_999.0, 2_000.0)]
+    assert asked == [[Ask(2)], [], [Ask(0)]]
+
+
 def test_who_does_not_answer_may_have_any_number_of_sessions() -> None:
     made = scaling(2)
     silent = {**TWO, "gateway-1": Seen("b")}
@@ -130,7 +137,7 @@ def test_a_drain_goes_on_though_more_are_wanted_again_and_another_takes_its_plac
 
 def test_the_drain_of_an_earlier_life_is_waited_for() -> None:
     made = GatewayScaling(SCALE, 1, 0.0)
-    found = {"gateway-0": Seen("a", 0, is_draining=True), "gateway-1": Seen("b", 4)}
+    found = {"gateway-0": Seen("a", 9, is_draining=True), "gateway-1": Seen("b", 4)}
     assert made.step(found, ALIVE, 2, 0.0) == (["gateway-1", "gateway-0"], [Ask(0), Drain("gateway-0")])
     made.left("gateway-0")
     assert made.step(found, ALIVE, 2, 1.0) == (["gateway-1"], [])
