@@ -278,7 +278,7 @@ class ShardState:
         self._unstored = Unstored(keeps=keeps)
         self._acknowledgements = Acknowledgements("" if keeps else "unavailable" if lost_store else "off")
         self._recent_values = RecentValues()
-        self._committed = CommittedFeeds(int(identity.partition("-")[2]), self._unstored)
+        self._committed = CommittedFeeds(int(identity.partition("-")[2]), self._unstored, self._is_needed)
         self.mutations = ShardMutations(
             identity,
             incarnation,
@@ -524,6 +524,9 @@ class ShardState:
                 fetch.again = True
 
     # --- feeds ---------------------------------------------------------------------------------------------------
+
+    def _is_needed(self, channel: Channel) -> bool:
+        return self.demand.needs(channel)
 
     def _advance(self, feed: FeedRange) -> None:
         """Move a feed's cursor; where numbers are missing, reset what the feed feeds."""
