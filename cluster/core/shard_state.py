@@ -523,6 +523,10 @@ class ShardState:
             for fetch in waiting:
                 fetch.again = True
 
+    def offline_ms(self, service: str, now_ms: float) -> float:
+        """Return for how long a service could not be reached for fetches, or for mutations; 0: it can be, as far as known."""
+        return max(self._health.offline_ms(service, now_ms), self.mutations.queue.offline_ms(service, now_ms))
+
     # --- feeds ---------------------------------------------------------------------------------------------------
 
     def _is_needed(self, channel: Channel) -> bool:
