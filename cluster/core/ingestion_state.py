@@ -84,8 +84,8 @@ KNOWN_KEYS = 200_000
 were heard first are looked up anew when they are heard again."""
 KNOWN_NAMES = 1_000
 """Of those, events of one channel: an upstream that makes up names costs itself the memo of that channel, and others nothing."""
-FORGET_CHANNELS = 1_000
-"""So many channels' routes are forgotten at once: less than a millisecond, and finding the oldest is paid for once."""
+FORGET_ROUTES = 1_000
+"""So many are forgotten at once, or a channel's more: some milliseconds at most, and finding the oldest channel is paid for once."""
 CLAIM_WAIT_MS = 15_000.0
 """A shard that has not answered the first claim by then does not keep the sources waiting; what they feed counts as lost."""
 MANY_CHANNELS = 256
@@ -277,8 +277,10 @@ class _Source:
     def remember(self, channel: str | None, event: str, routes: "_Routes") -> None:
         """Remember where events of a name go on a channel, within bounds."""
         if self.remembered >= KNOWN_KEYS:
-            for oldest in list(islice(self.memo, FORGET_CHANNELS)):
+            for oldest in list(islice(self.memo, FORGET_ROUTES)):
                 self.remembered -= len(self.memo.pop(oldest))
+                if self.remembered <= KNOWN_KEYS - FORGET_ROUTES:
+                    break
         known = self.memo.setdefault(channel, {})
         if len(known) >= KNOWN_NAMES:
             self.remembered -= len(known)
@@ -911,7 +913,8 @@ class IngestionState:
             source.seen, seen = set(), source.seen
             self._take(source, events, [envelope.id for envelope in events], now_ms)
             source.seen = seen
-            self._sequence(source, source_name).guarded = bool(seen)
+            sequence = self._sequence(source, source_name)
+            sequence.guarded = sequence.is_elsewhere or bool(seen)
         self._take_held(source, held, now_ms)
         self.dead_letters.take(source_name, source.router.faults, now_ms)
         return self.wake(now_ms)

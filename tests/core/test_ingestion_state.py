@@ -830,7 +830,7 @@ def test_made_up_names_of_events_do_not_pile_up(monkeypatch: pytest.MonkeyPatch)
 
 def test_routes_that_are_remembered_are_bounded_and_forgotten_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ingestion_state, "KNOWN_KEYS", 50)
-    monkeypatch.setattr(ingestion_state, "FORGET_CHANNELS", 5)
+    monkeypatch.setattr(ingestion_state, "FORGET_ROUTES", 5)
     machine = state()
     open_link(machine)
     source = machine._sources["events"]
@@ -840,6 +840,10 @@ def test_routes_that_are_remembered_are_bounded_and_forgotten_few_at_a_time(monk
         assert n < 50 or source.remembered > 45
     machine.receive("events", [frame("set", "2", name="new0")], START + 10)
     assert len(sets(machine, START + 95)) == 200
+    for n in range(300):
+        machine.receive("events", [frame(f"made-up{n}", "1", name=f"new{n % 3}")], START + 100)
+        assert source.remembered == sum(map(len, source.memo.values())) <= 50
+    assert len(source.memo) > 1, "the newest stay"
 
 
 # --- dead letters ------------------------------------------------------------------------------------------------
