@@ -56,6 +56,7 @@ def test_those_that_nobody_needs_are_bounded_and_the_ones_that_rest_go(monkeypat
     feeds.moved("s/busy")
     for n in range(100):
         feeds.moved(f"s/new{n}")
+        assert "s/busy" in feeds.committed.cursors
         feeds.moved("s/busy", n + 2)
         assert len(feeds.committed.cursors) <= 11, "one may be looked at later"
     kept = feeds.committed.cursors

@@ -443,3 +443,16 @@ def test_channels_of_others_that_nobody_joined_cost_nothing(monkeypatch: pytest.
     assert sum(mine) == 100, "each counts its own"
     dropped = [each.machine.events_dropped["events", "too_many_channels"] for each in both]
     assert dropped == [count - 20 for count in mine]
+
+
+def test_a_channel_that_is_given_away_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unasked_channels, "MAX_CHANNELS", 1)
+    giver = Ingestor(0, RESUMES, ONE)
+    giver.demand(1, 1, STAYS)
+    giver.open()
+    giver.hear(1, channel=CHANNEL)
+    giver.run(giver.machine.members(TWO, giver.now)[1])
+    giver.run(giver.machine.take(Take("ingestor-1", 2, [UNIT]), giver.now)[1])
+    mine = next(f"c:y{n}" for n in range(100) if giver.machine._moves.is_mine(f"events/c:y{n}"))
+    giver.hear(1, channel=mine)
+    assert giver.machine.events_dropped["events", "too_many_channels"] == 0
