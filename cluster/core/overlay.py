@@ -115,11 +115,13 @@ class Known(Struct):
 class Overlays:
     """What lies over the entries of a shard, whoever's the mutations are."""
 
-    __slots__ = ("by_key", "mutations")
+    __slots__ = ("_hiding", "by_key", "mutations")
 
     def __init__(self) -> None:
         self.by_key: dict[str, Overlay] = {}
         self.mutations: dict[str, Known] = {}
+        self._hiding: dict[str, None] = {}
+        """Keys of entries of which something is kept out of the view."""
 
     def of(self, key: str) -> Overlay | None:
         """Return what lies over an entry."""
@@ -182,19 +184,31 @@ class Overlays:
             overlay.laid = [each for each in overlay.laid if each.mutation != mutation]
             if not keep_hidden and not any(each.creates for each in overlay.laid):
                 overlay.hidden.clear()
+                self._hiding.pop(key, None)
             if not overlay.laid and not overlay.hidden:
                 del self.by_key[key]
         return keys
 
+    def came(self, key: str, operations: list[Operation], base: Value | None, now_ms: float) -> None:
+        """A stream is about to change an entry's base: see `Overlay.came`."""
+        overlay = self.by_key.get(key)
+        if overlay is not None:
+            overlay.came(operations, base, now_ms)
+            if overlay.hidden:
+                self._hiding[key] = None
+
     def deadline(self) -> float | None:
         """When something that is kept out of views is to be shown."""
-        return min((at for overlay in self.by_key.values() for at in overlay.hidden.values()), default=None)
+        return min((at for key in self._hiding for at in self.by_key[key].hidden.values()), default=None)
 
     def expired(self, now_ms: float) -> Iterator[str]:
         """Yield the keys whose views show more from now on."""
-        for key, overlay in list(self.by_key.items()):
-            if overlay.hidden and overlay.expired(now_ms):
-                if not overlay.laid:
+        for key in list(self._hiding):
+            overlay = self.by_key[key]
+            if overlay.expired(now_ms):
+                if not overlay.hidden:
+                    del self._hiding[key]
+                if not overlay.laid and not overlay.hidden:
                     del self.by_key[key]
                 yield key
 

@@ -1,0 +1,84 @@
+"""What shards tell each other of mutations, played by hand where its order matters."""
+
+from typing import Any
+
+import pytest
+
+from cluster.core.messages import Overlays, Send
+from cluster.core.mutation_queue import StartMutation
+from tests.simulation.mutations import KEYS, PROJECTS, World, _Kind
+
+
+def world_with(task: dict[str, Any]) -> tuple[World, str, int]:
+    """A world whose shards know one another, with one task in a project whose updates have another home than its key."""
+    project, key = next(
+        (p, k) for p, k in zip(PROJECTS, KEYS, strict=True) if World.home(k) != World.home(f"scope:project:{p}")
+    )
+    world = World(_Kind())
+    world.service.change("created", {**task, "project_id": project})
+    world.rest()
+    return world, project, World.home(key)
+
+
+def call(world: World, kind: type, shard: int) -> None:
+    """Let the oldest call of a kind that a shard waits for happen."""
+    world.call(next(n for n, (waits, asked) in enumerate(world.calls) if waits == shard and isinstance(asked, kind)))
+
+
+def test_what_came_after_the_confirming_event_is_not_undone_by_a_late_response() -> None:
+    world, project, place = world_with({"id": "t1", "title": "old"})
+    home = World.home(f"scope:project:{project}")
+    world.mutate("update", {"id": "t1", "project_id": project, "title": "mine"}, "m")
+    call(world, Send, home)
+    key = KEYS[PROJECTS.index(project)]
+    assert world.held[key].value is not None
+    assert b"mine" in world.held[key].value.json(), "everybody sees it"
+    assert world.data(key)[0]["title"] == "old"
+    world.service.carry_out("m", "PATCH", {"id": "t1", "project_id": project, "title": "mine"})
+    world.service.change("updated", {"id": "t1", "project_id": project, "title": "theirs"})
+    world.stream(place)
+    world.stream(place)
+    call(world, StartMutation, home)  # the answer comes before the home has the event
+    call(world, Send, home)
+    assert world.data(key)[0]["title"] == "theirs"
+    entry = world.machines[place].cache.get(key)
+    assert entry is not None
+    assert entry.fetch is None, "nothing is in doubt"
+    world.rest()
+    world.check()
+
+
+def test_what_is_in_doubt_is_fetched_anew() -> None:
+    world, project, place = world_with({"id": "t1", "title": "old"})
+    home = World.home(f"scope:project:{project}")
+    world.mutate("update", {"id": "t1", "project_id": project, "title": "mine"}, "m")
+    call(world, Send, home)
+    world.service.change("updated", {"id": "t1", "project_id": project, "title": "theirs"})
+    world.stream(place)
+    call(world, StartMutation, home)
+    call(world, Send, home)
+    entry = world.machines[place].cache.get(KEYS[PROJECTS.index(project)])
+    assert entry is not None
+    assert entry.fetch is not None
+    world.rest()
+    world.check()
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_lift_counts_once_though_its_answer_is_lost(is_killed: bool) -> None:
+    world = World(_Kind())
+    world.rest()
+    project = next(p for p in PROJECTS if World.home(f'["votes","{p}"]') != 0)
+    place = World.home(f'["votes","{project}"]')
+    mutation = next(f"v{n}" for n in range(99) if World.home(f"id:v{n}") == 0)
+    world.mutate("vote", {"project_id": project, "voter": "me"}, mutation)
+    call(world, Send, 0)
+    call(world, StartMutation, 0)
+    send = next(asked for _, asked in world.calls if isinstance(getattr(asked, "message", None), Overlays))
+    _, effects = world.machines[place].overlays(send.message, world.now)
+    world._take(place, effects)
+    assert world.data(f'["votes","{project}"]') == {"n": 1}
+    if is_killed:
+        world.kill(place)
+    world.rest()
+    world.check()
