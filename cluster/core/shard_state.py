@@ -278,7 +278,7 @@ class ShardState:
         self._unstored = Unstored(keeps=keeps)
         self._acknowledgements = Acknowledgements("" if keeps else "unavailable" if lost_store else "off")
         self._recent_values = RecentValues()
-        self._committed = CommittedFeeds(int(identity.partition("-")[2]), self._unstored)
+        self._committed = CommittedFeeds(int(identity.partition("-")[2]), self._unstored, self._is_needed)
         self.mutations = ShardMutations(
             identity,
             incarnation,
@@ -521,7 +521,14 @@ class ShardState:
             for fetch in waiting:
                 fetch.again = True
 
+    def offline_ms(self, service: str, now_ms: float) -> float:
+        """Return for how long a service could not be reached for fetches, or for mutations; 0: it can be, as far as known."""
+        return max(self._health.offline_ms(service, now_ms), self.mutations.queue.offline_ms(service, now_ms))
+
     # --- feeds ---------------------------------------------------------------------------------------------------
+
+    def _is_needed(self, channel: Channel) -> bool:
+        return self.demand.needs(channel)
 
     def _advance(self, feed: FeedRange) -> None:
         """Move a feed's cursor; where numbers are missing, reset what the feed feeds."""

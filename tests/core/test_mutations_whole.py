@@ -208,3 +208,23 @@ def test_fifty_of_one_scope_are_told_in_order() -> None:
         told = [each["status"] for each in messages if each["mutation_id"] == f"m{n}"]
         assert told == (["pending", "success"] if n == 0 else ["queued", "pending", "success"]), n
     assert made.gateway.mutations.is_idle
+
+
+def test_it_is_known_for_how_long_mutations_have_waited_for_a_service() -> None:
+    made = world(shards=1)
+    shard = made.shards["shard-0"]
+    mutate(watching(made, "author", "gateway-0", "data"), "m1", text="new")
+    at_once(made)
+    began = made.now_ms
+    made.answered(UpstreamError("no route to it"))
+    at_once(made)
+    assert shard.mutations.queue.records["m1"].status == "paused"
+    for later in (700.0, 1_500.0):
+        assert shard.offline_ms("api", began + later) == later
+        assert shard.mutations.queue.oldest_ms(began + later) >= later
+    assert shard.offline_ms("other", began + 700) == 0
+    made.advance(1_500.0)
+    made.answered(Response(b'{"id":1,"text":"new"}'))
+    made.settle()
+    assert shard.offline_ms("api", made.now_ms) == 0
+    assert shard.mutations.queue.oldest_ms(made.now_ms) == 0
