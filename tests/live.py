@@ -66,9 +66,10 @@ class LiveCluster:
         return pids
 
     def kill(self, actor: str) -> int:
-        """kill -9 of an actor's process. Returns its pid."""
+        """kill -9 of an actor's process, unless it has just ended by itself. Returns its pid."""
         pid = self.pids()[actor]
-        psutil.Process(pid).kill()
+        with suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).kill()
         return pid
 
     def get(self, *key: Any, **params: str) -> httpx.Response:
