@@ -21,8 +21,9 @@ def task(upstream: Any, project: str) -> dict[str, Any]:
     return dict(upstream.do(lambda up: up.tracker.task_list(project)[0]))
 
 
-def tasks(upstream: Any, project: str) -> Any:
-    return upstream.do(lambda up: up.tracker.task_list(project))
+def tasks(upstream: Any, project: str) -> list[dict[str, Any]]:
+    """What the server has now."""
+    return [dict(each) for each in upstream.do(lambda up: up.tracker.task_list(project))]
 
 
 def members(client: Client, key: list[Any], name: str) -> list[Any]:

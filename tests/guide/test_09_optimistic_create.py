@@ -15,8 +15,9 @@ MUTATIONS = {"create_unconfirmed": {name: value for name, value in _CREATE.items
 """As `create_task`, for a stream of which nothing says whose an item is."""
 
 
-def tasks(upstream: Any, project: str) -> Any:
-    return upstream.do(lambda up: up.tracker.task_list(project))
+def tasks(upstream: Any, project: str) -> list[dict[str, Any]]:
+    """What the server has now."""
+    return [dict(each) for each in upstream.do(lambda up: up.tracker.task_list(project))]
 
 
 async def watch(clients: list[Client], upstream: Any, project: str) -> list[Any]:
