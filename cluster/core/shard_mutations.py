@@ -68,6 +68,10 @@ class Bases(Protocol):
         """Carry out what is not about one key."""
         ...
 
+    def answer(self, gateway: str, request: int, payload: Payload) -> None:
+        """Answer a gateway's request of before."""
+        ...
+
     def tell(self, gateway: str, view: MutationView) -> None:
         """Tell the gateway that began a mutation how it is."""
         ...
@@ -116,6 +120,8 @@ class ShardMutations:
             else {}
         )
         self._incoming: dict[str, Incoming] = {}
+        self._announcing: dict[str, tuple[str, int, set[str]]] = {}
+        """Mutations with a temporary id of which other shards do not know yet: (gateway, its request, those shards)."""
         self._lifted: dict[int, list[str]] = {}
         """Of each home, the mutations whose lifts came with its last message."""
 
@@ -126,15 +132,23 @@ class ShardMutations:
 
     # --- what comes in -------------------------------------------------------------------------------------------
 
-    def request(self, gateway: str, request: Mutate | Undo | ListMutations, now_ms: float) -> Payload:
-        """Carry out what a gateway asks.
+    def request(self, gateway: str, request: Mutate | Undo | ListMutations, now_ms: float) -> Payload | None:
+        """Carry out what a gateway asks. None: it is answered later (`Bases.answer`).
+
+        What creates something under a temporary id is answered when every shard knows that id: else what names it, sent on that
+        answer to another home, would be taken for what names nothing that is still to come.
 
         Raises:
             HarborError: see `MutationQueue.begin`.
         """
         match request:
             case Mutate():
-                return self.queue.begin(request, gateway, now_ms)
+                is_new = request.mutation not in self.queue.records
+                view = self.queue.begin(request, gateway, now_ms)
+                if not is_new or not self._peers or not self.queue.records[request.mutation].temporary:
+                    return view
+                self._announcing[request.mutation] = (gateway, request.id, set(self._peers))
+                return None
             case Undo(mutation=mutation):
                 return self.queue.undo(mutation, now_ms)
             case ListMutations(mutation=mutation, statuses=statuses):
@@ -303,12 +317,27 @@ class ShardMutations:
         for item in message.items:
             if isinstance(item, Lift):
                 self.queue.lifted(int(to.partition("-")[2]), item.mutation)
+            else:
+                self._knows(item.mutation, to)
 
     def unanswered(self, to: str, message: Overlays, now_ms: float) -> None:
         """The call failed."""
         peer = self._peers[to]
         if peer.in_flight is message:
             peer.failed(now_ms, RETRY_MS)
+        for mutation in list(self._announcing):
+            self._knows(mutation, to)  # it begins anew, with all that counts
+
+    def _knows(self, mutation: str, peer: str) -> None:
+        """A shard knows of a mutation's temporary id, or is not to be waited for."""
+        announcing = self._announcing.get(mutation)
+        if announcing is None:
+            return
+        gateway, request, peers = announcing
+        peers.discard(peer)
+        if not peers:
+            del self._announcing[mutation]
+            self._bases.answer(gateway, request, self.queue.records[mutation].view())
 
     # --- time ----------------------------------------------------------------------------------------------------
 

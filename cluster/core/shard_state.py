@@ -804,6 +804,12 @@ class ShardState:
         """Carry out what is not about one key."""
         self._broadcast(name, ORIGIN, operations, 1, 0.0)
 
+    def answer(self, gateway: str, request: int, payload: Payload) -> None:
+        """Answer a gateway's request of before."""
+        link = self._links.get(gateway)
+        if link is not None:
+            link.answer(request, payload)
+
     def tell(self, gateway: str, view: MutationView) -> None:
         """Tell the gateway that began a mutation how it is."""
         link = self._links.get(gateway)

@@ -30,7 +30,9 @@ async def watch(clients: list[Client], upstream: Any, project: str) -> list[Any]
 
 def places(client: Client, key: list[Any], title: str) -> list[list[int]]:
     """Where a client was shown tasks of a title, one view after the other."""
-    found = ([place for place, each in enumerate(data) if each["title"] == title] for _, data in client.shown("tasks", *key))
+    found = (
+        [place for place, each in enumerate(data) if each["title"] == title] for _, data in client.shown("tasks", *key)
+    )
     return [each for each, _ in groupby(found)]
 
 

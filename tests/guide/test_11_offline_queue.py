@@ -89,9 +89,10 @@ async def test_fifty_mutations_survive_an_outage_and_the_death_of_their_home(
     for mutation, name, variables in asked():
         await author.mutate(mutation, name, **variables)
     optimistic = [(f"task {number}", EDITS) for number in range(CREATES)]
-    added = lambda client: [  # noqa: E731
-        (each["title"], each["rank"]) for each in client.views["tasks"].data(*key)[len(before) :]
-    ]
+
+    def added(client: Client) -> list[tuple[str, int]]:
+        return [(each["title"], each["rank"]) for each in client.views["tasks"].data(*key)[len(before) :]]
+
     for client in (author, other):
         await client.until(lambda client=client: added(client) == optimistic)
 
