@@ -8,6 +8,10 @@ the base (a rebase). A mutation that fails takes its operations away and nothing
 An item that a stream adds to an array into which a pending mutation creates one may be that very item, under the id it has been given.
 Until it is known (the response, or two seconds) it is kept out of the view, or clients would see it twice.
 
+A service's answer overtakes the event by which its stream tells the same. When two changes of one member are answered one after the other, the
+event of the first comes when the base has the second already, and would be seen as a step back. So what a mutation did whose event is
+still to come goes on lying over the base, as its echo, until that event or a second later.
+
 What must not live here: which mutations there are (`mutation_queue`), numbering and sending changes (`shard_state`).
 """
 
@@ -35,6 +39,9 @@ from cluster.errors import OperationError
 HIDDEN_MS = 2_000.0
 """How long an item may be kept out of views: more than a service takes to answer, as a rule."""
 
+ECHO_MS = 1_000.0
+"""How long an echo may lie: many times what an event takes, and not long for what a fetch or another writer brings to be hidden."""
+
 Addition = Append | Prepend | Upsert
 Place = tuple[str, Any]
 """(pointer to an array, identity of an item of it)."""
@@ -51,6 +58,8 @@ class Laid(Struct):
     before: bytes | None = None
     """The base as it was, JSON, where it is to be put back should the mutation fail; None: it is not, or there was none."""
     restores: bool = False
+    until: float | None = None
+    """It is an echo, until then at most."""
 
 
 class Overlay:
@@ -99,6 +108,11 @@ class Overlay:
             del self.hidden[place]
         return bool(late)
 
+    @property
+    def has_echo(self) -> bool:
+        """Whether an echo lies here."""
+        return any(each.until is not None for each in self.laid)
+
 
 class Known(Struct):
     """A mutation whose operations are laid here."""
@@ -110,6 +124,8 @@ class Known(Struct):
     keys: dict[str, None] = {}
     is_confirmed: bool = False
     """A stream's event of it has come by here: the bases have what it did, and what came after it."""
+    is_echo: bool = False
+    """It is settled; only its event is still to come."""
 
 
 class Overlays:
@@ -163,6 +179,30 @@ class Overlays:
         self._drop(mutation)
         return held
 
+    def echo(
+        self, mutation: str, known: Known, order: tuple[int, int], did: dict[str, list[Operation]], now_ms: float
+    ) -> None:
+        """Let what a mutation did, by key, lie on: it was lifted, and its event is still to come."""
+        for key, operations in did.items():
+            overlay = self.by_key.setdefault(key, Overlay())
+            overlay.laid.append(Laid(mutation, order, operations, creates=False, until=now_ms + ECHO_MS))
+            overlay.laid.sort(key=lambda each: each.order)
+        known.keys, known.is_echo = dict.fromkeys(did), True
+        self.mutations[mutation] = known
+
+    def silence(self, key: str) -> None:
+        """An entry is written past all mutations: what they did does not lie over that."""
+        overlay = self.by_key.get(key)
+        for each in [] if overlay is None else [each.mutation for each in overlay.laid if each.until is not None]:
+            known = self.mutations[each]
+            del known.keys[key]
+            if not known.keys:
+                del self.mutations[each]
+        if overlay is not None:
+            overlay.laid = [each for each in overlay.laid if each.until is None]
+            if not overlay.laid and not overlay.hidden:
+                del self.by_key[key]
+
     def clear(self, home: int) -> list[str]:
         """Take away all that a shard has laid here. Returns the keys."""
         keys: dict[str, None] = {}
@@ -187,11 +227,22 @@ class Overlays:
         return keys
 
     def deadline(self) -> float | None:
-        """When something that is kept out of views is to be shown."""
-        return min((at for overlay in self.by_key.values() for at in overlay.hidden.values()), default=None)
+        """When something is to be shown, or to lie no longer."""
+        overlays = self.by_key.values()
+        times = [at for overlay in overlays for at in overlay.hidden.values()]
+        times.extend(each.until for overlay in overlays for each in overlay.laid if each.until is not None)
+        return min(times, default=None)
 
     def expired(self, now_ms: float) -> Iterator[str]:
-        """Yield the keys whose views show more from now on."""
+        """Yield the keys whose views are others from now on."""
+        late = {
+            each.mutation: None
+            for overlay in self.by_key.values()
+            for each in overlay.laid
+            if each.until is not None and each.until <= now_ms
+        }
+        for mutation in late:
+            yield from self._drop(mutation)
         for key, overlay in list(self.by_key.items()):
             if overlay.hidden and overlay.expired(now_ms):
                 if not overlay.laid:

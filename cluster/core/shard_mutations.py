@@ -34,9 +34,9 @@ from cluster.core.messages import (
 )
 from cluster.core.mutation import DeclaredMutation
 from cluster.core.mutation_queue import MutationQueue, MutationRecord, StartMutation
-from cluster.core.operation import Append, Delete, Operation, Set
-from cluster.core.overlay import Known, missing
-from cluster.core.overlay import Overlays as Laid
+from cluster.core.operation import Append, Delete, Invalidate, Operation, Set, is_unrepeatable
+from cluster.core.overlay import Known, Laid, missing
+from cluster.core.overlay import Overlays as AllLaid
 from cluster.errors import UpstreamError
 
 RETRY_MS = 150.0
@@ -113,7 +113,7 @@ class ShardMutations:
         self._events: deque[tuple[float, str, str, Any]] = deque()
         """(when, mutation's name, channel, data) of events that may confirm something, the newest."""
         self.queue = MutationQueue(self.shard, shards, place, declared, changed)
-        self.laid = Laid()
+        self.laid = AllLaid()
         self._peers = (
             {f"shard-{n}": Outgoing(identity, incarnation) for n in range(shards) if n != self.shard}
             if declared
@@ -181,6 +181,9 @@ class ShardMutations:
             elif self._declared[name].confirms(known.variables, mutation, channel, data):
                 known.is_confirmed = True
                 del waiting[mutation]
+                if known.is_echo:
+                    for key in self.laid.lift(mutation):
+                        self._bases.show(key, "")
                 break
         if not waiting:
             self._unconfirmed.pop((name, channel), None)
@@ -221,10 +224,12 @@ class ShardMutations:
                 self._catch_up(item)
             return
         known = self.laid.mutations.get(item.mutation)
+        if known is not None and known.is_echo:
+            return  # it comes a second time
         is_confirmed = known is not None and known.is_confirmed
-        if known is not None and not is_confirmed:
-            self._look_out_no_more(item.mutation, known)
         held = self.laid.lift(item.mutation)
+        if known is not None and not is_confirmed and not self._echoes(item, known, held, now_ms):
+            self._look_out_no_more(item.mutation, known)
         operations: dict[str, list[Operation]] = {key: [] for key in held}
         doubtful: set[str] = set()
         if home == self.shard or not self._bases.has_lifted(item.mutation):
@@ -246,6 +251,23 @@ class ShardMutations:
             else:
                 self._bases.settle(key, each, item.mutation, is_doubtful=key in doubtful)
         self.queue.rename(item, now_ms)
+
+    def _echoes(self, item: Lift, known: Known, held: dict[str, Laid], now_ms: float) -> bool:
+        """Let what a mutation did lie on over the bases until its event comes, if one can be told. Returns whether it does."""
+        if not held or not item.lasting:
+            return False
+        declared = self._declared.get(known.name)
+        is_told = declared is not None and declared.confirm_channel(known.variables, item.mutation) is not None
+        did: dict[str, list[Operation]] = {}
+        for key, operation in [*item.lasting, *item.result]:
+            lies_on = is_told or ((over := self.laid.of(key)) is not None and over.has_echo)
+            if lies_on and not broadcast.is_broadcast(key) and not isinstance(operation, Invalidate):
+                did.setdefault(key, []).append(operation)
+        did = {key: each for key, each in did.items() if not any(map(is_unrepeatable, each))}
+        if not did:
+            return False
+        self.laid.echo(item.mutation, known, next(iter(held.values())).order, did, now_ms)
+        return True
 
     def _look_out_no_more(self, mutation: str, known: Known) -> None:
         declared = self._declared.get(known.name)
