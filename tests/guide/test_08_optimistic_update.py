@@ -54,7 +54,7 @@ async def test_its_author_sees_it_at_once_and_others_within_a_window(clients: li
         asked = time.monotonic()
         await clients[0].mutate(mutation, "update_task", id=first["id"], projectId="1", title=title)
         for client in clients:
-            await client.until(lambda client=client: client.views["tasks"].data(*key)[0]["title"] == title)
+            await client.until(lambda client=client, title=title: client.views["tasks"].data(*key)[0]["title"] == title)
         assert mutation not in upstream.do(lambda up: dict(up.applied)), "the server has not acted yet"
         seen = [next(at for at, data in each.shown("tasks", *key) if data[0]["title"] == title) for each in clients]
         waits.append([at - asked for at in seen])
