@@ -61,7 +61,7 @@ from cluster.core.overflow import Overflow, Waiting
 from cluster.core.placement import SlotMap, coordinator_of, unit
 from cluster.core.query_key import CanonicalKey
 from cluster.core.rate import TokenBucket
-from cluster.core.rule import Envelope, FrameFault, Made, Route, Router, kept
+from cluster.core.rule import Envelope, FrameFault, Head, Made, Route, Router, kept
 from cluster.core.source_news import SourceNews
 from cluster.core.transform import HeardOn
 from cluster.core.window import Profile
@@ -157,6 +157,7 @@ class _Source:
         "faults",
         "feeds",
         "has_ids",
+        "head",
         "high_water",
         "is_open",
         "is_running",
@@ -198,6 +199,8 @@ class _Source:
         self.max_buffer = traits.max_buffer
         self.received = 0
         """Events."""
+        self.head: Head | None = None
+        """The kind of all events of the last read, if they were of one."""
         self.made = 0
         """Bytes of operations that its events have made, lately."""
         self.high_water = float(traits.max_buffer)
@@ -257,6 +260,17 @@ class _Source:
             self.memo.clear()
             self.names.clear()
             self.remembered = 0
+
+
+def _by_head(envelopes: Sequence[Envelope]) -> dict[Head, list[Raw | bytes]]:
+    """Return the data of events by what they have in common."""
+    heads = list(map(_HEAD, envelopes))
+    if heads.count(heads[0]) == len(heads):
+        return {heads[0]: list(map(_DATA, envelopes))}
+    found: dict[Head, list[Raw | bytes]] = {}
+    for head, envelope in zip(heads, envelopes, strict=True):
+        found.setdefault(head, []).append(envelope.data)
+    return found
 
 
 class SourceTraits(Struct, frozen=True):
@@ -401,6 +415,12 @@ class IngestionState:
         A frame that is unusable is counted, goes to `frame_faults`, and the stream goes on.
         """
         source = self._sources[source_name]
+        head, source.head = source.head, None
+        if head is not None and len(frames) >= MANY:
+            alike = source.router.decode_alike(frames, head)
+            if alike is not None:
+                source.head = head
+                return self._receive(source, alike, [event.id for event in alike], [], now_ms, head)
         events, faults = source.decode(frames)
         return self._receive(source, events, [event.id for event in events], faults, now_ms)
 
@@ -417,7 +437,9 @@ class IngestionState:
         ids: Sequence[EventId | None],
         faults: list[FrameFault],
         now_ms: float,
+        head: Head | None = None,
     ) -> bool:
+        """`head`: of all events, where it is known that they have the same."""
         for fault in faults:
             self.events_dropped[source.name, fault.reason] += 1
             self.dead_letters.add(
@@ -428,7 +450,7 @@ class IngestionState:
             for envelope, event_id in zip(events, ids, strict=True):
                 self._wait(source, source.waiting, envelope, event_id)
             return True
-        self._take(source, events, ids, now_ms)
+        self._take(source, events, ids, now_ms, head)
         if source.faults:
             self.dead_letters.take(source.name, source.faults, now_ms)
         if self.bytes_pending > source.high_water or source.awaiting or source.bucket is not None:
@@ -485,11 +507,16 @@ class IngestionState:
         self._take(source, [envelope for envelope, _ in held], [event_id for _, event_id in held], now_ms)
 
     def _take(
-        self, source: _Source, envelopes: Sequence[Envelope], ids: Sequence[EventId | None], now_ms: float
+        self,
+        source: _Source,
+        envelopes: Sequence[Envelope],
+        ids: Sequence[EventId | None],
+        now_ms: float,
+        head: Head | None = None,
     ) -> None:
         """`ids`: what the upstream would go on after, for each."""
         self._now_ms = now_ms
-        if len(envelopes) >= MANY and self._take_latest(source, envelopes, ids):
+        if len(envelopes) >= MANY and self._take_latest(source, envelopes, ids, head):
             return
         source.received += len(envelopes)
         memo = source.memo
@@ -527,7 +554,9 @@ class IngestionState:
                         continue
                     self._fold(source, route, feed, pending, key, operation, number, number)
 
-    def _take_latest(self, source: _Source, envelopes: Sequence[Envelope], ids: Sequence[EventId | None]) -> bool:
+    def _take_latest(
+        self, source: _Source, envelopes: Sequence[Envelope], ids: Sequence[EventId | None], head: Head | None
+    ) -> bool:
         """Take events that each set a key to their data, all at once: of those of one key only the last counts.
 
         One by one they cost twice as much. Returns False, and has taken nothing, where they are not such, or few of them are alike.
@@ -535,16 +564,10 @@ class IngestionState:
         without_id = ids.count(None)
         if without_id not in (0, len(ids)):
             return False
-        heads = list(map(_HEAD, envelopes))
-        distinct = set(heads)
-        if len(distinct) * 4 > len(heads):
+        by_head = _by_head(envelopes) if head is None else {head: list(map(_DATA, envelopes))}
+        if len(by_head) * 4 > len(envelopes):
             return False
-        by_head: dict[tuple[str | None, str], list[Raw | bytes]] = {head: [] for head in distinct}
-        if len(distinct) == 1:
-            by_head[heads[0]] = list(map(_DATA, envelopes))
-        else:
-            for head, envelope in zip(heads, envelopes, strict=True):
-                by_head[head].append(envelope.data)
+        source.head = next(iter(by_head)) if len(by_head) == 1 else None
         plan = []
         keys_seen, keys_count = set[CanonicalKey](), 0
         events: dict[EventSequence, int] = {}

@@ -17,6 +17,7 @@ What must not live here: what a mutation is made of (`mutation`), how views come
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from heapq import heappop, heappush
 from typing import Any
 
 import orjson
@@ -101,6 +102,8 @@ class StartMutation(Struct, frozen=True):
 class _Outage(Struct):
     probe_at: float
     delay_ms: float = PROBE_MS
+    is_probed: bool = False
+    """One is under way to see whether the service is back."""
 
 
 class MutationQueue:
@@ -133,6 +136,8 @@ class MutationQueue:
         """To be sent as soon as there is a connection."""
         self._waiting: dict[str, float] = {}
         """When a delay or a wait for another try ends, by id."""
+        self._due: list[tuple[float, str]] = []
+        """The same as a heap, with some that wait no longer."""
         self._blocked: dict[str, dict[str, None]] = {}
         """Mutations that wait for something to be created, by its temporary id."""
         self._outages: dict[str, _Outage] = {}
@@ -147,6 +152,7 @@ class MutationQueue:
         self._renamed: dict[str, tuple[Any, float]] = {}
         """(the id it has now; None: it came to nothing, until when that is remembered), by temporary id."""
         self._number = 0
+        self._is_sending = False
         self._now_ms = 0.0
         self.calls: list[StartMutation] = []
         self.told: dict[str, MutationRecord] = {}
@@ -176,7 +182,7 @@ class MutationQueue:
             if record.temporary:
                 self._temporaries[record.temporary] = record.id
             if record.status is Status.SCHEDULED:
-                self._waiting[record.id] = record.due_ms
+                self._wait(record.id, record.due_ms)
             else:
                 record.status = Status.QUEUED
         for shard in range(self._shards):
@@ -246,7 +252,7 @@ class MutationQueue:
             self._temporaries[temporary] = record.id
         if delay_ms > 0:
             record.status = Status.SCHEDULED
-            self._waiting[record.id] = record.due_ms
+            self._wait(record.id, record.due_ms)
         self._changed(record.id)
         self._lay(record)
         self._advance(record.scope)
@@ -320,9 +326,10 @@ class MutationQueue:
             self._ready[record.id] = None
             return
         wait = declared.retry_after(record.failures, answer)
-        if wait is not None:
+        limit = declared.max_age_ms
+        if wait is not None and (limit is None or self._now_ms + wait - record.due_ms <= limit):
             record.failures += 1
-            self._waiting[record.id] = self._now_ms + wait
+            self._wait(record.id, self._now_ms + wait)
             self._changed(record.id)
             return
         code = ErrorCode.CONFLICT if answer.is_conflict else answer.code
@@ -365,7 +372,8 @@ class MutationQueue:
         outage = self._outages.get(service)
         if outage is None:
             self._outages[service] = _Outage(self._now_ms + PROBE_MS)
-        elif outage.probe_at <= self._now_ms:
+        elif outage.is_probed:
+            outage.is_probed = False
             outage.delay_ms = min(2 * outage.delay_ms, MAX_PROBE_MS)
             outage.probe_at = self._now_ms + outage.delay_ms
 
@@ -378,6 +386,7 @@ class MutationQueue:
             record = self.records[mutation]
             self._move(record, Status.QUEUED)
             self._ready[mutation] = None
+        self._send_ready()
 
     def _pause(self, record: MutationRecord) -> None:
         self._move(record, Status.PAUSED)
@@ -391,15 +400,23 @@ class MutationQueue:
 
     def deadline(self) -> float | None:
         """When anything is due."""
-        times = list(self._waiting.values())
-        times.extend(outage.probe_at for outage in self._outages.values())
+        while self._due and self._waiting.get(self._due[0][1]) != self._due[0][0]:
+            heappop(self._due)
+        times = [outage.probe_at for outage in self._outages.values()]
+        if self._due:
+            times.append(self._due[0][0])
         return min(times, default=None)
+
+    def _wait(self, mutation: str, until_ms: float) -> None:
+        self._waiting[mutation] = until_ms
+        heappush(self._due, (until_ms, mutation))
 
     def wake(self, now_ms: float) -> None:
         """Send what is due, and try services that could not be reached."""
         self._now_ms = now_ms
-        for mutation, at in list(self._waiting.items()):
-            if at > now_ms:
+        while self._due and self._due[0][0] <= now_ms:
+            at, mutation = heappop(self._due)
+            if self._waiting.get(mutation) != at:
                 continue
             del self._waiting[mutation]
             record = self.records[mutation]
@@ -415,21 +432,17 @@ class MutationQueue:
 
     def _probe(self, service: str, outage: _Outage) -> None:
         for mutation in list(self._paused.get(service, ())):
-            record = self.records[mutation]
-            limit = self._declared[record.name].max_age_ms
-            if limit is not None and self._now_ms - record.created_ms > limit:
-                message = f"service {service} could not be reached for {limit / 1000:g} s"
-                self._fail(record, ErrorCode.UPSTREAM_OFFLINE, message)
+            self._is_too_old(self.records[mutation])
         head = next(iter(self._paused.get(service, ())), None)
         if head is None:
             del self._outages[service]
             return
+        outage.probe_at = self._now_ms + MAX_PROBE_MS  # should there be no answer at all
         if head not in self._under_way:
-            outage.probe_at = self._now_ms
+            outage.is_probed = True
             record = self.records[head]
             self._resume(record)
             self._send(record)
-        outage.probe_at = max(outage.probe_at, self._now_ms + PROBE_MS if head in self._under_way else self._now_ms)
 
     # --- the life of one -----------------------------------------------------------------------------------------
 
@@ -453,11 +466,22 @@ class MutationQueue:
             self._send_ready()
 
     def _send_ready(self) -> None:
+        if self._is_sending:
+            return  # what is ready now is sent by the loop that is under way
+        self._is_sending = True
+        try:
+            self._send_all_ready()
+        finally:
+            self._is_sending = False
+
+    def _send_all_ready(self) -> None:
         while self._ready and len(self._under_way) < PARALLEL:
             mutation = next(iter(self._ready))
             del self._ready[mutation]
             record = self.records.get(mutation)
             if record is None or record.status not in (Status.QUEUED, Status.PENDING):
+                continue
+            if self._is_too_old(record):
                 continue
             if record.status is Status.QUEUED:
                 temporary = self._awaits(record)
@@ -468,6 +492,18 @@ class MutationQueue:
                     self._pause(record)
                     continue
             self._send(record)
+
+    def _is_too_old(self, record: MutationRecord) -> bool:
+        """Give up a mutation that has waited for its service longer than it may. Returns whether it was one."""
+        declared = self._declared[record.name]
+        limit = declared.max_age_ms
+        if limit is None or record.status is Status.PENDING or self._now_ms - record.due_ms <= limit:
+            return False
+        message = f"it has waited for over {limit / 1000:g} s" + (
+            f" for service {declared.service}" if declared.service else ""
+        )
+        self._fail(record, ErrorCode.UPSTREAM_OFFLINE, message)
+        return True
 
     def _awaits(self, record: MutationRecord) -> str | None:
         """Return the temporary id of something that is still to be created, if the mutation names one."""

@@ -16,6 +16,7 @@ What must not live here: which mutations there are (`mutation_queue`), numbering
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -58,8 +59,7 @@ class Laid(Struct):
     before: bytes | None = None
     """The base as it was, JSON, where it is to be put back should the mutation fail; None: it is not, or there was none."""
     restores: bool = False
-    until: float | None = None
-    """It is an echo, until then at most."""
+    is_echo: bool = False
 
 
 class Overlay:
@@ -111,7 +111,7 @@ class Overlay:
     @property
     def has_echo(self) -> bool:
         """Whether an echo lies here."""
-        return any(each.until is not None for each in self.laid)
+        return any(each.is_echo for each in self.laid)
 
 
 class Known(Struct):
@@ -131,11 +131,15 @@ class Known(Struct):
 class Overlays:
     """What lies over the entries of a shard, whoever's the mutations are."""
 
-    __slots__ = ("by_key", "mutations")
+    __slots__ = ("_echoes", "_hiding", "by_key", "mutations")
 
     def __init__(self) -> None:
         self.by_key: dict[str, Overlay] = {}
         self.mutations: dict[str, Known] = {}
+        self._hiding: dict[str, None] = {}
+        """Keys of entries of which something is kept out of the view."""
+        self._echoes: dict[str, float] = {}
+        """Until when echoes lie, by mutation, the first to end first."""
 
     def of(self, key: str) -> Overlay | None:
         """Return what lies over an entry."""
@@ -185,21 +189,22 @@ class Overlays:
         """Let what a mutation did, by key, lie on: it was lifted, and its event is still to come."""
         for key, operations in did.items():
             overlay = self.by_key.setdefault(key, Overlay())
-            overlay.laid.append(Laid(mutation, order, operations, creates=False, until=now_ms + ECHO_MS))
+            overlay.laid.append(Laid(mutation, order, operations, creates=False, is_echo=True))
             overlay.laid.sort(key=lambda each: each.order)
         known.keys, known.is_echo = dict.fromkeys(did), True
+        self._echoes[mutation] = now_ms + ECHO_MS
         self.mutations[mutation] = known
 
     def silence(self, key: str) -> None:
         """An entry is written past all mutations: what they did does not lie over that."""
         overlay = self.by_key.get(key)
-        for each in [] if overlay is None else [each.mutation for each in overlay.laid if each.until is not None]:
+        for each in [] if overlay is None else [each.mutation for each in overlay.laid if each.is_echo]:
             known = self.mutations[each]
             del known.keys[key]
             if not known.keys:
-                del self.mutations[each]
+                del self.mutations[each], self._echoes[each]
         if overlay is not None:
-            overlay.laid = [each for each in overlay.laid if each.until is None]
+            overlay.laid = [each for each in overlay.laid if not each.is_echo]
             if not overlay.laid and not overlay.hidden:
                 del self.by_key[key]
 
@@ -216,36 +221,42 @@ class Overlays:
 
     def _drop(self, mutation: str, *, keep_hidden: bool = False) -> list[str]:
         known = self.mutations.pop(mutation, None)
+        self._echoes.pop(mutation, None)
         keys = [] if known is None else list(known.keys)
         for key in keys:
             overlay = self.by_key[key]
             overlay.laid = [each for each in overlay.laid if each.mutation != mutation]
             if not keep_hidden and not any(each.creates for each in overlay.laid):
                 overlay.hidden.clear()
+                self._hiding.pop(key, None)
             if not overlay.laid and not overlay.hidden:
                 del self.by_key[key]
         return keys
 
+    def came(self, key: str, operations: list[Operation], base: Value | None, now_ms: float) -> None:
+        """A stream is about to change an entry's base: see `Overlay.came`."""
+        overlay = self.by_key.get(key)
+        if overlay is not None:
+            overlay.came(operations, base, now_ms)
+            if overlay.hidden:
+                self._hiding[key] = None
+
     def deadline(self) -> float | None:
         """When something is to be shown, or to lie no longer."""
-        overlays = self.by_key.values()
-        times = [at for overlay in overlays for at in overlay.hidden.values()]
-        times.extend(each.until for overlay in overlays for each in overlay.laid if each.until is not None)
+        times = [at for key in self._hiding for at in self.by_key[key].hidden.values()]
+        times.extend(islice(self._echoes.values(), 1))
         return min(times, default=None)
 
     def expired(self, now_ms: float) -> Iterator[str]:
         """Yield the keys whose views are others from now on."""
-        late = {
-            each.mutation: None
-            for overlay in self.by_key.values()
-            for each in overlay.laid
-            if each.until is not None and each.until <= now_ms
-        }
-        for mutation in late:
-            yield from self._drop(mutation)
-        for key, overlay in list(self.by_key.items()):
-            if overlay.hidden and overlay.expired(now_ms):
-                if not overlay.laid:
+        while self._echoes and next(iter(self._echoes.values())) <= now_ms:
+            yield from self._drop(next(iter(self._echoes)))
+        for key in list(self._hiding):
+            overlay = self.by_key[key]
+            if overlay.expired(now_ms):
+                if not overlay.hidden:
+                    del self._hiding[key]
+                if not overlay.laid and not overlay.hidden:
                     del self.by_key[key]
                 yield key
 

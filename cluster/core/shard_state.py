@@ -422,9 +422,7 @@ class ShardState:
         entry = self.cache.get(key)
         if remember and entry is not None and entry.query is not None:
             self._remember(entry, operations)
-        overlay = self.mutations.laid.of(key)
-        if overlay is not None and not origin.startswith(ORIGIN):
-            overlay.came(operations, None if entry is None else entry.value, self._now_ms)
+        self.mutations.laid.came(key, operations, None if entry is None else entry.value, self._now_ms)
         outcome = apply_all(operations, None if entry is None else entry.value, self._reducer)
         self.operations_dropped.update(outcome.dropped)
         if not outcome.changed:

@@ -30,6 +30,7 @@ from rich.table import Table
 
 from tests.bench.blaster import KEYS
 from tests.bench.cache import shards_part, whole
+from tests.bench.mutations import mutations
 from tests.bench.presence import presence
 from tests.bench.transport import transports
 
@@ -331,6 +332,7 @@ def main() -> None:
         "10k events/s, 1 subscriber": lambda: throughput(10_000, 1, options.seconds, "data"),
         "leading, lone events": lambda: leading(60),
         "idle, 1 subscriber": lambda: idle(15),
+        "mutations": lambda: mutations(Child),
         "presence, 333 heartbeats/s, 100 watchers": lambda: presence(min(options.seconds, 15.0)),
         "100,000 entries, shards": shards_part,
         "100,000 entries, cluster": whole,

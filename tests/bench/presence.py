@@ -28,7 +28,7 @@ TOPIC, WATCHED = "room:crowd", "room:watched"
 
 def presence(seconds: float) -> dict[str, Any]:
     """Run a cluster and both measurements."""
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, object_store_memory=2**27)
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, object_store_memory=2**27)
     live = LiveCluster({"presence": {"room:{id}": {"heartbeat": "30s", "timeout": "75s"}}}).start()
     try:
         return uvloop.run(_measure(live, seconds))

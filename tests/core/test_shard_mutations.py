@@ -1,105 +1,84 @@
-"""Shards that show mutations: what a mutation did lies over the base until its event has come."""
+"""What shards tell each other of mutations, played by hand where its order matters."""
 
-import random
 from typing import Any
 
-import orjson
+import pytest
 
-from cluster.core.messages import Write
-from tests.simulation.mutations import KEYS, PROJECTS, SHARDS, World
-
-PROJECT, KEY = PROJECTS[0], KEYS[0]
-
-
-class Smooth(random.Random):
-    """No call is lost."""
-
-    def random(self) -> float:
-        return 0.99
+from cluster.core.messages import Overlays, Send
+from cluster.core.mutation_queue import StartMutation
+from tests.simulation.mutations import KEYS, PROJECTS, World, _Kind
 
 
-class Shop(World):
-    """A world with one task, in which nothing goes wrong."""
-
-    def __init__(self) -> None:
-        super().__init__(Smooth())
-        self.service.change("created", self.task(rank=0))
-        self.events()
-
-    @staticmethod
-    def task(**members: Any) -> dict[str, Any]:
-        return {"id": "t", "project_id": PROJECT, **members}
-
-    def update(self, mutation: str, **members: Any) -> None:
-        """An update that its service answers; its event is not heard yet."""
-        self.mutate("update", self.task(**members), mutation)
-        self.run()
-        assert self.statuses[mutation][-1] == "success"
-
-    def run(self) -> None:
-        while self.calls:
-            self.call(0)
-
-    def event(self) -> None:
-        """Every shard hears of the next event."""
-        for shard in range(SHARDS):
-            self.stream(shard)
-        self.run()
-
-    def events(self) -> None:
-        while self.heard[0] < len(self.service.events):
-            self.event()
-
-    def later(self, ms: float) -> None:
-        self.now += ms
-        for shard in range(SHARDS):
-            self.wake(shard)
-        self.run()
-
-    @property
-    def shown(self) -> Any:
-        """The task, as everybody sees it."""
-        entry = self.machines[self.home(KEY)].cache.get(KEY)
-        assert entry is not None
-        assert entry.visible is not None
-        (task,) = entry.visible.object()
-        return task
+def world_with(task: dict[str, Any]) -> tuple[World, str, int]:
+    """A world whose shards know one another, with one task in a project whose updates have another home than its key."""
+    project, key = next(
+        (p, k) for p, k in zip(PROJECTS, KEYS, strict=True) if World.home(k) != World.home(f"scope:project:{p}")
+    )
+    world = World(_Kind())
+    world.service.change("created", {**task, "project_id": project})
+    world.rest()
+    return world, project, World.home(key)
 
 
-def test_events_that_come_after_the_answers_of_later_mutations_are_not_seen_as_steps_back() -> None:
-    shop = Shop()
-    for rank in (1, 2, 3):
-        shop.update(f"m{rank}", rank=rank)
-    shown = []
-    for _ in range(3):
-        shop.event()
-        shown.append(shop.shown["rank"])
-    assert shown == [3, 3, 3]
-    assert not any(machine.mutations.laid.by_key for machine in shop.machines), "nothing is left of them"
+def call(world: World, kind: type, shard: int) -> None:
+    """Let the oldest call of a kind that a shard waits for happen."""
+    world.call(next(n for n, (waits, asked) in enumerate(world.calls) if waits == shard and isinstance(asked, kind)))
 
 
-def test_what_others_do_after_it_is_seen_with_their_event() -> None:
-    shop = Shop()
-    shop.update("m1", rank=1)
-    shop.service.change("updated", shop.task(rank=7))
-    shop.event()
-    assert shop.shown["rank"] == 1
-    shop.event()
-    assert shop.shown["rank"] == 7
+def test_what_came_after_the_confirming_event_is_not_undone_by_a_late_response() -> None:
+    world, project, place = world_with({"id": "t1", "title": "old"})
+    home = World.home(f"scope:project:{project}")
+    world.mutate("update", {"id": "t1", "project_id": project, "title": "mine"}, "m")
+    call(world, Send, home)
+    key = KEYS[PROJECTS.index(project)]
+    assert world.held[key].value is not None
+    assert b"mine" in world.held[key].value.json(), "everybody sees it"
+    assert world.data(key)[0]["title"] == "old"
+    world.service.carry_out("m", "PATCH", {"id": "t1", "project_id": project, "title": "mine"})
+    world.service.change("updated", {"id": "t1", "project_id": project, "title": "theirs"})
+    world.stream(place)
+    world.stream(place)
+    call(world, StartMutation, home)  # the answer comes before the home has the event
+    call(world, Send, home)
+    assert world.data(key)[0]["title"] == "theirs"
+    entry = world.machines[place].cache.get(key)
+    assert entry is not None
+    assert entry.fetch is None, "nothing is in doubt"
+    world.rest()
+    world.check()
 
 
-def test_where_no_event_comes_it_lies_for_a_second() -> None:
-    shop = Shop()
-    shop.update("m1", rank=1)
-    shop.service.events[-1] = ("updated", PROJECT, shop.task(rank=7))  # of somebody else
-    shop.event()
-    assert shop.shown["rank"] == 1
-    shop.later(1_001)
-    assert shop.shown["rank"] == 7
+def test_what_is_in_doubt_is_fetched_anew() -> None:
+    world, project, place = world_with({"id": "t1", "title": "old"})
+    home = World.home(f"scope:project:{project}")
+    world.mutate("update", {"id": "t1", "project_id": project, "title": "mine"}, "m")
+    call(world, Send, home)
+    world.service.change("updated", {"id": "t1", "project_id": project, "title": "theirs"})
+    world.stream(place)
+    call(world, StartMutation, home)
+    call(world, Send, home)
+    entry = world.machines[place].cache.get(KEYS[PROJECTS.index(project)])
+    assert entry is not None
+    assert entry.fetch is not None
+    world.rest()
+    world.check()
 
 
-def test_a_client_that_writes_the_entry_sees_what_it_wrote() -> None:
-    shop = Shop()
-    shop.update("m1", rank=1)
-    shop.ask(shop.home(KEY), Write(99, "w", KEY, orjson.dumps([shop.task(rank=5)])))
-    assert shop.shown["rank"] == 5
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_lift_counts_once_though_its_answer_is_lost(is_killed: bool) -> None:
+    world = World(_Kind())
+    world.rest()
+    project = next(p for p in PROJECTS if World.home(f'["votes","{p}"]') != 0)
+    place = World.home(f'["votes","{project}"]')
+    mutation = next(f"v{n}" for n in range(99) if World.home(f"id:v{n}") == 0)
+    world.mutate("vote", {"project_id": project, "voter": "me"}, mutation)
+    call(world, Send, 0)
+    call(world, StartMutation, 0)
+    send = next(asked for _, asked in world.calls if isinstance(getattr(asked, "message", None), Overlays))
+    _, effects = world.machines[place].overlays(send.message, world.now)
+    world._take(place, effects)
+    assert world.data(f'["votes","{project}"]') == {"n": 1}
+    if is_killed:
+        world.kill(place)
+    world.rest()
+    world.check()

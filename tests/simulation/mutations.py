@@ -52,6 +52,7 @@ from cluster.storage.memory_store import MemoryStore
 SHARDS = 3
 START = 1_000_000.0
 PROJECTS = ("1", "2", "3")
+VOTES = tuple(CanonicalKey(f'["votes","{project}"]') for project in PROJECTS)
 KEYS = tuple(CanonicalKey(f'["tasks","{project}"]') for project in PROJECTS)
 REFUSED = UpstreamError("http 422", status=422, retryable=False)
 FAILED = UpstreamError("http 500", status=500)
@@ -102,6 +103,19 @@ DOCUMENT: dict[str, Any] = {
             "scope": "project:{project_id}",
             "delay": "500ms",
         },
+        "vote": {
+            "request": {"service": "api", "method": "POST", "path": "/votes", "body": "{variables}"},
+            "optimistic": [
+                {
+                    "increment": {
+                        "key": ["votes", "{project_id}"],
+                        "at": "/n",
+                        "when_missing": "create",
+                        "default": {"n": 0},
+                    }
+                }
+            ],
+        },
     },
 }
 COMPILED = compile_config(load_mapping(DOCUMENT, {}))
@@ -128,6 +142,9 @@ class Service:
         return answer
 
     def _act(self, mutation: str, method: str, variables: dict[str, Any]) -> Any:
+        if "voter" in variables:
+            self.carried_out[mutation] += 1
+            return {"counted": True}
         tasks = self.tasks[variables["project_id"]]
         if method == "POST":
             self._created += 1
@@ -207,7 +224,7 @@ class World:
 
     def _begin(self, shard: int) -> None:
         self.batches[shard] = self.asked[shard] = 0
-        self.ask(shard, *(Watch(n, key, False) for n, key in enumerate(KEYS) if self.home(key) == shard))
+        self.ask(shard, *(Watch(n, key, False) for n, key in enumerate((*KEYS, *VOTES)) if self.home(key) == shard))
 
     @staticmethod
     def home(key: str) -> int:
@@ -311,7 +328,7 @@ class World:
             if waits != shard or (isinstance(asked, StartMutation) and self._orphan(asked))
         ]
         self.machines[shard] = self._machine(shard)
-        for key in KEYS:
+        for key in (*KEYS, *VOTES):
             if self.home(key) == shard:
                 self.held.pop(key, None)
         self._begin(shard)
@@ -404,7 +421,7 @@ class World:
         return (
             bool(self.calls)
             or any(
-                entry.fetch is not None or entry.is_stale(self.now)
+                entry.query is not None and (entry.fetch is not None or entry.is_stale(self.now))
                 for machine in self.machines
                 for entry in machine.cache
             )
@@ -427,6 +444,12 @@ class World:
             replica = self.held.get(key)
             shown = None if replica is None or replica.value is None else orjson.loads(replica.value.json())
             assert (shown or []) == base, f"{key}: the view is not the base"
+        votes: Counter[str] = Counter()
+        for mutation, (home, name, variables) in self.begun.items():
+            if name == "vote" and self.machines[home].mutations.queue.records[mutation].status == "success":
+                votes[variables["project_id"]] += 1
+        for key, project in zip(VOTES, PROJECTS, strict=True):
+            assert (self.data(key) or {"n": 0})["n"] == votes[project], f"{key}: each vote counts once"
         for mutation, (home, name, _) in self.begun.items():
             record = self.machines[home].mutations.queue.records[mutation]
             assert record.status.is_settled, f"{mutation} {name}: {record.status}"
@@ -454,7 +477,9 @@ def play(dice: random.Random, steps: int = 120, *, kills: bool = True) -> World:
             project = dice.choice(PROJECTS)
             mutation = f"m{number}"
             kind = dice.random()
-            if kind < 0.4 or not known:
+            if kind > 0.9:
+                world.mutate("vote", {"project_id": project, "voter": mutation}, mutation)
+            elif kind < 0.4 or not known:
                 temporary += 1
                 world.mutate(
                     "create", {"id": f"tmp{temporary}", "project_id": project, "title": f"n{number}"}, mutation

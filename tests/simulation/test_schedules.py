@@ -1,15 +1,17 @@
 """All state machines together under seeded schedules; a failing seed replays with `python -m tests.simulation.schedule SEED`."""
 
+import random
 from pathlib import Path
 
 import pytest
 
-from tests.simulation import replay
+from tests.simulation import mutations, replay
 from tests.simulation.ledger import Ledger
 from tests.simulation.schedule import Schedule, make
 
 SEEDS = 120
 LEDGERS, LEDGERS_A_TEST = 500, 25
+MUTATIONS, MUTATIONS_A_TEST = 200, 25
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -44,3 +46,21 @@ def test_faults_do_happen() -> None:
 def test_every_event_counts_once_whatever_dies(first: int, tmp_path: Path) -> None:
     for seed in range(first, first + LEDGERS_A_TEST):
         replay.run(Ledger, seed, tmp_path)
+
+
+@pytest.mark.parametrize("first", range(0, MUTATIONS, MUTATIONS_A_TEST))
+def test_every_mutation_is_carried_out_once_and_views_end_as_the_truth(first: int) -> None:
+    for seed in range(first, first + MUTATIONS_A_TEST):
+        try:
+            mutations.play(random.Random(seed))
+        except AssertionError as error:
+            raise AssertionError(f"python -m tests.simulation.mutations {seed}") from error
+
+
+def test_faults_happen_to_mutations_too() -> None:
+    ends = {statuses[-1] for seed in range(8) for statuses in mutations.play(random.Random(seed)).statuses.values()}
+    passed = {
+        each for seed in range(8) for told in mutations.play(random.Random(seed)).statuses.values() for each in told
+    }
+    assert ends == {"success", "error", "cancelled"}
+    assert passed >= {"scheduled", "queued", "pending", "paused"}

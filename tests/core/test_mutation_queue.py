@@ -1,0 +1,347 @@
+"""When mutations are sent, in which order, and what settles them."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from cluster.config import compile_config, load_mapping
+from cluster.core.declared_query import Response
+from cluster.core.messages import Failure, Lay, Lift, Mutate, MutationView
+from cluster.core.mutation import Status
+from cluster.core.mutation_queue import MAX_SETTLED, MEMORY_MS, PARALLEL, MutationQueue, StartMutation
+from cluster.core.service_health import PROBE_MS
+from cluster.errors import ErrorCode, HarborError, UpstreamError
+
+START = 1_000_000.0
+DOWN = UpstreamError("no route")
+BROKEN = UpstreamError("http 500", status=500)
+REFUSED = UpstreamError("http 422", status=422, retryable=False)
+CHANGED = UpstreamError("http 409", status=409, retryable=False, etag='"9"', body={"current": {"version": 9}})
+
+PUT: dict[str, Any] = {
+    "request": {"service": "api", "method": "PUT", "path": "/{id}", "body": "{variables}"},
+    "optimistic": [{"set": {"key": ["t", "{id}"], "value": "{variables}"}}],
+    "scope": "{scope}",
+}
+DOCUMENT: dict[str, Any] = {
+    "services": {"api": {"base_url": "http://api"}},
+    "sources": {"events": {"type": "websocket", "url": "ws://upstream"}},
+    "streams": [
+        {"source": "events", "channel": "t:{id}", "on": {"done": {"set": {"key": ["t", "{id}"], "value": "{data}"}}}}
+    ],
+    "mutations": {
+        "put": PUT,
+        "again": {**PUT, "retry": 1, "retry_delay": "1s"},
+        "stubborn": {**PUT, "retry": True, "retry_delay": "1s", "max_age": "5s"},
+        "old": {**PUT, "max_age": "10s"},
+        "late": {**PUT, "delay": "5s"},
+        "over": {**PUT, "conflict": "overwrite"},
+        "merged": {**PUT, "conflict": "merge"},
+        "told": {**PUT, "confirm_on": {"stream": "t:{id}", "event": "done"}},
+        "new": {**PUT, "temp_id": "{variables.id}"},
+    },
+}
+DECLARED = compile_config(load_mapping(DOCUMENT, {})).mutations
+
+
+class Queue:
+    """A queue of shard 0 of two; keys and scopes of an even length are the other's."""
+
+    def __init__(self) -> None:
+        self.stored: set[str] = set()
+        self.queue = MutationQueue(0, 2, lambda key: (len(key) + 1) % 2, DECLARED, self.stored.add)
+        self.now = START
+        self.number = 0
+
+    def begin(
+        self, name: str, mutation: str, scope: str = "s", delay_ms: float | None = None, **variables: Any
+    ) -> MutationView:
+        self.number += 1
+        given = orjson.dumps({"id": "a", "scope": scope, **variables})
+        return self.queue.begin(
+            Mutate(self.number, mutation, name, given, f"scope:{scope}", delay_ms), "gateway-0", self.now
+        )
+
+    def sent(self) -> list[StartMutation]:
+        calls, self.queue.calls = self.queue.calls, []
+        return calls
+
+    def names(self) -> list[str]:
+        return [call.mutation for call in self.sent()]
+
+    def answer(self, call: StartMutation, result: Any = None) -> None:
+        answer = (
+            result if isinstance(result, UpstreamError) else Response(None if result is None else orjson.dumps(result))
+        )
+        self.queue.responded(call, answer, self.now)
+
+    def wait(self, ms: float) -> None:
+        self.now += ms
+        self.queue.wake(self.now)
+
+    def status(self, mutation: str) -> Status:
+        return self.queue.records[mutation].status
+
+    def items(self, shard: int) -> list[Lay | Lift]:
+        return self.queue.items.pop(shard, [])
+
+
+def test_of_one_scope_they_go_one_after_another_and_of_many_side_by_side() -> None:
+    queue = Queue()
+    for n in range(3):
+        queue.begin("put", f"a{n}", "one")
+    queue.begin("put", "b", "two")
+    first, other = queue.sent()
+    assert (first.mutation, other.mutation) == ("a0", "b")
+    queue.answer(first)
+    assert queue.names() == ["a1"]
+    for n in range(PARALLEL + 5):
+        queue.begin("put", f"c{n}", f"of its own {n}")
+    assert len(queue.sent()) == PARALLEL - 2, "as many as there are connections"
+
+
+def test_the_same_id_is_the_same_mutation() -> None:
+    queue = Queue()
+    assert queue.begin("put", "m").status == "pending"
+    assert queue.begin("put", "m").status == "pending"
+    (call,) = queue.sent()
+    queue.answer(call, {"ok": True})
+    assert queue.begin("put", "m") == MutationView("m", "put", "success", int(START), 0, b'{"ok":true}')
+    assert queue.sent() == []
+
+
+def test_a_service_that_cannot_be_reached_pauses_them_and_they_go_on_in_order() -> None:
+    queue = Queue()
+    for n in range(3):
+        queue.begin("put", f"m{n}")
+    queue.answer(queue.sent()[0], DOWN)
+    assert [queue.status(f"m{n}") for n in range(3)] == [Status.PAUSED, Status.QUEUED, Status.QUEUED]
+    assert queue.queue.deadline() == START + PROBE_MS
+    queue.wait(PROBE_MS)
+    (probe,) = queue.sent()
+    assert (probe.mutation, probe.attempt) == ("m0", 2)
+    queue.answer(probe, UpstreamError("http 503", status=503))
+    queue.wait(PROBE_MS)
+    assert queue.sent() == [], "the second wait is longer"
+    queue.wait(PROBE_MS)
+    (probe,) = queue.sent()
+    queue.answer(probe)
+    for name in ("m1", "m2"):
+        (call,) = queue.sent()
+        assert call.mutation == name
+        queue.answer(call)
+    assert queue.queue.unsettled == 0
+    assert queue.queue.settled == {"success": 3}
+
+
+def test_another_call_that_reaches_the_service_ends_the_pause() -> None:
+    queue = Queue()
+    queue.begin("put", "m")
+    queue.answer(queue.sent()[0], DOWN)
+    queue.queue.reached("api", queue.now)
+    assert queue.names() == ["m"]
+
+
+def test_what_has_waited_too_long_is_given_up_and_so_are_those_behind_it() -> None:
+    queue = Queue()
+    for n in range(2_000):
+        queue.begin("old", f"m{n}")
+    queue.answer(queue.sent()[0], DOWN)
+    queue.wait(10_001.0)
+    assert queue.queue.settled == {"error": 2_000}
+    assert queue.queue.records["m7"].error == (
+        ErrorCode.UPSTREAM_OFFLINE,
+        "it has waited for over 10 s for service api",
+    )
+
+
+def test_a_failure_is_retried_as_declared_with_the_same_key() -> None:
+    queue = Queue()
+    queue.begin("again", "m")
+    (call,) = queue.sent()
+    queue.answer(call, BROKEN)
+    assert queue.status("m") is Status.PENDING
+    queue.wait(999.0)
+    assert queue.sent() == []
+    queue.wait(1.0)
+    (again,) = queue.sent()
+    assert again.request.idempotency_key == call.request.idempotency_key == "m"
+    queue.answer(again, BROKEN)
+    assert queue.queue.records["m"].error == ("UPSTREAM_ERROR", "http 500")
+
+
+def test_a_head_that_keeps_failing_blocks_its_scope_no_longer_than_it_may_wait() -> None:
+    queue = Queue()
+    queue.begin("stubborn", "m")
+    queue.begin("put", "n")
+    while queue.status("m") is Status.PENDING:
+        (call,) = queue.sent()
+        queue.answer(call, BROKEN)
+        assert queue.now < START + 10_000.0
+        queue.wait(1_000.0)
+    assert queue.queue.records["m"].error == ("UPSTREAM_ERROR", "http 500")
+    assert queue.names() == ["n"]
+
+
+def test_it_can_be_undone_until_it_is_sent() -> None:
+    queue = Queue()
+    view = queue.begin("late", "m")
+    assert (view.status, view.due_at) == ("scheduled", int(START + 5_000))
+    queue.begin("late", "n")
+    cancelled = queue.queue.undo("m", queue.now)
+    assert isinstance(cancelled, MutationView)
+    assert cancelled.status == "cancelled"
+    queue.wait(5_000.0)
+    assert queue.names() == ["n"]
+    refused = queue.queue.undo("n", queue.now)
+    assert isinstance(refused, Failure)
+    assert (refused.code, refused.message) == (
+        ErrorCode.CONFLICT,
+        "the mutation cannot be undone any more: it is pending",
+    )
+    missing = queue.queue.undo("o", queue.now)
+    assert isinstance(missing, Failure)
+    assert missing.code == ErrorCode.NOT_FOUND
+    assert queue.queue.undo("m", queue.now) == cancelled
+
+
+def test_what_was_tried_and_is_undone_leaves_a_doubt() -> None:
+    queue = Queue()
+    queue.begin("put", "m")
+    queue.answer(queue.sent()[0], DOWN)
+    queue.queue.undo("m", queue.now)
+    lift = queue.items(0)[-1]
+    assert isinstance(lift, Lift)
+    assert [key for key, _ in lift.result] == ['["t","a"]'], "the service may have carried it out"
+
+
+@pytest.mark.parametrize(("name", "etag", "variables"), [("over", "*", {}), ("merged", '"9"', {"version": 9})])
+def test_a_conflict_is_gone_over_as_declared(name: str, etag: str, variables: dict[str, Any]) -> None:
+    queue = Queue()
+    queue.begin(name, "m", version=3)
+    queue.answer(queue.sent()[0], CHANGED)
+    (again,) = queue.sent()
+    assert again.request.etag == etag
+    assert again.request.body is not None
+    assert orjson.loads(again.request.body) == {"id": "a", "scope": "s", "version": 3, **variables}
+
+
+def test_without_that_it_fails_with_a_conflict() -> None:
+    queue = Queue()
+    queue.begin("put", "m")
+    queue.answer(queue.sent()[0], CHANGED)
+    assert queue.queue.records["m"].error == (ErrorCode.CONFLICT, "http 409")
+
+
+def test_an_event_confirms_what_was_sent_and_its_answer_then_says_nothing_new() -> None:
+    queue = Queue()
+    queue.begin("told", "m", title="x")
+    (call,) = queue.sent()
+    event = {"id": "a", "scope": "s", "title": "x", "by": "the service"}
+    queue.queue.heard("told", "t:b", event, queue.now)
+    queue.queue.heard("told", "t:a", {**event, "title": "y"}, queue.now)
+    assert queue.status("m") is Status.PENDING
+    queue.queue.heard("told", "t:a", event, queue.now)
+    assert queue.status("m") is Status.SUCCESS
+    told = len(queue.items(0))
+    queue.answer(call, {"late": True})
+    assert queue.queue.records["m"].result == orjson.dumps(event)
+    assert queue.items(0) == []
+    assert told
+
+
+def test_a_failure_after_an_event_has_it_looked_at_again() -> None:
+    queue = Queue()
+    queue.begin("told", "m")
+    (call,) = queue.sent()
+    queue.queue.heard("told", "t:a", {"id": "a", "scope": "s"}, queue.now)
+    queue.items(0)
+    queue.answer(call, REFUSED)
+    (lift,) = queue.items(0)
+    assert isinstance(lift, Lift)
+    assert (lift.lasting, [key for key, _ in lift.result]) == ([], ['["t","a"]'])
+    assert queue.status("m") is Status.SUCCESS
+
+
+def test_what_names_a_temporary_id_waits_for_the_other() -> None:
+    queue = Queue()
+    queue.begin("new", "m", "one", id="tmp")
+    queue.begin("put", "n", "two", id="tmp")
+    (call,) = queue.sent()
+    queue.items(0)
+    queue.answer(call, {"id": 7})
+    lift = next(item for item in queue.items(0) if isinstance(item, Lift))
+    assert (lift.temporary, lift.renamed, [key for key, _ in lift.lasting]) == ("tmp", 7, ['["t",7]'])
+    queue.queue.rename(lift, queue.now)
+    (call,) = queue.sent()
+    assert (call.mutation, call.request.path) == ("n", "/7")
+    with pytest.raises(HarborError, match="was used before"):
+        queue.begin("new", "o", id="tmp")
+    queue.begin("put", "p", "three", id="tmp")
+    assert queue.sent()[0].request.path == "/7"
+
+
+def test_what_names_something_that_was_not_created_fails() -> None:
+    queue = Queue()
+    queue.begin("new", "m", "one", id="tmp")
+    queue.begin("put", "n", "two", id="tmp")
+    queue.answer(queue.sent()[0], REFUSED)
+    lift = next(item for item in queue.items(0) if isinstance(item, Lift))
+    queue.queue.rename(lift, queue.now)
+    assert queue.queue.records["n"].error == (ErrorCode.CONFLICT, "what has the temporary id tmp was not created")
+    with pytest.raises(HarborError, match="was not created"):
+        queue.begin("put", "o", id="tmp")
+
+
+def test_a_new_life_sends_again_what_was_under_way_and_keeps_the_order() -> None:
+    queue = Queue()
+    for n in range(2):
+        queue.begin("put", f"m{n}")
+    queue.begin("late", "l", "two")
+    queue.sent()
+    after = Queue()
+    after.queue.restore(queue.queue.records.values(), after.now)
+    (call,) = after.sent()
+    assert (call.mutation, call.attempt) == ("m0", 2)
+    after.answer(call)
+    assert after.names() == ["m1"]
+    after.wait(5_000.0)
+    assert after.names() == ["l"]
+    assert [item.mutation for item in after.items(0)][:3] == ["m0", "m1", "l"]
+
+
+def test_a_lift_is_told_until_every_shard_has_it() -> None:
+    queue = Queue()
+    queue.begin("put", "m", id="ab")  # the other shard's key
+    queue.answer(queue.sent()[0])
+    assert [type(item) for item in queue.items(1)] == [Lay, Lift]
+    (again,) = queue.queue.outstanding(1)
+    assert isinstance(again, Lift)
+    queue.queue.lifted(1, "m")
+    assert queue.queue.outstanding(1) == []
+    assert queue.queue.records["m"].variables == b"{}", "what it was made of is of no use any more"
+
+
+def test_what_is_settled_is_remembered_for_a_while_and_in_a_number() -> None:
+    queue = Queue()
+    queue.begin("put", "m", id="ab")
+    queue.answer(queue.sent()[0])
+    queue.queue.lifted(1, "m")
+    queue.now += MEMORY_MS
+    queue.begin("put", "n")
+    assert "m" not in queue.queue.records
+    assert MAX_SETTLED >= 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "variables", "code"),
+    [("none", {}, ErrorCode.UNKNOWN_MUTATION), ("new", {"id": 5}, ErrorCode.INVALID_VARIABLES)],
+)
+def test_what_cannot_be_is_refused_and_leaves_nothing(name: str, variables: dict[str, Any], code: str) -> None:
+    queue = Queue()
+    with pytest.raises(HarborError) as caught:
+        queue.begin(name, "m", **variables)
+    assert caught.value.code == code
+    assert not queue.queue.records
+    assert not queue.stored
