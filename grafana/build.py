@@ -449,26 +449,51 @@ DELIVERY = Board(
 WRITES = Board(
     "harbor-writes",
     "Harbor / Writes",
-    "Mutations: what becomes of them, and what waits.",
+    "Mutations: what becomes of them, what waits and for how long, and services that cannot be reached.",
     [
         (
             "Mutations",
             [
                 Panel(
                     "Mutations",
-                    "By status, a second.",
+                    "Settled ones, by status, a second.",
                     "ops",
-                    [Query(rate("harbor_mutations_total", "status"), "{{status}}")],
+                    [Query(rate("harbor_mutations_total", "status", more=SHARD), "{{status}}")],
+                ),
+                Panel(
+                    "Failed",
+                    "Share of the settled ones that failed; those that were undone are none of them.",
+                    "percentunit",
+                    [
+                        Query(
+                            f'sum(rate(harbor_mutations_total{{@{SHARD},status="error"}}[{RATE}])) '
+                            f"/ sum(rate(harbor_mutations_total{{@{SHARD}}}[{RATE}]))",
+                            "failed",
+                        )
+                    ],
                 ),
                 Panel(
                     "Pending",
-                    "Mutations that are not settled.",
+                    "Mutations that are not settled: on their way, delayed, or waiting for a service or for others of their scope.",
                     "none",
-                    [Query("sum(harbor_mutations_pending{@})", "pending")],
+                    [Query(level("harbor_mutations_pending", "shard", more=SHARD), "shard {{shard}}")],
+                ),
+                Panel(
+                    "Age of the oldest",
+                    "For how long the oldest that is not settled could have been sent.",
+                    "s",
+                    [Query(level("harbor_mutations_oldest_seconds", "shard", more=SHARD, of="max"), "shard {{shard}}")],
+                ),
+                Panel(
+                    "Offline services",
+                    "For how long shards could not reach a service; mutations and fetches of it wait.",
+                    "s",
+                    [Query(level("harbor_service_offline_seconds", "service", more=SHARD, of="max"), "{{service}}")],
                 ),
             ],
         )
     ],
+    [("shard", "harbor_mutations_pending")],
 )
 NODES = Board(
     "harbor-nodes",

@@ -105,7 +105,7 @@ CONFIG: dict[str, Any] = {
             "retry": ["integer", "boolean"],
         }
     },
-    "presence": "object",
+    "presence": {"*": {"heartbeat": "string", "timeout": "string"}},
     "resources": {
         "*": {
             **dict.fromkeys(("service", "path", "id", "stale_time", "gc_time"), "string"),

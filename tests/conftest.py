@@ -50,6 +50,7 @@ class ServedUpstream:
         self.thread.start()
         self.upstream = Upstream(**options)
         self.url = self.run(self.upstream.start())
+        self.ws_url = self.upstream.ws_url
 
     def run(self, work: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(20)

@@ -282,7 +282,9 @@ class Client:
             self.world.commands[ticket] = command
             return ticket
 
-        effects = client_frame(self.gateway, self.session, frame, command, self.world.now_ms, self.world.new_id)
+        effects = client_frame(
+            self.gateway, self.session, frame, command, self.world.now_ms, self.world.new_id, self.world.commands.pop
+        )
         self.world.run(self.address, effects)
 
     def subscribe(self, id: Any, **members: Any) -> "View":

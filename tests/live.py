@@ -66,9 +66,10 @@ class LiveCluster:
         return pids
 
     def kill(self, actor: str) -> int:
-        """kill -9 of an actor's process. Returns its pid."""
+        """kill -9 of an actor's process, unless it has just ended by itself. Returns its pid."""
         pid = self.pids()[actor]
-        psutil.Process(pid).kill()
+        with suppress(psutil.NoSuchProcess):
+            psutil.Process(pid).kill()
         return pid
 
     def get(self, *key: Any, **params: str) -> httpx.Response:
@@ -116,6 +117,8 @@ class Client:
         self._socket = socket
         self.views: dict[Any, View] = {}
         self.log: list[dict[str, Any]] = []
+        self.times: list[float] = []
+        """When each message of the log came, by the monotonic clock."""
         self.frames = 0
         self._replies: dict[Any, asyncio.Future[dict[str, Any]]] = {}
         self._news = asyncio.Event()
@@ -131,8 +134,10 @@ class Client:
         try:
             async for frame in self._socket:
                 self.frames += 1
+                now = time.monotonic()
                 for message in orjson.loads(frame):
                     self.log.append(message)
+                    self.times.append(now)
                     if message.get("re") in self._replies:
                         self._replies.pop(message["re"]).set_result(message)
                     elif "sub" in message:
@@ -158,6 +163,29 @@ class Client:
         if wait:
             await self.until(lambda: view.complete)
         return view
+
+    async def mutate(self, mutation: str, name: str, delay_ms: int | None = None, **variables: Any) -> None:
+        """Begin a mutation, which the gateway takes."""
+        delay = {} if delay_ms is None else {"delay_ms": delay_ms}
+        asked = {"type": "mutate", "name": name, "variables": variables, "mutation_id": mutation, **delay}
+        answer = await self.ask(id=mutation, **asked)
+        assert answer == {"type": "result", "re": mutation, "mutation_id": mutation}, answer
+
+    def statuses(self, mutation: str) -> list[str]:
+        """Return what a mutation was, as this session was told."""
+        told = [each for each in self.log if each["type"] == "mutation"]
+        return [each["status"] for each in told if each["mutation_id"] == mutation]
+
+    def shown(self, sub: Any, *key: Any) -> list[tuple[float, Any]]:
+        """Return what a subscription has shown of a key, from its first data on: (when, data) at each message."""
+        view, name = View(), text(*key)
+        found: list[tuple[float, Any]] = []
+        for at, message in zip(self.times, self.log, strict=True):
+            if message.get("sub") == sub and "re" not in message:
+                view.take(message)
+                if message.get("key") == list(key) and message["type"] in ("snapshot", "change"):
+                    found.append((at, view.entries[name][1]))
+        return [each for each in found if each[1] is not None]
 
     async def until(self, holds: Callable[[], Any], timeout_s: float = 60.0) -> None:
         """Wait until something holds, of what was received or of what else may change meanwhile."""

@@ -305,6 +305,8 @@ class ShardActor(Shell):
         metrics.set("mutations_oldest_seconds", machine.mutations.queue.oldest_ms(self.now()) / 1000.0)
         for status, count in machine.mutations.queue.settled.items():
             metrics.set("mutations_total", count, status=status)
+        for service in self._services:
+            metrics.set("service_offline_seconds", machine.offline_ms(service, self.now()) / 1000.0, service=service)
         metrics.set("invalidations_total", machine.invalidations)
         for outcome, count in machine.fetches.items():
             metrics.set("fetches_total", count, outcome=outcome)

@@ -104,6 +104,10 @@ class ChannelDemand:
         source, name = channel
         return rendezvous(unit(source, name, is_spread=source in self._spread), self._members.ingestors)
 
+    def needs(self, channel: Channel) -> bool:
+        """Whether a watched key needs a channel, or did lately."""
+        return channel in self._counts
+
     def need(self, channels: list[Channel], now_ms: float) -> None:
         """One more watched key needs `channels`."""
         for channel in channels:

@@ -42,10 +42,12 @@ def client_frame(
     command: Callable[[Command], int],
     now_ms: float,
     new_id: Callable[[], str],
+    take_back: Callable[[int], None],
 ) -> list[Effect]:
     """Carry out a client's frame: one message or an array of them.
 
-    `command` gives a ticket for what must wait for shards, `new_id` an id that nobody can guess for a mutation without one.
+    `command` gives a ticket for what must wait for shards, and `take_back` takes one back that nothing waits for, since it was refused;
+    `new_id` gives an id that nobody can guess for a mutation without one.
     """
     if len(frame) > MAX_FRAME_BYTES:
         return _error(
@@ -56,15 +58,24 @@ def client_frame(
     except orjson.JSONDecodeError as error:
         return [Close(session.id, protocol.CLOSE_NOT_PARSEABLE, f"not JSON: {error}"[:120])]
     effects: list[Effect] = []
+    given: list[int] = []
+
+    def ticket(asked: Command) -> int:
+        given.append(command(asked))
+        return given[-1]
+
     for message in decoded if isinstance(decoded, list) else [decoded]:
         name = message.get("id") if isinstance(message, dict) else None
         if isinstance(name, bool) or not isinstance(name, str | int | float):
             name = None
+        given.clear()
         try:
             if depth(message, MAX_DEPTH) > MAX_DEPTH:
                 raise RequestError(ErrorCode.TOO_DEEP, f"a message may nest {MAX_DEPTH} deep")
-            effects.extend(_carry_out(state, session, message, command, now_ms, new_id))
+            effects.extend(_carry_out(state, session, message, ticket, now_ms, new_id))
         except HarborError as error:
+            for each in given:
+                take_back(each)
             effects.extend(_error(state, session, name, error))
     return effects
 

@@ -3,29 +3,43 @@
 A cursor is the last number of a feed that was committed; it moves in the transaction that commits the operations. Checkpoints are kept for
 the ingestors (`core.feed`), which ask for both when they begin anew or their coordinator does (`messages.Claim`).
 
+Cursors of channels that nobody joins are bounded: each ingestor's life has so many of them at most (`unasked_channels`), and here those that
+moved longest ago give way. Such a cursor tells repeats from news, and only what was sent in the last seconds is repeated.
+
 What must not live here: what to do about a gap (`shard_state`).
 """
 
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
 
-from cluster.core.feed import OPENED, owner, stem
+from cluster.core.feed import OPENED, feed_name, owner, profile_of, stem
 from cluster.core.messages import Checkpoint, Claim, Claimed, FeedRange, Send
 from cluster.core.transaction import Cursor, Stored, Unstored
 
 RETRY_MS = 150.0
 NONE: Cursor = (0, 0)
+MAX_CURSORS = 200_000
+"""Of a shard, some 60 MB. Beyond it those of channels that the shard does not need go: twice what one source may have at one time
+(`unasked_channels.MAX_CHANNELS`), so that what goes has not moved for minutes."""
+LOOKS = 2
+"""Cursors that are looked at for one to go, with each that moves."""
 
 
 class CommittedFeeds:
     """See the module."""
 
-    __slots__ = ("_claims", "_shard", "_unstored", "checkpoints", "cursors")
+    __slots__ = ("_claims", "_is_needed", "_profiles", "_shard", "_unstored", "checkpoints", "cursors")
 
-    def __init__(self, shard: int, unstored: Unstored) -> None:
+    def __init__(self, shard: int, unstored: Unstored, is_needed: Callable[[tuple[str, str]], bool]) -> None:
+        """`is_needed`: whether a channel, as (source, channel), is."""
         self._shard = shard
         self._unstored = unstored
-        self.cursors: dict[str, Cursor] = {}
-        """By feed; under `OPENED` and the name of a sequence, the incarnation that was last heard to begin."""
+        self._is_needed = is_needed
+        self._profiles: set[int] = {0}
+        """Batching profiles that there are feeds of."""
+        self.cursors: OrderedDict[str, Cursor] = OrderedDict()
+        """By feed, the one that moved last at the end; under `OPENED` and the name of a sequence, the incarnation that was last heard to
+        begin."""
         self.checkpoints: dict[str, Checkpoint] = {}
         """By sequence."""
         self._claims: dict[str, tuple[Claimed, float | None]] = {}
@@ -34,6 +48,7 @@ class CommittedFeeds:
     def restore(self, stored: Stored) -> None:
         """Begin with what was stored."""
         self.cursors.update(stored.cursors)
+        self._profiles.update(map(profile_of, stored.cursors))
         self.checkpoints.update(stored.checkpoints)
 
     # --- ranges --------------------------------------------------------------------------------------------------
@@ -61,13 +76,30 @@ class CommittedFeeds:
 
     def forget(self, channels: Iterable[tuple[str, str]]) -> None:
         """Channels, as (source, channel), are no longer joined: should they be again, their feeds begin anew."""
-        gone = {f"{source}/{channel}" for source, channel in channels}
-        for feed in [each for each in self.cursors if stem(each) in gone] if gone else ():
-            del self.cursors[feed]
-            self._unstored.cursor(feed)
+        for source, channel in channels:
+            name = f"{source}/{channel}"
+            for feed in (OPENED + name, *(feed_name(name, profile) for profile in self._profiles)):
+                if feed in self.cursors:
+                    self._drop(feed)
 
     def _move(self, feed: str, cursor: Cursor) -> None:
+        if feed not in self.cursors:
+            self._profiles.add(profile_of(feed))
         self.cursors[feed] = cursor
+        self.cursors.move_to_end(feed)
+        self._unstored.cursor(feed)
+        for _ in range(LOOKS):
+            if len(self.cursors) <= MAX_CURSORS:
+                break
+            oldest = next(iter(self.cursors))
+            source, slash, channel = stem(oldest).partition("/")
+            if slash and not self._is_needed((source, channel)):
+                self._drop(oldest)
+            else:
+                self.cursors.move_to_end(oldest)
+
+    def _drop(self, feed: str) -> None:
+        del self.cursors[feed]
         self._unstored.cursor(feed)
 
     # --- checkpoints and claims ----------------------------------------------------------------------------------

@@ -218,7 +218,7 @@ _NOTHING: Mapping[int, int] = {}
 class Feed:
     """What one set of rules takes of a sequence."""
 
-    __slots__ = ("committed", "name", "profile", "sent", "sequence")
+    __slots__ = ("committed", "name", "profile", "sent", "sequence", "used_ms")
 
     def __init__(self, name: str, sequence: Sequence) -> None:
         self.name = name
@@ -226,5 +226,7 @@ class Feed:
         self.sequence = sequence
         self.sent: dict[int, int] = {}
         """Last number sent, by shard."""
+        self.used_ms = 0.0
+        """When something of it was sent last."""
         self.committed: Mapping[int, int] = _NOTHING
         """Last number committed before this life, by shard."""

@@ -20,6 +20,7 @@ What must not live here: sockets and reconnecting (`cluster.sources`), what an e
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -61,9 +62,10 @@ from cluster.core.overflow import Overflow, Waiting
 from cluster.core.placement import SlotMap, coordinator_of, unit
 from cluster.core.query_key import CanonicalKey
 from cluster.core.rate import TokenBucket
-from cluster.core.rule import Envelope, FrameFault, Made, Route, Router, kept
+from cluster.core.rule import Envelope, FrameFault, Head, Made, Route, Router, kept
 from cluster.core.source_news import SourceNews
 from cluster.core.transform import HeardOn
+from cluster.core.unasked_channels import UnaskedChannels
 from cluster.core.window import Profile
 
 HIGH_WATER_BYTES = 16 * 1024 * 1024
@@ -78,7 +80,12 @@ SPARE_MS = 6.0
 """Aimed-for time between a blob's arrival and the window's close."""
 RETRY_MS = 100.0
 KNOWN_KEYS = 200_000
-"""Memoised key -> shard; beyond it the memo starts over (about 40 MB)."""
+"""Memoised key -> shard; beyond it the memo starts over (about 40 MB). Of a source, (channel, event) -> routes; beyond it the channels that
+were heard first are looked up anew when they are heard again."""
+KNOWN_NAMES = 1_000
+"""Of those, events of one channel: an upstream that makes up names costs itself the memo of that channel, and others nothing."""
+FORGET_ROUTES = 1_000
+"""So many are forgotten at once, or a channel's more: some milliseconds at most, and finding the oldest channel is paid for once."""
 CLAIM_WAIT_MS = 15_000.0
 """A shard that has not answered the first claim by then does not keep the sources waiting; what they feed counts as lost."""
 MANY_CHANNELS = 256
@@ -154,9 +161,11 @@ class _Source:
         "buckets",
         "decode",
         "dropped",
+        "elsewhere",
         "faults",
         "feeds",
         "has_ids",
+        "head",
         "high_water",
         "is_open",
         "is_running",
@@ -174,12 +183,14 @@ class _Source:
         "paused",
         "paused_at",
         "received",
+        "refused",
         "remembered",
         "repeats",
         "resume_at",
         "router",
         "seen",
         "sequences",
+        "unasked",
         "waiting",
     )
 
@@ -198,6 +209,8 @@ class _Source:
         self.max_buffer = traits.max_buffer
         self.received = 0
         """Events."""
+        self.head: Head | None = None
+        """The kind of all events of the last read, if they were of one."""
         self.made = 0
         """Bytes of operations that its events have made, lately."""
         self.high_water = float(traits.max_buffer)
@@ -224,6 +237,12 @@ class _Source:
         """By name."""
         self.joined: dict[str, None] = {}
         """Channels."""
+        self.unasked = UnaskedChannels()
+        self.refused = Feed(name, EventSequence(name, 0))
+        """Stands for the feeds of channels that there are too many of: nothing of it is sent."""
+        self.elsewhere = EventSequence(name, 0)
+        """Stands for all sequences that another ingestor has, or will."""
+        self.elsewhere.is_elsewhere = self.elsewhere.guarded = True
         self.left: set[str] = set()
         """Channels left on this connection, of which something may still come."""
         self.is_running = False
@@ -248,6 +267,32 @@ class _Source:
         """Return the unit that a feed of this source belongs to."""
         return stem(feed) if self.is_spread else self.name
 
+    def join(self, channel: str) -> None:
+        """A channel is to be joined."""
+        self.joined[channel] = None
+        self.unasked.discard(channel)
+
+    def is_asked(self, sequence: str) -> bool:
+        """Whether the upstream can be asked to go on with a sequence: it is the whole source, or somebody has joined the channel."""
+        _, slash, channel = sequence.partition("/")
+        return not slash or channel in self.joined
+
+    def remember(self, channel: str | None, event: str, routes: "_Routes") -> None:
+        """Remember where events of a name go on a channel, within bounds."""
+        if self.remembered >= KNOWN_KEYS:
+            for oldest in list(islice(self.memo, FORGET_ROUTES)):
+                self.remembered -= len(self.memo.pop(oldest))
+                if self.remembered <= KNOWN_KEYS - FORGET_ROUTES:
+                    break
+        known = self.memo.setdefault(channel, {})
+        if len(known) >= KNOWN_NAMES:
+            self.remembered -= len(known)
+            known.clear()
+        if len(self.names) >= KNOWN_NAMES:
+            self.names.clear()
+        self.remembered += event not in known
+        known[self.names.setdefault(event, event)] = routes
+
     def forget_routes(self, sequence: str) -> None:
         """A sequence ends: what is remembered of where its events go leads to it."""
         _, slash, channel = sequence.partition("/")
@@ -257,6 +302,17 @@ class _Source:
             self.memo.clear()
             self.names.clear()
             self.remembered = 0
+
+
+def _by_head(envelopes: Sequence[Envelope]) -> dict[Head, list[Raw | bytes]]:
+    """Return the data of events by what they have in common."""
+    heads = list(map(_HEAD, envelopes))
+    if heads.count(heads[0]) == len(heads):
+        return {heads[0]: list(map(_DATA, envelopes))}
+    found: dict[Head, list[Raw | bytes]] = {}
+    for head, envelope in zip(heads, envelopes, strict=True):
+        found.setdefault(head, []).append(envelope.data)
+    return found
 
 
 class SourceTraits(Struct, frozen=True):
@@ -401,6 +457,12 @@ class IngestionState:
         A frame that is unusable is counted, goes to `frame_faults`, and the stream goes on.
         """
         source = self._sources[source_name]
+        head, source.head = source.head, None
+        if head is not None and len(frames) >= MANY:
+            alike = source.router.decode_alike(frames, head)
+            if alike is not None:
+                source.head = head
+                return self._receive(source, alike, [event.id for event in alike], [], now_ms, head)
         events, faults = source.decode(frames)
         return self._receive(source, events, [event.id for event in events], faults, now_ms)
 
@@ -417,7 +479,9 @@ class IngestionState:
         ids: Sequence[EventId | None],
         faults: list[FrameFault],
         now_ms: float,
+        head: Head | None = None,
     ) -> bool:
+        """`head`: of all events, where it is known that they have the same."""
         for fault in faults:
             self.events_dropped[source.name, fault.reason] += 1
             self.dead_letters.add(
@@ -428,7 +492,7 @@ class IngestionState:
             for envelope, event_id in zip(events, ids, strict=True):
                 self._wait(source, source.waiting, envelope, event_id)
             return True
-        self._take(source, events, ids, now_ms)
+        self._take(source, events, ids, now_ms, head)
         if source.faults:
             self.dead_letters.take(source.name, source.faults, now_ms)
         if self.bytes_pending > source.high_water or source.awaiting or source.bucket is not None:
@@ -463,7 +527,12 @@ class IngestionState:
         what = None
         if source.overflow is Overflow.KEEP_LATEST:
             _, routes = self._routes(source, envelope.event, envelope.channel)
-            what = tuple(key for route, _ in routes for key, _ in route.apply(envelope.data, envelope.id))
+            what = tuple(
+                key
+                for route, feed in routes
+                if feed is not source.refused  # which tells of it, when it is taken
+                for key, _ in route.apply(envelope.data, envelope.id)
+            )
         dropped = waiting.add(kept(envelope), event_id, what)
         if dropped:
             source.dropped = True
@@ -485,11 +554,16 @@ class IngestionState:
         self._take(source, [envelope for envelope, _ in held], [event_id for _, event_id in held], now_ms)
 
     def _take(
-        self, source: _Source, envelopes: Sequence[Envelope], ids: Sequence[EventId | None], now_ms: float
+        self,
+        source: _Source,
+        envelopes: Sequence[Envelope],
+        ids: Sequence[EventId | None],
+        now_ms: float,
+        head: Head | None = None,
     ) -> None:
         """`ids`: what the upstream would go on after, for each."""
         self._now_ms = now_ms
-        if len(envelopes) >= MANY and self._take_latest(source, envelopes, ids):
+        if len(envelopes) >= MANY and self._take_latest(source, envelopes, ids, head):
             return
         source.received += len(envelopes)
         memo = source.memo
@@ -527,7 +601,9 @@ class IngestionState:
                         continue
                     self._fold(source, route, feed, pending, key, operation, number, number)
 
-    def _take_latest(self, source: _Source, envelopes: Sequence[Envelope], ids: Sequence[EventId | None]) -> bool:
+    def _take_latest(
+        self, source: _Source, envelopes: Sequence[Envelope], ids: Sequence[EventId | None], head: Head | None
+    ) -> bool:
         """Take events that each set a key to their data, all at once: of those of one key only the last counts.
 
         One by one they cost twice as much. Returns False, and has taken nothing, where they are not such, or few of them are alike.
@@ -535,16 +611,10 @@ class IngestionState:
         without_id = ids.count(None)
         if without_id not in (0, len(ids)):
             return False
-        heads = list(map(_HEAD, envelopes))
-        distinct = set(heads)
-        if len(distinct) * 4 > len(heads):
+        by_head = _by_head(envelopes) if head is None else {head: list(map(_DATA, envelopes))}
+        if len(by_head) * 4 > len(envelopes):
             return False
-        by_head: dict[tuple[str | None, str], list[Raw | bytes]] = {head: [] for head in distinct}
-        if len(distinct) == 1:
-            by_head[heads[0]] = list(map(_DATA, envelopes))
-        else:
-            for head, envelope in zip(heads, envelopes, strict=True):
-                by_head[head].append(envelope.data)
+        source.head = next(iter(by_head)) if len(by_head) == 1 else None
         plan = []
         keys_seen, keys_count = set[CanonicalKey](), 0
         events: dict[EventSequence, int] = {}
@@ -616,20 +686,58 @@ class IngestionState:
             span[1] = last
 
     def _routes(self, source: _Source, event: str, channel: str | None) -> _Routes:
-        if source.remembered > KNOWN_KEYS:
-            source.forget_routes(source.name)
-        sequence = self._sequence(source, source.unit(channel))
+        found = source.router.route(event, channel)
+        unit_name = source.unit(channel)
+        is_mine = unit_name in source.sequences or self._moves.is_mine(unit_name)
+        is_refused = is_mine and channel is not None and not self._has_room(source, channel, found)
+        if is_refused and source.is_spread:
+            return source.refused.sequence, (self._refusal(source, event, channel),)
+        sequence = self._sequence(source, unit_name)
         routes = []
-        for route in source.router.route(event, channel):
+        for route in found if is_mine else ():
+            if is_refused and route.feed != source.name:
+                continue
             name = feed_name(route.feed, route.profile)
             feed = source.feeds.get(name)
             if feed is None or feed.sequence is not sequence:
                 feed = source.feeds[name] = Feed(name, sequence)
             routes.append((self._limited(source, channel, route), feed))
-        known = source.memo.setdefault(channel, {})
-        source.remembered += event not in known
-        known[source.names.setdefault(event, event)] = found = (sequence, tuple(routes))
-        return found
+        if is_refused:
+            return sequence, (*routes, self._refusal(source, event, channel))
+        source.remember(channel, event, (sequence, tuple(routes)))
+        return sequence, tuple(routes)
+
+    def _has_room(self, source: _Source, channel: str, routes: Sequence[Route]) -> bool:
+        """Whether what is to be known of a channel may be: somebody has joined it, or there are not too many others."""
+        if channel in source.joined or channel in source.unasked:
+            return True
+        if not source.is_spread and all(route.feed == source.name for route in routes):
+            return True  # nothing is: its events count among the source's
+        if source.unasked.is_full:
+
+            def used_ms(channel: str) -> float:
+                stem = f"{source.name}/{channel}"
+                feeds = (source.feeds.get(feed_name(stem, profile)) for profile in range(len(self._targets)))
+                return max((feed.used_ms for feed in feeds if feed is not None), default=0.0)
+
+            silent = source.unasked.silent(used_ms, self._now_ms)
+            if silent is None:
+                return False
+            self._forget(source, f"{source.name}/{silent}")
+        source.unasked.add(channel, self._now_ms)
+        return True
+
+    def _refusal(self, source: _Source, event: str, channel: str | None) -> tuple[Route, Feed]:
+        """Return what is done with events of a channel that there are too many of."""
+
+        def step(_: HeardOn, data: Raw | bytes, __: EventId | None) -> list[Made]:
+            self.events_dropped[source.name, "too_many_channels"] += 1
+            self.dead_letters.add(
+                source.name, "too_many_channels", self._now_ms, event=event, channel=channel, sample=data
+            )
+            return []
+
+        return Route(source.name, 0, step, (channel,), -1), source.refused
 
     def _limited(self, source: _Source, channel: str | None, route: Route) -> Route:
         """Return a route that takes only so many events a second of a channel as it may, and says what it left out."""
@@ -652,11 +760,9 @@ class IngestionState:
     def _sequence(self, source: _Source, name: str) -> EventSequence:
         sequence = source.sequences.get(name)
         if sequence is None:
-            sequence = EventSequence(name, self._next_incarnation())
-            if self._moves.is_mine(name):
-                source.sequences[name] = sequence
-            else:
-                sequence.is_elsewhere = sequence.guarded = True
+            if not self._moves.is_mine(name):
+                return source.elsewhere
+            sequence = source.sequences[name] = EventSequence(name, self._next_incarnation())
         return sequence
 
     def _admits(
@@ -830,7 +936,8 @@ class IngestionState:
             source.seen, seen = set(), source.seen
             self._take(source, events, [envelope.id for envelope in events], now_ms)
             source.seen = seen
-            self._sequence(source, source_name).guarded = bool(seen)
+            sequence = self._sequence(source, source_name)
+            sequence.guarded = sequence.is_elsewhere or bool(seen)
         self._take_held(source, held, now_ms)
         self.dead_letters.take(source_name, source.router.faults, now_ms)
         return self.wake(now_ms)
@@ -887,7 +994,7 @@ class IngestionState:
                 if source.repeats is Repeats.CHANNEL:
                     self._rejoined(source, channel, now_ms)
             return effects
-        source.joined[channel] = None
+        source.join(channel)
         return [Join(source.name, channel)]
 
     def _leave(self, source: _Source, channel: str, now_ms: float) -> list[Effect]:
@@ -919,6 +1026,10 @@ class IngestionState:
 
     def _forget_feeds(self, source: _Source, name: str) -> None:
         source.forget_routes(name)
+        _, slash, channel = name.partition("/")
+        if slash:
+            source.unasked.discard(channel)
+            source.buckets.pop(channel, None)
         for profile in range(len(self._targets)):
             source.feeds.pop(feed_name(name, profile), None)
 
@@ -991,7 +1102,7 @@ class IngestionState:
                     if source.is_spread:
                         effects.extend(self._begin(source, channel, now_ms))
                     else:
-                        source.joined[channel] = None
+                        source.join(channel)
                         effects.append(Join(name, channel))
             if is_mine and not source.is_spread and not source.is_running:
                 effects.extend(self._begin(source, None, now_ms))
@@ -1005,7 +1116,7 @@ class IngestionState:
         """Read a unit, or prepare to take it over from the ingestor that has it still."""
         name = source.unit(channel)
         if channel is not None:
-            source.joined[channel] = None
+            source.join(channel)
         joins: list[Effect] = [] if channel is None else [Join(source.name, channel)]
         giver = self._moves.giver(name)
         if giver is None or name in source.sequences or name in self._moves.taking:
@@ -1180,7 +1291,7 @@ class IngestionState:
         if not any(line.unanswered_shards() for line in self._lines):
             for name, checkpoint in self._restored.items():
                 if self._moves.is_mine(name) and self._moves.giver(name) is None:
-                    self._restore(checkpoint, cursors.get(name, []))
+                    self._restore(checkpoint, cursors.get(name, []), now_ms)
         self._restored.clear()
         for line in self._lines:
             line.claim_at = None
@@ -1198,7 +1309,7 @@ class IngestionState:
             waiting = source.sequences.pop(name)
             checkpoint = self._restored.get(name)
             if checkpoint is not None:
-                self._restore(checkpoint, cursors.get(name, []))
+                self._restore(checkpoint, cursors.get(name, []), now_ms)
             restored, source.sequences[name] = source.sequences.get(name), waiting
             effects.extend(self._taken_over(taking, restored, now_ms))
         self._unclaimed.clear()
@@ -1217,7 +1328,7 @@ class IngestionState:
                         cursors.setdefault(source.unit_of(feed), []).append(_Cursor(feed, shard, incarnation, last))
         return cursors
 
-    def _restore(self, checkpoint: Checkpoint, cursors: list[_Cursor]) -> None:
+    def _restore(self, checkpoint: Checkpoint, cursors: list[_Cursor], now_ms: float) -> None:
         """Take up a sequence at its checkpoint, unless it has begun anew since."""
         name = checkpoint.sequence
         source = self._sources[owner(name)]
@@ -1236,6 +1347,9 @@ class IngestionState:
             feed = source.feeds.get(cursor.feed)
             if feed is None or feed.sequence is not sequence:
                 feed = source.feeds[cursor.feed] = Feed(cursor.feed, sequence)
+                channel = stem(cursor.feed).partition("/")[2]
+                if channel and channel not in source.joined:
+                    source.unasked.add(channel, now_ms)  # until it is joined, or was silent for long
             feed.committed = {**feed.committed, cursor.shard: cursor.last}
             feed.sent[cursor.shard] = cursor.last
             sequence.replay_until = max(sequence.replay_until, cursor.last)
@@ -1384,7 +1498,10 @@ class IngestionState:
             again.sequence, parts = header.sequence, again.parts
         else:
             checkpoints = self._checkpoints(line)
-            touched = {feed.sequence: None for pending in line.pending.values() for feed in pending.feeds}
+            touched: dict[EventSequence, None] = {}
+            for feed in (feed for pending in line.pending.values() for feed in pending.feeds):
+                feed.used_ms = now_ms
+                touched[feed.sequence] = None
             parts = line.parts(checkpoints, now_ms)
             for part in parts:
                 self._count(part)
@@ -1395,7 +1512,9 @@ class IngestionState:
                 }
                 for sequence in touched:
                     source = self._sources[owner(sequence.name)]
-                    if source.repeats is not Repeats.NOTHING and source.sequences.get(sequence.name) is sequence:
+                    if source.repeats is Repeats.NOTHING or not source.is_asked(sequence.name):
+                        continue
+                    if source.sequences.get(sequence.name) is sequence:
                         sequence.mark(needs)
                         self._moved(sequence, now_ms)
         line.sent_at = now_ms

@@ -100,6 +100,7 @@ class StartMutation(Struct, frozen=True):
 
 
 class _Outage(Struct):
+    since_ms: float
     probe_at: float
     delay_ms: float = PROBE_MS
     is_probed: bool = False
@@ -287,6 +288,11 @@ class MutationQueue:
 
     # --- services ------------------------------------------------------------------------------------------------
 
+    def offline_ms(self, service: str, now_ms: float) -> float:
+        """Return for how long mutations have waited for a service that cannot be reached; 0: none does."""
+        outage = self._outages.get(service)
+        return 0.0 if outage is None else max(0.0, now_ms - outage.since_ms)
+
     def responded(self, call: StartMutation, answer: Response | UpstreamError, now_ms: float) -> None:
         """A request ended: with a response, or not."""
         self._now_ms = now_ms
@@ -371,7 +377,7 @@ class MutationQueue:
     def _missed(self, service: str) -> None:
         outage = self._outages.get(service)
         if outage is None:
-            self._outages[service] = _Outage(self._now_ms + PROBE_MS)
+            self._outages[service] = _Outage(self._now_ms, self._now_ms + PROBE_MS)
         elif outage.is_probed:
             outage.is_probed = False
             outage.delay_ms = min(2 * outage.delay_ms, MAX_PROBE_MS)

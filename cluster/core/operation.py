@@ -711,3 +711,15 @@ def _parse(path: str, specification: Any) -> Operation:
                 made["missing"] = Missing[value.upper()]
     operation: Operation = struct(**made)
     return operation
+
+
+def is_unrepeatable(operation: Operation) -> bool:
+    """Whether applying an operation to a value that already holds its effect changes the value again."""
+    if isinstance(operation, Increment | Call):
+        return True
+    if isinstance(operation, Append | Prepend):
+        try:
+            return any(identity(decode(item, 0), operation.by) is None for item in operation.items)
+        except OperationError:
+            return False  # it will not be applied at all
+    return False

@@ -8,10 +8,15 @@ the base (a rebase). A mutation that fails takes its operations away and nothing
 An item that a stream adds to an array into which a pending mutation creates one may be that very item, under the id it has been given.
 Until it is known (the response, or two seconds) it is kept out of the view, or clients would see it twice.
 
+A service's answer overtakes the event by which its stream tells the same. When two changes of one member are answered one after the other, the
+event of the first comes when the base has the second already, and would be seen as a step back. So what a mutation did whose event is
+still to come goes on lying over the base, as its echo, until that event or a second later.
+
 What must not live here: which mutations there are (`mutation_queue`), numbering and sending changes (`shard_state`).
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -35,6 +40,9 @@ from cluster.errors import OperationError
 HIDDEN_MS = 2_000.0
 """How long an item may be kept out of views: more than a service takes to answer, as a rule."""
 
+ECHO_MS = 1_000.0
+"""How long an echo may lie: many times what an event takes, and not long for what a fetch or another writer brings to be hidden."""
+
 Addition = Append | Prepend | Upsert
 Place = tuple[str, Any]
 """(pointer to an array, identity of an item of it)."""
@@ -51,6 +59,7 @@ class Laid(Struct):
     before: bytes | None = None
     """The base as it was, JSON, where it is to be put back should the mutation fail; None: it is not, or there was none."""
     restores: bool = False
+    is_echo: bool = False
 
 
 class Overlay:
@@ -99,6 +108,11 @@ class Overlay:
             del self.hidden[place]
         return bool(late)
 
+    @property
+    def has_echo(self) -> bool:
+        """Whether an echo lies here."""
+        return any(each.is_echo for each in self.laid)
+
 
 class Known(Struct):
     """A mutation whose operations are laid here."""
@@ -110,18 +124,22 @@ class Known(Struct):
     keys: dict[str, None] = {}
     is_confirmed: bool = False
     """A stream's event of it has come by here: the bases have what it did, and what came after it."""
+    is_echo: bool = False
+    """It is settled; only its event is still to come."""
 
 
 class Overlays:
     """What lies over the entries of a shard, whoever's the mutations are."""
 
-    __slots__ = ("_hiding", "by_key", "mutations")
+    __slots__ = ("_echoes", "_hiding", "by_key", "mutations")
 
     def __init__(self) -> None:
         self.by_key: dict[str, Overlay] = {}
         self.mutations: dict[str, Known] = {}
         self._hiding: dict[str, None] = {}
         """Keys of entries of which something is kept out of the view."""
+        self._echoes: dict[str, float] = {}
+        """Until when echoes lie, by mutation, the first to end first."""
 
     def of(self, key: str) -> Overlay | None:
         """Return what lies over an entry."""
@@ -165,6 +183,31 @@ class Overlays:
         self._drop(mutation)
         return held
 
+    def echo(
+        self, mutation: str, known: Known, order: tuple[int, int], did: dict[str, list[Operation]], now_ms: float
+    ) -> None:
+        """Let what a mutation did, by key, lie on: it was lifted, and its event is still to come."""
+        for key, operations in did.items():
+            overlay = self.by_key.setdefault(key, Overlay())
+            overlay.laid.append(Laid(mutation, order, operations, creates=False, is_echo=True))
+            overlay.laid.sort(key=lambda each: each.order)
+        known.keys, known.is_echo = dict.fromkeys(did), True
+        self._echoes[mutation] = now_ms + ECHO_MS
+        self.mutations[mutation] = known
+
+    def silence(self, key: str) -> None:
+        """An entry is written past all mutations: what they did does not lie over that."""
+        overlay = self.by_key.get(key)
+        for each in [] if overlay is None else [each.mutation for each in overlay.laid if each.is_echo]:
+            known = self.mutations[each]
+            del known.keys[key]
+            if not known.keys:
+                del self.mutations[each], self._echoes[each]
+        if overlay is not None:
+            overlay.laid = [each for each in overlay.laid if not each.is_echo]
+            if not overlay.laid and not overlay.hidden:
+                del self.by_key[key]
+
     def clear(self, home: int) -> list[str]:
         """Take away all that a shard has laid here. Returns the keys."""
         keys: dict[str, None] = {}
@@ -178,6 +221,7 @@ class Overlays:
 
     def _drop(self, mutation: str, *, keep_hidden: bool = False) -> list[str]:
         known = self.mutations.pop(mutation, None)
+        self._echoes.pop(mutation, None)
         keys = [] if known is None else list(known.keys)
         for key in keys:
             overlay = self.by_key[key]
@@ -198,11 +242,15 @@ class Overlays:
                 self._hiding[key] = None
 
     def deadline(self) -> float | None:
-        """When something that is kept out of views is to be shown."""
-        return min((at for key in self._hiding for at in self.by_key[key].hidden.values()), default=None)
+        """When something is to be shown, or to lie no longer."""
+        times = [at for key in self._hiding for at in self.by_key[key].hidden.values()]
+        times.extend(islice(self._echoes.values(), 1))
+        return min(times, default=None)
 
     def expired(self, now_ms: float) -> Iterator[str]:
-        """Yield the keys whose views show more from now on."""
+        """Yield the keys whose views are others from now on."""
+        while self._echoes and next(iter(self._echoes.values())) <= now_ms:
+            yield from self._drop(next(iter(self._echoes)))
         for key in list(self._hiding):
             overlay = self.by_key[key]
             if overlay.expired(now_ms):

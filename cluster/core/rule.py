@@ -10,6 +10,7 @@ It is one thing: reading an envelope, finding its routes and running them share 
 What must not live here: the configuration's syntax (`cluster.config`), folding, connections.
 """
 
+import typing
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -84,6 +85,10 @@ def kept(envelope: Envelope) -> Envelope:
     return Envelope(envelope.event, bytes(envelope.data), envelope.channel, envelope.id)
 
 
+Head = tuple[str | None, str]
+"""(channel, name) of an event."""
+MAX_ALIKE = 64
+"""Kinds of events for which a source keeps a decoder of their own."""
 _NAME = attrgetter("event")
 _VALUE = attrgetter("value")
 _RAW = msgspec.json.Decoder(Raw).decode
@@ -193,27 +198,33 @@ class Router:
         self._steps: dict[tuple[int, str], tuple[_Step, _KeysOf | None]] = {}
         """Compiled rules, by the position of their stream and the event's name."""
         self._streams = [stream for stream in streams if stream.source == source]
-        names = envelope or {"event": "event", "data": "data", "channel": "channel", "id": "id"}
-        members: dict[str, tuple[Any, Any]] = {
-            "event": (str, ""),
-            "data": (Raw, Raw(b"null")),
-            "channel": (str | None, None),
-            "id": (str | int | None, None),
-        }
-        struct = msgspec.defstruct(
-            "SourceEnvelope",
-            [(ours, *members[ours]) for ours in names],
-            namespace={ours: default for ours, (_, default) in members.items() if ours not in names},
-            rename=names,
-            frozen=True,
-            gc=False,
-        )
+        self._names = envelope or {"event": "event", "data": "data", "channel": "channel", "id": "id"}
+        struct = self._envelope(str, str | None)
         decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(struct)
         self._decode = decoder.decode
         self._elements = msgspec.json.Decoder(list[Raw])
         events: msgspec.json.Decoder[Any] = msgspec.json.Decoder(list[struct])  # type: ignore[valid-type]
         self._decode_events = events.decode
         self._mapped = envelope is not None
+        self._alike: dict[Head, msgspec.json.Decoder[Any]] = {}
+
+    def _envelope(self, event: Any, channel: Any) -> type:
+        """Return the struct of this source's events, whose names and channels are of these types."""
+        members: dict[str, tuple[Any, Any]] = {
+            "event": (event, ""),
+            "data": (Raw, Raw(b"null")),
+            "channel": (channel, None),
+            "id": (str | int | None, None),
+        }
+        return msgspec.defstruct(
+            "SourceEnvelope",
+            [(ours, *members[ours]) if ours != "event" or event is str else (ours, event) for ours in self._names],
+            namespace={ours: default for ours, (_, default) in members.items() if ours not in self._names},
+            rename=self._names,
+            frozen=True,
+            gc=False,
+            kw_only=True,
+        )
 
     @property
     def takes_any_channel(self) -> bool:
@@ -241,6 +252,23 @@ class Router:
                 fault.sample = frame
                 faults.append(fault)
         return events, faults
+
+    def decode_alike(self, frames: Sequence[bytes], head: Head) -> list[Any] | None:
+        """Read frames that are all events of one name on one channel, for less than others; None: they are not."""
+        decoder = self._alike.get(head)
+        if decoder is None:
+            if len(self._alike) >= MAX_ALIKE:
+                self._alike.clear()
+            channel, event = head
+            struct: Any = self._envelope(typing.Literal[event], None if channel is None else typing.Literal[channel])
+            decoder = self._alike[head] = msgspec.json.Decoder(list[struct])
+        joined = b",".join(frames)
+        try:
+            _check_text(joined)
+            events: list[Any] = decoder.decode(b"[%b]" % joined)
+        except (msgspec.DecodeError, RecursionError, FrameFault):
+            return None
+        return events if len(events) == len(frames) else None
 
     def _decode_frame(self, frame: bytes, events: list[Any], faults: list[FrameFault]) -> None:
         _check_text(frame)

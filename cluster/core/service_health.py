@@ -12,11 +12,13 @@ UNREACHABLE = frozenset({502, 503, 504})
 
 
 class _Service:
-    __slots__ = ("delay_ms", "failures", "offline", "probe_at", "probing")
+    __slots__ = ("delay_ms", "failures", "offline", "probe_at", "probing", "since_ms")
 
     def __init__(self) -> None:
         self.failures = 0
         self.offline = False
+        self.since_ms = 0.0
+        """When it went offline, if it is."""
         self.probe_at = 0.0
         self.delay_ms = PROBE_MS
         self.probing = False
@@ -52,6 +54,7 @@ class ServiceHealth:
         if known.failures < OFFLINE_AFTER:
             return False
         known.offline = True
+        known.since_ms = now_ms
         known.delay_ms = PROBE_MS
         known.probe_at = now_ms + PROBE_MS
         return True
@@ -64,6 +67,11 @@ class ServiceHealth:
         known.probe_at = now_ms + known.delay_ms
         known.probing = True
         return True
+
+    def offline_ms(self, service: str, now_ms: float) -> float:
+        """Return for how long a service has been offline; 0: it is not."""
+        known = self._services.get(service)
+        return max(0.0, now_ms - known.since_ms) if known is not None and known.offline else 0.0
 
     def offline(self) -> Iterator[tuple[str, float]]:
         """Yield (service, when it may be called next) of those that are offline."""

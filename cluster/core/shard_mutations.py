@@ -34,9 +34,9 @@ from cluster.core.messages import (
 )
 from cluster.core.mutation import DeclaredMutation
 from cluster.core.mutation_queue import MutationQueue, MutationRecord, StartMutation
-from cluster.core.operation import Append, Delete, Operation, Set
-from cluster.core.overlay import Known, missing
-from cluster.core.overlay import Overlays as Laid
+from cluster.core.operation import Append, Delete, Invalidate, Operation, Set, is_unrepeatable
+from cluster.core.overlay import Known, Laid, missing
+from cluster.core.overlay import Overlays as AllLaid
 from cluster.errors import UpstreamError
 
 RETRY_MS = 150.0
@@ -66,6 +66,10 @@ class Bases(Protocol):
 
     def broadcast(self, name: str, operations: list[Operation]) -> None:
         """Carry out what is not about one key."""
+        ...
+
+    def answer(self, gateway: str, request: int, payload: Payload) -> None:
+        """Answer a gateway's request of before."""
         ...
 
     def tell(self, gateway: str, view: MutationView) -> None:
@@ -109,13 +113,15 @@ class ShardMutations:
         self._events: deque[tuple[float, str, str, Any]] = deque()
         """(when, mutation's name, channel, data) of events that may confirm something, the newest."""
         self.queue = MutationQueue(self.shard, shards, place, declared, changed)
-        self.laid = Laid()
+        self.laid = AllLaid()
         self._peers = (
             {f"shard-{n}": Outgoing(identity, incarnation) for n in range(shards) if n != self.shard}
             if declared
             else {}
         )
         self._incoming: dict[str, Incoming] = {}
+        self._announcing: dict[str, tuple[str, int, set[str]]] = {}
+        """Mutations with a temporary id of which other shards do not know yet: (gateway, its request, those shards)."""
         self._lifted: dict[int, list[str]] = {}
         """Of each home, the mutations whose lifts came with its last message."""
 
@@ -126,15 +132,23 @@ class ShardMutations:
 
     # --- what comes in -------------------------------------------------------------------------------------------
 
-    def request(self, gateway: str, request: Mutate | Undo | ListMutations, now_ms: float) -> Payload:
-        """Carry out what a gateway asks.
+    def request(self, gateway: str, request: Mutate | Undo | ListMutations, now_ms: float) -> Payload | None:
+        """Carry out what a gateway asks. None: it is answered later (`Bases.answer`).
+
+        What creates something under a temporary id is answered when every shard knows that id: else what names it, sent on that
+        answer to another home, would be taken for what names nothing that is still to come.
 
         Raises:
             HarborError: see `MutationQueue.begin`.
         """
         match request:
             case Mutate():
-                return self.queue.begin(request, gateway, now_ms)
+                is_new = request.mutation not in self.queue.records
+                view = self.queue.begin(request, gateway, now_ms)
+                if not is_new or not self._peers or not self.queue.records[request.mutation].temporary:
+                    return view
+                self._announcing[request.mutation] = (gateway, request.id, set(self._peers))
+                return None
             case Undo(mutation=mutation):
                 return self.queue.undo(mutation, now_ms)
             case ListMutations(mutation=mutation, statuses=statuses):
@@ -167,6 +181,9 @@ class ShardMutations:
             elif self._declared[name].confirms(known.variables, mutation, channel, data):
                 known.is_confirmed = True
                 del waiting[mutation]
+                if known.is_echo:
+                    for key in self.laid.lift(mutation):
+                        self._bases.show(key, "")
                 break
         if not waiting:
             self._unconfirmed.pop((name, channel), None)
@@ -207,10 +224,12 @@ class ShardMutations:
                 self._catch_up(item)
             return
         known = self.laid.mutations.get(item.mutation)
+        if known is not None and known.is_echo:
+            return  # it comes a second time
         is_confirmed = known is not None and known.is_confirmed
-        if known is not None and not is_confirmed:
-            self._look_out_no_more(item.mutation, known)
         held = self.laid.lift(item.mutation)
+        if known is not None and not is_confirmed and not self._echoes(item, known, held, now_ms):
+            self._look_out_no_more(item.mutation, known)
         operations: dict[str, list[Operation]] = {key: [] for key in held}
         doubtful: set[str] = set()
         if home == self.shard or not self._bases.has_lifted(item.mutation):
@@ -232,6 +251,23 @@ class ShardMutations:
             else:
                 self._bases.settle(key, each, item.mutation, is_doubtful=key in doubtful)
         self.queue.rename(item, now_ms)
+
+    def _echoes(self, item: Lift, known: Known, held: dict[str, Laid], now_ms: float) -> bool:
+        """Let what a mutation did lie on over the bases until its event comes, if one can be told. Returns whether it does."""
+        if not held or not item.lasting:
+            return False
+        declared = self._declared.get(known.name)
+        is_told = declared is not None and declared.confirm_channel(known.variables, item.mutation) is not None
+        did: dict[str, list[Operation]] = {}
+        for key, operation in [*item.lasting, *item.result]:
+            lies_on = is_told or ((over := self.laid.of(key)) is not None and over.has_echo)
+            if lies_on and not broadcast.is_broadcast(key) and not isinstance(operation, Invalidate):
+                did.setdefault(key, []).append(operation)
+        did = {key: each for key, each in did.items() if not any(map(is_unrepeatable, each))}
+        if not did:
+            return False
+        self.laid.echo(item.mutation, known, next(iter(held.values())).order, did, now_ms)
+        return True
 
     def _look_out_no_more(self, mutation: str, known: Known) -> None:
         declared = self._declared.get(known.name)
@@ -303,12 +339,27 @@ class ShardMutations:
         for item in message.items:
             if isinstance(item, Lift):
                 self.queue.lifted(int(to.partition("-")[2]), item.mutation)
+            else:
+                self._knows(item.mutation, to)
 
     def unanswered(self, to: str, message: Overlays, now_ms: float) -> None:
         """The call failed."""
         peer = self._peers[to]
         if peer.in_flight is message:
             peer.failed(now_ms, RETRY_MS)
+        for mutation in list(self._announcing):
+            self._knows(mutation, to)  # it begins anew, with all that counts
+
+    def _knows(self, mutation: str, peer: str) -> None:
+        """A shard knows of a mutation's temporary id, or is not to be waited for."""
+        announcing = self._announcing.get(mutation)
+        if announcing is None:
+            return
+        gateway, request, peers = announcing
+        peers.discard(peer)
+        if not peers:
+            del self._announcing[mutation]
+            self._bases.answer(gateway, request, self.queue.records[mutation].view())
 
     # --- time ----------------------------------------------------------------------------------------------------
 

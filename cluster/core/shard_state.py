@@ -98,17 +98,13 @@ from cluster.core.mutation import DeclaredMutation
 from cluster.core.mutation_queue import StartMutation
 from cluster.core.operation import (
     Append,
-    Call,
-    Increment,
     Invalidate,
     Merge,
     Operation,
-    Prepend,
     Reducer,
     Set,
     apply_all,
-    decode,
-    identity,
+    is_unrepeatable,
 )
 from cluster.core.placement import slot
 from cluster.core.presence import PresenceTopics
@@ -278,7 +274,7 @@ class ShardState:
         self._unstored = Unstored(keeps=keeps)
         self._acknowledgements = Acknowledgements("" if keeps else "unavailable" if lost_store else "off")
         self._recent_values = RecentValues()
-        self._committed = CommittedFeeds(int(identity.partition("-")[2]), self._unstored)
+        self._committed = CommittedFeeds(int(identity.partition("-")[2]), self._unstored, self._is_needed)
         self.mutations = ShardMutations(
             identity,
             incarnation,
@@ -521,7 +517,14 @@ class ShardState:
             for fetch in waiting:
                 fetch.again = True
 
+    def offline_ms(self, service: str, now_ms: float) -> float:
+        """Return for how long a service could not be reached for fetches, or for mutations; 0: it can be, as far as known."""
+        return max(self._health.offline_ms(service, now_ms), self.mutations.queue.offline_ms(service, now_ms))
+
     # --- feeds ---------------------------------------------------------------------------------------------------
+
+    def _is_needed(self, channel: Channel) -> bool:
+        return self.demand.needs(channel)
 
     def _advance(self, feed: FeedRange) -> None:
         """Move a feed's cursor; where numbers are missing, reset what the feed feeds."""
@@ -609,6 +612,8 @@ class ShardState:
         """An entry's data has changed: by RFC 6902 members, or as a whole."""
         self._based(entry, patch, origin)
         entry.moved_at = self._now_ms
+        if origin == WRITE:
+            self.mutations.laid.silence(entry.key)
         if entry.overlay is None:
             self._number(entry, patch, entry.version, count, oldest_ms)
         else:
@@ -801,6 +806,12 @@ class ShardState:
     def broadcast(self, name: str, operations: list[Operation]) -> None:
         """Carry out what is not about one key."""
         self._broadcast(name, ORIGIN, operations, 1, 0.0)
+
+    def answer(self, gateway: str, request: int, payload: Payload) -> None:
+        """Answer a gateway's request of before."""
+        link = self._links.get(gateway)
+        if link is not None:
+            link.answer(request, payload)
 
     def tell(self, gateway: str, view: MutationView) -> None:
         """Tell the gateway that began a mutation how it is."""
@@ -1030,7 +1041,7 @@ class ShardState:
             self.fetches["success"] += 1
             return Value.from_object(fetch.pages.extended(entry.value.object()))
         replay = [(at, operations) for at, operations in entry.recent or () if at >= fetch.since_ms]
-        if any(_is_unrepeatable(operation) for _, operations in replay for operation in operations):
+        if any(is_unrepeatable(operation) for _, operations in replay for operation in operations):
             if fetch.tries < MAX_FETCH_TRIES - 1:
                 fetch.tries += 1
                 fetch.since_ms = self._now_ms
@@ -1302,6 +1313,7 @@ class ShardState:
                 return Failure(ErrorCode.NOT_FOUND, f"no entry {request.key}")
         if isinstance(request, Erase):
             assert entry is not None
+            self.mutations.laid.silence(entry.key)
             return Written(self._remove(entry))
         return self._edit(request, entry)
 
@@ -1804,15 +1816,3 @@ def _is_whole(operation: Operation) -> bool:
 def _waits_for_response(fetch: Fetch) -> bool:
     """Whether what is received by now is to be replayed over a response; a fetch that is paused asks anew, unless it is of pages."""
     return fetch.since_ms > 0 and (fetch.pages is not None or not fetch.paused)
-
-
-def _is_unrepeatable(operation: Operation) -> bool:
-    """Whether applying an operation to a value that already holds its effect changes the value again."""
-    if isinstance(operation, Increment | Call):
-        return True
-    if isinstance(operation, Append | Prepend):
-        try:
-            return any(identity(decode(item, 0), operation.by) is None for item in operation.items)
-        except OperationError:
-            return False  # it will not be applied at all
-    return False

@@ -294,6 +294,11 @@ class GatewayServer:
         self._commands[ticket] = command
         return ticket
 
+    def _take_back(self, ticket: int) -> None:
+        """A command was refused before any shard was asked."""
+        command = self._commands.pop(ticket)
+        self.state.sessions[command.session].commands -= 1
+
     async def _ask(self, key: CanonicalKey | None, make: Callable[[int], Any]) -> list[Payload]:
         """Ask the shard of `key`, or all.
 
@@ -613,7 +618,10 @@ class GatewayServer:
             if wire.close_code:
                 continue
             now_ms = self._clock.now_ms()
-            self.run(client_frame(self.state, wire.session, message.data, self._command, now_ms, new_mutation_id))
+            effects = client_frame(
+                self.state, wire.session, message.data, self._command, now_ms, new_mutation_id, self._take_back
+            )
+            self.run(effects)
             while len(wire.session.control) > CONTROL and not wire.close_code:
                 wire.taken.clear()
                 await wire.taken.wait()

@@ -104,6 +104,11 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Age of the oldest mutation that is not settled and was not delayed.",
         ("shard",),
     ),
+    "service_offline_seconds": (
+        "gauge",
+        "For how long the shard could not reach the service, for fetches or for mutations; 0 while it can.",
+        ("shard", "service"),
+    ),
     "shard_apply_seconds": ("histogram", "To apply a batch.", ("shard",)),
     "shard_mailbox_batches": (
         "gauge",

@@ -580,7 +580,8 @@ class World:
         if gateway is None or client.session is None:
             return
         frame = orjson.dumps(message)
-        self._effects(GATEWAY, client_frame(gateway, client.session, frame, lambda _: 0, self.now_ms, self._new_id))
+        effects = client_frame(gateway, client.session, frame, lambda _: 0, self.now_ms, self._new_id, lambda _: None)
+        self._effects(GATEWAY, effects)
 
     def disconnect(self, client: Client) -> None:
         """Cut a client's connection; what was on its way is lost."""

@@ -14,8 +14,9 @@ from cluster.core.query_key import KeyMatcher, canonical, exact_match, parse, pa
 from cluster.core.query_options import QueryDefaults, QueryOptions
 from cluster.core.retry import Retryer, Step
 from cluster.core.structural_sharing import difference, share
+from tests.conformance.mutation_family import mutations
 from tests.conformance.paging import PagedWorld
-from tests.conformance.vectors import Difference, key, skip_reason
+from tests.conformance.vectors import Difference, key, same, skip_reason
 from tests.conformance.world import World, described, filter_of, options
 
 
@@ -330,19 +331,6 @@ def mutation_retry(case: dict[str, Any]) -> None:
     same(result, case["result"], f"{case['id']}: result")
 
 
-def same(got: Any, wanted: Any, where: str) -> None:
-    """Fail with what differs."""
-    if got == wanted:
-        return
-    if isinstance(got, list) and isinstance(wanted, list) and len(got) == len(wanted):
-        got, wanted = next((one, other) for one, other in zip(got, wanted, strict=True) if one != other)
-    if isinstance(got, dict) and isinstance(wanted, dict):
-        names = [name for name in {**got, **wanted} if got.get(name, "absent") != wanted.get(name, "absent")]
-        got = {name: got.get(name, "absent") for name in names}
-        wanted = {name: wanted.get(name, "absent") for name in names}
-    raise AssertionError(f"{where}: got {got}, recorded {wanted}")
-
-
 PLAYERS: dict[str, Callable[[dict[str, Any]], None]] = {
     "hash_key": hash_key,
     "match_key": match_key,
@@ -353,6 +341,7 @@ PLAYERS: dict[str, Callable[[dict[str, Any]], None]] = {
     "hydrate": hydration,
     "infinite": infinite,
     "cache_script": cache_script,
+    "mutations": mutations,
 }
 
 

@@ -23,6 +23,7 @@ COUNTS = {
     "hydrate": 0,
     "infinite": 0,
     "cache_script": 15,
+    "mutations": 83,
 }
 """How many cases of each family are skipped, so that none comes to be skipped unnoticed."""
 
@@ -55,8 +56,8 @@ def test_the_runner_counts_every_family(capsys: pytest.CaptureFixture[str]) -> N
 def test_the_runner_fails_on_what_does_not_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     case = {"id": "h0", "tags": [], "key": ["a"], "hash": '["b"]', "class": 0}
     (tmp_path / "hash_key.json").write_text(json.dumps({"family": "hash_key", "cases": [case]}))
-    (tmp_path / "mutations.json").write_text(json.dumps({"family": "mutations", "cases": [{"id": "m0"}]}))
+    (tmp_path / "presence.json").write_text(json.dumps({"family": "presence", "cases": [{"id": "m0"}]}))
     assert main(tmp_path) == 1
     printed = capsys.readouterr().out
     assert "hash_key: 0 passed, 1 failed, 0 skipped" in printed
-    assert "mutations: 0 passed, 0 failed, 1 skipped" in printed
+    assert "presence: 0 passed, 0 failed, 1 skipped" in printed

@@ -51,3 +51,16 @@ def key(encoded: Any) -> Any:
             raise ValueError(f"{encoded} in a case that is not skipped")
         return {name: key(item) for name, item in encoded.items()}
     return encoded
+
+
+def same(got: Any, wanted: Any, where: str) -> None:
+    """Fail with what differs."""
+    if got == wanted:
+        return
+    if isinstance(got, list) and isinstance(wanted, list) and len(got) == len(wanted):
+        got, wanted = next((one, other) for one, other in zip(got, wanted, strict=True) if one != other)
+    if isinstance(got, dict) and isinstance(wanted, dict):
+        names = [name for name in {**got, **wanted} if got.get(name, "absent") != wanted.get(name, "absent")]
+        got = {name: got.get(name, "absent") for name in names}
+        wanted = {name: wanted.get(name, "absent") for name in names}
+    raise AssertionError(f"{where}: got {got}, recorded {wanted}")

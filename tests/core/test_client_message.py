@@ -5,6 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
+from cluster.core import gateway_state
 from cluster.core.client_message import MAX_DEPTH, MAX_FRAME_BYTES, Command, client_frame, depth, result
 from cluster.core.gateway_state import Close, Deliver
 from cluster.core.messages import EntryView, Failure, Matched, Requests, Send, Write, Written
@@ -43,6 +44,7 @@ class Talk:
         self.state = InProcess().gateway
         self.session = self.state.open_session("s1")
         self.commands: list[Command] = []
+        self.taken_back: list[int] = []
 
     def command(self, command: Command) -> int:
         self.commands.append(command)
@@ -50,7 +52,9 @@ class Talk:
 
     def say(self, frame: Any) -> list[Any]:
         text = frame if isinstance(frame, str | bytes) else orjson.dumps(frame)
-        return client_frame(self.state, self.session, text, self.command, START_MS, lambda: "m-new")
+        return client_frame(
+            self.state, self.session, text, self.command, START_MS, lambda: "m-new", self.taken_back.append
+        )
 
     def answers(self, frame: Any) -> list[dict[str, Any]]:
         self.session.control.clear()
@@ -113,6 +117,26 @@ def test_a_frame_may_hold_several_and_a_bad_one_does_not_spoil_the_rest() -> Non
     assert [answer["type"] for answer in answers] == ["pong", "error", "pong"]
     assert answers[0]["re"] == 1
     assert "re" not in answers[2]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"type": "get", "key": ["a"]},
+        {"type": "set", "key": ["a"], "data": 1},
+        {"type": "invalidate", "key": ["a"]},
+        {"type": "undo", "mutation_id": "m1"},
+    ],
+)
+def test_a_command_that_shards_have_no_room_for_is_taken_back(
+    message: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = Talk()
+    monkeypatch.setattr(gateway_state, "MAX_REQUESTS", 0)
+    refused, other = {**message, "id": 1}, {**message, "id": 2}
+    answers = talk.answers([refused, {"type": "ping"}, other, {"type": "get", "id": 3}])
+    assert [answer.get("code") for answer in answers] == ["UNAVAILABLE", None, "UNAVAILABLE", "BAD_KEY"]
+    assert talk.taken_back == [1, 2], "each once, and none for what was not asked for"
 
 
 def test_depth_counts_within_a_message() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from cluster.core import gateway_mutations, template
+from cluster.core import gateway_mutations, gateway_state, template
 from cluster.core.client_message import Command, answer, client_frame
 from cluster.core.gateway_mutations import mutation_id, statuses_of, visible
 from cluster.core.gateway_state import REQUEST_MS, GatewayState, Respond
@@ -93,7 +93,9 @@ class World:
 
     def say(self, session: Any, **message: Any) -> None:
         frame = orjson.dumps(message)
-        self.run(client_frame(self.state, session, frame, self.ticket, self.now_ms, self.new_id))
+        self.run(
+            client_frame(self.state, session, frame, self.ticket, self.now_ms, self.new_id, self.commands.__delitem__)
+        )
 
     def hear(self, session: Any) -> list[dict[str, Any]]:
         frame, effects = self.state.take(session, self.now_ms)
@@ -660,3 +662,15 @@ def test_others_see_it_with_the_next_flush() -> None:
     assert world.hear(session) == []
     world.wait(20)
     assert world.hear(session)[0]["mutations"] == ["m1"]
+
+
+@pytest.mark.parametrize("kind", ["mutate", "undo"])
+def test_what_homes_have_no_room_for_leaves_nothing(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    session = world.session()
+    with monkeypatch.context() as full:
+        full.setattr(gateway_state, "MAX_REQUESTS", 0)
+        world.say(session, type=kind, id=1, name="note", variables={"id": 1}, mutation_id="m1")
+    assert [(each["re"], each["code"]) for each in world.hear(session)] == [(1, "UNAVAILABLE")]
+    assert world.commands == {}
+    assert world.state.mutations.is_idle

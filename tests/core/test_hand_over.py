@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from cluster.config import compile_config, load_mapping
+from cluster.core import unasked_channels
 from cluster.core.feed import Repeats
 from cluster.core.hand_over import AGAIN_MS, MAX_HELD, OPEN_WAIT_MS, OVERLAP_MS, RETRY_MS
 from cluster.core.ingestion_state import (
@@ -423,3 +424,35 @@ def test_an_ingestor_that_is_no_longer_a_member_becomes_idle() -> None:
     first.later(2_000.0)
     assert first.machine.is_idle
     assert not second.machine.is_idle
+
+
+def test_channels_of_others_that_nobody_joined_cost_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unasked_channels, "MAX_CHANNELS", 20)
+    settled = Members(2, ["ingestor-0", "ingestor-1"])
+    both = [Ingestor(number, RESUMES, settled) for number in range(2)]
+    heard = [f"c:x{n}" for n in range(100)]
+    for each in both:
+        each.demand(1, 2, *([STAYS] if each is both[0] else [CHANNEL]))
+        each.open()
+        for channel in heard:
+            each.hear(1, channel=channel)
+        source = each.machine._sources["events"]
+        assert len(source.feeds) == 20
+        assert len(source.sequences) <= 22
+    mine = [each.machine.events_received["events"] for each in both]
+    assert sum(mine) == 100, "each counts its own"
+    dropped = [each.machine.events_dropped["events", "too_many_channels"] for each in both]
+    assert dropped == [count - 20 for count in mine]
+
+
+def test_a_channel_that_is_given_away_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unasked_channels, "MAX_CHANNELS", 1)
+    giver = Ingestor(0, RESUMES, ONE)
+    giver.demand(1, 1, STAYS)
+    giver.open()
+    giver.hear(1, channel=CHANNEL)
+    giver.run(giver.machine.members(TWO, giver.now)[1])
+    giver.run(giver.machine.take(Take("ingestor-1", 2, [UNIT]), giver.now)[1])
+    mine = next(f"c:y{n}" for n in range(100) if giver.machine._moves.is_mine(f"events/c:y{n}"))
+    giver.hear(1, channel=mine)
+    assert giver.machine.events_dropped["events", "too_many_channels"] == 0

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.config import compile_config, load_mapping
+from cluster.core import dead_letters, ingestion_state, unasked_channels
 from cluster.core.feed import OPENED, Repeats, feed_name, owner, profile_of, stem
 from cluster.core.ingestion_line import AIM_MS, ASK_MS, CLAIM_AGAIN_MS, SPACING_MS
 from cluster.core.ingestion_state import (
@@ -46,6 +47,7 @@ from cluster.core.operation import Append, Invalidate, Set
 from cluster.core.overflow import Overflow
 from cluster.core.placement import assign_slots
 from cluster.core.rule import Envelope
+from cluster.core.unasked_channels import SILENT_MS
 
 START = 1_000_000.0
 LIFE = 3
@@ -675,6 +677,175 @@ def test_a_channel_with_too_many_events_is_told_to_be_fetched_and_others_are_not
     assert marked <= {"events/c:busy"}
 
 
+# --- channels and names without end ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Set how many channels may be heard on that nobody has joined."""
+    monkeypatch.setattr(unasked_channels, "MAX_CHANNELS", 20)
+    return 20
+
+
+def sets(machine: IngestionState, at: float) -> set[str]:
+    """Send what waits, have it committed, and return the keys that it sets."""
+    due = machine.deadline()
+    assert due is not None
+    sent = sent_blob(machine, max(at, due))
+    take(machine, sent, committed=sent.message.header.sequence, at=at + 1)
+    return {key.key for part in sent.message.parts for key in part.keys}
+
+
+@pytest.mark.parametrize("traits", [{}, SOURCE, CHANNEL, {"traits": {"events": SourceTraits(is_spread=True)}}])
+def test_channels_that_nobody_joined_are_bounded(few: int, traits: dict[str, Any]) -> None:
+    machine = state(**traits)
+    (opened,) = machine.opened("events", START)
+    assert isinstance(opened, Send)
+    assert take(machine, opened, committed=2, at=START) == []
+    source = machine._sources["events"]
+    for n in range(500):
+        machine.receive("events", [frame("set", "1", name=f"new{n}")], START + 10)
+    assert len(source.feeds) == few
+    assert len(source.sequences) <= few + 2
+    assert len(source.memo) <= few + 1
+    assert machine.events_dropped == {("events", "too_many_channels"): 480}
+    assert letters(machine) == [
+        ("too_many_channels", f"c:new{n}", "set", "1") for n in range(few, few + dead_letters.PER_SECOND)
+    ]
+    machine.receive("events", [frame("set", "2", name="new3"), frame("set", "2", name="always")], START + 11)
+    assert sets(machine, START + 95) == {f'["k","new{n}"]' for n in range(few)} | {'["k","always"]'}
+    assert machine.events_dropped.total() == 480, "those that are known go on, and joined ones always"
+
+
+def test_events_of_refused_channels_count_in_their_sequence(few: int) -> None:
+    machine = state(**SOURCE)
+    open_link(machine)
+    for n in range(few + 5):
+        machine.receive("events", [frame("set", "1", name=f"new{n}")], START + 10)
+    machine.receive("events", [numbered(7, name="always")], START + 10)
+    (last,) = [feed for feed in feeds(sent_blob(machine, START + 95)) if feed.feed == "events/c:always"]
+    assert (last.first, last.last) == (few + 6, few + 6), "so that a replay gives the same numbers"
+
+
+def test_a_channel_works_from_when_it_is_joined_and_gives_room_when_it_is_left(few: int) -> None:
+    machine = state()
+    open_link(machine)
+    for n in range(few):
+        machine.receive("events", [frame("set", "1", name=f"new{n}")], START + 10)
+    wanted = ("events", "c:wanted")
+    machine.receive("events", [frame("set", "1", name="wanted")], START + 10)
+    assert machine.events_dropped["events", "too_many_channels"] == 1
+    machine.demand(Demand(Header("shard-0", 1, 0, 1), 1, False, [wanted], []), START + 20)
+    machine.receive("events", [frame("set", "2", name="wanted")], START + 30)
+    assert '["k","wanted"]' in sets(machine, START + 95)
+    known = ("events", "c:new0")
+    machine.demand(Demand(Header("shard-0", 1, LIFE, 2), 1, False, [known], []), START + 100)
+    machine.receive("events", [frame("set", "1", name="in-its-place")], START + 110)
+    assert machine.events_dropped["events", "too_many_channels"] == 1
+    machine.demand(Demand(Header("shard-0", 1, LIFE, 3), 1, False, [], [wanted, known]), START + 120)
+    source = machine._sources["events"]
+    assert not {"events/c:wanted", "events/c:new0"} & source.feeds.keys()
+    assert not {"c:wanted", "c:new0"} & source.memo.keys()
+    machine.receive("events", [frame("set", "1", name="wanted")], START + 130)
+    assert machine.events_dropped["events", "too_many_channels"] == 2, "it is one of the others now"
+
+
+def test_channels_that_are_silent_make_room(few: int) -> None:
+    machine = state()
+    open_link(machine)
+    for n in range(few):
+        machine.receive("events", [frame("set", "1", name=f"new{n}")], START + 10)
+    relieve(machine, START + 95)
+    later = START + SILENT_MS + 1_000
+    for n in range(0, few, 2):
+        machine.receive("events", [frame("set", "1", name=f"new{n}")], later)
+    relieve(machine, later + 95)
+    for n in range(few):
+        machine.receive("events", [frame("set", "1", name=f"newer{n}")], later + 500)
+    source = machine._sources["events"]
+    assert len(source.feeds) == few
+    stems = set(source.feeds)
+    assert {f"events/c:new{n}" for n in range(0, few, 2)} <= stems, "these were not silent"
+    assert {f"events/c:newer{n}" for n in range(9)} <= stems
+    assert machine.events_dropped["events", "too_many_channels"] == 10
+
+
+def test_rules_for_any_channel_take_events_of_all(few: int) -> None:
+    anywhere = {"source": "events", "on": {"set": {"set": {"key": ["last"], "value": "{data}"}}}}
+    machine = state(streams=[*DOCUMENT["streams"], anywhere])  # type: ignore[misc]
+    open_link(machine)
+    for n in range(few + 5):
+        machine.receive("events", [frame("set", str(n), name=f"new{n}")], START + 10)
+    assert machine.events_dropped["events", "too_many_channels"] == 5
+    sent = sent_blob(machine, START + 95)
+    (last,) = [key for part in sent.message.parts for key in part.keys if key.key == '["last"]']
+    assert last.operations == [Set(b"24")]
+    only = state(streams=[anywhere])
+    open_link(only)
+    for n in range(few + 5):
+        only.receive("events", [frame("set", str(n), name=f"new{n}")], START + 10)
+    assert not only.events_dropped, "nothing is kept of channels"
+
+
+def test_channels_that_nobody_joined_have_no_checkpoints() -> None:
+    machine = state(**CHANNEL)
+    (opened,) = machine.opened("events", START)
+    assert isinstance(opened, Send)
+    take(machine, opened, committed=2, at=START)
+    told = set()
+    for n in range(1, 40):
+        machine.receive("events", [numbered(n), numbered(n, name="always")], START + n * 100)
+        sent = sent_blob(machine, START + n * 100 + 95)
+        told |= {each.sequence for part in sent.message.parts for each in part.checkpoints}
+        take(machine, sent, committed=sent.message.header.sequence, at=START + n * 100 + 97)
+    assert told == {"events/c:always"}, "nobody could ask for what came after them"
+
+
+def test_what_comes_back_with_a_claim_counts_among_channels_that_nobody_joined(few: int) -> None:
+    cursors = [(f"events/c:old{n}", 2, 4) for n in range(few)]
+    machine = state(**SOURCE, cursors=cursors, checkpoints=[Checkpoint("events", 2, 4, 14)])
+    machine.opened("events", START)
+    machine.receive("events", [numbered(15, name="new"), numbered(16, name="old1")], START + 10)
+    assert machine.events_dropped == {("events", "too_many_channels"): 1}
+    machine.receive("events", [numbered(17, name="new")], START + SILENT_MS)
+    assert machine.events_dropped.total() == 1
+    assert len(machine._sources["events"].feeds) == few
+
+
+def test_made_up_names_of_events_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingestion_state, "KNOWN_NAMES", 10)
+    machine = state()
+    open_link(machine)
+    source = machine._sources["events"]
+    machine.receive("events", [frame("set", "1", name="other")], START + 10)
+    for n in range(95):
+        machine.receive("events", [frame(f"made-up{n}", "1")], START + 10)
+        assert len(source.memo["c:a"]) <= 10
+        assert len(source.names) <= 10
+        assert source.remembered == sum(map(len, source.memo.values()))
+    assert source.memo["c:other"].keys() == {"set"}
+    machine.receive("events", [frame("set", "2")], START + 10)
+    assert machine.events_dropped == {("events", "no_rule"): 95}
+
+
+def test_routes_that_are_remembered_are_bounded_and_forgotten_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingestion_state, "KNOWN_KEYS", 50)
+    monkeypatch.setattr(ingestion_state, "FORGET_ROUTES", 5)
+    machine = state()
+    open_link(machine)
+    source = machine._sources["events"]
+    for n in range(200):
+        machine.receive("events", [frame("set", "1", name=f"new{n}")], START + 10)
+        assert source.remembered == sum(map(len, source.memo.values())) <= 50
+        assert n < 50 or source.remembered > 45
+    machine.receive("events", [frame("set", "2", name="new0")], START + 10)
+    assert len(sets(machine, START + 95)) == 200
+    for n in range(300):
+        machine.receive("events", [frame(f"made-up{n}", "1", name=f"new{n % 3}")], START + 100)
+        assert source.remembered == sum(map(len, source.memo.values())) <= 50
+    assert len(source.memo) > 1, "the newest stay"
+
+
 # --- dead letters ------------------------------------------------------------------------------------------------
 
 
@@ -829,7 +1000,8 @@ def test_many_events_that_each_set_a_key_do_together_what_they_do_one_by_one(dat
         for send in machine.wake(START + 95):
             assert isinstance(send, Send)
             machine.answered("coordinator-0", send.message, BlobTaken(9, 100.0, 3), START + 100)
-        for read in [frames] if machine is together else [[each] for each in frames]:
+        twice = [frames, frames]  # the second time it is known what they have in common
+        for read in twice if machine is together else [[each] for reads in twice for each in reads]:
             machine.receive("events", read, START + 110)
         sent.append(wire(machine))
     (parts, *counted), (parts_apart, *counted_apart) = sent

@@ -8,6 +8,7 @@ from msgspec import structs
 
 from cluster.core import template
 from cluster.core.declared_query import Response
+from cluster.core.messages import Overlays
 from cluster.core.mutation import DeclaredMutation, in_data
 from cluster.core.query_key import CanonicalKey
 from cluster.core.rule import RuleOperation
@@ -31,11 +32,20 @@ SAVE = DeclaredMutation(
     optimistic=(MERGE,),
     scope=template.parse("note:{id}"),
 )
+MAKE = DeclaredMutation(
+    "make",
+    "api",
+    "POST",
+    template.parse("/notes"),
+    body=template.parse("{variables}"),
+    scope=template.parse("{scope}"),
+    temp_id=("id",),
+)
 SLOWLY = structs.replace(SAVE, name="slowly", delay_ms=5000.0)
 
 
 def world(shards: int = 2) -> InProcess:
-    made = InProcess(shards=shards, gateways=2, mutations={"save": SAVE, "slowly": SLOWLY})
+    made = InProcess(shards=shards, gateways=2, mutations={"save": SAVE, "slowly": SLOWLY, "make": MAKE})
     made.write('["note",1]', {"id": 1, "text": "old"})
     made.settle()
     return made
@@ -110,6 +120,44 @@ def test_one_that_fails_is_taken_back_and_what_others_did_stays() -> None:
     made.settle()
     assert kinds(author.read())[-1] in ("error", "change")
     assert data(author) == {"id": 1, "text": "old", "by": "another"}
+
+
+def test_what_names_a_temporary_id_waits_for_it_at_every_home() -> None:
+    """However late the other home is told of the id: its author has no answer before, and so nothing that could name it."""
+    made = world()
+    author = watching(made, "author", "gateway-0", "data")
+    first, other = (next(n for n in range(9) if made.shard_of(f"scope:{n}").identity == f"shard-{s}") for s in (0, 1))
+    author.say(type="mutate", id="a", name="make", variables={"id": "temp", "scope": str(first)}, mutation_id="a")
+    late = []
+    while made.calls:
+        if isinstance(made.calls[0][1].message, Overlays):
+            late.append(made.calls.popleft())
+        else:
+            made.step()
+    assert author.read() == []
+    made.calls.extend(late)
+    at_once(made)
+    assert kinds(author.read()) == ["result", "pending"]
+    author.say(
+        type="mutate", id="b", name="make", variables={"id": "next", "scope": str(other), "of": "temp"}, mutation_id="b"
+    )
+    at_once(made)
+    assert kinds(author.read()) == ["result", "queued"]
+    assert made.answered(Response(b'{"id":"real"}')).mutation == "a"
+    made.settle()
+    assert orjson.loads(made.answered(Response(b'{"id":"more"}')).request.body)["of"] == "real"
+
+
+def test_a_home_that_cannot_be_reached_is_not_waited_for() -> None:
+    made = world()
+    author = watching(made, "author", "gateway-0", "data")
+    author.say(type="mutate", id="a", name="make", variables={"id": "temp", "scope": "1"}, mutation_id="a")
+    while made.calls:
+        is_lost = isinstance(made.calls[0][1].message, Overlays)
+        made.step(lose=lambda is_lost=is_lost: is_lost)
+    made.advance(200.0)  # the loss is followed by another try
+    at_once(made)
+    assert "result" in kinds(author.read())
 
 
 def test_undo_takes_it_back_and_nothing_is_sent() -> None:
@@ -208,3 +256,23 @@ def test_fifty_of_one_scope_are_told_in_order() -> None:
         told = [each["status"] for each in messages if each["mutation_id"] == f"m{n}"]
         assert told == (["pending", "success"] if n == 0 else ["queued", "pending", "success"]), n
     assert made.gateway.mutations.is_idle
+
+
+def test_it_is_known_for_how_long_mutations_have_waited_for_a_service() -> None:
+    made = world(shards=1)
+    shard = made.shards["shard-0"]
+    mutate(watching(made, "author", "gateway-0", "data"), "m1", text="new")
+    at_once(made)
+    began = made.now_ms
+    made.answered(UpstreamError("no route to it"))
+    at_once(made)
+    assert shard.mutations.queue.records["m1"].status == "paused"
+    for later in (700.0, 1_500.0):
+        assert shard.offline_ms("api", began + later) == later
+        assert shard.mutations.queue.oldest_ms(began + later) >= later
+    assert shard.offline_ms("other", began + 700) == 0
+    made.advance(1_500.0)
+    made.answered(Response(b'{"id":1,"text":"new"}'))
+    made.settle()
+    assert shard.offline_ms("api", made.now_ms) == 0
+    assert shard.mutations.queue.oldest_ms(made.now_ms) == 0

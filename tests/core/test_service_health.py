@@ -43,6 +43,16 @@ def test_an_answer_brings_it_back_once() -> None:
     assert not health.may_probe("api", START + MAX_PROBE_MS)
 
 
+def test_it_is_known_for_how_long_it_was_lost() -> None:
+    health = lost()
+    assert health.offline_ms("api", START + 700) == 700
+    health.missed("api", START + 800)
+    assert health.offline_ms("api", START + 900) == 900, "since it was lost, not since it was tried"
+    assert health.offline_ms("other", START + 900) == 0
+    health.reached("api")
+    assert health.offline_ms("api", START + 900) == 0
+
+
 def test_it_may_be_tried_once_per_wait() -> None:
     health = lost()
     assert not health.may_probe("api", START + PROBE_MS - 1)

@@ -110,7 +110,7 @@ async def test_a_nest_a_thousand_deep_harms_nobody(cluster: LiveCluster, client:
         ('{"type":"subscribe","id":1,"key":["a"],"mode":"loud"}', "BAD_REQUEST"),
         ('{"type":"subscribe","id":1,"key":["a"],"since":"yesterday"}', "BAD_REQUEST"),
         ('{"type":"unsubscribe","id":"never"}', "NOT_FOUND"),
-        ('{"type":"mutate","id":1,"name":"x","variables":{}}', "UNSUPPORTED"),
+        ('{"type":"mutate","id":1,"name":"x","variables":{}}', "UNKNOWN_MUTATION"),
         ('{"type":"set","id":1,"key":["a"]}', "BAD_MESSAGE"),
         ('{"type":"get","id":1,"key":["' + "k" * 2000 + '"]}', "TOO_LARGE"),
         ('{"type":"set","id":1,"key":["a"],"data":' + "[" * 60 + "]" * 60 + "}", "TOO_DEEP"),

@@ -479,6 +479,20 @@ async def test_answered_requests_make_room_for_others(harness: Harness, monkeypa
             assert (await until(socket, "result"))[-1]["re"] == n
 
 
+async def test_requests_that_shards_have_no_room_for_make_room_for_others(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "COMMANDS", 2)
+    async with harness.socket() as socket:
+        with monkeypatch.context() as full:
+            full.setattr(gateway_state, "MAX_REQUESTS", 0)
+            for n in range(3):
+                await socket.send(orjson.dumps({"type": "get", "id": n, "key": ["a"]}).decode())
+                assert (await until(socket, "error"))[-1]["code"] == "UNAVAILABLE"
+        await socket.send(orjson.dumps({"type": "set", "id": 9, "key": ["a"], "data": 1}).decode())
+        assert (await until(socket, "result"))[-1]["re"] == 9
+
+
 class EventStream:
     def __init__(self, response: Any) -> None:
         self.response = response

@@ -1,12 +1,16 @@
 """One real cluster for the guide's patterns, on the sample upstream."""
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from cluster.config import read_document
 from tests.live import Client, LiveCluster, eventually, websocket_source
+
+DEMO = Path(__file__).parents[2] / "cluster" / "demo" / "harbor.yaml"
 
 
 def config(url: str) -> dict[str, Any]:
@@ -93,6 +97,26 @@ def cluster(local_ray: None, upstream: Any) -> Iterator[LiveCluster]:
     httpx.delete(f"{live.url}/v1/entries", params={"key": '["notifications"]'})
     yield live
     live.stop()
+
+
+@pytest.fixture(scope="module")
+def demonstration(local_ray: None, upstream: Any, request: pytest.FixtureRequest) -> Iterator[LiveCluster]:
+    """The demonstration as it is shipped, but without traffic of its own, and with what a test's module has as MUTATIONS."""
+    env = {"UPSTREAM_URL": upstream.url, "UPSTREAM_WS": upstream.ws_url}
+    document = read_document(DEMO)
+    document["mutations"] |= getattr(request.module, "MUTATIONS", {})
+    live = LiveCluster(document, env).start()
+    yield live
+    live.stop()
+
+
+@pytest.fixture
+async def clients(demonstration: LiveCluster) -> AsyncIterator[list[Client]]:
+    """Sessions of the demonstration: an author, and two others."""
+    opened = [await Client.open(demonstration.url) for _ in range(3)]
+    yield opened
+    for each in opened:
+        await each.close()
 
 
 @pytest.fixture

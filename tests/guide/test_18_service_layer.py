@@ -1,26 +1,14 @@
 """Pattern 18: one declared resource gives the whole loop: read, optimistic write, stream sync."""
 
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 
-from cluster.config import read_document
 from tests.live import Client, LiveCluster, eventually
 
 pytestmark = pytest.mark.cluster
-DEMO = Path(__file__).parents[2] / "cluster" / "demo" / "harbor.yaml"
-
-
-@pytest.fixture(scope="module")
-def demonstration(local_ray: None, upstream: Any) -> Iterator[LiveCluster]:
-    """The demonstration, whose messages are a resource."""
-    env = {"UPSTREAM_URL": upstream.url, "UPSTREAM_WS": upstream.url.replace("http", "ws", 1) + "/ws"}
-    live = LiveCluster(read_document(DEMO), env).start()
-    yield live
-    live.stop()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from cluster import __version__
-from cluster.config import load_mapping
+from cluster.config import compile_config, load_mapping
 from cluster.config.load import ConfigFaults
 from cluster.core.gateway_scaling import GatewayScale
 from cluster.core.grants import Grants, line
@@ -294,6 +294,33 @@ def test_the_configuration_is_one_that_the_cluster_takes(ci, tmp_path: Path):
         assert config.storage.nodes == ("harbor-worker-0", "harbor-worker-1")
 
 
+def test_mutations_resources_and_presence_reach_the_application_as_they_are():
+    given = yaml.safe_load((CHART / "ci" / "everything-values.yaml").read_text())["config"]
+    found = next(each for each in of_kind(rendered("everything"), "ConfigMap") if "harbor.yaml" in each["data"])
+    document = yaml.safe_load(found["data"]["harbor.yaml"])
+    for section in ("mutations", "resources", "presence"):
+        assert document[section] == given[section]
+    document["gateway"]["auth"] = {"mode": "none"}
+    document["gateway"]["host"] = document["gateway"]["admin_host"] = "127.0.0.1"
+    config = load_mapping(document, {"API_URL": "http://api", "API_TOKEN": "t", "WS_URL": "ws://up"})
+    resource = {f"messages.{each}" for each in ("create", "update", "delete")}
+    assert compile_config(config).mutations.keys() == {"rename", "add", *resource}
+    assert len(config.presence) == 2
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"mutations": {"a": {"request": {"service": "api", "methd": "POST"}}}},
+        {"resources": {"a": {"stream": {"events": {"created": 7}}}}},
+        {"presence": {"a": {"timout": "1m"}}},
+    ],
+)
+def test_what_is_misspelt_there_is_refused_by_the_schema(section):
+    with pytest.raises(helm_python.HelmError, match=next(iter(section))):
+        documents({**BASE, "config": section})
+
+
 @pytest.mark.parametrize("ci", NAMES)
 def test_names_are_short_and_unique(ci):
     given = values(CHART / "ci" / f"{ci}-values.yaml")
@@ -431,6 +458,7 @@ def known(path: str) -> set[str]:
         ("mutations.a", generate.CONFIG["mutations"]["*"], set()),
         ("mutations.a.request", generate.CONFIG["mutations"]["*"]["request"], set()),
         ("mutations.a.confirm_on", generate.CONFIG["mutations"]["*"]["confirm_on"], set()),
+        ("presence.a", generate.CONFIG["presence"]["*"], set()),
         ("resources.a", generate.CONFIG["resources"]["*"], set()),
         ("resources.a.stream", generate.CONFIG["resources"]["*"]["stream"], set()),
         ("resources.a.stream.events", generate.CONFIG["resources"]["*"]["stream"]["events"], set()),

@@ -18,7 +18,7 @@ import yaml
 
 from grafana import build
 from tests.live import Client, eventually, free_port
-from tests.observability.test_metrics import LATER
+from tests.observability.test_metrics import LATER, RENAME
 from tests.observability.test_rules import needs_promtool, promtool, unknown
 
 BOARDS = [pytest.param(json.loads(build.build(board)), id=board.uid) for board in build.BOARDS]
@@ -119,7 +119,8 @@ def working(upstream: Any, tmp_path: Path) -> Iterator[tuple[str, str]]:
             }
         ],
         "services": {"api": {"base_url": upstream.url}},
-        "queries": [{"key": ["projects", "{id}"], "service": "api", "path": "/api/projects/{id}"}],
+        "queries": [{"key": ["projects", "{id}"], "service": "api", "path": "/projects/{id}"}],
+        "mutations": {"rename": RENAME},
     }
     path = tmp_path / "harbor.yaml"
     path.write_text(yaml.safe_dump(document))
@@ -168,6 +169,11 @@ async def test_every_expression_shows_something_of_a_cluster_that_works(
     async with httpx.AsyncClient(base_url=url, timeout=60) as http:
         assert (await http.get("/v1/entries", params={"key": '["last"]'})).is_success
         assert (await http.post("/v1/invalidate", json={"key": ["projects"]})).is_success
+
+        for project, status in (("1", "success"), ("no such", "error")):
+            body = {"name": "rename", "variables": {"id": project, "name": "x"}}
+            answer = await http.post("/v1/mutations", params={"wait": "true"}, json=body)
+            assert answer.json()["status"] == status, answer.text
 
     def empty() -> list[str]:
         found = []

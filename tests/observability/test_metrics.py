@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -13,6 +14,11 @@ from cluster.observability.metrics import NAMES, Metrics, decode, render
 from tests.live import LiveCluster, eventually
 
 ROOT = Path(__file__).parent.parent.parent
+RENAME = {
+    "request": {"service": "api", "method": "PATCH", "path": "/projects/{id}", "body": "{variables}", "omit": ["id"]},
+    "variables": ["id", "name"],
+}
+"""A mutation that the sample upstream carries out for projects that it has."""
 LATER = {
     "sessions_degraded",
     "failovers_total",
@@ -64,7 +70,8 @@ def test_every_name_has_a_series_of_a_cluster_that_works(local_ray: None, upstre
         "sources": {"events": {"type": "sse", "url": f"{upstream.url}/api/activity/stream"}},
         "streams": [{"source": "events", "on": {"activity": {"set": {"key": ["last"], "value": "{data}"}}}}],
         "services": {"api": {"base_url": upstream.url}},
-        "queries": [{"key": ["projects", "{id}"], "service": "api", "path": "/api/projects/{id}"}],
+        "queries": [{"key": ["projects", "{id}"], "service": "api", "path": "/projects/{id}"}],
+        "mutations": {"rename": RENAME},
     }
     live = LiveCluster(document).start()
     try:
@@ -72,6 +79,8 @@ def test_every_name_has_a_series_of_a_cluster_that_works(local_ray: None, upstre
         upstream.do(lambda up: up.set_rate(50))
         eventually(lambda: live.get("last").is_success)
         live.get("projects", "1")
+        body = {"name": "rename", "variables": {"id": "no such", "name": "x"}}
+        assert httpx.post(f"{live.url}/v1/mutations", params={"wait": "true"}, json=body, timeout=60).status_code == 200
         gathered = [decode(encoded) for _, encoded in live.supervisor.metrics() if encoded]
         series = _series(render(sample for samples in gathered for sample in samples).decode())
         described = live.supervisor.describe()
@@ -90,10 +99,13 @@ def test_every_name_has_a_series_of_a_cluster_that_works(local_ray: None, upstre
             "disconnects_total",
             "resumes_total",
             "reads_total",
-            "mutations_total",
         }
         missing = {name for name in NAMES if not any(each.startswith(f"harbor_{name}") for each in series)}
         assert missing <= never, "those with a reason or a result begin with the first"
+        settled = [labels["status"] for labels, count in series["harbor_mutations_total"] if count]
+        assert settled == ["error"]
+        for name in ("mutations_pending", "mutations_oldest_seconds", "service_offline_seconds", "presence_members"):
+            assert {labels["shard"]: value for labels, value in series[f"harbor_{name}"]} == dict.fromkeys(mailboxes, 0)
     finally:
         upstream.do(lambda up: up.set_rate(0))
         live.stop()

@@ -87,7 +87,24 @@ CASES: dict[str, tuple[Series, Series]] = {
             'kubelet_volume_stats_capacity_bytes{persistentvolumeclaim="data-harbor-0"}': "1e10x60",
         },
     ),
-    "HarborMutationsWait": ({"harbor_mutations_pending": "3x60"}, {"harbor_mutations_pending": "3x12 0x47"}),
+    "HarborServiceOffline": (
+        {'harbor_service_offline_seconds{service="api",shard="0"}': "0x20 60+60x39"},
+        {
+            'harbor_service_offline_seconds{service="api",shard="0"}': "0x26 60+60x33",
+            'harbor_service_offline_seconds{service="other",shard="0"}': "0+60x9 0x50",
+        },
+    ),
+    "HarborMutationsWait": (
+        {
+            'harbor_mutations_oldest_seconds{shard="0"}': "0x9 60+60x50",
+            'harbor_mutations_oldest_seconds{shard="1"}': "0x60",
+        },
+        {
+            'harbor_mutations_oldest_seconds{shard="0"}': "0+60x14 0x45",
+            'harbor_mutations_oldest_seconds{shard="1"}': "5x60",
+            'harbor_mutations_pending{shard="1"}': "3x60",
+        },
+    ),
 }
 """By alert: series, a minute a value, that make it fire after 30 minutes, and such that do not."""
 AT = {"HarborDiskFilling": "45m"}

@@ -250,7 +250,9 @@ class World:
         shard = self.home(scope)
         self.requests += 1
         request = Mutate(self.requests, mutation, name, orjson.dumps(variables), scope)
-        (payload,) = self.ask(shard, request)
+        answers = self.ask(shard, request)
+        # What creates something is answered when every shard knows its temporary id; how it is then is known here.
+        payload = answers[0] if answers else self.machines[shard].mutations.queue.records[mutation].view()
         if isinstance(payload, MutationView):
             self.begun[mutation] = (shard, name, variables)
             self._note(payload)
