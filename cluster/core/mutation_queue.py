@@ -613,28 +613,38 @@ class MutationQueue:
             return
         self._temporaries.pop(old, None)
         self._renamed[old] = (new, now_ms + MEMORY_MS)
+        is_sending, self._is_sending = self._is_sending, True  # none of those that go on for it, before all know
         for record in [each for waiting in self._scopes.values() for each in waiting]:
-            variables = orjson.loads(record.variables)
-            if old not in _texts(variables):
-                continue
-            if new is None:
-                message = f"what has the temporary id {old:.100} was not created"
-                if record.status not in (Status.PENDING, Status.SCHEDULED):
-                    self._fail(record, ErrorCode.CONFLICT, message)
-                elif record.status is Status.SCHEDULED:
-                    record.error = (ErrorCode.CONFLICT, message)
-                    self._settle(record, Status.CANCELLED)
-                continue
-            changed = replaced(variables, old, new)
-            before = {self._place(key) for key, _ in record.laid}
-            record.variables = orjson.dumps(changed)
-            made: list[Keyed] = list(self._declared[record.name].optimistic_operations(changed, record.id))
-            record.laid = made
-            self._changed(record.id)
-            self._lay(record, before)
+            self._rename(record, old, new)
+        self._is_sending = is_sending
         for mutation in self._blocked.pop(old, {}):
             self._ready[mutation] = None
         self._send_ready()
+
+    def _rename(self, record: MutationRecord, old: str, new: Any) -> None:
+        """Put what something is called now into a mutation that names it; give one up that cannot be without it."""
+        if orjson.dumps(old) not in record.variables:  # to decode all that wait takes long
+            return
+        variables = orjson.loads(record.variables)
+        if old not in _texts(variables):
+            return
+        try:
+            if new is None:
+                raise HarborError(ErrorCode.CONFLICT, f"what has the temporary id {old:.100} was not created")
+            changed = replaced(variables, old, new)
+            made: list[Keyed] = list(self._declared[record.name].optimistic_operations(changed, record.id))
+        except HarborError as error:  # or the id that it was given does not fit where the temporary one did
+            if record.status is Status.SCHEDULED:
+                record.error = (error.code, error.message)
+                self._settle(record, Status.CANCELLED)
+            elif record.status is not Status.PENDING:
+                self._fail(record, error.code, error.message)
+            return
+        before = {self._place(key) for key, _ in record.laid}
+        record.variables = orjson.dumps(changed)
+        record.laid = made
+        self._changed(record.id)
+        self._lay(record, before)
 
     def _lay(self, record: MutationRecord, before: Iterable[int] = ()) -> None:
         shards: Iterable[int] = {*before, *(self._place(key) for key, _ in record.laid)}

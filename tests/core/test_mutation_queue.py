@@ -295,6 +295,34 @@ def test_what_names_something_that_was_not_created_fails() -> None:
         queue.begin("put", "o", id="tmp")
 
 
+def test_none_of_those_that_name_what_was_not_created_is_sent() -> None:
+    queue = Queue()
+    queue.begin("new", "m", "one", id="tmp")
+    for mutation in ("n", "o"):
+        queue.begin("put", mutation, "two", id="tmp")
+    queue.begin("put", "p", "two", id="other")
+    queue.answer(queue.sent()[0], REFUSED)
+    queue.queue.rename(next(item for item in queue.items(0) if isinstance(item, Lift)), queue.now)
+    assert queue.names() == ["p"]
+    assert [queue.status(each) for each in ("n", "o")] == [Status.ERROR, Status.ERROR]
+
+
+def test_an_id_that_does_not_fit_where_the_temporary_one_did_fails_what_names_it() -> None:
+    queue = Queue()
+    queue.begin("new", "m", "one", id="tmp")
+    queue.begin("put", "n", "two", id="tmp")
+    queue.begin("late", "o", "three", id="tmp")
+    queue.answer(queue.sent()[0], {"id": "x" * 20_000})
+    assert queue.status("m") is Status.SUCCESS
+    queue.queue.rename(next(item for item in queue.items(0) if isinstance(item, Lift)), queue.now)
+    assert queue.sent() == []
+    assert [queue.status(each) for each in ("n", "o")] == [Status.ERROR, Status.CANCELLED]
+    assert queue.queue.records["n"].error == (
+        ErrorCode.INVALID_VARIABLES,
+        "optimistic: a query key may have 1024 bytes, this one has 20008",
+    )
+
+
 def test_a_new_life_sends_again_what_was_under_way_and_keeps_the_order() -> None:
     queue = Queue()
     for n in range(2):
