@@ -77,6 +77,8 @@ class MutationRecord(Struct, array_like=True):
     lift: Lift | None = None
     unlifted: list[int] = []
     """Shards that have not said yet that they have it."""
+    others: list[str] = []
+    """Gateways that have asked for it since."""
 
     def view(self) -> MutationView:
         """Return it as clients see it."""
@@ -207,13 +209,17 @@ class MutationQueue:
         """Take a mutation in, or say how it is where it is known.
 
         Raises:
-            HarborError: `UNKNOWN_MUTATION`, `INVALID_VARIABLES`, `CONFLICT` (a temporary id is used twice), `TOO_MANY`.
+            HarborError: `UNKNOWN_MUTATION`, `INVALID_VARIABLES`, `CONFLICT` (a temporary id is used twice, or the id is that of a
+                mutation of another name), `TOO_MANY`.
         """
         self._now_ms = now_ms
         self._forget()
         record = self.records.get(request.mutation)
         if record is not None:
-            record.owner = owner
+            if record.name != request.name:  # of which the client may have no right to know
+                raise HarborError(ErrorCode.CONFLICT, f"the id {request.mutation:.128} is that of another mutation")
+            if owner != record.owner and owner not in record.others:
+                record.others.append(owner)
             return record.view()
         declared = self._declared.get(request.name)
         if declared is None:

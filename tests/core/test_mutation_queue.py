@@ -111,6 +111,15 @@ def test_the_same_id_is_the_same_mutation() -> None:
     assert queue.sent() == []
 
 
+def test_an_id_tells_nothing_of_a_mutation_of_another_name() -> None:
+    queue = Queue()
+    queue.begin("put", "m")
+    queue.answer(queue.sent()[0], {"secret": 1})
+    with pytest.raises(HarborError, match="that of another mutation") as raised:
+        queue.begin("late", "m")
+    assert raised.value.code == ErrorCode.CONFLICT
+
+
 def test_a_service_that_cannot_be_reached_pauses_them_and_they_go_on_in_order() -> None:
     queue = Queue()
     for n in range(3):
