@@ -79,6 +79,8 @@ class MutationRecord(Struct, array_like=True):
     """Shards that have not said yet that they have it."""
     others: list[str] = []
     """Gateways that have asked for it since."""
+    awaits: list[str] = []
+    """Temporary ids of what was still being created when it was looked at."""
 
     def view(self) -> MutationView:
         """Return it as clients see it."""
@@ -187,6 +189,9 @@ class MutationQueue:
                 self._wait(record.id, record.due_ms)
             else:
                 record.status = Status.QUEUED
+            for old in record.awaits:  # its home, which may be another, will say what became of it
+                if orjson.dumps(old) in record.variables:
+                    self._temporaries.setdefault(old, "")
         for shard in range(self._shards):
             self.items[shard] = self.outstanding(shard)
         for scope in list(self._scopes):
@@ -251,6 +256,7 @@ class MutationQueue:
             owner,
             [(key, operation) for key, operation in laid],
             temporary=temporary,
+            awaits=sorted(named & self._temporaries.keys()),
         )
         self.records[record.id] = record
         self._enter(record)
@@ -493,6 +499,9 @@ class MutationQueue:
                 temporary = self._awaits(record)
                 if temporary is not None:
                     self._blocked.setdefault(temporary, {})[mutation] = None
+                    if temporary not in record.awaits:
+                        record.awaits.append(temporary)
+                        self._changed(mutation)
                     continue
                 if self._declared[record.name].service in self._outages:
                     self._pause(record)

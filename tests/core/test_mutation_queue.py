@@ -349,6 +349,25 @@ def test_a_new_life_sends_again_what_was_under_way_and_keeps_the_order() -> None
     assert [item.mutation for item in after.items(0)][:3] == ["m0", "m1", "l"]
 
 
+def test_a_new_life_goes_on_waiting_for_what_is_created_elsewhere() -> None:
+    queue = Queue()
+    queue.queue.laid(Lay("m", 1, [], "tmp"))
+    queue.begin("put", "n", id="tmp")
+    queue.begin("put", "o", id="tmp")
+    queue.begin("put", "p", "other", delay_ms=5_000.0, id="tmp")
+    records = list(queue.queue.records.values())
+    assert queue.sent() == []
+    queue = Queue()
+    queue.queue.restore(records, queue.now)
+    queue.wait(5_000.0)
+    assert queue.sent() == []
+    queue.queue.rename(Lift("m", [], [], "tmp", 7), queue.now)
+    assert sorted((call.mutation, call.request.path) for call in queue.sent()) == [("n", "/7"), ("p", "/7")]
+    queue = Queue()
+    queue.queue.restore(records, queue.now)
+    assert queue.names() == ["n", "p"], "nothing is waited for twice"
+
+
 def test_a_lift_is_told_until_every_shard_has_it() -> None:
     queue = Queue()
     queue.begin("put", "m", id="ab")  # the other shard's key
