@@ -18,6 +18,7 @@ What must not live here: what a mutation is made of (`mutation`), how views come
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import heappop, heappush
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -39,6 +40,8 @@ MEMORY_MS = 600_000.0
 """How long a settled mutation is remembered: for who asks what came of it, and for who sends it again."""
 MAX_SETTLED = 100_000
 """Settled mutations that are remembered: ten minutes of 160 a second. Beyond it the oldest is forgotten earlier."""
+MAX_RESULT_BYTES = 64 * 1024 * 1024
+"""What services have answered to all that are remembered: 640 bytes each, or four of the longest answers. Beyond it as above."""
 MAX_CONFLICTS = 3
 """How often a mutation that may go over a conflict is sent again for one."""
 VERSIONS = ("version", "base_version")
@@ -133,6 +136,8 @@ class MutationQueue:
         """Those that are not settled, in order."""
         self._settled: deque[MutationRecord] = deque()
         """Oldest first."""
+        self._result_bytes = 0
+        """Of those."""
         self.unsettled = 0
         self.settled: Counter[str] = Counter()
         """By status, in this life."""
@@ -173,7 +178,7 @@ class MutationQueue:
             self._number = max(self._number, record.number)
             self.records[record.id] = record
             if record.status.is_settled:
-                self._settled.append(record)
+                self._remember(record)
                 if record.temporary:
                     renamed = None if record.lift is None else record.lift.renamed
                     self._renamed[record.temporary] = (renamed, record.settled_ms + MEMORY_MS)
@@ -566,7 +571,7 @@ class MutationQueue:
         record.settled_ms = self._now_ms
         self.settled[status] += 1
         self.unsettled -= 1
-        self._settled.append(record)
+        self._remember(record)
         self._waiting.pop(record.id, None)
         self._ready.pop(record.id, None)
         self._sent.get(record.name, {}).pop(record.id, None)
@@ -605,9 +610,10 @@ class MutationQueue:
         record = self.records.get(mutation)
         if record is not None and shard in record.unlifted:
             record.unlifted.remove(shard)
+            self._changed(mutation)
             if not record.unlifted:
                 self._close(record)
-            self._changed(mutation)
+                self._forget()
 
     def _close(self, record: MutationRecord) -> None:
         """Everybody knows: what it was made of is of no use any more."""
@@ -702,18 +708,24 @@ class MutationQueue:
             if broadcast.is_broadcast(key) or self._place(key) == shard
         ]
 
+    def _remember(self, record: MutationRecord) -> None:
+        self._settled.append(record)
+        self._result_bytes += len(record.result or b"")
+
     def _forget(self) -> None:
-        """Forget the oldest of what was settled long ago."""
+        """Forget the oldest of what was settled long ago, or takes too much."""
         settled = self._settled
         for _ in range(8):
             if not settled or settled[0].unlifted:
                 break
-            if settled[0].settled_ms + MEMORY_MS > self._now_ms and len(settled) <= MAX_SETTLED:
+            is_too_much = len(settled) > MAX_SETTLED or self._result_bytes > MAX_RESULT_BYTES
+            if settled[0].settled_ms + MEMORY_MS > self._now_ms and not is_too_much:
                 break
             record = settled.popleft()
+            self._result_bytes -= len(record.result or b"")
             del self.records[record.id]
             self._changed(record.id)
-        for old, (_, until) in list(self._renamed.items())[:8]:
+        for old, (_, until) in list(islice(self._renamed.items(), 8)):
             if until <= self._now_ms:
                 del self._renamed[old]
 

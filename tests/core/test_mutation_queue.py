@@ -9,7 +9,7 @@ from cluster.config import compile_config, load_mapping
 from cluster.core.declared_query import Response
 from cluster.core.messages import Failure, Lay, Lift, Mutate, MutationView
 from cluster.core.mutation import Status
-from cluster.core.mutation_queue import MAX_SETTLED, MEMORY_MS, PARALLEL, MutationQueue, StartMutation
+from cluster.core.mutation_queue import MAX_RESULT_BYTES, MAX_SETTLED, MEMORY_MS, PARALLEL, MutationQueue, StartMutation
 from cluster.core.service_health import PROBE_MS
 from cluster.errors import ErrorCode, HarborError, UpstreamError
 
@@ -378,6 +378,18 @@ def test_a_lift_is_told_until_every_shard_has_it() -> None:
     queue.queue.lifted(1, "m")
     assert queue.queue.outstanding(1) == []
     assert queue.queue.records["m"].variables == b"{}", "what it was made of is of no use any more"
+
+
+def test_what_services_answered_is_remembered_in_so_many_bytes() -> None:
+    queue = Queue()
+    for n in range(10):
+        queue.begin("put", f"m{n}", f"of its own {n}")
+    for call in queue.sent():
+        queue.answer(call, "x" * (MAX_RESULT_BYTES // 4))
+        for shard in range(2):
+            for item in queue.items(shard):
+                queue.queue.lifted(shard, item.mutation)
+    assert list(queue.queue.records) == ["m7", "m8", "m9"]
 
 
 def test_what_is_settled_is_remembered_for_a_while_and_in_a_number() -> None:
