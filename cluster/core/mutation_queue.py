@@ -158,6 +158,8 @@ class MutationQueue:
         """Those that a service may have, by name and id."""
         self._temporaries: dict[str, str] = {}
         """The mutation that creates what has a temporary id, of all shards."""
+        self._creations: dict[str, bytes] = {}
+        """The variables of those, by temporary id."""
         self._renamed: dict[str, tuple[Any, float]] = {}
         """(the id it has now; None: it came to nothing, until when that is remembered), by temporary id."""
         self._number = 0
@@ -189,7 +191,7 @@ class MutationQueue:
                 continue
             self._enter(record)
             if record.temporary:
-                self._temporaries[record.temporary] = record.id
+                self._create(record.temporary, record.id, record.variables)
             if record.status is Status.SCHEDULED:
                 self._wait(record.id, record.due_ms)
             else:
@@ -266,7 +268,7 @@ class MutationQueue:
         self.records[record.id] = record
         self._enter(record)
         if temporary:
-            self._temporaries[temporary] = record.id
+            self._create(temporary, record.id, record.variables)
         if delay_ms > 0:
             record.status = Status.SCHEDULED
             self._wait(record.id, record.due_ms)
@@ -502,6 +504,13 @@ class MutationQueue:
                 continue
             if record.status is Status.QUEUED:
                 temporary = self._awaits(record)
+                if temporary is not None and self._waits_for(temporary, record.temporary):
+                    self._fail(
+                        record,
+                        ErrorCode.CONFLICT,
+                        f"it and what has the temporary id {temporary:.100} wait for each other",
+                    )
+                    continue
                 if temporary is not None:
                     self._blocked.setdefault(temporary, {})[mutation] = None
                     if temporary not in record.awaits:
@@ -531,6 +540,18 @@ class MutationQueue:
             return None
         named = _texts(orjson.loads(record.variables)) & self._temporaries.keys()
         return next((each for each in named if self._temporaries[each] != record.id), None)
+
+    def _waits_for(self, waiting: str, wanted: str) -> bool:
+        """Whether what has one temporary id waits, itself or by others, for what has another."""
+        seen, open_ = {waiting}, [waiting]
+        while wanted and open_:
+            variables = self._creations.get(open_.pop())
+            named = set() if variables is None else _texts(orjson.loads(variables)) & self._temporaries.keys()
+            if wanted in named:
+                return True
+            open_.extend(named - seen)
+            seen |= named
+        return False
 
     def _send(self, record: MutationRecord) -> None:
         declared = self._declared[record.name]
@@ -624,7 +645,10 @@ class MutationQueue:
     def laid(self, lay: Lay) -> None:
         """Any shard's mutation is to create something."""
         if lay.temporary and lay.temporary not in self._renamed:
-            self._temporaries[lay.temporary] = lay.mutation
+            self._create(lay.temporary, lay.mutation, lay.variables)
+
+    def _create(self, temporary: str, mutation: str, variables: bytes) -> None:
+        self._temporaries[temporary], self._creations[temporary] = mutation, variables
 
     def rename(self, lift: Lift, now_ms: float) -> None:
         """What had a temporary id has another, or will never be: that counts here too, in what waits."""
@@ -633,6 +657,7 @@ class MutationQueue:
         if not old or (old in self._renamed and self._renamed[old][0] == new):
             return
         self._temporaries.pop(old, None)
+        self._creations.pop(old, None)
         self._renamed[old] = (new, now_ms + MEMORY_MS)
         is_sending, self._is_sending = self._is_sending, True  # none of those that go on for it, before all know
         for record in [each for waiting in self._scopes.values() for each in waiting]:

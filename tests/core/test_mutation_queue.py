@@ -304,6 +304,24 @@ def test_what_names_something_that_was_not_created_fails() -> None:
         queue.begin("put", "o", id="tmp")
 
 
+def test_creations_that_name_each_other_fail() -> None:
+    queue = Queue()
+    for n in range(3):
+        queue.begin("new", f"m{n}", f"of its own {n}", 1_000.0, id=f"tmp{n}", parent=f"tmp{(n + 1) % 3}")
+    queue.begin("new", "child", "another", 1_000.0, id="tmp", parent="tmp0")
+    queue.wait(1_000.0)
+    for _ in range(3):
+        for item in queue.items(0):
+            if isinstance(item, Lift):
+                queue.queue.rename(item, queue.now)
+    assert queue.sent() == []
+    assert {record.status for record in queue.queue.records.values()} == {Status.ERROR}
+    assert queue.queue.records["m0"].error == (
+        ErrorCode.CONFLICT,
+        "it and what has the temporary id tmp1 wait for each other",
+    )
+
+
 def test_none_of_those_that_name_what_was_not_created_is_sent() -> None:
     queue = Queue()
     queue.begin("new", "m", "one", id="tmp")
