@@ -163,6 +163,16 @@ class GatewayMutations:
         if len(self._sessions.get(session, ())) >= FOLLOWED:
             raise RequestError(ErrorCode.TOO_MANY, f"a session has at most {FOLLOWED} mutations that are not settled")
 
+    def require_home(self, mutation: str, home: int) -> None:
+        """Refuse an id under which another mutation, with another home, is under way here.
+
+        Raises:
+            RequestError: `CONFLICT`.
+        """
+        followed = self._followed.get(mutation)
+        if followed is not None and followed.home not in (None, home):
+            raise RequestError(ErrorCode.CONFLICT, f"the id {mutation} is that of another mutation")
+
     def attach(self, session: str, mutation: str, home: int | None = None) -> None:
         """A session has asked for something about a mutation, and hears of it from now on; `answered` follows."""
         followed = self._follow(mutation, home)
@@ -200,10 +210,10 @@ class GatewayMutations:
 
     # --- what is heard -------------------------------------------------------------------------------------------
 
-    def heard(self, view: MutationView) -> News:
-        """A home says how a mutation is."""
+    def heard(self, view: MutationView, home: int | None = None) -> News:
+        """A home says how a mutation is; None: the one that was asked."""
         followed = self._followed.get(view.mutation)
-        if followed is None:
+        if followed is None or (home is not None and followed.home not in (None, home)):
             return []
         news: News = []
         followed.view = view

@@ -342,7 +342,7 @@ class GatewayState:
             case Answered(id=request, payload=payload):
                 self._settle(shard, request, payload, effects)
             case MutationView():
-                self._pass_on(self.mutations.heard(item), effects)
+                self._pass_on(self.mutations.heard(item, shard.index), effects)
             case PresenceDiff():
                 self.presence.diff(item)
                 effects.extend(map(Deliver, self.presence.woken()))
@@ -757,10 +757,11 @@ class GatewayState:
         """Begin a mutation, of whose statuses `session` is to hear; with `waits` it is answered once it is settled, or with how it is then.
 
         Raises:
-            UnavailableError: too many requests wait for its home.
+            HarborError: `UNAVAILABLE` (too many requests wait for its home), `CONFLICT` (the id is that of another mutation).
         """
-        effects = self.request(ticket, order.home, order.request, now_ms)
         home = self._slots.shard(order.home)
+        self.mutations.require_home(order.mutation, home)
+        effects = self.request(ticket, order.home, order.request, now_ms)
         if session is not None:
             self.mutations.attach(session.id, order.mutation, home)
         if waits:

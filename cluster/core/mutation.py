@@ -209,7 +209,10 @@ class DeclaredMutation(Struct, frozen=True):
             return MutationRequest("", "", "", (), None, mutation, function=self.function, arguments=variables)
 
         def segment(path: Path) -> str:
-            return quote(as_parameter(_look_up(variables, mutation, path)), safe="")
+            text = as_parameter(_look_up(variables, mutation, path))
+            if not text:  # it would change what is above: all of a collection in place of one
+                raise RequestError(ErrorCode.INVALID_VARIABLES, f"the path needs more than an empty {'.'.join(path)}")
+            return quote(text, safe="")
 
         try:
             path = str(template.build(self.path, segment))

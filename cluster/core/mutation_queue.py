@@ -18,6 +18,7 @@ What must not live here: what a mutation is made of (`mutation`), how views come
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import heappop, heappush
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -39,6 +40,8 @@ MEMORY_MS = 600_000.0
 """How long a settled mutation is remembered: for who asks what came of it, and for who sends it again."""
 MAX_SETTLED = 100_000
 """Settled mutations that are remembered: ten minutes of 160 a second. Beyond it the oldest is forgotten earlier."""
+MAX_RESULT_BYTES = 64 * 1024 * 1024
+"""What services have answered to all that are remembered: 640 bytes each, or four of the longest answers. Beyond it as above."""
 MAX_CONFLICTS = 3
 """How often a mutation that may go over a conflict is sent again for one."""
 VERSIONS = ("version", "base_version")
@@ -77,6 +80,10 @@ class MutationRecord(Struct, array_like=True):
     lift: Lift | None = None
     unlifted: list[int] = []
     """Shards that have not said yet that they have it."""
+    others: list[str] = []
+    """Gateways that have asked for it since."""
+    awaits: list[str] = []
+    """Temporary ids of what was still being created when it was looked at."""
 
     def view(self) -> MutationView:
         """Return it as clients see it."""
@@ -130,6 +137,8 @@ class MutationQueue:
         """Those that are not settled, in order."""
         self._settled: deque[MutationRecord] = deque()
         """Oldest first."""
+        self._result_bytes = 0
+        """Of those."""
         self.unsettled = 0
         self.settled: Counter[str] = Counter()
         """By status, in this life."""
@@ -150,6 +159,8 @@ class MutationQueue:
         """Those that a service may have, by name and id."""
         self._temporaries: dict[str, str] = {}
         """The mutation that creates what has a temporary id, of all shards."""
+        self._creations: dict[str, bytes] = {}
+        """The variables of those, by temporary id."""
         self._renamed: dict[str, tuple[Any, float]] = {}
         """(the id it has now; None: it came to nothing, until when that is remembered), by temporary id."""
         self._number = 0
@@ -170,7 +181,7 @@ class MutationQueue:
             self._number = max(self._number, record.number)
             self.records[record.id] = record
             if record.status.is_settled:
-                self._settled.append(record)
+                self._remember(record)
                 if record.temporary:
                     renamed = None if record.lift is None else record.lift.renamed
                     self._renamed[record.temporary] = (renamed, record.settled_ms + MEMORY_MS)
@@ -181,11 +192,14 @@ class MutationQueue:
                 continue
             self._enter(record)
             if record.temporary:
-                self._temporaries[record.temporary] = record.id
+                self._create(record.temporary, record.id, record.variables)
             if record.status is Status.SCHEDULED:
                 self._wait(record.id, record.due_ms)
             else:
                 record.status = Status.QUEUED
+            for old in record.awaits:  # its home, which may be another, will say what became of it
+                if orjson.dumps(old) in record.variables:
+                    self._temporaries.setdefault(old, "")
         for shard in range(self._shards):
             self.items[shard] = self.outstanding(shard)
         for scope in list(self._scopes):
@@ -208,13 +222,17 @@ class MutationQueue:
         """Take a mutation in, or say how it is where it is known.
 
         Raises:
-            HarborError: `UNKNOWN_MUTATION`, `INVALID_VARIABLES`, `CONFLICT` (a temporary id is used twice), `TOO_MANY`.
+            HarborError: `UNKNOWN_MUTATION`, `INVALID_VARIABLES`, `CONFLICT` (a temporary id is used twice, or the id is that of a
+                mutation of another name), `TOO_MANY`.
         """
         self._now_ms = now_ms
         self._forget()
         record = self.records.get(request.mutation)
         if record is not None:
-            record.owner = owner
+            if record.name != request.name:  # of which the client may have no right to know
+                raise HarborError(ErrorCode.CONFLICT, f"the id {request.mutation:.128} is that of another mutation")
+            if owner != record.owner and owner not in record.others:
+                record.others.append(owner)
             return record.view()
         declared = self._declared.get(request.name)
         if declared is None:
@@ -246,11 +264,12 @@ class MutationQueue:
             owner,
             [(key, operation) for key, operation in laid],
             temporary=temporary,
+            awaits=sorted(named & self._temporaries.keys()),
         )
         self.records[record.id] = record
         self._enter(record)
         if temporary:
-            self._temporaries[temporary] = record.id
+            self._create(temporary, record.id, record.variables)
         if delay_ms > 0:
             record.status = Status.SCHEDULED
             self._wait(record.id, record.due_ms)
@@ -491,8 +510,18 @@ class MutationQueue:
                 continue
             if record.status is Status.QUEUED:
                 temporary = self._awaits(record)
+                if temporary is not None and self._waits_for(temporary, record.temporary):
+                    self._fail(
+                        record,
+                        ErrorCode.CONFLICT,
+                        f"it and what has the temporary id {temporary:.100} wait for each other",
+                    )
+                    continue
                 if temporary is not None:
                     self._blocked.setdefault(temporary, {})[mutation] = None
+                    if temporary not in record.awaits:
+                        record.awaits.append(temporary)
+                        self._changed(mutation)
                     continue
                 if self._declared[record.name].service in self._outages:
                     self._pause(record)
@@ -517,6 +546,18 @@ class MutationQueue:
             return None
         named = _texts(orjson.loads(record.variables)) & self._temporaries.keys()
         return next((each for each in named if self._temporaries[each] != record.id), None)
+
+    def _waits_for(self, waiting: str, wanted: str) -> bool:
+        """Whether what has one temporary id waits, itself or by others, for what has another."""
+        seen, open_ = {waiting}, [waiting]
+        while wanted and open_:
+            variables = self._creations.get(open_.pop())
+            named = set() if variables is None else _texts(orjson.loads(variables)) & self._temporaries.keys()
+            if wanted in named:
+                return True
+            open_.extend(named - seen)
+            seen |= named
+        return False
 
     def _send(self, record: MutationRecord) -> None:
         declared = self._declared[record.name]
@@ -557,7 +598,7 @@ class MutationQueue:
         record.settled_ms = self._now_ms
         self.settled[status] += 1
         self.unsettled -= 1
-        self._settled.append(record)
+        self._remember(record)
         self._waiting.pop(record.id, None)
         self._ready.pop(record.id, None)
         self._sent.get(record.name, {}).pop(record.id, None)
@@ -596,9 +637,10 @@ class MutationQueue:
         record = self.records.get(mutation)
         if record is not None and shard in record.unlifted:
             record.unlifted.remove(shard)
+            self._changed(mutation)
             if not record.unlifted:
                 self._close(record)
-            self._changed(mutation)
+                self._forget()
 
     def _close(self, record: MutationRecord) -> None:
         """Everybody knows: what it was made of is of no use any more."""
@@ -609,7 +651,10 @@ class MutationQueue:
     def laid(self, lay: Lay) -> None:
         """Any shard's mutation is to create something."""
         if lay.temporary and lay.temporary not in self._renamed:
-            self._temporaries[lay.temporary] = lay.mutation
+            self._create(lay.temporary, lay.mutation, lay.variables)
+
+    def _create(self, temporary: str, mutation: str, variables: bytes) -> None:
+        self._temporaries[temporary], self._creations[temporary] = mutation, variables
 
     def rename(self, lift: Lift, now_ms: float) -> None:
         """What had a temporary id has another, or will never be: that counts here too, in what waits."""
@@ -618,29 +663,40 @@ class MutationQueue:
         if not old or (old in self._renamed and self._renamed[old][0] == new):
             return
         self._temporaries.pop(old, None)
+        self._creations.pop(old, None)
         self._renamed[old] = (new, now_ms + MEMORY_MS)
+        is_sending, self._is_sending = self._is_sending, True  # none of those that go on for it, before all know
         for record in [each for waiting in self._scopes.values() for each in waiting]:
-            variables = orjson.loads(record.variables)
-            if old not in _texts(variables):
-                continue
-            if new is None:
-                message = f"what has the temporary id {old:.100} was not created"
-                if record.status not in (Status.PENDING, Status.SCHEDULED):
-                    self._fail(record, ErrorCode.CONFLICT, message)
-                elif record.status is Status.SCHEDULED:
-                    record.error = (ErrorCode.CONFLICT, message)
-                    self._settle(record, Status.CANCELLED)
-                continue
-            changed = replaced(variables, old, new)
-            before = {self._place(key) for key, _ in record.laid}
-            record.variables = orjson.dumps(changed)
-            made: list[Keyed] = list(self._declared[record.name].optimistic_operations(changed, record.id))
-            record.laid = made
-            self._changed(record.id)
-            self._lay(record, before)
+            self._rename(record, old, new)
+        self._is_sending = is_sending
         for mutation in self._blocked.pop(old, {}):
             self._ready[mutation] = None
         self._send_ready()
+
+    def _rename(self, record: MutationRecord, old: str, new: Any) -> None:
+        """Put what something is called now into a mutation that names it; give one up that cannot be without it."""
+        if orjson.dumps(old) not in record.variables:  # to decode all that wait takes long
+            return
+        variables = orjson.loads(record.variables)
+        if old not in _texts(variables):
+            return
+        try:
+            if new is None:
+                raise HarborError(ErrorCode.CONFLICT, f"what has the temporary id {old:.100} was not created")
+            changed = replaced(variables, old, new)
+            made: list[Keyed] = list(self._declared[record.name].optimistic_operations(changed, record.id))
+        except HarborError as error:  # or the id that it was given does not fit where the temporary one did
+            if record.status is Status.SCHEDULED:
+                record.error = (error.code, error.message)
+                self._settle(record, Status.CANCELLED)
+            elif record.status is not Status.PENDING:
+                self._fail(record, error.code, error.message)
+            return
+        before = {self._place(key) for key, _ in record.laid}
+        record.variables = orjson.dumps(changed)
+        record.laid = made
+        self._changed(record.id)
+        self._lay(record, before)
 
     def _lay(self, record: MutationRecord, before: Iterable[int] = ()) -> None:
         shards: Iterable[int] = {*before, *(self._place(key) for key, _ in record.laid)}
@@ -683,18 +739,24 @@ class MutationQueue:
             if broadcast.is_broadcast(key) or self._place(key) == shard
         ]
 
+    def _remember(self, record: MutationRecord) -> None:
+        self._settled.append(record)
+        self._result_bytes += len(record.result or b"")
+
     def _forget(self) -> None:
-        """Forget the oldest of what was settled long ago."""
+        """Forget the oldest of what was settled long ago, or takes too much."""
         settled = self._settled
         for _ in range(8):
             if not settled or settled[0].unlifted:
                 break
-            if settled[0].settled_ms + MEMORY_MS > self._now_ms and len(settled) <= MAX_SETTLED:
+            is_too_much = len(settled) > MAX_SETTLED or self._result_bytes > MAX_RESULT_BYTES
+            if settled[0].settled_ms + MEMORY_MS > self._now_ms and not is_too_much:
                 break
             record = settled.popleft()
+            self._result_bytes -= len(record.result or b"")
             del self.records[record.id]
             self._changed(record.id)
-        for old, (_, until) in list(self._renamed.items())[:8]:
+        for old, (_, until) in list(islice(self._renamed.items(), 8)):
             if until <= self._now_ms:
                 del self._renamed[old]
 

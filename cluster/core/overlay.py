@@ -5,6 +5,10 @@ entry and putting a snapshot back where it fails would undo whatever came in bet
 what is certain changes, and its view is made from it: the operations of pending mutations, applied in order, anew with every change of
 the base (a rebase). A mutation that fails takes its operations away and nothing else.
 
+Each view would cost as many operations as are pending, so a thousand changes that wait for a service would cost a million. The view made
+last is gone on from where that comes to the same: something was laid on top, or the lowest was lifted and the base is now what that made
+of it.
+
 An item that a stream adds to an array into which a pending mutation creates one may be that very item, under the id it has been given.
 Until it is known (the response, or two seconds) it is kept out of the view, or clients would see it twice.
 
@@ -62,25 +66,51 @@ class Laid(Struct):
     is_echo: bool = False
 
 
+class _Made(Struct, frozen=True):
+    """A view that was made."""
+
+    base: bytes | None
+    """JSON, as that of the view; None: there was none."""
+    laid: list[Laid]
+    view: bytes | None
+
+
 class Overlay:
     """What lies over one entry."""
 
-    __slots__ = ("hidden", "laid")
+    __slots__ = ("_made", "hidden", "laid")
 
     def __init__(self) -> None:
         self.laid: list[Laid] = []
         """In the order in which they apply."""
         self.hidden: dict[Place, float] = {}
         """Items kept out of the view, and until when."""
+        self._made: _Made | None = None
 
     def shown(self, base: Value | None, reducer: Reducer | None = None) -> Value | None:
         """Return the view of a base, which is not touched."""
-        view = None if base is None else Value.from_json(base.json())
+        text = _text(base)
+        made = None if self.hidden else self._goes_on(text, reducer)
+        view = _value(text if made is None else made.view)
         if view is not None and self.hidden:
             self._hide(view)
-        for each in self.laid:
+        for each in self.laid if made is None else self.laid[len(made.laid) :]:
             view = apply_all(each.operations, view, reducer).value
+        self._made = None if self.hidden else _Made(text, list(self.laid), _text(view))
         return view
+
+    def _goes_on(self, base: bytes | None, reducer: Reducer | None) -> _Made | None:
+        """Return the view of a base with the lowest of what is laid, if it was made already."""
+        made = self._made
+        if made is None or not made.laid:
+            return None
+        if made.base == base:
+            return made if made.laid == self.laid[: len(made.laid)] else None
+        lowest, *others = made.laid
+        if others != self.laid[: len(others)]:
+            return None
+        lasts = apply_all(lowest.operations, _value(made.base), reducer).value
+        return _Made(base, others, made.view) if _text(lasts) == base else None
 
     def _hide(self, view: Value) -> None:
         document = view.object()
@@ -276,6 +306,14 @@ def missing(operations: list[Operation], base: Value | None) -> list[Operation]:
 
 def _additions(operations: list[Operation]) -> Iterator[Addition]:
     return (each for each in operations if isinstance(each, Addition))
+
+
+def _text(value: Value | None) -> bytes | None:
+    return None if value is None else value.json()
+
+
+def _value(text: bytes | None) -> Value | None:
+    return None if text is None else Value.from_json(text)
 
 
 def _document(base: Value | None) -> Any:

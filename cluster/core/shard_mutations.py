@@ -73,18 +73,18 @@ class Bases(Protocol):
         ...
 
     def tell(self, gateway: str, view: MutationView) -> None:
-        """Tell the gateway that began a mutation how it is."""
+        """Tell a gateway that asked for a mutation how it is."""
         ...
 
     def changed_since(self, key: str, at_ms: float) -> bool:
         """Whether anything but a mutation has changed an entry's base since."""
         ...
 
-    def has_lifted(self, mutation: str) -> bool:
+    def has_lifted(self, lift: str) -> bool:
         """Note that a mutation's lift was applied. Returns whether it had been before."""
         ...
 
-    def forget_lift(self, mutation: str) -> None:
+    def forget_lift(self, lift: str) -> None:
         """A mutation's lift will not come again."""
         ...
 
@@ -123,7 +123,7 @@ class ShardMutations:
         self._announcing: dict[str, tuple[str, int, set[str]]] = {}
         """Mutations with a temporary id of which other shards do not know yet: (gateway, its request, those shards)."""
         self._lifted: dict[int, list[str]] = {}
-        """Of each home, the mutations whose lifts came with its last message."""
+        """Of each home, the lifts that came with its last message."""
 
     @property
     def peers(self) -> list[str]:
@@ -203,36 +203,40 @@ class ShardMutations:
                 before = self.laid.clear(home) if opened else []
                 lifted = self._lifted.pop(home, [])
                 if not opened:  # it has noted, and stored, our answer to the last
-                    for mutation in lifted:
-                        self._bases.forget_lift(mutation)
+                    for lift in lifted:
+                        self._bases.forget_lift(lift)
                 for item in message.items:
                     self._take(item, home, now_ms)
-                self._lifted[home] = [item.mutation for item in message.items if isinstance(item, Lift)]
+                self._lifted[home] = [_lift(home, item) for item in message.items if isinstance(item, Lift)]
                 for key in before:
                     self._bases.show(key, "")
         taken: Answer = incoming.answered(OverlaysTaken(self._incarnation))
         return taken
 
     def _take(self, item: Lay | Lift, home: int, now_ms: float) -> None:
+        known = self.laid.mutations.get(item.mutation)
+        if known is not None and known.home != home:
+            known = None  # a client gave two mutations one id: what is laid is the other
         if isinstance(item, Lay):
             self.queue.laid(item)
+            if known is None and item.mutation in self.laid.mutations:
+                return
             keys = dict.fromkeys(key for key, _ in item.operations)
-            is_new = item.mutation not in self.laid.mutations
+            is_new = known is None
             for key in self.laid.lay(item, home, {key: self._bases.base(key) for key in keys}):
                 self._bases.show(key, item.mutation)
             if is_new:
                 self._catch_up(item)
             return
-        known = self.laid.mutations.get(item.mutation)
         if known is not None and known.is_echo:
             return  # it comes a second time
         is_confirmed = known is not None and known.is_confirmed
-        held = self.laid.lift(item.mutation)
+        held = {} if known is None else self.laid.lift(item.mutation)
         if known is not None and not is_confirmed and not self._echoes(item, known, held, now_ms):
             self._look_out_no_more(item.mutation, known)
         operations: dict[str, list[Operation]] = {key: [] for key in held}
         doubtful: set[str] = set()
-        if home == self.shard or not self._bases.has_lifted(item.mutation):
+        if home == self.shard or not self._bases.has_lifted(_lift(home, item)):
             for key, operation in item.lasting:
                 each = operations.setdefault(key, [])
                 if is_confirmed:
@@ -316,7 +320,8 @@ class ShardMutations:
             effects.append(Send(address, message))
         told, queue.told = queue.told, {}
         for record in told.values():
-            self._bases.tell(record.owner, record.view())
+            for gateway in (record.owner, *record.others):
+                self._bases.tell(gateway, record.view())
         calls, queue.calls = queue.calls, []
         return [*effects, *calls]
 
@@ -385,3 +390,8 @@ class ShardMutations:
     def restore(self, records: list[MutationRecord], now_ms: float) -> None:
         """Begin with what was stored."""
         self.queue.restore(records, now_ms)
+
+
+def _lift(home: int, lift: Lift) -> str:
+    """Return what a lift is noted as: clients choose the ids of mutations, so two homes may have the same."""
+    return f"{home}/{lift.mutation}"

@@ -814,24 +814,24 @@ class ShardState:
             link.answer(request, payload)
 
     def tell(self, gateway: str, view: MutationView) -> None:
-        """Tell the gateway that began a mutation how it is."""
+        """Tell a gateway that asked for a mutation how it is."""
         link = self._links.get(gateway)
         if link is not None:
             link.tasks.append(view)
 
-    def has_lifted(self, mutation: str) -> bool:
+    def has_lifted(self, lift: str) -> bool:
         """Note that a mutation's lift was applied. Returns whether it had been before."""
         self._forget_results()
-        name = f"lift/{mutation}"
+        name = f"lift/{lift}"
         known = name in self._results
         self._results[name] = (self._now_ms + REQUEST_MEMORY_MS, Matched(0))
         self._unstored.result(name)
         return known
 
-    def forget_lift(self, mutation: str) -> None:
+    def forget_lift(self, lift: str) -> None:
         """A mutation's lift will not come again."""
-        if self._results.pop(f"lift/{mutation}", None) is not None:
-            self._unstored.result(f"lift/{mutation}")
+        if self._results.pop(f"lift/{lift}", None) is not None:
+            self._unstored.result(f"lift/{lift}")
 
     def overlays(self, message: Overlays, now_ms: float) -> tuple[Answer, list[Effect]]:
         """Take what another shard, the home of mutations, says of them."""

@@ -100,6 +100,7 @@ def test_a_function_is_called_with_the_variables() -> None:
     ("variables", "message"),
     [
         ({}, "path needs the variable id"),
+        ({"id": ""}, "the path needs more than an empty id"),
         ({"id": ".."}, "the path /tasks/.. has a dot segment"),
     ],
 )

@@ -9,7 +9,7 @@ from cluster.config import compile_config, load_mapping
 from cluster.core.declared_query import Response
 from cluster.core.messages import Failure, Lay, Lift, Mutate, MutationView
 from cluster.core.mutation import Status
-from cluster.core.mutation_queue import MAX_SETTLED, MEMORY_MS, PARALLEL, MutationQueue, StartMutation
+from cluster.core.mutation_queue import MAX_RESULT_BYTES, MAX_SETTLED, MEMORY_MS, PARALLEL, MutationQueue, StartMutation
 from cluster.core.service_health import PROBE_MS
 from cluster.errors import ErrorCode, HarborError, UpstreamError
 
@@ -109,6 +109,15 @@ def test_the_same_id_is_the_same_mutation() -> None:
     queue.answer(call, {"ok": True})
     assert queue.begin("put", "m") == MutationView("m", "put", "success", int(START), 0, b'{"ok":true}')
     assert queue.sent() == []
+
+
+def test_an_id_tells_nothing_of_a_mutation_of_another_name() -> None:
+    queue = Queue()
+    queue.begin("put", "m")
+    queue.answer(queue.sent()[0], {"secret": 1})
+    with pytest.raises(HarborError, match="that of another mutation") as raised:
+        queue.begin("late", "m")
+    assert raised.value.code == ErrorCode.CONFLICT
 
 
 def test_a_service_that_cannot_be_reached_pauses_them_and_they_go_on_in_order() -> None:
@@ -294,6 +303,52 @@ def test_what_names_something_that_was_not_created_fails() -> None:
         queue.begin("put", "o", id="tmp")
 
 
+def test_creations_that_name_each_other_fail() -> None:
+    queue = Queue()
+    for n in range(3):
+        queue.begin("new", f"m{n}", f"of its own {n}", 1_000.0, id=f"tmp{n}", parent=f"tmp{(n + 1) % 3}")
+    queue.begin("new", "child", "another", 1_000.0, id="tmp", parent="tmp0")
+    queue.wait(1_000.0)
+    for _ in range(3):
+        for item in queue.items(0):
+            if isinstance(item, Lift):
+                queue.queue.rename(item, queue.now)
+    assert queue.sent() == []
+    assert {record.status for record in queue.queue.records.values()} == {Status.ERROR}
+    assert queue.queue.records["m0"].error == (
+        ErrorCode.CONFLICT,
+        "it and what has the temporary id tmp1 wait for each other",
+    )
+
+
+def test_none_of_those_that_name_what_was_not_created_is_sent() -> None:
+    queue = Queue()
+    queue.begin("new", "m", "one", id="tmp")
+    for mutation in ("n", "o"):
+        queue.begin("put", mutation, "two", id="tmp")
+    queue.begin("put", "p", "two", id="other")
+    queue.answer(queue.sent()[0], REFUSED)
+    queue.queue.rename(next(item for item in queue.items(0) if isinstance(item, Lift)), queue.now)
+    assert queue.names() == ["p"]
+    assert [queue.status(each) for each in ("n", "o")] == [Status.ERROR, Status.ERROR]
+
+
+def test_an_id_that_does_not_fit_where_the_temporary_one_did_fails_what_names_it() -> None:
+    queue = Queue()
+    queue.begin("new", "m", "one", id="tmp")
+    queue.begin("put", "n", "two", id="tmp")
+    queue.begin("late", "o", "three", id="tmp")
+    queue.answer(queue.sent()[0], {"id": "x" * 20_000})
+    assert queue.status("m") is Status.SUCCESS
+    queue.queue.rename(next(item for item in queue.items(0) if isinstance(item, Lift)), queue.now)
+    assert queue.sent() == []
+    assert [queue.status(each) for each in ("n", "o")] == [Status.ERROR, Status.CANCELLED]
+    assert queue.queue.records["n"].error == (
+        ErrorCode.INVALID_VARIABLES,
+        "optimistic: a query key may have 1024 bytes, this one has 20008",
+    )
+
+
 def test_a_new_life_sends_again_what_was_under_way_and_keeps_the_order() -> None:
     queue = Queue()
     for n in range(2):
@@ -311,6 +366,25 @@ def test_a_new_life_sends_again_what_was_under_way_and_keeps_the_order() -> None
     assert [item.mutation for item in after.items(0)][:3] == ["m0", "m1", "l"]
 
 
+def test_a_new_life_goes_on_waiting_for_what_is_created_elsewhere() -> None:
+    queue = Queue()
+    queue.queue.laid(Lay("m", 1, [], "tmp"))
+    queue.begin("put", "n", id="tmp")
+    queue.begin("put", "o", id="tmp")
+    queue.begin("put", "p", "other", delay_ms=5_000.0, id="tmp")
+    records = list(queue.queue.records.values())
+    assert queue.sent() == []
+    queue = Queue()
+    queue.queue.restore(records, queue.now)
+    queue.wait(5_000.0)
+    assert queue.sent() == []
+    queue.queue.rename(Lift("m", [], [], "tmp", 7), queue.now)
+    assert sorted((call.mutation, call.request.path) for call in queue.sent()) == [("n", "/7"), ("p", "/7")]
+    queue = Queue()
+    queue.queue.restore(records, queue.now)
+    assert queue.names() == ["n", "p"], "nothing is waited for twice"
+
+
 def test_a_lift_is_told_until_every_shard_has_it() -> None:
     queue = Queue()
     queue.begin("put", "m", id="ab")  # the other shard's key
@@ -321,6 +395,18 @@ def test_a_lift_is_told_until_every_shard_has_it() -> None:
     queue.queue.lifted(1, "m")
     assert queue.queue.outstanding(1) == []
     assert queue.queue.records["m"].variables == b"{}", "what it was made of is of no use any more"
+
+
+def test_what_services_answered_is_remembered_in_so_many_bytes() -> None:
+    queue = Queue()
+    for n in range(10):
+        queue.begin("put", f"m{n}", f"of its own {n}")
+    for call in queue.sent():
+        queue.answer(call, "x" * (MAX_RESULT_BYTES // 4))
+        for shard in range(2):
+            for item in queue.items(shard):
+                queue.queue.lifted(shard, item.mutation)
+    assert list(queue.queue.records) == ["m7", "m8", "m9"]
 
 
 def test_what_is_settled_is_remembered_for_a_while_and_in_a_number() -> None:

@@ -207,6 +207,45 @@ def test_a_client_that_comes_back_elsewhere_attaches_to_it_again() -> None:
     assert not made.sent
 
 
+def test_those_of_two_gateways_who_asked_for_the_same_are_both_told() -> None:
+    made = world()
+    clients = [watching(made, f"c{n}", f"gateway-{n}", "data") for n in range(2)]
+    for client in clients:
+        mutate(client, "m1", text="new")
+        at_once(made)
+    made.answered(Response(b"{}"))
+    made.settle()
+    for client in clients:
+        assert [each for each in kinds(client.read()) if each != "change"] == ["result", "pending", "success"]
+
+
+@pytest.mark.parametrize("gateway", ["gateway-0", "gateway-1"])
+def test_another_mutation_of_the_same_id_takes_nothing_from_the_first(gateway: str) -> None:
+    made = world()
+    author, other = watching(made, "author", "gateway-0", "patch"), watching(made, "other", gateway, "patch")
+    mutate(author, "m1", text="new")
+    at_once(made)
+    for note in range(2, 6):  # some with another home
+        other.say(type="mutate", id=note, name="save", variables={"id": note}, mutation_id="m1")
+        at_once(made)
+    told = kinds(author.read())
+    assert data(author) == {"id": 1, "text": "new"}
+    first, *others = made.sent
+    for each in others:
+        made.sent.remove(each)
+        made.sent.appendleft(each)
+        made.answered(UpstreamError("no", status=422, retryable=False))
+        made.settle()
+    assert list(made.sent) == [first]
+    told += kinds(author.read())
+    assert data(author) == {"id": 1, "text": "new"}
+    assert {"error", "success"}.isdisjoint(told)
+    made.answered(Response(b"{}"))
+    made.settle()
+    assert "success" in kinds(author.read())
+    assert data(author) == {"id": 1, "text": "new"}
+
+
 @pytest.mark.parametrize("is_home", [True, False])
 def test_a_shard_that_comes_back_without_a_store_has_lost_those_whose_home_it_was(is_home: bool) -> None:
     made = world()

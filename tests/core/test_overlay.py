@@ -6,7 +6,7 @@ import orjson
 
 from cluster.core.entry import Value
 from cluster.core.messages import Lay
-from cluster.core.operation import Append, Increment, Merge, MergeWhere, Operation, Remove, Set, Upsert
+from cluster.core.operation import Append, Call, Increment, Merge, MergeWhere, Operation, Remove, Set, Upsert
 from cluster.core.overlay import HIDDEN_MS, Overlays, missing
 
 KEY = '["k"]'
@@ -44,6 +44,42 @@ def test_a_view_is_the_base_with_the_operations_applied_in_order_and_the_base_st
     assert view.object() == {"a": 2, "c": 1, "b": 2}
     assert base.object() == {"a": 0}
     assert shown(overlays, {"a": 9, "x": 9}) == {"a": 2, "x": 9, "c": 1, "b": 2}, "what came meanwhile is under it"
+
+
+def test_a_view_is_gone_on_from_where_that_comes_to_the_same() -> None:
+    called = 0
+
+    def reducer(_: str, old: Any, event: Any) -> Any:
+        nonlocal called
+        called += 1
+        return [*old, event]
+
+    overlays, base = Overlays(), value([])
+
+    def view() -> Any:
+        overlay = overlays.of(KEY)
+        assert overlay is not None
+        made = overlay.shown(base, reducer)
+        assert made is not None
+        return made.object()
+
+    for n in range(100):
+        overlays.lay(laid(Call("f", json(n)), mutation=f"m{n}", number=n), 0, {})
+        assert view() == list(range(n + 1))
+    assert called == 100
+    for n in range(50):
+        overlays.lift(f"m{n}")
+        base = value(list(range(n + 1)))
+        assert view() == list(range(100))
+    assert called == 150
+    overlays.lift("m70")
+    assert view() == [n for n in range(100) if n != 70]
+    base = value(["other"])
+    assert view() == ["other", *(n for n in range(50, 100) if n != 70)]
+    overlays.lift("m50")
+    assert view() == ["other", *(n for n in range(51, 100) if n != 70)]
+    overlays.lay(laid(Call("f", json("low")), mutation="low"), 0, {})
+    assert view() == ["other", "low", *(n for n in range(51, 100) if n != 70)]
 
 
 def test_what_fits_nothing_shows_nothing() -> None:

@@ -64,3 +64,26 @@ def test_what_touches_other_places_is_merged(base: Any, mine: Any, theirs: Any, 
 )
 def test_what_both_changed_is_a_conflict(base: Any, mine: Any, theirs: Any, conflicts: list[str]) -> None:
     assert three_way_merge(base, mine, theirs) == (None, conflicts)
+
+
+def test_what_is_deep_is_looked_into_once() -> None:
+    looked = 0
+
+    class Text(str):
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal looked
+            looked += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    def deep(last: int) -> Any:
+        value: Any = [*(Text(n) for n in range(100)), last]
+        for _ in range(30):
+            value = {"a": value}
+        return value
+
+    assert three_way_merge(deep(1), deep(2), deep(3)) == (None, ["/a" * 30])
+    assert looked == 3 * 100
