@@ -174,7 +174,10 @@ class ShardActor(Shell):
             case StartFetch():
                 self.spawn(self._fetched(effect))
             case StartMutation():
-                self.spawn(self._mutated(effect))
+                if self.machine.may_send(effect):
+                    self.spawn(self._mutated(effect))
+                else:
+                    self.run(self.machine.unsent(effect, self.now()))
             case _:
                 raise AssertionError(f"a shard has no such effect: {effect!r}")
 

@@ -42,6 +42,8 @@ MAX_SETTLED = 100_000
 """Settled mutations that are remembered: ten minutes of 160 a second. Beyond it the oldest is forgotten earlier."""
 MAX_RESULT_BYTES = 64 * 1024 * 1024
 """What services have answered to all that are remembered: 640 bytes each, or four of the longest answers. Beyond it as above."""
+UNSTORED_MS = 1_000.0
+"""How long a mutation waits that could not be stored, and so was not sent."""
 MAX_CONFLICTS = 3
 """How often a mutation that may go over a conflict is sent again for one."""
 VERSIONS = ("version", "base_version")
@@ -338,6 +340,15 @@ class MutationQueue:
         elif record is not None and record.status is Status.SUCCESS and isinstance(answer, UpstreamError):
             if not answer.retryable:  # a stream has said otherwise
                 self._tell(record, Lift(f"{record.id}#late", [], _doubts(record)), again=False)
+        self._send_ready()
+
+    def unsent(self, call: StartMutation, now_ms: float) -> None:
+        """A request must not be sent yet, since what was to be stored before it could not be: try both again in a while."""
+        self._now_ms = now_ms
+        self._under_way.discard(call.mutation)
+        record = self.records.get(call.mutation)
+        if record is not None and record.status is Status.PENDING and record.attempts == call.attempt:
+            self._wait(record.id, now_ms + UNSTORED_MS)
         self._send_ready()
 
     def _refused(self, record: MutationRecord, answer: UpstreamError) -> None:

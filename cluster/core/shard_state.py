@@ -284,6 +284,8 @@ class ShardState:
             bases=self,
             changed=self._unstored.mutation,
         )
+        self._unsendable: set[str] = set()
+        """Mutations of the last transaction, if it could not be stored."""
         self._unlaid: dict[str, float] = {}
         """Entries over which something lay in the life before, of which nothing was heard yet, and until when that is waited for."""
         self._uncovered: dict[str, None] = {}
@@ -349,7 +351,11 @@ class ShardState:
         self.mutations.restore(stored.mutations, now_ms)
 
     def not_stored(self, transaction: Transaction) -> None:
-        """A transaction could not be stored; what was in it goes with the next."""
+        """A transaction could not be stored; what was in it goes with the next.
+
+        Mutations in it are not sent by this step: `may_send` says so.
+        """
+        self._unsendable = set(transaction.mutations)
         self._unstored.failed(transaction)
         self._acknowledgements.not_stored(transaction.results)
 
@@ -839,6 +845,17 @@ class ShardState:
         answer = self.mutations.overlays(message, now_ms)
         self._flush()
         return answer, self._taken()
+
+    def may_send(self, call: StartMutation) -> bool:
+        """Whether a mutation's request may go out: only once it is stored, where there is a store."""
+        return call.mutation not in self._unsendable
+
+    def unsent(self, call: StartMutation, now_ms: float) -> list[Effect]:
+        """A request was not sent since `may_send` said so."""
+        self._now_ms = now_ms
+        self.mutations.queue.unsent(call, now_ms)
+        self._flush()
+        return self._taken()
 
     def mutated(self, call: StartMutation, result: Response | UpstreamError, now_ms: float) -> list[Effect]:
         """A mutation's request ended: with a response, or not."""
@@ -1539,6 +1556,7 @@ class ShardState:
             self.mutations.queue.records,
         )
         if transaction is not None:
+            self._unsendable = set()
             effects.insert(0, Commit(transaction))
         if self._acknowledgements.begin():
             effects.append(Sync())

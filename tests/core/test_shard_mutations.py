@@ -6,6 +6,9 @@ import pytest
 
 from cluster.core.messages import Overlays, Send
 from cluster.core.mutation_queue import StartMutation
+from cluster.core.transaction import Transaction
+from cluster.errors import StoreError
+from cluster.storage.memory_store import MemoryStore
 from tests.simulation.mutations import KEYS, PROJECTS, World, _Kind
 
 
@@ -62,6 +65,31 @@ def test_what_is_in_doubt_is_fetched_anew() -> None:
     assert entry.fetch is not None
     world.rest()
     world.check()
+
+
+def test_what_cannot_be_stored_is_not_sent_until_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(_Kind())
+    world.rest()
+    full = True
+
+    def commit(store: MemoryStore, transaction: Transaction) -> None:
+        if full:
+            raise StoreError("no space left on device")
+        taken(store, transaction)
+
+    taken = MemoryStore.commit
+    monkeypatch.setattr(MemoryStore, "commit", commit)
+    world.mutate("vote", {"project_id": "1", "voter": "me"}, "v")
+    home = World.home("id:v")
+    world.now += 5_000.0
+    world.wake(home)
+    assert not any(isinstance(asked, StartMutation) for _, asked in world.calls)
+    full = False
+    world.now += 5_000.0
+    world.wake(home)
+    world.rest()
+    world.check()
+    assert world.service.carried_out == {"v": 1}
 
 
 @pytest.mark.parametrize("is_killed", [False, True])

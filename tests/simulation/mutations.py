@@ -46,7 +46,7 @@ from cluster.core.query_key import CanonicalKey
 from cluster.core.replica import Replica
 from cluster.core.rule import Router
 from cluster.core.shard_state import Commit, ShardState, StartFetch
-from cluster.errors import UpstreamError
+from cluster.errors import StoreError, UpstreamError
 from cluster.storage.memory_store import MemoryStore
 
 SHARDS = 3
@@ -349,8 +349,14 @@ class World:
     def _take(self, shard: int, effects: Iterable[Any]) -> None:
         for effect in effects:
             if isinstance(effect, Commit):
-                self.stores[shard].commit(effect.transaction)
+                try:
+                    self.stores[shard].commit(effect.transaction)
+                except StoreError:
+                    self.machines[shard].not_stored(effect.transaction)
             elif isinstance(effect, StartMutation):
+                if not self.machines[shard].may_send(effect):
+                    self._take(shard, self.machines[shard].unsent(effect, self.now))
+                    continue
                 stored = self.stores[shard].load()
                 assert stored is not None
                 assert any(record.id == effect.mutation for record in stored.mutations), "sent before it was stored"
