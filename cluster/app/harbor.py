@@ -246,6 +246,11 @@ class Harbor:
             raise ConfigError(reference, reason)
         return reference
 
+    @property
+    def file(self) -> Path | None:
+        """The file that it begins with; None: there is none."""
+        return self._base if isinstance(self._base, Path) else None
+
     # --- using ---------------------------------------------------------------------------------------------------
 
     def document(self, *more: Mapping[str, Any]) -> Document:

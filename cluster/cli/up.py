@@ -60,7 +60,7 @@ def run(
         environment = (
             {"UPSTREAM_URL": upstream, "UPSTREAM_WS": upstream.replace("http", "ws", 1) + "/ws"} if upstream else {}
         )
-        given = _Given(path, app, {**os.environ, **environment}, port)
+        given = Given(path, app, {**os.environ, **environment}, port)
         config = given.first()
         from cluster.actors import deploy
 
@@ -76,7 +76,7 @@ def run(
         )
 
 
-class _Given:
+class Given:
     """What a file and an app say together; the file is read again when it changes."""
 
     def __init__(self, path: Path | None, app: str | None, environment: dict[str, str], port: int | None) -> None:
@@ -85,11 +85,13 @@ class _Given:
         self._environment = environment
         self._port = port
         self._content: bytes | None = None
+        self._files: list[Path] = [] if path is None else [path]
 
     def first(self) -> Config:
         """Return it; a fault ends the command."""
-        self._content = self._read()
         try:
+            self._load()  # which tells the app's file
+            self._content = self._read()
             return self._load()
         except ConfigError as error:
             name = ", ".join(str(each) for each in (self._app, self._path) if each is not None)
@@ -111,7 +113,7 @@ class _Given:
 
     def _read(self) -> bytes | None:
         try:
-            return None if self._path is None else self._path.read_bytes()
+            return b"".join(path.read_bytes() for path in self._files)
         except OSError:
             return None
 
@@ -123,7 +125,9 @@ class _Given:
             from cluster.app import load_app
 
             documents = [] if self._path is None else [read_document(self._path)]
-            config = load_app(self._app).config(self._environment, *documents)
+            made = load_app(self._app)
+            self._files = [path for path in (self._path, made.file) if path is not None]
+            config = made.config(self._environment, *documents)
         if self._port is None:
             return config
         return msgspec.structs.replace(config, gateway=msgspec.structs.replace(config.gateway, port=self._port))
