@@ -344,8 +344,7 @@ class ShardMutations:
         for item in message.items:
             if isinstance(item, Lift):
                 self.queue.lifted(int(to.partition("-")[2]), item.mutation)
-            else:
-                self._knows(item.mutation, to)
+            self._knows(item.mutation, to)
 
     def unanswered(self, to: str, message: Overlays, now_ms: float) -> None:
         """The call failed."""

@@ -110,3 +110,18 @@ def test_a_lift_counts_once_though_its_answer_is_lost(is_killed: bool) -> None:
         world.kill(place)
     world.rest()
     world.check()
+
+
+def test_what_creates_something_is_answered_though_a_link_broke_and_it_was_settled_meanwhile() -> None:
+    world = World(_Kind())
+    world.rest()
+    project = next(p for p in PROJECTS if World.home(f"scope:project:{p}") == 0)
+    queue = world.machines[0].mutations
+    world.mutate("create", {"id": "tmp", "project_id": project, "title": "new"}, "m")
+    for peer in queue.peers:
+        queue.announced(peer, 99_999)
+    call(world, StartMutation, 0)
+    assert queue.queue.records["m"].status == "success"
+    world.rest()
+    assert queue._announcing == {}, "nobody waits for the answer still"
+    world.check()
