@@ -100,6 +100,8 @@ SILENCE_MS = 3_000.0
 gateway; if not it refuses, and the links start over."""
 REQUEST_MS = 60_000.0
 """A read of a missing entry waits for its fetch and the retries of it; after so long its caller gets `TIMEOUT`."""
+IDS_PER_MS = 1_000_000
+"""Of requests and watches: the ids of a life begin where no earlier life has come to, as a shard may still answer what that asked."""
 MAX_REQUESTS = 10_000
 """Without an answer, per shard; beyond it callers get `UNAVAILABLE` at once. A healthy shard answers as many in a second."""
 MAX_SESSIONS = 20_000
@@ -237,7 +239,7 @@ class GatewayState:
         self._dirty: list[Topic] = []
         self._flush_at: float | None = None
         self._flushed_ms = 0.0
-        self._next_id = 0
+        self._next_id = incarnation * IDS_PER_MS
         self._gathers: dict[int, _Gather] = {}
         self._resuming: dict[int, Subscription] = {}
         self._oldest: list[float] = []

@@ -8,7 +8,7 @@ import pytest
 from cluster.core import gateway_mutations, gateway_state, template
 from cluster.core.client_message import Command, answer, client_frame
 from cluster.core.gateway_mutations import mutation_id, statuses_of, visible
-from cluster.core.gateway_state import REQUEST_MS, GatewayState, Respond
+from cluster.core.gateway_state import IDS_PER_MS, REQUEST_MS, GatewayState, Respond
 from cluster.core.grants import Grants, Principal
 from cluster.core.messages import (
     Announce,
@@ -35,6 +35,8 @@ from cluster.core.placement import assign_slots
 from cluster.core.query_key import CanonicalKey
 from cluster.errors import ErrorCode, HarborError
 
+FIRST = 9 * IDS_PER_MS
+"""The ids of requests of this life come after it."""
 MUTATIONS = {
     "save": DeclaredMutation("save", "api", "PUT", template.parse("/notes/{id}"), scope=template.parse("note:{id}")),
     "note": DeclaredMutation("note", "api", "POST", template.parse("/notes")),
@@ -159,7 +161,7 @@ def test_a_mutation_goes_to_its_home_and_its_session_is_told_the_rest() -> None:
     world = World()
     session = world.session()
     home = world.begin(session, "m1", "save", delay_ms=5)
-    assert world.requests(home, Mutate) == [Mutate(1, "m1", "save", b'{"id":1}', "scope:note:1", 5.0)]
+    assert world.requests(home, Mutate) == [Mutate(FIRST + 1, "m1", "save", b'{"id":1}', "scope:note:1", 5.0)]
     assert world.requests(1 - home, Mutate) == []
     world.reply(home, Mutate, view("m1", "pending"))
     world.tell(home, view("m1", "pending"), view("m1", "paused"), view("other", "success"))
@@ -177,7 +179,7 @@ def test_an_id_is_made_where_there_is_none() -> None:
     world = World(1)
     session = world.session()
     world.say(session, type="mutate", id=1, name="note", variables={})
-    assert world.requests(0, Mutate) == [Mutate(1, "new-1", "note", b"{}", "id:new-1")]
+    assert world.requests(0, Mutate) == [Mutate(FIRST + 1, "new-1", "note", b"{}", "id:new-1")]
 
 
 def test_an_error_of_the_home_is_the_answer_and_nothing_is_kept() -> None:

@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from cluster.core import gateway_state
-from cluster.core.gateway_state import Close, Concerns, Deliver, GatewayState, Respond
+from cluster.core.gateway_state import IDS_PER_MS, Close, Concerns, Deliver, GatewayState, Respond
 from cluster.core.messages import (
     Absent,
     Act,
@@ -43,6 +43,8 @@ from cluster.core.messages import (
 from cluster.core.placement import SlotMap
 from cluster.errors import ErrorCode, RequestError, UnavailableError
 
+FIRST = 9 * IDS_PER_MS
+"""The ids of requests of this life come after it."""
 A, B = '["a"]', '["a","b"]'
 EPOCH = 3
 
@@ -54,9 +56,9 @@ def view(key: str, version: int, data: Any, **more: Any) -> EntryView:
 class Played:
     """One shard, played by the test."""
 
-    def __init__(self, concerns: Concerns | None = None) -> None:
+    def __init__(self, concerns: Concerns | None = None, *, life: int = 9) -> None:
         self.now_ms = 1000.0
-        self.state = GatewayState("gateway-0", 9, slots=SlotMap(1, (0,) * 1024), shards=1, concerns=concerns)
+        self.state = GatewayState("gateway-0", life, slots=SlotMap(1, (0,) * 1024), shards=1, concerns=concerns)
         self.sequence = 0
         self.life = 20
         self.offset = 100
@@ -136,8 +138,8 @@ def test_the_first_subscription_watches_and_the_last_ends_it() -> None:
     first, second = played.session("s1"), played.session("s2")
     played.subscribe(first)
     played.subscribe(second, b'"x"')
-    assert played.requests() == [Watch(1, A, prefix=False)]
-    played.send(Snapshot(1, view(A, 5, {"n": 5})))
+    assert played.requests() == [Watch(FIRST + 1, A, prefix=False)]
+    played.send(Snapshot(FIRST + 1, view(A, 5, {"n": 5})))
     assert played.read(first) == [
         {
             "sub": 1,
@@ -155,7 +157,7 @@ def test_the_first_subscription_watches_and_the_last_ends_it() -> None:
     played.state.unsubscribe(first, b"1", played.now_ms)
     assert played.requests() == []
     played.note(played.state.close_session("s2", played.now_ms))
-    assert played.requests() == [Unwatch(1)]
+    assert played.requests() == [Unwatch(FIRST + 1)]
     assert played.state.replicas == {}
     assert played.read(first) is None
 
@@ -216,7 +218,7 @@ def test_an_old_change_is_dropped_and_a_patch_onto_nothing_starts_over() -> None
     assert played.read(session) is None
     (send,) = [effect for effect in played.effects if isinstance(effect, Send)]
     assert send.message.header == Header("gateway-0", 10, 0, 1)
-    assert send.message.items == [Watch(2, A, prefix=False)]
+    assert send.message.items == [Watch(FIRST + 2, A, prefix=False)]
 
 
 def test_a_split_change_set_is_applied_when_it_is_whole() -> None:
@@ -520,7 +522,7 @@ def test_a_silent_shard_is_asked_whether_it_knows_us() -> None:
     played.effects.clear()
     played.note(played.state.answered("shard-0", send.message, Refused(30), played.now_ms))
     (send,) = [effect for effect in played.effects if isinstance(effect, Send)]
-    assert send.message.items == [Watch(2, A, prefix=False)]
+    assert send.message.items == [Watch(FIRST + 2, A, prefix=False)]
 
 
 def test_requests_gather_while_one_call_is_in_flight() -> None:
@@ -529,13 +531,24 @@ def test_requests_gather_while_one_call_is_in_flight() -> None:
     for ticket in (2, 3):
         played.note(played.state.request(ticket, A, lambda n: Read(n, A), played.now_ms))  # type: ignore[arg-type]
     (send,) = played.effects
-    assert send.message.items == [Read(1, A)]
-    effects = played.state.answered("shard-0", send.message, Answers(20, EPOCH, [(1, view(A, 1, 1))]), played.now_ms)
+    assert send.message.items == [Read(FIRST + 1, A)]
+    effects = played.state.answered(
+        "shard-0", send.message, Answers(20, EPOCH, [(FIRST + 1, view(A, 1, 1))]), played.now_ms
+    )
     assert effects[0] == Respond(1, [view(A, 1, 1)])
-    assert effects[1].message.items == [Read(2, A), Read(3, A)]
+    assert effects[1].message.items == [Read(FIRST + 2, A), Read(FIRST + 3, A)]
     played.note(effects)
-    played.send(Answered(3, Failure("NOT_FOUND", "no")))
+    played.send(Answered(FIRST + 3, Failure("NOT_FOUND", "no")))
     assert played.effects[-1] == Respond(3, [Failure("NOT_FOUND", "no")])
+
+
+def test_what_a_life_before_asked_for_answers_nothing_of_this_one() -> None:
+    before, played = Played(life=8), Played()
+    (asked,) = before.note(before.state.request(1, A, lambda n: Read(n, A), before.now_ms))  # type: ignore[arg-type]
+    played.note(played.state.request(1, A, lambda n: Read(n, A), played.now_ms))  # type: ignore[arg-type]
+    played.effects.clear()
+    played.send(Answered(asked.message.items[0].id, view('["another"]', 1, "of somebody else")))
+    assert played.effects == []
 
 
 def test_a_call_without_an_answer_is_sent_again_as_it_was() -> None:
@@ -555,7 +568,7 @@ def test_requests_that_a_refusal_lost_are_asked_again() -> None:
     played.note(played.state.request(1, A, lambda n: Write(n, "w", A, b"1"), played.now_ms))  # type: ignore[arg-type]
     (send,) = played.effects
     (again,) = played.state.answered("shard-0", send.message, Refused(30), played.now_ms)
-    assert again.message.items == [Write(1, "w", A, b"1")]
+    assert again.message.items == [Write(FIRST + 1, "w", A, b"1")]
     assert again.message.header.receiver == 0
 
 
@@ -574,7 +587,7 @@ def test_reads_come_from_the_replica_but_not_from_before_a_write() -> None:
     assert played.state.local(A, now_ms) is played.state.replicas[A]
     played.note(played.state.request(1, A, lambda n: Write(n, "w", A, b"6"), now_ms))  # type: ignore[arg-type]
     (send,) = [effect for effect in played.effects if isinstance(effect, Send)]
-    played.note(played.state.answered("shard-0", send.message, Answers(20, EPOCH, [(2, Written(6))]), now_ms))
+    played.note(played.state.answered("shard-0", send.message, Answers(20, EPOCH, [(FIRST + 2, Written(6))]), now_ms))
     assert played.state.local(A, now_ms) is None
     played.send(change(5, 6, data=6))
     assert played.state.local(A, now_ms) is not None
@@ -588,7 +601,7 @@ def test_reads_do_not_come_from_before_an_invalidation() -> None:
     now_ms = played.now_ms
     played.note(played.state.request(1, None, lambda n: Act(n, "invalidate", "[]"), now_ms))
     (send,) = [effect for effect in played.effects if isinstance(effect, Send)]
-    played.note(played.state.answered("shard-0", send.message, Answers(20, EPOCH, [(2, Matched(1))]), now_ms))
+    played.note(played.state.answered("shard-0", send.message, Answers(20, EPOCH, [(FIRST + 2, Matched(1))]), now_ms))
     assert played.state.local(A, now_ms) is None
     played.send()
     played.send()
