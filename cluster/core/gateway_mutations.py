@@ -5,8 +5,8 @@ to. Answer and news take different ways, so that news may be here first. A sessi
 the `result` of what it asked: while a request of its own is under way, what is heard is held. One that waits by HTTP is answered once the
 mutation is settled.
 
-Nothing but its id, for a while, is remembered of a mutation that is settled, nor for a session that is gone. When a home begins a new life, what may have been
-lost on the way is asked for again.
+Of a mutation that is settled nothing but its id is remembered, for a while, and nothing for a session that is gone. When a home begins a
+new life, what may have been lost on the way is asked for again.
 
 What must not live here: what a mutation does (`mutation`, `mutation_queue`), links and requests (`gateway_state`), message texts
 (`protocol`).
