@@ -39,13 +39,16 @@ MAX_UNSETTLED = 100_000
 MEMORY_MS = 600_000.0
 """How long a settled mutation is remembered: for who asks what came of it, and for who sends it again."""
 MAX_SETTLED = 100_000
-"""Settled mutations that are remembered: ten minutes of 160 a second. Beyond it the oldest is forgotten earlier."""
+"""Settled mutations that are remembered: ten minutes of 160 a second. Beyond it the oldest is forgotten earlier, unless
+a shard is still to hear of it: where it cannot be, and as many wait, more mutations are refused."""
 MAX_RESULT_BYTES = 64 * 1024 * 1024
 """What services have answered to all that are remembered: 640 bytes each, or four of the longest answers. Beyond it as above."""
 UNSTORED_MS = 1_000.0
 """How long a mutation waits that could not be stored, and so was not sent."""
 MAX_CONFLICTS = 3
 """How often a mutation that may go over a conflict is sent again for one."""
+LATE = "\0late"
+"""Behind the id of a mutation, in the second lift of one that a stream confirmed and its service then refused. No id of a client has it."""
 VERSIONS = ("version", "base_version")
 """Variables that say what a change is based on."""
 
@@ -184,11 +187,14 @@ class MutationQueue:
             self.records[record.id] = record
             if record.status.is_settled:
                 self._remember(record)
+                if not record.unlifted:
+                    self._close(record)
                 if record.temporary:
                     renamed = None if record.lift is None else record.lift.renamed
                     self._renamed[record.temporary] = (renamed, record.settled_ms + MEMORY_MS)
                 continue
             if record.name not in self._declared:  # the configuration has changed
+                record.status = Status.QUEUED  # from which it may fail, and which belongs to no service
                 self._enter(record)
                 self._fail(record, ErrorCode.UNKNOWN_MUTATION, f"no mutation {record.name} is declared any more")
                 continue
@@ -202,6 +208,7 @@ class MutationQueue:
             for old in record.awaits:  # its home, which may be another, will say what became of it
                 if orjson.dumps(old) in record.variables:
                     self._temporaries.setdefault(old, "")
+        self._settled = deque(sorted(self._settled, key=lambda each: each.settled_ms))
         for shard in range(self._shards):
             self.items[shard] = self.outstanding(shard)
         for scope in list(self._scopes):
@@ -241,6 +248,8 @@ class MutationQueue:
             raise HarborError(ErrorCode.UNKNOWN_MUTATION, f"no mutation {request.name:.100} is declared")
         if self.unsettled >= MAX_UNSETTLED:
             raise HarborError(ErrorCode.TOO_MANY, f"{MAX_UNSETTLED} mutations wait already")
+        if len(self._settled) > MAX_SETTLED and self._settled[0].unlifted:
+            raise HarborError(ErrorCode.TOO_MANY, f"shards are to hear yet of the outcome of {MAX_SETTLED} mutations")
         variables = declared.completed(orjson.loads(request.variables), request.mutation)
         temporary = declared.temporary(variables) or ""
         if temporary and (temporary in self._renamed or temporary in self._temporaries):
@@ -339,7 +348,10 @@ class MutationQueue:
                 self._succeed(record, answer.body)
         elif record is not None and record.status is Status.SUCCESS and isinstance(answer, UpstreamError):
             if not answer.retryable:  # a stream has said otherwise
-                self._tell(record, Lift(f"{record.id}#late", [], _doubts(record)), again=False)
+                self._tell(record, Lift(f"{record.id}{LATE}", [], _doubts(record)), again=False)
+        if record is not None and record.status.is_settled and not record.unlifted:
+            self._close(record)
+            self._changed(record.id)
         self._send_ready()
 
     def unsent(self, call: StartMutation, now_ms: float) -> None:
@@ -654,7 +666,9 @@ class MutationQueue:
                 self._forget()
 
     def _close(self, record: MutationRecord) -> None:
-        """Everybody knows: what it was made of is of no use any more."""
+        """Everybody knows: what it was made of is of no use any more, unless an answer is to come that may say otherwise."""
+        if record.id in self._under_way:
+            return
         record.laid, record.variables = [], b"{}"
         if record.lift is not None:
             record.lift = Lift(record.id, [], [], record.lift.temporary, record.lift.renamed)

@@ -20,7 +20,7 @@ What must not live here: which mutations there are (`mutation_queue`), numbering
 """
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any
 
 import orjson
@@ -229,10 +229,7 @@ class Overlays:
         """An entry is written past all mutations: what they did does not lie over that."""
         overlay = self.by_key.get(key)
         for each in [] if overlay is None else [each.mutation for each in overlay.laid if each.is_echo]:
-            known = self.mutations[each]
-            del known.keys[key]
-            if not known.keys:
-                del self.mutations[each], self._echoes[each]
+            del self.mutations[each].keys[key]
         if overlay is not None:
             overlay.laid = [each for each in overlay.laid if not each.is_echo]
             if not overlay.laid and not overlay.hidden:
@@ -277,10 +274,12 @@ class Overlays:
         times.extend(islice(self._echoes.values(), 1))
         return min(times, default=None)
 
+    def faded(self, now_ms: float) -> list[str]:
+        """Return the mutations whose echoes have lain long enough; they are to be lifted."""
+        return list(takewhile(lambda mutation: self._echoes[mutation] <= now_ms, self._echoes))
+
     def expired(self, now_ms: float) -> Iterator[str]:
-        """Yield the keys whose views are others from now on."""
-        while self._echoes and next(iter(self._echoes.values())) <= now_ms:
-            yield from self._drop(next(iter(self._echoes)))
+        """Yield the keys of entries of which something was kept out of the view for long enough."""
         for key in list(self._hiding):
             overlay = self.by_key[key]
             if overlay.expired(now_ms):

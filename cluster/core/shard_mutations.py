@@ -33,7 +33,7 @@ from cluster.core.messages import (
     Undo,
 )
 from cluster.core.mutation import DeclaredMutation
-from cluster.core.mutation_queue import MutationQueue, MutationRecord, StartMutation
+from cluster.core.mutation_queue import LATE, MutationQueue, MutationRecord, StartMutation
 from cluster.core.operation import Append, Delete, Invalidate, Operation, Set, is_unrepeatable
 from cluster.core.overlay import Known, Laid, missing
 from cluster.core.overlay import Overlays as AllLaid
@@ -200,7 +200,7 @@ class ShardMutations:
                 return answer
             case New(opened=opened):
                 home = int(sender.partition("-")[2])
-                before = self.laid.clear(home) if opened else []
+                before = self._clear(home) if opened else []
                 lifted = self._lifted.pop(home, [])
                 if not opened:  # it has noted, and stored, our answer to the last
                     for lift in lifted:
@@ -213,6 +213,13 @@ class ShardMutations:
         taken: Answer = incoming.answered(OverlaysTaken(self._incarnation))
         return taken
 
+    def _clear(self, home: int) -> list[str]:
+        """Take away all that a shard has laid here. Returns the keys."""
+        for mutation, known in self.laid.mutations.items():
+            if known.home == home:
+                self._look_out_no_more(mutation, known)
+        return self.laid.clear(home)
+
     def _take(self, item: Lay | Lift, home: int, now_ms: float) -> None:
         known = self.laid.mutations.get(item.mutation)
         if known is not None and known.home != home:
@@ -222,10 +229,12 @@ class ShardMutations:
             if known is None and item.mutation in self.laid.mutations:
                 return
             keys = dict.fromkeys(key for key, _ in item.operations)
-            is_new = known is None
+            is_confirmed = known is not None and known.is_confirmed
+            if known is not None and not is_confirmed:
+                self._look_out_no_more(item.mutation, known)  # on the channel of what it named then
             for key in self.laid.lay(item, home, {key: self._bases.base(key) for key in keys}):
                 self._bases.show(key, item.mutation)
-            if is_new:
+            if not is_confirmed:
                 self._catch_up(item)
             return
         if known is not None and known.is_echo:
@@ -236,7 +245,8 @@ class ShardMutations:
             self._look_out_no_more(item.mutation, known)
         operations: dict[str, list[Operation]] = {key: [] for key in held}
         doubtful: set[str] = set()
-        if home == self.shard or not self._bases.has_lifted(_lift(home, item)):
+        has_more = bool(item.lasting or item.result or item.failed)
+        if has_more and (home == self.shard or not self._bases.has_lifted(_lift(home, item))):
             for key, operation in item.lasting:
                 each = operations.setdefault(key, [])
                 if is_confirmed:
@@ -253,7 +263,7 @@ class ShardMutations:
             if broadcast.is_broadcast(key):
                 self._bases.broadcast(key, each)
             else:
-                self._bases.settle(key, each, item.mutation, is_doubtful=key in doubtful)
+                self._bases.settle(key, each, item.mutation.removesuffix(LATE), is_doubtful=key in doubtful)
         self.queue.rename(item, now_ms)
 
     def _echoes(self, item: Lift, known: Known, held: dict[str, Laid], now_ms: float) -> bool:
@@ -377,6 +387,10 @@ class ShardMutations:
     def wake(self, now_ms: float) -> list[Send]:
         """Do what is due; `flush` follows."""
         self.queue.wake(now_ms)
+        for mutation in self.laid.faded(now_ms):
+            self._look_out_no_more(mutation, self.laid.mutations[mutation])
+            for key in self.laid.lift(mutation):
+                self._bases.show(key, "")
         for key in self.laid.expired(now_ms):
             self._bases.show(key, "")
         effects = []

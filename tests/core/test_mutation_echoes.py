@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from cluster.core.messages import Write
+from cluster.core.messages import Header, Overlays, Send, Write
 from tests.simulation.mutations import KEYS, PROJECTS, SHARDS, World
 
 PROJECT, KEY = PROJECTS[0], KEYS[0]
@@ -57,6 +57,12 @@ class Shop(World):
         self.run()
 
     @property
+    def is_quiet(self) -> bool:
+        """Whether nothing lies over anything, and no event is looked out for."""
+        parts = [machine.mutations for machine in self.machines]
+        return not any(part.laid.by_key or part.laid.mutations or part._unconfirmed for part in parts)
+
+    @property
     def shown(self) -> Any:
         """The task, as everybody sees it."""
         entry = self.machines[self.home(KEY)].cache.get(KEY)
@@ -96,6 +102,7 @@ def test_where_no_event_comes_it_lies_for_a_second() -> None:
     assert shop.shown["rank"] == 1
     shop.later(1_001)
     assert shop.shown["rank"] == 7
+    assert shop.is_quiet
 
 
 def test_a_client_that_writes_the_entry_sees_what_it_wrote() -> None:
@@ -103,3 +110,18 @@ def test_a_client_that_writes_the_entry_sees_what_it_wrote() -> None:
     shop.update("m1", rank=1)
     shop.ask(shop.home(KEY), Write(99, "w", KEY, orjson.dumps([shop.task(rank=5)])))
     assert shop.shown["rank"] == 5
+    shop.later(1_001)
+    assert shop.is_quiet
+
+
+def test_nothing_is_looked_out_for_that_a_home_has_laid_in_a_life_before() -> None:
+    shop = Shop()
+    home = shop.home(f"scope:project:{PROJECT}")
+    shop.mutate("update", shop.task(rank=1), "m1")
+    shop.wake(home)
+    while any(isinstance(asked, Send) for _, asked in shop.calls):
+        shop.call(next(n for n, (_, asked) in enumerate(shop.calls) if isinstance(asked, Send)))
+    assert not shop.is_quiet
+    place = shop.machines[shop.home(KEY)].mutations
+    place.overlays(Overlays(Header(f"shard-{home}", 99, 0, 1), []), shop.now)
+    assert shop.is_quiet

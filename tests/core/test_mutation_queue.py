@@ -6,6 +6,7 @@ import orjson
 import pytest
 
 from cluster.config import compile_config, load_mapping
+from cluster.core import mutation_queue
 from cluster.core.declared_query import Response
 from cluster.core.messages import Failure, Lay, Lift, Mutate, MutationView
 from cluster.core.mutation import Status
@@ -431,3 +432,65 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(name: str, variables: dict
     assert caught.value.code == code
     assert not queue.queue.records
     assert not queue.stored
+
+
+@pytest.mark.parametrize("status", [status for status in Status if not status.is_settled])
+def test_what_is_not_declared_any_more_fails_in_a_new_life(status: Status) -> None:
+    before = Queue()
+    before.begin("put", "m")
+    record = before.queue.records["m"]
+    record.name, record.status = "gone", status
+    after = Queue()
+    after.queue.restore([record], after.now)
+    assert after.status("m") is Status.ERROR
+    assert record.error == (ErrorCode.UNKNOWN_MUTATION, "no mutation gone is declared any more")
+    assert after.sent() == []
+
+
+def test_a_late_failure_counts_though_every_shard_has_the_lift() -> None:
+    queue = Queue()
+    queue.begin("told", "m")
+    (call,) = queue.sent()
+    queue.queue.heard("told", "t:a", {"id": "a", "scope": "s"}, queue.now)
+    (*_, lift) = queue.items(0)
+    assert isinstance(lift, Lift)
+    for shard in list(queue.queue.records["m"].unlifted):
+        queue.queue.lifted(shard, "m")
+    queue.answer(call, REFUSED)
+    (lift,) = queue.items(0)
+    assert isinstance(lift, Lift)
+    assert [key for key, _ in lift.result] == ['["t","a"]']
+    assert queue.queue.records["m"].variables == b"{}", "what it was made of is of no use any more"
+
+
+def test_what_a_shard_is_still_to_hear_of_is_not_forgotten_but_bounds_what_is_taken_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mutation_queue, "MAX_SETTLED", 2)
+    queue = Queue()
+    for n in range(3):
+        queue.begin("put", f"m{n}", id="ab")
+        queue.answer(queue.sent()[0])
+    with pytest.raises(HarborError, match="to hear yet") as caught:
+        queue.begin("put", "m3")
+    assert caught.value.code == ErrorCode.TOO_MANY
+    assert queue.begin("put", "m0").status == "success", "it is known still"
+    queue.queue.lifted(1, "m0")
+    assert queue.begin("put", "m3").status == "pending"
+
+
+def test_a_new_life_forgets_in_the_order_in_which_they_were_settled() -> None:
+    queue = Queue()
+    queue.begin("late", "first", "one", id="ab")
+    queue.begin("put", "second", "two", id="ab")
+    queue.answer(queue.sent()[0])
+    queue.wait(5_000.0)
+    queue.answer(queue.sent()[0])
+    for mutation in ("first", "second"):
+        queue.queue.lifted(1, mutation)
+    after = Queue()
+    after.now = queue.now
+    after.queue.restore(queue.queue.records.values(), after.now)
+    after.now = START + MEMORY_MS
+    after.begin("put", "third")
+    assert set(after.queue.records) == {"first", "third"}

@@ -7,9 +7,9 @@ import pytest
 from cluster.core.messages import Overlays, Send
 from cluster.core.mutation_queue import StartMutation
 from cluster.core.transaction import Transaction
-from cluster.errors import StoreError
+from cluster.errors import StoreError, UpstreamError
 from cluster.storage.memory_store import MemoryStore
-from tests.simulation.mutations import KEYS, PROJECTS, World, _Kind
+from tests.simulation.mutations import KEYS, PROJECTS, SHARDS, World, _Kind
 
 
 def world_with(task: dict[str, Any]) -> tuple[World, str, int]:
@@ -125,3 +125,27 @@ def test_what_creates_something_is_answered_though_a_link_broke_and_it_was_settl
     world.rest()
     assert queue._announcing == {}, "nobody waits for the answer still"
     world.check()
+
+
+def test_a_refusal_after_an_event_has_the_entry_fetched_and_names_the_mutation() -> None:
+    world, project, place = world_with({"id": "t1", "title": "old"})
+    home = World.home(f"scope:project:{project}")
+    world.mutate("update", {"id": "t1", "project_id": project, "title": "mine"}, "m")
+    call(world, Send, home)
+    request = next(asked for _, asked in world.calls if isinstance(asked, StartMutation))
+    world.calls.remove((home, request))
+    world.service.carry_out("m", "PATCH", {"id": "t1", "project_id": project, "title": "mine"})
+    for shard in range(SHARDS):
+        world.stream(shard)
+    for _ in range(20):
+        if any(isinstance(asked, Send) for _, asked in world.calls):
+            world.call(next(n for n, (_, asked) in enumerate(world.calls) if isinstance(asked, Send)))
+    refused = UpstreamError("http 422", status=422, retryable=False)
+    refused_at = world.now
+    world._take(home, world.machines[home].mutated(request, refused, world.now))
+    world.rest()
+    assert world.named == {"m"}
+    world.check()
+    entry = world.machines[place].cache.get(KEYS[PROJECTS.index(project)])
+    assert entry is not None
+    assert entry.fetched_at >= refused_at
