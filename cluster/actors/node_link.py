@@ -27,6 +27,10 @@ class Lost(Exception):  # noqa: N818 - it is an outcome
     """There is no socket, or it closed before the answer, or the call failed."""
 
 
+_listening: list[asyncio.AbstractServer] = []
+"""Held for as long as the process lives: the loop holds no server, and one that is collected listens no longer."""
+
+
 def _name(node: str, cluster: str, actor: str) -> str:
     """Return where an actor listens."""
     return "\0harbor-" + hashlib.blake2b(f"{node}/{cluster}/{actor}".encode(), digest_size=16).hexdigest()
@@ -97,10 +101,11 @@ async def listen(node: str, cluster: str, actor: str, take: Callable[[bytes], by
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listener.bind(_name(node, cluster, actor))
-        await asyncio.get_running_loop().create_unix_server(lambda: _Server(take), sock=listener)
+        server = await asyncio.get_running_loop().create_unix_server(lambda: _Server(take), sock=listener)
     except OSError:
         listener.close()
         return False
+    _listening.append(server)
     return True
 
 

@@ -66,7 +66,8 @@ class HomeNews:
             if membership is None:
                 left.append((topic, member))
             else:
-                put.append((topic, membership.generation, membership.said()))
+                # Who is connected somewhere counts for more than who may come back here, whoever says so first.
+                put.append((topic, 0 if membership.lingers else membership.generation, membership.said()))
                 size += len(membership.state) + len(membership.subject)
         ends = self.whole and not self.pending
         self.whole = self.whole and not ends

@@ -56,7 +56,7 @@ class Reader(Protocol):
 class Membership:
     """A session of this gateway, present in a topic."""
 
-    __slots__ = ("generation", "heard_ms", "last_active", "member", "room", "state", "subject")
+    __slots__ = ("generation", "heard_ms", "last_active", "lingers", "member", "room", "state", "subject")
 
     def __init__(self, room: "Room", member: str, subject: str, state: bytes, now_ms: float) -> None:
         self.room = room
@@ -64,6 +64,8 @@ class Membership:
         self.subject = subject
         self.state = state
         self.generation = 1
+        self.lingers = False
+        """Its session is gone and may come back, perhaps to another gateway."""
         self.heard_ms = now_ms
         self.last_active = int(now_ms)
 

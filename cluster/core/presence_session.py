@@ -232,6 +232,8 @@ class PresenceSessions:
         joined = attendance.joined
         if lingers and (joined or session.identity != session.id):  # in the latter case homes may yet say what it has
             self._lingering[session.identity] = (now_ms + GRACE_MS, dict(joined), attendance.declined)
+            for membership in joined.values():
+                membership.lingers = True
             return
         for membership in list(joined.values()):
             self._end(membership)
@@ -298,6 +300,7 @@ class PresenceSessions:
         session.attendance.restoring = len(self._homes) if self.patterns else 0
         self._here[identity] = session
         for membership in joined.values():
+            membership.lingers = False
             self._hear(membership, now_ms)
         self.admitted(session)
         return earlier

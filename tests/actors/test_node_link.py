@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import os
 import socket
 import subprocess
@@ -53,6 +54,13 @@ async def test_who_does_not_listen_is_lost_at_once(node):
         await NodeLink.connect(node, "harbor", "shard-1")
     with pytest.raises(Lost):
         await NodeLink.connect(uuid.uuid4().hex, "harbor", "shard-0")
+
+
+async def test_it_listens_on_though_nobody_holds_it(node):
+    await listening(node, lambda message: message)
+    gc.collect()
+    link = await NodeLink.connect(node, "harbor", "shard-0")
+    assert await link.call([b"there"]) == b"there"
 
 
 async def test_a_name_is_listened_on_once(node):

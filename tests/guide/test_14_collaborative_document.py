@@ -9,7 +9,7 @@ import pytest
 
 from cluster.client import HarborClient
 from cluster.errors import ConflictError
-from tests.live import Client, LiveCluster, websocket_source
+from tests.live import Client, LiveCluster, eventually, websocket_source
 
 pytestmark = pytest.mark.cluster
 ROUNDS = 500
@@ -46,6 +46,10 @@ def cluster(local_ray: None, upstream: Any, tmp_path_factory: pytest.TempPathFac
             ],
         }
     ).start()
+    # The stream's opening resets what it feeds; these tests begin after that.
+    eventually(lambda: upstream.do(lambda up: up.hub.joined().get("documents", 0)))
+    upstream.say("documents", "document:updated", {"id": "first", "revision": 1})
+    eventually(lambda: live.get("document", "first").status_code == 200)
     yield live
     live.stop()
 

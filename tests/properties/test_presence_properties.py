@@ -267,6 +267,21 @@ class World(InProcess):
                 self.losses = count
 
 
+@example(  # a session whose last words at another gateway are told to a new home after its newer ones
+    [
+        *[("join", 0, "doc:1", 0, None)] * 5,
+        *[("watch", 0, "doc:1", None)] * 2,
+        ("join", 0, "doc:1", 0, None),
+        *[("beat", 0)] * 3,
+        ("drop", 2),
+        ("return", 2, 0),
+        *[("join", 0, "doc:1", 0, None)] * 2,
+        ("kill_home", 1),
+        *[("join", 0, "doc:1", 0, None)] * 8,
+        ("join", 2, "doc:1", 1, None),
+    ],
+    False,
+)
 @example([("leave", 2, "doc:1"), ("kill_home", 0), ("kill_home", 1)], False)  # nobody is there to be told
 @given(STEPS, st.booleans())
 @settings(max_examples=200, deadline=None)
