@@ -57,8 +57,10 @@ async def test_who_does_not_listen_is_lost_at_once(node):
 
 
 async def test_it_listens_on_though_nobody_holds_it(node):
-    await listening(node, lambda message: message)
+    assert await node_link.listen(node, "harbor", "shard-0", lambda message: message)
+    await asyncio.sleep(0)
     gc.collect()
+    await asyncio.sleep(0)
     link = await NodeLink.connect(node, "harbor", "shard-0")
     assert await link.call([b"there"]) == b"there"
 
