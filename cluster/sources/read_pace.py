@@ -17,8 +17,8 @@ MAX_READ_SPACING_S = 0.01
 events, and reads at the latest possible time would find the kernel's buffer full."""
 MUCH_BYTES, ENOUGH_BYTES = 8 * 1024, 96 * 1024
 """A read between these is followed by a longer rest."""
-MOST_READ_BYTES = 256 * 1024
-"""What uvloop takes in one read, at most."""
+MOST_READ_BYTES = 250_000
+"""uvloop takes 256,000 in one read, at most."""
 
 
 class ReadPace:
