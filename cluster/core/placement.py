@@ -67,5 +67,10 @@ def coordinator_of(shard: int, coordinators: int) -> int:
     return shard % coordinators
 
 
+def shard_at(address: str) -> int:
+    """Return which shard has an address, as `shard-3`."""
+    return int(address.partition("-")[2])
+
+
 def _weight(name: str, node: str) -> bytes:
     return blake2b(f"{name}\0{node}".encode(), digest_size=8).digest()

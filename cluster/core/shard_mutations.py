@@ -37,6 +37,7 @@ from cluster.core.mutation_queue import LATE, MutationQueue, MutationRecord, Sta
 from cluster.core.operation import Append, Delete, Invalidate, Operation, Set, is_unrepeatable
 from cluster.core.overlay import Known, Laid, missing
 from cluster.core.overlay import Overlays as AllLaid
+from cluster.core.placement import shard_at
 from cluster.errors import UpstreamError
 
 RETRY_MS = 150.0
@@ -104,7 +105,7 @@ class ShardMutations:
         changed: Callable[[str], None],
     ) -> None:
         """`shards`: how many there are; `changed`: is told the id of a mutation that is to be stored anew, or forgotten."""
-        self.shard = int(identity.partition("-")[2])
+        self.shard = shard_at(identity)
         self._incarnation = incarnation
         self._bases = bases
         self._declared = declared
@@ -199,7 +200,7 @@ class ShardMutations:
                 assert isinstance(answer, OverlaysTaken)
                 return answer
             case New(opened=opened):
-                home = int(sender.partition("-")[2])
+                home = shard_at(sender)
                 before = self._clear(home) if opened else []
                 lifted = self._lifted.pop(home, [])
                 if not opened:  # it has noted, and stored, our answer to the last
@@ -319,7 +320,7 @@ class ShardMutations:
         for address, peer in self._peers.items():
             if not peer.idle:
                 continue
-            index = int(address.partition("-")[2])
+            index = shard_at(address)
             waiting = queue.items.pop(index, [])
             if not peer.peer:
                 waiting = queue.outstanding(index)
@@ -353,7 +354,7 @@ class ShardMutations:
         peer.acknowledged(answer.incarnation)
         for item in message.items:
             if isinstance(item, Lift):
-                self.queue.lifted(int(to.partition("-")[2]), item.mutation)
+                self.queue.lifted(shard_at(to), item.mutation)
             self._knows(item.mutation, to)
 
     def unanswered(self, to: str, message: Overlays, now_ms: float) -> None:

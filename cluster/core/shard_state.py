@@ -106,7 +106,7 @@ from cluster.core.operation import (
     apply_all,
     is_unrepeatable,
 )
-from cluster.core.placement import slot
+from cluster.core.placement import shard_at, slot
 from cluster.core.presence import PresenceTopics
 from cluster.core.query_cache import CANCELLED, Fetch, Observer, QueryCache, head
 from cluster.core.query_key import CanonicalKey, KeyMatcher, elements, parse
@@ -274,7 +274,7 @@ class ShardState:
         self._unstored = Unstored(keeps=keeps)
         self._acknowledgements = Acknowledgements("" if keeps else "unavailable" if lost_store else "off")
         self._recent_values = RecentValues()
-        self._committed = CommittedFeeds(int(identity.partition("-")[2]), self._unstored, self._is_needed)
+        self._committed = CommittedFeeds(shard_at(identity), self._unstored, self._is_needed)
         self.mutations = ShardMutations(
             identity,
             incarnation,
