@@ -15,6 +15,7 @@ FIXED = (
     "gateway.admin_host",
     "gateway.admin_port",
     "gateway.auth",
+    "gateway.tenant_claim",
     "storage",
 )
 """What only a restart changes: which slots are where, what is listened on, where things are stored."""

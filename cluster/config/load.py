@@ -5,7 +5,6 @@ What this version does not do is a fault, never ignored.
 """
 
 import importlib.util
-import ipaddress
 import math
 import os
 import re
@@ -19,6 +18,7 @@ import yaml
 from msgspec import Struct
 
 from cluster.config import values
+from cluster.config.auth import is_loopback, read_auth
 from cluster.config.model import (
     AuthConfig,
     CacheConfig,
@@ -37,7 +37,7 @@ from cluster.config.model import (
 from cluster.config.mutations import MutationReader
 from cluster.config.resources import Resource, read_resource
 from cluster.config.rules import parse_rule
-from cluster.config.section import LATER, NEVER, Faults, Section, listed
+from cluster.config.section import NEVER, Faults, Section, listed
 from cluster.config.transforms import parse_transform
 from cluster.config.values import duration, shown
 from cluster.core import template
@@ -45,7 +45,6 @@ from cluster.core.dialect import DIALECTS
 from cluster.core.entity_index import EntityType
 from cluster.core.feed import Repeats
 from cluster.core.gateway_scaling import GatewayScale
-from cluster.core.grants import ApiKeys
 from cluster.core.infinite import OffsetPaging
 from cluster.core.operation import is_number
 from cluster.core.overflow import Overflow
@@ -168,19 +167,6 @@ _UniqueKeyLoader.add_implicit_resolver(
 
 def _directory(path: str, value: Any) -> str | None:
     return None if value is None else values.text(path, value)
-
-
-def _keys_file(path: str, value: Any) -> str:
-    name = values.text(path, value)
-    try:
-        ApiKeys.parse(Path(name).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(path, f"{value!r} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(path, f"{value!r} is not UTF-8") from None
-    except ConfigError as error:
-        raise ConfigError(path, f"{value}, {error.message}") from None
-    return name
 
 
 def _name(path: str, value: Any) -> str:
@@ -530,18 +516,23 @@ class _Reader(Faults):
 
     def gateway(self, path: str, value: Any) -> GatewayConfig:
         section = Section(self, path, value)
+        tenant_claim = section.take("tenant_claim", "", values.text)
         made = GatewayConfig(
             section.take("host", "127.0.0.1", values.text),
             section.take("port", 8700, _port),
             section.take("admin_host", "127.0.0.1", values.text),
             section.take("admin_port", 8701, _port),
             section.take("origins", (), self.origins),
-            section.take("auth", AuthConfig(), self.auth),
+            section.take(
+                "auth", AuthConfig(), lambda at, given: read_auth(self, at, given, tenants=bool(tenant_claim))
+            ),
+            tenant_claim,
         )
-        section.later("tenant_claim")
+        if tenant_claim and made.auth.mode == "none":
+            self.fault(f"{path}.tenant_claim", "tenants are told apart by their credentials: auth.mode is none")
         section.done()
         for name, host in (("host", made.host), ("admin_host", made.admin_host)):
-            if made.auth.mode == "none" and not _is_loopback(host):
+            if made.auth.mode == "none" and not is_loopback(host):
                 self.fault(
                     f"{path}.{name}",
                     f"without auth a loopback address is needed (127.0.0.1, ::1 or localhost), got {host!r}",
@@ -550,16 +541,6 @@ class _Reader(Faults):
 
     def origins(self, path: str, value: Any) -> tuple[str, ...]:
         return tuple(_url("http", "https")(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))
-
-    def auth(self, path: str, value: Any) -> AuthConfig:
-        section = Section(self, path, value)
-        mode = section.take("mode", "none", values.one_of("none", "api_keys", "jwt"))
-        if mode == "jwt":
-            self.fault(f"{path}.mode", f"{LATER}, got 'jwt'")
-            return AuthConfig(mode)  # the other members are that mode's
-        keys_file = section.take("keys_file", NEVER, _keys_file) if mode == "api_keys" else ""
-        section.done()
-        return AuthConfig(mode, keys_file or "")
 
     def store_nodes(self, path: str, value: Any) -> tuple[str, ...]:
         names = tuple(_name(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))
@@ -570,7 +551,7 @@ class _Reader(Faults):
     def storage(self, path: str, value: Any) -> StorageConfig:
         section = Section(self, path, value)
         made = StorageConfig(
-            section.take("path", StorageConfig.path, _directory),
+            section.take("path", ".harbor", _directory),
             section.take("sync", "window", values.one_of("always", "window", "never")),
             section.take("wait", 60_000.0, duration),
             section.take("nodes", (), self.store_nodes),
@@ -972,15 +953,6 @@ def _filled(value: Any, numbers: dict[str, int]) -> Any:
     for hole, number in numbers.items():
         value = value.replace(hole, str(number))
     return value
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def load_mapping(document: Any, env: Mapping[str, str]) -> Config:

@@ -4,6 +4,7 @@ A frame that is no JSON ends the connection (3501): there is no telling what els
 answered with an `error` naming the message's id, and changes nothing.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,11 +19,15 @@ from cluster.core.messages import Act, EntryView, Failure, Matched, MutationView
 from cluster.core.position import decode_token
 from cluster.core.query_key import MAX_DEPTH, CanonicalKey, canonical, checked, depth
 from cluster.core.session_state import SessionState
-from cluster.errors import ErrorCode, HarborError, RequestError
+from cluster.errors import ErrorCode, HarborError, RequestError, UnauthorizedError
 
 MAX_FRAME_BYTES = 1024 * 1024
 PING_MS = 25_000
 """Between the server's pings on a socket; a peer that does not answer is gone."""
+
+
+_TOKEN = re.compile(rb'"(?:hello|auth)"')
+"""In a frame with a token, unless somebody writes letters as escapes, and has keys to fetch for others."""
 
 
 class Command(Struct, frozen=True):
@@ -151,13 +156,12 @@ def _hello(state: GatewayState, session: SessionState, message: dict[str, Any], 
     if "token" not in message:
         if session.principal is None:
             raise HarborError(ErrorCode.UNAUTHORIZED, "hello needs a token here")
-    elif state.keys is not None:  # else nobody asked
-        principal = state.principal(_token(message))
-        if principal is None:
-            return [Close(session.id, protocol.CLOSE_BAD_TOKEN, "bad token")]
-        if is_greeted:
-            effects.extend(state.admit(session, principal, now_ms))
-        session.principal = principal
+    elif state.authority is not None:  # else nobody asked
+        try:
+            principal = state.recognise(_token(message), now_ms)
+        except UnauthorizedError as error:
+            return [Close(session.id, protocol.CLOSE_BAD_TOKEN, f"bad token: {error.message}")]
+        effects.extend(state.admit(session, principal, now_ms))
     if resume is not None:
         effects.extend(state.resume_session(session, resume, now_ms))
     if not is_greeted or resume is not None:
@@ -182,10 +186,21 @@ def welcome(state: GatewayState, session: SessionState, now_ms: float) -> list[E
 def _auth(state: GatewayState, session: SessionState, message: dict[str, Any], now_ms: float) -> list[Effect]:
     """Take other credentials, without a new connection; what they do not cover is no longer watched."""
     name, token = _id(message), _token(message)
-    principal = state.principal(token)
-    if principal is None:
-        raise HarborError(ErrorCode.UNAUTHORIZED, "the token is not valid; the session goes on as it was")
+    principal = state.recognise(token, now_ms)  # where nobody bears it the session goes on as it was
     return [*state.admit(session, principal, now_ms), *state.say(session, protocol.message("result", re=name))]
+
+
+def tokens_of(frame: bytes | str) -> list[str]:
+    """Return the tokens that a frame brings: to recognise who bears one, its key may have to be fetched before the frame is carried out."""
+    if not _TOKEN.search(frame if isinstance(frame, bytes) else frame.encode()) or len(frame) > MAX_FRAME_BYTES:
+        return []
+    try:
+        decoded = orjson.loads(frame)
+    except orjson.JSONDecodeError:
+        return []
+    messages = [each for each in (decoded if isinstance(decoded, list) else [decoded]) if isinstance(each, dict)]
+    said = [each.get("token") for each in messages if each.get("type") in ("hello", "auth")]
+    return [each for each in said if isinstance(each, str)]
 
 
 def _token(message: dict[str, Any]) -> str:

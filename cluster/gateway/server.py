@@ -22,7 +22,7 @@ from aiohttp import WSMsgType, web
 from cluster import __version__
 from cluster.clock import Clock
 from cluster.core import protocol
-from cluster.core.client_message import PING_MS, Command, answer, client_frame, welcome
+from cluster.core.client_message import PING_MS, Command, answer, client_frame, tokens_of, welcome
 from cluster.core.dead_letters import DeadLetter
 from cluster.core.gateway_state import REQUEST_MS, Close, Deliver, Effect, GatewayState, Respond
 from cluster.core.grants import ANYBODY, Principal
@@ -52,7 +52,7 @@ from cluster.core.query_key import CanonicalKey, KeyMatcher, canonical, checked,
 from cluster.core.replica import Replica
 from cluster.core.scaling import MAX_INGESTORS
 from cluster.core.session_state import COMMANDS, CONTROL, SUBSCRIPTIONS, SessionState
-from cluster.errors import ErrorCode, HarborError, RequestError
+from cluster.errors import ErrorCode, HarborError, RequestError, UnauthorizedError
 from cluster.gateway import parameters
 from cluster.gateway.access import cookie, credentials
 from cluster.gateway.entry_response import DateHeader, EntryResponse
@@ -121,6 +121,10 @@ HOT_TARGETS = 10_000
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
+async def _nothing_to_prepare(_: str) -> None:
+    """Whoever is recognised is recognised by what is here."""
+
+
 class _Wire:
     """A session's shell: its writer waits on `ready`."""
 
@@ -152,7 +156,10 @@ class GatewayServer:
         scale: Callable[[dict[str, int]], Awaitable[None]],
         dead_letters: Callable[[], Awaitable[list[DeadLetter]]],
         origins: tuple[str, ...] = (),
+        prepare: Callable[[str], Awaitable[None]] = _nothing_to_prepare,
     ) -> None:
+        """`prepare` fetches what it takes to recognise who bears credentials."""
+        self.prepare = prepare
         self.state = state
         self._clock = clock
         self._send = send
@@ -346,7 +353,7 @@ class GatewayServer:
         try:
             if origin is not None and self.origins and origin not in self.origins:
                 raise RequestError(ErrorCode.FORBIDDEN, f"the origin {origin!r:.120} is not allowed")
-            request[PRINCIPAL] = self._principal(request)
+            request[PRINCIPAL] = await self._recognised(request)
             response = await handler(request)
         except HarborError as error:
             response = error_response(error)
@@ -364,37 +371,42 @@ class GatewayServer:
             path = f"{MUTATION}{{id}}"
         return self._routes.get((method, path), self._unknown)
 
-    def _principal(self, request: web.BaseRequest) -> Principal | None:
+    def _said(self, request: web.BaseRequest) -> str | None:
+        """Return the credentials that a request brings.
+
+        Raises:
+            HarborError: `UNAUTHORIZED`, they are of another scheme; `FORBIDDEN`, another page's cookie.
+        """
+        token = credentials(request)
+        return cookie(request, self.origins) if token is None and request.path in COOKIED else token
+
+    async def _recognised(self, request: web.BaseRequest) -> Principal | None:
         """Return who asks; None on a socket that is to say hello with a token.
 
         Raises:
             HarborError: `UNAUTHORIZED`, nobody is recognised.
         """
-        if self.state.keys is None or request.path in OPEN or request.method == "OPTIONS":
+        if self.state.authority is None or request.path in OPEN or request.method == "OPTIONS":
             return ANYBODY
-        token = credentials(request)
-        if token is None and request.path in COOKIED:
-            token = cookie(request, self.origins)
-            if token is None and request.path == "/v1/socket":
-                return None
+        token = self._said(request)
+        if token is None and request.path == "/v1/socket":
+            return None
         if token is None:
-            raise HarborError(
-                ErrorCode.UNAUTHORIZED,
-                "credentials are needed: the header 'Authorization: Bearer KEY' or 'X-API-Key: KEY'",
+            raise UnauthorizedError(
+                "missing", "credentials are needed: the header 'Authorization: Bearer TOKEN' or 'X-API-Key: KEY'"
             )
-        principal = self.state.principal(token)
-        if principal is None:
-            raise HarborError(ErrorCode.UNAUTHORIZED, "the key is not valid")
-        return principal
+        await self.prepare(token)
+        return self.state.recognise(token, self._clock.now_ms())
 
     def _may_read(self, request: web.BaseRequest, key: CanonicalKey) -> bool:
-        if self.state.keys is None:
+        if self.state.authority is None:
             return True
         try:
-            principal = self._principal(request)
+            token = self._said(request)
+            principal = None if token is None else self.state.recognise(token, self._clock.now_ms())
         except HarborError:
             return False  # the long way says why
-        return principal is not None and principal.may("read", key)
+        return principal is not None and not principal.tenant and principal.may("read", key)
 
     def _body(self, replica: Replica, now_ms: float) -> bytes:
         """Return a replica's entry as HTTP answers it, encoded once per version."""
@@ -559,7 +571,11 @@ class GatewayServer:
             raise HarborError(ErrorCode.UNAVAILABLE, "this gateway is shutting down")
         token = secrets.token_urlsafe(18)
         session = self.state.open_session(
-            identity_of(token), server_sent=server_sent, principal=request[PRINCIPAL], resume_token=token
+            identity_of(token),
+            server_sent=server_sent,
+            principal=request[PRINCIPAL],
+            resume_token=token,
+            now_ms=self._clock.now_ms(),
         )
         wire = self._wires[session.id] = _Wire(session)
         return wire
@@ -617,6 +633,8 @@ class GatewayServer:
                 break
             if wire.close_code:
                 continue
+            for token in () if self.state.authority is None else tokens_of(message.data):
+                await self.prepare(token)
             now_ms = self._clock.now_ms()
             effects = client_frame(
                 self.state, wire.session, message.data, self._command, now_ms, new_mutation_id, self._take_back

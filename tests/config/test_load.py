@@ -20,6 +20,7 @@ from cluster.config.model import (
     ReconnectConfig,
     ServiceConfig,
     SourceConfig,
+    StorageConfig,
 )
 from cluster.config.rules import REQUIRED
 from cluster.core.entity_index import EntityType
@@ -137,7 +138,6 @@ FAULTS: list[tuple[str, str]] = [
     ),
     ("gateway: {origins: 'http://x'}", "gateway.origins: expected a list, got 'http://x'"),
     ("gateway: {origins: [x]}", "gateway.origins.0: expected an http:// or https:// URL, got 'x'"),
-    ("gateway: {auth: {mode: jwt}}", "gateway.auth.mode: not supported by this version, got 'jwt'"),
     ("gateway: {auth: {mode: api_keys}}", "gateway.auth.keys_file: required"),
     ("gateway: {auth: {mode: none, keys_file: x}}", "gateway.auth.keys_file: unknown key, expected one of mode"),
     (
@@ -154,7 +154,7 @@ FAULTS: list[tuple[str, str]] = [
     ("storage: {nodes: [a, a]}", "storage.nodes: a node is there twice, in ['a', 'a']"),
     ("storage: {nodes: [a b]}", "storage.nodes.0: expected a name of letters, digits, '-' and '_', got 'a b'"),
     ("gateway: {auth: {mode: password}}", "gateway.auth.mode: expected none or api_keys or jwt, got 'password'"),
-    ("gateway: {tenant_claim: org}", "gateway.tenant_claim: not supported by this version, got 'org'"),
+    ("gateway: {tenant_claim: org}", "gateway.tenant_claim: tenants are told apart by their credentials: auth.mode is none"),
     # --- storage and defaults
     ("storage: {path: 7}", "storage.path: expected text, got 7"),
     ("storage: {pth: x}", "storage.pth: unknown key, did you mean path?"),
@@ -601,3 +601,7 @@ def test_gateways_may_follow_their_sessions() -> None:
     given = {"min": 2, "max": 6, "sessions": 100, "cool_down": "10s"}
     assert load_mapping({"cluster": {"gateways": given}}, {}).cluster.gateways == GatewayScale(2, 6, 100, 10_000.0)
     assert load_mapping({"cluster": {"gateways": {}}}, {}).cluster.gateways == GatewayScale(1, 4, 5_000, 300_000.0)
+
+
+def test_a_store_without_a_path_has_the_default_one():
+    assert load_mapping({"storage": {"sync": "always"}}, {}).storage == StorageConfig(sync="always")
