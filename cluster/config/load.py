@@ -52,6 +52,7 @@ from cluster.core.presence_room import MAX_TOPIC
 from cluster.core.rule import BROADCAST
 from cluster.core.scaling import MAX_INGESTORS, Autoscale
 from cluster.core.staleness import StaleTime
+from cluster.core.tenant import VARIABLE
 from cluster.core.window import Profile
 from cluster.errors import ConfigError
 
@@ -312,6 +313,7 @@ class _Reader(Faults):
         self.env = env
         self.entities: dict[str, EntityType] = {}
         self.relations: dict[str, list[Any]] = {}
+        self.is_tenanted = False
 
     def expand(self, path: str, value: Any) -> Any:
         """Put environment variables in; text that is nothing but one variable may become a whole number."""
@@ -405,6 +407,8 @@ class _Reader(Faults):
             for name, mutation in each.mutations.items():
                 mutations.setdefault(name, reader.mutation(each.path, mutation))
         presence = root.take("presence", {}, self.presence)
+        if self.is_tenanted and resources:
+            self.fault("resources", "keys of resources name no tenant: declare queries, mutations and streams instead")
         root.done()
         if self.faults:
             first: dict[str, ConfigError] = {}
@@ -517,6 +521,7 @@ class _Reader(Faults):
     def gateway(self, path: str, value: Any) -> GatewayConfig:
         section = Section(self, path, value)
         tenant_claim = section.take("tenant_claim", "", values.text)
+        self.is_tenanted = bool(tenant_claim)
         made = GatewayConfig(
             section.take("host", "127.0.0.1", values.text),
             section.take("port", 8700, _port),
@@ -603,6 +608,7 @@ class _Reader(Faults):
                 section.take("keys", (), values.names),
                 section.take("objects", (), values.names),
                 section.take("queries", ((plural,), (plural, "list"), (plural, "detail")), self.key_beginnings),
+                self.is_tenanted,
             )
             section.done()
             for member in (*found[name].keys, *found[name].objects):
@@ -632,9 +638,14 @@ class _Reader(Faults):
                 else:
                     self.fault(at, f"expected a key or {{contains: element}}, got {shown(member)}")
                     continue
+                known = [("id",), (VARIABLE,)] if self.is_tenanted else [("id",)]
                 for hole in template.holes(parsed):
-                    if hole != ("id",):
-                        self.fault(at, f"no such placeholder {{{'.'.join(hole)}}}, there is {{id}}")
+                    if hole not in known:
+                        there = " and ".join(f"{{{each[0]}}}" for each in known)
+                        self.fault(at, f"no such placeholder {{{'.'.join(hole)}}}, there is {there}")
+                first = parsed if isinstance(member, dict) else template.parse(member[0])
+                if self.is_tenanted and isinstance(member, list) and list(template.holes(first)) != [(VARIABLE,)]:
+                    self.fault(at, f"keys have a tenant, expected {{{VARIABLE}}} first, got {shown(member)}")
         return found
 
     def infinite(self, path: str, value: Any) -> OffsetPaging:
@@ -915,8 +926,15 @@ class _Reader(Faults):
             for position, rule in enumerate(listed):
                 at = f"{path}.{event}.{position}" if isinstance(rules, list) else f"{path}.{event}"
                 parse_rule(at, rule, captures, self.faults, self.entities, self.relations)
+                self.named_tenant(at, rule)
             found[str(event)] = listed
         return found
+
+    def named_tenant(self, path: str, rule: Any) -> None:
+        """Where there are tenants, what is for every entry of an entity has to say whose."""
+        for kind in ("entity", "relation") if self.is_tenanted and isinstance(rule, dict) else ():
+            if isinstance(rule.get(kind), dict) and VARIABLE not in rule[kind]:
+                self.fault(f"{path}.{kind}.{VARIABLE}", "required, since gateway.tenant_claim is set")
 
 
 def _dialect(kind: str) -> Callable[[str, Any], str]:

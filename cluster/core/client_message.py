@@ -19,6 +19,7 @@ from cluster.core.messages import Act, EntryView, Failure, Matched, MutationView
 from cluster.core.position import decode_token
 from cluster.core.query_key import MAX_DEPTH, CanonicalKey, canonical, checked, depth
 from cluster.core.session_state import SessionState
+from cluster.core.tenant import NOBODYS, Tenant
 from cluster.errors import ErrorCode, HarborError, RequestError, UnauthorizedError
 
 MAX_FRAME_BYTES = 1024 * 1024
@@ -120,14 +121,14 @@ def _carry_out(
         case "resume":
             return state.resume(session, _name(message), now_ms)
         case "get":
-            key = _key(message, "key")
+            key = _key(session, message, "key")
             session.principal.require("read", key)
             ticket = command(Command(session.id, _id(message), "get"))
             return state.request(ticket, key, lambda request: Read(request, key), now_ms)
         case "set":
             return _set(state, session, message, command, now_ms)
         case "invalidate":
-            key = _key(message, "key")
+            key = _key(session, message, "key")
             exact = message.get("exact", False)
             if not isinstance(exact, bool):
                 raise RequestError(ErrorCode.BAD_REQUEST, f"exact is true or false, got {exact!r:.60}")
@@ -224,7 +225,7 @@ def _subscribe(state: GatewayState, session: SessionState, message: dict[str, An
     return state.subscribe(
         session,
         name,
-        _key(message, "prefix" if prefix else "key"),
+        _key(session, message, "prefix" if prefix else "key"),
         prefix=prefix,
         mode=mode,
         since=None if since is None else decode_token(since),
@@ -239,7 +240,7 @@ def _set(
     command: Callable[[Command], int],
     now_ms: float,
 ) -> list[Effect]:
-    key = _key(message, "key")
+    key = _key(session, message, "key")
     assert session.principal is not None
     session.principal.require("write", key)
     if "data" not in message:
@@ -296,7 +297,7 @@ def _undo(
 ) -> list[Effect]:
     assert session.principal is not None
     name = _id(message)
-    mutation = mutation_id(message.get("mutation_id"))
+    mutation = session.tenant.inside_id(mutation_id(message.get("mutation_id")))
     state.mutations.require_room(session.id)
     ticket = command(Command(session.id, name, "undo", mutation))
     return state.undo(ticket, session.principal, mutation, now_ms, session=session)
@@ -313,31 +314,34 @@ def _name(message: dict[str, Any]) -> bytes:
     return orjson.dumps(_id(message))
 
 
-def _key(message: dict[str, Any], member: str) -> CanonicalKey:
-    return canonical(checked(message.get(member)))
+def _key(session: SessionState, message: dict[str, Any], member: str) -> CanonicalKey:
+    return session.tenant.inside(canonical(checked(message.get(member))))
 
 
 def answer(
     state: GatewayState, session: SessionState, command: Command, payloads: list[Payload], now_ms: float
 ) -> list[Effect]:
     """Answer a command, and go on with what waited for that."""
-    effects = state.say(session, result(command, payloads, now_ms))
+    effects = state.say(session, result(command, payloads, now_ms, session.tenant))
     if command.mutation:
         view = payloads[0] if isinstance(payloads[0], MutationView) else None
         effects.extend(state.mutation_answered(session, command.mutation, view))
     return effects
 
 
-def result(command: Command, payloads: list[Payload], now_ms: float) -> bytes:
+def result(command: Command, payloads: list[Payload], now_ms: float, tenant: Tenant = NOBODYS) -> bytes:
     """Return the message that answers a command."""
     for payload in payloads:
         if isinstance(payload, Failure):
-            body = protocol.error_body(payload.code, payload.message, details=protocol.details_of(payload, now_ms))
+            details = protocol.details_of(payload, now_ms, tenant)
+            body = protocol.error_body(payload.code, tenant.text(payload.message), details=details)
             return protocol.message("error", re=command.re, **body)
     first = payloads[0]
     match first:
         case EntryView():
-            return protocol.message("result", re=command.re, entry=orjson.Fragment(protocol.entry(first, now_ms)))
+            return protocol.message(
+                "result", re=command.re, entry=orjson.Fragment(protocol.entry(first, now_ms, tenant))
+            )
         case Written(version=version, is_merged=is_merged):
             return protocol.message("result", re=command.re, version=version, **({"merged": True} if is_merged else {}))
         case Matched():
@@ -345,7 +349,9 @@ def result(command: Command, payloads: list[Payload], now_ms: float) -> bytes:
             return protocol.message("result", re=command.re, matched=matched)
         case MutationView(mutation=mutation):
             return protocol.message(
-                "result", re=command.re, **({} if command.kind == "undo" else {"mutation_id": mutation})
+                "result",
+                re=command.re,
+                **({} if command.kind == "undo" else {"mutation_id": tenant.outside_id(mutation)}),
             )
         case _:
             raise AssertionError(f"no result is made of {first!r}")

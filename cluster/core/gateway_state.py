@@ -81,6 +81,7 @@ from cluster.core.replica import Replica
 from cluster.core.session_expiry import Expiries, expiry_notice
 from cluster.core.session_state import SUBSCRIPTIONS, SessionState
 from cluster.core.subscription import Interests
+from cluster.core.tenant import Tenant
 from cluster.core.topic import Phase, Subscription, Topic
 from cluster.core.undo import Undoing
 from cluster.errors import ErrorCode, RequestError, UnauthorizedError, UnavailableError
@@ -801,7 +802,7 @@ class GatewayState:
                 case Said(session=session_id, kind=kind, members=members):
                     session = self.sessions.get(session_id)
                     if session is not None:
-                        effects.extend(self.say(session, protocol.message(kind, **members)))
+                        effects.extend(self.say(session, protocol.message(kind, **_told(members, session.tenant))))
                 case Concluded(ticket=ticket, payloads=payloads):
                     effects.append(Respond(ticket, payloads))
 
@@ -965,7 +966,8 @@ class GatewayState:
         self._now_ms = now_ms
         effects: list[Effect] = []
         for session, topic in self.presence.declare(patterns):
-            members = protocol.error_body(ErrorCode.NOT_FOUND, f"the topic {topic} is declared no longer")
+            shown = session.tenant.outside_topic(topic)
+            members = protocol.error_body(ErrorCode.NOT_FOUND, f"the topic {shown} is declared no longer")
             effects.extend(self.say(session, protocol.message("error", **members)))
         return [*effects, *self._told()]
 
@@ -1175,21 +1177,27 @@ class GatewayState:
         topic.dirty = False
         self._dirty.remove(topic)
         outbox, topic.outbox = topic.outbox, Outbox()
-        encoded: dict[tuple[str, bool], list[bytes]] = {}
-        texts: dict[tuple[str, bytes, bool], bytes] = {}
+        encoded: dict[tuple[str, bool, str], list[bytes]] = {}
+        texts: dict[tuple[str, bytes, bool, str], bytes] = {}
         token = self._token(topic)
         for subscription, session_id in topic.subscriptions.items():
             session = self.sessions[session_id]
             if subscription.phase is not Phase.LIVE or not session.in_step:
                 self._lag(subscription, outbox, effects)
                 continue
-            how = (subscription.mode, session.server_sent)
+            tenant = session.tenant
+            how = (subscription.mode, session.server_sent, tenant.name)
             bodies = encoded.get(how)
             if bodies is None:
-                bodies = encoded[how] = _bodies(self._encode(topic, outbox, subscription.mode), session)
+                bodies = encoded[how] = _bodies(self._encode(topic, outbox, subscription.mode, tenant), session)
             if not bodies:
                 continue
-            place = (subscription.mode, b"" if session.server_sent else subscription.name, session.server_sent)
+            place = (
+                subscription.mode,
+                b"" if session.server_sent else subscription.name,
+                session.server_sent,
+                tenant.name,
+            )
             text = texts.get(place)
             if text is None:
                 text = texts[place] = _text(subscription, bodies, token, session)
@@ -1218,11 +1226,11 @@ class GatewayState:
         if subscription.phase is Phase.LAGGING:
             self._attend(subscription, effects)
 
-    def _encode(self, topic: Topic, outbox: Outbox, mode: str) -> list[protocol.Typed]:
+    def _encode(self, topic: Topic, outbox: Outbox, mode: str, tenant: Tenant) -> list[protocol.Typed]:
         replicas, now_ms = topic.replicas, self._now_ms
         messages: list[protocol.Typed] = []
         for key, pending in outbox.items():
-            messages.extend(encode(key, pending, replicas.get(key), mode, now_ms))
+            messages.extend(encode(key, pending, replicas.get(key), mode, now_ms, tenant))
         return messages
 
     def _token(self, topic: Topic) -> bytes:
@@ -1304,7 +1312,7 @@ class GatewayState:
         elif not subscription.paused and subscription.phase is Phase.LAGGING:
             self._flush_topic(subscription.topic, effects)
             session.attention.pop(subscription, None)
-            messages.extend(self._encode(subscription.topic, subscription.outbox, subscription.mode))
+            messages.extend(self._encode(subscription.topic, subscription.outbox, subscription.mode, session.tenant))
             subscription.outbox.clear()
             subscription.phase = Phase.LIVE
             resumed, subscription.since = subscription.since is not None, None
@@ -1331,7 +1339,7 @@ class GatewayState:
         topic = subscription.topic
         self._flush_topic(topic, effects)
         session.attention.pop(subscription, None)
-        messages.extend(self._encode(topic, subscription.outbox, subscription.mode))
+        messages.extend(self._encode(topic, subscription.outbox, subscription.mode, session.tenant))
         subscription.outbox.clear()
         size = sum(len(members) for _, members in messages)
         while subscription.remaining:
@@ -1342,7 +1350,7 @@ class GatewayState:
             del subscription.remaining[key]
             replica = topic.replicas.get(key)
             if replica is not None:
-                messages.append(protocol.snapshot(replica.view(), self._now_ms))
+                messages.append(protocol.snapshot(replica.view(), self._now_ms, session.tenant))
                 size += len(messages[-1][1])
         token = self._token(topic)
         messages.append(protocol.snapshot_end(token))
@@ -1454,6 +1462,15 @@ def _service_notice(service: str, *, is_offline: bool) -> dict[str, Any]:
     else:
         level, code, text = "success", "service_online", f"the service {service} is back"
     return {"level": level, "code": code, "message": text, "service": service}
+
+
+def _told(members: dict[str, Any], tenant: Tenant) -> dict[str, Any]:
+    """Return what is said of a mutation as a client of a tenant is told."""
+    if not tenant:
+        return members
+    error = members.get("error")
+    shown = {} if error is None else {"error": {**error, "message": tenant.text(error["message"])}}
+    return {**members, **shown, "mutation_id": tenant.outside_id(members["mutation_id"])}
 
 
 def _bodies(messages: list[protocol.Typed], session: SessionState) -> list[bytes]:

@@ -246,6 +246,8 @@ class ApiKeys:
             if not read.hash.startswith(SCHEME) or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
                 raise ConfigError(place, "hash: expected sha256: and 64 hexadecimal digits")
             check_patterns(place, read)
+            if read.tenant and not tenants:
+                raise ConfigError(place, "tenant: there are none, gateway.tenant_claim is not set")
             if read.tenant and not is_name(read.tenant):
                 raise ConfigError(place, f"tenant: expected {NAME_TEXT}, got {read.tenant!r:.60}")
             if tenants and not read.tenant and not read.admin:

@@ -107,7 +107,9 @@ def test_keys_of_tenants():
     assert operator is not None
     assert operator.is_operator
     with pytest.raises(ConfigError, match="line 1: tenant: expected 1 to 64"):
-        ApiKeys.parse(f'{{"id":"a","hash":"{hashed("k")}","tenant":"*"}}')
+        ApiKeys.parse(f'{{"id":"a","hash":"{hashed("k")}","tenant":"*"}}', tenants=True)
+    with pytest.raises(ConfigError, match=r"gateway\.tenant_claim is not set"):
+        ApiKeys.parse(made)
 
 
 def test_who_may_follow_whom_in_a_session():
