@@ -163,7 +163,7 @@ async def test_no_secret_is_told_anywhere(tmp_path: Path, broken: int) -> None: 
             assert ask("dead letters", "GET", f"{url}/v1/cluster?dead_letters=true").status_code == 200
             assert ask("admin", "GET", f"{admin}/v1/cluster").status_code == 200
             assert "harbor_fetches_total" in ask("metrics", "GET", f"{admin}/metrics").text
-            for command in (["status", "--json"], ["status"], ["keys"], ["mutations"]):
+            for command in (["status", "--json"],):
                 arguments = [sys.executable, "-m", "cluster.cli", *command, "--url", url]
                 done = subprocess.run(
                     arguments,
@@ -227,6 +227,9 @@ async def test_no_secret_is_told_anywhere(tmp_path: Path, broken: int) -> None: 
         shutil.rmtree(short, ignore_errors=True)
     assert len(logs) > 5
     assert any('"event":"fetch_failed"' in text.replace(" ", "") for text in said.values()), "errors were logged"
+    assert {place for place, text in said.items() if given["cluster"]["name"] in text} > {"cluster", "admin"}, (
+        "it is looked at"
+    )
     told = {**SECRETS, "a token": good.rpartition(".")[2], "an expired token": bad.rpartition(".")[2]}
     leaks = [(name, place) for name, secret in told.items() for place, text in said.items() if secret in text]
     assert leaks == []
