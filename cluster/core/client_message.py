@@ -87,7 +87,7 @@ def client_frame(
 
 
 def _error(state: GatewayState, session: SessionState, name: Any, error: HarborError) -> list[Effect]:
-    members = protocol.error_of(error)
+    members = {**protocol.error_of(error), "message": session.tenant.text(error.message)}
     return state.say(session, protocol.message("error", **({} if name is None else {"re": name}), **members))
 
 

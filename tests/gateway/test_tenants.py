@@ -17,6 +17,7 @@ from websockets.asyncio.client import ClientConnection
 from cluster.core import client_message, template
 from cluster.core.grants import ApiKeys, Grants, line
 from cluster.core.presence_room import Pattern
+from cluster.errors import ErrorCode, RequestError
 from cluster.gateway import server
 from tests.gateway.conftest import until
 from tests.gateway.test_mutations import Homed
@@ -251,6 +252,18 @@ async def test_what_a_tenant_is_told_is_in_its_own_words(tenants: Tenants) -> No
     code, text = await tenants.ask("acme", "GET", "/v1/stream", params={"prefix": "[]"})
     assert b'data: {"key":["p",1],' in text
     assert b"acme" not in text.replace(SECRET.encode(), b"")
+
+
+async def test_an_error_on_a_socket_is_in_its_own_words(tenants: Tenants) -> None:
+    tenants.state.mutations.require_home = refuse  # type: ignore[method-assign]
+    async with tenants.open("acme") as socket:
+        await say(socket, {"type": "mutate", "id": 1, **NOTE, "mutation_id": "m2"}, {"type": "ping"})
+        error = next(each for each in await until(socket, "pong") if each["type"] == "error")
+        assert error["message"] == "the id m2 is that of another mutation"
+
+
+def refuse(mutation: str, _: int) -> None:
+    raise RequestError(ErrorCode.CONFLICT, f"the id {mutation} is that of another mutation")
 
 
 async def test_keys_are_listed_page_by_page(tenants: Tenants) -> None:
