@@ -19,6 +19,7 @@ import yaml
 from msgspec import Struct
 
 from cluster.config import values
+from cluster.config.limits import limits, network, origin
 from cluster.config.model import (
     AuthConfig,
     CacheConfig,
@@ -47,6 +48,7 @@ from cluster.core.feed import Repeats
 from cluster.core.gateway_scaling import GatewayScale
 from cluster.core.grants import ApiKeys
 from cluster.core.infinite import OffsetPaging
+from cluster.core.limits import Limits
 from cluster.core.operation import is_number
 from cluster.core.overflow import Overflow
 from cluster.core.presence_room import MAX_TOPIC
@@ -57,8 +59,6 @@ from cluster.core.window import Profile
 from cluster.errors import ConfigError
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
-_SIZE = re.compile(r"(\d+)(B|KiB|MiB|GiB)\Z")
-_SIZE_BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z")
 MAX_SHARDS = 64
@@ -250,13 +250,6 @@ def _rate(path: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ConfigError(path, f"expected a number of events a second above 0, got {value!r}")
     return float(value)
-
-
-def _bytes(path: str, value: Any) -> int:
-    match = _SIZE.match(value) if isinstance(value, str) else None
-    if match is None:
-        raise ConfigError(path, f"expected a size such as 64KiB or 1MiB, got {value!r}")
-    return int(match[1]) * _SIZE_BYTES[match[2]]
 
 
 def _url(*schemes: str) -> Callable[[str, Any], str]:
@@ -537,6 +530,9 @@ class _Reader(Faults):
             section.take("admin_port", 8701, _port),
             section.take("origins", (), self.origins),
             section.take("auth", AuthConfig(), self.auth),
+            limits=section.take("limits", Limits(), lambda path, value: limits(Section(self, path, value))),
+            trusted_proxies=section.take("trusted_proxies", (), self.networks),
+            hsts_ms=section.take("hsts", 0.0, _positive),
         )
         section.later("tenant_claim")
         section.done()
@@ -549,7 +545,10 @@ class _Reader(Faults):
         return made
 
     def origins(self, path: str, value: Any) -> tuple[str, ...]:
-        return tuple(_url("http", "https")(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))
+        return tuple(origin(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))
+
+    def networks(self, path: str, value: Any) -> tuple[str, ...]:
+        return tuple(network(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))
 
     def auth(self, path: str, value: Any) -> AuthConfig:
         section = Section(self, path, value)
@@ -604,7 +603,7 @@ class _Reader(Faults):
     def cache(self, path: str, value: Any) -> CacheConfig:
         section = Section(self, path, value)
         made = CacheConfig(
-            section.take("max_bytes", None, _bytes),
+            section.take("max_bytes", None, values.size),
             section.take("max_entries", None, values.at_least_one),
         )
         section.done()
@@ -750,9 +749,9 @@ class _Reader(Faults):
                 section.take("unsubscribe", None, values.anything),
                 section.take("reconnect", ReconnectConfig(), self.reconnect),
                 section.take("heartbeat", 30_000.0, values.endless),
-                section.take("max_frame", 4 * 1024 * 1024, _bytes),
+                section.take("max_frame", 4 * 1024 * 1024, values.size),
                 section.take("overflow", "pause", values.one_of(*(each.value for each in Overflow))),
-                section.take("max_buffer", None, _bytes),
+                section.take("max_buffer", None, values.size),
                 section.take("max_rate", None, _rate),
                 dialect,
                 section.take("namespace", "/", _namespace),

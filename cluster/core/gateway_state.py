@@ -25,6 +25,7 @@ from msgspec import Struct
 from cluster.core import protocol
 from cluster.core.gateway_mutations import Concluded, GatewayMutations, News, Order, Said
 from cluster.core.grants import ANYBODY, ApiKeys, Principal
+from cluster.core.limits import Limits, SessionCounts, refuse
 from cluster.core.link import Foreign, Incoming, New, Outgoing, Repeat
 from cluster.core.messages import (
     Absent,
@@ -78,11 +79,11 @@ from cluster.core.presence_room import Mode, Pattern
 from cluster.core.presence_session import PresenceSessions
 from cluster.core.query_key import CanonicalKey, KeyMatcher, parse
 from cluster.core.replica import Replica
-from cluster.core.session_state import SUBSCRIPTIONS, SessionState
+from cluster.core.session_state import SessionState
 from cluster.core.subscription import Interests
 from cluster.core.topic import Phase, Subscription, Topic
 from cluster.core.undo import Undoing
-from cluster.errors import ErrorCode, RequestError, UnavailableError
+from cluster.errors import ErrorCode, LimitError, RequestError, UnavailableError
 
 SETTLE_MS = 2.0
 """From the first change to the flush after a quiet time: the change sets of one window's shards arrive within it, a lone event hardly
@@ -216,8 +217,13 @@ class GatewayState:
         keys: ApiKeys | None = None,
         mutations: Mapping[str, DeclaredMutation] | None = None,
         patterns: Sequence[Pattern] = (),
+        limits: Limits | None = None,
     ) -> None:
         self.identity = identity
+        self.limits = limits or Limits()
+        self.counts = SessionCounts(self.limits)
+        self.limited: Counter[str] = Counter()
+        """What was refused, by limit."""
         self.keys = keys
         """Who may do what; None: anybody everything."""
         self.mutations = GatewayMutations(mutations or {})
@@ -250,7 +256,13 @@ class GatewayState:
         self.reads: Counter[str] = Counter()
         """By where the answer came from; the shell counts."""
         self._now_ms = 0.0
-        self.presence = PresenceSessions(incarnation, lambda topic: slots.shard(CanonicalKey(topic)), shards, patterns)
+        self.presence = PresenceSessions(
+            incarnation,
+            lambda topic: slots.shard(CanonicalKey(topic)),
+            shards,
+            patterns,
+            updates_per_s=self.limits.presence_updates,
+        )
 
     # --- shards --------------------------------------------------------------------------------------------------
 
@@ -824,25 +836,47 @@ class GatewayState:
         server_sent: bool = False,
         principal: Principal | None = ANYBODY,
         resume_token: str = "",
+        address: str = "",
     ) -> SessionState:
         """A client has connected; with no `principal` it has yet to say whose it is.
 
         Raises:
             UnavailableError: too many have.
+            LimitError: too many of its address or of its subject, or too many event streams.
         """
         if len(self.sessions) >= MAX_SESSIONS:
             raise UnavailableError("this gateway has as many sessions as it may")
-        session = self.sessions[session_id] = SessionState(
-            session_id, server_sent=server_sent, principal=principal, resume_token=resume_token
+        session = SessionState(
+            session_id, server_sent=server_sent, principal=None, resume_token=resume_token, address=address
         )
+        self.counts.open(address, server_sent=server_sent)
+        try:
+            self.identify(session, principal)
+        except LimitError:
+            self.counts.close(address, None, server_sent=server_sent)
+            raise
+        self.sessions[session_id] = session
         self.presence.opened(session)
         return session
 
+    def identify(self, session: SessionState, principal: Principal | None) -> None:
+        """A session is this principal's from now on.
+
+        Raises:
+            LimitError: that subject has as many as it may; the session is as it was.
+        """
+        self.counts.identify(_counted(session.principal), _counted(principal))
+        session.principal = principal
+
     def admit(self, session: SessionState, principal: Principal, now_ms: float) -> list[Effect]:
-        """A session is this principal's from now on; what it watches and may not goes."""
+        """A session is this principal's from now on; what it watches and may not goes.
+
+        Raises:
+            LimitError: that subject has as many as it may; the session is as it was.
+        """
         self._now_ms = now_ms
         effects: list[Effect] = []
-        session.principal = principal
+        self.identify(session, principal)
         for subscription in list(session.subscriptions.values()):
             topic = subscription.topic
             if principal.may("read", CanonicalKey(topic.key)):
@@ -879,6 +913,7 @@ class GatewayState:
         session = self.sessions.pop(session_id, None)
         self.mutations.forget(session_id)
         if session is not None:
+            self.counts.close(session.address, _counted(session.principal), server_sent=session.server_sent)
             for subscription in list(session.subscriptions.values()):
                 self._end(session, subscription, effects)
             self.presence.gone(session, now_ms, lingers=lingers)
@@ -967,8 +1002,8 @@ class GatewayState:
         self._now_ms = now_ms
         if name in session.subscriptions:
             raise RequestError(ErrorCode.CONFLICT, f"the subscription {name.decode()} exists already")
-        if len(session.subscriptions) >= SUBSCRIPTIONS:
-            raise RequestError(ErrorCode.TOO_MANY, f"a session has at most {SUBSCRIPTIONS} subscriptions")
+        if len(session.subscriptions) >= (most := self.limits.subscriptions):
+            refuse(ErrorCode.TOO_MANY, "subscriptions", most, f"a session has at most {most} subscriptions")
         effects: list[Effect] = []
         topic = self._topics.get((key, prefix))
         if topic is None:
@@ -1383,6 +1418,11 @@ def _moved(topic: Topic) -> dict[str, int] | None:
         if replica.version and replica.shard in topic.held and key not in topic.held[replica.shard]:
             moved[key] = 0
     return moved
+
+
+def _counted(principal: Principal | None) -> str | None:
+    """Return the subject that a session is counted by; None: by none."""
+    return None if principal is None or principal is ANYBODY else principal.subject
 
 
 def _condition(before: str | None, state: str) -> str | None:
