@@ -30,6 +30,11 @@ class TokenBucket:
         self._refill(now_ms)
         return max(0.0, (1.0 - self.tokens) / self._per_ms) if self.tokens <= 0.0 else 0.0
 
+    def wait_ms(self, now_ms: float) -> float:
+        """Return how long it takes until there is a whole token; 0: there is. Who asks this before `take` never gets into debt."""
+        self._refill(now_ms)
+        return max(0.0, (1.0 - self.tokens) / self._per_ms)
+
     def _refill(self, now_ms: float) -> None:
         self.tokens = min(self._size, self.tokens + max(0.0, now_ms - self._at) * self._per_ms)
         self._at = max(self._at, now_ms)
@@ -57,7 +62,9 @@ class RateLimit:
         Raises:
             LimitError: `LIMITED`, with the time after which it would not have been.
         """
-        if self._accepted.take(1, now_ms):
+        wait_ms = self._accepted.wait_ms(now_ms)
+        if not wait_ms:
+            self._accepted.take(1, now_ms)
             return
         self._refused.take(1, now_ms)
         rate = self._per_second
@@ -66,7 +73,7 @@ class RateLimit:
             self._limit,
             rate,
             f"at most {rate:g} {self._what} a second",
-            retry_after_ms=self._accepted.debt_ms(now_ms),
+            retry_after_ms=wait_ms,
         )
 
     def pause_ms(self, now_ms: float) -> float:

@@ -30,7 +30,9 @@ EXPOSED = "ETag, Retry-After"
 """What it may read, beside the body."""
 HOSTS = 256
 """`Host` headers that are known to be good; beyond it they are looked at anew."""
+# `Server` is there so that aiohttp does not add one with its version and Python's.
 _ALWAYS = {
+    "Server": "harbor",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
@@ -52,7 +54,7 @@ class Browsers:
 
     def __init__(self, origins: Iterable[str] = (), hsts_s: int = 0) -> None:
         self.origins: frozenset[str] = frozenset(origins)
-        self._hosts = frozenset(filter(None, (_host_name(urlsplit(each).netloc) for each in self.origins)))
+        self._hosts = frozenset(filter(None, (_host_name(_netloc(each)) for each in self.origins)))
         self._good: set[str] = set()
         strict = {"Strict-Transport-Security": f"max-age={hsts_s}"} if hsts_s else {}
         vary = {"Vary": "Origin"} if self.origins else {}
@@ -79,7 +81,7 @@ class Browsers:
             return
         if self.origins:
             raise RequestError(ErrorCode.FORBIDDEN, f"the origin {origin!r:.120} is not in gateway.origins")
-        if not is_guarded and not _is_of(origin, host) and not _is_loopback(_host_name(urlsplit(origin).netloc)):
+        if not is_guarded and not _is_of(origin, host) and not _is_loopback(_host_name(_netloc(origin))):
             raise RequestError(
                 ErrorCode.FORBIDDEN, f"pages of {origin!r:.120} need to be in gateway.origins where there is no auth"
             )
@@ -152,7 +154,15 @@ class Browsers:
 
 def _is_of(origin: str, host: str) -> bool:
     """Whether a page is the gateway's own. Whether TLS was spoken to a proxy in front is not to be seen here."""
-    return bool(host) and urlsplit(origin).netloc.lower() == host.lower()
+    return bool(host) and _netloc(origin).lower() == host.lower()
+
+
+def _netloc(origin: str) -> str:
+    """Return an origin's host and port; "" where it is none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def _host_name(host: str) -> str:

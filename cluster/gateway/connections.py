@@ -30,6 +30,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from cluster.core.addresses import Addresses, site
 from cluster.core.limits import Limits, refuse
 from cluster.errors import ErrorCode, HarborError, LimitError, RequestError
+from cluster.gateway.browsers import DATA
 from cluster.gateway.error_response import error_response, last_words
 
 LOOK_S = 0.5
@@ -97,6 +98,8 @@ class Connection(RequestHandler):
         if len(data) + self.held > self._manager.limits.headers_bytes:
             self._weigh(self._request_count - before)
         self.finished()
+        if self._messages and not self._messages[-1][1].is_eof():  # the rest of it is of a body
+            self._manager.hold(self, len(data))
 
     def _weigh(self, count: int) -> None:
         """Refuse those of the last heads whose headers are too large together."""
@@ -173,6 +176,7 @@ class Connection(RequestHandler):
         if self._manager is not None and isinstance(error, LimitError):
             self._manager.limited[error.limit] += 1
         response = error_response(error)
+        response.headers.update(DATA)
         response.force_close()
         return response
 
