@@ -28,6 +28,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from cluster.core.addresses import Addresses, site
+from cluster.core.client_frames import ClientFrames
 from cluster.core.limits import Limits, refuse
 from cluster.errors import ErrorCode, HarborError, LimitError, RequestError
 from cluster.gateway.browsers import DATA
@@ -44,7 +45,7 @@ UNACKNOWLEDGED_MS = 90_000
 class Connection(RequestHandler):
     """One connection. `held`: bytes received that have not become a message; `unsent`: of answers that the peer has not taken."""
 
-    __slots__ = ("client", "held", "is_held_up", "on_late", "peer", "since", "unsent")
+    __slots__ = ("_frames", "client", "held", "is_held_up", "on_fault", "on_late", "peer", "since", "unsent")
 
     _manager: "Connections | None"
 
@@ -62,6 +63,9 @@ class Connection(RequestHandler):
         """It is not read at the moment, which is none of its doing."""
         self.on_late: Callable[[LimitError], None] | None = None
         """What is called where a socket is late with a frame."""
+        self.on_fault: Callable[[str], None] | None = None
+        """What is called where a socket's frames are not as they have to be; nothing more of it is read."""
+        self._frames: ClientFrames | None = None
 
     @property
     def limits(self) -> Limits:
@@ -84,6 +88,8 @@ class Connection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Something came."""
+        if self._payload_parser is not None and self._is_faulty(data):
+            return
         before = self._request_count
         super().data_received(data)
         if self._manager is None or not data:
@@ -100,6 +106,23 @@ class Connection(RequestHandler):
         self.finished()
         if self._messages and not self._messages[-1][1].is_eof():  # the rest of it is of a body
             self._manager.hold(self, len(data))
+
+    def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
+        """It is a socket from now on."""
+        self._frames = ClientFrames()
+        if self._is_faulty(self._message_tail):  # what came right behind the handshake
+            self._message_tail = b""
+        super().set_parser(parser, data_received_cb)
+
+    def _is_faulty(self, data: bytes) -> bool:
+        if self._frames is not None:
+            reason = self._frames.fault(data)
+            if not reason:
+                return False
+            self._frames = None
+            if self.on_fault is not None:
+                self.on_fault(reason)
+        return True
 
     def _weigh(self, count: int) -> None:
         """Refuse those of the last heads whose headers are too large together."""
@@ -143,7 +166,7 @@ class Connection(RequestHandler):
 
     def late(self, now_s: float) -> None:
         """Look whether it takes too long."""
-        if not self.since or self.is_held_up:
+        if not self.since or self.is_held_up or self._manager is None:  # the last: it is gone, but its request is not
             return
         limits = self.limits
         if self._payload_parser is not None:
@@ -306,10 +329,10 @@ class Connections(web.Server):
                 transport.abort()
 
     def _look(self) -> None:
+        self._timer = self._loop.call_later(LOOK_S, self._look) if self._connections else None
         now_s = self._loop.time()
         for connection in cast("list[Connection]", list(self._connections)):
             connection.late(now_s)
-        self._timer = self._loop.call_later(LOOK_S, self._look) if self._connections else None
 
     async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - aiohttp's signature
         """Close all."""

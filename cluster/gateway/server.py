@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 import orjson
-from aiohttp import WSMsgType, web
+from aiohttp import HttpVersion11, WSMsgType, web
 
 from cluster import __version__
 from cluster.clock import Clock
@@ -89,6 +89,7 @@ GROUP_S = 0.2
 PACED = 0.8
 """Share of a drain's grace over which they are spread; the rest is for sockets to close."""
 CLOSE_NORMAL = 1000
+CLOSE_PROTOCOL_ERROR = 1002
 FINAL = range(3500, 4000)
 """Close codes of sessions that do not come back; after `CLOSE_NORMAL` they have said so themselves."""
 RECONNECT_MS = 1_000
@@ -339,7 +340,7 @@ class GatewayServer:
                 if replica is not None:
                     body = self._body(replica, now_ms)
                     return EntryResponse(self._date.at(now_ms), replica.version, body, self._browsers.head)
-        handler = self._preflight if request.method == "OPTIONS" else self._handler(request.method, request.path)
+        handler = self._preflight if request.method == "OPTIONS" else self._handler(request.method, _pattern(request))
         try:
             self._browsers.check(request, is_guarded=self.state.keys is not None)
             principal = request[PRINCIPAL] = self._principal(request)
@@ -361,7 +362,7 @@ class GatewayServer:
         return response
 
     def _handler(self, method: str, path: str) -> Handler:
-        return self._routes.get((method, _pattern(path)), self._unknown)
+        return self._routes.get((method, path), self._unknown)
 
     def _address(self, request: web.BaseRequest) -> str:
         """Return what a request is counted by, where it has no subject."""
@@ -415,7 +416,7 @@ class GatewayServer:
         return body
 
     async def _preflight(self, request: web.BaseRequest) -> web.StreamResponse:
-        path = _pattern(request.path)
+        path = _pattern(request)
         methods = [method for method, each in self._routes if each == path]
         return self._browsers.preflight(request, methods, cookies=path in COOKIED)
 
@@ -576,12 +577,15 @@ class GatewayServer:
             writer_limit=CHUNK_WRITE_BYTES,
             decode_text=False,
         )
-        if not socket.can_prepare(request):
+        is_one = request.version >= HttpVersion11 and len(request.headers.getall("Sec-WebSocket-Key", [])) == 1
+        if not is_one or not socket.can_prepare(request):
             raise RequestError(ErrorCode.BAD_REQUEST, "this endpoint speaks WebSocket")
+        socket.headers["Server"] = self._browsers.data["Server"]
         wire = self._open(request, server_sent=False)
         connection = request.protocol
         assert isinstance(connection, Connection)
         connection.on_late = partial(self._late, wire)
+        connection.on_fault = partial(self._close, wire, CLOSE_PROTOCOL_ERROR)
         try:
             await socket.prepare(request)
             if wire.session.principal is not None:
@@ -599,7 +603,7 @@ class GatewayServer:
             code = wire.close_code or socket.close_code or 1006
             self.disconnects[code] += 1
             self._shut(wire, lingers=code != CLOSE_NORMAL and code not in FINAL)
-            connection.on_late = None
+            connection.on_late = connection.on_fault = None
             if request.transport is not None and not request.transport.is_closing():
                 request.transport.close()
             if request.transport is not None:
@@ -837,8 +841,9 @@ def _entry_response(request: web.BaseRequest, version: int, body: bytes) -> web.
     return web.Response(body=body, headers={"Content-Type": "application/json", "ETag": etag})
 
 
-def _pattern(path: str) -> str:
-    """Return a path as routes have it."""
+def _pattern(request: web.BaseRequest) -> str:
+    """Return a request's path as routes have it. An escaped `/` parts nothing, here as for a proxy that lets only some paths through."""
+    path = request.rel_url.raw_path
     return f"{MUTATION}{{id}}" if path.startswith(MUTATION) else path
 
 
