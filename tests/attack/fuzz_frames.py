@@ -28,13 +28,14 @@ FRESH = 500
 
 def main() -> None:
     """Run until the time is up."""
-    state = {"target": Target(), "inputs": 0}
+    target, inputs = Target(), 0
 
     def test_one(data: bytes) -> None:
-        state["inputs"] += 1
-        if state["inputs"] % FRESH == 0:
-            state["target"] = Target()
-        one(state["target"], data)
+        nonlocal target, inputs
+        inputs += 1
+        if inputs % FRESH == 0:
+            target = Target()
+        one(target, data)
 
     for seed in SEEDS:
         one(Target(), seed)

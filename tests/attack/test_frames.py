@@ -13,11 +13,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.attack.target import Target, one
+from tests.lasting import lasting
 
 ROOT = Path(__file__).parents[2]
-FUZZ_S = int(os.environ.get("HARBOR_FUZZ_S", "3"))
-"""Seconds of the fuzzer that coverage guides; `make soak` gives it more."""
-EXAMPLES = int(os.environ.get("HARBOR_ATTACK_EXAMPLES", "60"))
+FUZZ_S = lasting(3, 300)
+"""Seconds of the fuzzer that coverage guides."""
+EXAMPLES = lasting(60, 5_000)
 
 TEXT = st.one_of(
     st.sampled_from(["", "a", "doc:1", "rename", "\u202e\u05d0", "a\x00b", "x" * 2_000]), st.text(max_size=8)
@@ -71,6 +72,7 @@ def written(value: Any) -> bytes:
         return json.dumps(value).encode()
 
 
+@pytest.mark.soak
 @given(st.lists(st.one_of(MESSAGE, st.lists(MESSAGE, max_size=4)), min_size=1, max_size=6))
 @settings(max_examples=EXAMPLES)
 def test_any_messages_are_answered(messages: list[Any]) -> None:
@@ -80,6 +82,7 @@ def test_any_messages_are_answered(messages: list[Any]) -> None:
     target.is_well()
 
 
+@pytest.mark.soak
 @given(st.lists(st.binary(max_size=200), min_size=1, max_size=4))
 @settings(max_examples=EXAMPLES)
 @example([b"\xff"])
@@ -101,6 +104,7 @@ def test_any_bytes_are_answered(frames: list[bytes]) -> None:
     target.is_well()
 
 
+@pytest.mark.soak
 @given(st.sampled_from(TYPES), st.fixed_dictionaries({}, optional=MEMBERS), st.data())
 @settings(max_examples=EXAMPLES)
 def test_a_message_that_was_damaged_is_answered(kind: str, rest: dict[str, Any], data: st.DataObject) -> None:
@@ -126,6 +130,7 @@ def test_ten_thousand_subscriptions_are_128() -> None:
     target.is_well()
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not installed")
 def test_a_fuzzer_that_coverage_guides_finds_nothing(tmp_path: Path) -> None:
     command = [

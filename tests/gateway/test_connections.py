@@ -395,7 +395,7 @@ async def test_answers_that_are_not_taken_count_too() -> None:
         raws = []
         for _ in range(24):
             raw = await Raw.to(harness)
-            raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            raw.writer.transport.pause_reading()
             raws.append(raw)
             await raw.say(*[b'GET /v1/entries?key=["a"] HTTP/1.1\r\nHost: localhost\r\n\r\n'] * 10)
         await holds(lambda: server_of(harness).held > 0 or harness.state.limited["buffers"])
@@ -403,7 +403,7 @@ async def test_answers_that_are_not_taken_count_too() -> None:
             assert response.status == 200
         assert server_of(harness).held <= limits.buffers_bytes
         for raw in raws:
-            raw.writer.transport.abort()  # type: ignore[attr-defined]
+            raw.writer.transport.abort()
         await holds(lambda: server_of(harness).held == 0)
 
 
