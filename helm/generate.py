@@ -61,7 +61,28 @@ CONFIG: dict[str, Any] = {
         "replicas": "integer",
     },
     "batching": {"window": "string", "max_wait": "string", "mode": "string"},
-    "gateway": {"origins": "array", "tenant_claim": "string"},
+    "gateway": {
+        **dict.fromkeys(("origins", "trusted_proxies"), "array"),
+        **dict.fromkeys(("hsts", "tenant_claim"), "string"),
+        "limits": {
+            **dict.fromkeys(
+                (
+                    *("frame", "body", "request_line", "header", "headers", "buffers"),
+                    *("hello_within", "head_within", "body_within", "idle"),
+                ),
+                "string",
+            ),
+            **dict.fromkeys(
+                (
+                    *("header_count", "subscriptions", "connections", "connections_per_address"),
+                    *("sessions_per_address", "sessions_per_subject", "streams"),
+                ),
+                "integer",
+            ),
+            **dict.fromkeys(("commands", "commands_burst", "requests_burst", "presence_updates"), "number"),
+            "requests": ["number", "null"],
+        },
+    },
     "storage": {"sync": "string", "wait": "string"},
     "cache": {"max_bytes": ["string", "integer", "null"], "max_entries": ["integer", "null"]},
     "defaults": {"stale_time": "string", "gc_time": "string", "retry": ["integer", "boolean"]},

@@ -5,19 +5,24 @@ shard sent.
 """
 
 import asyncio
+import resource
 from typing import Any
 
+import msgspec
 import ray
 
 from cluster.actors.shell import Shell
 from cluster.actors.specification import Specification
 from cluster.core.gateway_state import GatewayState
+from cluster.core.limits import Limits
 from cluster.core.messages import Announce, Answer, ChangeSet, Message, SourceStates
 from cluster.gateway import ConfiguredAuthority, GatewayServer
 from cluster.observability.metrics import Metrics
 
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - what to show in place of it
 STALL_CHECK_S = 5.0
+OTHER_FILES = 512
+"""Of what a process may open is for what is no connection of a client: Ray, logs, links to shards."""
 BIND_RETRY_S = 0.2
 BIND_ATTEMPTS = 100
 """A restarted gateway may find its port still held by the process that was killed."""
@@ -43,6 +48,7 @@ class GatewayActor(Shell):
             authority=self._authority,
             mutations=spec.compiled.mutations,
             patterns=spec.compiled.presence,
+            limits=self._limits(config.limits),
         )
         self._server = GatewayServer(
             self.machine,
@@ -54,6 +60,8 @@ class GatewayActor(Shell):
             dead_letters=self.peers.all_dead_letters,
             origins=config.origins,
             **({} if self._authority is None else {"prepare": self._authority.prepare}),
+            trusted_proxies=config.trusted_proxies,
+            hsts_s=int(config.hsts_ms / 1000),
         )
         self._metrics = Metrics(component="gateway", actor=self.identity, gateway=str(index))
         self._ages = self._metrics.histogram("end_to_end_seconds")
@@ -65,6 +73,14 @@ class GatewayActor(Shell):
         self.spawn(self._watch_stalls())
         if self._authority is not None:
             self.spawn(self._authority.keep(self._looked))
+
+    def _limits(self, limits: Limits) -> Limits:
+        """Return the limits with no more connections than the process may open files."""
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OTHER_FILES
+        if files >= limits.connections:
+            return limits
+        self.log.warning("fewer_connections", wanted=limits.connections, files=files)
+        return msgspec.structs.replace(limits, connections=max(1, files))
 
     async def _listen(self, host: str, port: int) -> int:
         for attempt in range(BIND_ATTEMPTS):
@@ -157,6 +173,8 @@ class GatewayActor(Shell):
             if self._authority.jwks is not None:
                 for outcome, count in self._authority.jwks.fetches.items():
                     metrics.set("jwks_fetches_total", count, outcome=outcome)
+        for limit, count in machine.limited.items():
+            metrics.set("limited_total", count, limit=limit)
         for source, count in machine.reads.items():
             metrics.set("reads_total", count, result=source)
         return metrics.encode()

@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from cluster.config import values
 from cluster.config.auth import is_loopback, read_auth
+from cluster.config.limits import limits, network, origin
 from cluster.config.model import (
     AuthConfig,
     CacheConfig,
@@ -46,6 +47,7 @@ from cluster.core.entity_index import EntityType
 from cluster.core.feed import Repeats
 from cluster.core.gateway_scaling import GatewayScale
 from cluster.core.infinite import OffsetPaging
+from cluster.core.limits import Limits
 from cluster.core.operation import is_number
 from cluster.core.overflow import Overflow
 from cluster.core.presence_room import MAX_TOPIC
@@ -58,8 +60,6 @@ from cluster.core.window import Profile
 from cluster.errors import ConfigError
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
-_SIZE = re.compile(r"(\d+)(B|KiB|MiB|GiB)\Z")
-_SIZE_BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z")
 MAX_SHARDS = 64
@@ -238,13 +238,6 @@ def _rate(path: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ConfigError(path, f"expected a number of events a second above 0, got {value!r}")
     return float(value)
-
-
-def _bytes(path: str, value: Any) -> int:
-    match = _SIZE.match(value) if isinstance(value, str) else None
-    if match is None:
-        raise ConfigError(path, f"expected a size such as 64KiB or 1MiB, got {value!r}")
-    return int(match[1]) * _SIZE_BYTES[match[2]]
 
 
 def _url(*schemes: str) -> Callable[[str, Any], str]:
@@ -534,6 +527,9 @@ class _Reader(Faults):
                 "auth", AuthConfig(), lambda at, given: read_auth(self, at, given, tenants=bool(tenant_claim))
             ),
             tenant_claim,
+            limits=section.take("limits", Limits(), lambda path, value: limits(Section(self, path, value))),
+            trusted_proxies=section.take("trusted_proxies", (), self.networks),
+            hsts_ms=section.take("hsts", 0.0, _positive),
         )
         if tenant_claim and made.auth.mode == "none":
             self.fault(f"{path}.tenant_claim", "tenants are told apart by their credentials: auth.mode is none")
@@ -547,7 +543,10 @@ class _Reader(Faults):
         return made
 
     def origins(self, path: str, value: Any) -> tuple[str, ...]:
-        return tuple(_url("http", "https")(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))
+        return tuple(origin(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))
+
+    def networks(self, path: str, value: Any) -> tuple[str, ...]:
+        return tuple(network(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))
 
     def store_nodes(self, path: str, value: Any) -> tuple[str, ...]:
         names = tuple(_name(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))
@@ -593,7 +592,7 @@ class _Reader(Faults):
     def cache(self, path: str, value: Any) -> CacheConfig:
         section = Section(self, path, value)
         made = CacheConfig(
-            section.take("max_bytes", None, _bytes),
+            section.take("max_bytes", None, values.size),
             section.take("max_entries", None, values.at_least_one),
         )
         section.done()
@@ -746,9 +745,9 @@ class _Reader(Faults):
                 section.take("unsubscribe", None, values.anything),
                 section.take("reconnect", ReconnectConfig(), self.reconnect),
                 section.take("heartbeat", 30_000.0, values.endless),
-                section.take("max_frame", 4 * 1024 * 1024, _bytes),
+                section.take("max_frame", 4 * 1024 * 1024, values.size),
                 section.take("overflow", "pause", values.one_of(*(each.value for each in Overflow))),
-                section.take("max_buffer", None, _bytes),
+                section.take("max_buffer", None, values.size),
                 section.take("max_rate", None, _rate),
                 dialect,
                 section.take("namespace", "/", _namespace),

@@ -15,6 +15,7 @@ from cluster.core.entity_index import EntityType
 from cluster.core.feed import Repeats
 from cluster.core.gateway_scaling import GatewayScale
 from cluster.core.infinite import OffsetPaging
+from cluster.core.limits import Limits
 from cluster.core.query_options import DEFAULT_OFFLINE_TIME_MS
 from cluster.core.scaling import Autoscale
 from cluster.core.staleness import StaleTime
@@ -100,10 +101,15 @@ class GatewayConfig(Struct, frozen=True):
     admin_host: str = "127.0.0.1"
     admin_port: int = 8701
     origins: tuple[str, ...] = ()
-    """Browser origins that may connect; empty: any."""
+    """Browser origins that may connect; empty: see `cluster.gateway.browsers`."""
     auth: AuthConfig = AuthConfig()
     tenant_claim: str = ""
     """The claim that names somebody's tenant, under which all their keys are; empty: there are no tenants."""
+    limits: Limits = Limits()
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks whose `X-Forwarded-For` is believed."""
+    hsts_ms: float = 0.0
+    """For how long browsers are told to use TLS only; 0: they are not told."""
 
 
 class ServiceConfig(_Confidential, frozen=True):

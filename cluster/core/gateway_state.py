@@ -25,6 +25,7 @@ from msgspec import Struct
 from cluster.core import protocol
 from cluster.core.gateway_mutations import Concluded, GatewayMutations, News, Order, Said
 from cluster.core.grants import ANYBODY, Authority, Principal
+from cluster.core.limits import Limits, SessionCounts, refuse
 from cluster.core.link import Foreign, Incoming, New, Outgoing, Repeat
 from cluster.core.messages import (
     Absent,
@@ -79,12 +80,12 @@ from cluster.core.presence_session import PresenceSessions
 from cluster.core.query_key import CanonicalKey, KeyMatcher, parse
 from cluster.core.replica import Replica
 from cluster.core.session_expiry import Expiries, expiry_notice
-from cluster.core.session_state import SUBSCRIPTIONS, SessionState
+from cluster.core.session_state import SessionState
 from cluster.core.subscription import Interests
 from cluster.core.tenant import Tenant
 from cluster.core.topic import Phase, Subscription, Topic
 from cluster.core.undo import Undoing
-from cluster.errors import ErrorCode, RequestError, UnauthorizedError, UnavailableError
+from cluster.errors import ErrorCode, LimitError, RequestError, UnauthorizedError, UnavailableError
 
 SETTLE_MS = 2.0
 """From the first change to the flush after a quiet time: the change sets of one window's shards arrive within it, a lone event hardly
@@ -218,11 +219,16 @@ class GatewayState:
         authority: Authority | None = None,
         mutations: Mapping[str, DeclaredMutation] | None = None,
         patterns: Sequence[Pattern] = (),
+        limits: Limits | None = None,
     ) -> None:
         self.identity = identity
         self.authority = authority
         """Says who may do what; None: anybody everything."""
         self.expiries = Expiries()
+        self.limits = limits or Limits()
+        self.counts = SessionCounts(self.limits)
+        self.limited: Counter[str] = Counter()
+        """What was refused, by limit."""
         self.mutations = GatewayMutations(mutations or {})
         self.concerns = concerns
         self._sources: dict[str, str | None] = {}
@@ -255,7 +261,13 @@ class GatewayState:
         self.reads: Counter[str] = Counter()
         """By where the answer came from; the shell counts."""
         self._now_ms = 0.0
-        self.presence = PresenceSessions(incarnation, lambda topic: slots.shard(CanonicalKey(topic)), shards, patterns)
+        self.presence = PresenceSessions(
+            incarnation,
+            lambda topic: slots.shard(CanonicalKey(topic)),
+            shards,
+            patterns,
+            updates_per_s=self.limits.presence_updates,
+        )
 
     # --- shards --------------------------------------------------------------------------------------------------
 
@@ -831,33 +843,52 @@ class GatewayState:
         server_sent: bool = False,
         principal: Principal | None = ANYBODY,
         resume_token: str = "",
+        address: str = "",
         now_ms: float | None = None,
     ) -> SessionState:
         """A client has connected; with no `principal` it has yet to say whose it is.
 
         Raises:
             UnavailableError: too many have.
+            LimitError: too many of its address or of its subject, or too many event streams.
         """
         if len(self.sessions) >= MAX_SESSIONS:
             raise UnavailableError("this gateway has as many sessions as it may")
-        session = self.sessions[session_id] = SessionState(
-            session_id, server_sent=server_sent, principal=principal, resume_token=resume_token
+        session = SessionState(
+            session_id, server_sent=server_sent, principal=None, resume_token=resume_token, address=address
         )
+        self.counts.open(address, server_sent=server_sent)
+        try:
+            self.identify(session, principal)
+        except LimitError:
+            self.counts.close(address, None, server_sent=server_sent)
+            raise
+        self.sessions[session_id] = session
         self.presence.opened(session)
         self.expiries.begin(session, self._now_ms if now_ms is None else now_ms)
         return session
+
+    def identify(self, session: SessionState, principal: Principal | None) -> None:
+        """A session is this principal's from now on.
+
+        Raises:
+            LimitError: that subject has as many as it may; the session is as it was.
+        """
+        self.counts.identify(_counted(session.principal), _counted(principal))
+        session.principal = principal
 
     def admit(self, session: SessionState, principal: Principal, now_ms: float) -> list[Effect]:
         """A session is this principal's from now on; what it watches and may not goes.
 
         Raises:
             HarborError: `FORBIDDEN`, it is somebody else's.
+            LimitError: that subject has as many as it may; the session is as it was.
         """
         if session.principal is not None:
             session.principal.require_follower(principal)
         self._now_ms = now_ms
         effects: list[Effect] = []
-        session.principal = principal
+        self.identify(session, principal)
         self.expiries.begin(session, now_ms)
         for subscription in list(session.subscriptions.values()):
             topic = subscription.topic
@@ -915,6 +946,7 @@ class GatewayState:
         self.mutations.forget(session_id)
         if session is not None:
             self.expiries.end(session)
+            self.counts.close(session.address, _counted(session.principal), server_sent=session.server_sent)
             for subscription in list(session.subscriptions.values()):
                 self._end(session, subscription, effects)
             self.presence.gone(session, now_ms, lingers=lingers)
@@ -1004,8 +1036,8 @@ class GatewayState:
         self._now_ms = now_ms
         if name in session.subscriptions:
             raise RequestError(ErrorCode.CONFLICT, f"the subscription {name.decode()} exists already")
-        if len(session.subscriptions) >= SUBSCRIPTIONS:
-            raise RequestError(ErrorCode.TOO_MANY, f"a session has at most {SUBSCRIPTIONS} subscriptions")
+        if len(session.subscriptions) >= (most := self.limits.subscriptions):
+            refuse(ErrorCode.TOO_MANY, "subscriptions", most, f"a session has at most {most} subscriptions")
         effects: list[Effect] = []
         topic = self._topics.get((key, prefix))
         if topic is None:
@@ -1427,6 +1459,11 @@ def _moved(topic: Topic) -> dict[str, int] | None:
         if replica.version and replica.shard in topic.held and key not in topic.held[replica.shard]:
             moved[key] = 0
     return moved
+
+
+def _counted(principal: Principal | None) -> str | None:
+    """Return the subject that a session is counted by; None: by none."""
+    return None if principal is None or principal is ANYBODY else principal.subject
 
 
 def _condition(before: str | None, state: str) -> str | None:

@@ -20,19 +20,18 @@ from hashlib import sha256
 
 import msgspec
 
+from cluster.core.limits import refuse
 from cluster.core.messages import PresenceDiff, PresenceMember, PresenceNews, Restored
 from cluster.core.presence_news import HomeNews
 from cluster.core.presence_room import Attendance, Membership, Mode, Pattern, Room, Seat
 from cluster.core.session_state import SessionState
 from cluster.core.tenant import of_topic
-from cluster.errors import ErrorCode, HarborError, RequestError
+from cluster.errors import ErrorCode, HarborError, LimitError, RequestError
 
 GRACE_MS = 5_000.0
 """A lost connection is made again within a second or two, by a client whose gateway goes on."""
 TOPICS = 64
 """A session may join or watch."""
-UPDATES_PER_S = 20.0
-"""Of one session: joins, states and watches. Cursors look smooth at that rate; heartbeats are free."""
 
 
 def identity_of(resume_token: str) -> str:
@@ -44,9 +43,17 @@ class PresenceSessions:
     """See the module."""
 
     def __init__(
-        self, incarnation: int, home_of: Callable[[str], int], homes: int, patterns: Sequence[Pattern] = ()
+        self,
+        incarnation: int,
+        home_of: Callable[[str], int],
+        homes: int,
+        patterns: Sequence[Pattern] = (),
+        *,
+        updates_per_s: float = 20.0,
     ) -> None:
+        """`updates_per_s`: joins, states and watches of one session."""
         self._incarnation = incarnation
+        self._updates_per_s = updates_per_s
         self._home_of = home_of
         self._homes = [HomeNews() for _ in range(homes)]
         self.patterns = tuple(patterns)
@@ -93,17 +100,22 @@ class PresenceSessions:
         pattern = self.pattern(topic) if room is None else room.pattern
         attendance = session.attendance
         if attendance is None:
-            attendance = Attendance(now_ms, UPDATES_PER_S)
+            attendance = Attendance(now_ms, self._updates_per_s)
         membership, seat = attendance.joined.get(topic), attendance.seats.get(topic)
         mode: Mode = watch or ("members" if seat is None else seat.mode)
         is_seated = seat is not None and seat.mode == mode
         is_known = state is None or (membership is not None and membership.state == state)
         if not (is_seated and is_known):
             if membership is None and seat is None and len({*attendance.joined, *attendance.seats}) >= TOPICS:
-                raise RequestError(ErrorCode.TOO_MANY, f"a session is in at most {TOPICS} topics")
+                refuse(ErrorCode.TOO_MANY, "presence_topics", TOPICS, f"a session is in at most {TOPICS} topics")
             if not attendance.updates.take(1, now_ms):
-                raise RequestError(
-                    ErrorCode.LIMITED, f"a session may change what it is present in {UPDATES_PER_S:g} times a second"
+                rate = self._updates_per_s
+                raise LimitError(
+                    ErrorCode.LIMITED,
+                    "presence_updates",
+                    rate,
+                    f"a session may change what it is present in {rate:g} times a second",
+                    retry_after_ms=attendance.updates.debt_ms(now_ms),
                 )
         session.attendance = attendance
         if room is None:
@@ -302,7 +314,7 @@ class PresenceSessions:
             joined = self._lingering.pop(identity, (0.0, joined, set[str]()))[1]
         self._here.pop(session.identity, None)
         session.identity, session.resume_token = identity, token
-        session.attendance = Attendance(now_ms, UPDATES_PER_S)
+        session.attendance = Attendance(now_ms, self._updates_per_s)
         session.attendance.joined = joined
         session.attendance.restoring = len(self._homes) if self.patterns else 0
         self._here[identity] = session

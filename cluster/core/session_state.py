@@ -7,11 +7,10 @@ from collections import deque
 
 from cluster.core.grants import Principal
 from cluster.core.presence_room import Attendance
+from cluster.core.rate import RateLimit
 from cluster.core.tenant import NOBODYS, Tenant
 from cluster.core.topic import Subscription
 
-SUBSCRIPTIONS = 128
-"""Per session."""
 COMMANDS = 256
 """Requests a client may have open. It gets an answer to each, so more are only good for exhausting the cluster."""
 CONTROL = 256
@@ -24,6 +23,7 @@ class SessionState:
     """See the module. `server_sent`: the client reads an event stream instead of WebSocket frames."""
 
     __slots__ = (
+        "address",
         "attendance",
         "attention",
         "busy",
@@ -33,6 +33,7 @@ class SessionState:
         "identity",
         "out",
         "out_bytes",
+        "pace",
         "principal",
         "resume_token",
         "server_sent",
@@ -42,9 +43,19 @@ class SessionState:
     )
 
     def __init__(
-        self, session_id: str, *, server_sent: bool, principal: Principal | None, resume_token: str = ""
+        self,
+        session_id: str,
+        *,
+        server_sent: bool,
+        principal: Principal | None,
+        resume_token: str = "",
+        address: str = "",
     ) -> None:
         self.id = session_id
+        self.address = address
+        """What it is counted by; "": by none."""
+        self.pace: RateLimit | None = None
+        """Of its messages; None: it has sent none."""
         self.identity = session_id
         """As others know it: another than `id` once it has resumed an earlier session."""
         self.resume_token = resume_token

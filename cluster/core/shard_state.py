@@ -132,6 +132,8 @@ JOIN_WAIT_MS = 1_000.0
 """How long a fetch waits for its channels to be joined, should an ingestor be starting."""
 REQUEST_MEMORY_MS = 600_000.0
 """Results of writes are kept this long for repeats."""
+MAX_EDITED_BYTES = 16 * 1024 * 1024
+"""What clients' edits may make of an entry: as much as a service may answer with. A write in one piece is no longer than its frame."""
 MAX_FETCH_TRIES = 3
 UNLAID_MS = 5_000.0
 """How long a life waits to hear of what lay over an entry in the one before: until homes of mutations have found out about it."""
@@ -142,6 +144,7 @@ EVICT_LOOKS = 5_000
 MAX_RECENT = 1_000
 """Groups of operations kept for a response; with more, another fetch follows it."""
 MAX_RECENT_ENTITIES = 10_000
+TOO_LARGE: Final = Failure(ErrorCode.TOO_LARGE, f"an edit may make an entry of at most {MAX_EDITED_BYTES} bytes")
 FORGOTTEN: Final[deque[tuple[float, list[Operation]]]] = deque(maxlen=0)
 """Of an entry whose recent operations may not be replayed, nor what made it."""
 
@@ -1372,6 +1375,8 @@ class ShardState:
         shared = share(theirs, merged)
         patch = difference(theirs, shared)
         value = Value.from_json(compact(orjson.dumps(shared)))
+        if len(value.json()) > MAX_EDITED_BYTES:
+            return TOO_LARGE
         if entry.query is not None:
             self._remember(entry, [Set(value.json())])
         self.cache.written(entry, value, is_edit=True)
@@ -1398,6 +1403,8 @@ class ShardState:
             value = Value.from_object(json_patch.apply(Value.from_json(held).object(), steps))
             patch = [orjson.dumps(step) for step in steps if step["op"] != "test"]
             operations = [Set(value.json())]
+        if held is not None and len(held) > MAX_EDITED_BYTES // 2 and len(value.json()) > MAX_EDITED_BYTES:
+            return TOO_LARGE
         is_new = entry is None
         entry = entry or self._create(request.key)
         if entry.query is not None:

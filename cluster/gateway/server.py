@@ -17,15 +17,17 @@ from typing import Any
 
 import msgspec
 import orjson
-from aiohttp import WSMsgType, web
+from aiohttp import HttpVersion11, WSMsgType, web
 
 from cluster import __version__
 from cluster.clock import Clock
 from cluster.core import protocol
+from cluster.core.addresses import Addresses
 from cluster.core.client_message import PING_MS, Command, answer, client_frame, tokens_of, welcome
 from cluster.core.dead_letters import DeadLetter
 from cluster.core.gateway_state import REQUEST_MS, Close, Deliver, Effect, GatewayState, Respond
 from cluster.core.grants import ANYBODY, Principal
+from cluster.core.limits import refuse
 from cluster.core.messages import (
     Act,
     Edit,
@@ -49,21 +51,23 @@ from cluster.core.position import decode_token
 from cluster.core.presence_message import topic_of
 from cluster.core.presence_session import identity_of
 from cluster.core.query_key import CanonicalKey, KeyMatcher, canonical, checked, normalized, parse
+from cluster.core.rate import RateLimits
 from cluster.core.replica import Replica
 from cluster.core.scaling import MAX_INGESTORS
-from cluster.core.session_state import COMMANDS, CONTROL, SUBSCRIPTIONS, SessionState
+from cluster.core.session_state import COMMANDS, CONTROL, SessionState
 from cluster.core.tenant import NOBODYS, Tenant
-from cluster.errors import ErrorCode, HarborError, RequestError, UnauthorizedError
+from cluster.errors import ErrorCode, HarborError, LimitError, RequestError, UnauthorizedError
 from cluster.gateway import parameters
 from cluster.gateway.access import cookie, credentials
+from cluster.gateway.browsers import Browsers
+from cluster.gateway.connections import Connection, Connections
 from cluster.gateway.entry_response import DateHeader, EntryResponse
+from cluster.gateway.error_response import error_response
 from cluster.gateway.mutation_routes import MUTATION, MutationRoutes, new_mutation_id
 from cluster.gateway.openapi import document
 
 PING_S = PING_MS / 1000.0
 """Between pings on a socket or comments on an event stream; a peer that does not answer the former is gone."""
-HELLO_S = 10.0
-"""A socket that has not said by then whose it is is closed."""
 OPEN = frozenset({"/healthz", "/readyz", "/openapi.json", "/"})
 """What anybody may ask: there is nothing of anybody's in it."""
 COOKIED = frozenset({"/v1/socket", "/v1/stream"})
@@ -77,8 +81,8 @@ LINGER_S = 30.0
 """What a closed socket has not taken by then is thrown away; a stalled client that wakes up before reads why it was closed."""
 READY_S = 2.0
 """A shard that does not answer a listing for so long is not ready."""
-HARD_FRAME_BYTES = 16 * 1024 * 1024
-"""A frame between `MAX_FRAME_BYTES` and this is answered with an error; a longer one is not read, and ends the connection (1009)."""
+HARD_FRAME = 2
+"""A frame of up to so many times the limit is answered with an error; a longer one is not read, and ends the connection (1009)."""
 GROUP = 50
 """Clients that are sent elsewhere at once in a drain, at least."""
 GROUP_S = 0.2
@@ -86,33 +90,12 @@ GROUP_S = 0.2
 PACED = 0.8
 """Share of a drain's grace over which they are spread; the rest is for sockets to close."""
 CLOSE_NORMAL = 1000
+CLOSE_PROTOCOL_ERROR = 1002
 FINAL = range(3500, 4000)
 """Close codes of sessions that do not come back; after `CLOSE_NORMAL` they have said so themselves."""
 RECONNECT_MS = 1_000
 """At a drain clients are told to come back after this plus as much again at random, so that they do not all come at once."""
 
-STATUS = {
-    ErrorCode.BAD_MESSAGE: 400,
-    ErrorCode.BAD_KEY: 400,
-    ErrorCode.BAD_REQUEST: 400,
-    ErrorCode.TOO_DEEP: 400,
-    ErrorCode.INVALID_VARIABLES: 400,
-    ErrorCode.UNKNOWN_TYPE: 400,
-    ErrorCode.UNKNOWN_MUTATION: 404,
-    ErrorCode.NOT_FOUND: 404,
-    ErrorCode.UNAUTHORIZED: 401,
-    ErrorCode.FORBIDDEN: 403,
-    ErrorCode.VERSION_CONFLICT: 409,
-    ErrorCode.CONFLICT: 409,
-    ErrorCode.TOO_LARGE: 413,
-    ErrorCode.TOO_MANY: 429,
-    ErrorCode.LIMITED: 429,
-    ErrorCode.UNSUPPORTED: 501,
-    ErrorCode.UPSTREAM_ERROR: 502,
-    ErrorCode.UPSTREAM_OFFLINE: 502,
-    ErrorCode.UNAVAILABLE: 503,
-    ErrorCode.TIMEOUT: 504,
-}
 ACTIONS = ("invalidate", "refetch", "reset", "cancel", "remove")
 """What can be done with the entries that a filter matches."""
 JSON = {"Content-Type": "application/json"}
@@ -158,17 +141,27 @@ class GatewayServer:
         dead_letters: Callable[[], Awaitable[list[DeadLetter]]],
         origins: tuple[str, ...] = (),
         prepare: Callable[[str], Awaitable[None]] = _nothing_to_prepare,
+        trusted_proxies: tuple[str, ...] = (),
+        hsts_s: int = 0,
     ) -> None:
         """`prepare` fetches what it takes to recognise who bears credentials."""
         self.prepare = prepare
         self.state = state
+        self.limits = state.limits
         self._clock = clock
         self._send = send
         self._rearm = rearm
         self._describe = describe
         self._scale = scale
         self._dead_letters = dead_letters
-        self.origins = frozenset(origins)
+        self._hsts_s = hsts_s
+        self._browsers = Browsers(origins, hsts_s)
+        self._addresses = Addresses(trusted_proxies)
+        self._requests = (
+            None
+            if self.limits.requests is None
+            else RateLimits("requests", "requests", self.limits.requests, self.limits.requests_burst)
+        )
         self._wires: dict[str, _Wire] = {}
         self._futures: dict[int, asyncio.Future[list[Payload]]] = {}
         self._commands: dict[int, Command] = {}
@@ -204,16 +197,21 @@ class GatewayServer:
             ("GET", "/"): self._index,
         }
 
+    @property
+    def origins(self) -> frozenset[str]:
+        """Origins whose pages may connect."""
+        return self._browsers.origins
+
+    @origins.setter
+    def origins(self, origins: Iterable[str]) -> None:
+        self._browsers = Browsers(origins, self._hsts_s)
+
     # --- life ----------------------------------------------------------------------------------------------------
 
     async def start(self, host: str, port: int) -> int:
         """Listen. Returns the port. Several gateways of one node share it (SO_REUSEPORT)."""
         # Not an `Application`: its routing would be most of the cost of a read.
-        server = web.Server(
-            self._handle,
-            access_log=None,
-            handler_cancellation=True,  # the only way to learn that an idle event stream's client is gone
-        )
+        server = Connections(self._handle, self.limits, self.state.limited, self._addresses)
         self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=2.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port, reuse_port=True, backlog=1024)
@@ -271,6 +269,8 @@ class GatewayServer:
         self._rearm()
 
     def _respond(self, ticket: int, payloads: list[Payload]) -> None:
+        if payloads and isinstance(payloads[0], Failure) and payloads[0].code == ErrorCode.TOO_LARGE:
+            self.state.limited["value"] += 1
         future = self._futures.pop(ticket, None)
         if future is not None and not future.done():
             future.set_result(payloads)
@@ -296,7 +296,7 @@ class GatewayServer:
     def _command(self, command: Command) -> int:
         session = self.state.sessions[command.session]
         if session.commands >= COMMANDS:
-            raise RequestError(ErrorCode.TOO_MANY, f"a session has at most {COMMANDS} requests open")
+            refuse(ErrorCode.TOO_MANY, "open_requests", COMMANDS, f"a session has at most {COMMANDS} requests open")
         session.commands += 1
         ticket = self._ticket()
         self._commands[ticket] = command
@@ -348,30 +348,30 @@ class GatewayServer:
                 now_ms = self._clock.now_ms()
                 replica = self.state.local(hot, now_ms)
                 if replica is not None:
-                    return EntryResponse(self._date.at(now_ms), replica.version, self._body(replica, now_ms))
-        handler = self._handler(request.method, request.path)
-        if request.method == "OPTIONS":
-            handler = self._preflight
-        origin = request.headers.get("Origin")
+                    body = self._body(replica, now_ms)
+                    return EntryResponse(self._date.at(now_ms), replica.version, body, self._browsers.head)
+        handler = self._preflight if request.method == "OPTIONS" else self._handler(request.method, _pattern(request))
         try:
-            if origin is not None and self.origins and origin not in self.origins:
-                raise RequestError(ErrorCode.FORBIDDEN, f"the origin {origin!r:.120} is not allowed")
-            request[PRINCIPAL] = await self._recognised(request)
+            self._browsers.check(request, is_guarded=self.state.authority is not None)
+            principal = request[PRINCIPAL] = await self._recognised(request)
+            if self._requests is not None and request.path not in OPEN:
+                self._requests.take(self._taker(request, principal), self._clock.now_ms())
             response = await handler(request)
         except HarborError as error:
+            if isinstance(error, LimitError):
+                self.state.limited[error.limit] += 1
             response = error_response(error, request.get(PRINCIPAL))
         except (web.HTTPException, asyncio.CancelledError, ConnectionError):
             raise
         except Exception:
             LOG.exception("request_failed", extra={"method": request.method, "path": request.path[:120]})
             response = error_response(HarborError(ErrorCode.INTERNAL, "the gateway failed; it has logged why"))
-        if origin in self.origins and not response.prepared:
-            self._allow(response, origin)
+        if not response.prepared:
+            self._browsers.allow(request, response)
+            self._browsers.guard(response)
         return response
 
     def _handler(self, method: str, path: str) -> Handler:
-        if path.startswith(MUTATION):
-            path = f"{MUTATION}{{id}}"
         return self._routes.get((method, path), self._unknown)
 
     def _said(self, request: web.BaseRequest) -> str | None:
@@ -381,7 +381,18 @@ class GatewayServer:
             HarborError: `UNAUTHORIZED`, they are of another scheme; `FORBIDDEN`, another page's cookie.
         """
         token = credentials(request)
-        return cookie(request, self.origins) if token is None and request.path in COOKIED else token
+        return cookie(request, self._browsers) if token is None and request.path in COOKIED else token
+
+    def _address(self, request: web.BaseRequest) -> str:
+        """Return what a request is counted by, where it has no subject."""
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        return self._addresses.client(connection.peer, request.headers.getall("X-Forwarded-For", []))
+
+    def _taker(self, request: web.BaseRequest, principal: Principal | None) -> str:
+        if principal is None or principal is ANYBODY:
+            return self._address(request)
+        return f"subject {principal.tenant} {principal.subject}"
 
     async def _recognised(self, request: web.BaseRequest) -> Principal | None:
         """Return who asks; None on a socket that is to say hello with a token.
@@ -403,7 +414,9 @@ class GatewayServer:
 
     def _may_read(self, request: web.BaseRequest, key: CanonicalKey) -> bool:
         if self.state.authority is None:
-            return True
+            return self._requests is None and self._browsers.is_own(request.headers.get("Host", ""))
+        if self._requests is not None:
+            return False
         try:
             token = self._said(request)
             principal = None if token is None else self.state.recognise(token, self._clock.now_ms())
@@ -421,27 +434,10 @@ class GatewayServer:
             body = replica.body = protocol.entry(replica.view(), now_ms)
         return body
 
-    @staticmethod
-    def _allow(response: web.StreamResponse, origin: str | None) -> None:
-        """Let a browser's page from an allowed origin read the response."""
-        if origin is None:
-            return
-        response.headers["Access-Control-Allow-Origin"] = origin
-        response.headers["Access-Control-Expose-Headers"] = "ETag"
-        response.headers["Vary"] = "Origin"
-
     async def _preflight(self, request: web.BaseRequest) -> web.StreamResponse:
-        origin = request.headers.get("Origin")
-        if origin not in self.origins:
-            return error_response(RequestError(ErrorCode.FORBIDDEN, "this origin is not allowed"))
-        response = web.Response(status=204)
-        self._allow(response, origin)
-        response.headers["Access-Control-Allow-Methods"] = "GET, PUT, PATCH, DELETE, POST"
-        response.headers["Access-Control-Allow-Headers"] = (
-            "authorization, content-type, idempotency-key, if-match, if-none-match, last-event-id, x-api-key"
-        )
-        response.headers["Access-Control-Max-Age"] = "600"
-        return response
+        path = _pattern(request)
+        methods = [method for method, each in self._routes if each == path]
+        return self._browsers.preflight(request, methods, cookies=path in COOKIED)
 
     # --- entries -------------------------------------------------------------------------------------------------
 
@@ -586,6 +582,7 @@ class GatewayServer:
             principal=request[PRINCIPAL],
             resume_token=token,
             now_ms=self._clock.now_ms(),
+            address=self._address(request),
         )
         wire = self._wires[session.id] = _Wire(session)
         return wire
@@ -601,13 +598,19 @@ class GatewayServer:
             protocols=(protocol.SUBPROTOCOL,),
             autoping=False,
             compress=False,
-            max_msg_size=HARD_FRAME_BYTES,
+            max_msg_size=HARD_FRAME * self.limits.frame_bytes,
             writer_limit=CHUNK_WRITE_BYTES,
             decode_text=False,
         )
-        if not socket.can_prepare(request):
+        is_one = request.version >= HttpVersion11 and len(request.headers.getall("Sec-WebSocket-Key", [])) == 1
+        if not is_one or not socket.can_prepare(request):
             raise RequestError(ErrorCode.BAD_REQUEST, "this endpoint speaks WebSocket")
+        socket.headers["Server"] = self._browsers.data["Server"]
         wire = self._open(request, server_sent=False)
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        connection.on_late = partial(self._late, wire)
+        connection.on_fault = partial(self._close, wire, CLOSE_PROTOCOL_ERROR)
         try:
             await socket.prepare(request)
             if wire.session.principal is not None:
@@ -615,7 +618,7 @@ class GatewayServer:
             async with asyncio.TaskGroup() as group:
                 writer = group.create_task(self._write_socket(wire, socket))
                 keeper = group.create_task(self._keep_socket(wire, socket, writer))
-                reader = group.create_task(self._read_socket(wire, socket))
+                reader = group.create_task(self._read_socket(wire, socket, connection))
                 await asyncio.wait({reader, keeper}, return_when=asyncio.FIRST_COMPLETED)
                 if wire.close_code:
                     await asyncio.wait({keeper}, timeout=FLUSH_S + CLOSE_S)
@@ -625,15 +628,22 @@ class GatewayServer:
             code = wire.close_code or socket.close_code or 1006
             self.disconnects[code] += 1
             self._shut(wire, lingers=code != CLOSE_NORMAL and code not in FINAL)
+            connection.on_late = connection.on_fault = None
             if request.transport is not None and not request.transport.is_closing():
                 request.transport.close()
             if request.transport is not None:
                 asyncio.get_running_loop().call_later(LINGER_S, request.transport.abort)
         return socket
 
-    async def _read_socket(self, wire: _Wire, socket: web.WebSocketResponse[Any]) -> None:
+    def _late(self, wire: _Wire, error: LimitError) -> None:
+        """A frame was begun and did not come."""
+        self.state.limited[error.limit] += 1
+        self._close(wire, protocol.CLOSE_TOO_SLOW, error.message)
+
+    async def _read_socket(self, wire: _Wire, socket: web.WebSocketResponse[Any], connection: Connection) -> None:
         async for message in socket:
             wire.heard = True
+            connection.finished()
             if message.type is WSMsgType.PING:
                 await socket.pong(message.data)
                 continue
@@ -643,16 +653,21 @@ class GatewayServer:
                 break
             if wire.close_code:
                 continue
-            for token in () if self.state.authority is None else tokens_of(message.data):
+            for token in () if self.state.authority is None else tokens_of(message.data, self.limits.frame_bytes):
                 await self.prepare(token)
             now_ms = self._clock.now_ms()
             effects = client_frame(
                 self.state, wire.session, message.data, self._command, now_ms, new_mutation_id, self._take_back
             )
             self.run(effects)
+            connection.is_held_up = True
             while len(wire.session.control) > CONTROL and not wire.close_code:
                 wire.taken.clear()
                 await wire.taken.wait()
+            pace = wire.session.pace
+            if pace is not None and (pause_ms := pace.pause_ms(self._clock.now_ms())):
+                await _set_within(wire.closing, pause_ms / 1000.0)
+            connection.is_held_up = False
 
     async def _write_socket(self, wire: _Wire, socket: web.WebSocketResponse[Any]) -> None:
         try:
@@ -668,8 +683,9 @@ class GatewayServer:
 
     async def _keep_socket(self, wire: _Wire, socket: web.WebSocketResponse[Any], writer: asyncio.Task[None]) -> None:
         """Ping; in the end say goodbye, which a writer that is stuck may not prevent."""
-        if wire.session.principal is None and not await _set_within(wire.closing, HELLO_S):
+        if wire.session.principal is None and not await _set_within(wire.closing, self.limits.hello_within_ms / 1000.0):
             if wire.session.principal is None:
+                self.state.limited["hello_within"] += 1
                 self._close(wire, protocol.CLOSE_HELLO_LATE, "no hello with a token")
         while not await _set_within(wire.closing, PING_S):
             if wire.session.busy:
@@ -705,7 +721,9 @@ class GatewayServer:
         token = request.headers.get("Last-Event-ID") or None
         since = None if token is None else decode_token(token)
         tenant = who(request).tenant
-        keys = _widest([(tenant.inside(normalized(text)), prefix) for text, prefix in wanted])
+        keys = _widest(
+            [(tenant.inside(normalized(text)), prefix) for text, prefix in wanted], self.limits.subscriptions
+        )
         for key, _ in keys:
             who(request).require("read", key)
         wire = self._open(request, server_sent=True)
@@ -718,15 +736,9 @@ class GatewayServer:
                     )
                 )
             response = web.StreamResponse(
-                headers={
-                    "Content-Type": "text/event-stream",
-                    "Cache-Control": "no-store",
-                    "X-Accel-Buffering": "no",
-                }
+                headers={**self._browsers.data, "Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
             )
-            origin = request.headers.get("Origin")
-            if origin in self.origins:
-                self._allow(response, origin)
+            self._browsers.allow(request, response, cookies=True)
             await response.prepare(request)
             async with asyncio.TaskGroup() as group:
                 writer = group.create_task(self._write_stream(wire, response))
@@ -859,16 +871,10 @@ def _entry_response(request: web.BaseRequest, version: int, body: bytes) -> web.
     return web.Response(body=body, headers={"Content-Type": "application/json", "ETag": etag})
 
 
-def error_response(error: HarborError, principal: Principal | None = None) -> web.Response:
-    """Return an error as HTTP answers it, to somebody."""
-    members = protocol.error_of(error)
-    if principal is not None:
-        members["message"] = principal.tenant.text(error.message)
-    body = orjson.dumps({"error": members})
-    response = web.Response(status=STATUS.get(error.code, 500), body=body, headers=JSON)
-    if error.code is ErrorCode.UNAUTHORIZED:
-        response.headers["WWW-Authenticate"] = "Bearer"
-    return response
+def _pattern(request: web.BaseRequest) -> str:
+    """Return a request's path as routes have it. An escaped `/` parts nothing, here as for a proxy that lets only some paths through."""
+    path = request.rel_url.raw_path
+    return f"{MUTATION}{{id}}" if path.startswith(MUTATION) else path
 
 
 def who(request: web.BaseRequest) -> Principal:
@@ -918,15 +924,15 @@ async def _set_within(event: asyncio.Event, seconds: float) -> bool:
     return True
 
 
-def _widest(wanted: list[tuple[CanonicalKey, bool]]) -> list[tuple[CanonicalKey, bool]]:
+def _widest(wanted: list[tuple[CanonicalKey, bool]], most: int) -> list[tuple[CanonicalKey, bool]]:
     """Leave out what another key or prefix of a stream covers: its events do not say which of them they are for.
 
     Raises:
         RequestError: `TOO_MANY`, as many as a URL can hold would keep everybody waiting while they are compared.
     """
     asked = dict.fromkeys(wanted)
-    if len(asked) > SUBSCRIPTIONS:
-        raise RequestError(ErrorCode.TOO_MANY, f"a stream has at most {SUBSCRIPTIONS} keys and prefixes")
+    if len(asked) > most:
+        refuse(ErrorCode.TOO_MANY, "subscriptions", most, f"a stream has at most {most} keys and prefixes")
     prefixes = [KeyMatcher(parse(key)) for key, prefix in asked if prefix]
     return [
         (key, prefix)

@@ -124,6 +124,11 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "fetch_seconds": ("histogram", "From a request to its answer.", ("shard",)),
     "invalidations_total": ("counter", "Entries marked out of date.", ("shard",)),
     "reads_total": ("counter", "Reads by where the answer came from.", ("result",)),
+    "limited_total": (
+        "counter",
+        "Requests, messages and connections refused or ended by a limit.",
+        ("gateway", "limit"),
+    ),
     "changes_delivered_total": ("counter", "Changes written to clients in step.", ("gateway",)),
     "end_to_end_seconds": (
         "histogram",

@@ -8,6 +8,7 @@ import pytest
 
 from cluster.client import Change, HarborClient, Watch, connection
 from cluster.core import gateway_state
+from cluster.core.limits import Limits
 from cluster.errors import ErrorCode, HarborError, UnavailableError
 from tests.client.conftest import AT_ONCE, NEVER, WELCOME, Line, StandIn, cut, revive
 from tests.client.consumer import Consumer
@@ -519,8 +520,8 @@ async def test_what_speaks_something_else_is_no_cluster(stand_in: StandIn) -> No
             await first(harbor.watch(A))
 
 
-async def test_one_watch_refused_leaves_the_others_alone(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gateway_state, "SUBSCRIPTIONS", 1)
+async def test_one_watch_refused_leaves_the_others_alone(harness: Harness) -> None:
+    harness.state.limits = Limits(subscriptions=1)
     async with client(harness.url) as harbor:
         kept = harbor.watch(A)
         await until(kept, ready)

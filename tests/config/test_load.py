@@ -137,7 +137,7 @@ FAULTS: list[tuple[str, str]] = [
         "gateway.admin_host: without auth a loopback address is needed (127.0.0.1, ::1 or localhost), got 'example'",
     ),
     ("gateway: {origins: 'http://x'}", "gateway.origins: expected a list, got 'http://x'"),
-    ("gateway: {origins: [x]}", "gateway.origins.0: expected an http:// or https:// URL, got 'x'"),
+    ("gateway: {origins: [x]}", "gateway.origins.0: expected an origin such as https://app.example.com, got 'x'"),
     ("gateway: {auth: {mode: api_keys}}", "gateway.auth.keys_file: required"),
     ("gateway: {auth: {mode: none, keys_file: x}}", "gateway.auth.keys_file: unknown key, expected one of mode"),
     (

@@ -6,10 +6,11 @@ import pytest
 
 from cluster.core import template
 from cluster.core.grants import ANYBODY, Grants, Principal
+from cluster.core.limits import Limits
 from cluster.core.messages import PresenceDiff, PresenceMember, PresenceNews, Restored
 from cluster.core.presence_news import BEAT_MS, SPACING_MS
 from cluster.core.presence_room import Pattern
-from cluster.core.presence_session import GRACE_MS, TOPICS, UPDATES_PER_S, PresenceSessions, identity_of
+from cluster.core.presence_session import GRACE_MS, TOPICS, PresenceSessions, identity_of
 from cluster.core.session_state import SessionState
 from cluster.errors import ErrorCode, HarborError
 
@@ -201,7 +202,7 @@ def test_a_link_that_starts_over_is_told_all_in_pieces(monkeypatch: pytest.Monke
 def test_changes_are_limited_and_heartbeats_are_not() -> None:
     gateway = Gateway()
     a = gateway.session("a")
-    for n in range(int(UPDATES_PER_S)):
+    for n in range(int(Limits().presence_updates)):
         gateway.join(a, state=b"%d" % n)
     with pytest.raises(HarborError) as raised:
         gateway.join(a, state=b"more")

@@ -15,6 +15,7 @@ from cluster.core.dead_letters import DeadLetter
 from cluster.core.declared_query import DeclaredQuery, Response
 from cluster.core.gateway_state import GatewayState
 from cluster.core.infinite import OffsetPaging
+from cluster.core.limits import Limits
 from cluster.core.messages import ChangeSet, Requests, Send
 from cluster.core.placement import assign_slots
 from cluster.core.presence_room import Pattern
@@ -34,7 +35,15 @@ QUERIES = [
 
 
 class Harness:
-    def __init__(self, shards: int = 2, origins: tuple[str, ...] = (), patterns: tuple[Pattern, ...] = ()) -> None:
+    def __init__(
+        self,
+        shards: int = 2,
+        origins: tuple[str, ...] = (),
+        patterns: tuple[Pattern, ...] = (),
+        limits: Limits | None = None,
+        trusted_proxies: tuple[str, ...] = (),
+        hsts_s: int = 0,
+    ) -> None:
         self.clock = SystemClock()
         self.loop = asyncio.get_running_loop()
         now_ms = self.clock.now_ms()
@@ -42,7 +51,12 @@ class Harness:
             f"shard-{n}": new_shard(n, 5, now_ms, QUERIES, ["gateway-0"]) for n in range(shards)
         }
         self.state = GatewayState(
-            "gateway-0", 7, slots=assign_slots(range(shards), 1), shards=shards, patterns=patterns
+            "gateway-0",
+            7,
+            slots=assign_slots(range(shards), 1),
+            shards=shards,
+            patterns=patterns,
+            limits=limits,
         )
         self.shard_timers: dict[str, asyncio.TimerHandle] = {}
         self.server = GatewayServer(
@@ -54,6 +68,8 @@ class Harness:
             scale=self.scale,
             dead_letters=self.dead_letters,
             origins=origins,
+            trusted_proxies=trusted_proxies,
+            hsts_s=hsts_s,
         )
         self.timer: asyncio.TimerHandle | None = None
         self.calls = 0

@@ -11,6 +11,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from cluster.core.grants import ApiKeys, Grants, line
+from cluster.core.limits import Limits
 from cluster.gateway import server
 from cluster.gateway.access import WatchedFile
 from cluster.gateway.mutation_routes import MUTATIONS
@@ -98,11 +99,9 @@ async def test_every_endpoint_asks_for_its_grant(guarded, method, path, more, al
         assert (code, body["error"]["code"]) == (401, "UNAUTHORIZED"), headers
 
 
-def test_every_route_is_in_the_table_or_open():
+async def test_every_route_is_in_the_table_or_open(guarded):
     harness_routes = {(method, path) for method, path, _, _ in REQUESTS} | {("GET", path) for path in server.OPEN}
-    state: Any = None
-    made = server.GatewayServer(state, state, send=state, rearm=state, describe=state, scale=state, dead_letters=state)
-    other = {route for route in set(made._routes) - harness_routes if not route[1].startswith(MUTATIONS)}
+    other = {route for route in set(guarded.server._routes) - harness_routes if not route[1].startswith(MUTATIONS)}
     assert other == {("GET", "/v1/socket")}, "those of mutations need homes: test_mutations"
 
 
@@ -187,8 +186,8 @@ async def test_hello_with_a_bad_token_closes_with_3500(guarded):
         assert socket.close_code == 3500
 
 
-async def test_no_hello_closes_with_3504(guarded, monkeypatch):
-    monkeypatch.setattr(server, "HELLO_S", 0.05)
+async def test_no_hello_closes_with_3504(guarded):
+    guarded.server.limits = Limits(hello_within_ms=50)
     async with guarded.socket() as socket:
         with pytest.raises(ConnectionClosed):
             await socket.recv()
