@@ -14,6 +14,7 @@ from cluster.actors.specification import Specification
 from cluster.core.gateway_state import GatewayState
 from cluster.core.grants import ApiKeys
 from cluster.core.messages import Announce, Answer, ChangeSet, Message, SourceStates
+from cluster.core.position import Tokens
 from cluster.gateway import CHECK_S, GatewayServer, KeysFile
 from cluster.observability.metrics import Metrics
 
@@ -38,6 +39,7 @@ class GatewayActor(Shell):
             int(self.now()),
             slots=spec.slots,
             shards=spec.config.cluster.shards,
+            tokens=Tokens(spec.token_secret, spec.name),
             concerns=spec.compiled.concerns,
             keys=None if config.auth.mode == "none" else ApiKeys({}),
             mutations=spec.compiled.mutations,

@@ -31,13 +31,14 @@ async def watch(
         async for frame in frames:
             for message in frame:
                 fit = Fit.DROP
-                if message["type"] == "error":
+                is_refused = message["type"] == "error"
+                if is_refused and not (message.get("re") == name and course.refused(message["code"])):
                     raise error_of(message)
                 if message.get("sub") == name:
                     fit = course.receive(message)
                 if fit is Fit.MISFIT:
                     connection.send({"type": "unsubscribe", "id": name})
-                if fit is Fit.MISFIT or message["type"] == "welcome":
+                if is_refused or fit is Fit.MISFIT or message["type"] == "welcome":
                     if course.lost:
                         yield {"type": "reset"}
                     name = next(names)

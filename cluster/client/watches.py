@@ -157,6 +157,8 @@ class Watches:
             case "welcome":
                 for seat in list(self._seats.values()):
                     self._subscribe(seat)
+            case "error" if self._begins_anew(message):
+                pass
             case "error":
                 refused = self._seats.pop(message.get("re", -1), None)
                 if refused is not None:
@@ -171,6 +173,14 @@ class Watches:
                         self._unsubscribe(told)
                         self._subscribe(told)
                     told.news.set()
+
+    def _begins_anew(self, error: dict[str, Any]) -> bool:
+        """Subscribe from the start where a token was not taken."""
+        seat = self._seats.get(error.get("re", -1))
+        if seat is None or not seat.subscription.refused(error["code"]):
+            return False
+        self._subscribe(seat)
+        return True
 
     def _subscribe(self, seat: _Seat) -> None:
         # Under a new name: what is still under way under the old one is void.

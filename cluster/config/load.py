@@ -25,6 +25,7 @@ from cluster.config.model import (
     ClusterConfig,
     Config,
     GatewayConfig,
+    HistoryConfig,
     PresenceConfig,
     QueryConfig,
     ReconnectConfig,
@@ -62,6 +63,8 @@ _SIZE_BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z")
 MAX_SHARDS = 64
+MIN_SECRET = 32
+"""Characters: 128 bits, written in hexadecimal."""
 MAX_PARTITIONS = 64
 MAX_NODES = 1_000_000
 """Values in a document with its aliases written out, which a few lines can make billions of."""
@@ -250,6 +253,14 @@ def _rate(path: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ConfigError(path, f"expected a number of events a second above 0, got {value!r}")
     return float(value)
+
+
+def _token_secret(path: str, value: Any) -> str:
+    if not isinstance(value, str) or len(value) < MIN_SECRET:  # which is not shown
+        raise ConfigError(
+            path, f"expected a text of at least {MIN_SECRET} characters, such as openssl rand -hex 32 prints"
+        )
+    return value
 
 
 def _bytes(path: str, value: Any) -> int:
@@ -537,6 +548,7 @@ class _Reader(Faults):
             section.take("admin_port", 8701, _port),
             section.take("origins", (), self.origins),
             section.take("auth", AuthConfig(), self.auth),
+            section.take("token_secret", "", _token_secret),
         )
         section.later("tenant_claim")
         section.done()
@@ -567,6 +579,15 @@ class _Reader(Faults):
             raise ConfigError(path, f"a node is there twice, in {shown(value)}")
         return names
 
+    def history(self, path: str, value: Any) -> HistoryConfig:
+        section = Section(self, path, value)
+        made = HistoryConfig(
+            section.take("max_bytes", HistoryConfig.max_bytes, _bytes),
+            section.take("max_age", HistoryConfig.max_age_ms, values.endless),
+        )
+        section.done()
+        return made
+
     def storage(self, path: str, value: Any) -> StorageConfig:
         section = Section(self, path, value)
         made = StorageConfig(
@@ -574,6 +595,7 @@ class _Reader(Faults):
             section.take("sync", "window", values.one_of("always", "window", "never")),
             section.take("wait", 60_000.0, duration),
             section.take("nodes", (), self.store_nodes),
+            section.take("history", HistoryConfig(), self.history),
         )
         section.done()
         return made

@@ -14,6 +14,7 @@ from msgspec import Struct
 from cluster.core.entity_index import EntityType
 from cluster.core.feed import Repeats
 from cluster.core.gateway_scaling import GatewayScale
+from cluster.core.history import MAX_AGE_MS, MAX_BYTES
 from cluster.core.infinite import OffsetPaging
 from cluster.core.scaling import Autoscale
 from cluster.core.staleness import StaleTime
@@ -73,7 +74,7 @@ class AuthConfig(Struct, frozen=True):
     keys_file: str = ""
 
 
-class GatewayConfig(Struct, frozen=True):
+class GatewayConfig(_Confidential, frozen=True):
     """Where clients and Prometheus connect."""
 
     host: str = "127.0.0.1"
@@ -83,6 +84,12 @@ class GatewayConfig(Struct, frozen=True):
     origins: tuple[str, ...] = ()
     """Browser origins that may connect; empty: any."""
     auth: AuthConfig = AuthConfig()
+    token_secret: str = ""
+    """What resume tokens are signed with; empty: one that the cluster makes."""
+
+    def redacted(self) -> Self:
+        """Return a copy without what may be a credential."""
+        return msgspec.structs.replace(self, token_secret=MASK if self.token_secret else "")
 
 
 class ServiceConfig(_Confidential, frozen=True):
@@ -270,6 +277,14 @@ class MutationConfig(_Confidential, frozen=True, kw_only=True):
         )
 
 
+class HistoryConfig(Struct, frozen=True):
+    """How far back a shard can say what a client missed; beside 100,000 changes."""
+
+    max_bytes: int = MAX_BYTES
+    max_age_ms: float | None = MAX_AGE_MS
+    """None: however old."""
+
+
 class StorageConfig(Struct, frozen=True):
     """Where shards keep what must survive them."""
 
@@ -281,6 +296,7 @@ class StorageConfig(Struct, frozen=True):
     """How long a starting shard waits for its store."""
     nodes: tuple[str, ...] = ()
     """Nodes that keep stores, by what follows `harbor_store:` in a Ray resource each offers: shard i is on node i mod n; empty: anywhere."""
+    history: HistoryConfig = HistoryConfig()
 
 
 class CacheConfig(Struct, frozen=True):
@@ -327,6 +343,7 @@ class Config(Struct, frozen=True):
         """Return a copy to display: without what may be a credential."""
         return msgspec.structs.replace(
             self,
+            gateway=self.gateway.redacted(),
             services={name: service.redacted() for name, service in self.services.items()},
             queries=tuple(query.redacted() for query in self.queries),
             sources={name: source.redacted() for name, source in self.sources.items()},

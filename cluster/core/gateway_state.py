@@ -73,7 +73,7 @@ from cluster.core.messages import (
 from cluster.core.mutation import DeclaredMutation
 from cluster.core.outbox import Outbox, Pending, encode
 from cluster.core.placement import SlotMap
-from cluster.core.position import Position, encode_token
+from cluster.core.position import Position, Scope, Tokens, scope_of
 from cluster.core.presence_room import Mode, Pattern
 from cluster.core.presence_session import PresenceSessions
 from cluster.core.query_key import CanonicalKey, KeyMatcher, parse
@@ -212,12 +212,14 @@ class GatewayState:
         *,
         slots: SlotMap,
         shards: int,
+        tokens: Tokens,
         concerns: Concerns | None = None,
         keys: ApiKeys | None = None,
         mutations: Mapping[str, DeclaredMutation] | None = None,
         patterns: Sequence[Pattern] = (),
     ) -> None:
         self.identity = identity
+        self.tokens = tokens
         self.keys = keys
         """Who may do what; None: anybody everything."""
         self.mutations = GatewayMutations(mutations or {})
@@ -823,9 +825,10 @@ class GatewayState:
         *,
         server_sent: bool = False,
         principal: Principal | None = ANYBODY,
-        resume_token: str = "",
+        secret: str = "",
+        scope: Scope = b"",
     ) -> SessionState:
-        """A client has connected; with no `principal` it has yet to say whose it is.
+        """A client has connected; with no `principal` it has yet to say whose it is. `scope`: of all that an event stream carries.
 
         Raises:
             UnavailableError: too many have.
@@ -833,7 +836,7 @@ class GatewayState:
         if len(self.sessions) >= MAX_SESSIONS:
             raise UnavailableError("this gateway has as many sessions as it may")
         session = self.sessions[session_id] = SessionState(
-            session_id, server_sent=server_sent, principal=principal, resume_token=resume_token
+            session_id, server_sent=server_sent, principal=principal, secret=secret, scope=scope
         )
         self.presence.opened(session)
         return session
@@ -912,10 +915,12 @@ class GatewayState:
         """A session is the one that was given this token.
 
         Raises:
-            RequestError: `CONFLICT`.
+            RequestError: `CONFLICT`; `BAD_REQUEST`, it was not given to whose this session is.
         """
+        assert session.principal is not None
         self._now_ms = now_ms
-        earlier = self.presence.resume(session, token, now_ms)
+        secret = self.tokens.read_session(token, session.principal.subject)
+        earlier = self.presence.resume(session, secret, now_ms)
         effects: list[Effect] = []
         if earlier is not None:
             effects.append(Close(earlier.id, protocol.CLOSE_RESUMED, "resumed by another connection"))
@@ -954,16 +959,18 @@ class GatewayState:
         *,
         prefix: bool,
         mode: str,
-        since: dict[int, Position] | None,
+        since: str | None,
         now_ms: float,
     ) -> list[Effect]:
-        """Begin a subscription.
+        """Begin a subscription, where `since` is a token after the position that tells.
 
         Raises:
-            HarborError: the session may not read that, the name is taken, or there are too many.
+            HarborError: the session may not read that, the name is taken, there are too many, or the token is not for that.
         """
         assert session.principal is not None
         session.principal.require("read", key)
+        scope = scope_of([(key, prefix)])
+        positions = None if since is None else self.tokens.read(since, session.scope or scope)
         self._now_ms = now_ms
         if name in session.subscriptions:
             raise RequestError(ErrorCode.CONFLICT, f"the subscription {name.decode()} exists already")
@@ -972,13 +979,13 @@ class GatewayState:
         effects: list[Effect] = []
         topic = self._topics.get((key, prefix))
         if topic is None:
-            topic = self._topics[key, prefix] = Topic(key, KeyMatcher(parse(key)) if prefix else None)
+            topic = self._topics[key, prefix] = Topic(key, KeyMatcher(parse(key)) if prefix else None, scope)
             self._add_interest(topic)
             shards = self._shards if prefix else [self._shards[self._slots.shard(key)]]
             for shard in shards:
                 self._watch(shard, topic)
         subscription = Subscription(name, topic, mode)
-        subscription.since = since
+        subscription.since = positions
         session.subscriptions[name] = subscription
         topic.subscriptions[subscription] = session.id
         self._settle_rest(topic, effects)
@@ -1191,7 +1198,10 @@ class GatewayState:
         return messages
 
     def _token(self, topic: Topic) -> bytes:
-        return encode_token([(index, self._shards[index].position) for index in sorted(topic.watches)]).encode()
+        return self._position(topic.scope, sorted(topic.watches))
+
+    def _position(self, scope: Scope, shards: Sequence[int]) -> bytes:
+        return self.tokens.position(scope, [(index, self._shards[index].position) for index in shards])
 
     def _event_id(self, session: SessionState) -> bytes | None:
         """Return the token for all of an event stream's subscriptions, if what is being written brings them all up to it."""
@@ -1200,8 +1210,7 @@ class GatewayState:
             topic.dirty for topic in topics
         ):
             return None
-        shards = sorted({index for topic in topics for index in topic.watches})
-        return encode_token([(index, self._shards[index].position) for index in shards]).encode()
+        return self._position(session.scope, sorted({index for topic in topics for index in topic.watches}))
 
     def flush(self, effects: list[Effect]) -> None:
         """The tick: hand out what changed."""
@@ -1245,7 +1254,7 @@ class GatewayState:
         session.stalled_since = session.stalled_since or now_ms
         if not session.server_sent:
             return b"[" + b",".join(parts) + b"]", effects
-        token = protocol.VOID_TOKEN if session.voided else self._event_id(session)
+        token = self.tokens.position(session.scope) if session.voided else self._event_id(session)
         session.voided = False
         return protocol.event_stream(parts, token), effects
 
@@ -1263,7 +1272,7 @@ class GatewayState:
             subscription.resets = False
             messages.append(protocol.reset(None))
             # Until it has been sent everything anew, a client that comes back has to begin again.
-            token = protocol.VOID_TOKEN
+            token = self.tokens.position(subscription.topic.scope)
         if not subscription.paused and subscription.phase is Phase.SNAPSHOT:
             token = self._snapshot_chunk(session, subscription, budget, messages, effects) or token
         elif not subscription.paused and subscription.phase is Phase.LAGGING:

@@ -6,6 +6,7 @@ What must not live here: replicas and topics (`gateway_state`), sockets (`cluste
 from collections import deque
 
 from cluster.core.grants import Principal
+from cluster.core.position import Scope
 from cluster.core.presence_room import Attendance
 from cluster.core.topic import Subscription
 
@@ -33,7 +34,8 @@ class SessionState:
         "out",
         "out_bytes",
         "principal",
-        "resume_token",
+        "scope",
+        "secret",
         "server_sent",
         "stalled_since",
         "subscriptions",
@@ -41,12 +43,21 @@ class SessionState:
     )
 
     def __init__(
-        self, session_id: str, *, server_sent: bool, principal: Principal | None, resume_token: str = ""
+        self,
+        session_id: str,
+        *,
+        server_sent: bool,
+        principal: Principal | None,
+        secret: str = "",
+        scope: Scope = b"",
     ) -> None:
         self.id = session_id
         self.identity = session_id
         """As others know it: another than `id` once it has resumed an earlier session."""
-        self.resume_token = resume_token
+        self.secret = secret
+        """By which it can be resumed, signed: its identity is the hash of it."""
+        self.scope = scope
+        """Of an event stream's tokens, which speak for all its subscriptions; of a socket empty."""
         self.attendance: Attendance | None = None
         """Its presence topics; None: it has been in none."""
         self.principal = principal

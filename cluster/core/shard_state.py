@@ -235,10 +235,12 @@ class ShardState:
         mutations: Mapping[str, DeclaredMutation] | None = None,
         shards: int = 1,
         place: Callable[[str], int] = lambda _: 0,
+        history: Callable[[int, int], History] = History,
     ) -> None:
         """`replay_ms`: the longest an operation may have been under way (the largest `max_wait`); `limits`: calls at once, by service.
 
         `keeps`: it has a store; `lost_store`: it should have one, but that could not be opened. `place`: which of the `shards` has a key.
+        `history` makes it, from the epoch and the offset at which it begins.
         """
         self.identity = identity
         self.incarnation = incarnation
@@ -248,7 +250,7 @@ class ShardState:
         self.cache: QueryCache[ShardEntry] = QueryCache(self)
         for service, calls in (limits or {}).items():
             self.cache.limit(service, calls)
-        self.history = History(epoch, self.offset)
+        self.history = history(epoch, self.offset)
         self.demand = demand
         self.memory = memory or Memory()
         self.entities = EntityIndex(entities or {})
@@ -346,7 +348,7 @@ class ShardState:
                 self.demand.release(channels, now_ms)
         self._committed.restore(stored)
         self._results.update(stored.results)
-        self.history.restore(stored.lives, stored.first, stored.changes)
+        self.history.restore(stored.lives, stored.first, stored.changes, now_ms)
         self._unstored.changes = self.history.next
         self.mutations.restore(stored.mutations, now_ms)
 
@@ -674,7 +676,7 @@ class ShardState:
         self.offset += 1
         entry.version = from_version + 1 if from_version > self._begun else self.offset
         self._unstored.entry(entry.key)
-        self.history.record(entry.key, from_version)
+        self.history.record(entry.key, from_version, self._now_ms)
         if self._unlaid and self._unlaid.pop(entry.key, None) is not None:
             patch = None  # what gateways have is not what a patch would start from
         size = sum(map(len, patch)) + len(patch) if patch is not None else 0
@@ -705,7 +707,7 @@ class ShardState:
         """The cache drops an entry."""
         self.offset += 1
         self._unstored.entry(entry.key)
-        self.history.record(entry.key, entry.version)
+        self.history.record(entry.key, entry.version, self._now_ms)
         self.memory.removed(entry)
         self.entities.removed(entry.key)
         self._recent_values.removed(entry.key)
@@ -1634,7 +1636,7 @@ class ShardState:
         return entry.view(is_offline=not self.cache.is_online(entry.options.own_service))
 
     def _missed(self, request: Missed) -> MissedKeys:
-        missed = self.history.since(request.epoch, request.offset)
+        missed = self.history.since(request.epoch, request.offset, self._now_ms)
         if missed is None:
             return MissedKeys(request.id, reset=True, keys=[])
         if not request.prefix:

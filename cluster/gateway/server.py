@@ -45,7 +45,7 @@ from cluster.core.messages import (
     Written,
 )
 from cluster.core.operation import parse_operations
-from cluster.core.position import decode_token
+from cluster.core.position import Scope, scope_of
 from cluster.core.presence_message import topic_of
 from cluster.core.presence_session import identity_of
 from cluster.core.query_key import CanonicalKey, KeyMatcher, canonical, checked, normalized, parse
@@ -554,12 +554,13 @@ class GatewayServer:
 
     # --- live ----------------------------------------------------------------------------------------------------
 
-    def _open(self, request: web.BaseRequest, *, server_sent: bool) -> _Wire:
+    def _open(self, request: web.BaseRequest, scope: Scope = b"") -> _Wire:
+        """Open a session; one with a scope reads an event stream."""
         if self.draining:
             raise HarborError(ErrorCode.UNAVAILABLE, "this gateway is shutting down")
-        token = secrets.token_urlsafe(18)
+        secret = secrets.token_urlsafe(18)
         session = self.state.open_session(
-            identity_of(token), server_sent=server_sent, principal=request[PRINCIPAL], resume_token=token
+            identity_of(secret), server_sent=bool(scope), principal=request[PRINCIPAL], secret=secret, scope=scope
         )
         wire = self._wires[session.id] = _Wire(session)
         return wire
@@ -581,7 +582,7 @@ class GatewayServer:
         )
         if not socket.can_prepare(request):
             raise RequestError(ErrorCode.BAD_REQUEST, "this endpoint speaks WebSocket")
-        wire = self._open(request, server_sent=False)
+        wire = self._open(request)
         try:
             await socket.prepare(request)
             if wire.session.principal is not None:
@@ -674,12 +675,11 @@ class GatewayServer:
         wanted += [(text, True) for text in request.query.getall("prefix", [])]
         if not wanted:
             raise RequestError(ErrorCode.BAD_REQUEST, "a stream needs a key or a prefix")
-        token = request.headers.get("Last-Event-ID") or None
-        since = None if token is None else decode_token(token)
         keys = _widest([(normalized(text), prefix) for text, prefix in wanted])
         for key, _ in keys:
             who(request).require("read", key)
-        wire = self._open(request, server_sent=True)
+        since = request.headers.get("Last-Event-ID") or None
+        wire = self._open(request, scope=scope_of(keys))
         try:
             for n, (key, prefix) in enumerate(keys):
                 name = str(n).encode()
@@ -731,20 +731,21 @@ class GatewayServer:
         key = parameters.key(request, "prefix" if prefix else "key")
         if "since" not in request.query:
             raise RequestError(ErrorCode.BAD_REQUEST, "the parameter 'since' is needed, a position token")
-        since = decode_token(request.query["since"])
+        since = request.query["since"]
         who(request).require("read", key)
-        wire = self._open(request, server_sent=False)
+        wire = self._open(request)
         messages: list[_Message] = []
+        begins_again = self.state.tokens.position(scope_of([(key, prefix)]))
         try:
             now_ms = self._clock.now_ms()
             self.run(
                 self.state.subscribe(wire.session, b"0", key, prefix=prefix, mode="data", since=since, now_ms=now_ms)
             )
             async with asyncio.timeout(REQUEST_MS / 1000.0):
-                while not _is_whole(messages):
+                while not _is_whole(messages, begins_again):
                     await wire.ready.wait()
                     wire.ready.clear()
-                    while not _is_whole(messages) and (frame := self._take(wire)) is not None:
+                    while not _is_whole(messages, begins_again) and (frame := self._take(wire)) is not None:
                         messages.extend(_MESSAGES(frame))
                         self.state.written(wire.session, self._clock.now_ms())
         except TimeoutError as error:
@@ -892,13 +893,13 @@ def _kind(message: _Message) -> str:
     return str(msgspec.json.decode(message["type"]))
 
 
-def _is_whole(messages: list[_Message]) -> bool:
-    """Whether a subscription that resumed has been told everything."""
+def _is_whole(messages: list[_Message], begins_again: bytes) -> bool:
+    """Whether a subscription that resumed has been told everything; the token `begins_again` says that more is to come."""
     if not messages:
         return False
     last = messages[-1]
     if _kind(last) == "position":
-        return bool(msgspec.json.decode(last["token"]).encode() != protocol.VOID_TOKEN)
+        return bool(msgspec.json.decode(last["token"]).encode() != begins_again)
     return _kind(last) == "snapshot_end"
 
 

@@ -116,6 +116,8 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("shard",),
     ),
     "shard_resets_total": ("counter", "Entries reset because events may have been lost.", ("shard",)),
+    "history_changes": ("gauge", "Changes that a client which comes back can be told of.", ("shard",)),
+    "history_bytes": ("gauge", "What they take.", ("shard",)),
     "journal_bytes": ("gauge", "The store on the disk.", ("shard",)),
     "journal_errors_total": ("counter", "Transactions that could not be stored, and were tried again.", ("shard",)),
     "journal_sync_seconds": ("histogram", "To write through what was committed.", ("shard",)),

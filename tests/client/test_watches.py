@@ -519,6 +519,32 @@ async def test_what_speaks_something_else_is_no_cluster(stand_in: StandIn) -> No
             await first(harbor.watch(A))
 
 
+async def test_a_token_that_is_not_taken_any_more_makes_it_begin_anew(stand_in: StandIn) -> None:
+    since: list[str | None] = []
+
+    async def script(line: Line) -> None:
+        await line.say(WELCOME)
+        while not line.socket.closed:
+            asked = await line.hear()
+            since.append(asked.get("since"))
+            if "since" in asked:
+                refusal = {"code": "BAD_REQUEST", "message": "not a position token", "temporary": False}
+                await line.say({"type": "error", "re": asked["id"], **refusal})
+                continue
+            await line.say({"type": "snapshot_end", "sub": asked["id"], "position": "t"})
+            if line.number:
+                await line.until_closed()
+            line.abort()
+            return
+
+    stand_in.script = script
+    async with client(stand_in.url) as harbor:
+        watch = harbor.watch(A)
+        kinds = [(await anext(watch)).kind for _ in range(3)]
+    assert kinds == ["ready", "reset", "ready"]
+    assert since == [None, "t", None]
+
+
 async def test_one_watch_refused_leaves_the_others_alone(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gateway_state, "SUBSCRIPTIONS", 1)
     async with client(harness.url) as harbor:

@@ -7,6 +7,7 @@ import pytest
 
 from cluster.core import gateway_state
 from cluster.core.gateway_state import IDS_PER_MS, Close, Concerns, Deliver, GatewayState, Respond
+from cluster.core.grants import Grants, Principal
 from cluster.core.messages import (
     Absent,
     Act,
@@ -41,7 +42,10 @@ from cluster.core.messages import (
     Written,
 )
 from cluster.core.placement import SlotMap
-from cluster.errors import ErrorCode, RequestError, UnavailableError
+from cluster.core.position import Tokens, scope_of
+from cluster.core.query_key import CanonicalKey
+from cluster.errors import ErrorCode, HarborError, RequestError, UnavailableError
+from tests.in_process import TOKENS
 
 FIRST = 9 * IDS_PER_MS
 """The ids of requests of this life come after it."""
@@ -58,7 +62,9 @@ class Played:
 
     def __init__(self, concerns: Concerns | None = None, *, life: int = 9) -> None:
         self.now_ms = 1000.0
-        self.state = GatewayState("gateway-0", life, slots=SlotMap(1, (0,) * 1024), shards=1, concerns=concerns)
+        self.state = GatewayState(
+            "gateway-0", life, slots=SlotMap(1, (0,) * 1024), shards=1, tokens=TOKENS, concerns=concerns
+        )
         self.sequence = 0
         self.life = 20
         self.offset = 100
@@ -93,6 +99,9 @@ class Played:
 
     def subscribe(self, session: Any, name: bytes = b"1", key: str = A, **more: Any) -> None:
         options = {"prefix": False, "mode": "data", "since": None, **more}
+        if options["since"] is not None:
+            scope = session.scope or scope_of([(key, options["prefix"])])
+            options["since"] = TOKENS.position(scope, options["since"].items()).decode()
         self.note(self.state.subscribe(session, name, key, now_ms=self.now_ms, **options))  # type: ignore[arg-type]
 
     def watch(self) -> int:
@@ -110,7 +119,13 @@ class Played:
 
     @property
     def token(self) -> str:
-        return f"p1.0-{EPOCH:x}-{self.offset:x}"
+        """Of a subscription to A."""
+        return self.token_of()
+
+    def token_of(self, *interests: tuple[str, bool], offset: int | None = None) -> str:
+        """Of these keys and prefixes, where the shard stands, or at an offset; 0: one that begins again."""
+        positions = [] if offset == 0 else [(0, (EPOCH, self.offset if offset is None else offset))]
+        return TOKENS.position(scope_of(interests or [(A, False)]), positions).decode()
 
     def live(self, **more: Any) -> Any:
         """A session with a subscription to A, at version 5."""
@@ -431,6 +446,36 @@ def test_a_client_that_missed_too_much_is_reset() -> None:
     assert [message["type"] for message in played.read(again)] == ["reset", "snapshot", "snapshot_end"]
 
 
+def test_only_a_token_for_this_very_key_or_prefix_is_gone_on_from() -> None:
+    played = Played()
+    session = played.session()
+    given = played.token_of((A, False))
+    flipped = given[:-5] + ("A" if given[-5] != "A" else "B") + given[-4:]
+    wrong = [
+        flipped,
+        played.token_of((B, False)),
+        played.token_of((A, True)),
+        "p1.0-3-64",
+        Tokens("a secret of the tests", "x").position(b"").decode(),
+    ]
+    for token in wrong:
+        with pytest.raises(HarborError, match="not a position token") as refused:
+            played.state.subscribe(session, b"1", CanonicalKey(A), prefix=False, mode="data", since=token, now_ms=1.0)
+        assert refused.value.code == "BAD_REQUEST"
+    assert played.effects == []
+    assert session.subscriptions == {}
+    assert played.state.subscribe(session, b"1", CanonicalKey(A), prefix=False, mode="data", since=given, now_ms=1.0)
+
+
+def test_who_may_not_read_learns_nothing_of_his_token() -> None:
+    played = Played()
+    session = played.session(principal=Principal("bob", Grants()))
+    for token in (played.token, "p1.0-3-64"):
+        with pytest.raises(HarborError, match="read") as refused:
+            played.state.subscribe(session, b"1", CanonicalKey(A), prefix=False, mode="data", since=token, now_ms=1.0)
+        assert refused.value.code == "FORBIDDEN"
+
+
 def renewed(played: Played, *, since: int = 30) -> int:
     """Have the shard live anew; the gateway's new watch."""
     answer, effects = played.state.announce(Announce("shard-0", since), played.now_ms)
@@ -630,7 +675,8 @@ def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_event_stream_has_one_id_for_all_it_carries() -> None:
     played = Played()
-    session = played.session(server_sent=True)
+    both = lambda: played.token_of((A, False), (B, False))  # noqa: E731 - of where it stands by then
+    session = played.session(server_sent=True, scope=scope_of([(A, False), (B, False)]))
     played.subscribe(session, b"0", A)
     played.subscribe(session, b"1", B)
     first, second = [each.id for each in played.requests()]
@@ -638,13 +684,13 @@ def test_an_event_stream_has_one_id_for_all_it_carries() -> None:
     assert b"id:" not in played.read(session)  # the other snapshot is yet to come
     played.send(Absent(second))
     assert played.read(session) == (
-        b'event: snapshot_end\ndata: {"position":"%b"}\nid: %b\n\n' % (played.token.encode(), played.token.encode())
+        b'event: snapshot_end\ndata: {"position":"%b"}\nid: %b\n\n'
+        % (played.token_of((B, False)).encode(), both().encode())
     )
     played.send(change(5, 6, data=6))
     played.tick()
     assert played.read(session) == (
-        b'event: change\ndata: {"key":["a"],"from":5,"version":6,"data":6,"coalesced":1}\nid: %b\n\n'
-        % played.token.encode()
+        b'event: change\ndata: {"key":["a"],"from":5,"version":6,"data":6,"coalesced":1}\nid: %b\n\n' % both().encode()
     )
     played.note(played.state.announce(Announce("shard-0", 30), played.now_ms)[1])
     first, second = [each.id for each in played.requests()]
@@ -685,7 +731,7 @@ def test_no_message_is_sent_without_need() -> None:
 
 def test_an_event_streams_id_never_runs_ahead_of_what_was_written() -> None:
     played = Played()
-    session = played.session(server_sent=True)
+    session = played.session(server_sent=True, scope=scope_of([(A, False), (B, False)]))
     played.subscribe(session, b"0", A)
     played.subscribe(session, b"1", B)
     first, second = [each.id for each in played.requests()]
@@ -693,7 +739,7 @@ def test_an_event_streams_id_never_runs_ahead_of_what_was_written() -> None:
     played.send(change(5, 6, data=6), change(5, 6, data=6, key=B))  # before the tick, while the snapshots wait
     text = played.read(session)
     assert text.count(b"id: ") == 1
-    assert text.endswith(b"id: %b\n\n" % played.token.encode())
+    assert text.endswith(b"id: %b\n\n" % played.token_of((A, False), (B, False)).encode())
     assert text.count(b'"version":6') == 2
 
 
@@ -860,7 +906,7 @@ class TestNotices:
         assert self.notices(played, session) == []
 
     def test_the_first_shard_that_loses_a_service_and_the_last_that_has_it_back_are_told_of(self) -> None:
-        state = GatewayState("gateway-0", 9, slots=SlotMap(1, (0,) * 1024), shards=2, concerns=Stub())
+        state = GatewayState("gateway-0", 9, slots=SlotMap(1, (0,) * 1024), shards=2, tokens=TOKENS, concerns=Stub())
         session = state.open_session("one")
         state.subscribe(session, b"1", "[]", prefix=True, mode="data", since=None, now_ms=1_000.0)  # type: ignore[arg-type]
         sequences = [0, 0]

@@ -20,7 +20,7 @@ from cluster.core.placement import assign_slots
 from cluster.core.presence_room import Pattern
 from cluster.core.shard_state import ShardState, StartFetch
 from cluster.gateway import GatewayServer
-from tests.in_process import new_shard
+from tests.in_process import TOKENS, new_shard
 
 QUERIES = [
     DeclaredQuery(key=template.parse(["q", "{id}"]), service="api", path=template.parse("/q/{id}"), retry=0),
@@ -42,7 +42,7 @@ class Harness:
             f"shard-{n}": new_shard(n, 5, now_ms, QUERIES, ["gateway-0"]) for n in range(shards)
         }
         self.state = GatewayState(
-            "gateway-0", 7, slots=assign_slots(range(shards), 1), shards=shards, patterns=patterns
+            "gateway-0", 7, slots=assign_slots(range(shards), 1), shards=shards, tokens=TOKENS, patterns=patterns
         )
         self.shard_timers: dict[str, asyncio.TimerHandle] = {}
         self.server = GatewayServer(

@@ -10,10 +10,12 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from cluster.core import client_message, gateway_state
 from cluster.core.messages import Write
+from cluster.core.position import scope_of
 from cluster.core.query_key import CanonicalKey
 from cluster.errors import UpstreamError
 from cluster.gateway import server
 from tests.gateway.conftest import Harness, until
+from tests.in_process import TOKENS
 
 A = '["a",1]'
 
@@ -557,6 +559,11 @@ async def test_an_event_stream_survives_pretty_printed_data(harness: Harness) ->
         assert (await EventStream(response).event())["data"]["data"] == {"x": "a\nb"}
 
 
+def unknown(key: str, *, prefix: bool = False) -> str:
+    """A position of lives that no shard knows."""
+    return TOKENS.position(scope_of([(key, prefix)]), [(0, (1, 1)), (1, (1, 1))]).decode()
+
+
 async def test_missed_changes_are_told(harness: Harness) -> None:
     await harness.put(A, 1)
     await harness.put('["a",2]', 1)
@@ -575,13 +582,13 @@ async def test_missed_changes_are_told(harness: Harness) -> None:
         200,
         {"changes": [], "position": answer["position"]},
     )
-    status, answer = await harness.get("/v1/missed", since="p1.0-1-1.1-1-1", prefix='["a"]')
+    status, answer = await harness.get("/v1/missed", since=unknown('["a"]', prefix=True), prefix='["a"]')
     assert answer["reset"] is True
     assert [(entry["key"], entry["data"]) for entry in answer["entries"]] == [(["a", 1], 2)]
     assert harness.state.sessions == {}
 
 
-@pytest.mark.parametrize("since", [None, "p1.0-1-1.1-1-1"])
+@pytest.mark.parametrize("since", [None, unknown(A)])
 async def test_what_was_missed_is_told_as_the_upstream_wrote_it(harness: Harness, since: str | None) -> None:
     await harness.put(A, 1)
     async with harness.socket() as socket:
