@@ -11,6 +11,7 @@ import ray
 
 from cluster.actors.shell import Shell
 from cluster.actors.specification import Specification
+from cluster.core.degradation import LOOK_MS
 from cluster.core.gateway_state import GatewayState
 from cluster.core.grants import ApiKeys
 from cluster.core.messages import Announce, Answer, ChangeSet, Message, SourceStates
@@ -19,7 +20,6 @@ from cluster.gateway import CHECK_S, GatewayServer, KeysFile
 from cluster.observability.metrics import Metrics
 
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - what to show in place of it
-STALL_CHECK_S = 5.0
 BIND_RETRY_S = 0.2
 BIND_ATTEMPTS = 100
 """A restarted gateway may find its port still held by the process that was killed."""
@@ -44,6 +44,7 @@ class GatewayActor(Shell):
             keys=None if config.auth.mode == "none" else ApiKeys({}),
             mutations=spec.compiled.mutations,
             patterns=spec.compiled.presence,
+            outbox_bytes=config.outbox_bytes,
         )
         self._server = GatewayServer(
             self.machine,
@@ -62,7 +63,7 @@ class GatewayActor(Shell):
         self._shown_host = config.host if config.host not in EVERYWHERE else ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._port = await self._listen(config.host, config.port)
         await self.listen()
-        self.spawn(self._watch_stalls())
+        self.spawn(self._watch_sockets())
         self.spawn(self._watch_keys())
 
     async def _listen(self, host: str, port: int) -> int:
@@ -95,10 +96,11 @@ class GatewayActor(Shell):
             await asyncio.sleep(CHECK_S)
             self._look_at_keys()
 
-    async def _watch_stalls(self) -> None:
+    async def _watch_sockets(self) -> None:
         while True:
-            await asyncio.sleep(STALL_CHECK_S)
-            self._server.run(self.machine.stalled(self.now()))
+            await asyncio.sleep(LOOK_MS / 1000.0)
+            if self.machine.is_slowed:
+                self._server.look()
 
     def take(self, message: Message) -> Answer:
         """Take a message from another actor."""
@@ -151,6 +153,8 @@ class GatewayActor(Shell):
         machine, metrics = self.machine, self._metrics
         metrics.set("gateway_sessions", len(machine.sessions))
         metrics.set("gateway_outbox_bytes", machine.outbox_bytes())
+        for level, count in machine.degraded().items():
+            metrics.set("sessions_degraded", count, level=level)
         metrics.set("changes_delivered_total", machine.changes_delivered)
         for result, count in machine.resumes.items():
             metrics.set("resumes_total", count, result=result)

@@ -53,6 +53,7 @@ from cluster.core.overflow import Overflow
 from cluster.core.presence_room import MAX_TOPIC
 from cluster.core.rule import BROADCAST
 from cluster.core.scaling import MAX_INGESTORS, Autoscale
+from cluster.core.session_state import OUTBOX_BYTES
 from cluster.core.staleness import StaleTime
 from cluster.core.window import Profile
 from cluster.errors import ConfigError
@@ -63,6 +64,8 @@ _SIZE_BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z")
 MAX_SHARDS = 64
+MIN_OUTBOX_BYTES = 64 * 1024
+"""As much as one frame of a snapshot."""
 MIN_SECRET = 32
 """Characters: 128 bits, written in hexadecimal."""
 MAX_PARTITIONS = 64
@@ -253,6 +256,13 @@ def _rate(path: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ConfigError(path, f"expected a number of events a second above 0, got {value!r}")
     return float(value)
+
+
+def _outbox(path: str, value: Any) -> int:
+    size = _bytes(path, value)
+    if size < MIN_OUTBOX_BYTES:
+        raise ConfigError(path, f"expected at least 64KiB, got {shown(value)}")
+    return size
 
 
 def _token_secret(path: str, value: Any) -> str:
@@ -548,6 +558,7 @@ class _Reader(Faults):
             section.take("admin_port", 8701, _port),
             section.take("origins", (), self.origins),
             section.take("auth", AuthConfig(), self.auth),
+            section.take("outbox", OUTBOX_BYTES, _outbox),
             section.take("token_secret", "", _token_secret),
         )
         section.later("tenant_claim")

@@ -17,6 +17,7 @@ from cluster.core.gateway_scaling import GatewayScale
 from cluster.core.history import MAX_AGE_MS, MAX_BYTES
 from cluster.core.infinite import OffsetPaging
 from cluster.core.scaling import Autoscale
+from cluster.core.session_state import OUTBOX_BYTES
 from cluster.core.staleness import StaleTime
 from cluster.core.template import Literal, holes, parse
 from cluster.core.transform import Transform
@@ -84,6 +85,8 @@ class GatewayConfig(_Confidential, frozen=True):
     origins: tuple[str, ...] = ()
     """Browser origins that may connect; empty: any."""
     auth: AuthConfig = AuthConfig()
+    outbox_bytes: int = OUTBOX_BYTES
+    """What may wait for one client."""
     token_secret: str = ""
     """What resume tokens are signed with; empty: one that the cluster makes."""
 

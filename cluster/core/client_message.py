@@ -312,6 +312,8 @@ def answer(
     state: GatewayState, session: SessionState, command: Command, payloads: list[Payload], now_ms: float
 ) -> list[Effect]:
     """Answer a command, and go on with what waited for that."""
+    if session.control_bytes > state.outbox_limit and isinstance(payloads[0], EntryView):
+        payloads = [Failure(ErrorCode.LIMITED, "too much waits to be read by this client: read it, then ask again")]
     effects = state.say(session, result(command, payloads, now_ms))
     if command.mutation:
         view = payloads[0] if isinstance(payloads[0], MutationView) else None

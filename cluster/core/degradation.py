@@ -47,6 +47,8 @@ class Step(IntEnum):
 
 WINDOW_MS = {Step.IN_STEP: 100.0, Step.WIDE: 250.0, Step.WIDER: 1_000.0, Step.ON_DRAIN: 1_000.0}
 """Between writes. At step 0 windows of the coordinator see to it."""
+LEVELS = {Step.WIDE: "250ms", Step.WIDER: "1000ms", Step.ON_DRAIN: "drain"}
+"""As metrics name them."""
 
 
 class Degradation:
@@ -71,14 +73,13 @@ class Degradation:
         """Whether nothing is left of it."""
         return self.step is Step.IN_STEP and not self.held_ms and self._unsent is None
 
-    def look(self, now_ms: float, writes: int, unsent: int | None, *, is_overfull: bool = False) -> None:
+    def look(self, now_ms: float, writes: int, unsent: int | None) -> None:
         """Look at the session's socket.
 
         Args:
             now_ms: When.
             writes: How many frames it has been handed ever.
             unsent: Bytes of the last that wait to be sent; None: it has taken all of it.
-            is_overfull: More waits for the session than may.
         """
         passed = min(now_ms - self._looked_ms, 2 * LOOK_MS)  # a gateway that was held up itself blames nobody for it
         self._looked_ms = now_ms
@@ -88,15 +89,22 @@ class Degradation:
         is_held = unsent is not None and is_same
         self._writes, self._unsent = writes, unsent
         self.held_ms = max(self.held_ms + (passed if is_held else -passed), 0.0)
-        self._calm_ms = 0.0 if is_held else self._calm_ms + passed
+        if is_held:
+            self._calm_ms = 0.0
+        elif unsent is None:  # else whether it holds anything up is for the next look to say
+            self._calm_ms += passed
         if unsent is not None and now_ms - self._moved_ms >= STALL_MS:
             self.is_stalled = True
-        if is_overfull or (unsent is not None and now_ms - self._moved_ms >= DRAIN_MS):
+        if unsent is not None and now_ms - self._moved_ms >= DRAIN_MS:
             self._to(Step.ON_DRAIN)
         elif self.step < Step.WIDER and self.held_ms >= STEP_MS:
             self._to(Step(self.step + 1))
         elif Step.IN_STEP < self.step < Step.ON_DRAIN and self._calm_ms >= CALM_MS:
             self._to(Step(self.step - 1))
+
+    def overfull(self) -> None:
+        """More waits for the session than may, and its socket holds it up."""
+        self._to(Step.ON_DRAIN)
 
     def drained(self) -> None:
         """The socket has taken all it was handed: it may be sent a snapshot."""

@@ -5,6 +5,7 @@ What must not live here: replicas and topics (`gateway_state`), sockets (`cluste
 
 from collections import deque
 
+from cluster.core.degradation import Degradation, Step
 from cluster.core.grants import Principal
 from cluster.core.position import Scope
 from cluster.core.presence_room import Attendance
@@ -18,6 +19,8 @@ CONTROL = 256
 """Answers that wait to be written; while there are more the socket is not read."""
 OUT_BYTES = 256 * 1024
 """Encoded and not yet taken; beyond it changes fold instead."""
+OUTBOX_BYTES = 1024 * 1024
+"""What may wait for one client, by default: 5,000 of them that stop reading at once take no more than 5 GiB."""
 
 
 class SessionState:
@@ -29,6 +32,10 @@ class SessionState:
         "busy",
         "commands",
         "control",
+        "control_bytes",
+        "degradation",
+        "due_ms",
+        "frame_bytes",
         "id",
         "identity",
         "out",
@@ -37,9 +44,10 @@ class SessionState:
         "scope",
         "secret",
         "server_sent",
-        "stalled_since",
         "subscriptions",
+        "told",
         "voided",
+        "writes",
     )
 
     def __init__(
@@ -67,6 +75,7 @@ class SessionState:
         """By the client's id of it."""
         self.control: deque[bytes] = deque()
         """Whole messages that go first: answers, errors, notices."""
+        self.control_bytes = 0
         self.out: list[bytes] = []
         """This tick's changes, encoded, for subscriptions in step."""
         self.out_bytes = 0
@@ -74,7 +83,16 @@ class SessionState:
         """Subscriptions with something to write that is not in `out`."""
         self.busy = False
         """The shell is writing what it took."""
-        self.stalled_since: float | None = None
+        self.frame_bytes = 0
+        """Of that."""
+        self.writes = 0
+        """Frames it has taken."""
+        self.degradation: Degradation | None = None
+        """Its socket has held something up, and it is not over that yet."""
+        self.told = Step.IN_STEP
+        """The step of it that the client was told last."""
+        self.due_ms = 0.0
+        """Before this it gets no changes, as it is degraded."""
         self.commands = 0
         """Requests of this client that shards have not answered."""
         self.voided = False
@@ -83,4 +101,14 @@ class SessionState:
     @property
     def in_step(self) -> bool:
         """Whether it can be handed this tick's changes: what it was handed before has been written."""
-        return not self.busy and self.out_bytes < OUT_BYTES
+        return not self.busy and self.out_bytes < OUT_BYTES and self.step is Step.IN_STEP
+
+    @property
+    def step(self) -> Step:
+        """How far it is degraded."""
+        return Step.IN_STEP if self.degradation is None else self.degradation.step
+
+    def waiting_bytes(self) -> int:
+        """Return what waits for it, and what its socket has not taken yet."""
+        folded = sum(subscription.outbox.bytes for subscription in self.subscriptions.values())
+        return self.control_bytes + self.out_bytes + self.frame_bytes + folded

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 import secrets
+import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
@@ -124,10 +125,11 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 class _Wire:
     """A session's shell: its writer waits on `ready`."""
 
-    __slots__ = ("close_code", "close_reason", "closing", "heard", "ready", "session", "taken")
+    __slots__ = ("close_code", "close_reason", "closing", "heard", "ready", "session", "taken", "transport")
 
-    def __init__(self, session: SessionState) -> None:
+    def __init__(self, session: SessionState, transport: asyncio.Transport | None) -> None:
         self.session = session
+        self.transport = transport
         self.ready = asyncio.Event()
         self.taken = asyncio.Event()
         """Something was written since the reader last looked."""
@@ -562,7 +564,8 @@ class GatewayServer:
         session = self.state.open_session(
             identity_of(secret), server_sent=bool(scope), principal=request[PRINCIPAL], secret=secret, scope=scope
         )
-        wire = self._wires[session.id] = _Wire(session)
+        wire = self._wires[session.id] = _Wire(session, request.transport)
+        _bound(request.transport)
         return wire
 
     def _shut(self, wire: _Wire, *, lingers: bool = False) -> None:
@@ -623,9 +626,13 @@ class GatewayServer:
                 self.state, wire.session, message.data, self._command, now_ms, new_mutation_id, self._take_back
             )
             self.run(effects)
-            while len(wire.session.control) > CONTROL and not wire.close_code:
+            while self._is_unread(wire.session) and not wire.close_code:
                 wire.taken.clear()
                 await wire.taken.wait()
+
+    def _is_unread(self, session: SessionState) -> bool:
+        """Whether so many answers wait for a client that no more of its requests are read."""
+        return len(session.control) > CONTROL or session.control_bytes > self.state.outbox_limit
 
     async def _write_socket(self, wire: _Wire, socket: web.WebSocketResponse[Any]) -> None:
         try:
@@ -634,7 +641,7 @@ class GatewayServer:
                 wire.ready.clear()
                 while (frame := self._take(wire)) is not None:
                     await socket.send_frame(frame, WSMsgType.TEXT)
-                    self.state.written(wire.session, self._clock.now_ms())
+                    self._written(wire)
                     wire.taken.set()
         except ConnectionError:
             self._close(wire, 1006, "")
@@ -646,7 +653,7 @@ class GatewayServer:
                 self._close(wire, protocol.CLOSE_HELLO_LATE, "no hello with a token")
         while not await _set_within(wire.closing, PING_S):
             if wire.session.busy:
-                continue  # whether a full socket still takes anything is for `GatewayState.stalled` to say
+                continue  # whether a full socket still takes anything is for `GatewayState.look` to say
             if not wire.heard:
                 self._close(wire, protocol.CLOSE_NO_PONG, "no pong")
                 break
@@ -661,6 +668,20 @@ class GatewayServer:
                 await socket.close(code=wire.close_code, message=wire.close_reason.encode()[:120])
         except (TimeoutError, ConnectionError):
             pass
+
+    def look(self) -> None:
+        """See which sockets hold up what is due."""
+        self.run(self.state.look(self._clock.now_ms(), self._unsent))
+
+    def _unsent(self, session: str) -> int:
+        wire = self._wires.get(session)
+        transport = None if wire is None else wire.transport
+        return 0 if transport is None else transport.get_write_buffer_size()
+
+    def _written(self, wire: _Wire) -> None:
+        effects = self.state.written(wire.session, self._clock.now_ms())
+        if effects:
+            self.run(effects)
 
     def _take(self, wire: _Wire) -> bytes | None:
         frame, effects = self.state.take(wire.session, self._clock.now_ms())
@@ -719,7 +740,7 @@ class GatewayServer:
                 wire.ready.clear()
                 while (piece := self._take(wire)) is not None:
                     await response.write(piece)
-                    self.state.written(wire.session, self._clock.now_ms())
+                    self._written(wire)
         except ConnectionError:
             self._close(wire, 1006, "")
 
@@ -747,7 +768,7 @@ class GatewayServer:
                     wire.ready.clear()
                     while not _is_whole(messages, begins_again) and (frame := self._take(wire)) is not None:
                         messages.extend(_MESSAGES(frame))
-                        self.state.written(wire.session, self._clock.now_ms())
+                        self._written(wire)
         except TimeoutError as error:
             raise HarborError(ErrorCode.TIMEOUT, "the shard did not answer in time") from error
         finally:
@@ -819,6 +840,19 @@ class GatewayServer:
 
 CHUNK_WRITE_BYTES = 64 * 1024
 """Bytes a socket may hold unsent before writing waits: from then on its session lags and folds."""
+
+
+NOTSENT_BYTES = 128 * 1024
+"""What the kernel may hold of a socket beside what is on its way to the peer. By default it takes megabytes from a client that has stopped
+reading, which then seems to keep up."""
+
+
+def _bound(transport: asyncio.Transport | None) -> None:
+    """Let a stream's connection buffer no more than it needs to be kept busy."""
+    connection = None if transport is None else transport.get_extra_info("socket")
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)  # Linux and some BSDs
+    if connection is not None and option is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
+        connection.setsockopt(socket.IPPROTO_TCP, option, NOTSENT_BYTES)
 
 
 def _entry_response(request: web.BaseRequest, version: int, body: bytes) -> web.Response:

@@ -134,6 +134,12 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "gateway_sessions": ("gauge", "Clients connected.", ("gateway",)),
     "gateway_outbox_bytes": ("gauge", "Waiting to be written.", ("gateway",)),
+    "sessions_degraded": ("gauge", "Clients that read slowly, by what they get instead.", ("gateway", "level")),
+    "replica_divergences_total": (
+        "counter",
+        "Replicas that were not what their shard holds, and were made anew; any is a fault.",
+        ("gateway",),
+    ),
     "disconnects_total": ("counter", "WebSocket closes by code.", ("gateway", "code")),
     "resumes_total": ("counter", "Subscriptions continued from a token.", ("gateway", "result")),
 }

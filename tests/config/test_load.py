@@ -138,6 +138,7 @@ FAULTS: list[tuple[str, str]] = [
     ),
     ("gateway: {origins: 'http://x'}", "gateway.origins: expected a list, got 'http://x'"),
     ("gateway: {origins: [x]}", "gateway.origins.0: expected an http:// or https:// URL, got 'x'"),
+    ("gateway: {outbox: 1KiB}", "gateway.outbox: expected at least 64KiB, got '1KiB'"),
     (
         "gateway: {token_secret: short-secret}",
         "gateway.token_secret: expected a text of at least 32 characters, such as openssl rand -hex 32 prints",
