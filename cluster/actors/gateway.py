@@ -124,6 +124,9 @@ class GatewayActor(Shell):
             if self.is_traced:
                 self.trace("delivered", "delivery", received_ms, age_ms=round(age_ms, 1))
         self.machine.flushed.clear()
+        for shard, key, version, count in self.machine.diverged:
+            self.log.error("replicas_diverged", shard=shard, key=key, version=version, replicas=count)
+        self.machine.diverged.clear()
 
     async def status(self) -> dict[str, object]:
         """Say what `/v1/cluster` shows of this actor."""
@@ -155,6 +158,7 @@ class GatewayActor(Shell):
         metrics.set("gateway_outbox_bytes", machine.outbox_bytes())
         for level, count in machine.degraded().items():
             metrics.set("sessions_degraded", count, level=level)
+        metrics.set("replica_divergences_total", machine.anti_entropy.divergences)
         metrics.set("changes_delivered_total", machine.changes_delivered)
         for result, count in machine.resumes.items():
             metrics.set("resumes_total", count, result=result)

@@ -23,6 +23,7 @@ import orjson
 from msgspec import Struct
 
 from cluster.core import protocol
+from cluster.core.anti_entropy import AntiEntropy
 from cluster.core.degradation import LEVELS, WINDOW_MS, Degradation, Step
 from cluster.core.gateway_mutations import Concluded, GatewayMutations, News, Order, Said
 from cluster.core.grants import ANYBODY, ApiKeys, Principal
@@ -44,6 +45,7 @@ from cluster.core.messages import (
     Full,
     Item,
     ListMutations,
+    Mend,
     Meta,
     Missed,
     MissedKeys,
@@ -67,6 +69,8 @@ from cluster.core.messages import (
     Snapshot,
     SourceStates,
     Unwatch,
+    Verified,
+    Verify,
     Watch,
     Write,
     Written,
@@ -260,6 +264,11 @@ class GatewayState:
         self.flushed: list[tuple[float, float]] = []
         """(receipt of the oldest event, its age at the flush) of each change set, since the shell last took them."""
         self.changes_delivered = 0
+        self.anti_entropy = AntiEntropy()
+        self._regained: set[str] = set()
+        """Keys of which there was no replica though there should have been, until there is."""
+        self.diverged: list[tuple[str, str, int, int]] = []
+        """(shard, a key, its version here, how many) of replicas that were found wrong, since the shell last took them."""
         self.resumes: Counter[str] = Counter()
         self.reads: Counter[str] = Counter()
         """By where the answer came from; the shell counts."""
@@ -353,6 +362,8 @@ class GatewayState:
                         self._pending(topic, view.key, before).reset = True
             case MissedKeys():
                 self._missed(shard, item, effects)
+            case Verified(keys=keys):
+                self._compare(shard, keys, effects)
             case ServiceState(service=service, is_offline=is_offline):
                 self._toggle(shard, service, is_offline=is_offline, effects=effects)
             case Answered(id=request, payload=payload):
@@ -372,6 +383,10 @@ class GatewayState:
             if not topics or change.data is None:
                 return  # no longer watched
             replica = self._replica(change.key, shard)
+            if change.key in self._regained:  # nobody knows what was passed on of it
+                self._regained.discard(change.key)
+                for topic in replica.topics:
+                    self._pending(topic, change.key, 0).reset = True
         elif change.version <= replica.version:
             return
         elif change.from_version != replica.version and change.data is None:
@@ -386,6 +401,7 @@ class GatewayState:
             pending.coalesced += change.coalesced
 
     def _replica(self, key: str, shard: _Shard) -> Replica:
+        self.anti_entropy.begin(self._now_ms)
         replica = self.replicas[key] = Replica(key, shard.index)
         for topic in self._interests.matching(key, replica.parsed):
             replica.topics.append(topic)
@@ -503,6 +519,8 @@ class GatewayState:
         shard.partial.clear()
         shard.partial_oldest_ms = 0.0
         shard.queue = []
+        self.anti_entropy.forget(shard.index)
+        self._regained.clear()
         self.presence.relinked(shard.index)
         topics = list(shard.watching.values())
         shard.watching.clear()
@@ -1045,6 +1063,45 @@ class GatewayState:
             shard.queue.append(request)
             effects.extend(self._pump(shard))
 
+    def _verify(self, effects: list[Effect]) -> None:
+        """Ask shards whether replicas, and keys that are known to have none, are what they hold."""
+        keys = self.anti_entropy.due(
+            (*self.replicas, *(key for key, prefix in self._topics if not prefix)), self._now_ms
+        )
+        checked: dict[int, list[str]] = {}
+        for key in keys:
+            checked.setdefault(self._slots.shard(CanonicalKey(key)), []).append(key)
+        for index, mine in checked.items():
+            shard = self._shards[index]
+            if not shard.reopening and self.anti_entropy.asks(index, mine):
+                shard.queue.append(Verify(self._id(), [(key, self._version(key)) for key in mine]))
+                effects.extend(self._pump(shard))
+
+    def _version(self, key: str) -> int:
+        replica = self.replicas.get(key)
+        return 0 if replica is None or replica.value is None else replica.version
+
+    def _compare(self, shard: _Shard, said: list[tuple[str, int]], effects: list[Effect]) -> None:
+        """A shard says what it holds where that is not what it was asked about: all that came to be before is here by now."""
+
+        def held(key: str) -> int | None:
+            replica, topic = self.replicas.get(key), self._topics.get((key, False))
+            topics = replica.topics if replica is not None else [] if topic is None else [topic]
+            if not topics or any(shard.index in each.awaited for each in topics):
+                return None  # it is no longer watched, or is on its way
+            return self._version(key)
+
+        differing, again = self.anti_entropy.compare(shard.index, said, held)
+        if not differing:
+            return
+        self.diverged.append((shard.address, *differing[0], len(differing)))
+        if again:
+            self._relink(shard, effects)
+            return
+        self._regained.update(key for key, version in differing if not version)
+        shard.queue.append(Mend(self._id(), differing))
+        effects.extend(self._pump(shard))
+
     def _missed(self, shard: _Shard, missed: MissedKeys, effects: list[Effect]) -> None:
         shard.outstanding.pop(missed.id, None)
         subscription = self._resuming.pop(missed.id, None)
@@ -1471,6 +1528,7 @@ class GatewayState:
             times.append(gather.until_ms)
             break
         times.append(self.mutations.deadline())
+        times.append(self.anti_entropy.due_ms)
         times.append(min(self._held.values(), default=None))
         return min((at for at in times if at is not None), default=None)
 
@@ -1497,6 +1555,7 @@ class GatewayState:
                 del self._held[session_id]
                 effects.append(Deliver(session_id))
         self._expire(effects)
+        self._verify(effects)
         return effects
 
     def outbox_bytes(self) -> int:

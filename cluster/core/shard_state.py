@@ -70,6 +70,7 @@ from cluster.core.messages import (
     ListMutations,
     Matched,
     Members,
+    Mend,
     Missed,
     MissedKeys,
     Mutate,
@@ -90,6 +91,8 @@ from cluster.core.messages import (
     Snapshot,
     Undo,
     Unwatch,
+    Verified,
+    Verify,
     Watch,
     Write,
     Written,
@@ -1214,8 +1217,11 @@ class ShardState:
             case Rest(id=watch, rests=rests):
                 self._rest_watch(link, watch, rests=rests)
                 return None
-            case Missed():
+            case Missed() | Verify():
                 link.tasks.append(request)
+                return None
+            case Mend(held=held):
+                self._mend(link, held)
                 return None
             case Read():
                 return self._read(link, request)
@@ -1606,6 +1612,9 @@ class ShardState:
                     items.append(task)
                 case Missed():
                     items.append(self._missed(task))
+                case Verify(id=request, held=held):
+                    differing = [(key, here) for key, version in held if (here := self._version(key)) != version]
+                    items.append(Verified(request, differing))
                 case Watch(id=watch, key=key):
                     if link.exact.get(key) == watch:
                         entry = self.cache.get(key)
@@ -1645,6 +1654,21 @@ class ShardState:
             matcher = KeyMatcher(parse(request.key))
             keys = [(key, version) for key, version in missed.items() if matcher.matches(key)]
         return MissedKeys(request.id, reset=False, keys=keys)
+
+    def _version(self, key: str) -> int:
+        """Return the version of what readers see of an entry; 0: nothing."""
+        entry = self.cache.get(key)
+        return 0 if entry is None or entry.visible is None else entry.version
+
+    def _mend(self, link: GatewayLink, held: list[tuple[str, int]]) -> None:
+        """Send a gateway anew what it holds wrongly."""
+        for key, version in held:
+            entry = self.cache.get(key)
+            if key in link.exact or any(matcher.matches(key) for matcher in link.prefixes.values()):
+                self._add_watcher(link, key)
+                pending = link.pend(key, version)
+                pending.from_version, pending.patches = version, None
+                pending.reset = entry is not None and entry.visible is not None
 
     # --- time and answers ----------------------------------------------------------------------------------------
 
