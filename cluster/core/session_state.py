@@ -3,8 +3,6 @@
 What must not live here: replicas and topics (`gateway_state`), sockets (`cluster.gateway`).
 """
 
-from collections import deque
-
 from cluster.core.degradation import Degradation, Step
 from cluster.core.grants import Principal
 from cluster.core.position import Scope
@@ -73,7 +71,7 @@ class SessionState:
         self.server_sent = server_sent
         self.subscriptions: dict[bytes, Subscription] = {}
         """By the client's id of it."""
-        self.control: deque[bytes] = deque()
+        self.control: list[bytes] = []
         """Whole messages that go first: answers, errors, notices."""
         self.control_bytes = 0
         self.out: list[bytes] = []

@@ -1,7 +1,7 @@
 """The client-facing server: routes, sockets and event streams around a `GatewayState`.
 
-One writer per session takes one frame at a time and waits until the socket has it; meanwhile the state folds what comes. Reads of live
-replicas never leave this process.
+One writer per session takes one frame at a time and waits until the socket has it; meanwhile the state folds what comes. A socket that is
+quiet has no writer. Reads of live replicas never leave this process.
 
 It is one thing because every endpoint is a few lines between a parameter and an effect.
 """
@@ -12,7 +12,7 @@ import math
 import secrets
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any
 
@@ -62,6 +62,8 @@ from cluster.gateway.openapi import document
 
 PING_S = PING_MS / 1000.0
 """Between pings on a socket or comments on an event stream; a peer that does not answer the former is gone."""
+KEEP_S = 1.0
+"""Between looks at which sockets are quiet: how much later than after `PING_S` or `HELLO_S` something may be done."""
 HELLO_S = 10.0
 """A socket that has not said by then whose it is is closed."""
 OPEN = frozenset({"/healthz", "/readyz", "/openapi.json", "/"})
@@ -123,21 +125,106 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class _Wire:
-    """A session's shell: its writer waits on `ready`."""
+    """A session's shell."""
 
-    __slots__ = ("close_code", "close_reason", "closing", "heard", "ready", "session", "taken", "transport")
+    __slots__ = ("close_code", "close_reason", "session", "transport")
 
     def __init__(self, session: SessionState, transport: asyncio.Transport | None) -> None:
         self.session = session
         self.transport = transport
-        self.ready = asyncio.Event()
-        self.taken = asyncio.Event()
-        """Something was written since the reader last looked."""
-        self.closing = asyncio.Event()
         self.close_code = 0
         self.close_reason = ""
+
+    def wake(self) -> None:
+        """There may be something to be written."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """It is to be closed, once what waits is written."""
+        raise NotImplementedError
+
+
+class _StreamWire(_Wire):
+    """An event stream's, whose writer waits on `ready`."""
+
+    __slots__ = ("closing", "ready")
+
+    def __init__(self, session: SessionState, transport: asyncio.Transport | None) -> None:
+        super().__init__(session, transport)
+        self.ready = asyncio.Event()
+        self.closing = asyncio.Event()
+
+    def wake(self) -> None:
+        self.ready.set()
+
+    def end(self) -> None:
+        self.ready.set()
+        self.closing.set()
+
+
+class _SocketWire(_Wire):
+    """A socket's. Most are idle, and each task and queue takes a KiB or more: it has one task, which reads, and others when they are needed."""
+
+    __slots__ = (
+        "_end",
+        "_write",
+        "again",
+        "goodbye",
+        "heard",
+        "is_over",
+        "opened_s",
+        "pinged_s",
+        "pings",
+        "reader",
+        "socket",
+        "taken",
+        "writer",
+    )
+
+    def __init__(
+        self,
+        session: SessionState,
+        transport: asyncio.Transport | None,
+        socket: web.WebSocketResponse[Any],
+        write: Callable[["_SocketWire"], asyncio.Task[None]],
+        end: Callable[["_SocketWire"], asyncio.Task[None]],
+    ) -> None:
+        super().__init__(session, transport)
+        self.socket = socket
+        self._write = write
+        self._end = end
+        self.reader: asyncio.Task[Any] | None = None
+        """While it reads."""
+        self.writer: asyncio.Task[None] | None = None
+        self.goodbye: asyncio.Task[None] | None = None
+        self.again = False
+        """Something came while it was writing."""
+        self.taken: asyncio.Future[None] | None = None
+        """The reader waits for something to be written."""
         self.heard = True
         """The peer has said something since the last ping."""
+        self.pings = False
+        """A ping is to be sent."""
+        self.opened_s = self.pinged_s = asyncio.get_running_loop().time()
+        self.is_over = False
+        """Goodbye was said, or could not be: nothing more is read."""
+
+    def wake(self) -> None:
+        if self.writer is not None:
+            self.again = True
+        elif self.socket.prepared:
+            self.writer = self._write(self)
+
+    def end(self) -> None:
+        self.let_read()
+        self.wake()
+        if self.goodbye is None and self.socket.prepared:
+            self.goodbye = self._end(self)
+
+    def let_read(self) -> None:
+        """Something was written."""
+        if self.taken is not None and not self.taken.done():
+            self.taken.set_result(None)
 
 
 class GatewayServer:
@@ -178,6 +265,8 @@ class GatewayServer:
         self.not_ready = ""
         """Why it cannot serve, beside what it finds out itself; empty: nothing is known."""
         self.disconnects: Counter[int] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._keeper: asyncio.Task[None] | None = None
         self._routes: dict[tuple[str, str], Handler] = {
             ("GET", "/v1/entries"): self._get_entry,
             ("PUT", "/v1/entries"): self._put_entry,
@@ -213,6 +302,7 @@ class GatewayServer:
         site = web.TCPSite(self._runner, host, port, reuse_port=True, backlog=1024)
         await site.start()
         self._sites.append(site)
+        self._keeper = self._spawn(self._keep())
         return int(self._runner.addresses[0][1])
 
     async def drain(self, grace_s: float = 0.0) -> None:
@@ -240,6 +330,8 @@ class GatewayServer:
             if not self._wires:
                 break
             await asyncio.sleep(0.02)
+        if self._keeper is not None:
+            self._keeper.cancel()
         if self._runner is not None:
             await self._runner.cleanup()
         self._drained.set()
@@ -253,7 +345,7 @@ class GatewayServer:
                 case Deliver(session=session):
                     wire = self._wires.get(session)
                     if wire is not None:
-                        wire.ready.set()
+                        wire.wake()
                 case Send():
                     self._send(effect)
                 case Respond(ticket=ticket, payloads=payloads):
@@ -279,9 +371,14 @@ class GatewayServer:
     def _close(wire: _Wire, code: int, reason: str) -> None:
         if not wire.close_code:
             wire.close_code, wire.close_reason = code, reason
-            wire.ready.set()
-            wire.taken.set()
-            wire.closing.set()
+            wire.end()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a task of a session's, which handles what goes wrong in it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)  # the loop holds it weakly
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def _ticket(self) -> int:
         self._next_ticket += 1
@@ -556,16 +653,20 @@ class GatewayServer:
 
     # --- live ----------------------------------------------------------------------------------------------------
 
-    def _open(self, request: web.BaseRequest, scope: Scope = b"") -> _Wire:
+    def _session(self, request: web.BaseRequest, scope: Scope = b"") -> SessionState:
         """Open a session; one with a scope reads an event stream."""
         if self.draining:
             raise HarborError(ErrorCode.UNAVAILABLE, "this gateway is shutting down")
         secret = secrets.token_urlsafe(18)
-        session = self.state.open_session(
+        _bound(request.transport)
+        return self.state.open_session(
             identity_of(secret), server_sent=bool(scope), principal=request[PRINCIPAL], secret=secret, scope=scope
         )
-        wire = self._wires[session.id] = _Wire(session, request.transport)
-        _bound(request.transport)
+
+    def _open(self, request: web.BaseRequest, scope: Scope = b"") -> _StreamWire:
+        """Open a session that is written to as a whole."""
+        session = self._session(request, scope)
+        wire = self._wires[session.id] = _StreamWire(session, request.transport)
         return wire
 
     def _shut(self, wire: _Wire, *, lingers: bool = False) -> None:
@@ -585,35 +686,50 @@ class GatewayServer:
         )
         if not socket.can_prepare(request):
             raise RequestError(ErrorCode.BAD_REQUEST, "this endpoint speaks WebSocket")
-        wire = self._open(request)
+        session = self._session(request)
+        wire = _SocketWire(
+            session,
+            request.transport,
+            socket,
+            lambda wire: self._spawn(self._write_socket(wire)),
+            lambda wire: self._spawn(self._say_goodbye(wire)),
+        )
+        self._wires[session.id] = wire
         try:
             await socket.prepare(request)
-            if wire.session.principal is not None:
-                self.run(welcome(self.state, wire.session, self._clock.now_ms()))
-            async with asyncio.TaskGroup() as group:
-                writer = group.create_task(self._write_socket(wire, socket))
-                keeper = group.create_task(self._keep_socket(wire, socket, writer))
-                reader = group.create_task(self._read_socket(wire, socket))
-                await asyncio.wait({reader, keeper}, return_when=asyncio.FIRST_COMPLETED)
-                if wire.close_code:
-                    await asyncio.wait({keeper}, timeout=FLUSH_S + CLOSE_S)
-                for task in (reader, writer, keeper):
-                    task.cancel()
+            if session.principal is not None:
+                self.run(welcome(self.state, session, self._clock.now_ms()))
+            if wire.close_code:  # meanwhile
+                wire.end()
+            wire.reader = asyncio.current_task()
+            try:
+                await self._read_socket(wire)
+            except asyncio.CancelledError:
+                if not wire.is_over or wire.reader is None:
+                    raise
+                wire.reader.uncancel()  # by the goodbye
+            finally:
+                wire.reader = None
+            if wire.goodbye is not None:
+                await asyncio.wait({wire.goodbye}, timeout=FLUSH_S + CLOSE_S)
         finally:
             code = wire.close_code or socket.close_code or 1006
             self.disconnects[code] += 1
             self._shut(wire, lingers=code != CLOSE_NORMAL and code not in FINAL)
+            for task in (wire.writer, wire.goodbye):
+                if task is not None:
+                    task.cancel()
             if request.transport is not None and not request.transport.is_closing():
                 request.transport.close()
             if request.transport is not None:
                 asyncio.get_running_loop().call_later(LINGER_S, request.transport.abort)
         return socket
 
-    async def _read_socket(self, wire: _Wire, socket: web.WebSocketResponse[Any]) -> None:
-        async for message in socket:
+    async def _read_socket(self, wire: _SocketWire) -> None:
+        async for message in wire.socket:
             wire.heard = True
             if message.type is WSMsgType.PING:
-                await socket.pong(message.data)
+                await wire.socket.pong(message.data)
                 continue
             if message.type is WSMsgType.PONG:
                 continue
@@ -627,47 +743,72 @@ class GatewayServer:
             )
             self.run(effects)
             while self._is_unread(wire.session) and not wire.close_code:
-                wire.taken.clear()
-                await wire.taken.wait()
+                wire.taken = asyncio.get_running_loop().create_future()
+                await wire.taken
 
     def _is_unread(self, session: SessionState) -> bool:
         """Whether so many answers wait for a client that no more of its requests are read."""
         return len(session.control) > CONTROL or session.control_bytes > self.state.outbox_limit
 
-    async def _write_socket(self, wire: _Wire, socket: web.WebSocketResponse[Any]) -> None:
+    async def _write_socket(self, wire: _SocketWire) -> None:
+        """Write all there is, to the end also where it is being closed."""
         try:
-            while not wire.close_code:
-                await wire.ready.wait()
-                wire.ready.clear()
-                while (frame := self._take(wire)) is not None:
-                    await socket.send_frame(frame, WSMsgType.TEXT)
+            while True:
+                wire.again = False
+                if wire.pings:
+                    wire.pings = False
+                    await wire.socket.ping()
+                frame = self._take(wire)
+                if frame is not None:
+                    await wire.socket.send_frame(frame, WSMsgType.TEXT)
                     self._written(wire)
-                    wire.taken.set()
+                    wire.let_read()
+                elif not wire.again:
+                    break
         except ConnectionError:
             self._close(wire, 1006, "")
+        except Exception:
+            LOG.exception("writing_failed")
+            self._close(wire, 1011, "the gateway failed")
+        finally:
+            wire.writer = None
 
-    async def _keep_socket(self, wire: _Wire, socket: web.WebSocketResponse[Any], writer: asyncio.Task[None]) -> None:
-        """Ping; in the end say goodbye, which a writer that is stuck may not prevent."""
-        if wire.session.principal is None and not await _set_within(wire.closing, HELLO_S):
-            if wire.session.principal is None:
-                self._close(wire, protocol.CLOSE_HELLO_LATE, "no hello with a token")
-        while not await _set_within(wire.closing, PING_S):
-            if wire.session.busy:
-                continue  # whether a full socket still takes anything is for `GatewayState.look` to say
-            if not wire.heard:
-                self._close(wire, protocol.CLOSE_NO_PONG, "no pong")
-                break
-            wire.heard = False
-            try:
-                await socket.ping()
-            except ConnectionError:
-                self._close(wire, 1006, "")
-        await asyncio.wait({writer}, timeout=FLUSH_S)
+    async def _say_goodbye(self, wire: _SocketWire) -> None:
+        """Close a socket, which a writer that is stuck may not prevent."""
+        if wire.writer is not None:
+            await asyncio.wait({wire.writer}, timeout=FLUSH_S)
         try:
             async with asyncio.timeout(CLOSE_S):
-                await socket.close(code=wire.close_code, message=wire.close_reason.encode()[:120])
+                await wire.socket.close(code=wire.close_code, message=wire.close_reason.encode()[:120])
         except (TimeoutError, ConnectionError):
             pass
+        finally:
+            wire.is_over = True
+            if wire.reader is not None:
+                wire.reader.cancel()
+
+    async def _keep(self) -> None:
+        """Ping sockets that are quiet, and end those that do not answer, or do not say whose they are."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(min(KEEP_S, PING_S / 5, HELLO_S / 5))
+            now_s = loop.time()
+            for wire in list(self._wires.values()):
+                if isinstance(wire, _SocketWire) and not wire.close_code:
+                    self._look_after(wire, now_s)
+
+    def _look_after(self, wire: _SocketWire, now_s: float) -> None:
+        if wire.session.principal is None and now_s - wire.opened_s >= HELLO_S:
+            self._close(wire, protocol.CLOSE_HELLO_LATE, "no hello with a token")
+        elif now_s - wire.pinged_s >= PING_S:
+            wire.pinged_s = now_s
+            if wire.session.busy:
+                return  # whether a full socket still takes anything is for `GatewayState.look` to say
+            if not wire.heard:
+                self._close(wire, protocol.CLOSE_NO_PONG, "no pong")
+                return
+            wire.heard, wire.pings = False, True
+            wire.wake()
 
     def look(self) -> None:
         """See which sockets hold up what is due."""
@@ -731,7 +872,7 @@ class GatewayServer:
                 request.transport.abort()
         return response
 
-    async def _write_stream(self, wire: _Wire, response: web.StreamResponse) -> None:
+    async def _write_stream(self, wire: _StreamWire, response: web.StreamResponse) -> None:
         try:
             while not wire.close_code:
                 if not await _set_within(wire.ready, PING_S):
