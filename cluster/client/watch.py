@@ -18,7 +18,7 @@ from cluster.client.subscription import Course, Fit
 async def watch(
     url: str, key: list[Any], *, prefix: bool = False, mode: str = "data", token: str | None = None
 ) -> AsyncGenerator[dict[str, Any], None]:
-    """Yield the messages of one subscription (`snapshot`, `snapshot_end`, `change`, ...).
+    """Yield the messages of one subscription (`snapshot`, `snapshot_end`, `change`, ...), and notices.
 
     Raises:
         HarborError: the cluster refuses, or the first connection cannot be made (`UNAVAILABLE`).
@@ -43,5 +43,5 @@ async def watch(
                         yield {"type": "reset"}
                     name = next(names)
                     connection.send(course.request(name))
-                elif fit is Fit.TAKE:
+                elif fit is Fit.TAKE or message["type"] == "notice":
                     yield message

@@ -91,9 +91,13 @@ class Watches:
     """See the module. `spawn` starts the reading task, which lives while there is a connection or somebody wants one."""
 
     def __init__(
-        self, connection: Connection, spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+        self,
+        connection: Connection,
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        on_notice: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self.connection = connection
+        self._on_notice = on_notice or _log_notice
         self._spawn = spawn
         self._seats: dict[int, _Seat] = {}
         self._task: asyncio.Task[None] | None = None
@@ -157,6 +161,8 @@ class Watches:
             case "welcome":
                 for seat in list(self._seats.values()):
                     self._subscribe(seat)
+            case "notice":
+                self._on_notice(message)
             case "error" if self._begins_anew(message):
                 pass
             case "error":
@@ -203,3 +209,8 @@ class Watches:
     def _name(self) -> int:
         self._number += 1
         return self._number
+
+
+def _log_notice(message: dict[str, Any]) -> None:
+    level = logging.INFO if message.get("level") in ("success", "info") else logging.WARNING
+    LOG.log(level, "notice", extra={"code": message.get("code"), "text": message.get("message")})
