@@ -593,8 +593,8 @@ class _Reader(Faults):
     def history(self, path: str, value: Any) -> HistoryConfig:
         section = Section(self, path, value)
         made = HistoryConfig(
-            section.take("max_bytes", HistoryConfig.max_bytes, _bytes),
-            section.take("max_age", HistoryConfig.max_age_ms, values.endless),
+            section.take("max_bytes", HistoryConfig().max_bytes, _bytes),
+            section.take("max_age", HistoryConfig().max_age_ms, values.endless),
         )
         section.done()
         return made
@@ -602,7 +602,7 @@ class _Reader(Faults):
     def storage(self, path: str, value: Any) -> StorageConfig:
         section = Section(self, path, value)
         made = StorageConfig(
-            section.take("path", StorageConfig.path, _directory),
+            section.take("path", StorageConfig().path, _directory),
             section.take("sync", "window", values.one_of("always", "window", "never")),
             section.take("wait", 60_000.0, duration),
             section.take("nodes", (), self.store_nodes),

@@ -588,6 +588,7 @@ async def test_one_watch_refused_leaves_the_others_alone(harness: Harness, monke
 
 async def test_a_fault_of_the_client_is_raised_not_swallowed(
     stand_in: StandIn,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def script(line: Line) -> None:
         await line.say(WELCOME)

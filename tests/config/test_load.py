@@ -21,6 +21,7 @@ from cluster.config.model import (
     ReconnectConfig,
     ServiceConfig,
     SourceConfig,
+    StorageConfig,
 )
 from cluster.config.rules import REQUIRED
 from cluster.core.entity_index import EntityType
@@ -431,6 +432,11 @@ class TestValues:
         }  # fmt: skip
         (stream,) = config.streams
         assert (stream.always, stream.linger_ms, stream.batching) == (True, 0.0, Profile("debounce", 50.0, 500.0))
+
+    def test_what_a_section_leaves_out_is_the_default(self) -> None:
+        assert loaded("storage: {history: {}}").storage == StorageConfig()
+        assert loaded("storage: {history: {max_age: 5m}}").storage.history == HistoryConfig(max_age_ms=300_000.0)
+        assert loaded("gateway: {port: 1}").gateway == GatewayConfig(port=1)
 
     def test_transports(self, monkeypatch: pytest.MonkeyPatch) -> None:
         text = "sources: {s: {type: websocket, url: 'ws://x', transport: %s}}"
