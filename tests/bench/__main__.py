@@ -336,7 +336,7 @@ def main() -> None:
         "idle, 1 subscriber": lambda: idle(15),
         "mutations": lambda: mutations(Child),
         "presence, 333 heartbeats/s, 100 watchers": lambda: presence(min(options.seconds, 15.0)),
-        "slow clients, 25 of 500 stop reading": lambda: slow_clients(max(options.seconds, 40.0)),
+        "slow clients, 25 of 500 stop reading": lambda: slow_clients(max(options.seconds, 60.0)),
         "idle clients, 5,000": idle_clients,
         "reconnect, 1,000 at once": reconnect,
         "100,000 entries, shards": shards_part,
