@@ -51,8 +51,17 @@ CONFIG: dict[str, Any] = {
         "replicas": "integer",
     },
     "batching": {"window": "string", "max_wait": "string", "mode": "string"},
-    "gateway": {"origins": "array", "tenant_claim": "string"},
-    "storage": {"sync": "string", "wait": "string"},
+    "gateway": {
+        "origins": "array",
+        "outbox": ["string", "integer"],
+        "tenant_claim": "string",
+        "token_secret": "string",
+    },
+    "storage": {
+        "sync": "string",
+        "wait": "string",
+        "history": {"max_bytes": ["string", "integer"], "max_age": "string"},
+    },
     "cache": {"max_bytes": ["string", "integer", "null"], "max_entries": ["integer", "null"]},
     "defaults": {"stale_time": "string", "gc_time": "string", "retry": ["integer", "boolean"]},
     "services": {

@@ -112,7 +112,7 @@ IDS_PER_MS = 1_000_000
 MAX_REQUESTS = 10_000
 """Without an answer, per shard; beyond it callers get `UNAVAILABLE` at once. A healthy shard answers as many in a second."""
 MAX_SESSIONS = 20_000
-"""An idle socket costs about 20 KB here."""
+"""An idle socket costs about 16 KB here."""
 
 
 class Deliver(Struct, frozen=True):
