@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from cluster.core import gateway_state, shard_state, template
+from cluster.core import anti_entropy, gateway_state, shard_state, template
 from cluster.core.declared_query import DeclaredQuery, Response
 from cluster.core.messages import Edit
 from cluster.core.operation import parse_operations
@@ -260,7 +260,8 @@ def test_a_replica_that_was_broken_is_made_anew_and_so_is_what_clients_hold(brok
     assert world.gateway.anti_entropy.divergences == 1, "found once"
 
 
-def test_what_changes_all_the_time_is_no_divergence() -> None:
+def test_what_changes_all_the_time_is_no_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anti_entropy, "CHECK_MS", 50.0)
     world = InProcess(shards=2, gateways=2)
     clients = [Client(world, f"c{n}", f"gateway-{n}") for n in range(2)]
     for n in range(20):
@@ -268,7 +269,7 @@ def test_what_changes_all_the_time_is_no_divergence() -> None:
     for client in clients:
         client.subscribe(1, prefix=["a"])
     world.settle(100)
-    for step in range(3_000):
+    for step in range(1_500):
         world.write(f'["a",{step % 20}]', step)
         if step % 50 == 7:
             world.erase(f'["a",{step % 19}]')
