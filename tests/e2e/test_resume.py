@@ -53,7 +53,7 @@ async def test_tokens_outlive_a_gateway_and_the_whole_cluster(cluster: LiveClust
     await put(2)
     old = await asyncio.to_thread(cluster.kill, "gateway-0")
     await asyncio.to_thread(eventually, lambda: cluster.pids().get("gateway-0") not in (None, old))
-    await asyncio.to_thread(eventually, lambda: httpx.get(f"{cluster.url}/readyz").status_code == 200)
+    await asyncio.to_thread(eventually, lambda: httpx.get(f"{cluster.url}/readyz", timeout=60).status_code == 200)
     told = await resumed(cluster, token, held, prefix=["note"])
     assert [(each["type"], each.get("data")) for each in told] == [("change", 2), ("position", None)]
     await asyncio.to_thread(cluster.stop)
@@ -77,7 +77,7 @@ async def test_what_is_no_token_of_this_cluster_for_these_keys_is_refused_and_wh
     answer = await client.ask(type="subscribe", id="other", key=["note", "b"], since=token)
     assert answer["code"] == "BAD_REQUEST"
     await client.close()
-    async with httpx.AsyncClient(base_url=cluster.url) as http:
+    async with httpx.AsyncClient(base_url=cluster.url, timeout=60) as http:
         params = {"key": '["note","a"]'}
         for path, more in (
             ("/v1/missed", {"params": {**params, "since": flipped}}),
