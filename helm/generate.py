@@ -63,7 +63,8 @@ CONFIG: dict[str, Any] = {
     "batching": {"window": "string", "max_wait": "string", "mode": "string"},
     "gateway": {
         **dict.fromkeys(("origins", "trusted_proxies"), "array"),
-        **dict.fromkeys(("hsts", "tenant_claim"), "string"),
+        **dict.fromkeys(("hsts", "tenant_claim", "token_secret"), "string"),
+        "outbox": ["string", "integer"],
         "limits": {
             **dict.fromkeys(
                 (
@@ -83,7 +84,11 @@ CONFIG: dict[str, Any] = {
             "requests": ["number", "null"],
         },
     },
-    "storage": {"sync": "string", "wait": "string"},
+    "storage": {
+        "sync": "string",
+        "wait": "string",
+        "history": {"max_bytes": ["string", "integer"], "max_age": "string"},
+    },
     "cache": {"max_bytes": ["string", "integer", "null"], "max_entries": ["integer", "null"]},
     "defaults": {"stale_time": "string", "gc_time": "string", "retry": ["integer", "boolean"]},
     "services": {

@@ -33,6 +33,7 @@ CORE_MAY_IMPORT = {
     "enum",
     "functools",
     "hashlib",
+    "hmac",
     "ipaddress",
     "heapq",
     "itertools",

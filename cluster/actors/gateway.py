@@ -13,14 +13,15 @@ import ray
 
 from cluster.actors.shell import Shell
 from cluster.actors.specification import Specification
+from cluster.core.degradation import LOOK_MS
 from cluster.core.gateway_state import GatewayState
 from cluster.core.limits import Limits
 from cluster.core.messages import Announce, Answer, ChangeSet, Message, SourceStates
+from cluster.core.position import Tokens
 from cluster.gateway import ConfiguredAuthority, GatewayServer
 from cluster.observability.metrics import Metrics
 
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - what to show in place of it
-STALL_CHECK_S = 5.0
 OTHER_FILES = 512
 """Of what a process may open is for what is no connection of a client: Ray, logs, links to shards."""
 BIND_RETRY_S = 0.2
@@ -44,11 +45,13 @@ class GatewayActor(Shell):
             int(self.now()),
             slots=spec.slots,
             shards=spec.config.cluster.shards,
+            tokens=Tokens(spec.token_secret, spec.name),
             concerns=spec.compiled.concerns,
             authority=self._authority,
             mutations=spec.compiled.mutations,
             patterns=spec.compiled.presence,
             limits=self._limits(config.limits),
+            outbox_bytes=config.outbox_bytes,
         )
         self._server = GatewayServer(
             self.machine,
@@ -70,7 +73,7 @@ class GatewayActor(Shell):
         self._shown_host = config.host if config.host not in EVERYWHERE else ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._port = await self._listen(config.host, config.port)
         await self.listen()
-        self.spawn(self._watch_stalls())
+        self.spawn(self._watch_sockets())
         if self._authority is not None:
             self.spawn(self._authority.keep(self._looked))
 
@@ -104,10 +107,11 @@ class GatewayActor(Shell):
                 self.log.error("credentials_refused", reason=reason)
         self._server.not_ready = self._authority.not_ready
 
-    async def _watch_stalls(self) -> None:
+    async def _watch_sockets(self) -> None:
         while True:
-            await asyncio.sleep(STALL_CHECK_S)
-            self._server.run(self.machine.stalled(self.now()))
+            await asyncio.sleep(LOOK_MS / 1000.0)
+            if self.machine.is_slowed:
+                self._server.look()
 
     def take(self, message: Message) -> Answer:
         """Take a message from another actor."""
@@ -131,6 +135,9 @@ class GatewayActor(Shell):
             if self.is_traced:
                 self.trace("delivered", "delivery", received_ms, age_ms=round(age_ms, 1))
         self.machine.flushed.clear()
+        for shard, key, version, count in self.machine.diverged:
+            self.log.error("replicas_diverged", shard=shard, key=key, version=version, replicas=count)
+        self.machine.diverged.clear()
 
     async def status(self) -> dict[str, object]:
         """Say what `/v1/cluster` shows of this actor."""
@@ -160,6 +167,9 @@ class GatewayActor(Shell):
         machine, metrics = self.machine, self._metrics
         metrics.set("gateway_sessions", len(machine.sessions))
         metrics.set("gateway_outbox_bytes", machine.outbox_bytes())
+        for level, count in machine.degraded().items():
+            metrics.set("sessions_degraded", count, level=level)
+        metrics.set("replica_divergences_total", machine.anti_entropy.divergences)
         metrics.set("changes_delivered_total", machine.changes_delivered)
         for result, count in machine.resumes.items():
             metrics.set("resumes_total", count, result=result)

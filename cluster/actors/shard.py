@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from cluster.actors.shell import Shell
@@ -17,6 +18,7 @@ from cluster.app import NULL, Event
 from cluster.app.functions import ABSENT, Functions
 from cluster.core.channel_demand import ChannelDemand
 from cluster.core.declared_query import FunctionRequest, Response
+from cluster.core.history import History
 from cluster.core.memory import Memory
 from cluster.core.messages import Announce, Answer, Batch, Gateways, Members, Message, Overlays, Requests
 from cluster.core.mutation_queue import StartMutation
@@ -83,6 +85,11 @@ class ShardActor(Shell):
             mutations=spec.compiled.mutations,
             shards=spec.config.cluster.shards,
             place=lambda key: spec.slots.shard(CanonicalKey(key)),
+            history=partial(
+                History,
+                max_bytes=spec.config.storage.history.max_bytes,
+                max_age_ms=spec.config.storage.history.max_age_ms,
+            ),
         )
         self._functions = Functions(self.log)
         for reference in spec.compiled.reducers:
@@ -303,6 +310,8 @@ class ShardActor(Shell):
         if self._store is not None and not self._closed:
             metrics.set("journal_bytes", self._store.size())
             metrics.set("journal_errors_total", self._store_errors)
+        metrics.set("history_changes", len(machine.history))
+        metrics.set("history_bytes", machine.history.bytes)
         metrics.set("shard_resets_total", machine.resets)
         metrics.set("mutations_pending", machine.mutations.queue.unsettled)
         metrics.set("mutations_oldest_seconds", machine.mutations.queue.oldest_ms(self.now()) / 1000.0)

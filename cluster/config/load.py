@@ -26,6 +26,7 @@ from cluster.config.model import (
     ClusterConfig,
     Config,
     GatewayConfig,
+    HistoryConfig,
     PresenceConfig,
     QueryConfig,
     ReconnectConfig,
@@ -54,6 +55,7 @@ from cluster.core.presence_room import MAX_TOPIC
 from cluster.core.query_options import DEFAULT_OFFLINE_TIME_MS
 from cluster.core.rule import BROADCAST
 from cluster.core.scaling import MAX_INGESTORS, Autoscale
+from cluster.core.session_state import OUTBOX_BYTES
 from cluster.core.staleness import StaleTime
 from cluster.core.tenant import VARIABLE
 from cluster.core.window import Profile
@@ -63,6 +65,10 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z")
 MAX_SHARDS = 64
+MIN_OUTBOX_BYTES = 64 * 1024
+"""As much as one frame of a snapshot."""
+MIN_SECRET = 32
+"""Characters: 128 bits, written in hexadecimal."""
 MAX_PARTITIONS = 64
 MAX_NODES = 1_000_000
 """Values in a document with its aliases written out, which a few lines can make billions of."""
@@ -238,6 +244,21 @@ def _rate(path: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ConfigError(path, f"expected a number of events a second above 0, got {value!r}")
     return float(value)
+
+
+def _outbox(path: str, value: Any) -> int:
+    size = values.size(path, value)
+    if size < MIN_OUTBOX_BYTES:
+        raise ConfigError(path, f"expected at least 64KiB, got {shown(value)}")
+    return size
+
+
+def _token_secret(path: str, value: Any) -> str:
+    if not isinstance(value, str) or len(value) < MIN_SECRET:  # which is not shown
+        raise ConfigError(
+            path, f"expected a text of at least {MIN_SECRET} characters, such as openssl rand -hex 32 prints"
+        )
+    return value
 
 
 def _url(*schemes: str) -> Callable[[str, Any], str]:
@@ -530,6 +551,8 @@ class _Reader(Faults):
             limits=section.take("limits", Limits(), lambda path, value: limits(Section(self, path, value))),
             trusted_proxies=section.take("trusted_proxies", (), self.networks),
             hsts_ms=section.take("hsts", 0.0, _positive),
+            outbox_bytes=section.take("outbox", OUTBOX_BYTES, _outbox),
+            token_secret=section.take("token_secret", "", _token_secret),
         )
         if tenant_claim and made.auth.mode == "none":
             self.fault(f"{path}.tenant_claim", "tenants are told apart by their credentials: auth.mode is none")
@@ -554,6 +577,15 @@ class _Reader(Faults):
             raise ConfigError(path, f"a node is there twice, in {shown(value)}")
         return names
 
+    def history(self, path: str, value: Any) -> HistoryConfig:
+        section = Section(self, path, value)
+        made = HistoryConfig(
+            section.take("max_bytes", HistoryConfig().max_bytes, values.size),
+            section.take("max_age", HistoryConfig().max_age_ms, values.endless),
+        )
+        section.done()
+        return made
+
     def storage(self, path: str, value: Any) -> StorageConfig:
         section = Section(self, path, value)
         made = StorageConfig(
@@ -561,6 +593,7 @@ class _Reader(Faults):
             section.take("sync", "window", values.one_of("always", "window", "never")),
             section.take("wait", 60_000.0, duration),
             section.take("nodes", (), self.store_nodes),
+            section.take("history", HistoryConfig(), self.history),
         )
         section.done()
         return made

@@ -17,7 +17,6 @@ from cluster.core.gateway_mutations import mutation_id
 from cluster.core.gateway_state import Close, Effect, GatewayState
 from cluster.core.limits import FRAME_MESSAGES, refuse
 from cluster.core.messages import Act, EntryView, Failure, Matched, MutationView, Payload, Read, Write, Written
-from cluster.core.position import decode_token
 from cluster.core.query_key import MAX_DEPTH, CanonicalKey, canonical, checked, depth
 from cluster.core.rate import RateLimit
 from cluster.core.session_state import SessionState
@@ -199,15 +198,22 @@ def _hello(state: GatewayState, session: SessionState, message: dict[str, Any], 
         except UnauthorizedError as error:
             return [Close(session.id, protocol.CLOSE_BAD_TOKEN, f"bad token: {error.message}")]
         effects.extend(state.admit(session, principal, now_ms))
+    refused: HarborError | None = None
     if resume is not None:
-        effects.extend(state.resume_session(session, resume, now_ms))
-    if not is_greeted or resume is not None:
+        try:
+            effects.extend(state.resume_session(session, resume, now_ms))
+        except HarborError as error:
+            refused = error  # it goes on as the new session that it is
+    if not is_greeted or (resume is not None and refused is None):
         effects.extend(welcome(state, session, now_ms))
+    if refused is not None:
+        effects.extend(_error(state, session, message.get("id"), refused))
     return effects
 
 
 def welcome(state: GatewayState, session: SessionState, now_ms: float) -> list[Effect]:
     """Greet a session, once it is known whose it is."""
+    assert session.principal is not None
     return state.say(
         session,
         protocol.message(
@@ -215,7 +221,7 @@ def welcome(state: GatewayState, session: SessionState, now_ms: float) -> list[E
             session=session.identity,
             server_time=int(now_ms),
             ping_interval_ms=PING_MS,
-            resume_token=session.resume_token,
+            resume_token=state.tokens.session(session.secret, session.principal.whole_subject),
         ),
     )
 
@@ -264,7 +270,7 @@ def _subscribe(state: GatewayState, session: SessionState, message: dict[str, An
         _key(session, message, "prefix" if prefix else "key"),
         prefix=prefix,
         mode=mode,
-        since=None if since is None else decode_token(since),
+        since=since,
         now_ms=now_ms,
     )
 
@@ -358,6 +364,8 @@ def answer(
     state: GatewayState, session: SessionState, command: Command, payloads: list[Payload], now_ms: float
 ) -> list[Effect]:
     """Answer a command, and go on with what waited for that."""
+    if session.control_bytes > state.outbox_limit and isinstance(payloads[0], EntryView):
+        payloads = [Failure(ErrorCode.LIMITED, "too much waits to be read by this client: read it, then ask again")]
     effects = state.say(session, result(command, payloads, now_ms, session.tenant))
     if command.mutation:
         view = payloads[0] if isinstance(payloads[0], MutationView) else None

@@ -3,8 +3,8 @@
 The gateway is the authority on its sessions. It ends those that fall silent (`timeout` of the pattern) or leave, and those whose socket
 is gone, the latter after `GRACE_MS`, so that a client that comes back with its resume token has never been away.
 
-A session's public identity is its member id. It is the hash of its resume token, so any gateway recognises who bears a token, and
-whoever reads member ids cannot bear one.
+A session's public identity is its member id. It is the hash of the secret in its resume token, so any gateway recognises who bears a
+token, and whoever reads member ids cannot bear one.
 
 A session that comes back to another gateway is asked for at all homes (`PresenceResume`): they move what they know of it here. Of two
 gateways that claim a member the one with the higher generation has it.
@@ -34,9 +34,9 @@ TOPICS = 64
 """A session may join or watch."""
 
 
-def identity_of(resume_token: str) -> str:
-    """Return the public identity of whoever bears a token: 96 bits of its hash."""
-    return urlsafe_b64encode(sha256(resume_token.encode()).digest()[:12]).decode()
+def identity_of(secret: str) -> str:
+    """Return the public identity of the session that is resumed by a secret: 96 bits of its hash."""
+    return urlsafe_b64encode(sha256(secret.encode()).digest()[:12]).decode()
 
 
 class PresenceSessions:
@@ -288,15 +288,15 @@ class PresenceSessions:
 
     # --- coming back ---------------------------------------------------------------------------------------------
 
-    def resume(self, session: SessionState, token: str, now_ms: float) -> SessionState | None:
-        """A session bears the token of an earlier one: it is that one from now on. Returns one that had the identity till now.
+    def resume(self, session: SessionState, secret: str, now_ms: float) -> SessionState | None:
+        """A session bears the secret of an earlier one: it is that one from now on. Returns one that had the identity till now.
 
         Raises:
             HarborError: `CONFLICT`, it has said who it is already; `FORBIDDEN`, it was somebody else's.
         """
         if session.attendance is not None or session.identity != session.id:
             raise RequestError(ErrorCode.CONFLICT, "a session resumes once, before it is present anywhere")
-        identity = identity_of(token)
+        identity = identity_of(secret)
         earlier = self._here.get(identity)
         assert session.principal is not None
         if earlier is not None and earlier.principal is not None:
@@ -313,7 +313,7 @@ class PresenceSessions:
         else:
             joined = self._lingering.pop(identity, (0.0, joined, set[str]()))[1]
         self._here.pop(session.identity, None)
-        session.identity, session.resume_token = identity, token
+        session.identity, session.secret = identity, secret
         session.attendance = Attendance(now_ms, self._updates_per_s)
         session.attendance.joined = joined
         session.attendance.restoring = len(self._homes) if self.patterns else 0

@@ -70,6 +70,7 @@ from cluster.core.messages import (
     ListMutations,
     Matched,
     Members,
+    Mend,
     Missed,
     MissedKeys,
     Mutate,
@@ -90,6 +91,8 @@ from cluster.core.messages import (
     Snapshot,
     Undo,
     Unwatch,
+    Verified,
+    Verify,
     Watch,
     Write,
     Written,
@@ -239,10 +242,12 @@ class ShardState:
         mutations: Mapping[str, DeclaredMutation] | None = None,
         shards: int = 1,
         place: Callable[[str], int] = lambda _: 0,
+        history: Callable[[int, int], History] = History,
     ) -> None:
         """`replay_ms`: the longest an operation may have been under way (the largest `max_wait`); `limits`: calls at once, by service.
 
         `keeps`: it has a store; `lost_store`: it should have one, but that could not be opened. `place`: which of the `shards` has a key.
+        `history` makes it, from the epoch and the offset at which it begins.
         """
         self.identity = identity
         self.incarnation = incarnation
@@ -252,7 +257,7 @@ class ShardState:
         self.cache: QueryCache[ShardEntry] = QueryCache(self)
         for service, calls in (limits or {}).items():
             self.cache.limit(service, calls)
-        self.history = History(epoch, self.offset)
+        self.history = history(epoch, self.offset)
         self.demand = demand
         self.memory = memory or Memory()
         self.entities = EntityIndex(entities or {})
@@ -352,7 +357,7 @@ class ShardState:
                 self.demand.release(channels, now_ms)
         self._committed.restore(stored)
         self._results.update(stored.results)
-        self.history.restore(stored.lives, stored.first, stored.changes)
+        self.history.restore(stored.lives, stored.first, stored.changes, now_ms)
         self._unstored.changes = self.history.next
         self.mutations.restore(stored.mutations, now_ms)
 
@@ -683,7 +688,7 @@ class ShardState:
         self.offset += 1
         entry.version = from_version + 1 if from_version > self._begun else self.offset
         self._unstored.entry(entry.key)
-        self.history.record(entry.key, from_version)
+        self.history.record(entry.key, from_version, self._now_ms)
         if self._unlaid and self._unlaid.pop(entry.key, None) is not None:
             patch = None  # what gateways have is not what a patch would start from
         size = sum(map(len, patch)) + len(patch) if patch is not None else 0
@@ -714,7 +719,7 @@ class ShardState:
         """The cache drops an entry."""
         self.offset += 1
         self._unstored.entry(entry.key)
-        self.history.record(entry.key, entry.version)
+        self.history.record(entry.key, entry.version, self._now_ms)
         self.memory.removed(entry)
         self.entities.removed(entry.key)
         self._recent_values.removed(entry.key)
@@ -1227,8 +1232,11 @@ class ShardState:
             case Rest(id=watch, rests=rests):
                 self._rest_watch(link, watch, rests=rests)
                 return None
-            case Missed():
+            case Missed() | Verify():
                 link.tasks.append(request)
+                return None
+            case Mend(held=held):
+                self._mend(link, held)
                 return None
             case Read():
                 return self._read(link, request)
@@ -1623,6 +1631,9 @@ class ShardState:
                     items.append(task)
                 case Missed():
                     items.append(self._missed(task))
+                case Verify(id=request, held=held):
+                    differing = [(key, here) for key, version in held if (here := self._version(key)) != version]
+                    items.append(Verified(request, differing))
                 case Watch(id=watch, key=key):
                     if link.exact.get(key) == watch:
                         entry = self.cache.get(key)
@@ -1653,7 +1664,7 @@ class ShardState:
         return entry.view(is_offline=not self.cache.is_online(entry.options.own_service))
 
     def _missed(self, request: Missed) -> MissedKeys:
-        missed = self.history.since(request.epoch, request.offset)
+        missed = self.history.since(request.epoch, request.offset, self._now_ms)
         if missed is None:
             return MissedKeys(request.id, reset=True, keys=[])
         if not request.prefix:
@@ -1662,6 +1673,21 @@ class ShardState:
             matcher = KeyMatcher(parse(request.key))
             keys = [(key, version) for key, version in missed.items() if matcher.matches(key)]
         return MissedKeys(request.id, reset=False, keys=keys)
+
+    def _version(self, key: str) -> int:
+        """Return the version of what readers see of an entry; 0: nothing."""
+        entry = self.cache.get(key)
+        return 0 if entry is None or entry.visible is None else entry.version
+
+    def _mend(self, link: GatewayLink, held: list[tuple[str, int]]) -> None:
+        """Send a gateway anew what it holds wrongly."""
+        for key, version in held:
+            entry = self.cache.get(key)
+            if key in link.exact or any(matcher.matches(key) for matcher in link.prefixes.values()):
+                self._add_watcher(link, key)
+                pending = link.pend(key, version)
+                pending.from_version, pending.patches = version, None
+                pending.reset = entry is not None and entry.visible is not None
 
     # --- time and answers ----------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The client-facing server: routes, sockets and event streams around a `GatewayState`.
 
-One writer per session takes one frame at a time and waits until the socket has it; meanwhile the state folds what comes. Reads of live
-replicas never leave this process.
+One writer per session takes one frame at a time and waits until the socket has it; meanwhile the state folds what comes. A socket that is
+quiet has no writer. Reads of live replicas never leave this process.
 
 It is one thing because every endpoint is a few lines between a parameter and an effect.
 """
@@ -10,8 +10,9 @@ import asyncio
 import logging
 import math
 import secrets
+import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any
 
@@ -47,7 +48,7 @@ from cluster.core.messages import (
     Written,
 )
 from cluster.core.operation import parse_operations
-from cluster.core.position import decode_token
+from cluster.core.position import Scope, scope_of
 from cluster.core.presence_message import topic_of
 from cluster.core.presence_session import identity_of
 from cluster.core.query_key import CanonicalKey, KeyMatcher, canonical, checked, normalized, parse
@@ -68,6 +69,8 @@ from cluster.gateway.openapi import document
 
 PING_S = PING_MS / 1000.0
 """Between pings on a socket or comments on an event stream; a peer that does not answer the former is gone."""
+KEEP_S = 1.0
+"""Between looks at which sockets are quiet: how much later than after `PING_S` or the time for a hello something may be done."""
 OPEN = frozenset({"/healthz", "/readyz", "/openapi.json", "/"})
 """What anybody may ask: there is nothing of anybody's in it."""
 COOKIED = frozenset({"/v1/socket", "/v1/stream"})
@@ -110,20 +113,111 @@ async def _nothing_to_prepare(_: str) -> None:
 
 
 class _Wire:
-    """A session's shell: its writer waits on `ready`."""
+    """A session's shell."""
 
-    __slots__ = ("close_code", "close_reason", "closing", "heard", "ready", "session", "taken")
+    __slots__ = ("close_code", "close_reason", "session", "transport")
 
-    def __init__(self, session: SessionState) -> None:
+    def __init__(self, session: SessionState, transport: asyncio.Transport | None) -> None:
         self.session = session
-        self.ready = asyncio.Event()
-        self.taken = asyncio.Event()
-        """Something was written since the reader last looked."""
-        self.closing = asyncio.Event()
+        self.transport = transport
         self.close_code = 0
         self.close_reason = ""
+
+    def wake(self) -> None:
+        """There may be something to be written."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """It is to be closed, once what waits is written."""
+        raise NotImplementedError
+
+
+class _StreamWire(_Wire):
+    """An event stream's, whose writer waits on `ready`."""
+
+    __slots__ = ("closing", "ready")
+
+    def __init__(self, session: SessionState, transport: asyncio.Transport | None) -> None:
+        super().__init__(session, transport)
+        self.ready = asyncio.Event()
+        self.closing = asyncio.Event()
+
+    def wake(self) -> None:
+        self.ready.set()
+
+    def end(self) -> None:
+        self.ready.set()
+        self.closing.set()
+
+
+class _SocketWire(_Wire):
+    """A socket's. Most are idle, and each task and queue takes a KiB or more: it has one task, which reads, and others when they are needed."""
+
+    __slots__ = (
+        "_end",
+        "_write",
+        "again",
+        "goodbye",
+        "heard",
+        "is_over",
+        "opened_s",
+        "pinged_s",
+        "pings",
+        "reader",
+        "socket",
+        "taken",
+        "writer",
+    )
+
+    def __init__(
+        self,
+        session: SessionState,
+        transport: asyncio.Transport | None,
+        socket: web.WebSocketResponse[Any],
+        write: Callable[["_SocketWire"], asyncio.Task[None]],
+        end: Callable[["_SocketWire"], asyncio.Task[None]],
+    ) -> None:
+        super().__init__(session, transport)
+        self.socket = socket
+        self._write = write
+        self._end = end
+        self.reader: asyncio.Task[Any] | None = None
+        """While it reads."""
+        self.writer: asyncio.Task[None] | None = None
+        self.goodbye: asyncio.Task[None] | None = None
+        self.again = False
+        """Something came while it was writing."""
+        self.taken: asyncio.Future[None] | None = None
+        """The reader waits for something to be written."""
         self.heard = True
         """The peer has said something since the last ping."""
+        self.pings = False
+        """A ping is to be sent."""
+        self.opened_s = self.pinged_s = asyncio.get_running_loop().time()
+        self.is_over = False
+        """Goodbye was said, or could not be: nothing more is read."""
+
+    def wake(self) -> None:
+        if self.writer is not None:
+            self.again = True
+        elif self.socket.prepared:
+            self.writer = self._write(self)
+
+    def end(self) -> None:
+        self.let_read()
+        self.wake()
+        if self.goodbye is None and self.socket.prepared:
+            self.goodbye = self._end(self)
+
+    async def paused(self) -> None:
+        """Wait until there may be something to go on for."""
+        self.taken = asyncio.get_running_loop().create_future()
+        await self.taken
+
+    def let_read(self) -> None:
+        """Something was written, or time has passed."""
+        if self.taken is not None and not self.taken.done():
+            self.taken.set_result(None)
 
 
 class GatewayServer:
@@ -177,6 +271,8 @@ class GatewayServer:
         self.not_ready = ""
         """Why it cannot serve, beside what it finds out itself; empty: nothing is known."""
         self.disconnects: Counter[int] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._keeper: asyncio.Task[None] | None = None
         self._routes: dict[tuple[str, str], Handler] = {
             ("GET", "/v1/entries"): self._get_entry,
             ("PUT", "/v1/entries"): self._put_entry,
@@ -217,6 +313,7 @@ class GatewayServer:
         site = web.TCPSite(self._runner, host, port, reuse_port=True, backlog=1024)
         await site.start()
         self._sites.append(site)
+        self._keeper = self._spawn(self._keep())
         return int(self._runner.addresses[0][1])
 
     async def drain(self, grace_s: float = 0.0) -> None:
@@ -244,6 +341,8 @@ class GatewayServer:
             if not self._wires:
                 break
             await asyncio.sleep(0.02)
+        if self._keeper is not None:
+            self._keeper.cancel()
         if self._runner is not None:
             await self._runner.cleanup()
         self._drained.set()
@@ -257,7 +356,7 @@ class GatewayServer:
                 case Deliver(session=session):
                     wire = self._wires.get(session)
                     if wire is not None:
-                        wire.ready.set()
+                        wire.wake()
                 case Send():
                     self._send(effect)
                 case Respond(ticket=ticket, payloads=payloads):
@@ -285,9 +384,14 @@ class GatewayServer:
     def _close(wire: _Wire, code: int, reason: str) -> None:
         if not wire.close_code:
             wire.close_code, wire.close_reason = code, reason
-            wire.ready.set()
-            wire.taken.set()
-            wire.closing.set()
+            wire.end()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a task of a session's, which handles what goes wrong in it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)  # the loop holds it weakly
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def _ticket(self) -> int:
         self._next_ticket += 1
@@ -572,19 +676,26 @@ class GatewayServer:
 
     # --- live ----------------------------------------------------------------------------------------------------
 
-    def _open(self, request: web.BaseRequest, *, server_sent: bool) -> _Wire:
+    def _session(self, request: web.BaseRequest, scope: Scope = b"") -> SessionState:
+        """Open a session; one with a scope reads an event stream."""
         if self.draining:
             raise HarborError(ErrorCode.UNAVAILABLE, "this gateway is shutting down")
-        token = secrets.token_urlsafe(18)
-        session = self.state.open_session(
-            identity_of(token),
-            server_sent=server_sent,
+        secret = secrets.token_urlsafe(18)
+        _bound(request.transport)
+        return self.state.open_session(
+            identity_of(secret),
+            server_sent=bool(scope),
             principal=request[PRINCIPAL],
-            resume_token=token,
-            now_ms=self._clock.now_ms(),
+            secret=secret,
+            scope=scope,
             address=self._address(request),
+            now_ms=self._clock.now_ms(),
         )
-        wire = self._wires[session.id] = _Wire(session)
+
+    def _open(self, request: web.BaseRequest, scope: Scope = b"") -> _StreamWire:
+        """Open a session that is written to as a whole."""
+        session = self._session(request, scope)
+        wire = self._wires[session.id] = _StreamWire(session, request.transport)
         return wire
 
     def _shut(self, wire: _Wire, *, lingers: bool = False) -> None:
@@ -606,29 +717,44 @@ class GatewayServer:
         if not is_one or not socket.can_prepare(request):
             raise RequestError(ErrorCode.BAD_REQUEST, "this endpoint speaks WebSocket")
         socket.headers["Server"] = self._browsers.data["Server"]
-        wire = self._open(request, server_sent=False)
+        session = self._session(request)
+        wire = _SocketWire(
+            session,
+            request.transport,
+            socket,
+            lambda wire: self._spawn(self._write_socket(wire)),
+            lambda wire: self._spawn(self._say_goodbye(wire)),
+        )
+        self._wires[session.id] = wire
         connection = request.protocol
         assert isinstance(connection, Connection)
         connection.on_late = partial(self._late, wire)
         connection.on_fault = partial(self._close, wire, CLOSE_PROTOCOL_ERROR)
         try:
             await socket.prepare(request)
-            if wire.session.principal is not None:
-                self.run(welcome(self.state, wire.session, self._clock.now_ms()))
-            async with asyncio.TaskGroup() as group:
-                writer = group.create_task(self._write_socket(wire, socket))
-                keeper = group.create_task(self._keep_socket(wire, socket, writer))
-                reader = group.create_task(self._read_socket(wire, socket, connection))
-                await asyncio.wait({reader, keeper}, return_when=asyncio.FIRST_COMPLETED)
-                if wire.close_code:
-                    await asyncio.wait({keeper}, timeout=FLUSH_S + CLOSE_S)
-                for task in (reader, writer, keeper):
-                    task.cancel()
+            if session.principal is not None:
+                self.run(welcome(self.state, session, self._clock.now_ms()))
+            if wire.close_code:  # meanwhile
+                wire.end()
+            wire.reader = asyncio.current_task()
+            try:
+                await self._read_socket(wire, connection)
+            except asyncio.CancelledError:
+                if not wire.is_over or wire.reader is None:
+                    raise
+                wire.reader.uncancel()  # by the goodbye
+            finally:
+                wire.reader = None
+            if wire.goodbye is not None:
+                await asyncio.wait({wire.goodbye}, timeout=FLUSH_S + CLOSE_S)
         finally:
             code = wire.close_code or socket.close_code or 1006
             self.disconnects[code] += 1
             self._shut(wire, lingers=code != CLOSE_NORMAL and code not in FINAL)
             connection.on_late = connection.on_fault = None
+            for task in (wire.writer, wire.goodbye):
+                if task is not None:
+                    task.cancel()
             if request.transport is not None and not request.transport.is_closing():
                 request.transport.close()
             if request.transport is not None:
@@ -640,12 +766,12 @@ class GatewayServer:
         self.state.limited[error.limit] += 1
         self._close(wire, protocol.CLOSE_TOO_SLOW, error.message)
 
-    async def _read_socket(self, wire: _Wire, socket: web.WebSocketResponse[Any], connection: Connection) -> None:
-        async for message in socket:
+    async def _read_socket(self, wire: _SocketWire, connection: Connection) -> None:
+        async for message in wire.socket:
             wire.heard = True
             connection.finished()
             if message.type is WSMsgType.PING:
-                await socket.pong(message.data)
+                await wire.socket.pong(message.data)
                 continue
             if message.type is WSMsgType.PONG:
                 continue
@@ -661,49 +787,92 @@ class GatewayServer:
             )
             self.run(effects)
             connection.is_held_up = True
-            while len(wire.session.control) > CONTROL and not wire.close_code:
-                wire.taken.clear()
-                await wire.taken.wait()
+            while self._is_unread(wire.session) and not wire.close_code:
+                await wire.paused()
             pace = wire.session.pace
-            if pace is not None and (pause_ms := pace.pause_ms(self._clock.now_ms())):
-                await _set_within(wire.closing, pause_ms / 1000.0)
+            while pace is not None and (pause_ms := pace.pause_ms(self._clock.now_ms())) and not wire.close_code:
+                asyncio.get_running_loop().call_later(pause_ms / 1000.0, wire.let_read)
+                await wire.paused()
             connection.is_held_up = False
 
-    async def _write_socket(self, wire: _Wire, socket: web.WebSocketResponse[Any]) -> None:
+    def _is_unread(self, session: SessionState) -> bool:
+        """Whether so many answers wait for a client that no more of its requests are read."""
+        return len(session.control) > CONTROL or session.control_bytes > self.state.outbox_limit
+
+    async def _write_socket(self, wire: _SocketWire) -> None:
+        """Write all there is, to the end also where it is being closed."""
         try:
-            while not wire.close_code:
-                await wire.ready.wait()
-                wire.ready.clear()
-                while (frame := self._take(wire)) is not None:
-                    await socket.send_frame(frame, WSMsgType.TEXT)
-                    self.state.written(wire.session, self._clock.now_ms())
-                    wire.taken.set()
+            while True:
+                wire.again = False
+                if wire.pings:
+                    wire.pings = False
+                    await wire.socket.ping()
+                frame = self._take(wire)
+                if frame is not None:
+                    await wire.socket.send_frame(frame, WSMsgType.TEXT)
+                    self._written(wire)
+                    wire.let_read()
+                elif not wire.again:
+                    break
         except ConnectionError:
             self._close(wire, 1006, "")
+        except Exception:
+            LOG.exception("writing_failed")
+            self._close(wire, 1011, "the gateway failed")
+        finally:
+            wire.writer = None
 
-    async def _keep_socket(self, wire: _Wire, socket: web.WebSocketResponse[Any], writer: asyncio.Task[None]) -> None:
-        """Ping; in the end say goodbye, which a writer that is stuck may not prevent."""
-        if wire.session.principal is None and not await _set_within(wire.closing, self.limits.hello_within_ms / 1000.0):
-            if wire.session.principal is None:
-                self.state.limited["hello_within"] += 1
-                self._close(wire, protocol.CLOSE_HELLO_LATE, "no hello with a token")
-        while not await _set_within(wire.closing, PING_S):
-            if wire.session.busy:
-                continue  # whether a full socket still takes anything is for `GatewayState.stalled` to say
-            if not wire.heard:
-                self._close(wire, protocol.CLOSE_NO_PONG, "no pong")
-                break
-            wire.heard = False
-            try:
-                await socket.ping()
-            except ConnectionError:
-                self._close(wire, 1006, "")
-        await asyncio.wait({writer}, timeout=FLUSH_S)
+    async def _say_goodbye(self, wire: _SocketWire) -> None:
+        """Close a socket, which a writer that is stuck may not prevent."""
+        if wire.writer is not None:
+            await asyncio.wait({wire.writer}, timeout=FLUSH_S)
         try:
             async with asyncio.timeout(CLOSE_S):
-                await socket.close(code=wire.close_code, message=wire.close_reason.encode()[:120])
+                await wire.socket.close(code=wire.close_code, message=wire.close_reason.encode()[:120])
         except (TimeoutError, ConnectionError):
             pass
+        finally:
+            wire.is_over = True
+            if wire.reader is not None:
+                wire.reader.cancel()
+
+    async def _keep(self) -> None:
+        """Ping sockets that are quiet, and end those that do not answer, or do not say whose they are."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(min(KEEP_S, PING_S / 5, self.limits.hello_within_ms / 5_000))
+            now_s = loop.time()
+            for wire in list(self._wires.values()):
+                if isinstance(wire, _SocketWire) and not wire.close_code:
+                    self._look_after(wire, now_s)
+
+    def _look_after(self, wire: _SocketWire, now_s: float) -> None:
+        if wire.session.principal is None and now_s - wire.opened_s >= self.limits.hello_within_ms / 1000.0:
+            self.state.limited["hello_within"] += 1
+            self._close(wire, protocol.CLOSE_HELLO_LATE, "no hello with a token")
+        elif now_s - wire.pinged_s >= PING_S:
+            wire.pinged_s = now_s
+            if wire.session.busy:
+                return  # whether a full socket still takes anything is for `GatewayState.look` to say
+            if not wire.heard:
+                self._close(wire, protocol.CLOSE_NO_PONG, "no pong")
+                return
+            wire.heard, wire.pings = False, True
+            wire.wake()
+
+    def look(self) -> None:
+        """See which sockets hold up what is due."""
+        self.run(self.state.look(self._clock.now_ms(), self._unsent))
+
+    def _unsent(self, session: str) -> int:
+        wire = self._wires.get(session)
+        transport = None if wire is None else wire.transport
+        return 0 if transport is None else transport.get_write_buffer_size()
+
+    def _written(self, wire: _Wire) -> None:
+        effects = self.state.written(wire.session, self._clock.now_ms())
+        if effects:
+            self.run(effects)
 
     def _take(self, wire: _Wire) -> bytes | None:
         frame, effects = self.state.take(wire.session, self._clock.now_ms())
@@ -718,15 +887,14 @@ class GatewayServer:
         wanted += [(text, True) for text in request.query.getall("prefix", [])]
         if not wanted:
             raise RequestError(ErrorCode.BAD_REQUEST, "a stream needs a key or a prefix")
-        token = request.headers.get("Last-Event-ID") or None
-        since = None if token is None else decode_token(token)
         tenant = who(request).tenant
         keys = _widest(
             [(tenant.inside(normalized(text)), prefix) for text, prefix in wanted], self.limits.subscriptions
         )
         for key, _ in keys:
             who(request).require("read", key)
-        wire = self._open(request, server_sent=True)
+        since = request.headers.get("Last-Event-ID") or None
+        wire = self._open(request, scope=scope_of(keys))
         try:
             for n, (key, prefix) in enumerate(keys):
                 name = str(n).encode()
@@ -751,7 +919,7 @@ class GatewayServer:
                 request.transport.abort()
         return response
 
-    async def _write_stream(self, wire: _Wire, response: web.StreamResponse) -> None:
+    async def _write_stream(self, wire: _StreamWire, response: web.StreamResponse) -> None:
         try:
             while not wire.close_code:
                 if not await _set_within(wire.ready, PING_S):
@@ -760,7 +928,7 @@ class GatewayServer:
                 wire.ready.clear()
                 while (piece := self._take(wire)) is not None:
                     await response.write(piece)
-                    self.state.written(wire.session, self._clock.now_ms())
+                    self._written(wire)
         except ConnectionError:
             self._close(wire, 1006, "")
 
@@ -772,22 +940,23 @@ class GatewayServer:
         key = _key(request, "prefix" if prefix else "key")
         if "since" not in request.query:
             raise RequestError(ErrorCode.BAD_REQUEST, "the parameter 'since' is needed, a position token")
-        since = decode_token(request.query["since"])
+        since = request.query["since"]
         who(request).require("read", key)
-        wire = self._open(request, server_sent=False)
+        wire = self._open(request)
         messages: list[_Message] = []
+        begins_again = self.state.tokens.position(scope_of([(key, prefix)]))
         try:
             now_ms = self._clock.now_ms()
             self.run(
                 self.state.subscribe(wire.session, b"0", key, prefix=prefix, mode="data", since=since, now_ms=now_ms)
             )
             async with asyncio.timeout(REQUEST_MS / 1000.0):
-                while not _is_whole(messages):
+                while not _is_whole(messages, begins_again):
                     await wire.ready.wait()
                     wire.ready.clear()
-                    while not _is_whole(messages) and (frame := self._take(wire)) is not None:
+                    while not _is_whole(messages, begins_again) and (frame := self._take(wire)) is not None:
                         messages.extend(_MESSAGES(frame))
-                        self.state.written(wire.session, self._clock.now_ms())
+                        self._written(wire)
         except TimeoutError as error:
             raise HarborError(ErrorCode.TIMEOUT, "the shard did not answer in time") from error
         finally:
@@ -859,6 +1028,19 @@ class GatewayServer:
 
 CHUNK_WRITE_BYTES = 64 * 1024
 """Bytes a socket may hold unsent before writing waits: from then on its session lags and folds."""
+
+
+NOTSENT_BYTES = 128 * 1024
+"""What the kernel may hold of a socket beside what is on its way to the peer. By default it takes megabytes from a client that has stopped
+reading, which then seems to keep up."""
+
+
+def _bound(transport: asyncio.Transport | None) -> None:
+    """Let a stream's connection buffer no more than it needs to be kept busy."""
+    connection = None if transport is None else transport.get_extra_info("socket")
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)  # Linux and some BSDs
+    if connection is not None and option is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
+        connection.setsockopt(socket.IPPROTO_TCP, option, NOTSENT_BYTES)
 
 
 def _entry_response(request: web.BaseRequest, version: int, body: bytes) -> web.Response:
@@ -950,13 +1132,13 @@ def _kind(message: _Message) -> str:
     return str(msgspec.json.decode(message["type"]))
 
 
-def _is_whole(messages: list[_Message]) -> bool:
-    """Whether a subscription that resumed has been told everything."""
+def _is_whole(messages: list[_Message], begins_again: bytes) -> bool:
+    """Whether a subscription that resumed has been told everything; the token `begins_again` says that more is to come."""
     if not messages:
         return False
     last = messages[-1]
     if _kind(last) == "position":
-        return bool(msgspec.json.decode(last["token"]).encode() != protocol.VOID_TOKEN)
+        return bool(msgspec.json.decode(last["token"]).encode() != begins_again)
     return _kind(last) == "snapshot_end"
 
 

@@ -31,7 +31,7 @@ class Gateway:
         self.news()
 
     def session(self, name: str, principal: Principal = ANYBODY) -> SessionState:
-        session = SessionState(name, server_sent=False, principal=principal, resume_token=f"token-{name}")
+        session = SessionState(name, server_sent=False, principal=principal, secret=f"secret-{name}")
         self.presence.opened(session)
         return session
 
@@ -142,7 +142,7 @@ def test_who_comes_back_was_never_away() -> None:
     gateway.news()
     back = gateway.session("other")
     assert gateway.presence.resume(back, "secret", gateway.now_ms) is None
-    assert (back.identity, back.resume_token) == (a.id, "secret")
+    assert (back.identity, back.secret) == (a.id, "secret")
     assert "left" not in parts(gateway.news(GRACE_MS + 1))
     gateway.presence.leave(back, "doc:1")
     assert parts(gateway.news())["left"] == [("doc:1", a.id)]

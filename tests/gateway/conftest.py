@@ -21,7 +21,7 @@ from cluster.core.placement import assign_slots
 from cluster.core.presence_room import Pattern
 from cluster.core.shard_state import ShardState, StartFetch
 from cluster.gateway import GatewayServer
-from tests.in_process import new_shard
+from tests.in_process import TOKENS, new_shard
 
 QUERIES = [
     DeclaredQuery(key=template.parse(["q", "{id}"]), service="api", path=template.parse("/q/{id}"), retry=0),
@@ -55,6 +55,7 @@ class Harness:
             7,
             slots=assign_slots(range(shards), 1),
             shards=shards,
+            tokens=TOKENS,
             patterns=patterns,
             limits=limits,
         )

@@ -12,10 +12,12 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from cluster.core.grants import ApiKeys, Grants, line
 from cluster.core.limits import Limits
+from cluster.core.position import scope_of
 from cluster.gateway import server
 from cluster.gateway.access import WatchedFile
 from cluster.gateway.mutation_routes import MUTATIONS
 from tests.gateway.conftest import Harness, until
+from tests.in_process import TOKENS
 
 WHO = {
     "all": Grants(read=[[]], write=[[]], presence=["*"], admin=True),
@@ -55,6 +57,11 @@ async def status(harness: Harness, method: str, path: str, headers: dict[str, st
         return response.status, orjson.loads(body) if body[:1] in b"{[" and body else body
 
 
+def token(key: str, *, prefix: bool) -> str:
+    """A position that begins again."""
+    return TOKENS.position(scope_of([(key, prefix)])).decode()
+
+
 REQUESTS: list[tuple[str, str, dict[str, Any], dict[str, bool]]] = [
     ("GET", "/v1/entries", {"params": {"key": PUBLIC}}, {"reader": True, "writer": False}),
     ("GET", "/v1/entries", {"params": {"key": SECRET}}, {"reader": False, "writer": False}),
@@ -78,8 +85,18 @@ REQUESTS: list[tuple[str, str, dict[str, Any], dict[str, bool]]] = [
     ("POST", "/v1/remove", {"data": b'{"key":["projects"]}'}, {"reader": False, "writer": True}),
     ("GET", "/v1/stream", {"params": {"key": NEWS}}, {"reader": True, "writer": False}),
     ("GET", "/v1/stream", {"params": [("key", NEWS), ("prefix", PROJECTS)]}, {"reader": False, "writer": False}),
-    ("GET", "/v1/missed", {"params": {"key": NEWS, "since": "p1.0-0-0"}}, {"reader": True, "writer": False}),
-    ("GET", "/v1/missed", {"params": {"prefix": "[]", "since": "p1.0-0-0"}}, {"reader": False, "writer": False}),
+    (
+        "GET",
+        "/v1/missed",
+        {"params": {"key": NEWS, "since": token(NEWS, prefix=False)}},
+        {"reader": True, "writer": False},
+    ),
+    (
+        "GET",
+        "/v1/missed",
+        {"params": {"prefix": "[]", "since": token("[]", prefix=True)}},
+        {"reader": False, "writer": False},
+    ),
     ("GET", "/v1/presence", {"params": {"topic": "doc:1"}}, {"reader": False, "writer": True}),
     ("GET", "/v1/presence", {"params": {"topic": "room:1"}}, {"reader": False, "writer": False}),
     ("GET", "/v1/cluster", {}, {"reader": False, "writer": False}),

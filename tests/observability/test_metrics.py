@@ -20,7 +20,6 @@ RENAME = {
 }
 """A mutation that the sample upstream carries out for projects that it has."""
 LATER = {
-    "sessions_degraded",
     "failovers_total",
     "recovery_seconds",
     "rebalances_total",

@@ -12,7 +12,7 @@ from cluster.core.gateway_state import Close, GatewayState
 from cluster.core.presence import GATEWAY_GRACE_MS
 from cluster.core.presence_room import Pattern
 from cluster.core.presence_session import GRACE_MS, identity_of
-from tests.in_process import Client, InProcess
+from tests.in_process import TOKENS, Client, InProcess
 
 TOPICS = ["doc:1", "doc:2"]
 TIMEOUT_MS = 75_000.0
@@ -107,8 +107,9 @@ class Person:
 
     def forget(self) -> None:
         """It has closed its connection for good; whoever comes is somebody else."""
-        self.token = f"secret-{self.number}-{self.sessions}"
-        self.member = identity_of(self.token)
+        secret = f"secret-{self.number}-{self.sessions}"
+        self.token = TOKENS.session(secret, "anonymous")
+        self.member = identity_of(secret)
 
     def connect(self, gateway: str) -> None:
         self.sessions += 1
