@@ -409,14 +409,15 @@ PACKED = BOMB.compress(b"[" + b" " * 2**24) + BOMB.flush(zlib.Z_SYNC_FLUSH)
         (frame(1, b"", length=2**63 - 1), {1009}),
         (frame(1, b"", length=2**64 - 1), {1009, 1002}),
         (frame(1, b"", length=3 * 2**20), {1009}),
-        (frame(1, b"x" * 2**20, fin=False) + frame(0, b"x" * 2**20, fin=False) + frame(0, b"x" * 2**20), {1009}),
+        (frame(1, b"x" * 2**20, fin=False) + frame(0, b"x" * 2**20, fin=False) + frame(0, b"x" * 2**20), {1009, None}),
         (frame(1, b'{"type"'), {3501}),
         (frame(1, b'{"type"', length=100), {3008}),
     ],
 )
-async def test_bad_frames(cluster: LiveCluster, said: bytes, codes: set[int]) -> None:
+async def test_bad_frames(cluster: LiveCluster, said: bytes, codes: set[int | None]) -> None:
     raw = await socket(cluster)
     await raw.say(said)
+    # None: what was still on its way reset the connection before the code was read.
     assert close_code(await raw.rest()) in codes
 
 
