@@ -16,6 +16,7 @@ FIXED = (
     "gateway.admin_port",
     "gateway.auth",
     "gateway.token_secret",
+    "gateway.tenant_claim",
     "storage",
 )
 """What only a restart changes: which slots are where, what is listened on, where things are stored."""

@@ -5,7 +5,6 @@ What this version does not do is a fault, never ignored.
 """
 
 import importlib.util
-import ipaddress
 import math
 import os
 import re
@@ -19,6 +18,7 @@ import yaml
 from msgspec import Struct
 
 from cluster.config import values
+from cluster.config.auth import is_loopback, read_auth
 from cluster.config.model import (
     AuthConfig,
     CacheConfig,
@@ -38,7 +38,7 @@ from cluster.config.model import (
 from cluster.config.mutations import MutationReader
 from cluster.config.resources import Resource, read_resource
 from cluster.config.rules import parse_rule
-from cluster.config.section import LATER, NEVER, Faults, Section, listed
+from cluster.config.section import NEVER, Faults, Section, listed
 from cluster.config.transforms import parse_transform
 from cluster.config.values import duration, shown
 from cluster.core import template
@@ -46,7 +46,6 @@ from cluster.core.dialect import DIALECTS
 from cluster.core.entity_index import EntityType
 from cluster.core.feed import Repeats
 from cluster.core.gateway_scaling import GatewayScale
-from cluster.core.grants import ApiKeys
 from cluster.core.infinite import OffsetPaging
 from cluster.core.operation import is_number
 from cluster.core.overflow import Overflow
@@ -56,6 +55,7 @@ from cluster.core.rule import BROADCAST
 from cluster.core.scaling import MAX_INGESTORS, Autoscale
 from cluster.core.session_state import OUTBOX_BYTES
 from cluster.core.staleness import StaleTime
+from cluster.core.tenant import VARIABLE
 from cluster.core.window import Profile
 from cluster.errors import ConfigError
 
@@ -175,19 +175,6 @@ _UniqueKeyLoader.add_implicit_resolver(
 
 def _directory(path: str, value: Any) -> str | None:
     return None if value is None else values.text(path, value)
-
-
-def _keys_file(path: str, value: Any) -> str:
-    name = values.text(path, value)
-    try:
-        ApiKeys.parse(Path(name).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(path, f"{value!r} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(path, f"{value!r} is not UTF-8") from None
-    except ConfigError as error:
-        raise ConfigError(path, f"{value}, {error.message}") from None
-    return name
 
 
 def _name(path: str, value: Any) -> str:
@@ -349,6 +336,7 @@ class _Reader(Faults):
         self.env = env
         self.entities: dict[str, EntityType] = {}
         self.relations: dict[str, list[Any]] = {}
+        self.is_tenanted = False
 
     def expand(self, path: str, value: Any) -> Any:
         """Put environment variables in; text that is nothing but one variable may become a whole number."""
@@ -442,6 +430,8 @@ class _Reader(Faults):
             for name, mutation in each.mutations.items():
                 mutations.setdefault(name, reader.mutation(each.path, mutation))
         presence = root.take("presence", {}, self.presence)
+        if self.is_tenanted and resources:
+            self.fault("resources", "keys of resources name no tenant: declare queries, mutations and streams instead")
         root.done()
         if self.faults:
             first: dict[str, ConfigError] = {}
@@ -553,20 +543,26 @@ class _Reader(Faults):
 
     def gateway(self, path: str, value: Any) -> GatewayConfig:
         section = Section(self, path, value)
+        tenant_claim = section.take("tenant_claim", "", values.text)
+        self.is_tenanted = bool(tenant_claim)
         made = GatewayConfig(
             section.take("host", "127.0.0.1", values.text),
             section.take("port", 8700, _port),
             section.take("admin_host", "127.0.0.1", values.text),
             section.take("admin_port", 8701, _port),
             section.take("origins", (), self.origins),
-            section.take("auth", AuthConfig(), self.auth),
+            section.take(
+                "auth", AuthConfig(), lambda at, given: read_auth(self, at, given, tenants=bool(tenant_claim))
+            ),
+            tenant_claim,
             section.take("outbox", OUTBOX_BYTES, _outbox),
             section.take("token_secret", "", _token_secret),
         )
-        section.later("tenant_claim")
+        if tenant_claim and made.auth.mode == "none":
+            self.fault(f"{path}.tenant_claim", "tenants are told apart by their credentials: auth.mode is none")
         section.done()
         for name, host in (("host", made.host), ("admin_host", made.admin_host)):
-            if made.auth.mode == "none" and not _is_loopback(host):
+            if made.auth.mode == "none" and not is_loopback(host):
                 self.fault(
                     f"{path}.{name}",
                     f"without auth a loopback address is needed (127.0.0.1, ::1 or localhost), got {host!r}",
@@ -575,16 +571,6 @@ class _Reader(Faults):
 
     def origins(self, path: str, value: Any) -> tuple[str, ...]:
         return tuple(_url("http", "https")(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))
-
-    def auth(self, path: str, value: Any) -> AuthConfig:
-        section = Section(self, path, value)
-        mode = section.take("mode", "none", values.one_of("none", "api_keys", "jwt"))
-        if mode == "jwt":
-            self.fault(f"{path}.mode", f"{LATER}, got 'jwt'")
-            return AuthConfig(mode)  # the other members are that mode's
-        keys_file = section.take("keys_file", NEVER, _keys_file) if mode == "api_keys" else ""
-        section.done()
-        return AuthConfig(mode, keys_file or "")
 
     def store_nodes(self, path: str, value: Any) -> tuple[str, ...]:
         names = tuple(_name(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))
@@ -658,6 +644,7 @@ class _Reader(Faults):
                 section.take("keys", (), values.names),
                 section.take("objects", (), values.names),
                 section.take("queries", ((plural,), (plural, "list"), (plural, "detail")), self.key_beginnings),
+                self.is_tenanted,
             )
             section.done()
             for member in (*found[name].keys, *found[name].objects):
@@ -687,9 +674,14 @@ class _Reader(Faults):
                 else:
                     self.fault(at, f"expected a key or {{contains: element}}, got {shown(member)}")
                     continue
+                known = [("id",), (VARIABLE,)] if self.is_tenanted else [("id",)]
                 for hole in template.holes(parsed):
-                    if hole != ("id",):
-                        self.fault(at, f"no such placeholder {{{'.'.join(hole)}}}, there is {{id}}")
+                    if hole not in known:
+                        there = " and ".join(f"{{{each[0]}}}" for each in known)
+                        self.fault(at, f"no such placeholder {{{'.'.join(hole)}}}, there is {there}")
+                first = parsed if isinstance(member, dict) else template.parse(member[0])
+                if self.is_tenanted and isinstance(member, list) and list(template.holes(first)) != [(VARIABLE,)]:
+                    self.fault(at, f"keys have a tenant, expected {{{VARIABLE}}} first, got {shown(member)}")
         return found
 
     def infinite(self, path: str, value: Any) -> OffsetPaging:
@@ -971,8 +963,15 @@ class _Reader(Faults):
             for position, rule in enumerate(listed):
                 at = f"{path}.{event}.{position}" if isinstance(rules, list) else f"{path}.{event}"
                 parse_rule(at, rule, captures, self.faults, self.entities, self.relations)
+                self.named_tenant(at, rule)
             found[str(event)] = listed
         return found
+
+    def named_tenant(self, path: str, rule: Any) -> None:
+        """Where there are tenants, what is for every entry of an entity has to say whose."""
+        for kind in ("entity", "relation") if self.is_tenanted and isinstance(rule, dict) else ():
+            if isinstance(rule.get(kind), dict) and VARIABLE not in rule[kind]:
+                self.fault(f"{path}.{kind}.{VARIABLE}", "required, since gateway.tenant_claim is set")
 
 
 def _dialect(kind: str) -> Callable[[str, Any], str]:
@@ -1009,15 +1008,6 @@ def _filled(value: Any, numbers: dict[str, int]) -> Any:
     for hole, number in numbers.items():
         value = value.replace(hole, str(number))
     return value
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def load_mapping(document: Any, env: Mapping[str, str]) -> Config:

@@ -68,12 +68,30 @@ class ClusterConfig(Struct, frozen=True):
     """Of ingestors."""
 
 
-class AuthConfig(Struct, frozen=True):
+class AuthConfig(_Confidential, frozen=True):
     """Who may do what."""
 
     mode: str = "none"
-    """none | api_keys."""
+    """none | api_keys | jwt."""
     keys_file: str = ""
+    revoked_file: str = ""
+    """What does not count before its time; empty: there is no such file."""
+    algorithms: tuple[str, ...] = ()
+    """Of tokens; others are refused."""
+    secret: str = ""
+    """What tokens are checked with: this, or"""
+    public_key: str = ""
+    """this, in PEM, or"""
+    jwks_url: str = ""
+    """what is read here."""
+    audience: tuple[str, ...] = ()
+    issuer: str = ""
+    claim: str = "harbor"
+    """Which one holds the grants."""
+
+    def redacted(self) -> Self:
+        """Return a copy without what may be a credential."""
+        return msgspec.structs.replace(self, secret=MASK if self.secret else "", jwks_url=masked_url(self.jwks_url))
 
 
 class GatewayConfig(_Confidential, frozen=True):
@@ -86,6 +104,8 @@ class GatewayConfig(_Confidential, frozen=True):
     origins: tuple[str, ...] = ()
     """Browser origins that may connect; empty: any."""
     auth: AuthConfig = AuthConfig()
+    tenant_claim: str = ""
+    """The claim that names somebody's tenant, under which all their keys are; empty: there are no tenants."""
     outbox_bytes: int = OUTBOX_BYTES
     """What may wait for one client."""
     token_secret: str = ""
@@ -93,7 +113,8 @@ class GatewayConfig(_Confidential, frozen=True):
 
     def redacted(self) -> Self:
         """Return a copy without what may be a credential."""
-        return msgspec.structs.replace(self, token_secret=MASK if self.token_secret else "")
+        secret = MASK if self.token_secret else ""
+        return msgspec.structs.replace(self, auth=self.auth.redacted(), token_secret=secret)
 
 
 class ServiceConfig(_Confidential, frozen=True):

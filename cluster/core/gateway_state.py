@@ -26,7 +26,7 @@ from cluster.core import protocol
 from cluster.core.anti_entropy import AntiEntropy
 from cluster.core.degradation import LEVELS, WINDOW_MS, Degradation, Step
 from cluster.core.gateway_mutations import Concluded, GatewayMutations, News, Order, Said
-from cluster.core.grants import ANYBODY, ApiKeys, Principal
+from cluster.core.grants import ANYBODY, Authority, Principal
 from cluster.core.link import Foreign, Incoming, New, Outgoing, Repeat
 from cluster.core.messages import (
     Absent,
@@ -83,11 +83,13 @@ from cluster.core.presence_room import Mode, Pattern
 from cluster.core.presence_session import PresenceSessions
 from cluster.core.query_key import CanonicalKey, KeyMatcher, parse
 from cluster.core.replica import Replica
+from cluster.core.session_expiry import Expiries, expiry_notice
 from cluster.core.session_state import OUTBOX_BYTES, SUBSCRIPTIONS, SessionState
 from cluster.core.subscription import Interests
+from cluster.core.tenant import Tenant
 from cluster.core.topic import Phase, Subscription, Topic
 from cluster.core.undo import Undoing
-from cluster.errors import ErrorCode, RequestError, UnavailableError
+from cluster.errors import ErrorCode, RequestError, UnauthorizedError, UnavailableError
 
 SETTLE_MS = 2.0
 """From the first change to the flush after a quiet time: the change sets of one window's shards arrive within it, a lone event hardly
@@ -212,7 +214,7 @@ class _Shard:
 class GatewayState:
     """See the module."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - it has many parts, named here one by one
         self,
         identity: str,
         incarnation: int,
@@ -221,7 +223,7 @@ class GatewayState:
         shards: int,
         tokens: Tokens,
         concerns: Concerns | None = None,
-        keys: ApiKeys | None = None,
+        authority: Authority | None = None,
         mutations: Mapping[str, DeclaredMutation] | None = None,
         patterns: Sequence[Pattern] = (),
         outbox_bytes: int = OUTBOX_BYTES,
@@ -236,8 +238,9 @@ class GatewayState:
         """When what waits for a degraded session is due."""
         self.identity = identity
         self.tokens = tokens
-        self.keys = keys
-        """Who may do what; None: anybody everything."""
+        self.authority = authority
+        """Says who may do what; None: anybody everything."""
+        self.expiries = Expiries()
         self.mutations = GatewayMutations(mutations or {})
         self.concerns = concerns
         self._sources: dict[str, str | None] = {}
@@ -269,6 +272,8 @@ class GatewayState:
         """Keys of which there was no replica though there should have been, until there is."""
         self.diverged: list[tuple[str, str, int, int]] = []
         """(shard, a key, its version here, how many) of replicas that were found wrong, since the shell last took them."""
+        self.ended: Counter[str] = Counter()
+        """Sessions that were closed since their credentials no longer count, by why."""
         self.resumes: Counter[str] = Counter()
         self.reads: Counter[str] = Counter()
         """By where the answer came from; the shell counts."""
@@ -830,7 +835,7 @@ class GatewayState:
                 case Said(session=session_id, kind=kind, members=members):
                     session = self.sessions.get(session_id)
                     if session is not None:
-                        effects.extend(self.say(session, protocol.message(kind, **members)))
+                        effects.extend(self.say(session, protocol.message(kind, **_told(members, session.tenant))))
                 case Concluded(ticket=ticket, payloads=payloads):
                     effects.append(Respond(ticket, payloads))
 
@@ -844,11 +849,13 @@ class GatewayState:
 
     # --- sessions ------------------------------------------------------------------------------------------------
 
-    def principal(self, credentials: str | None) -> Principal | None:
-        """Return who bears credentials, None where nobody does."""
-        if self.keys is None:
-            return ANYBODY
-        return None if credentials is None else self.keys.principal(credentials)
+    def recognise(self, credentials: str, now_ms: float) -> Principal:
+        """Return who bears credentials.
+
+        Raises:
+            UnauthorizedError: nobody does, and why.
+        """
+        return ANYBODY if self.authority is None else self.authority.recognise(credentials, now_ms)
 
     def open_session(
         self,
@@ -858,6 +865,7 @@ class GatewayState:
         principal: Principal | None = ANYBODY,
         secret: str = "",
         scope: Scope = b"",
+        now_ms: float | None = None,
     ) -> SessionState:
         """A client has connected; with no `principal` it has yet to say whose it is. `scope`: of all that an event stream carries.
 
@@ -870,13 +878,21 @@ class GatewayState:
             session_id, server_sent=server_sent, principal=principal, secret=secret, scope=scope
         )
         self.presence.opened(session)
+        self.expiries.begin(session, self._now_ms if now_ms is None else now_ms)
         return session
 
     def admit(self, session: SessionState, principal: Principal, now_ms: float) -> list[Effect]:
-        """A session is this principal's from now on; what it watches and may not goes."""
+        """A session is this principal's from now on; what it watches and may not goes.
+
+        Raises:
+            HarborError: `FORBIDDEN`, it is somebody else's.
+        """
+        if session.principal is not None:
+            session.principal.require_follower(principal)
         self._now_ms = now_ms
         effects: list[Effect] = []
         session.principal = principal
+        self.expiries.begin(session, now_ms)
         for subscription in list(session.subscriptions.values()):
             topic = subscription.topic
             if principal.may("read", CanonicalKey(topic.key)):
@@ -888,23 +904,42 @@ class GatewayState:
             members = protocol.error_body(ErrorCode.FORBIDDEN, "no grant to read any more")
             effects.extend(self.say(session, protocol.message("error", re=name, **members)))
         for left in self.presence.admitted(session):
-            members = protocol.error_body(ErrorCode.FORBIDDEN, f"no grant of the presence topic {left} any more")
+            shown = principal.tenant.outside_topic(left)
+            members = protocol.error_body(ErrorCode.FORBIDDEN, f"no grant of the presence topic {shown} any more")
             effects.extend(self.say(session, protocol.message("error", **members)))
         return [*effects, *self._told()]
 
-    def change_keys(self, keys: ApiKeys, now_ms: float) -> list[Effect]:
-        """Other keys count from now on: sessions of those that are gone are closed, others have the grants of today."""
-        self.keys = keys
+    def recheck(self, now_ms: float) -> list[Effect]:
+        """Others count from now on: sessions of those who do not are closed, the rest have the grants of today."""
+        assert self.authority is not None
         effects: list[Effect] = []
         for session in list(self.sessions.values()):
             if session.principal is None:
                 continue
-            principal = keys.of(session.principal.subject)
-            if principal is None:
-                effects.append(Close(session.id, protocol.CLOSE_BAD_TOKEN, "the key does not count any more"))
-            else:
+            try:
+                principal = self.authority.current(session.principal, now_ms)
+            except UnauthorizedError as error:
+                self._bar(session, error.why, error.message, effects)
+                continue
+            if principal is not session.principal:
                 effects.extend(self.admit(session, principal, now_ms))
         return effects
+
+    def _expire_sessions(self, effects: list[Effect]) -> None:
+        """Tell those whose credentials end soon, and close those whose have ended."""
+        for session, is_over in self.expiries.due(self._now_ms):
+            assert session.principal is not None
+            if is_over:
+                self._bar(session, "expired", "the token has expired", effects)
+            else:
+                effects.extend(self._notify(session, expiry_notice(session.principal)))
+
+    def _bar(self, session: SessionState, why: str, reason: str, effects: list[Effect]) -> None:
+        """Close a session whose credentials no longer count; an event stream, which has no close codes, is told in a notice."""
+        self.ended[why] += 1
+        if session.server_sent:
+            effects.extend(self._notify(session, {"level": "error", "code": "unauthorized", "message": reason}))
+        effects.append(Close(session.id, protocol.CLOSE_BAD_TOKEN, reason))
 
     def close_session(self, session_id: str, now_ms: float, *, lingers: bool = False) -> list[Effect]:
         """A client is gone. `lingers`: its connection broke off, so where it was present it is for a while, should it come back."""
@@ -915,6 +950,7 @@ class GatewayState:
             collection.pop(session_id, None)
         self.mutations.forget(session_id)
         if session is not None:
+            self.expiries.end(session)
             for subscription in list(session.subscriptions.values()):
                 self._end(session, subscription, effects)
             self.presence.gone(session, now_ms, lingers=lingers)
@@ -952,7 +988,7 @@ class GatewayState:
         """
         assert session.principal is not None
         self._now_ms = now_ms
-        secret = self.tokens.read_session(token, session.principal.subject)
+        secret = self.tokens.read_session(token, session.owner)
         earlier = self.presence.resume(session, secret, now_ms)
         effects: list[Effect] = []
         if earlier is not None:
@@ -968,7 +1004,8 @@ class GatewayState:
         self._now_ms = now_ms
         effects: list[Effect] = []
         for session, topic in self.presence.declare(patterns):
-            members = protocol.error_body(ErrorCode.NOT_FOUND, f"the topic {topic} is declared no longer")
+            shown = session.tenant.outside_topic(topic)
+            members = protocol.error_body(ErrorCode.NOT_FOUND, f"the topic {shown} is declared no longer")
             effects.extend(self.say(session, protocol.message("error", **members)))
         return [*effects, *self._told()]
 
@@ -1224,21 +1261,27 @@ class GatewayState:
         self._dirty.remove(topic)
         outbox, topic.outbox = topic.outbox, Outbox()
         is_long = self._size(topic, outbox) > self.outbox_limit  # each then pulls it in pieces
-        encoded: dict[tuple[str, bool], list[bytes]] = {}
-        texts: dict[tuple[str, bytes, bool], bytes] = {}
+        encoded: dict[tuple[str, bool, str], list[bytes]] = {}
+        texts: dict[tuple[str, bytes, bool, str], bytes] = {}
         token = self._token(topic)
         for subscription, session_id in topic.subscriptions.items():
             session = self.sessions[session_id]
             if subscription.phase is not Phase.LIVE or is_long or not session.in_step:
                 self._lag(subscription, outbox, effects)
                 continue
-            how = (subscription.mode, session.server_sent)
+            tenant = session.tenant
+            how = (subscription.mode, session.server_sent, tenant.name)
             bodies = encoded.get(how)
             if bodies is None:
-                bodies = encoded[how] = _bodies(self._encode(topic, outbox, subscription.mode), session)
+                bodies = encoded[how] = _bodies(self._encode(topic, outbox, subscription.mode, tenant), session)
             if not bodies:
                 continue
-            place = (subscription.mode, b"" if session.server_sent else subscription.name, session.server_sent)
+            place = (
+                subscription.mode,
+                b"" if session.server_sent else subscription.name,
+                session.server_sent,
+                tenant.name,
+            )
             text = texts.get(place)
             if text is None:
                 text = texts[place] = _text(subscription, bodies, token, session)
@@ -1310,11 +1353,11 @@ class GatewayState:
             if subscription.phase is not Phase.AWAITING:
                 self._start_over(subscription)
 
-    def _encode(self, topic: Topic, outbox: Outbox, mode: str) -> list[protocol.Typed]:
+    def _encode(self, topic: Topic, outbox: Outbox, mode: str, tenant: Tenant) -> list[protocol.Typed]:
         replicas, now_ms = topic.replicas, self._now_ms
         messages: list[protocol.Typed] = []
         for key, pending in outbox.items():
-            messages.extend(encode(key, pending, replicas.get(key), mode, now_ms))
+            messages.extend(encode(key, pending, replicas.get(key), mode, now_ms, tenant))
         return messages
 
     def _token(self, topic: Topic) -> bytes:
@@ -1456,7 +1499,7 @@ class GatewayState:
         elif not subscription.paused and subscription.phase is Phase.LAGGING:
             self._flush_topic(subscription.topic, effects)
             session.attention.pop(subscription, None)
-            self._unfold(subscription, PIECE_BYTES, messages)
+            self._unfold(subscription, PIECE_BYTES, messages, session.tenant)
             if subscription.outbox:  # one that breaks off here has to begin again, as it has some of it
                 session.attention[subscription] = None
                 token = self.tokens.position(subscription.topic.scope)
@@ -1486,7 +1529,7 @@ class GatewayState:
         topic = subscription.topic
         self._flush_topic(topic, effects)
         session.attention.pop(subscription, None)
-        size = self._unfold(subscription, budget, messages)
+        size = self._unfold(subscription, budget, messages, session.tenant)
         while subscription.remaining or subscription.outbox:
             if size >= budget:
                 session.attention[subscription] = None
@@ -1495,20 +1538,22 @@ class GatewayState:
             del subscription.remaining[key]
             replica = topic.replicas.get(key)
             if replica is not None:
-                messages.append(protocol.snapshot(replica.view(), self._now_ms))
+                messages.append(protocol.snapshot(replica.view(), self._now_ms, session.tenant))
                 size += len(messages[-1][1])
         token = self._token(topic)
         messages.append(protocol.snapshot_end(token))
         subscription.phase = Phase.LIVE
         return token
 
-    def _unfold(self, subscription: Subscription, budget: int, messages: list[protocol.Typed]) -> int:
+    def _unfold(self, subscription: Subscription, budget: int, messages: list[protocol.Typed], tenant: Tenant) -> int:
         """Add what a subscription's outbox holds, until that is about so many bytes. Returns how many."""
         size = 0
         while subscription.outbox and size < budget:
             key = next(iter(subscription.outbox))
             pending = subscription.outbox.drop(key)
-            for each in encode(key, pending, subscription.topic.replicas.get(key), subscription.mode, self._now_ms):
+            for each in encode(
+                key, pending, subscription.topic.replicas.get(key), subscription.mode, self._now_ms, tenant
+            ):
                 messages.append(each)
                 size += len(each[1])
         return size
@@ -1517,7 +1562,7 @@ class GatewayState:
 
     def deadline(self) -> float | None:
         """When a flush or a resend is due."""
-        times = [self._flush_at, self.presence.deadline()]
+        times = [self._flush_at, self.presence.deadline(), self.expiries.deadline()]
         for shard in self._shards:
             times.append(shard.out.retry_at)
             if shard.out.idle:
@@ -1538,6 +1583,7 @@ class GatewayState:
         effects: list[Effect] = []
         if self._flush_at is not None and self._flush_at <= now_ms:
             self.flush(effects)
+        self._expire_sessions(effects)
         self.presence.wake(now_ms)
         effects.extend(self._told())
         for shard in self._shards:
@@ -1633,6 +1679,15 @@ def _degraded_notice(session: SessionState) -> bytes:
     if session.server_sent:
         return b"".join(protocol.events([(b"notice", orjson.dumps(members)[1:-1])]))
     return protocol.message("notice", **members)
+
+
+def _told(members: dict[str, Any], tenant: Tenant) -> dict[str, Any]:
+    """Return what is said of a mutation as a client of a tenant is told."""
+    if not tenant:
+        return members
+    error = members.get("error")
+    shown = {} if error is None else {"error": {**error, "message": tenant.text(error["message"])}}
+    return {**members, **shown, "mutation_id": tenant.outside_id(members["mutation_id"])}
 
 
 def _bodies(messages: list[protocol.Typed], session: SessionState) -> list[bytes]:

@@ -7,6 +7,7 @@ from cluster.core.degradation import Degradation, Step
 from cluster.core.grants import Principal
 from cluster.core.position import Scope
 from cluster.core.presence_room import Attendance
+from cluster.core.tenant import NOBODYS, Tenant
 from cluster.core.topic import Subscription
 
 SUBSCRIPTIONS = 128
@@ -95,6 +96,17 @@ class SessionState:
         """Requests of this client that shards have not answered."""
         self.voided = False
         """An event stream has been reset: the id it holds must not be resumed from."""
+
+    @property
+    def tenant(self) -> Tenant:
+        """Whose clients' words it is spoken to in."""
+        return NOBODYS if self.principal is None else self.principal.tenant
+
+    @property
+    def owner(self) -> str:
+        """Whom its resume token is given to: a subject, of a tenant where there are some."""
+        assert self.principal is not None
+        return f"{self.tenant.name}\n{self.principal.subject}" if self.tenant else self.principal.subject
 
     @property
     def in_step(self) -> bool:

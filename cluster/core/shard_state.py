@@ -120,6 +120,7 @@ from cluster.core.shard_entry import RESTORED, UNCERTAIN, WRITE, ShardEntry, err
 from cluster.core.shard_mutations import ORIGIN, ShardMutations
 from cluster.core.structural_sharing import difference, share
 from cluster.core.sweep import SLICE, Sweeps
+from cluster.core.tenant import NOBODYS, Tenant
 from cluster.core.three_way_merge import three_way_merge
 from cluster.core.transaction import Result, Stored, StoredEntry, Transaction, Unstored
 from cluster.errors import ErrorCode, HarborError, OperationError, UpstreamError
@@ -299,8 +300,8 @@ class ShardState:
         """Entries are still too many, or too large."""
         self._held: dict[str, ShardEntry] = {}
         """Entries whose fetch waits for channels to be joined."""
-        self._recent_entities: deque[tuple[float, str, Any, bytes]] = deque()
-        """(receipt, type, id, value), for responses that may not hold them yet."""
+        self._recent_entities: deque[tuple[float, str, Any, Tenant, bytes]] = deque()
+        """(receipt, type, id, whose, value), for responses that may not hold them yet."""
         self._effects: list[Effect] = []
         self._gateways = list(gateways)
         self._announcements = Announcements(identity, incarnation, [*self._gateways, *self.mutations.peers])
@@ -491,21 +492,24 @@ class ShardState:
                     if about[0] not in self._relations:
                         self.operations_dropped["unknown_relation"] += 1
                         continue
-                    related = self._relations.related(about[0], about[1])
+                    related = self._relations.related(*about)
                     self._sweep_invalid(self._under_any(related.heads), related.matches, refetch, origin)
                 case "entity", Merge(value=value):
-                    self._entity(about[0], about[1], value, count, oldest_ms, origin)
+                    tenant = Tenant(about[2]) if len(about) > 2 else NOBODYS
+                    self._entity(about[0], about[1], tenant, value, count, oldest_ms, origin)
                 case "confirm", Append():
                     self.mutations.heard(about[0], [operation], self._now_ms)
                 case _:
                     raise AssertionError(f"{operation!r} is not for {name}")
 
-    def _entity(self, type_: str, known: Any, value: bytes, count: int, oldest_ms: float, origin: str) -> None:
-        """Update every occurrence of an entity."""
+    def _entity(
+        self, type_: str, known: Any, tenant: Tenant, value: bytes, count: int, oldest_ms: float, origin: str
+    ) -> None:
+        """Update every occurrence of an entity, in what is a tenant's."""
         by = (known,) if isinstance(known, bool) else known
-        self._remember_entity(type_, by, value)
+        self._remember_entity(type_, by, tenant, value)
         for key in self.entities.entries(type_, by):
-            entry = self.cache.get(key)
+            entry = self.cache.get(key) if tenant.holds(key) else None
             if entry is None or entry.value is None:
                 continue
             try:
@@ -517,14 +521,14 @@ class ShardState:
             if operations:
                 self._operate(key, operations, count, oldest_ms, origin, remember=False)
 
-    def _remember_entity(self, type_: str, known: Any, value: bytes) -> None:
+    def _remember_entity(self, type_: str, known: Any, tenant: Tenant, value: bytes) -> None:
         """Keep what responses on their way may not hold yet, wherever they hold the entity."""
         waiting = [fetch for fetch in self.cache.fetches() if _waits_for_response(fetch)]
         keep_from = min((fetch.since_ms for fetch in waiting), default=self._now_ms)
         keep_from = min(keep_from, self._now_ms - self._replay_ms)
         while self._recent_entities and self._recent_entities[0][0] < keep_from:
             self._recent_entities.popleft()
-        self._recent_entities.append((self._now_ms, type_, known, value))
+        self._recent_entities.append((self._now_ms, type_, known, tenant, value))
         if len(self._recent_entities) > MAX_RECENT_ENTITIES:
             self._recent_entities.popleft()
             for fetch in waiting:
@@ -1076,7 +1080,9 @@ class ShardState:
                 self.cache.repeat(entry, fetch)
                 return None
             fetch.origin += UNCERTAIN
-        updates = [update for update in self._recent_entities if update[0] >= fetch.since_ms]
+        updates = [
+            update for update in self._recent_entities if update[0] >= fetch.since_ms and update[3].holds(entry.key)
+        ]
         fetch.is_pure = not replay and not updates
         completed = value if fetch.is_pure else self._replayed(entry, value, replay, updates)
         self.fetches["success"] += 1
@@ -1093,7 +1099,7 @@ class ShardState:
         entry: ShardEntry,
         value: Value,
         replay: list[tuple[float, list[Operation]]],
-        updates: list[tuple[float, str, Any, bytes]],
+        updates: list[tuple[float, str, Any, Tenant, bytes]],
     ) -> Value | None:
         """Return a response with what came meanwhile, in the order in which it came."""
         made: Value | None = value
@@ -1105,7 +1111,7 @@ class ShardState:
             if isinstance(what, tuple):
                 if made is None:
                     continue
-                type_, known, update = what
+                type_, known, _, update = what
                 if found is None:
                     found = self.entities.scan(entry.covering, made.object())
                 operations = _updates(found.get((type_, known), []), update)

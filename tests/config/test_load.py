@@ -144,7 +144,6 @@ FAULTS: list[tuple[str, str]] = [
         "gateway: {token_secret: short-secret}",
         "gateway.token_secret: expected a text of at least 32 characters, such as openssl rand -hex 32 prints",
     ),
-    ("gateway: {auth: {mode: jwt}}", "gateway.auth.mode: not supported by this version, got 'jwt'"),
     ("gateway: {auth: {mode: api_keys}}", "gateway.auth.keys_file: required"),
     ("gateway: {auth: {mode: none, keys_file: x}}", "gateway.auth.keys_file: unknown key, expected one of mode"),
     (
@@ -161,7 +160,7 @@ FAULTS: list[tuple[str, str]] = [
     ("storage: {nodes: [a, a]}", "storage.nodes: a node is there twice, in ['a', 'a']"),
     ("storage: {nodes: [a b]}", "storage.nodes.0: expected a name of letters, digits, '-' and '_', got 'a b'"),
     ("gateway: {auth: {mode: password}}", "gateway.auth.mode: expected none or api_keys or jwt, got 'password'"),
-    ("gateway: {tenant_claim: org}", "gateway.tenant_claim: not supported by this version, got 'org'"),
+    ("gateway: {tenant_claim: org}", "gateway.tenant_claim: tenants are told apart by their credentials: auth.mode is none"),
     # --- storage and defaults
     ("storage: {path: 7}", "storage.path: expected text, got 7"),
     ("storage: {history: {max_bytes: 5}}", "storage.history.max_bytes: expected a size such as 64KiB or 1MiB, got 5"),
@@ -628,3 +627,7 @@ def test_gateways_may_follow_their_sessions() -> None:
     given = {"min": 2, "max": 6, "sessions": 100, "cool_down": "10s"}
     assert load_mapping({"cluster": {"gateways": given}}, {}).cluster.gateways == GatewayScale(2, 6, 100, 10_000.0)
     assert load_mapping({"cluster": {"gateways": {}}}, {}).cluster.gateways == GatewayScale(1, 4, 5_000, 300_000.0)
+
+
+def test_a_store_without_a_path_has_the_default_one():
+    assert load_mapping({"storage": {"sync": "always"}}, {}).storage == StorageConfig(sync="always")
