@@ -221,7 +221,7 @@ def welcome(state: GatewayState, session: SessionState, now_ms: float) -> list[E
             session=session.identity,
             server_time=int(now_ms),
             ping_interval_ms=PING_MS,
-            resume_token=state.tokens.session(session.secret, session.principal.whole_subject),
+            resume_token=state.tokens.session(session.secret, session.owner),
         ),
     )
 

@@ -1020,7 +1020,7 @@ class GatewayState:
         """
         assert session.principal is not None
         self._now_ms = now_ms
-        secret = self.tokens.read_session(token, session.principal.whole_subject)
+        secret = self.tokens.read_session(token, session.owner)
         earlier = self.presence.resume(session, secret, now_ms)
         effects: list[Effect] = []
         if earlier is not None:

@@ -67,11 +67,6 @@ class Principal:
         self._covered: dict[tuple[KeyRight, str], bool] = {}
 
     @property
-    def whole_subject(self) -> str:
-        """Return the subject as no other tenant's can be."""
-        return f"{self.tenant.name}\0{self.subject}" if self.tenant else self.subject
-
-    @property
     def is_operator(self) -> bool:
         """Whether it may see and change the cluster itself, and what is of all tenants."""
         return self.grants.admin and not self.tenant

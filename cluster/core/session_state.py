@@ -109,6 +109,12 @@ class SessionState:
         return NOBODYS if self.principal is None else self.principal.tenant
 
     @property
+    def owner(self) -> str:
+        """Whom its resume token is given to: a subject, of a tenant where there are some."""
+        assert self.principal is not None
+        return f"{self.tenant.name}\n{self.principal.subject}" if self.tenant else self.principal.subject
+
+    @property
     def in_step(self) -> bool:
         """Whether it can be handed this tick's changes: what it was handed before has been written."""
         return not self.busy and self.out_bytes < OUT_BYTES and self.step is Step.IN_STEP

@@ -148,7 +148,7 @@ def test_hello_with_a_token_and_a_resume_greets_once_as_who_it_was() -> None:
 @pytest.mark.parametrize("token", ["secret", TOKENS.session("secret", "you"), TOKENS.session("secret", "me")[:-1]])
 def test_a_token_that_was_given_to_nobody_or_to_another_resumes_nothing(token: str) -> None:
     life = world()
-    life.gateway.keys = ApiKeys.parse(line("me", "k", Grants(presence=["*"])))
+    life.gateway.authority = ApiKeys.parse(line("me", "k", Grants(presence=["*"])))
     client = Client(life, "c")
     client.session.principal = None
     client.say(type="hello", id=7, token="k", resume=token)
