@@ -51,6 +51,7 @@ class GatewayActor(Shell):
             describe=self.peers.describe,
             scale=self.peers.scale,
             dead_letters=self.peers.all_dead_letters,
+            copy=self.peers.copy,
             origins=config.origins,
         )
         self._metrics = Metrics(component="gateway", actor=self.identity, gateway=str(index))

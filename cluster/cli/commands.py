@@ -1,6 +1,7 @@
 """`harbor`: every command. Readable on a terminal, JSON lines in a pipe; errors in one line on standard error.
 
 Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted. Ray is imported only by `up` and `down`, so that the others start quickly.
+It is one thing because a command is a few lines between what was typed and what does it.
 """
 
 import asyncio
@@ -269,6 +270,60 @@ def scale(
         sys.stdout.write(", ".join(f"{number} {kind}" for kind, number in wanted.items()) + "\n")
     else:
         _line(wanted)
+
+
+@app.command()
+@_command
+def backup(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; it may not be there yet, or is empty.")],
+    url: Url = URL,
+    token: Token = None,
+) -> None:
+    """Copy all shards' stores while the cluster runs."""
+    from cluster.cli.backup import make, told
+    from cluster.client import HttpClient
+
+    made = told(make(HttpClient(url, token), directory))
+    if _is_terminal():
+        sys.stdout.write(f"{directory}: {made['entries']} entries of {made['shards']} shards, {made['bytes']} bytes\n")
+    else:
+        _line(made)
+
+
+@app.command()
+@_command
+def restore(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A backup.")],
+    config: Annotated[Path | None, typer.Argument(help="harbor.yaml of the cluster, which may not run.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only look the backup over.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Set aside what is stored there.")] = False,
+    shard: Annotated[list[int] | None, typer.Option(help="Only of this shard (several: again).")] = None,
+) -> None:
+    """Fill the stores of a cluster that does not run from a backup."""
+    from cluster.cli.backup import look_over, put_back
+
+    if check == (config is not None):
+        raise HarborError(ErrorCode.BAD_REQUEST, "expected either CONFIG, the cluster to restore, or --check")
+    if config is None:
+        found = look_over(directory)
+        if _is_terminal():
+            sys.stdout.write(f"{directory}: whole: {found['entries']} entries of {found['shards']} shards\n")
+        else:
+            _line(found)
+        return
+    from msgspec import to_builtins
+
+    from cluster.config import load
+
+    done = put_back(directory, load(config, dict(os.environ)), shards=shard or [], replaces=replace)
+    if not _is_terminal():
+        _line(to_builtins(done))
+        return
+    sys.stdout.write(f"restored: {done.entries} entries, {done.mutations} mutations, {len(done.shards)} shards\n")
+    if not done.is_exact:
+        sys.stdout.write("the shards are others than those of the backup: entries are out of date until fetched anew\n")
+    for place in done.replaced:
+        sys.stdout.write(f"what was there is kept as {place}\n")
 
 
 @app.command()

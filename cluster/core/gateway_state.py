@@ -252,6 +252,11 @@ class GatewayState:
         self._now_ms = 0.0
         self.presence = PresenceSessions(incarnation, lambda topic: slots.shard(CanonicalKey(topic)), shards, patterns)
 
+    @property
+    def slots(self) -> SlotMap:
+        """Return which shard has which slot, as far as this gateway knows."""
+        return self._slots
+
     # --- shards --------------------------------------------------------------------------------------------------
 
     def change_set(self, message: ChangeSet, now_ms: float) -> tuple[Answer, list[Effect]]:

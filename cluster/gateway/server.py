@@ -55,6 +55,7 @@ from cluster.core.session_state import COMMANDS, CONTROL, SUBSCRIPTIONS, Session
 from cluster.errors import ErrorCode, HarborError, RequestError
 from cluster.gateway import parameters
 from cluster.gateway.access import cookie, credentials
+from cluster.gateway.backup_route import BACKUP, BackupRoute, Copy
 from cluster.gateway.entry_response import DateHeader, EntryResponse
 from cluster.gateway.mutation_routes import MUTATION, MutationRoutes, new_mutation_id
 from cluster.gateway.openapi import document
@@ -139,7 +140,10 @@ class _Wire:
 
 
 class GatewayServer:
-    """See the module. `send` delivers the state's calls to shards; `describe` and `dead_letters` give `/v1/cluster`, `scale` changes it."""
+    """See the module.
+
+    `send` delivers the state's calls to shards; `describe` and `dead_letters` give `/v1/cluster`, `scale` changes it, `copy` makes steps of backups.
+    """
 
     def __init__(
         self,
@@ -151,6 +155,7 @@ class GatewayServer:
         describe: Callable[[], Awaitable[dict[str, Any]]],
         scale: Callable[[dict[str, int]], Awaitable[None]],
         dead_letters: Callable[[], Awaitable[list[DeadLetter]]],
+        copy: Copy,
         origins: tuple[str, ...] = (),
     ) -> None:
         self.state = state
@@ -190,6 +195,7 @@ class GatewayServer:
             **MutationRoutes(state, clock, self.answers, who).handlers(),
             ("GET", "/v1/cluster"): self._cluster,
             ("POST", "/v1/scale"): self._scale_cluster,
+            ("POST", BACKUP): BackupRoute(state, copy, describe, who).handle,
             ("GET", "/healthz"): self._healthz,
             ("GET", "/readyz"): self._readyz,
             ("GET", "/openapi.json"): self._openapi_json,

@@ -263,6 +263,11 @@ def _put(writing: Any, table: Any, rows: Mapping[str, Any], *, is_named: bool = 
             writing.put(key, _ENCODE((name, row) if is_named else row), db=table)
 
 
+def directory_of(path: str, cluster: str, shard: int) -> Path:
+    """Return where a shard's store is, below `storage.path`."""
+    return Path(path) / cluster / f"shard-{shard}"
+
+
 def open_store(directory: Path, *, always: bool = False, wait_s: float = 0.0) -> tuple[LmdbStore, Stored | None, str]:
     """Open a shard's store. Returns it, what it holds, and why the one before was set aside ("": it was not).
 

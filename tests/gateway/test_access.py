@@ -81,6 +81,7 @@ REQUESTS: list[tuple[str, str, dict[str, Any], dict[str, bool]]] = [
     ("GET", "/v1/presence", {"params": {"topic": "doc:1"}}, {"reader": False, "writer": True}),
     ("GET", "/v1/presence", {"params": {"topic": "room:1"}}, {"reader": False, "writer": False}),
     ("GET", "/v1/cluster", {}, {"reader": False, "writer": False}),
+    ("POST", "/v1/backup", {}, {"reader": False, "writer": False}),
     ("POST", "/v1/scale", {"data": b'{"ingestors":2}'}, {"reader": False, "writer": False}),
 ]
 
@@ -100,7 +101,9 @@ async def test_every_endpoint_asks_for_its_grant(guarded, method, path, more, al
 def test_every_route_is_in_the_table_or_open():
     harness_routes = {(method, path) for method, path, _, _ in REQUESTS} | {("GET", path) for path in server.OPEN}
     state: Any = None
-    made = server.GatewayServer(state, state, send=state, rearm=state, describe=state, scale=state, dead_letters=state)
+    made = server.GatewayServer(
+        state, state, send=state, rearm=state, describe=state, scale=state, dead_letters=state, copy=state
+    )
     other = {route for route in set(made._routes) - harness_routes if not route[1].startswith(MUTATIONS)}
     assert other == {("GET", "/v1/socket")}, "those of mutations need homes: test_mutations"
 
