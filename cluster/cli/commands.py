@@ -473,6 +473,42 @@ def watch(
     asyncio.run(follow())
 
 
+@app.command()
+@_command
+def verify(
+    url: Url = URL,
+    token: Token = None,
+    seconds: Annotated[float, typer.Option(help="How long there is load.")] = 30.0,
+    faults: Annotated[str, typer.Option(help="Some of flap, slow, pause, kill; empty: load alone.")] = "flap,slow",
+    rate: Annotated[float, typer.Option(help="Writes a second.")] = 100.0,
+    clients: Annotated[int, typer.Option(help="Clients that watch.")] = 12,
+    keys: Annotated[int, typer.Option(help="Entries that are written.")] = 40,
+    prefix: Annotated[str, typer.Option(help="Under which entries are made, and deleted again.")] = '["harbor-verify"]',
+    max_silence: Annotated[float, typer.Option(help="Seconds that nothing may be delivered for.")] = 30.0,
+    max_age_p99: Annotated[float | None, typer.Option(help="Milliseconds, of the age of deliveries.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the schedule, to repeat one.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Kill and stop processes without asking.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Drive load and faults against a running cluster, and check the delivery contract; exit 1 where it does not hold."""
+    from cluster.cli.verify import settings_of
+    from cluster.cli.verify import verify as run
+
+    settings = settings_of(
+        seconds=seconds,
+        faults=faults,
+        rate=rate,
+        clients=clients,
+        keys=keys,
+        prefix=_key(prefix),
+        max_silence_s=max_silence,
+        max_age_p99_ms=max_age_p99,
+        seed=seed,
+        yes=yes,
+    )
+    raise typer.Exit(run(url, token, settings, json=json))
+
+
 def main() -> None:
     """Run the command line."""
     app()
