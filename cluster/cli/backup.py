@@ -8,7 +8,7 @@ from cluster.config import Config
 from cluster.core.placement import assign_slots
 from cluster.errors import ErrorCode, HarborError, RequestError, StoreError
 from cluster.storage.backup_directory import BackupWriter, Manifest, read_manifest
-from cluster.storage.lmdb_store import directory_of
+from cluster.storage.lmdb_store import directory_of, stores_of
 from cluster.storage.restore import Restored, check, restore
 from cluster.wire.backup import End, Failed, Frames, Part, Start, Whole
 
@@ -75,6 +75,7 @@ def put_back(directory: Path, config: Config, *, shards: list[int], replaces: bo
         manifest,
         assign_slots(range(cluster.shards), 1),
         lambda shard: directory_of(path, cluster.name, shard),
+        lambda shard: stores_of(path, cluster.name, shard),
         only=shards,
         replaces=replaces,
         now_ms=time.time() * 1000,

@@ -105,7 +105,7 @@ class Store(Protocol):
         """Return the bytes it takes."""
         ...
 
-    def digest(self) -> str:
+    def content_digest(self) -> str:
         """Return the digest of all its rows (`core.digest`), of one moment.
 
         Raises:

@@ -220,7 +220,7 @@ class LmdbStore:
         except (lmdb.Error, msgspec.MsgspecError) as error:
             raise StoreError(f"{self.directory}: {error}") from error
 
-    def digest(self) -> str:
+    def content_digest(self) -> str:
         """Return the digest of all its rows, of one moment.
 
         Raises:
@@ -266,6 +266,15 @@ def _put(writing: Any, table: Any, rows: Mapping[str, Any], *, is_named: bool = 
 def directory_of(path: str, cluster: str, shard: int) -> Path:
     """Return where a shard's store is, below `storage.path`."""
     return Path(path) / cluster / f"shard-{shard}"
+
+
+def stores_of(path: str, cluster: str, shard: int) -> list[Path]:
+    """Return the stores of a shard that are there: of this name, or with an id of their own behind it."""
+    named = directory_of(path, cluster, shard)
+    found = [
+        each for each in named.parent.glob(f"{named.name}-*") if each.name.removeprefix(f"{named.name}-").isalnum()
+    ]
+    return [each for each in (named, *sorted(found)) if each.is_dir()]
 
 
 def open_store(directory: Path, *, always: bool = False, wait_s: float = 0.0) -> tuple[LmdbStore, Stored | None, str]:

@@ -63,7 +63,7 @@ class MemoryStore:
         """Return the bytes of the entries' data."""
         return sum(len(entry.data) for entry in self._entries.values())
 
-    def digest(self) -> str:
+    def content_digest(self) -> str:
         """Return the digest of all its rows."""
         stored = self.load()
         return Digest().hex if stored is None else digest_of(stored)

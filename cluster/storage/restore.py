@@ -61,6 +61,7 @@ def restore(
     manifest: Manifest,
     slots: SlotMap,
     place: Callable[[int], Path],
+    present: Callable[[int], list[Path]],
     *,
     only: Collection[int] = (),
     replaces: bool,
@@ -72,7 +73,8 @@ def restore(
         directory: The backup.
         manifest: Of it.
         slots: Of the cluster whose stores they are.
-        place: Shard -> where its store is.
+        place: Shard -> where its store is to be.
+        present: Shard -> the stores of it that are there, whatever their names.
         only: Of which shards; none: of all.
         replaces: What is stored there may be set aside.
         now_ms: The time.
@@ -84,7 +86,8 @@ def restore(
     is_exact = list(slots.owners) == manifest.owners
     shards = sorted(only or set(slots.owners))
     for shard in shards:
-        _require_free(place(shard), replaces=replaces)
+        for there in present(shard):
+            _require_free(there, replaces=replaces)
     entries = mutations = 0
     try:
         for shard in shards:
@@ -95,7 +98,7 @@ def restore(
         for shard in shards:
             shutil.rmtree(_beside(place(shard), RESTORING), ignore_errors=True)
         raise
-    replaced = [str(aside) for shard in shards if (aside := _swap(place(shard))) is not None]
+    replaced = [str(aside) for shard in shards for aside in _swap(place(shard), present(shard))]
     return Restored(entries, mutations, shards, is_exact, replaced)
 
 
@@ -104,8 +107,6 @@ def _beside(directory: Path, suffix: str) -> Path:
 
 
 def _require_free(directory: Path, *, replaces: bool) -> None:
-    if not directory.exists():
-        return
     store = LmdbStore(directory)  # refused where another process has it
     try:
         is_empty = store.meta() is None
@@ -180,15 +181,16 @@ def _fill(directory: Path, stored: Stored) -> None:
         store.close()
 
 
-def _swap(directory: Path) -> Path | None:
+def _swap(directory: Path, present: list[Path]) -> list[Path]:
     """Put a new store in its place. Returns where what was there is kept."""
-    aside = None
+    kept = []
     try:
-        if directory.exists():
-            aside = _beside(directory, REPLACED)
+        for each in present:
+            aside = _beside(each, REPLACED)
             shutil.rmtree(aside, ignore_errors=True)
-            directory.rename(aside)
+            each.rename(aside)
+            kept.append(aside)
         _beside(directory, RESTORING).rename(directory)
     except OSError as error:
         raise StoreError(f"{directory}: {error.strerror}") from error
-    return aside
+    return kept

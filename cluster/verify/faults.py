@@ -61,7 +61,7 @@ def require_processes(described: Mapping[str, Any]) -> None:
 
 def keeps_nothing(described: Mapping[str, Any]) -> bool:
     """Whether a shard that is killed loses what was written to it."""
-    return any(row.get("store") != "open" for row in described["shards"])
+    return any(row.get("store") in ("none", "unavailable") for row in described["shards"])
 
 
 class Faults:

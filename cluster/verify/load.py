@@ -34,6 +34,9 @@ AGAIN_S = 0.1
 REST_S = 20.0
 """For an answer when all is over."""
 TEMPORARY = frozenset({429, 502, 503, 504})
+CLEANINGS = 5
+CLEAN_PAUSE_S = 0.5
+"""For a write that was on its way when its client was stopped."""
 SHARED_KEYS = 3
 """Of each kind."""
 READERS = 2
@@ -69,6 +72,7 @@ class Load:
         self.counts: Counter[str] = Counter()
         self.is_stopped = False
         self.give_up_s = GIVE_UP_S
+        self.has_written = False
 
     async def __aenter__(self) -> Self:
         timeout = aiohttp.ClientTimeout(total=ATTEMPT_S)
@@ -167,6 +171,7 @@ class Load:
                 error = (answer.body or {}).get("error", {}) if isinstance(answer.body, dict) else {}
                 code = ErrorCode(error["code"]) if error.get("code") in set(ErrorCode) else ErrorCode.UNAVAILABLE
                 raise HarborError(code, f"{shared.key} cannot be written: {error.get('message', answer.status)}")
+            self.has_written = True
             self._truth.saw(shared.key, answer.body["version"], {"n": 0})
 
     async def writer(self, number: int) -> None:
@@ -337,18 +342,28 @@ class Load:
         return found
 
     async def clean_up(self, root: list[Any]) -> int:
-        """Delete what this run has made. Returns how many entries are left."""
-        left = 0
+        """Delete what this run has made, until nothing more comes of requests that were on their way. Returns how many entries are left."""
+        for _ in range(CLEANINGS):
+            found, left = await self._clean(root)
+            if found == 0:
+                return 0
+            await asyncio.sleep(CLEAN_PAUSE_S)
+        return left
+
+    async def _clean(self, root: list[Any]) -> tuple[int, int]:
+        """Return how many entries there were, and how many of them could not be deleted."""
+        found = left = 0
         params = {"prefix": text(root), "limit": "1000"}
         while True:
             listed = await self.answered("GET", "/v1/keys", give_up_s=REST_S, params=params)
             if listed is None or listed.status != 200:
-                return left + 1
+                return found + 1, left + 1
             for row in listed.body["keys"]:
+                found += 1
                 gone = await self.answered("DELETE", "/v1/entries", give_up_s=REST_S, params={"key": text(row["key"])})
                 left += gone is None or gone.status not in (204, 404)
             if "cursor" not in listed.body:
-                return left
+                return found, left
             params["cursor"] = listed.body["cursor"]
 
 

@@ -101,12 +101,16 @@ class Run:
             except Violation as found:
                 violation = self._trace(found)
             finally:
-                left = await asyncio.shield(load.clean_up(self._root))
-                if left:
-                    self._note(
-                        f"{left} entries or more are left under {text(self._root)}: delete them when the cluster is back"
-                    )
+                if load.has_written:
+                    await asyncio.shield(self._clean_up(load))
             return self._report(load, violation, is_whole=is_whole and violation is None)
+
+    async def _clean_up(self, load: Load) -> None:
+        left = await load.clean_up(self._root)
+        if left:
+            self._note(
+                f"{left} entries or more are left under {text(self._root)}: delete them when the cluster is back"
+            )
 
     async def _judged(self, load: Load) -> bool:
         """Run everything. Returns whether it came to its end.

@@ -177,9 +177,10 @@ class Watcher:
         if not messages:
             return
         now, wall_ms = time.monotonic(), time.time() * 1000.0
-        if not self.is_deaf and self.told_at is not None:
-            self.on_told(now - self.told_at)
-        self.told_at = now
+        if any(each["type"] not in ("position", "notice") for each in messages):
+            if not self.is_deaf and self.told_at is not None:
+                self.on_told(now - self.told_at)
+            self.told_at = now
         self.course.frame(messages)
         if now < self._steady_at or self.is_deaf:
             return

@@ -19,7 +19,7 @@ from cluster.core.transaction import Stored, StoredEntry
 from cluster.errors import StoreError
 from cluster.storage import LmdbStore, StoreCopy
 from cluster.storage.backup_directory import MANIFEST, PARTIAL, BackupWriter, Manifest, read_manifest, read_shard
-from cluster.storage.lmdb_store import COPY
+from cluster.storage.lmdb_store import COPY, directory_of, stores_of
 from cluster.storage.restore import CAUSE, LIFT, check, restore
 from cluster.wire.backup import PIECE_BYTES, Part, Piece, Start
 from tests.storage.test_stores import entry, transaction
@@ -92,8 +92,14 @@ def shards_of(directory: Path) -> list[Stored]:
 
 def put_back(directory: Path, to: Path, shards: int = 2, **more: Any) -> Any:
     given = {"replaces": False, "now_ms": NOW, **more}
+    path, cluster = str(to.parent), to.name
     return restore(
-        directory, read_manifest(directory), assign_slots(range(shards), 1), lambda n: to / f"shard-{n}", **given
+        directory,
+        read_manifest(directory),
+        assign_slots(range(shards), 1),
+        lambda n: directory_of(path, cluster, n),
+        lambda n: stores_of(path, cluster, n),
+        **given,
     )
 
 
@@ -161,7 +167,7 @@ def test_a_checkpoint_whose_sequence_is_over_is_left_out(
 def test_it_holds_what_the_stores_hold(tmp_path: Path, stores: list[LmdbStore]) -> None:
     made = backed_up(stores, tmp_path / "deep" / "backup")
     assert not (tmp_path / "deep" / f"backup{PARTIAL}").exists()
-    assert [each.digest for each in made.shards] == [store.digest() for store in stores]
+    assert [each.digest for each in made.shards] == [store.content_digest() for store in stores]
     assert check(tmp_path / "deep" / "backup", read_manifest(tmp_path / "deep" / "backup")) == len(KEYS)
     for shard, store in zip(shards_of(tmp_path / "deep" / "backup"), stores, strict=True):
         stored = store.load()
@@ -348,6 +354,22 @@ def test_stores_in_use_or_not_empty_are_not_touched(tmp_path: Path, stores: list
     assert [Path(each).name for each in done.replaced] == ["shard-0.replaced", "shard-1.replaced"]
     assert len(held(tmp_path / "shard-0").entries) == len(held(tmp_path / "shard-0.replaced").entries)
     stores[:] = []
+
+
+def test_stores_with_ids_of_their_own_are_set_aside_too(tmp_path: Path, stores: list[LmdbStore]) -> None:
+    backed_up(stores, tmp_path / "backup")
+    filled(tmp_path / "new" / "shard-1-ab12", 1).close()
+    filled(tmp_path / "new" / "shard-11", 1).close()
+    with pytest.raises(StoreError, match="shard-1-ab12: a store is there already"):
+        put_back(tmp_path / "backup", tmp_path / "new")
+    done = put_back(tmp_path / "backup", tmp_path / "new", replaces=True)
+    assert [Path(each).name for each in done.replaced] == ["shard-1-ab12.replaced"]
+    assert {each.name for each in (tmp_path / "new").iterdir()} == {
+        "shard-0",
+        "shard-1",
+        "shard-11",
+        "shard-1-ab12.replaced",
+    }
 
 
 def test_an_empty_store_does_not_stand_in_the_way(tmp_path: Path, stores: list[LmdbStore]) -> None:

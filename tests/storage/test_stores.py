@@ -122,16 +122,16 @@ def test_names_may_be_long(reopened: Callable[[], Store]) -> None:
 
 def test_the_digest_is_of_what_is_held_and_not_of_how_it_came(reopened: Callable[[], Store]) -> None:
     store = reopened()
-    assert store.digest() == Digest().hex
+    assert store.content_digest() == Digest().hex
     store.commit(transaction(entries={"a": entry("a"), "b": entry("b")}, changes=[("a", 0)], cursors={"f": (1, 1)}))
-    first = store.digest()
+    first = store.content_digest()
     stored = store.load()
     assert stored is not None
     assert first == digest_of(stored)
     store.commit(transaction(1, entries={"a": entry("a", b"2", 2)}))
-    assert store.digest() != first
+    assert store.content_digest() != first
     store.commit(transaction(1, entries={"a": entry("a")}))
-    assert reopened().digest() == first
+    assert reopened().content_digest() == first
 
 
 # --- with a directory ------------------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ def test_a_copy_holds_one_moment_while_others_commit(tmp_path: Path) -> None:
     assert stored is not None
     assert [each.data for each in stored.entries] == [data] * 200
     assert len({each.version for each in stored.entries if int(each.key[1:]) % 20 == 0}) == 1
-    assert copy.digest() == digest_of(stored)
+    assert copy.content_digest() == digest_of(stored)
     copy.close()
     store.close()
 
