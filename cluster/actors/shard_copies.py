@@ -35,17 +35,18 @@ class ShardCopies:
             return Refused(ErrorCode.UNAVAILABLE, f"shard-{self._shard}: {error.message}")
 
     async def _step(self, store: LmdbStore, step: Step, backup: str, number: int) -> StepAnswer:
-        self._touch()
         held = self._copy
         if step == "begin":
             if held is not None and held.backup != backup:
                 return Refused(ErrorCode.CONFLICT, f"shard-{self._shard} is being copied for another backup")
             self._copy = held or StoreCopy(store, backup, self._shard)
+            self._touch()
             return Done()
         if held is None or held.backup != backup:
             if step == "drop":
                 return Done()
             return Refused(ErrorCode.UNAVAILABLE, f"shard-{self._shard} has begun anew since the backup began")
+        self._touch()
         match step:
             case "take":
                 async with self._taking:
