@@ -486,6 +486,10 @@ def verify(
     prefix: Annotated[str, typer.Option(help="Under which entries are made, and deleted again.")] = '["harbor-verify"]',
     max_silence: Annotated[float, typer.Option(help="Seconds that nothing may be delivered for.")] = 30.0,
     max_age_p99: Annotated[float | None, typer.Option(help="Milliseconds, of the age of deliveries.")] = None,
+    mutation: Annotated[
+        str, typer.Option(help="A declared mutation to begin again and again; it reaches its service.")
+    ] = "",
+    variables: Annotated[str, typer.Option(help="Of that mutation, JSON.")] = "{}",
     seed: Annotated[int | None, typer.Option(help="Of the schedule, to repeat one.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Kill and stop processes without asking.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
@@ -503,6 +507,8 @@ def verify(
         prefix=_key(prefix),
         max_silence_s=max_silence,
         max_age_p99_ms=max_age_p99,
+        mutation=mutation,
+        variables=variables,
         seed=seed,
         yes=yes,
     )

@@ -19,7 +19,9 @@ from cluster.verify.run import Report, Run, Trace
 INTERRUPTED = 130
 
 
-def settings_of(*, faults: str, prefix: list[Any], seed: int | None, yes: bool, **more: Any) -> Settings:
+def settings_of(
+    *, faults: str, prefix: list[Any], seed: int | None, yes: bool, variables: str = "{}", **more: Any
+) -> Settings:
     """Return what the options say.
 
     Raises:
@@ -29,6 +31,7 @@ def settings_of(*, faults: str, prefix: list[Any], seed: int | None, yes: bool, 
         faults=faults_of(faults),
         prefix=tuple(prefix),
         seed=secrets.randbelow(1_000_000) if seed is None else seed,
+        variables=_object(variables),
         **more,
     )
     made = checked(made)
@@ -38,6 +41,16 @@ def settings_of(*, faults: str, prefix: list[Any], seed: int | None, yes: bool, 
             "--faults: kill and pause stop processes of a running cluster: say --yes if you mean it",
         )
     return made
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        read = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        read = None
+    if not isinstance(read, dict):
+        raise RequestError(ErrorCode.BAD_REQUEST, f"--variables: expected a JSON object, got {text[:60]!r}")
+    return read
 
 
 def verify(url: str, token: str | None, settings: Settings, *, json: bool) -> int:

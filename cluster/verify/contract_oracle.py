@@ -28,6 +28,7 @@ RECENT = 12
 """Messages of a client that a violation shows."""
 KNOWN_VERSIONS = 5_000
 """Of each key; beyond it the oldest are forgotten, and not compared any more."""
+SETTLED = frozenset({"success", "error", "cancelled"})
 SHOWN_BYTES = 400
 """Of a message in a report."""
 
@@ -56,6 +57,8 @@ class Rule(StrEnum):
     STALE_WRITE = "a conditional write over another version than the entry's was acknowledged"
     CONFLICT = "a conditional write over the entry's version was refused"
     REPEAT = "a repeated request with one Idempotency-Key was answered otherwise"
+    MUTATION = "a settled mutation is said to be otherwise"
+    LOST_MUTATION = "an acknowledged mutation is not known"
     REFUSED = "a request was refused for good"
     VIEW = "after everything has come to rest, a client sees something else than what is stored"
     SILENCE = "nothing was delivered for longer than the limit"
@@ -396,6 +399,33 @@ class Shared:
         if not least <= count <= most:
             rule = Rule.LOST_WRITE if count < least else Rule.EXTRA_WRITE
             raise Violation(rule, self.key, f"n of {least}" if least == most else f"n of {least} to {most}", count)
+
+
+class Begun:
+    """A mutation that was acknowledged: it is known from then on, and settled once."""
+
+    def __init__(self, mutation: str) -> None:
+        self.mutation = mutation
+        self._settled: tuple[str, object] | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether its outcome was told."""
+        return self._settled is not None
+
+    def told(self, answer: dict[str, Any] | None) -> None:
+        """Somebody asked for it, by its id or by beginning it again; None: it is not known.
+
+        Raises:
+            Violation: `LOST_MUTATION`, `MUTATION`.
+        """
+        if answer is None:
+            raise Violation(Rule.LOST_MUTATION, self.mutation, "the mutation", "NOT_FOUND")
+        now = (str(answer["status"]), answer.get("result", answer.get("error")))
+        if self._settled is not None and now != self._settled:
+            raise Violation(Rule.MUTATION, self.mutation, _short(self._settled), _short(now))
+        if now[0] in SETTLED:
+            self._settled = now
 
 
 def stale_write_taken(key: str, base: int, held: int, version: int) -> Violation:

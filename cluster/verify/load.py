@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from cluster.errors import ErrorCode, HarborError, RequestError, UnavailableError
 from cluster.verify.contract_oracle import (
+    Begun,
     Owned,
     Rule,
     Seen,
@@ -41,6 +42,7 @@ SHARED_KEYS = 3
 """Of each kind."""
 READERS = 2
 READ_PAUSE_S = 0.05
+MUTATION_PAUSE_S = 0.2
 
 
 class Answer(Struct, frozen=True):
@@ -70,6 +72,7 @@ class Load:
         self._known: dict[str, Seen] = {}
         """Of contended keys."""
         self.counts: Counter[str] = Counter()
+        self._mutations = 0
         self.is_stopped = False
         self.give_up_s = GIVE_UP_S
         self.has_written = False
@@ -168,11 +171,14 @@ class Load:
         for shared in (*self.counted, *self.contended):
             answer = await self.once("PUT", "/v1/entries", body=b'{"n":0}', params={"key": shared.key})
             if answer.status != 200:
-                error = (answer.body or {}).get("error", {}) if isinstance(answer.body, dict) else {}
-                code = ErrorCode(error["code"]) if error.get("code") in set(ErrorCode) else ErrorCode.UNAVAILABLE
-                raise HarborError(code, f"{shared.key} cannot be written: {error.get('message', answer.status)}")
+                raise refusal(answer, f"{shared.key} cannot be written")
             self.has_written = True
             self._truth.saw(shared.key, answer.body["version"], {"n": 0})
+        if self._settings.mutation:
+            _, body = self._next_mutation()
+            answer = await self.once("POST", "/v1/mutations", body=body)
+            if answer.status != 200:
+                raise refusal(answer, f"{self._settings.mutation} cannot be begun")
 
     async def writer(self, number: int) -> None:
         """Write at its share of the rate, until stopped.
@@ -319,6 +325,42 @@ class Load:
             raise Violation(Rule.VALUE, key, f"the ETag of version {answer.body['version']}", answer.etag)
         return Seen(answer.body["version"], answer.body["data"])
 
+    # --- mutations -----------------------------------------------------------------------------------------------
+
+    def _next_mutation(self) -> tuple[Begun, bytes]:
+        self._mutations += 1
+        mutation = f"verify-{self._ids}-{self._mutations}"
+        said = {"name": self._settings.mutation, "variables": self._settings.variables, "id": mutation}
+        return Begun(mutation), orjson.dumps(said)
+
+    async def mutator(self) -> None:
+        """Begin mutations, each twice, and follow each until it is settled, or the run ends.
+
+        Raises:
+            Violation: the contract did not hold.
+        """
+        while not self.is_stopped:
+            begun, body = self._next_mutation()
+            for _ in range(2):
+                await self._ask_for(begun, "POST", "/v1/mutations", body)
+            self.counts["mutations"] += 1
+            while not self.is_stopped and not begun.is_settled:
+                await asyncio.sleep(MUTATION_PAUSE_S)
+                await self._ask_for(begun, "GET", f"/v1/mutations/{begun.mutation}", None)
+            if begun.is_settled:
+                self.counts["settled mutations"] += 1
+                await self._ask_for(begun, "POST", "/v1/mutations", body)
+
+    async def _ask_for(self, begun: Begun, method: str, path: str, body: bytes | None) -> None:
+        answer = await self.answered(method, path, body=body)
+        if answer is None:
+            return
+        if answer.status not in (200, 404):
+            raise Violation(
+                Rule.REFUSED, begun.mutation, "a mutation that is known", f"HTTP {answer.status}: {answer.body}"
+            )
+        begun.told(answer.body if answer.status == 200 else None)
+
     # --- the end -------------------------------------------------------------------------------------------------
 
     async def stored(self) -> dict[str, Seen | None]:
@@ -365,6 +407,13 @@ class Load:
             if "cursor" not in listed.body:
                 return found, left
             params["cursor"] = listed.body["cursor"]
+
+
+def refusal(answer: Answer, what: str) -> HarborError:
+    """Return an answer that says no as an error."""
+    error = answer.body.get("error", {}) if isinstance(answer.body, dict) else {}
+    code = ErrorCode(error["code"]) if error.get("code") in set(ErrorCode) else ErrorCode.UNAVAILABLE
+    return HarborError(code, f"{what}: {error.get('message', f'HTTP {answer.status}')}")
 
 
 def _current(answer: Answer) -> Seen | None:

@@ -54,6 +54,10 @@ class Settings(Struct, frozen=True):
     max_silence_s: float = 30.0
     max_age_p99_ms: float | None = None
     seed: int = 0
+    mutation: str = ""
+    """Declared by the cluster, and begun again and again; "": none."""
+    variables: dict[str, Any] = {}
+    """Of it."""
 
     @property
     def writers(self) -> int:

@@ -8,20 +8,23 @@ What must not live here: judging (`contract_oracle`), printing (`cli`).
 import asyncio
 import secrets
 import time
+from collections import deque
 from typing import Any
 
 from msgspec import Struct
 
-from cluster.errors import ErrorCode, HarborError
+from cluster.errors import HarborError
 from cluster.verify.contract_oracle import Rule, Truth, Violation, first_violation
 from cluster.verify.faults import Faults, keeps_nothing, require_processes
 from cluster.verify.figures import Ages, Silences
-from cluster.verify.load import READERS, REST_S, Load, text
+from cluster.verify.load import READERS, REST_S, Load, refusal, text
 from cluster.verify.plan import ON_PROCESSES, Fault, Settings, fault_plan
 from cluster.verify.watchers import Watcher, make_watcher, wanted_watchers
 
 LOOK_S = 0.1
 NO_FAULT = "load alone"
+RECENT_FAULTS = 50
+"""Remembered, with their times: more than there are in any silence."""
 
 
 class Trace(Struct, frozen=True):
@@ -73,6 +76,7 @@ class Run:
         self._notes: list[str] = []
         self._made: dict[str, int] = {}
         self._fault = NO_FAULT
+        self._begun: deque[tuple[float, str]] = deque(maxlen=RECENT_FAULTS)
         self._watchers: list[Watcher] = []
         self._began = time.monotonic()
         self._described: dict[str, Any] | None = None
@@ -147,6 +151,8 @@ class Run:
                     working.create_task(load.writer(n))
                 for n in range(READERS):
                     working.create_task(load.reader(n))
+                if self._settings.mutation:
+                    working.create_task(load.mutator())
                 working.create_task(self._make_faults(load, faults))
                 working.create_task(self._look(load))
                 working.create_task(self._end(load))
@@ -183,6 +189,7 @@ class Run:
     async def _make(self, fault: Fault, load: Load, faults: Faults) -> None:
         described = await self._fresh(load) if fault.kind in ON_PROCESSES else None
         self._fault = f"{fault.kind} {fault.actors}".rstrip()
+        self._begun.append((time.monotonic(), self._fault))
         done = await faults.make(fault, described)
         if done is None:
             self._note(f"no process of the {fault.actors} is on this host: not made: {fault.kind}")
@@ -201,15 +208,15 @@ class Run:
     async def _describe(load: Load) -> dict[str, Any]:
         answer = await load.once("GET", "/v1/cluster")
         if answer.status != 200:
-            error = answer.body["error"] if isinstance(answer.body, dict) else {}
-            known = error.get("code") in set(ErrorCode)
-            code = ErrorCode(error["code"]) if known else ErrorCode.UNAVAILABLE
-            raise HarborError(code, f"kill and pause need to see the cluster: {error.get('message', answer.status)}")
+            raise refusal(answer, "kill and pause need to see the cluster")
         described: dict[str, Any] = answer.body
         return described
 
     def _told(self, seconds: float) -> None:
-        self._silences.add(self._fault, seconds)
+        """A client that listens to everything was told something after so long: put it down to the first fault in that time, else to the last."""
+        since = time.monotonic() - seconds
+        fault = next((fault for at, fault in self._begun if at >= since), self._fault)
+        self._silences.add(fault, seconds)
 
     async def _look(self, load: Load) -> None:
         """Keep to the user's limit of silence while there is load.

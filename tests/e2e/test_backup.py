@@ -21,7 +21,7 @@ from tests.e2e.test_exactly_once import RULES, document
 from tests.live import LiveCluster, eventually, free_port
 
 pytestmark = pytest.mark.cluster
-RATE = 1000
+RATE = 500
 MUTATION = {
     "request": {"service": "api", "method": "POST", "path": "/notes", "body": "{variables}"},
     "optimistic": [{"set": {"key": ["notes", "{id}"], "value": "{variables}"}}],

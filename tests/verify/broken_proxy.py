@@ -106,7 +106,7 @@ class BrokenProxy:
         await self._session.close()
 
     async def _pass(self, request: web.Request) -> web.StreamResponse:
-        if request.method in ("PUT", "PATCH", "DELETE") and '"own",0]' in request.query.get("key", ""):
+        if "Idempotency-Key" in request.headers and '"own",0]' in request.query.get("key", ""):
             self._writes += 1
             if self._loses_writes and self._writes > LET_WRITE and "base_version" not in request.query:
                 await request.read()

@@ -7,6 +7,7 @@ import pytest
 from cluster.verify.contract_oracle import (
     KNOWN_VERSIONS,
     RECENT,
+    Begun,
     Course,
     Owned,
     Rule,
@@ -315,6 +316,20 @@ def test_repeats_get_the_first_answer() -> None:
     assert found(check_repeat, "k", (200, {"version": 5}), (200, {"version": 6})) is Rule.REPEAT
 
 
+def test_a_mutation_is_known_and_settled_once() -> None:
+    made = Begun("m")
+    for status in ("queued", "pending", "paused", "pending"):
+        made.told({"status": status})
+    assert not made.is_settled
+    for _ in range(2):
+        made.told({"status": "success", "result": 1})
+    assert made.is_settled
+    assert found(made.told, None) is Rule.LOST_MUTATION
+    assert found(made.told, {"status": "success", "result": 2}) is Rule.MUTATION
+    assert found(made.told, {"status": "error"}) is Rule.MUTATION
+    assert found(made.told, {"status": "pending"}) is Rule.MUTATION
+
+
 def test_the_first_violation_is_found_in_groups() -> None:
     violation = Violation(Rule.GAP, "k", 1, 2)
     group = BaseExceptionGroup("", [ValueError(), BaseExceptionGroup("", [OSError(), violation])])
@@ -333,6 +348,8 @@ def test_every_rule_of_a_trace_has_one() -> None:
         Rule.CONFLICT,
         Rule.REPEAT,
         Rule.VIEW,
+        Rule.MUTATION,
+        Rule.LOST_MUTATION,
     }
     of_runs = {Rule.REFUSED, Rule.SILENCE, Rule.AGE}
     assert set(BAD) | elsewhere | of_runs == set(Rule)

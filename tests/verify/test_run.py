@@ -17,6 +17,7 @@ from cluster.errors import HarborError
 from cluster.verify.contract_oracle import Rule
 from cluster.verify.plan import FAULTS, Settings
 from cluster.verify.run import Run
+from tests.e2e.test_mutations import Service
 from tests.live import LiveCluster, eventually
 from tests.verify.broken_proxy import Break, BrokenProxy, double, drop, falsify, reorder
 
@@ -26,9 +27,23 @@ SHORT = Settings(seconds=8, faults=(), rate=150, clients=4, keys=8, seed=5)
 
 
 @pytest.fixture(scope="module")
-def cluster(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
+def service() -> Service:
+    return Service()
+
+
+@pytest.fixture(scope="module")
+def cluster(local_ray: None, service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
     store = tmp_path_factory.mktemp("store")
-    live = LiveCluster({"cluster": {"gateways": 2}, "storage": {"path": str(store)}}).start()
+    live = LiveCluster(
+        {
+            "cluster": {"gateways": 2},
+            "storage": {"path": str(store)},
+            "services": {"api": {"base_url": service.url}},
+            "mutations": {
+                "note": {"request": {"service": "api", "method": "POST", "path": "/", "body": "{variables}"}}
+            },
+        }
+    ).start()
     yield live
     live.stop()
 
@@ -37,8 +52,9 @@ def left(cluster: LiveCluster) -> list[Any]:
     return list(httpx.get(f"{cluster.url}/v1/keys", params={"prefix": PREFIX}, timeout=30).json()["keys"])
 
 
-async def test_it_holds_under_every_fault(cluster: LiveCluster) -> None:
-    report = await Run(cluster.url, None, Settings(seconds=14, faults=FAULTS, rate=100, seed=11)).run()
+async def test_it_holds_under_every_fault(cluster: LiveCluster, service: Service) -> None:
+    settings = Settings(seconds=14, faults=FAULTS, rate=100, seed=11, mutation="note", variables={"a": 1})
+    report = await Run(cluster.url, None, settings).run()
     assert report.violation is None, report.violation
     assert report.is_whole
     assert {name.split()[0] for name in report.faults} == set(FAULTS), report.notes
@@ -47,6 +63,9 @@ async def test_it_holds_under_every_fault(cluster: LiveCluster) -> None:
     assert (
         min(counts[each] for each in ("repeated requests", "conflicts", "values compared", "resumed with a token")) > 0
     )
+    assert counts["settled mutations"] > 1
+    asked = {key for key, _ in service.asked}
+    assert counts["settled mutations"] <= len(asked) <= counts["mutations"] + 1, "one has one idempotency key"
     assert report.ages["count"] > 100
     assert await asyncio.to_thread(left, cluster) == []
 
@@ -138,13 +157,15 @@ def test_the_command_ends_cleanly_when_interrupted(cluster: LiveCluster) -> None
         (["--faults", "flood"], "--faults: there is no 'flood', expected some of flap, slow, pause, kill"),
         (["--rate", "0"], "--rate: expected 1 to 5000, got 0"),
         (["--max-silence", "-1"], "--max-silence: expected 0.1 to 3600, got -1"),
+        (["--variables", "[]"], "--variables: expected a JSON object, got '[]'"),
+        (["--mutation", "nothing"], "nothing cannot be begun: "),
         (["--prefix", "[]"], "--prefix: expected a key of its own, got []"),
     ],
 )
 def test_bad_limits_are_said(cluster: LiveCluster, options: list[str], says: str) -> None:
     with verify(cluster, *options) as command:
         _, err = command.communicate(timeout=60)
-    assert command.returncode == 2
+    assert command.returncode == (1 if "--mutation" in options else 2)
     assert says in err
     assert err.count("\n") == 1
 
