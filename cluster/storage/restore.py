@@ -107,7 +107,12 @@ def _beside(directory: Path, suffix: str) -> Path:
 
 
 def _require_free(directory: Path, *, replaces: bool) -> None:
-    store = LmdbStore(directory)  # refused where another process has it
+    try:
+        store = LmdbStore(directory)
+    except StoreError as error:
+        if replaces and not isinstance(error.__cause__, BlockingIOError):
+            return  # it cannot be read, which is what it is replaced for
+        raise
     try:
         is_empty = store.meta() is None
     finally:

@@ -9,6 +9,7 @@ What must not live here: judging (`contract_oracle`), what is chosen (`plan`).
 import asyncio
 import time
 from collections import Counter
+from contextlib import suppress
 from typing import Any, Self
 
 import aiohttp
@@ -35,6 +36,8 @@ AGAIN_S = 0.1
 REST_S = 20.0
 """For an answer when all is over."""
 TEMPORARY = frozenset({429, 502, 503, 504})
+CLEAN_S = 60.0
+"""For all of it: a cluster that is gone is not waited for longer."""
 CLEANINGS = 5
 CLEAN_PAUSE_S = 0.5
 """For a write that was on its way when its client was stopped."""
@@ -384,12 +387,15 @@ class Load:
         return found
 
     async def clean_up(self, root: list[Any]) -> int:
-        """Delete what this run has made, until nothing more comes of requests that were on their way. Returns how many entries are left."""
-        for _ in range(CLEANINGS):
-            found, left = await self._clean(root)
-            if found == 0:
-                return 0
-            await asyncio.sleep(CLEAN_PAUSE_S)
+        """Delete what this run has made, until nothing more comes of requests that were on their way. Returns how many entries may be left."""
+        left = 1
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLEAN_S):
+                for _ in range(CLEANINGS):
+                    found, left = await self._clean(root)
+                    if found == 0:
+                        return 0
+                    await asyncio.sleep(CLEAN_PAUSE_S)
         return left
 
     async def _clean(self, root: list[Any]) -> tuple[int, int]:

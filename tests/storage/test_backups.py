@@ -372,6 +372,17 @@ def test_stores_with_ids_of_their_own_are_set_aside_too(tmp_path: Path, stores: 
     }
 
 
+def test_a_store_that_cannot_be_read_may_be_replaced(tmp_path: Path, stores: list[LmdbStore]) -> None:
+    backed_up(stores, tmp_path / "backup")
+    (tmp_path / "new" / "shard-0").mkdir(parents=True)
+    (tmp_path / "new" / "shard-0" / "data.mdb").write_bytes(b"no database" * 10_000)
+    with pytest.raises(StoreError, match="shard-0"):
+        put_back(tmp_path / "backup", tmp_path / "new")
+    put_back(tmp_path / "backup", tmp_path / "new", replaces=True)
+    assert held(tmp_path / "new" / "shard-0").entries
+    assert (tmp_path / "new" / "shard-0.replaced" / "data.mdb").exists()
+
+
 def test_an_empty_store_does_not_stand_in_the_way(tmp_path: Path, stores: list[LmdbStore]) -> None:
     backed_up(stores, tmp_path / "backup")
     LmdbStore(tmp_path / "new" / "shard-0").close()
