@@ -62,7 +62,7 @@ class BackupRoute:
             raise UnavailableError(f"the cluster is not ready: waiting for {', '.join(described['waits_for'])}")
         backup = secrets.token_hex(8)
         slots = self._state.slots
-        shards = sorted(row["id"] for row in described["shards"])
+        shards = sorted({row["id"] for row in described["shards"] if row.get("role", "primary") == "primary"})
         try:
             for step in ("begin", "take", "settle"):
                 await self._all(shards, step, backup)
