@@ -321,7 +321,7 @@ def restore(
         return
     sys.stdout.write(f"restored: {done.entries} entries, {done.mutations} mutations, {len(done.shards)} shards\n")
     if not done.is_exact:
-        sys.stdout.write("the shards are others than those of the backup: entries are out of date until fetched anew\n")
+        sys.stdout.write("the shards are not those of the backup: entries are out of date until fetched anew\n")
     for place in done.replaced:
         sys.stdout.write(f"what was there is kept as {place}\n")
 

@@ -2,7 +2,7 @@
 
 Everything is looked over before anything is touched; the new stores are made beside the old ones and take their places when all are whole.
 
-Where the shards are as they were (the same slots), each gets its own back: entries with the cursors of the feeds that made them, so that
+Where the shards are as they were (the same slots, which have never moved), each gets its own back: entries with the cursors of the feeds that made them, so that
 upstreams which can repeat go on exactly where the copies were. Where they are others, entries go by their keys. Cursors cannot: two
 shards' entries, which have seen different events, may end up in one. So feeds begin anew, all entries are out of date until they were
 fetched, and positions of clients are reset. Versions go on in either case: a shard's next life has a higher epoch, and begins its
@@ -83,7 +83,8 @@ def restore(
         StoreError: the backup is not whole, a store is open or not empty, or cannot be written. Nothing has changed then.
     """
     check(directory, manifest)
-    is_exact = list(slots.owners) == manifest.owners
+    # Slots that have moved have left histories and cursors behind that mean something by their map alone.
+    is_exact = (slots.epoch, list(slots.owners)) == (manifest.slots_epoch, manifest.owners)
     shards = sorted(only or set(slots.owners))
     for shard in shards:
         for there in present(shard):

@@ -322,6 +322,14 @@ def test_what_a_mutation_lay_over_is_out_of_date(tmp_path: Path, stores: list[Lm
     assert laid.doubt == (CAUSE, NOW)
 
 
+def test_slots_that_have_moved_are_others(tmp_path: Path, stores: list[LmdbStore]) -> None:
+    backed_up(stores, tmp_path / "backup")
+    rewritten(tmp_path / "backup", slots_epoch=3)
+    done = put_back(tmp_path / "backup", tmp_path / "new")
+    assert (done.entries, done.is_exact) == (len(KEYS), False)
+    assert held(tmp_path / "new" / "shard-0").cursors == {}
+
+
 @pytest.mark.parametrize("shards", [1, 3])
 def test_other_shards_get_what_is_theirs_by_key(tmp_path: Path, stores: list[LmdbStore], shards: int) -> None:
     other = next(key for key in KEYS if SLOTS.shard(CanonicalKey(key)) == 1)
