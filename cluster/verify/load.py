@@ -17,18 +17,9 @@ import orjson
 from msgspec import Struct
 
 from cluster.errors import ErrorCode, HarborError, RequestError, UnavailableError
-from cluster.verify.contract_oracle import (
-    Begun,
-    Owned,
-    Rule,
-    Seen,
-    Shared,
-    Truth,
-    Violation,
-    check_repeat,
-    stale_write_taken,
-)
+from cluster.verify.contract_oracle import Rule, Seen, Truth, Violation
 from cluster.verify.plan import Choices, Settings
+from cluster.verify.write_oracle import Begun, Owned, Shared, check_repeat, stale_write_taken
 
 ATTEMPT_S = 10.0
 GIVE_UP_S = 60.0
