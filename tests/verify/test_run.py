@@ -18,6 +18,7 @@ from cluster.verify.contract_oracle import Rule
 from cluster.verify.plan import FAULTS, Settings
 from cluster.verify.run import Run
 from tests.e2e.test_mutations import Service
+from tests.lasting import lasting
 from tests.live import LiveCluster, eventually
 from tests.verify.broken_proxy import Break, BrokenProxy, double, drop, falsify, reorder
 
@@ -52,8 +53,11 @@ def left(cluster: LiveCluster) -> list[Any]:
     return list(httpx.get(f"{cluster.url}/v1/keys", params={"prefix": PREFIX}, timeout=30).json()["keys"])
 
 
+@pytest.mark.soak
 async def test_it_holds_under_every_fault(cluster: LiveCluster, service: Service) -> None:
-    settings = Settings(seconds=14, faults=FAULTS, rate=100, seed=11, mutation="note", variables={"a": 1})
+    settings = Settings(
+        seconds=lasting(14.0, 300.0), faults=FAULTS, rate=100, seed=11, mutation="note", variables={"a": 1}
+    )
     report = await Run(cluster.url, None, settings).run()
     assert report.violation is None, report.violation
     assert report.is_whole
