@@ -58,8 +58,9 @@ class BackupRoute:
         parameters.only(request)
         self._who(request).require_admin()
         described = await self._describe()
-        if not described["ready"]:
-            raise UnavailableError(f"the cluster is not ready: waiting for {', '.join(described['waits_for'])}")
+        missing = [actor for actor in described["waits_for"] if actor.startswith("shard-")]
+        if missing:
+            raise UnavailableError(f"not all shards are there: waiting for {', '.join(missing)}")
         backup = secrets.token_hex(8)
         slots = self._state.slots
         shards = sorted({row["id"] for row in described["shards"] if row.get("role", "primary") == "primary"})

@@ -192,7 +192,7 @@ class Run:
         self._begun.append((time.monotonic(), self._fault))
         done = await faults.make(fault, described)
         if done is None:
-            self._note(f"no process of the {fault.actors} is on this host: not made: {fault.kind}")
+            self._note(f"{self._fault}: not made, since none of them ran on this host at that time")
             return
         self._made[self._fault] = self._made.get(self._fault, 0) + 1
 

@@ -74,10 +74,10 @@ async def test_slots_that_moved_meanwhile_fail_it(harness: Any) -> None:
     assert (await refusal(harness))[1:] == ("UNAVAILABLE", "slots have moved meanwhile: begin the backup anew")
 
 
-async def test_a_cluster_that_is_not_ready_is_not_copied(harness: Any) -> None:
+async def test_a_shard_that_is_not_there_is_waited_for(harness: Any) -> None:
     async def describe() -> dict[str, Any]:
-        return {"name": "test", "ready": False, "waits_for": ["shard-1"], "shards": []}
+        return {"name": "test", "ready": False, "waits_for": ["ingestor-0", "shard-1"], "shards": []}
 
     harness.server._routes["POST", "/v1/backup"].__self__._describe = describe
-    assert await refusal(harness) == (503, "UNAVAILABLE", "the cluster is not ready: waiting for shard-1")
+    assert await refusal(harness) == (503, "UNAVAILABLE", "not all shards are there: waiting for shard-1")
     assert harness.steps == []
