@@ -120,7 +120,7 @@ class BackupWriter:
                 if any(not any(each.match(ours) for ours in _OURS) for each in self._partial.iterdir()):
                     raise StoreError(f"{self._partial}: it holds what no backup has written there")
                 shutil.rmtree(self._partial)  # of one that was killed
-            self._partial.mkdir(parents=True)
+            self._partial.mkdir(mode=0o700, parents=True)  # it is as secret as what it will hold
         except OSError as error:
             raise StoreError(f"{self._partial}: {error.strerror}") from error
 

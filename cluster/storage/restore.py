@@ -80,7 +80,8 @@ def restore(
         now_ms: The time.
 
     Raises:
-        StoreError: the backup is not whole, a store is open or not empty, or cannot be written. Nothing has changed then.
+        StoreError: the backup is not whole, a store is open or not empty, or cannot be written. Nothing has changed then, but for the shards
+            before the one that the message names where what failed was to rename, the last step.
     """
     check(directory, manifest)
     # Slots that have moved have left histories and cursors behind that mean something by their map alone.

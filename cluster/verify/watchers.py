@@ -213,7 +213,7 @@ class SocketWatcher(Watcher):
                 close_timeout=1.0,
             )
         except InvalidStatus as error:
-            if 400 <= error.response.status_code < 500:
+            if _is_final(error.response.status_code):
                 raise self._refused(f"HTTP {error.response.status_code}") from error
             raise
         self._socket = socket
@@ -237,6 +237,8 @@ class SocketWatcher(Watcher):
         messages = orjson.loads(data)
         for message in messages:
             if message["type"] == "error" and message.get("re") == self._name:
+                if message.get("temporary"):
+                    raise ConnectionError(message["message"])  # it is asked for again, on a new connection
                 raise self._refused(message)
         self._took([each for each in messages if each.get("sub") == self._name])
 
@@ -274,7 +276,7 @@ class StreamWatcher(Watcher):
             aiohttp.ClientSession(timeout=timeout, trust_env=False) as session,
             session.get(f"{self._url}/v1/stream", params=params, headers=headers) as response,
         ):
-            if 400 <= response.status < 500:
+            if _is_final(response.status):
                 raise self._refused(f"HTTP {response.status}: {(await response.text())[:200]}")
             if response.status != 200:
                 return
@@ -321,6 +323,11 @@ class StreamWatcher(Watcher):
             transport = self._response.connection.transport
             if transport is not None:
                 transport.abort()
+
+
+def _is_final(status: int) -> bool:
+    """Whether an HTTP status says that there is no use in coming back; 429 says that there will be."""
+    return 400 <= status < 500 and status != 429
 
 
 def make_watcher(wanted: Wanted, url: str, token: str | None, truth: Truth, ages: Ages, seed: int) -> Watcher:

@@ -2,6 +2,7 @@
 
 import errno
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,7 @@ def test_a_checkpoint_whose_sequence_is_over_is_left_out(
 def test_it_holds_what_the_stores_hold(tmp_path: Path, stores: list[LmdbStore]) -> None:
     made = backed_up(stores, tmp_path / "deep" / "backup")
     assert not (tmp_path / "deep" / f"backup{PARTIAL}").exists()
+    assert stat.S_IMODE((tmp_path / "deep" / "backup").stat().st_mode) == 0o700
     assert [each.digest for each in made.shards] == [store.content_digest() for store in stores]
     assert check(tmp_path / "deep" / "backup", read_manifest(tmp_path / "deep" / "backup")) == len(KEYS)
     for shard, store in zip(shards_of(tmp_path / "deep" / "backup"), stores, strict=True):

@@ -4,10 +4,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import orjson
+import pytest
 
-from cluster.verify.contract_oracle import Seen, Truth
+from cluster.verify.contract_oracle import Seen, Truth, Violation
 from cluster.verify.figures import Ages
-from cluster.verify.watchers import StreamWatcher, Wanted, wanted_watchers
+from cluster.verify.watchers import SocketWatcher, StreamWatcher, Wanted, _is_final, wanted_watchers
 
 ROOT = ["v"]
 
@@ -74,3 +75,16 @@ async def test_a_snapshot_that_was_cut_begins_anew() -> None:
     await read(watcher, snapshot("a", 5) + event("snapshot_end", "p1", position="p1"))
     assert watcher.resumes == 0
     assert watcher.course.is_complete
+
+
+@pytest.mark.parametrize(("temporary", "raised"), [(True, ConnectionError), (False, Violation)])
+def test_a_subscription_that_is_refused_for_now_is_asked_for_again(temporary: bool, raised: type[Exception]) -> None:
+    wanted = Wanted(0, ROOT, True, "data", False, "stay")
+    watcher = SocketWatcher(wanted, "http://127.0.0.1:1", None, Truth(), Ages(), 1)
+    error = {"type": "error", "re": watcher._name, "code": "LIMITED", "message": "later", "temporary": temporary}
+    with pytest.raises(raised):
+        watcher._frame(orjson.dumps([error]))
+
+
+def test_statuses_after_which_nobody_comes_back() -> None:
+    assert [status for status in (200, 401, 403, 404, 429, 500, 503) if _is_final(status)] == [401, 403, 404]
