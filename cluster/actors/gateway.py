@@ -61,6 +61,7 @@ class GatewayActor(Shell):
             describe=self.peers.describe,
             scale=self.peers.scale,
             dead_letters=self.peers.all_dead_letters,
+            copy=self.peers.copy,
             origins=config.origins,
             **({} if self._authority is None else {"prepare": self._authority.prepare}),
             trusted_proxies=config.trusted_proxies,

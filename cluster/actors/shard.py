@@ -10,8 +10,8 @@ import contextlib
 import time
 from collections import Counter
 from functools import partial
-from pathlib import Path
 
+from cluster.actors.shard_copies import ShardCopies
 from cluster.actors.shell import Shell
 from cluster.actors.specification import Specification
 from cluster.app import NULL, Event
@@ -29,7 +29,8 @@ from cluster.core.transaction import Stored, Transaction
 from cluster.errors import HarborError, StoreError, UnavailableError, UpstreamError
 from cluster.observability.metrics import Metrics
 from cluster.services import ServiceClient
-from cluster.storage import LmdbStore, open_store
+from cluster.storage import LmdbStore, directory_of, open_store
+from cluster.wire.backup import Step, encode_answer
 
 EPOCH_ORIGIN_MS = 1_735_689_600_000
 """2025-01-01. An epoch is the milliseconds since then at which a shard's life began: later lives have higher ones, also where nothing
@@ -91,6 +92,7 @@ class ShardActor(Shell):
                 max_age_ms=spec.config.storage.history.max_age_ms,
             ),
         )
+        self._copies = ShardCopies(index, self.log, self.now)
         self._functions = Functions(self.log)
         for reference in spec.compiled.reducers:
             with contextlib.suppress(HarborError):  # it is logged, and tried again with the first event
@@ -131,7 +133,7 @@ class ShardActor(Shell):
         storage = spec.config.storage
         if storage.path is None:
             return None, None
-        directory = Path(storage.path) / spec.name / f"shard-{index}"
+        directory = directory_of(storage.path, spec.name, index)
         try:
             store, stored, reason = open_store(
                 directory, always=storage.sync == "always", wait_s=storage.wait_ms / 1000.0
@@ -280,6 +282,10 @@ class ShardActor(Shell):
     def _reduce(self, reference: str, old: object, event: dict[str, object]) -> object:
         new = self._functions.reduce(reference, old, Event(event))
         return UNCHANGED if new is None else None if new is NULL else new
+
+    async def copy(self, step: Step, backup: str, number: int) -> bytes:
+        """Make a step of a backup (`wire.backup`)."""
+        return encode_answer(await self._copies.step(None if self._closed else self._store, step, backup, number))
 
     async def status(self) -> dict[str, object]:
         """Say what `/v1/cluster` shows of this actor."""

@@ -292,6 +292,11 @@ class GatewayState:
             updates_per_s=self.limits.presence_updates,
         )
 
+    @property
+    def slots(self) -> SlotMap:
+        """Return which shard has which slot, as far as this gateway knows."""
+        return self._slots
+
     # --- shards --------------------------------------------------------------------------------------------------
 
     def change_set(self, message: ChangeSet, now_ms: float) -> tuple[Answer, list[Effect]]:

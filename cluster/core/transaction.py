@@ -105,6 +105,14 @@ class Store(Protocol):
         """Return the bytes it takes."""
         ...
 
+    def content_digest(self) -> str:
+        """Return the digest of all its rows (`core.digest`), of one moment.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        ...
+
     def close(self) -> None:
         """Give it up."""
         ...

@@ -8,6 +8,7 @@ from cluster.core.gateway_mutations import MAX_DELAY_MS
 from cluster.core.mutation import MAX_ID, Status
 from cluster.core.presence_room import MAX_TOPIC
 from cluster.core.scaling import MAX_INGESTORS
+from cluster.wire.backup import CONTENT_TYPE
 
 _KEY = {
     "name": "key",
@@ -285,6 +286,13 @@ def document() -> dict[str, Any]:
                             },
                         )
                     ),
+                )
+            },
+            "/v1/backup": {
+                "post": _operation(
+                    "Copy all shards' stores, and stream the copies (docs/reliability.md)",
+                    [],
+                    {"200": {"description": "frames", "content": {CONTENT_TYPE: {}}}},
                 )
             },
             "/v1/cluster": {

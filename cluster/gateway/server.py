@@ -60,6 +60,7 @@ from cluster.core.tenant import NOBODYS, Tenant
 from cluster.errors import ErrorCode, HarborError, LimitError, RequestError, UnauthorizedError
 from cluster.gateway import parameters
 from cluster.gateway.access import cookie, credentials
+from cluster.gateway.backup_route import BACKUP, BackupRoute, Copy
 from cluster.gateway.browsers import Browsers
 from cluster.gateway.connections import Connection, Connections
 from cluster.gateway.entry_response import DateHeader, EntryResponse
@@ -221,7 +222,10 @@ class _SocketWire(_Wire):
 
 
 class GatewayServer:
-    """See the module. `send` delivers the state's calls to shards; `describe` and `dead_letters` give `/v1/cluster`, `scale` changes it."""
+    """See the module.
+
+    `send` delivers the state's calls to shards; `describe` and `dead_letters` give `/v1/cluster`, `scale` changes it, `copy` makes steps of backups.
+    """
 
     def __init__(
         self,
@@ -233,6 +237,7 @@ class GatewayServer:
         describe: Callable[[], Awaitable[dict[str, Any]]],
         scale: Callable[[dict[str, int]], Awaitable[None]],
         dead_letters: Callable[[], Awaitable[list[DeadLetter]]],
+        copy: Copy,
         origins: tuple[str, ...] = (),
         prepare: Callable[[str], Awaitable[None]] = _nothing_to_prepare,
         trusted_proxies: tuple[str, ...] = (),
@@ -287,6 +292,7 @@ class GatewayServer:
             **MutationRoutes(state, clock, self.answers, who).handlers(),
             ("GET", "/v1/cluster"): self._cluster,
             ("POST", "/v1/scale"): self._scale_cluster,
+            ("POST", BACKUP): BackupRoute(state, copy, describe, who).handle,
             ("GET", "/healthz"): self._healthz,
             ("GET", "/readyz"): self._readyz,
             ("GET", "/openapi.json"): self._openapi_json,

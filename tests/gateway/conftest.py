@@ -21,6 +21,7 @@ from cluster.core.placement import assign_slots
 from cluster.core.presence_room import Pattern
 from cluster.core.shard_state import ShardState, StartFetch
 from cluster.gateway import GatewayServer
+from cluster.wire.backup import Done, Piece, StepAnswer, Whole
 from tests.in_process import TOKENS, new_shard
 
 QUERIES = [
@@ -68,12 +69,15 @@ class Harness:
             describe=self.describe,
             scale=self.scale,
             dead_letters=self.dead_letters,
+            copy=self.copy,
             origins=origins,
             trusted_proxies=trusted_proxies,
             hsts_s=hsts_s,
         )
         self.timer: asyncio.TimerHandle | None = None
         self.calls = 0
+        self.steps: list[tuple[int, str, str, int]] = []
+        """Of backups."""
         self.reachable = True
         self.fetches: list[tuple[ShardState, StartFetch]] = []
 
@@ -91,13 +95,20 @@ class Harness:
                 timer.cancel()
 
     async def describe(self) -> dict[str, Any]:
-        return {"name": "test", "ready": True}
+        return {"name": "test", "ready": True, "waits_for": [], "shards": [{"id": n} for n in range(len(self.shards))]}
 
     async def scale(self, counts: dict[str, int]) -> None:
         self.scaled = counts
 
     async def dead_letters(self) -> list[DeadLetter]:
         return [DeadLetter(5, "s", None, "e", "not_json", "why", "\x1b[", 2)]
+
+    async def copy(self, shard: int, step: str, backup: str, number: int) -> StepAnswer:
+        """A step of a backup; a test may put another in its place."""
+        self.steps.append((shard, step, backup, number))
+        if step != "piece":
+            return Done()
+        return Piece(b"rows of %d" % shard, Whole(shard, 5, 1, 0.0, {}, "") if number else None)
 
     # --- the shards' side ---
 

@@ -100,6 +100,7 @@ REQUESTS: list[tuple[str, str, dict[str, Any], dict[str, bool]]] = [
     ("GET", "/v1/presence", {"params": {"topic": "doc:1"}}, {"reader": False, "writer": True}),
     ("GET", "/v1/presence", {"params": {"topic": "room:1"}}, {"reader": False, "writer": False}),
     ("GET", "/v1/cluster", {}, {"reader": False, "writer": False}),
+    ("POST", "/v1/backup", {}, {"reader": False, "writer": False}),
     ("POST", "/v1/scale", {"data": b'{"ingestors":2}'}, {"reader": False, "writer": False}),
 ]
 

@@ -763,7 +763,7 @@ async def test_health_readiness_description_and_index(harness: Harness, monkeypa
     for path, status in [("/healthz", 200), ("/readyz", 200), ("/", 200), ("/openapi.json", 200)]:
         async with harness.http.get(path) as response:
             assert response.status == status
-    described = {"name": "test", "ready": True}
+    described = await harness.describe()
     assert await harness.get("/v1/cluster") == (200, described)
     assert await harness.get("/v1/cluster?dead_letters=false") == (200, described)
     letter = {"time": 5, "source": "s", "channel": None, "event": "e", "reason": "not_json", "detail": "why"}
