@@ -175,7 +175,7 @@ async def test_a_name_of_a_listed_origin_is_a_proxy_in_front(listed: Harness) ->
 
 
 async def test_with_credentials_neither_the_name_nor_an_unlisted_origin_matters(harness: Harness) -> None:
-    harness.state.keys = ApiKeys.parse(line("a", "hk_a", Grants(read=[[]])))
+    harness.state.authority = ApiKeys.parse(line("a", "hk_a", Grants(read=[[]])))
     headers = {"Host": "harbor.example", "Origin": EVIL, "X-API-Key": "hk_a"}
     async with harness.http.get("/v1/keys", headers=headers) as response:
         assert response.status == 200
@@ -195,7 +195,7 @@ async def test_with_credentials_neither_the_name_nor_an_unlisted_origin_matters(
     ],
 )
 async def test_a_cookie_is_no_use_to_other_pages(harness: Harness, headers: dict[str, str], status: int) -> None:
-    harness.state.keys = ApiKeys.parse(line("a", "hk_a", Grants(read=[[]], write=[[]])))
+    harness.state.authority = ApiKeys.parse(line("a", "hk_a", Grants(read=[[]], write=[[]])))
     sent = {"Cookie": "harbor_token=hk_a", **headers}
     async with harness.http.get("/v1/stream", params={"key": KEY}, headers=sent) as response:
         assert response.status == status

@@ -138,7 +138,7 @@ async def test_sessions_are_counted_by_the_address_that_a_trusted_proxy_tells() 
 
 async def test_sessions_are_counted_by_subject_also_where_it_says_hello() -> None:
     async with serving(Limits(sessions_per_subject=1)) as harness:
-        harness.state.keys = ApiKeys.parse("\n".join(line(name, f"hk_{name}", Grants(read=[[]])) for name in "ab"))
+        harness.state.authority = ApiKeys.parse("\n".join(line(name, f"hk_{name}", Grants(read=[[]])) for name in "ab"))
         async with harness.socket(additional_headers={"X-API-Key": "hk_a"}) as first, harness.socket() as second:
             await until(first, "welcome")
             await second.send(b'{"type":"hello","token":"hk_a"}')
@@ -219,7 +219,7 @@ async def test_requests_beyond_the_rate_get_429_with_retry_after() -> None:
 
 async def test_requests_are_counted_by_subject_where_there_is_one() -> None:
     async with serving(Limits(requests=0.001, requests_burst=1)) as harness:
-        harness.state.keys = ApiKeys.parse("\n".join(line(name, f"hk_{name}", Grants(read=[[]])) for name in "ab"))
+        harness.state.authority = ApiKeys.parse("\n".join(line(name, f"hk_{name}", Grants(read=[[]])) for name in "ab"))
         for name, status in [("a", 200), ("a", 429), ("b", 200)]:
             async with harness.http.get("/v1/keys", headers={"X-API-Key": f"hk_{name}"}) as response:
                 assert response.status == status
