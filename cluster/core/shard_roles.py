@@ -185,7 +185,7 @@ class ShardRoles:
                 return [told]  # it has not done so yet
             if successor := self._successor():
                 return self._promoted(successor, now_ms)
-            if report is None and self._dead.get(primary) is None:
+            if report is None and primary in self.actors and primary not in self._dead:
                 return []  # it was not heard of yet
         return self._begun(now_ms)
 

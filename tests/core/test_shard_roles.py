@@ -260,6 +260,12 @@ def test_before_a_second_actor_is_told_anything_the_first_may_not_begin_by_itsel
     assert made.want((A, B), 1.0) == [Keep(0, shared(5, "a", A))]
 
 
+def test_a_shard_that_had_two_actors_and_has_one_goes_on_with_the_store_that_led() -> None:
+    made = ShardRoles(0, shared(5, "b", B), wait_ms=WAIT_MS, now_ms=0.0)
+    assert made.want((A,), 0.0) == [Keep(0, Record(5, "b", B))]
+    assert made.reported(A, new(store="b", epoch=5), 1.0)[0] == Keep(0, Record(6, "b", A))
+
+
 def test_a_primary_that_was_alone_has_begun_anew_by_itself() -> None:
     made = roles(Record(5, "a", A), actors=(A,))
     assert made.reported(A, leads(7), 0.0) == []
