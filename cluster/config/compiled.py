@@ -119,11 +119,13 @@ def compile_config(config: Config) -> Compiled:
             None if query.params is None else template.parse(query.params),
             query.stale_time,
             query.gc_time_ms,
+            query.offline_time_ms,
             query.retry,
             query.retry_delay_ms,
             query.refetch_interval_ms,
             query.infinite,
             query.function,
+            query.persist,
         )
         for query in config.queries
     ]

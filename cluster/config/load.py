@@ -50,6 +50,7 @@ from cluster.core.infinite import OffsetPaging
 from cluster.core.operation import is_number
 from cluster.core.overflow import Overflow
 from cluster.core.presence_room import MAX_TOPIC
+from cluster.core.query_options import DEFAULT_OFFLINE_TIME_MS
 from cluster.core.rule import BROADCAST
 from cluster.core.scaling import MAX_INGESTORS, Autoscale
 from cluster.core.staleness import StaleTime
@@ -323,6 +324,7 @@ def _headers(path: str, value: Any) -> dict[str, str]:
 class _Defaults(Struct, frozen=True):
     stale_time: StaleTime = 60_000.0
     gc_time_ms: float | None = 300_000.0
+    offline_time_ms: float | None = DEFAULT_OFFLINE_TIME_MS
     retry: int | bool = 3
 
 
@@ -589,6 +591,7 @@ class _Reader(Faults):
         made = _Defaults(
             section.take("stale_time", 60_000.0, values.stale_time),
             section.take("gc_time", 300_000.0, values.endless),
+            section.take("offline_time", DEFAULT_OFFLINE_TIME_MS, values.endless),
             section.take("retry", 3, values.retry),
         )
         section.done()
@@ -713,14 +716,15 @@ class _Reader(Faults):
             params,
             section.take("stale_time", defaults.stale_time, values.stale_time),
             section.take("gc_time", defaults.gc_time_ms, values.endless),
+            section.take("offline_time", defaults.offline_time_ms, values.endless),
             section.take("retry", defaults.retry, values.retry),
             section.take("retry_delay", None, duration),
             section.take("refetch_interval", 0.0, _positive),
             section.take("infinite", None, self.infinite),
             function,
+            section.take("persist", True, values.flag),
         )
-        for name in ("persist", "as_of"):
-            section.later(name)
+        section.later("as_of")
         section.done()
         return made
 

@@ -15,6 +15,7 @@ from cluster.core.entity_index import EntityType
 from cluster.core.feed import Repeats
 from cluster.core.gateway_scaling import GatewayScale
 from cluster.core.infinite import OffsetPaging
+from cluster.core.query_options import DEFAULT_OFFLINE_TIME_MS
 from cluster.core.scaling import Autoscale
 from cluster.core.staleness import StaleTime
 from cluster.core.template import Literal, holes, parse
@@ -112,12 +113,14 @@ class QueryConfig(_Confidential, frozen=True):
     params: Any = None
     stale_time: StaleTime = 60_000.0
     gc_time_ms: float | None = 300_000.0
+    offline_time_ms: float | None = DEFAULT_OFFLINE_TIME_MS
     retry: int | bool = 3
     retry_delay_ms: float | None = None
     refetch_interval_ms: float = 0.0
     infinite: OffsetPaging | None = None
     function: str | None = None
     """In place of service and path."""
+    persist: bool = True
 
     def redacted(self) -> Self:
         """Return a copy without what may be a credential."""

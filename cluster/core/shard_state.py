@@ -112,7 +112,7 @@ from cluster.core.query_cache import CANCELLED, Fetch, Observer, QueryCache, hea
 from cluster.core.query_key import CanonicalKey, KeyMatcher, elements, parse
 from cluster.core.recent_values import RecentValues
 from cluster.core.relation import Relations
-from cluster.core.service_health import UNREACHABLE, ServiceHealth
+from cluster.core.service_health import OFFLINE_AFTER, UNREACHABLE, ServiceHealth
 from cluster.core.shard_entry import RESTORED, UNCERTAIN, WRITE, ShardEntry, error_of
 from cluster.core.shard_mutations import ORIGIN, ShardMutations
 from cluster.core.structural_sharing import difference, share
@@ -332,6 +332,8 @@ class ShardState:
             self.cache.written(entry, Value.from_json(each.data), each.data_updated_at)
             entry.version, entry.origin, entry.fetched_at = each.version, RESTORED + each.origin, each.fetched_at
             entry.etag, entry.moved_at = each.etag, now_ms
+            if entry.options.own_service:
+                self.cache.unheard(entry.options.own_service)
             if each.is_overlaid:
                 self._unlaid[entry.key] = now_ms + UNLAID_MS
             self.memory.replaced(entry)
@@ -1008,6 +1010,7 @@ class ShardState:
             if service:
                 self._heard(service, result)
         else:
+            self.cache.heard(service)
             self.mutations.queue.reached(service, now_ms)
             if self._health.reached(service):
                 self._toggle(service, offline=False)
@@ -1034,10 +1037,13 @@ class ShardState:
     def _heard(self, service: str, error: UpstreamError) -> None:
         """Learn from an error whether its service can be reached."""
         if error.retryable and (error.status is None or error.status in UNREACHABLE):
-            if self._health.missed(service, self._now_ms):
+            # Readers have what the store gave as soon as the service is found to be gone; there is no need to be sure of it first.
+            if self._health.missed(service, self._now_ms, 1 if self.cache.is_unheard(service) else OFFLINE_AFTER):
                 self._toggle(service, offline=True)
-        elif error.status is not None and self._health.reached(service):
-            self._toggle(service, offline=False)
+        elif error.status is not None:
+            self.cache.heard(service)
+            if self._health.reached(service):
+                self._toggle(service, offline=False)
 
     def _toggle(self, service: str, *, offline: bool) -> None:
         """A service was lost, or is back: those who watch are told."""
@@ -1773,9 +1779,11 @@ class ShardState:
         return self._taken()
 
     def _probing(self, service: str) -> ShardEntry | None:
-        """Return an entry to try an offline service with: one that waits for it, or one that is watched."""
-        watched = (entry for entry in self.cache.observed.values() if entry.options.own_service == service)
-        return self.cache.paused(service) or next(watched, None)
+        """Return an entry to try an offline service with: one that waits for it, one that is watched, or any."""
+        candidates = (entry for entries in (self.cache.observed.values(), self.cache) for entry in entries)
+        return self.cache.paused(service) or next(
+            (entry for entry in candidates if entry.options.own_service == service), None
+        )
 
     def _left(self, source: str, channel: str) -> None:
         """A channel is no longer joined: what it feeds goes out of date unnoticed."""

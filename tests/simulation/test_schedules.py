@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.lasting import lasting
 from tests.simulation import mutations, replay
 from tests.simulation.ledger import Ledger
 from tests.simulation.schedule import Schedule, make
 
-SEEDS = 120
-LEDGERS, LEDGERS_A_TEST = 500, 25
-MUTATIONS, MUTATIONS_A_TEST = 200, 25
+pytestmark = pytest.mark.soak
+SEEDS = lasting(120, 1_000)
+LEDGERS, LEDGERS_A_TEST = lasting(500, 2_000), 25
+MUTATIONS, MUTATIONS_A_TEST = lasting(200, 2_000), 25
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
