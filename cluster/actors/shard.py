@@ -138,7 +138,7 @@ class ShardActor(Shell):
         self._fetch = self._metrics.histogram("fetch_seconds")
         self._synced = self._metrics.histogram("journal_sync_seconds")
         self._store_errors = self._stores_lost = 0
-        record = await asyncio.to_thread(handles.kept, spec.name, index) if self._may_be_alone else None
+        record = await self._kept() if self._may_be_alone else None
         leads = self.identity if record is None or not record.primary else record.primary
         if self._may_be_alone and leads == self.address and not (record is not None and record.is_shared):
             await self._begin_alone(record)
@@ -155,6 +155,15 @@ class ShardActor(Shell):
         if self._shard is not None:
             return Role.PRIMARY
         return Role.NONE if self._following is None else Role.STANDBY
+
+    async def _kept(self) -> Record | None:
+        """Return what Ray keeps of this shard's roles."""
+        while True:
+            try:
+                return await asyncio.to_thread(handles.kept, self.specification.name, self._index)
+            except Unreachable as error:
+                self.log.sampled("role_unknown", "kept", reason=str(error))
+                await asyncio.sleep(STORE_POLL_S)
 
     async def _begin_alone(self, record: Record | None) -> None:
         """Be the primary without asking: there is no other actor, and Ray sees to it that there is but one of this name.
@@ -430,7 +439,7 @@ class ShardActor(Shell):
 
     async def _learn_members(self) -> None:
         if self._members is not None:
-            self.take(self._members)
+            self._hear(self._members)
         if not self._may_be_alone:
             self._proclaim([f"coordinator-{n}" for n in range(self.specification.config.cluster.coordinators)])
             self._proclaim([f"shard-{n}" for n in range(self.specification.config.cluster.shards) if n != self._index])
@@ -439,9 +448,14 @@ class ShardActor(Shell):
         members = await self.peers.members()
         if not self._may_be_alone:
             self._proclaim(members.ingestors)
-        self.take(members)
-        if self.specification.config.cluster.gateways is None:
-            self.take(Gateways(await self.peers.gateways()))
+        self._hear(members)
+        if self.specification.has_places:
+            self._hear(Gateways(await self.peers.gateways()))
+
+    def _hear(self, message: Message) -> None:
+        """Take what the supervisor says, unless this actor has left meanwhile."""
+        if not self._closed:
+            self.take(message)
 
     def _proclaim(self, actors: Iterable[str]) -> None:
         """Tell actors who leads: their calls to the one before need not run into their limits."""

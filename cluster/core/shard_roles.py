@@ -108,8 +108,7 @@ class ShardRoles:
         self._dead: dict[str, bool] = {}
         """Actors that are gone; whether their process is known to have ended."""
         self.promotions = 0
-        self.promoted_ms: float | None = None
-        """When the last promotion was granted."""
+        """Of standbys whose primaries were lost; hand-overs are none."""
 
     # --- what happens --------------------------------------------------------------------------------------------
 
@@ -243,8 +242,7 @@ class ShardRoles:
         report = self.reports[successor]
         is_dead = self._others_ended(successor)
         self.record = self._record(next_epoch(now_ms, self.record.epoch), report.store, successor)
-        self.promotions += 1
-        self.promoted_ms = now_ms
+        self.promotions += not self.is_handing_over
         self.is_handing_over = False
         return [Keep(self.shard, self.record), self._lead(successor, report, is_dead=is_dead)]
 

@@ -119,7 +119,7 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "journal_bytes": ("gauge", "The store on the disk.", ("shard",)),
     "journal_errors_total": ("counter", "Transactions that could not be stored, and were tried again.", ("shard",)),
     "journal_sync_seconds": ("histogram", "To write through what was committed.", ("shard",)),
-    "failovers_total": ("counter", "Standbys that became primaries, of moves too.", ("shard",)),
+    "failovers_total": ("counter", "Standbys that took over from a primary that was lost.", ("shard",)),
     "recovery_seconds": ("histogram", "From the end of a primary, as noticed, until the next one leads.", ()),
     "rebalances_total": ("counter", "Moves of shards' actors between nodes.", ()),
     "stores_lost_total": ("counter", "Times that a shard began without the store that had held it.", ("shard",)),

@@ -241,7 +241,7 @@ def test_a_hand_over_ends_the_primary_once_its_standby_has_everything() -> None:
     made.reported(B, follows(5, is_whole=True), 1.0)
     assert made.reported(A, leads(5, standby=B, is_in_sync=True), 1.0) == [End(0, A)]
     assert made.died(A, 2.0, is_certain=True)[0] == Keep(0, shared(6, "b", B))
-    assert not made.is_handing_over
+    assert (made.is_handing_over, made.promotions) == (False, 0)
 
 
 def test_an_actor_that_is_not_wanted_is_no_standby_any_longer() -> None:
