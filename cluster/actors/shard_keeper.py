@@ -19,7 +19,8 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, WorkerCrashedE
 from cluster.actors import handles
 from cluster.actors.handles import Peers, Unreachable
 from cluster.clock import SystemClock
-from cluster.core.primaries import actors_of
+from cluster.core.placement import shard_at
+from cluster.core.primaries import actors_of, shard_of
 from cluster.core.role import Role
 from cluster.core.shard_places import Move, Placed, next_move
 from cluster.core.shard_roles import Effect, End, Keep, Missing, Record, Report, ShardRoles, Tell
@@ -239,6 +240,18 @@ class ShardKeeper:
         moves = [] if self._move is None else [self._move]
         for task in (*moves, self._worker, *self._watches.values(), *self._tasks):
             task.cancel()
+
+    def life(self, actor: str) -> int:
+        """Return the life of an actor that was last heard of; 0: of none."""
+        roles = self.shards.get(shard_at(shard_of(actor))) if actor.startswith("shard-") else None
+        report = None if roles is None else roles.reports.get(actor)
+        return 0 if report is None else report.life
+
+    async def settled(self, actor: str, life: int) -> None:
+        """Wait until an actor has begun anew after a life, and its shard has all that it is to have."""
+        roles = self.shards.get(shard_at(shard_of(actor))) if actor.startswith("shard-") else None
+        if roles is not None:
+            await self._until(lambda: self.life(actor) not in (0, life) and self._is_well(roles))
 
     async def _watch(self, roles: ShardRoles, actor: str) -> None:
         known = b""

@@ -168,8 +168,11 @@ class SupervisorActor:
             kinds[actor.partition("-")[0]].append(actor)
         for actor in kinds["gateway"] + kinds["shard"]:
             if not await self._takes(actor, specification):
+                life = self._shards.life(actor)
                 await self._run(Replace(actor))
                 await self._returned(actor)
+                with contextlib.suppress(TimeoutError):  # not both of a shard's at once
+                    await asyncio.wait_for(self._shards.settled(actor, life), RESTART_TIMEOUT_S)
         anew = [each for each in kinds["ingestor"] + kinds["coordinator"] if not await self._takes(each, specification)]
         for actor in anew:
             await asyncio.to_thread(self._end, actor)

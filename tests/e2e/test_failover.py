@@ -6,10 +6,13 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
+from cluster.actors.specification import encode
 from cluster.client import HarborClient
+from cluster.config.model import CacheConfig
 from cluster.errors import HarborError
 from cluster.observability.metrics import decode
 from tests.lasting import lasting
@@ -234,6 +237,13 @@ def test_without_a_directory_the_standby_has_it_in_memory(local_ray: None) -> No
         assert live.put(["a"], 2, ack="durable").json()["error"]["code"] == "UNSUPPORTED"
         psutil.Process(before["pid"]).kill()
         assert live.get("a").json()["data"] == 1
+        (before,) = in_sync(live)
+        more = msgspec.structs.replace(live.config, cache=CacheConfig(max_entries=1000))  # shards are made anew for it
+        live.supervisor.apply(encode(more, 2))
+        eventually(lambda: not live.supervisor.describe()["reconfiguring"], "reconfigured")
+        (after,) = in_sync(live)
+        assert not {after["pid"], after["standby"]["pid"]} & {before["pid"], before["standby"]["pid"]}
+        assert live.get("a").json()["data"] == 1, "one after the other, each when the other had everything"
         names = {sample.name for _, encoded in live.supervisor.metrics() for sample in decode(encoded or b"\x90")}
         assert {"failovers_total", "shard_standby", "replication_lag_seconds", "lease_expirations_total"} <= names
     finally:
