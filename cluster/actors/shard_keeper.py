@@ -7,7 +7,6 @@ What must not live here: who gets which role (`core.shard_roles`).
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -81,7 +80,6 @@ class ShardKeeper:
         self.shards: dict[int, ShardRoles] = {}
         self.metrics = Metrics(component="supervisor")
         self._recovery = self.metrics.histogram("recovery_seconds")
-        self.missing: Counter[int] = Counter()
         self._cluster = cluster
         self._node = ray.get_runtime_context().get_node_id()
         self._peers = peers
@@ -233,7 +231,6 @@ class ShardKeeper:
         self.metrics.set("rebalances_total", self.moves)
         for shard, roles in self.shards.items():
             self.metrics.set("failovers_total", roles.promotions, shard=str(shard))
-            self.metrics.set("stores_lost_total", self.missing[shard], shard=str(shard))
 
     def stop(self) -> None:
         """Ask and tell no more."""
@@ -331,7 +328,6 @@ class ShardKeeper:
                 case Tell():
                     self._tell(effect)
                 case Missing(store=store):
-                    self.missing[roles.shard] += 1
                     self._log.error("store_lost", shard=roles.shard, store=store, waited_s=self._wait_ms / 1000.0)
                 case End(actor=actor):
                     if actor not in self._ending:

@@ -74,6 +74,7 @@ third = nodes.add_node(num_cpus=2)
 ray.get(live._handle.drain.remote(second.node_id, 60.0), timeout=70)
 found = settled(lambda found: second.node_id not in {row["node"] for row in found})
 said["left"] = True
+found = settled(lambda found: len({row["node"] for row in found} - {second.node_id}) == 2)
 thread.join()
 said["kept"] = [live.get("k", n).json()["data"] for n in range(8)] + [live.get("w").json()["data"]]
 said["spread"] = len({row["node"] for row in found})
