@@ -108,7 +108,7 @@ class IngestionActor(Shell):
         self._running: dict[str, asyncio.Task[None]] = {}
         self.run(())
         await self.listen()
-        if spec.config.cluster.gateways is None:
+        if spec.has_places:
             self.take(Gateways(await self.peers.gateways()))
 
     def _source(self, name: str, config: SourceConfig) -> Source:

@@ -2,6 +2,8 @@
 
 Crash: the data plane goes on; the new life finds the others by name, takes the configuration from where Ray keeps it, and asks which
 ingestors there are. Retry: applying a configuration twice does nothing the second time.
+
+It is one thing because all it does changes, or follows from, the one list of actors that should be.
 """
 
 import asyncio
@@ -22,12 +24,15 @@ from cluster.actors.gateway_places import GATEWAY_RESOURCE, GatewayPlaces
 from cluster.actors.handles import SUPERVISOR, Peers, Unreachable
 from cluster.actors.ingestion import IngestionActor
 from cluster.actors.shard import ShardActor
+from cluster.actors.shard_keeper import ShardKeeper
 from cluster.actors.specification import Specification
 from cluster.clock import SystemClock
 from cluster.config import refusals
 from cluster.core.dead_letters import DeadLetter, newest_first
 from cluster.core.messages import Gateways, Members
+from cluster.core.primaries import actors_of, shard_of
 from cluster.core.scaling import Autoscaler, Reported, Retire, Scaling
+from cluster.core.shard_places import Placed, place
 from cluster.core.supervisor_state import CHECK_MS, Create, Effect, Remove, Replace, SupervisorState
 from cluster.observability.logs import Log
 from cluster.observability.logs import configure as configure_logs
@@ -100,6 +105,20 @@ class SupervisorActor:
         self._scaling = Scaling(Members(int(self._clock.now_ms()), self._initial_ingestors()))
         self._autoscaler: Autoscaler | None = None
         self._places = GatewayPlaces(self._peers, self._log, self._status, self._statuses)
+        self._shards = ShardKeeper(
+            cluster,
+            self._peers,
+            self._log,
+            wait_ms=self._spec.config.storage.wait_ms,
+            end=self._end,
+            make=self._create,
+            changed=self._shards_changed,
+        )
+        self._made: dict[str, Placed] = {}
+        """Where shards' actors were put that have not said yet where they are."""
+        self._gcs = ray.get_runtime_context().gcs_address
+        self._leaving: set[str] = set()
+        """Nodes that shards are to leave, by word of those who stop them."""
         self._applying = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._reconfiguring: asyncio.Task[None] | None = None
@@ -128,6 +147,7 @@ class SupervisorActor:
                 if not is_first:
                     self._scaling = Scaling(Members(self._scaling.members.epoch + 1, self._initial_ingestors()))
                 await self._find_gateways()
+                await self._follow_shards()
                 for effect in self._state.want(self._actors()):
                     await self._run(effect if is_first or not isinstance(effect, Create) else Replace(effect.actor))
                 return
@@ -148,8 +168,11 @@ class SupervisorActor:
             kinds[actor.partition("-")[0]].append(actor)
         for actor in kinds["gateway"] + kinds["shard"]:
             if not await self._takes(actor, specification):
+                life = self._shards.life(actor)
                 await self._run(Replace(actor))
                 await self._returned(actor)
+                with contextlib.suppress(TimeoutError):  # not both of a shard's at once
+                    await asyncio.wait_for(self._shards.settled(actor, life), RESTART_TIMEOUT_S)
         anew = [each for each in kinds["ingestor"] + kinds["coordinator"] if not await self._takes(each, specification)]
         for actor in anew:
             await asyncio.to_thread(self._end, actor)
@@ -175,6 +198,51 @@ class SupervisorActor:
     @property
     def _is_reconfiguring(self) -> bool:
         return self._reconfiguring is not None and not self._reconfiguring.done()
+
+    def _shards_changed(self) -> None:
+        """A shard has moved to its other name."""
+        for effect in self._state.want(self._actors()):
+            if isinstance(effect, Remove):
+                self._statuses.pop(effect.actor, None)
+
+    async def drain(self, node: str, within_s: float) -> None:
+        """Have shards leave a node that is about to go; returns when they have, or after so long."""
+        self._leaving.add(node)
+        self._log.info("node_drains", node=node[:12])
+        until = self._loop.time() + within_s
+        while self._loop.time() < until and any(each.node == node for each in self._placed().values()):
+            if not await self._look_at_places():
+                return
+            await asyncio.sleep(STEP_S)
+
+    def _placed(self) -> dict[str, Placed]:
+        """Return where shards' actors are, of those that have said so."""
+        placed = {}
+        for shard in range(self._spec.config.cluster.shards):
+            for actor in self._shards.actors(shard):
+                status = self._statuses.get(actor)
+                if status is not None:
+                    placed[actor] = Placed(shard, status["node"], actor == self._shards.primary(shard))
+        return placed
+
+    async def _look_at_places(self) -> bool:
+        """Move a shard's actor to another node, if that is due. Returns whether there is another."""
+        if self._spec.config.storage.nodes:
+            return False  # where their stores are
+        if self._shards.is_moving or self._is_reconfiguring:
+            return True
+        nodes = {node["NodeID"] for node in await self._nodes() if node["Resources"].get("CPU")}
+        if len(nodes) < 2:
+            return False
+        for shard in range(self._spec.config.cluster.shards):
+            for actor in self._shards.actors(shard):
+                if await self._status(actor) is None:
+                    return True  # first it has to be found
+        leaving = self._leaving & nodes
+        with contextlib.suppress(Unreachable):
+            leaving |= await asyncio.to_thread(handles.draining, self._gcs) & nodes
+        self._shards.look(self._placed(), nodes - leaving, leaving)
+        return True
 
     async def _find_gateways(self) -> bool:
         """Look which gateways there should be. Returns whether those are others than before; not where a number is configured."""
@@ -209,9 +277,17 @@ class SupervisorActor:
     def _actors(self) -> list[str]:
         """Return what should be, in the order in which it is made."""
         cluster = self._spec.config.cluster
-        counts = {"shard": cluster.shards, "coordinator": cluster.coordinators}
-        fixed = [f"{kind}-{n}" for kind, count in counts.items() for n in range(count)]
-        return [*fixed, *self._gateway_names, *self._scaling.actors]
+        shards = [actor for n in range(cluster.shards) for actor in self._shards.actors(n)]
+        coordinators = [f"coordinator-{n}" for n in range(cluster.coordinators)]
+        return [*shards, *coordinators, *self._gateway_names, *self._scaling.actors]
+
+    async def _follow_shards(self) -> None:
+        """Have roles given to shards that have two actors."""
+        cluster = self._spec.config.cluster
+        self._shards.keeps_two = cluster.replicas > 0
+        if cluster.replicas:
+            for shard in range(cluster.shards):
+                await self._shards.follow(shard, actors_of(f"shard-{shard}"))
 
     async def _recover(self, specification: bytes) -> bytes:
         """Find out how things are, from actors that an earlier life has made. Returns the newest configuration among theirs and `specification`."""
@@ -222,6 +298,8 @@ class SupervisorActor:
         units = [status["units"] for name, status in found.items() if name.startswith("ingestor-")]
         self._scaling.recover([Reported(*each).members for each in units])
         self._places.names = [name for name in found if name.startswith("gateway-")]
+        if not self._spec.config.cluster.replicas:
+            await self._shards.recover(names, self._spec.config.cluster.shards)
         newest = max(found, key=lambda name: int(found[name]["revision"]), default=None)
         if newest is not None:
             with contextlib.suppress(Unreachable):
@@ -251,7 +329,8 @@ class SupervisorActor:
                 continue
             shards = [f"shard-{n}" for n in range(self._spec.config.cluster.shards)]
             names = [*shards, *self._scaling.actors]
-            statuses = dict(zip(names, await asyncio.gather(*map(self._status, names)), strict=True))
+            asked = [self._shards.primary(n) for n in range(len(shards))] + self._scaling.actors
+            statuses = dict(zip(names, await asyncio.gather(*map(self._status, asked)), strict=True))
             ingestors = {
                 name: Reported(*status["units"])
                 for name, status in statuses.items()
@@ -304,16 +383,41 @@ class SupervisorActor:
             case Remove(actor=actor):
                 await asyncio.to_thread(self._end, actor)
 
-    def _create(self, actor: str) -> None:
-        kind, _, index = actor.rpartition("-")
+    def _create(self, actor: str, node: str = "") -> None:
+        """Make an actor, on `node` if it is named and there."""
+        shard = shard_of(actor)
+        kind, _, index = shard.rpartition("-")
         options = {**ACTOR_OPTIONS, "name": actor, "namespace": self._namespace, "get_if_exists": True}
         config = self._spec.config
+        arguments: list[Any] = [self._spec.encoded, int(index)]
+        if kind == "shard" and config.cluster.replicas:
+            # A call to one that has died is to fail: another may be the primary by now.
+            options["max_task_retries"] = 0
+        if shard != actor:
+            arguments.append(True)
         if kind == "gateway" and self._spec.has_places:
             options |= {"num_cpus": 0, "resources": {GATEWAY_RESOURCE: 1}}
         elif kind == "shard" and config.storage.nodes:
             nodes = config.storage.nodes
-            options["resources"] = {f"{STORE_RESOURCE}{nodes[int(index) % len(nodes)]}": STORE_SHARE}
-        handles.create(KINDS[kind], options, self._spec.encoded, int(index))
+            at = (int(index) + (shard != actor)) % len(nodes)
+            options["resources"] = {f"{STORE_RESOURCE}{nodes[at]}": STORE_SHARE}
+        elif kind == "shard" and (node := node or self._free_node(actor)):
+            options["scheduling_strategy"] = handles.on_node(node)
+        handles.create(KINDS[kind], options, *arguments)
+
+    def _free_node(self, actor: str) -> str:
+        """Return the node for a shard's actor: not that of its other; "": where Ray likes. It blocks."""
+        if not self._spec.config.cluster.replicas:
+            return ""
+        try:
+            nodes = {node["NodeID"] for node in _alive() if node["Resources"].get("CPU")} - self._leaving
+        except RayError:
+            return ""
+        shard = int(shard_of(actor).rpartition("-")[2])
+        placed = {name: each for name, each in {**self._made, **self._placed()}.items() if each.node in nodes}
+        node = place(shard, placed, nodes, actor) or ""
+        self._made[actor] = Placed(shard, node, actor == shard_of(actor))
+        return node
 
     def _end(self, actor: str) -> None:
         self._statuses.pop(actor, None)
@@ -324,6 +428,8 @@ class SupervisorActor:
 
     async def _watch(self) -> None:
         while True:
+            if self._state.ready:
+                await self._look_at_places()
             if await self._find_gateways():
                 await self._exchange_gateways()
             if not self._state.ready:
@@ -344,10 +450,10 @@ class SupervisorActor:
             for effect in self._state.want(self._actors()):
                 await self._run(effect)
         message = Gateways(self._places.names)
-        for actor in self._state.desired:
-            if actor.startswith(("ingestor-", "shard-")):
-                with contextlib.suppress(Unreachable):  # it asks when it starts
-                    await self._peers.call(actor, message)
+        shards = [f"shard-{n}" for n in range(self._spec.config.cluster.shards)]
+        for actor in [*shards, *self._scaling.actors]:
+            with contextlib.suppress(Unreachable):  # it asks when it starts
+                await self._peers.call(actor, message)
 
     async def _check(self, actor: str) -> None:
         status = await self._status(actor)
@@ -377,12 +483,18 @@ class SupervisorActor:
         kinds: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
         sources: list[dict[str, Any]] = []
         for actor in self._state.desired:
-            kind, _, index = actor.rpartition("-")
+            kind, _, index = shard_of(actor).rpartition("-")
+            if kind == "shard" and actor != self._shards.primary(int(index)):
+                continue
             status = {name: each for name, each in self._statuses.get(actor, {}).items() if name not in INTERNAL}
             sources.extend(status.pop("sources", []))
             kinds[kind].append({"id": int(index), **status})
         missing = self._state.missing
         waits_for = [actor for actor in self._state.desired if actor in missing or actor not in self._statuses]
+        for row in kinds["shard"]:
+            row["standby"] = self._standby(row["id"], row.get("standby"))
+            if not self._shards.leads(row["id"]):
+                waits_for.append(f"a primary of shard-{row['id']}")
         if not kinds["gateway"]:
             waits_for.append(f"a node that offers the Ray resource {GATEWAY_RESOURCE}")
         return {
@@ -402,6 +514,15 @@ class SupervisorActor:
             "reconfiguring": self._is_reconfiguring,
         }
 
+    def _standby(self, shard: int, of: Any) -> dict[str, Any] | None:
+        """Return how a shard's standby is, given what its primary says; None: there is none and need not be."""
+        actors = [actor for actor in self._shards.actors(shard) if actor != self._shards.primary(shard)]
+        if not actors:
+            return None
+        status = self._statuses.get(actors[0], {})
+        is_in_sync = bool(of) and of["actor"] == actors[0] and of["in_sync"]
+        return {"node": status.get("node"), "pid": status.get("pid"), "in_sync": is_in_sync}
+
     async def dead_letters(self) -> bytes:
         """Return the events that came to nothing, of all ingestors that answer, newest first, encoded."""
         ingestors = [actor for actor in self._state.desired if actor.startswith("ingestor")]
@@ -420,12 +541,13 @@ class SupervisorActor:
         own.set("nodes", len(await self._nodes()))
         own.set("gateways_wanted", self._gateways_wanted)
         own.set("build_info", 1, version=__version__, ray_version=ray.__version__)
+        self._shards.sample()
         actors = self._state.desired
         gathered = list(zip(actors, await asyncio.gather(*map(self._samples, actors)), strict=True))
         for actor, samples in gathered:
             own.set("actor_up", float(samples is not None), actor=actor)
             own.set("actor_restarts_total", self._restarts[actor], actor=actor)
-        return [("supervisor", own.encode()), *gathered]
+        return [("supervisor", own.encode()), ("shards", self._shards.metrics.encode()), *gathered]
 
     async def _samples(self, actor: str) -> bytes | None:
         try:
@@ -438,6 +560,7 @@ class SupervisorActor:
         for task in self._tasks:
             task.cancel()
         await self._places.stop()
+        self._shards.stop()
         actors, self._state.desired = self._state.desired, ()
         await asyncio.gather(*(self._peers.leave(actor) for actor in actors if actor.startswith("gateway")))
         for kind in ("ingestor", "coordinator", "gateway", "shard"):  # down the stream, so that nobody calls the dead

@@ -1,7 +1,6 @@
 """What a cluster has stored is there when it starts again, all of it or one shard."""
 
 import asyncio
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from cluster.observability.metrics import decode
 from tests.live import Client, LiveCluster, eventually
 
 pytestmark = pytest.mark.cluster
@@ -68,14 +68,35 @@ async def test_a_killed_shard_comes_back_and_its_watchers_notice_nothing(cluster
 def test_a_store_that_cannot_be_read_is_set_aside(cluster: LiveCluster, tmp_path: Path) -> None:
     write(cluster)
     cluster.stop()
-    (spoiled,) = tmp_path.glob("*/shard-0/data.mdb")
+    (spoiled,) = tmp_path.glob("*/shard-0-*/data.mdb")
     spoiled.write_bytes(b"no database" * 10_000)
     cluster.start()
     assert len([data for data, _ in read(cluster).values() if data is None]) > 0
     assert {shard["store"] for shard in cluster.supervisor.describe()["shards"]} == {"set_aside", "open"}
-    assert subprocess.run(["ls", spoiled.parent.parent], capture_output=True, text=True, check=True).stdout.split() == [
-        "shard-0",
-        "shard-0.unreadable",
-        "shard-1",
-        "token_secret",
-    ]
+    assert spoiled.parent.with_name(f"{spoiled.parent.name}.unreadable").is_dir()
+    assert len(list(tmp_path.glob("*/shard-0-*"))) == 2
+
+
+def test_a_store_that_is_gone_is_waited_for_and_not_used_when_it_comes_too_late(
+    local_ray: None, tmp_path: Path
+) -> None:
+    """As when the shard starts on another node, and later on the first again."""
+    storage = {"path": str(tmp_path / "here"), "sync": "always", "wait": "1s"}
+    live = LiveCluster({"cluster": {"shards": 1}, "storage": storage}).start()
+    try:
+        for n in (1, 2):
+            live.put(["a"], n)
+        live.stop()
+        (store,) = tmp_path.glob("here/*/shard-0-*")
+        store.rename(tmp_path / "away")
+        live.start()
+        assert live.get("a").status_code == 404
+        samples = [sample for _, encoded in live.supervisor.metrics() for sample in decode(encoded or b"\x90")]
+        assert sum(sample.value for sample in samples if sample.name == "stores_lost_total") == 1
+        live.put(["b"], 1)
+        live.stop()
+        (tmp_path / "away").rename(store)
+        live.start()
+        assert (live.get("a").status_code, live.get("b").json()["data"]) == (404, 1)
+    finally:
+        live.stop()

@@ -1,21 +1,22 @@
 """One contract for every store; what only one with a directory can do stands below."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from cluster.core.digest import Digest, digest_of
 from cluster.core.history import Life
 from cluster.core.messages import Checkpoint, Failure, Written
+from cluster.core.mutation_queue import MutationRecord
+from cluster.core.role import Standing
 from cluster.core.transaction import Store, StoredEntry, Transaction
 from cluster.errors import StoreError
-from cluster.storage import LmdbStore, MemoryStore, open_store
+from cluster.storage import LmdbStore, MemoryStore
 from cluster.storage.lmdb_store import COPY
 
 
@@ -60,6 +61,78 @@ def reopened(request: Any, tmp_path: Path) -> Iterator[Callable[[], Store]]:
 
 def test_a_new_store_holds_nothing(reopened: Callable[[], Store]) -> None:
     assert reopened().load() is None
+
+
+def whole(number: int = 0) -> Transaction:
+    """Something in every table."""
+    return transaction(
+        number,
+        entries={f'["a",{number}]': entry(f'["a",{number}]')},
+        cursors={f"events/{number}": (5, 12)},
+        checkpoints={f"events/{number}": Checkpoint(f"events/{number}", 5, 11, "id-11", is_dense=True)},
+        results={f"r{number}": (50.0, Written(7))},
+        changes=[(f'["a",{number}]', 0)],
+        mutations={f"m{number}": MutationRecord(f"m{number}", "name", b"{}", "", number, 1.0, 1.0, "gateway-0", [])},
+    )
+
+
+def test_slices_are_all_there_is(reopened: Callable[[], Store]) -> None:
+    store, copy = reopened(), MemoryStore()
+    assert list(store.slices(100)) == []
+    for number in range(40):
+        store.commit(whole(number))
+    slices = list(store.slices(100))
+    assert len(slices) > 5
+    for each in slices:
+        copy.commit(each)
+    stored, copied = store.load(), copy.load()
+    assert stored is not None
+    assert copied is not None
+    assert sorted(copied.entries, key=attrgetter("key")) == sorted(stored.entries, key=attrgetter("key"))
+    assert sorted(copied.mutations, key=attrgetter("id")) == sorted(stored.mutations, key=attrgetter("id"))
+    assert replace(copied, entries=[], mutations=[]) == replace(stored, entries=[], mutations=[])
+
+
+def test_a_digest_is_of_rows_and_goes_round(reopened: Callable[[], Store]) -> None:
+    store = reopened()
+    for number in range(40):
+        store.commit(whole(number))
+    table, after, rounds = 0, b"", []
+    while len(rounds) < 30:
+        check = store.digest(table, after, 30)
+        assert store.matches(check)
+        rounds.append((check.table, check.until == b""))
+        table, after = (check.table, check.until) if check.until else (check.table + 1, b"")
+    assert rounds[:4] == [(0, False), (0, True), (1, False), (1, True)]
+    assert rounds.count((0, False)) >= 2, "behind the last comes the first"
+    first = store.digest(0, b"", 30)
+    store.commit(whole(0) if first.until else whole())
+    assert store.matches(first), "the same again is no difference"
+    for number in range(40):
+        store.commit(transaction(40, entries={f'["a",{number}]': entry(f'["a",{number}]', version=2)}))
+    assert not store.matches(first)
+
+
+def test_a_store_that_is_cleared_holds_nothing_and_is_not_whole(reopened: Callable[[], Store]) -> None:
+    store: Any = reopened()
+    store.stand(Standing(9, is_whole=True))
+    store.commit(whole())
+    store.clear()
+    assert store.load() is None
+    standing = store.standing if isinstance(store, MemoryStore) else store.standing()[0]
+    assert standing == Standing(0, is_whole=False)
+
+
+def test_in_which_role_it_was_written_outlives_the_process(tmp_path: Path) -> None:
+    store = LmdbStore(tmp_path / "store")
+    assert store.standing() is None
+    store.commit(whole(2))
+    assert store.standing() == (Standing(3, is_whole=True), (3, 102)), "of one who was alone"
+    store.stand(Standing(9, is_whole=True))
+    store.close()
+    again = LmdbStore(tmp_path / "store")
+    assert again.standing() == (Standing(9, is_whole=True), (3, 102))
+    again.close()
 
 
 def test_what_was_committed_is_there(reopened: Callable[[], Store]) -> None:
@@ -144,64 +217,19 @@ def test_the_map_grows(tmp_path: Path) -> None:
         store.commit(transaction(entries={f"k{number}": entry(f"k{number}", data)}))
     assert store.size() > 5_000_000
     store.close()
-    again, stored, reason = open_store(tmp_path)
+    again = LmdbStore(tmp_path)
+    stored = again.load()
     assert stored is not None
-    assert (len(stored.entries), reason) == (50, "")
+    assert len(stored.entries) == 50
     again.close()
 
 
 def test_one_process_owns_it(tmp_path: Path) -> None:
     store = LmdbStore(tmp_path)
     with pytest.raises(StoreError, match="another process has it open"):
-        open_store(tmp_path)
+        LmdbStore(tmp_path)
     store.close()
-    open_store(tmp_path)[0].close()
-
-
-def test_it_waits_for_its_owner_to_end(tmp_path: Path) -> None:
-    holds = f"import sys; from cluster.storage import LmdbStore; from pathlib import Path; s = LmdbStore(Path({str(tmp_path)!r})); print('held', flush=True); sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", holds], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
-        assert owner.stdout is not None
-        owner.stdout.readline()
-        with pytest.raises(StoreError):
-            open_store(tmp_path)
-        owner.kill()
-        open_store(tmp_path, wait_s=10.0)[0].close()
-
-
-@pytest.mark.parametrize("spoil", ["garbage", "schema", "entry", "cut", "half"])
-def test_what_cannot_be_read_is_set_aside(tmp_path: Path, spoil: str) -> None:
-    directory = tmp_path / "shard-0"
-    store = LmdbStore(directory)
-    store.commit(transaction(entries={"a": entry("a", data=b'"%b"' % (b"x" * 100_000))}))
-    length = store.size()
-    match spoil:
-        case "schema":
-            with store._env.begin(write=True) as writing:
-                writing.put(b"state", b"\x95\xcd\x03\xe7\x01\x01\x90\x00", db=store._meta)
-        case "entry":
-            with store._env.begin(write=True) as writing:
-                writing.put(b"0" * 16, b"no entry", db=store._entries)
-    store.close()
-    if spoil == "garbage":
-        (directory / "data.mdb").write_bytes(b"no database" * 10_000)
-    if spoil == "cut":
-        os.truncate(directory / "data.mdb", 2 * os.sysconf("SC_PAGE_SIZE"))
-    if spoil == "half":
-        with (directory / "data.mdb").open("r+b") as file:  # pages of the value are lost, what says where it is is not
-            length = file.read().index(b"x" * 50_000) + 10_000
-            file.truncate(length)
-    fresh, stored, reason = open_store(directory)
-    assert stored is None
-    assert str(directory) in reason
-    assert (tmp_path / "shard-0.unreadable" / "data.mdb").exists()
-    fresh.commit(transaction(entries={"b": entry("b")}))
-    fresh.close()
-    again, stored, reason = open_store(directory)
-    assert stored is not None
-    assert [each.key for each in stored.entries] == ["b"]
-    assert not reason
-    again.close()
+    LmdbStore(tmp_path).close()
 
 
 def test_a_copy_holds_one_moment_while_others_commit(tmp_path: Path) -> None:
@@ -237,9 +265,3 @@ def test_a_copy_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
     store.close()
     LmdbStore(tmp_path / "store").close()
     assert not (tmp_path / "store" / COPY).exists()
-
-
-def test_a_directory_that_cannot_be_made_is_said(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="file/shard-0: Not a directory"):
-        open_store(tmp_path / "file" / "shard-0")
