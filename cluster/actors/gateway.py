@@ -35,7 +35,7 @@ class GatewayActor(Shell):
         config = spec.config.gateway
         self.machine = GatewayState(
             self.identity,
-            int(self.now()),
+            await self.begin_life(),
             slots=spec.slots,
             shards=spec.config.cluster.shards,
             concerns=spec.compiled.concerns,

@@ -3,7 +3,8 @@
 `World` runs a cluster; `View` is a client that insists on the delivery contract. A seed is a schedule: the same seed takes the same steps.
 """
 
+from cluster.simulation.network import Faults
 from cluster.simulation.view import View, Violation
-from cluster.simulation.world import Faults, World
+from cluster.simulation.world import World
 
 __all__ = ["Faults", "View", "Violation", "World"]

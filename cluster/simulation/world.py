@@ -1,27 +1,15 @@
-"""A cluster in one process: machines, a network that delays, repeats and loses, an upstream, clients, a clock.
+"""A cluster in one process: the machines of all its actors, and what carries their effects out.
 
-Every step comes from one seeded random source and one queue ordered by (time, number), so a seed replays exactly; `trace` tells what
-happened. Losing a call means what it means under Ray: either it did not arrive, or its answer did not; the caller cannot tell which.
-
-The upstream keeps the truth: values of keys, changed by events it sends to whoever is joined. It can say it again from an event on, as
-`repeats` tells, if it is to. Shards may have stores, which outlive them.
-
-It is one thing because every part of it takes its turn in the one queue.
+Every step comes from one seeded timeline, so a seed replays exactly; `trace` tells what happened. The rooms: `timeline`, `process` (lives,
+clocks, stops), `network`, `disk`, `upstream`, `clients`.
 """
 
-import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from heapq import heappop, heappush
 from typing import Any
-
-import orjson
 
 from cluster.config import Compiled, Config, compile_config, load_mapping
 from cluster.core.channel_demand import ChannelDemand
-from cluster.core.client_message import client_frame
 from cluster.core.coordinator_state import CoordinatorState
-from cluster.core.declared_query import Response
 from cluster.core.feed import Repeats
 from cluster.core.gateway_state import Close, Deliver, GatewayState, Respond
 from cluster.core.ingestion_state import (
@@ -35,6 +23,7 @@ from cluster.core.ingestion_state import (
     Start,
     Stop,
 )
+from cluster.core.link import next_life
 from cluster.core.messages import (
     Announce,
     Batch,
@@ -44,84 +33,41 @@ from cluster.core.messages import (
     Demand,
     HandOver,
     Members,
+    Overlays,
     Requests,
     Send,
     Take,
 )
+from cluster.core.mutation_queue import StartMutation
 from cluster.core.placement import assign_slots
-from cluster.core.rule import Envelope
+from cluster.core.query_key import CanonicalKey
 from cluster.core.scaling import Reported, Retire, Scaling
-from cluster.core.session_state import SessionState
 from cluster.core.shard_state import Commit, ShardState, StartFetch, Sync
 from cluster.core.transaction import Store
-from cluster.errors import UpstreamError
-from cluster.simulation.view import View
+from cluster.simulation.clients import Clients
+from cluster.simulation.disk import Disk
+from cluster.simulation.network import Faults, Network
+from cluster.simulation.process import Machine, Process
+from cluster.simulation.timeline import Timeline, void
+from cluster.simulation.upstream import Upstream
 
-START_MS = 1_000_000.0
-GATEWAY = "gateway-0"
-
-
-@dataclass(frozen=True, slots=True)
-class Faults:
-    """How bad the network is. Probabilities are per call."""
-
-    delay_ms: float = 3.0
-    """Mean one-way delay; delays are exponential, so calls of different links overtake each other."""
-    lose: float = 0.0
-    repeat: float = 0.0
-    restart_ms: float = 400.0
-    """From a kill to the next life."""
-
-
-@dataclass(slots=True)
-class Connection:
-    """An ingestor's to the upstream."""
-
-    joined: set[str] = field(default_factory=set)
-    sent: set[str] = field(default_factory=set)
-    """Channels whose events are sent: those joined, and where the upstream is deaf to leaving, those that were."""
-    is_wanted: bool = False
-    """The ingestor has begun to read."""
-    is_open: bool = False
-    number: int = 0
-    """Of the connection: what was sent on an earlier one does not arrive."""
-
-
-@dataclass(slots=True)
-class Upstream:
-    """The service and the stream in one: the truth, and who hears of its changes."""
-
-    truth: dict[str, Any] = field(default_factory=dict)
-    connections: dict[str, Connection] = field(default_factory=dict)
-    """By ingestor."""
-    number: int = 0
-    fetches: int = 0
-    log: list[tuple[int, str, str, Any]] = field(default_factory=list)
-    """(id, channel, event, data)."""
-
-    @property
-    def joined(self) -> set[str]:
-        """Return what anybody has joined."""
-        return {channel for connection in self.connections.values() for channel in connection.joined}
-
-    @property
-    def connected(self) -> bool:
-        """Whether everybody who wants to is connected."""
-        return all(each.is_open for each in self.connections.values() if each.is_wanted)
-
-
-class Client:
-    """A modelled client: subscriptions, views, a socket that may be slow or gone."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.lives = 0
-        self.session: SessionState | None = None
-        self.wanted: dict[int, dict[str, Any]] = {}
-        """Subscribe messages, by id."""
-        self.views: dict[int, View] = {}
-        self.taking = False
-        self.slow_ms = 1.0
+EPOCH_ORIGIN_MS = 1_735_689_600_000
+SYNC_MS = 100.0
+"""How long what was committed may wait to be synced."""
+STEPS: dict[type, str] = {
+    Announce: "announce",
+    Batch: "batch",
+    Blob: "blob",
+    ChangeSet: "change_set",
+    Claimed: "claimed",
+    Demand: "demand",
+    HandOver: "hand_over",
+    Members: "members",
+    Overlays: "overlays",
+    Requests: "requests",
+    Take: "take",
+}
+"""What a machine does with a message."""
 
 
 class World:
@@ -147,37 +93,176 @@ class World:
             faults: Of the network.
             repeats: As `asks` and `is_spread`, of the source, see `SourceTraits`.
             asks: See there.
-            store: Makes what outlives a shard.
+            store: Makes what shards' disks hold; None: they have none.
             is_spread: See there.
             can_leave: The upstream heeds it when a channel is left.
         """
-        self.can_leave = can_leave
-        self.repeats = repeats
-        self.asks = asks
-        self.is_spread = is_spread or repeats is Repeats.CHANNEL
-        self._store = store
-        self.stores: dict[str, Store] = {}
-        self.random = random.Random(seed)
-        self.faults = faults or Faults()
-        self.now_ms = START_MS
-        self.trace: list[str] = []
         self.config: Config = load_mapping(document, {})
         self.compiled: Compiled = compile_config(self.config)
-        self.upstream = Upstream()
-        self.machines: dict[str, Any] = {}
-        self.clients: dict[str, Client] = {}
-        self._lives: dict[str, int] = {}
-        self._queue: list[tuple[float, int, Callable[[], None]]] = []
-        self._steps = 0
-        self._last = int(START_MS)
-        self._timers: dict[str, float] = {}
+        self.faults = faults or Faults()
+        self.timeline = Timeline(seed)
+        self.random = self.timeline.random
+        self.at, self.run, self.note = self.timeline.at, self.timeline.run, self.timeline.note
+        self.trace = self.timeline.trace
+        self.nodes: dict[str, Machine] = {}
+        """By actor: the computer it is on."""
+        self.processes: dict[str, Process] = {}
+        self.network = Network(self.timeline, self.faults, self.processes)
+        source = next(iter(self.config.sources))
+        self.upstream = Upstream(
+            self, self.timeline, self.network, source, repeats=repeats, asks=asks, can_leave=can_leave
+        )
+        self._traits = SourceTraits(repeats, asks, is_spread or repeats is Repeats.CHANNEL, has_ids=True)
+        self._store = store
+        self.disks: dict[str, Disk] = {}
+        self._syncing: set[str] = set()
+        """Whose disk is to be synced soon."""
         cluster = self.config.cluster
         self.slots = assign_slots(range(cluster.shards), 1)
         self.scaling = Scaling(Members(1, [f"ingestor-{n}" for n in range(cluster.ingestors)]))
-        names = [*(f"shard-{n}" for n in range(cluster.shards)), GATEWAY]
+        self.gateways = [f"gateway-{n}" for n in range(cluster.gateways if isinstance(cluster.gateways, int) else 1)]
+        self.clients = Clients(self, self.timeline, self.gateways)
+        self._ended: set[str] = set()
+        """Actors that do not come back."""
+        self._last_life: dict[str, int] = {}
+        """As Ray keeps it."""
+        names = [*(f"shard-{n}" for n in range(cluster.shards)), *self.gateways]
         names += [f"coordinator-{n}" for n in range(cluster.coordinators)] + self.scaling.actors
         for name in names:
             self.start(name)
+
+    @property
+    def now_ms(self) -> float:
+        """The true time."""
+        return self.timeline.now_ms
+
+    @property
+    def machines(self) -> dict[str, Any]:
+        """The machines that live, by actor."""
+        return {name: process.machine for name, process in self.processes.items()}
+
+    # --- processes -----------------------------------------------------------------------------------------------
+
+    def node(self, name: str) -> Machine:
+        """Return the computer that an actor is on: its own, unless another was set."""
+        return self.nodes.setdefault(name, Machine(f"node of {name}"))
+
+    def start(self, name: str) -> None:
+        """Begin a life of an actor."""
+        process = self.processes[name] = Process(name, self.node(name), self.timeline)
+        process.life = self._last_life[name] = next_life(process.now_ms(), self._last_life.get(name))
+        process.machine = self._machine(process)
+        self.note(f"{name} lives as {process.life}")
+        if name.startswith("shard"):
+            self.run_effects(process, process.machine.members(self.scaling.members, process.now_ms())[1])
+        self.run_effects(process, ())
+
+    def _machine(self, process: Process) -> Any:
+        name, life = process.name, process.life
+        kind, _, index = name.partition("-")
+        cluster, compiled = self.config.cluster, self.compiled
+        match kind:
+            case "shard":
+                return self._shard(process)
+            case "coordinator":
+                shards = [n for n in range(cluster.shards) if n % cluster.coordinators == int(index)]
+                return CoordinatorState(name, life, shards=shards, profiles=compiled.profiles)
+            case "ingestor":
+                return IngestionState(
+                    name,
+                    life,
+                    routers={source: compiled.router(source) for source in self.config.sources},
+                    always=compiled.feeds.always(),
+                    slots=self.slots,
+                    shards=cluster.shards,
+                    coordinators=cluster.coordinators,
+                    profiles=compiled.profiles,
+                    traits=dict.fromkeys(self.config.sources, self._traits),
+                    members=self.scaling.members,
+                )
+            case _:
+                return GatewayState(name, life, slots=self.slots, shards=cluster.shards, mutations=compiled.mutations)
+
+    def _shard(self, process: Process) -> ShardState:
+        name, life, compiled = process.name, process.life, self.compiled
+        machine = ShardState(
+            name,
+            life,
+            epoch=life - EPOCH_ORIGIN_MS,
+            queries=compiled.queries,
+            feeds=compiled.feeds,
+            demand=ChannelDemand(
+                name,
+                life,
+                now_ms=process.now_ms(),
+                members=Members(0, []),
+                spread=self.config.sources if self._traits.is_spread else (),
+                linger_ms=compiled.feeds.linger_ms,
+            ),
+            gateways=self.gateways,
+            replay_ms=max(profile.max_wait_ms for profile in compiled.profiles),
+            entities=compiled.entities,
+            relations=compiled.relations,
+            origins=compiled.origins,
+            keeps=self._store is not None,
+            mutations=compiled.mutations,
+            shards=self.config.cluster.shards,
+            place=lambda key: self.slots.shard(CanonicalKey(key)),
+        )
+        if self._store is not None:
+            stored = self.disks.setdefault(name, Disk(self._store)).load()
+            if stored is not None:
+                machine.restore(stored, process.now_ms(), lambda _: True)
+        return machine
+
+    def kill(self, name: str) -> None:
+        """End a life, if there is one; the next begins after `restart_ms`."""
+        if name not in self.processes:
+            return
+        self.note(f"kill {name}")
+        self._end(name)
+        self.at(self.faults.restart_ms, lambda: self.start(name) if self._is_due(name) else None)
+
+    def _is_due(self, name: str) -> bool:
+        return name not in self.processes and name not in self._ended
+
+    def _end(self, name: str) -> None:
+        process = self.processes.pop(name)
+        process.die()
+        self.clients.lost(process)
+        self.upstream.ended(name)
+
+    def cut_power(self, name: str) -> None:
+        """End a life of a shard, and of what it has stored what was not synced."""
+        self.note(f"power cut {name}")
+        if name in self.disks:
+            self.disks[name].cut_power()
+        self.kill(name)
+
+    def stop(self, name: str, for_ms: float) -> None:
+        """Stop a process for a while."""
+        process = self.processes.get(name)
+        if process is not None and process.stopped_ms is None:
+            self.note(f"stop {name}")
+            process.stop()
+            self.at(for_ms, lambda: self._go_on(process))
+
+    def _go_on(self, process: Process) -> None:
+        if process.is_alive and process.stopped_ms is not None:
+            self.note(f"{process.name} goes on")
+            process.go_on()
+
+    def go_on(self) -> None:
+        """Let everybody go on who is stopped."""
+        for process in list(self.processes.values()):
+            self._go_on(process)
+
+    def jump(self, name: str, by_ms: float) -> None:
+        """Set the wall clock of an actor's computer to another time."""
+        self.note(f"clock of {name} jumps by {by_ms:.0f} ms")
+        self.node(name).skew_ms += by_ms
+
+    # --- ingestors -----------------------------------------------------------------------------------------------
 
     def scale(self, ingestors: int) -> None:
         """Have another number of ingestors."""
@@ -190,445 +275,119 @@ class World:
         if self.scaling.is_done:
             return
         for name in self.scaling.actors:
-            if name not in self._lives:
+            if name not in self.processes and (name in self._ended or name not in self.nodes):
+                self._ended.discard(name)
                 self.start(name)
+        machines = self.machines
         ingestors = {
             name: Reported(*machine.status())
-            for name, machine in self.machines.items()
-            if isinstance(machine, IngestionState)
+            for name, machine in machines.items()
+            if isinstance(machine, IngestionState) and self.processes[name].stopped_ms is None
         }
         shards = {
-            f"shard-{n}": machine.demand.epoch if (machine := self.machines.get(f"shard-{n}")) is not None else None
+            f"shard-{n}": machine.demand.epoch if (machine := machines.get(f"shard-{n}")) is not None else None
             for n in range(self.config.cluster.shards)
         }
         for effect in self.scaling.step(ingestors, shards):
             if isinstance(effect, Retire):
                 self.note(f"{effect.actor} retires")
-                del self.machines[effect.actor], self._lives[effect.actor]
-                self._timers.pop(effect.actor, None)
+                self._end(effect.actor)
+                self._ended.add(effect.actor)
                 self.upstream.connections.pop(effect.actor, None)
-            elif self.random.random() >= self.faults.lose:
-                self.at(self.delay(), lambda effect=effect: void(self._receive(effect.actor, effect.members)))  # type: ignore[misc]
+            elif self.random.random() >= self.faults.lose and effect.actor in self.processes:
+                process, members = self.processes[effect.actor], effect.members
+                process.later(self.network.delay(), lambda p=process, m=members: self._receive(p, m, void))  # type: ignore[misc]
         self.at(50.0, self._supervise)
 
-    # --- the clock -----------------------------------------------------------------------------------------------
+    # --- effects -------------------------------------------------------------------------------------------------
 
-    def at(self, delay_ms: float, act: Callable[[], None]) -> None:
-        """Do something later."""
-        self._steps += 1
-        heappush(self._queue, (self.now_ms + delay_ms, self._steps, act))
-
-    def run(self, until_ms: float) -> None:
-        """Let time pass."""
-        while self._queue and self._queue[0][0] <= until_ms:
-            self.now_ms, _, act = heappop(self._queue)
-            act()
-        self.now_ms = max(self.now_ms, until_ms)
-
-    def note(self, text: str) -> None:
-        """Add a line to the trace."""
-        self.trace.append(f"{self.now_ms - START_MS:9.1f} {text}")
-
-    def delay(self) -> float:
-        """Return a network delay."""
-        return self.random.expovariate(1.0 / self.faults.delay_ms)
-
-    # --- actors --------------------------------------------------------------------------------------------------
-
-    def start(self, name: str) -> None:
-        """Begin a life of an actor."""
-        self._last = max(self._last + 10, int(self.now_ms))
-        incarnation = self._last
-        kind, _, index = name.partition("-")
-        cluster = self.config.cluster
-        profiles = self.compiled.profiles
-        match kind:
-            case "shard":
-                demand = ChannelDemand(
-                    name,
-                    incarnation,
-                    now_ms=self.now_ms,
-                    members=Members(0, []),
-                    spread=self.config.sources if self.is_spread else (),
-                    linger_ms=self.compiled.feeds.linger_ms,
-                )
-                machine: Any = ShardState(
-                    name,
-                    incarnation,
-                    epoch=incarnation,
-                    queries=self.compiled.queries,
-                    feeds=self.compiled.feeds,
-                    demand=demand,
-                    gateways=[GATEWAY],
-                    replay_ms=max(profile.max_wait_ms for profile in profiles),
-                    entities=self.compiled.entities,
-                    relations=self.compiled.relations,
-                    origins=self.compiled.origins,
-                    keeps=self._store is not None,
-                )
-                if self._store is not None:
-                    if name not in self.stores:
-                        self.stores[name] = self._store()
-                    stored = self.stores[name].load()
-                    if stored is not None:
-                        machine.restore(stored, self.now_ms, lambda _: True)
-            case "coordinator":
-                shards = [n for n in range(cluster.shards) if n % cluster.coordinators == int(index)]
-                machine = CoordinatorState(name, incarnation, shards=shards, profiles=profiles)
-            case "ingestor":
-                machine = IngestionState(
-                    name,
-                    incarnation,
-                    routers={source: self.compiled.router(source) for source in self.config.sources},
-                    always=self.compiled.feeds.always(),
-                    slots=self.slots,
-                    shards=cluster.shards,
-                    coordinators=cluster.coordinators,
-                    profiles=profiles,
-                    traits=dict.fromkeys(
-                        self.config.sources, SourceTraits(self.repeats, self.asks, self.is_spread, has_ids=True)
-                    ),
-                    members=self.scaling.members,
-                )
-            case _:
-                machine = GatewayState(name, incarnation, slots=self.slots, shards=cluster.shards)
-        self.machines[name] = machine
-        self._lives[name] = self._lives.get(name, 0) + 1
-        self.note(f"{name} lives as {incarnation}")
-        if kind == "shard":
-            self._effects(name, machine.members(self.scaling.members, self.now_ms)[1])
-        self._arm(name)
-
-    def kill(self, name: str) -> None:
-        """End a life; the next begins after `restart_ms`."""
-        self.note(f"kill {name}")
-        del self.machines[name]
-        self._timers.pop(name, None)
-        if name == GATEWAY:
-            for client in self.clients.values():
-                self._hang_up(client)
-        if name in self.upstream.connections:
-            number = self.upstream.connections[name].number
-            self.upstream.connections[name] = Connection(number=number + 1)
-        self.at(self.faults.restart_ms, lambda: self.start(name) if name in self._lives else None)
-
-    def _synced(self, name: str, life: int) -> None:
-        if name in self.machines and self._lives[name] == life:
-            self._effects(name, self.machines[name].synced(self.now_ms))
-            self._arm(name)
-
-    def _effects(self, name: str, effects: Iterable[Any]) -> None:
+    def run_effects(self, process: Process, effects: Iterable[Any]) -> None:
+        """Run what a machine wants, and set its timer."""
         for effect in effects:
             match effect:
                 case Send(to=to, message=message):
-                    self._call(name, to, message)
-                case StartFetch():
-                    self._fetch(name, effect)
+                    self._call(process, to, message)
                 case Deliver(session=session):
-                    self._deliver(session)
+                    self.clients.deliver(process, session)
                 case Commit(transaction=transaction):
-                    self.stores[name].commit(transaction)
+                    self._disk(process).commit(transaction)
+                    self._sync_soon(process)
                 case Sync():
-                    self.at(self.delay(), lambda: self._synced(name, self._lives[name]))
+                    self._sync(process)
+                case StartFetch():
+                    self.upstream.fetch(process, effect)
+                case StartMutation():
+                    self.upstream.mutate(process, effect)
                 case Start():
-                    self._connection(name).is_wanted = True
-                    self.at(self.delay(), lambda: self.connect(name))
+                    self.upstream.wanted(process)
                 case Stop():
-                    number = self._connection(name).number
-                    self.upstream.connections[name] = Connection(number=number + 1)
+                    self.upstream.ended(process.name)
                 case Reconnect():
-                    connection = self._connection(name)
-                    connection.is_open = False
-                    connection.number += 1
-                    self.at(self.delay(), lambda: self.connect(name))
+                    self.upstream.broken(process)
                 case AskMissed():
-                    self._ask_missed(name, effect)
+                    self.upstream.ask_missed(process, effect)
                 case Join(channel=channel):
-                    connection = self._connection(name)
-                    connection.joined.add(channel)
-                    connection.sent.add(channel)
-                    self.note(f"{name} joins {channel}")
-                    if connection.is_open and self.repeats is Repeats.CHANNEL:
-                        self._repeat(name, channel)
+                    self.upstream.join(process, channel)
                 case Leave(channel=channel):
-                    self._connection(name).joined.discard(channel)
-                    if self.can_leave:
-                        self._connection(name).sent.discard(channel)
-                    self.note(f"{name} leaves {channel}")
+                    self.upstream.leave(process, channel)
                 case Resume() | Respond() | Close():
                     pass
                 case _:
-                    raise AssertionError(f"{name}: {effect!r}")
-        self._arm(name)
+                    raise AssertionError(f"{process.name}: {effect!r}")
+        self._arm(process)
 
-    def _arm(self, name: str) -> None:
-        machine = self.machines.get(name)
-        due = None if machine is None else machine.deadline()
+    def _arm(self, process: Process) -> None:
+        due = process.machine.deadline()
         if due is None:
             return
-        due = max(due, self.now_ms)
-        if self._timers.get(name, float("inf")) <= due:
+        in_ms = process.in_true_ms(due)
+        at_ms = self.now_ms + in_ms
+        if process.timer_ms is not None and process.timer_ms <= at_ms:
             return
-        self._timers[name] = due
-        life = self._lives[name]
+        process.timer_ms = at_ms
 
         def wake() -> None:
-            if self._lives.get(name) != life or name not in self.machines or self._timers.get(name) != due:
-                return
-            del self._timers[name]
-            self._effects(name, self.machines[name].wake(self.now_ms))
+            if process.timer_ms == at_ms:
+                process.timer_ms = None
+                self.run_effects(process, process.machine.wake(process.now_ms()))
 
-        self.at(due - self.now_ms, wake)
+        process.later(in_ms, wake)
 
-    # --- the network ---------------------------------------------------------------------------------------------
-
-    def _call(self, sender: str, to: str, message: Any) -> None:
-        life = self._lives.get(sender)
-        lost = self.random.random() < self.faults.lose
-        arrives = not lost or self.random.random() < 0.5
-
-        def answer(reply: Any) -> None:
-            if self._lives.get(sender) != life or sender not in self.machines:
-                return
-            machine = self.machines[sender]
-            if lost or reply is None:
-                self._effects(sender, machine.unanswered(to, message, self.now_ms))
+    def _call(self, process: Process, to: str, message: Any) -> None:
+        def done(answer: Any) -> None:
+            machine, now_ms = process.machine, process.now_ms()
+            if answer is None:
+                self.run_effects(process, machine.unanswered(to, message, now_ms))
             else:
-                self._effects(sender, machine.answered(to, message, reply, self.now_ms))
+                self.run_effects(process, machine.answered(to, message, answer, now_ms))
 
-        def deliver() -> None:
-            reply = self._receive(to, message) if arrives else None
-            self.at(self.delay() + (200.0 if lost else 0.0), lambda: answer(reply))
+        self.network.call(process, to, lambda other, answer: self._receive(other, message, answer), done)
 
-        self.at(self.delay(), deliver)
-        if self.random.random() < self.faults.repeat:
-            self.at(self.delay() * 20, lambda: void(self._receive(to, message)))
+    def _receive(self, process: Process, message: Any, answer: Callable[[Any], None]) -> None:
+        step = getattr(process.machine, STEPS[type(message)])
+        answered, effects = step(message, process.now_ms())
+        self.run_effects(process, effects)
+        answer(answered)
 
-    def _receive(self, to: str, message: Any) -> Any:
-        machine = self.machines.get(to)
-        if machine is None:
-            return None
-        now_ms = self.now_ms
-        match message:
-            case Blob():
-                answer, effects = machine.blob(message, now_ms)
-            case Batch():
-                answer, effects = machine.batch(message, now_ms)
-            case Requests():
-                answer, effects = machine.requests(message, now_ms)
-            case ChangeSet():
-                answer, effects = machine.change_set(message, now_ms)
-            case Demand():
-                answer, effects = machine.demand(message, now_ms)
-            case Claimed():
-                answer, effects = machine.claimed(message, now_ms)
-            case Members():
-                answer, effects = machine.members(message, now_ms)
-            case Take():
-                answer, effects = machine.take(message, now_ms)
-            case HandOver():
-                answer, effects = machine.hand_over(message, now_ms)
-            case Announce():
-                answer, effects = machine.announce(message, now_ms)
-            case _:
-                raise AssertionError(f"{to}: {message!r}")
-        self._effects(to, effects)
-        return answer
+    # --- disks ---------------------------------------------------------------------------------------------------
 
-    # --- the upstream --------------------------------------------------------------------------------------------
+    def _disk(self, process: Process) -> Disk:
+        return self.disks[process.name]
 
-    def connect_upstream(self) -> None:
-        """Connect every ingestor that wants to be."""
-        for name in list(self.upstream.connections):
-            self.connect(name)
+    def _sync_soon(self, process: Process) -> None:
+        if process.name not in self._syncing:
+            self._syncing.add(process.name)
+            self.at(SYNC_MS, lambda: self._sync_window(process))
 
-    def _connection(self, name: str) -> Connection:
-        return self.upstream.connections.setdefault(name, Connection())
+    def _sync_window(self, process: Process) -> None:
+        self._syncing.discard(process.name)
+        process.do(lambda: process.later(self.network.delay(), self._disk(process).begin_sync()))
 
-    def connect(self, name: str) -> None:
-        """Connect an ingestor's source."""
-        machine, connection = self.machines.get(name), self._connection(name)
-        if machine is None or connection.is_open or not connection.is_wanted:
-            return
-        connection.is_open = True
-        connection.sent = set(connection.joined)
-        self.note(f"{name} connected")
-        since = machine.resume_id(self._source)
-        channels = sorted(connection.joined)
-        resumed = {channel: machine.resume_id(self._source, channel) for channel in channels}
-        self._effects(name, machine.opened(self._source, self.now_ms))
-        if self.repeats is Repeats.SOURCE and since is not None and not self.asks:
-            self._say_again(name, lambda number, channel: number > since and channel in connection.joined)
-        if self.repeats is Repeats.CHANNEL:
-            for channel in channels:
-                self._repeat(name, channel, resumed[channel])
+    def _sync(self, process: Process) -> None:
+        safe = self._disk(process).begin_sync()
 
-    @property
-    def _source(self) -> str:
-        return next(iter(self.config.sources))
+        def done() -> None:
+            safe()
+            self.run_effects(process, process.machine.synced(process.now_ms()))
 
-    def _repeat(self, name: str, channel: str, since: Any = None) -> None:
-        """A channel is joined: say what came after the event that the ingestor names."""
-        since = since if since is not None else self.machines[name].resume_id(self._source, channel)
-        if since is not None:
-            self._say_again(name, lambda number, on: on == channel and number > since)
-
-    def _say_again(self, name: str, wanted: Callable[[int, str], bool]) -> None:
-        for number, channel, event, data in self.upstream.log:
-            if wanted(number, channel):
-                self._say(name, number, channel, event, data)
-
-    def _ask_missed(self, name: str, asked: AskMissed) -> None:
-        life = self._lives[name]
-
-        def answer() -> None:
-            found = [
-                Envelope(event, orjson.dumps(data), channel, number)
-                for number, channel, event, data in self.upstream.log
-                if number > int(asked.since)
-            ]
-            self.at(self.delay() * 3, lambda: hear(found))
-
-        def hear(found: list[Any]) -> None:
-            if self._lives[name] == life and name in self.machines:
-                self._effects(name, self.machines[name].missed(asked, found, self.now_ms))
-
-        self.at(self.delay() * 3, answer)
-
-    def drop_upstream(self, for_ms: float) -> None:
-        """Cut the source's connections; what is emitted meanwhile is not heard."""
-        self.note("source cut")
-        for connection in self.upstream.connections.values():
-            connection.is_open = False
-            connection.number += 1
-        self.at(for_ms, self.connect_upstream)
-
-    def emit(self, channel: str, event: str, data: Any, change: Callable[[dict[str, Any]], None]) -> None:
-        """Change the truth and say so on a channel, to the connections that have joined it."""
-        upstream = self.upstream
-        change(upstream.truth)
-        upstream.number += 1
-        self.note(f"event {upstream.number} {event} {data}")
-        upstream.log.append((upstream.number, channel, event, data))
-        for name, connection in upstream.connections.items():
-            if connection.is_open and channel in connection.sent:
-                self._say(name, upstream.number, channel, event, data)
-
-    def _say(self, name: str, number: int, channel: str, event: str, data: Any) -> None:
-        frame = orjson.dumps({"event": event, "channel": channel, "data": data, "id": number})
-        connection = self.upstream.connections[name].number
-
-        def arrive() -> None:
-            machine = self.machines.get(name)
-            known = self.upstream.connections.get(name)
-            if machine is not None and known is not None and known.number == connection:
-                machine.receive(self._source, [frame], self.now_ms)
-                self._arm(name)
-
-        self.at(1.0, arrive)  # one connection: in order
-
-    def _fetch(self, name: str, fetch: StartFetch) -> None:
-        life = self._lives[name]
-        self.upstream.fetches += 1
-
-        def serve() -> None:
-            body = orjson.dumps(self.upstream.truth.get(fetch.key, {"missing": True}))
-            failed = self.random.random() < self.faults.lose
-            result: Response | UpstreamError = UpstreamError("unlucky", status=503) if failed else Response(body)
-            self.at(self.delay() * 5, lambda: done(result))
-
-        def done(result: Response | UpstreamError) -> None:
-            if self._lives[name] == life and name in self.machines:
-                effects = self.machines[name].fetched(fetch, result, self.now_ms)
-                self._effects(name, effects)
-
-        self.at(self.delay() * 5, serve)
-
-    # --- clients -------------------------------------------------------------------------------------------------
-
-    def enter(self, name: str) -> Client:
-        """Connect a client, for the first time or again; its subscriptions continue from their tokens."""
-        client = self.clients.setdefault(name, Client(name))
-        gateway = self.machines.get(GATEWAY)
-        if gateway is None:
-            self.at(50.0, lambda: void(self.enter(name)))
-            return client
-        if client.session is not None:
-            return client
-        client.lives += 1
-        client.session = gateway.open_session(f"{name}/{client.lives}")
-        self.note(f"{name} connects as {client.session.id}")
-        for sub, message in client.wanted.items():
-            token = client.views[sub].token if client.views[sub].complete else None
-            if token is None:
-                client.views[sub] = View()
-            self.say(client, {**message, **({"since": token} if token else {})})
-        return client
-
-    def _new_id(self) -> str:
-        return f"{self.random.getrandbits(128):032x}"
-
-    def subscribe(self, client: Client, sub: int, **arguments: Any) -> None:
-        """Subscribe, now and after each reconnect."""
-        client.wanted[sub] = {"type": "subscribe", "id": sub, **arguments}
-        client.views[sub] = View()
-        self.say(client, client.wanted[sub])
-
-    def say(self, client: Client, message: dict[str, Any]) -> None:
-        """Send a client's message."""
-        gateway: GatewayState | None = self.machines.get(GATEWAY)
-        if gateway is None or client.session is None:
-            return
-        frame = orjson.dumps(message)
-        effects = client_frame(gateway, client.session, frame, lambda _: 0, self.now_ms, self._new_id, lambda _: None)
-        self._effects(GATEWAY, effects)
-
-    def disconnect(self, client: Client) -> None:
-        """Cut a client's connection; what was on its way is lost."""
-        gateway: GatewayState | None = self.machines.get(GATEWAY)
-        if client.session is None:
-            return
-        self.note(f"{client.name} disconnects")
-        session_id = client.session.id
-        self._hang_up(client, back_ms=self.random.uniform(1, 500))
-        if gateway is not None:
-            self._effects(GATEWAY, gateway.close_session(session_id, self.now_ms))
-
-    def _hang_up(self, client: Client, back_ms: float = 100.0) -> None:
-        client.session = None
-        client.taking = False
-        self.at(back_ms, lambda: void(self.enter(client.name)))
-
-    def _deliver(self, session_id: str) -> None:
-        client = self.clients.get(session_id.partition("/")[0])
-        if client is None or client.session is None or client.session.id != session_id or client.taking:
-            return
-        client.taking = True
-        self.at(0.0, lambda: self._take(client, session_id))
-
-    def _take(self, client: Client, session_id: str) -> None:
-        gateway: GatewayState | None = self.machines.get(GATEWAY)
-        session = client.session
-        if gateway is None or session is None or session.id != session_id:
-            return
-        frame, effects = gateway.take(session, self.now_ms)
-        self._effects(GATEWAY, effects)
-        if frame is None:
-            client.taking = False
-            return
-
-        def received() -> None:
-            if client.session is not session:
-                return
-            self.note(f"{client.name} <- {frame.decode()}")
-            for message in orjson.loads(frame):
-                if "sub" in message:
-                    client.views[message["sub"]].take(message)
-            gateway.written(session, self.now_ms)
-            self._take(client, session_id)
-
-        self.at(self.random.expovariate(1.0 / client.slow_ms), received)
-
-
-def void(_: object) -> None:
-    """Drop a value."""
+        process.later(self.network.delay(), done)
