@@ -154,6 +154,8 @@ class Claimed(Struct, frozen=True, array_like=True, tag="claimed"):
     cursors: list[tuple[str, int, int]]
     """(feed, incarnation, last number)."""
     checkpoints: list[Checkpoint]
+    incarnation: int = 0
+    """Of the shard: of a life that another has followed this is void."""
 
 
 class Announce(Struct, frozen=True, array_like=True, tag="announce"):
@@ -785,8 +787,63 @@ class OverlaysTaken(Struct, frozen=True, array_like=True, tag="overlays_taken"):
     incarnation: int
 
 
+# --- shard -> its standby, and roles -----------------------------------------------------------------------------
+
+
+class Check(Struct, frozen=True, array_like=True):
+    """A digest of rows of a store: those of one table behind `after`, up to `until`."""
+
+    table: int
+    after: bytes
+    until: bytes
+    """b"": to the table's end."""
+    digest: bytes
+
+
+class Replicate(Struct, frozen=True, array_like=True, tag="replicate"):
+    """Primary -> standby: transactions it has committed, in order. With none it is the heartbeat. Answer: `Replicated`, or `Refused`."""
+
+    epoch: int
+    """Of the primary's role."""
+    life: int
+    """Of the standby it is for: what was sent to an earlier one does not count."""
+    first: int
+    """Number of the first of `records`, from 1 with each life of the standby; 1 means: what was there before goes."""
+    records: list[bytes]
+    """A `Transaction` each, msgpack."""
+    is_whole: bool
+    """With these the standby has all, and the primary lets nothing out any more that the standby has not."""
+    check: Check | None = None
+    """What the primary's store has, after these."""
+
+
+class Replicated(Struct, frozen=True, array_like=True, tag="replicated"):
+    """The standby has committed every record up to `number`; with it the primary's lease is renewed."""
+
+    life: int
+    epoch: int
+    number: int
+
+
+class Elsewhere(Struct, frozen=True, array_like=True, tag="elsewhere"):
+    """Answer of an actor that is not the primary of its shard, and so took nothing. `primary`: who is, as far as it knows; "": it does not."""
+
+    primary: str
+
+
+class Primary(Struct, frozen=True, array_like=True, tag="primary"):
+    """A shard's primary -> all who may call it: from `incarnation` on it is `actor`. Answer: `Noted`."""
+
+    shard: str
+    """Its address, as `shard-3`."""
+    actor: str
+    incarnation: int
+
+
 Message = (
-    Overlays
+    Replicate
+    | Primary
+    | Overlays
     | Announce
     | Blob
     | Batch
@@ -800,7 +857,19 @@ Message = (
     | Requests
     | ChangeSet
 )
-Answer = Refused | Full | Noted | BlobTaken | BatchCommitted | DemandMet | Answers | ChangeSetTaken | OverlaysTaken
+Answer = (
+    Replicated
+    | Elsewhere
+    | Refused
+    | Full
+    | Noted
+    | BlobTaken
+    | BatchCommitted
+    | DemandMet
+    | Answers
+    | ChangeSetTaken
+    | OverlaysTaken
+)
 
 
 # --- effects -----------------------------------------------------------------------------------------------------

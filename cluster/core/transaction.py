@@ -6,14 +6,16 @@ cursors of the feeds that made them, results of writes with what they wrote. The
 What must not live here: files (`cluster.storage`), when a step ends (`shard_state`).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from hashlib import blake2b
 from typing import Protocol
 
 from msgspec import Struct, structs
 
 from cluster.core.history import History, Life, Record
-from cluster.core.messages import Checkpoint, Payload
+from cluster.core.messages import Check, Checkpoint, Payload
 from cluster.core.mutation_queue import MutationRecord
+from cluster.core.role import Standing
 
 SCHEMA = 2
 """Version of the layout. A store of a later one is not read; of 1, which knew no mutations, it is."""
@@ -101,6 +103,29 @@ class Store(Protocol):
         """Wait until what was committed is on the disk. May be called from another thread."""
         ...
 
+    def slices(self, size: int) -> Iterator[Transaction]:
+        """Return all rows, about `size` bytes at a time, each slice as the rows are when it is asked for.
+
+        Rows that are put in meanwhile may be left out. Raises `StoreError`, as the others do.
+        """
+        ...
+
+    def digest(self, table: int, after: bytes, rows: int) -> Check:
+        """Return a digest of at most so many rows of a table (beyond the last: of the first) that follow `after`."""
+        ...
+
+    def matches(self, check: Check) -> bool:
+        """Whether it has the very rows that a digest was made of."""
+        ...
+
+    def clear(self) -> None:
+        """Forget everything, and not be whole from now on."""
+        ...
+
+    def stand(self, standing: Standing) -> None:
+        """Note in which role it is written; that is on the disk at once."""
+        ...
+
     def size(self) -> int:
         """Return the bytes it takes."""
         ...
@@ -108,6 +133,16 @@ class Store(Protocol):
     def close(self) -> None:
         """Give it up."""
         ...
+
+
+def empty(epoch: int, offset: int, lives: list[Life], first: int) -> Transaction:
+    """Return a transaction without rows, for those of a slice."""
+    return Transaction(epoch, offset, {}, {}, {}, {}, list(lives), first, [], first)
+
+
+def row_key(name: str) -> bytes:
+    """Return under which key the row of a name stands."""
+    return blake2b(name.encode(), digest_size=16).digest()
 
 
 class Unstored:

@@ -12,7 +12,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -22,9 +22,10 @@ import lmdb
 import msgspec
 
 from cluster.core.history import Life, Record
-from cluster.core.messages import Checkpoint
+from cluster.core.messages import Check, Checkpoint
 from cluster.core.mutation_queue import MutationRecord
-from cluster.core.transaction import SCHEMA, Cursor, Result, Stored, StoredEntry, Transaction
+from cluster.core.role import Standing
+from cluster.core.transaction import SCHEMA, Cursor, Result, Stored, StoredEntry, Transaction, empty, row_key
 from cluster.errors import StoreError
 
 FIRST_MAP_BYTES = 16 * 1024 * 1024
@@ -50,6 +51,7 @@ class _Meta(msgspec.Struct, frozen=True, array_like=True):
 
 
 _META = msgspec.msgpack.Decoder(_Meta).decode
+_STANDING = msgspec.msgpack.Decoder(Standing).decode
 
 
 class LmdbStore:
@@ -104,6 +106,16 @@ class LmdbStore:
         self._changes = self._env.open_db(b"changes")
         self._mutations = self._env.open_db(b"mutations")
         self._meta = self._env.open_db(b"meta")
+        self._tables = (
+            self._entries,
+            self._cursors,
+            self._checkpoints,
+            self._results,
+            self._mutations,
+            self._changes,
+            self._meta,
+        )
+        """As digests name them."""
 
     def load(self) -> Stored | None:
         """Return what was stored; None: nothing yet.
@@ -178,6 +190,116 @@ class LmdbStore:
         meta = _Meta(SCHEMA, transaction.epoch, transaction.offset, transaction.lives, transaction.first)
         writing.put(b"state", _ENCODE(meta), db=self._meta)
 
+    def standing(self) -> tuple[Standing, tuple[int, int]] | None:
+        """Return in which role it was written, and the (epoch, offset) it has come to; None: nothing was written yet.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        try:
+            with self._env.begin() as reading:
+                role, raw = reading.get(b"role", db=self._meta), reading.get(b"state", db=self._meta)
+                if raw is None and role is None:
+                    return None
+                meta = None if raw is None else _META(raw)
+                come_to = (0, 0) if meta is None else (meta.epoch, meta.offset)
+                # Before there were roles whoever had the store was alone.
+                return (Standing(come_to[0], is_whole=True) if role is None else _STANDING(role)), come_to
+        except (lmdb.Error, msgspec.MsgspecError) as error:
+            raise StoreError(f"{self.directory}: {error}") from error
+
+    def stand(self, standing: Standing) -> None:
+        """Note in which role it is written; that is on the disk at once."""
+        try:
+            with self._env.begin(write=True) as writing:
+                writing.put(b"role", _ENCODE(standing), db=self._meta)
+        except lmdb.Error as error:
+            raise StoreError(f"{self.directory}: {error}") from error
+        self.sync()
+
+    def clear(self) -> None:
+        """Forget everything, and not be whole from now on."""
+        try:
+            with self._env.begin(write=True) as writing:
+                for table in self._tables:
+                    writing.drop(table, delete=False)
+                writing.put(b"role", _ENCODE(Standing(0, is_whole=False)), db=self._meta)
+        except lmdb.Error as error:
+            raise StoreError(f"{self.directory}: {error}") from error
+
+    def slices(self, size: int) -> Iterator[Transaction]:
+        """Return all rows, about `size` bytes at a time, each slice as the rows are when it is asked for."""
+        # Each in a reading of its own: one that stayed open would keep pages from being used again, and the file from growing.
+        for table in self._tables[:-1]:
+            after: bytes | None = b""
+            while after is not None:
+                made, after = self._slice(table, after, size)
+                if made is not None:
+                    yield made
+
+    def _slice(self, table: Any, after: bytes, size: int) -> tuple[Transaction | None, bytes | None]:
+        """Return the rows behind a key, and the last one's; None: there are none, there are no more."""
+        try:
+            with self._env.begin() as reading, reading.cursor(table) as cursor:
+                raw = reading.get(b"state", db=self._meta)
+                if raw is None or not (cursor.set_range(after + b"\0") if after else cursor.first()):
+                    return None, None
+                rows: list[tuple[bytes, bytes]] = []
+                taken = 0
+                for key, value in cursor:
+                    rows.append((key, value))
+                    taken += len(value)
+                    if taken >= size:
+                        break
+                return self._sliced(table, _META(raw), rows), rows[-1][0]
+        except (lmdb.Error, msgspec.MsgspecError) as error:
+            raise StoreError(f"{self.directory}: {error}") from error
+
+    def _sliced(self, table: Any, meta: _Meta, rows: list[tuple[bytes, bytes]]) -> Transaction:
+        made = empty(meta.epoch, meta.offset, meta.lives, meta.first)
+        if table is self._entries:
+            made.entries.update((entry.key, entry) for entry in (_ENTRY(value) for _, value in rows))
+        elif table is self._cursors:
+            made.cursors.update(_CURSOR(value) for _, value in rows)
+        elif table is self._checkpoints:
+            made.checkpoints.update((each.sequence, each) for each in (_CHECKPOINT(value) for _, value in rows))
+        elif table is self._results:
+            made.results.update(_RESULT(value) for _, value in rows)
+        elif table is self._mutations:
+            made.mutations.update((record.id, record) for record in (_MUTATION(value) for _, value in rows))
+        else:
+            number = int.from_bytes(rows[0][0], "big")
+            return msgspec.structs.replace(made, number=number, changes=[_RECORD(value) for _, value in rows])
+        return made
+
+    def digest(self, table: int, after: bytes, rows: int) -> Check:
+        """Return a digest of at most so many rows of a table (beyond the last: of the first) that follow `after`."""
+        return self._digest(table if table < len(self._tables) else 0, after, rows, b"")
+
+    def matches(self, check: Check) -> bool:
+        """Whether it has the very rows that a digest was made of."""
+        return self._digest(check.table, check.after, None, check.until) == check
+
+    def _digest(self, table: int, after: bytes, rows: int | None, until: bytes) -> Check:
+        digest = blake2b(digest_size=16)
+        last = b""
+        try:
+            with self._env.begin() as reading, reading.cursor(self._tables[table]) as cursor:
+                found = cursor.set_range(after + b"\0") if after else cursor.first()
+                for key, value in cursor if found else ():
+                    if until and key > until:
+                        break
+                    if rows == 0:
+                        return Check(table, after, last, digest.digest())
+                    if key != b"role":  # that differs
+                        digest.update(key)
+                        digest.update(value)
+                    last = key
+                    rows = None if rows is None else rows - 1
+        except lmdb.Error as error:
+            raise StoreError(f"{self.directory}: {error}") from error
+        return Check(table, after, until, digest.digest())
+
     def sync(self) -> None:
         """Wait until what was committed is on the disk."""
         try:
@@ -198,7 +320,7 @@ class LmdbStore:
 def _put(writing: Any, table: Any, rows: Mapping[str, Any], *, is_named: bool = False) -> None:
     """Put rows, or take out those that are None. `is_named`: a row does not say its name itself."""
     for name, row in rows.items():
-        key = blake2b(name.encode(), digest_size=16).digest()  # names may be longer than the 511 bytes that LMDB takes
+        key = row_key(name)  # names may be longer than the 511 bytes that LMDB takes
         if row is None:
             writing.delete(key, db=table)
         else:

@@ -1,19 +1,30 @@
-"""A store that lasts as long as its process: for simulations, where it outlives the shard it belongs to."""
+"""A store that lasts as long as its process: for shards with a standby and no directory, and for simulations, where it outlives its shard."""
 
-from typing import TypeVar
+from collections.abc import Iterator
+from hashlib import blake2b
+from heapq import nsmallest
+from itertools import islice
+from typing import Any, TypeVar
+
+import msgspec
 
 from cluster.core.history import Life, Record
-from cluster.core.messages import Checkpoint
+from cluster.core.messages import Check, Checkpoint
 from cluster.core.mutation_queue import MutationRecord
-from cluster.core.transaction import Cursor, Result, Stored, StoredEntry, Transaction
+from cluster.core.role import Standing
+from cluster.core.transaction import Cursor, Result, Stored, StoredEntry, Transaction, empty
 
 T = TypeVar("T")
+_ENCODE = msgspec.msgpack.Encoder().encode
+SLICE_ROWS = 250
+"""Rows in a slice, of whatever size: they are not copied."""
 
 
 class MemoryStore:
     """See the module."""
 
     def __init__(self) -> None:
+        self.standing: Standing | None = None
         self._last: Transaction | None = None
         self._entries: dict[str, StoredEntry] = {}
         self._cursors: dict[str, Cursor] = {}
@@ -54,6 +65,69 @@ class MemoryStore:
         for number in [number for number in self._changes if number < transaction.first]:
             del self._changes[number]
         self._lives = transaction.lives
+
+    def stand(self, standing: Standing) -> None:
+        """Note in which role it is written."""
+        self.standing = standing
+
+    def clear(self) -> None:
+        """Forget everything, and not be whole from now on."""
+        self.standing, self._last, self._lives = Standing(0, is_whole=False), None, []
+        for table in self._tables:
+            table.clear()
+
+    @property
+    def _tables(self) -> tuple[dict[Any, Any], ...]:
+        """As digests name them."""
+        return (self._entries, self._cursors, self._checkpoints, self._results, self._mutations, self._changes)
+
+    def slices(self, _size: int) -> Iterator[Transaction]:
+        """Return all rows, some at a time whatever their size, each slice as the rows are when it is asked for."""
+        for name in ("entries", "cursors", "checkpoints", "results", "mutations"):
+            table: dict[str, Any] = getattr(self, f"_{name}")
+            remaining = iter(list(table))
+            while names := list(islice(remaining, SLICE_ROWS)):
+                if (made := self._sliced()) is not None:
+                    rows = {each: table[each] for each in names if each in table}
+                    yield msgspec.structs.replace(made, **{name: rows})
+        for number in range(min(self._changes, default=0), max(self._changes, default=-1) + 1, SLICE_ROWS):
+            made = self._sliced()
+            kept = (
+                [self._changes[n] for n in range(max(number, made.first), number + SLICE_ROWS) if n in self._changes]
+                if made
+                else []
+            )
+            if made is not None and kept:
+                yield msgspec.structs.replace(made, number=max(number, made.first), changes=kept)
+
+    def _sliced(self) -> Transaction | None:
+        last = self._last
+        return None if last is None else empty(last.epoch, last.offset, self._lives, last.first)
+
+    def digest(self, table: int, after: bytes, rows: int) -> Check:
+        """Return a digest of at most so many rows of a table (beyond the last: of the first) that follow `after`."""
+        table = table if table < len(self._tables) else 0
+        found = nsmallest(rows + 1, self._keyed(table, after, b""))
+        until = found[rows - 1][0] if len(found) > rows else b""
+        return self._digest(table, after, until, found[:rows])
+
+    def matches(self, check: Check) -> bool:
+        """Whether it has the very rows that a digest was made of."""
+        rows = sorted(self._keyed(check.table, check.after, check.until))
+        return self._digest(check.table, check.after, check.until, rows) == check
+
+    def _digest(self, table: int, after: bytes, until: bytes, rows: list[tuple[bytes, Any]]) -> Check:
+        digest = blake2b(digest_size=16)
+        for key, name in rows:
+            digest.update(key)
+            digest.update(_ENCODE(self._tables[table][name]))
+        return Check(table, after, until, digest.digest())
+
+    def _keyed(self, table: int, after: bytes, until: bytes) -> Iterator[tuple[bytes, Any]]:
+        for name in self._tables[table]:
+            key = name.to_bytes(8, "big") if isinstance(name, int) else name.encode()
+            if key > after and not (until and key > until):
+                yield key, name
 
     def sync(self) -> None:
         """There is no disk."""

@@ -4,13 +4,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from cluster.core.history import Life
 from cluster.core.messages import Checkpoint, Failure, Written
+from cluster.core.mutation_queue import MutationRecord
+from cluster.core.role import Standing
 from cluster.core.transaction import Store, StoredEntry, Transaction
 from cluster.errors import StoreError
 from cluster.storage import LmdbStore, MemoryStore, open_store
@@ -57,6 +61,78 @@ def reopened(request: Any, tmp_path: Path) -> Iterator[Callable[[], Store]]:
 
 def test_a_new_store_holds_nothing(reopened: Callable[[], Store]) -> None:
     assert reopened().load() is None
+
+
+def whole(number: int = 0) -> Transaction:
+    """Something in every table."""
+    return transaction(
+        number,
+        entries={f'["a",{number}]': entry(f'["a",{number}]')},
+        cursors={f"events/{number}": (5, 12)},
+        checkpoints={f"events/{number}": Checkpoint(f"events/{number}", 5, 11, "id-11", is_dense=True)},
+        results={f"r{number}": (50.0, Written(7))},
+        changes=[(f'["a",{number}]', 0)],
+        mutations={f"m{number}": MutationRecord(f"m{number}", "name", b"{}", "", number, 1.0, 1.0, "gateway-0", [])},
+    )
+
+
+def test_slices_are_all_there_is(reopened: Callable[[], Store]) -> None:
+    store, copy = reopened(), MemoryStore()
+    assert list(store.slices(100)) == []
+    for number in range(40):
+        store.commit(whole(number))
+    slices = list(store.slices(100))
+    assert len(slices) > 5
+    for each in slices:
+        copy.commit(each)
+    stored, copied = store.load(), copy.load()
+    assert stored is not None
+    assert copied is not None
+    assert sorted(copied.entries, key=attrgetter("key")) == sorted(stored.entries, key=attrgetter("key"))
+    assert sorted(copied.mutations, key=attrgetter("id")) == sorted(stored.mutations, key=attrgetter("id"))
+    assert replace(copied, entries=[], mutations=[]) == replace(stored, entries=[], mutations=[])
+
+
+def test_a_digest_is_of_rows_and_goes_round(reopened: Callable[[], Store]) -> None:
+    store = reopened()
+    for number in range(40):
+        store.commit(whole(number))
+    table, after, rounds = 0, b"", []
+    while len(rounds) < 30:
+        check = store.digest(table, after, 30)
+        assert store.matches(check)
+        rounds.append((check.table, check.until == b""))
+        table, after = (check.table, check.until) if check.until else (check.table + 1, b"")
+    assert rounds[:4] == [(0, False), (0, True), (1, False), (1, True)]
+    assert rounds.count((0, False)) >= 2, "behind the last comes the first"
+    first = store.digest(0, b"", 30)
+    store.commit(whole(0) if first.until else whole())
+    assert store.matches(first), "the same again is no difference"
+    for number in range(40):
+        store.commit(transaction(40, entries={f'["a",{number}]': entry(f'["a",{number}]', version=2)}))
+    assert not store.matches(first)
+
+
+def test_a_store_that_is_cleared_holds_nothing_and_is_not_whole(reopened: Callable[[], Store]) -> None:
+    store: Any = reopened()
+    store.stand(Standing(9, is_whole=True))
+    store.commit(whole())
+    store.clear()
+    assert store.load() is None
+    standing = store.standing if isinstance(store, MemoryStore) else store.standing()[0]
+    assert standing == Standing(0, is_whole=False)
+
+
+def test_in_which_role_it_was_written_outlives_the_process(tmp_path: Path) -> None:
+    store = LmdbStore(tmp_path / "store")
+    assert store.standing() is None
+    store.commit(whole(2))
+    assert store.standing() == (Standing(3, is_whole=True), (3, 102)), "of one who was alone"
+    store.stand(Standing(9, is_whole=True))
+    store.close()
+    again = LmdbStore(tmp_path / "store")
+    assert again.standing() == (Standing(9, is_whole=True), (3, 102))
+    again.close()
 
 
 def test_what_was_committed_is_there(reopened: Callable[[], Store]) -> None:

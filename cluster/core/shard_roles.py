@@ -1,0 +1,282 @@
+"""Who is whose primary and standby: the supervisor's part in failover.
+
+For each shard there is a record: the epoch, and which store the shard was last held by. It is kept where it outlives the supervisor, and
+written before anybody is told, so no epoch is granted twice, whatever dies in between. All else is asked of the actors: a new life of the
+supervisor knows nothing more than their reports, and goes on from there.
+
+A standby may be promoted when it says that it is whole under the epoch on record. It was made so by a primary that lets nothing out any
+more without it; so what it has is all there is, whether or not the supervisor had heard before the primary died. A standby is
+removed by a higher epoch on record, after which what it says does not count; then the primary is told, and goes on alone.
+
+Where no actor has a role (all are new), stores decide: the one on record, for which is waited a while; without a record the one
+that is whole under the highest epoch and has come furthest.
+
+What must not live here: how actors are asked and told, clocks (`cluster.actors.shard_keeper`).
+"""
+
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+
+from cluster.core.role import Grant, Role, next_epoch
+
+
+class Record(Struct, frozen=True, array_like=True):
+    """What lasts of a shard's roles."""
+
+    epoch: int
+    store: str
+    """Id of the store that its primary has; "": it has none."""
+    primary: str
+
+
+class Report(Struct, frozen=True, array_like=True):
+    """What an actor says of itself."""
+
+    life: int
+    """Of its process; of a standby, rises also when it is filled anew."""
+    role: Role
+    epoch: int
+    """Of its role, or under which its store was whole."""
+    store: str = ""
+    """Id of the store that it has; "": it has none."""
+    is_whole: bool = False
+    """A standby's, or the store of one without a role: it has all that was let out under `epoch`."""
+    come_to: tuple[int, int] = (0, 0)
+    """(epoch, offset) that its store has come to."""
+    standby: str = ""
+    """Of a primary: which standby it has."""
+    standby_life: int = 0
+    is_in_sync: bool = False
+    """Of a primary: its standby has all, and said so."""
+    is_lost: bool = False
+    """Of a primary: its standby cannot be used any longer."""
+
+
+class Keep(Struct, frozen=True):
+    """Effect: write the record, before any effect after it."""
+
+    shard: int
+    record: Record
+
+
+class Tell(Struct, frozen=True):
+    """Effect: tell an actor its role, in this life of it."""
+
+    shard: int
+    actor: str
+    life: int
+    grant: Grant
+
+
+class Missing(Struct, frozen=True):
+    """Effect: the store on record is gone; the shard begins without what it held."""
+
+    shard: int
+    store: str
+
+
+class End(Struct, frozen=True):
+    """Effect: end the primary for good, and say when it has `died`: its standby has everything, and is to take over."""
+
+    shard: int
+    actor: str
+
+
+Effect = Keep | Tell | Missing | End
+
+
+class ShardRoles:
+    """The roles of one shard."""
+
+    def __init__(self, shard: int, record: Record | None, *, wait_ms: float, now_ms: float) -> None:
+        """`wait_ms`: how long to wait for the store on record."""
+        self.shard = shard
+        self.record = record
+        self.actors: tuple[str, ...] = ()
+        """Those that the shard should have; the first is preferred."""
+        self.reports: dict[str, Report] = {}
+        self.is_handing_over = False
+        """The primary is to be replaced by its standby as soon as that is in sync."""
+        self._wait_ms = wait_ms
+        self._began_ms = now_ms
+        """Since when there was nobody to lead."""
+        self._dead: dict[str, bool] = {}
+        """Actors that are gone; whether their process is known to have ended."""
+        self.promotions = 0
+        self.promoted_ms: float | None = None
+        """When the last promotion was granted."""
+
+    # --- what happens --------------------------------------------------------------------------------------------
+
+    def want(self, actors: Sequence[str], now_ms: float) -> list[Effect]:
+        """Set which actors there should be; those that are no longer to be have been ended."""
+        for actor in self.actors:
+            if actor not in actors:
+                self.reports.pop(actor, None)
+                self._dead[actor] = True
+        for actor in actors:
+            if actor not in self.actors:
+                self._dead.pop(actor, None)
+        self.actors = tuple(actors)
+        return self.decide(now_ms)
+
+    def reported(self, actor: str, report: Report, now_ms: float) -> list[Effect]:
+        """An actor says how it is."""
+        if actor not in self.actors:
+            return []
+        self._dead.pop(actor, None)
+        self.reports[actor] = report
+        return self.decide(now_ms)
+
+    def died(self, actor: str, now_ms: float, *, is_certain: bool) -> list[Effect]:
+        """An actor's process has ended, or, where that is not certain, cannot be reached."""
+        if actor in self.actors or actor == self.primary:
+            self._dead[actor] = self._dead.get(actor, False) or is_certain
+            self.reports.pop(actor, None)
+        return self.decide(now_ms)
+
+    # --- what follows --------------------------------------------------------------------------------------------
+
+    @property
+    def primary(self) -> str | None:
+        """The actor that was last told to be the primary; None: nobody was, or the record is of another Ray's."""
+        return None if self.record is None or not self.record.primary else self.record.primary
+
+    @property
+    def standby(self) -> str | None:
+        """The actor that is a standby in sync with the primary."""
+        led = self.reports.get(self.primary or "")
+        return led.standby if led is not None and led.role is Role.PRIMARY and led.is_in_sync else None
+
+    def decide(self, now_ms: float) -> list[Effect]:
+        """Return what is to be done. Idempotent: what was told and not done is told again."""
+        primary = self.primary
+        report = self.reports.get(primary or "")
+        if primary is not None and self.record is not None:
+            if report is not None and report.role is Role.PRIMARY and report.epoch == self.record.epoch:
+                return self._led(primary, report, now_ms)
+            if report is not None and report.role is Role.PRIMARY:
+                # It has not heard of the last epoch yet, or an earlier word was lost: the same again.
+                return [self._lead(primary, report)]
+            is_told = report is not None and report.role is Role.STANDBY and report.is_whole
+            if report is not None and is_told:
+                return [self._lead(primary, report, is_dead=self._others_ended(primary))]
+            if successor := self._successor():
+                return self._promoted(successor, now_ms)
+            if report is None and self._dead.get(primary) is None:
+                return []  # it was not heard of yet
+        return self._begun(now_ms)
+
+    def _led(self, primary: str, report: Report, now_ms: float) -> list[Effect]:
+        """The primary serves: is its standby as it should be?"""
+        assert self.record is not None
+        self._began_ms = now_ms
+        others = [actor for actor in self.actors if actor != primary]
+        if report.standby:
+            of = self.reports.get(report.standby)
+            is_gone = (
+                report.standby not in others
+                or report.is_lost
+                or report.standby in self._dead
+                or (of is not None and of.life != report.standby_life)
+            )
+            if is_gone:
+                return self._renewed(primary, report, now_ms)
+            is_ready = self.is_handing_over and report.is_in_sync and of is not None and of.is_whole
+            return [End(self.shard, primary)] if is_ready else []
+        for actor in others:
+            other = self.reports.get(actor)
+            if other is None or actor in self._dead:
+                continue
+            if other.role is Role.STANDBY and other.epoch == self.record.epoch:
+                grant = Grant(Role.PRIMARY, self.record.epoch, actor, other.life)
+                return [Tell(self.shard, primary, report.life, grant)]
+            grant = Grant(Role.STANDBY, self.record.epoch, primary)
+            return [Tell(self.shard, actor, other.life, grant)]
+        return []
+
+    def _renewed(self, primary: str, report: Report, now_ms: float) -> list[Effect]:
+        """Remove the standby: the primary goes on alone, under the next epoch."""
+        assert self.record is not None
+        self.record = Record(next_epoch(now_ms, self.record.epoch), report.store, primary)
+        return [Keep(self.shard, self.record), self._lead(primary, report)]
+
+    def _successor(self) -> str | None:
+        assert self.record is not None
+        for actor in self.actors:
+            report = self.reports.get(actor)
+            if report is not None and report.role is Role.STANDBY and report.is_whole:
+                if report.epoch == self.record.epoch and actor != self.record.primary and self._may_replace():
+                    return actor
+        return None
+
+    def _may_replace(self) -> bool:
+        """Whether the primary is gone: dead, silent, or alive without its role."""
+        assert self.record is not None
+        report = self.reports.get(self.record.primary)
+        return self.record.primary in self._dead or (report is not None and report.role is not Role.PRIMARY)
+
+    def _promoted(self, successor: str, now_ms: float) -> list[Effect]:
+        assert self.record is not None
+        report = self.reports[successor]
+        is_dead = self._others_ended(successor)
+        self.record = Record(next_epoch(now_ms, self.record.epoch), report.store, successor)
+        self.promotions += 1
+        self.promoted_ms = now_ms
+        self.is_handing_over = False
+        return [Keep(self.shard, self.record), self._lead(successor, report, is_dead=is_dead)]
+
+    def _others_ended(self, actor: str) -> bool:
+        """Whether no process but an actor's own can still be the primary."""
+        return all(
+            self._dead.get(other, False)
+            or ((report := self.reports.get(other)) is not None and report.role is Role.NONE)
+            for other in {*self.actors, *self._dead} - {actor}
+        )
+
+    def _lead(self, actor: str, report: Report, *, is_dead: bool = False, begins_empty: bool = False) -> Tell:
+        assert self.record is not None
+        grant = Grant(Role.PRIMARY, self.record.epoch, is_dead=is_dead, begins_empty=begins_empty)
+        return Tell(self.shard, actor, report.life, grant)
+
+    def _begun(self, now_ms: float) -> list[Effect]:
+        """Nobody leads, and there is no standby to do so: let stores decide."""
+        ready = {actor: self.reports[actor] for actor in self.actors if actor in self.reports}
+        has_waited = now_ms - self._began_ms >= self._wait_ms
+        if not ready or any(report.role is Role.PRIMARY for report in ready.values()):
+            return []
+        if not (has_waited or self._others_gone(ready)):
+            return []
+        whole = {actor: report for actor, report in ready.items() if report.store and report.is_whole}
+        chosen: str | None = None
+        missing: list[Effect] = []
+        if self.record is not None and self.record.store:
+            chosen = next((actor for actor, report in whole.items() if report.store == self.record.store), None)
+            if chosen is None and (after := self._furthest(whole)) is not None:
+                # The standby's store, whole under the very epoch: it has all that the one on record let out.
+                chosen = after if whole[after].epoch == self.record.epoch else None
+            if chosen is None:
+                if not has_waited:
+                    return []
+                missing = [Missing(self.shard, self.record.store)]
+                chosen = next(iter(ready))
+        else:
+            if self.record is None and len(ready) < len(self.actors) and not has_waited:
+                return []  # another may have more
+            chosen = self._furthest(whole) or next(iter(ready))
+        report = ready[chosen]
+        before = () if self.record is None else (self.record.epoch,)
+        epoch = next_epoch(now_ms, *before, *(each.epoch for each in ready.values()), report.come_to[0])
+        self.record = Record(epoch, "" if missing else report.store, chosen)
+        self._began_ms = now_ms
+        told = self._lead(chosen, report, is_dead=True, begins_empty=bool(missing))
+        return [*missing, Keep(self.shard, self.record), told]
+
+    def _others_gone(self, ready: Mapping[str, Report]) -> bool:
+        """Whether nobody who is not among `ready` may still be the primary."""
+        primary = self.primary
+        return primary is None or primary in ready or self._dead.get(primary, False) or primary not in self.actors
+
+    def _furthest(self, whole: Mapping[str, Report]) -> str | None:
+        return max(whole, key=lambda actor: (whole[actor].epoch, whole[actor].come_to), default=None)

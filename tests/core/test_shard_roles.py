@@ -1,0 +1,227 @@
+"""Who is told what, whole effect lists; epochs are small numbers: the clock stands before their origin."""
+
+from typing import Any
+
+import pytest
+
+from cluster.core.role import Grant, Role
+from cluster.core.shard_roles import End, Keep, Missing, Record, Report, ShardRoles, Tell
+
+A, B = "shard-0", "shard-0-b"
+WAIT_MS = 60_000.0
+
+
+def roles(record: Record | None = None, actors: tuple[str, ...] = (A, B)) -> ShardRoles:
+    made = ShardRoles(0, record, wait_ms=WAIT_MS, now_ms=0.0)
+    assert made.want(actors, 0.0) == []
+    return made
+
+
+def new(life: int = 1, store: str = "", epoch: int = 0, offset: int = 0, *, is_whole: bool = True) -> Report:
+    """An actor without a role."""
+    return Report(life, Role.NONE, epoch, store, is_whole, (epoch, offset))
+
+
+def leads(epoch: int, store: str = "a", standby: str = "", **more: Any) -> Report:
+    return Report(1, Role.PRIMARY, epoch, store, True, standby=standby, standby_life=1 if standby else 0, **more)
+
+
+def follows(epoch: int, life: int = 1, store: str = "b", *, is_whole: bool = False) -> Report:
+    return Report(life, Role.STANDBY, epoch, store, is_whole)
+
+
+def tell(actor: str, life: int, role: Role, epoch: int, *other: Any, **more: Any) -> Tell:
+    return Tell(0, actor, life, Grant(role, epoch, *other, **more))
+
+
+def in_sync(epoch: int = 5) -> ShardRoles:
+    """`A` leads, `B` has everything."""
+    made = roles(Record(epoch, "a", A))
+    made.reported(A, leads(epoch, standby=B, is_in_sync=True), 0.0)
+    assert made.reported(B, follows(epoch, is_whole=True), 0.0) == []
+    assert made.standby == B
+    return made
+
+
+def test_a_new_cluster_begins_when_all_have_been_heard() -> None:
+    made = roles()
+    assert made.reported(A, new(), 1.0) == []
+    record = Record(1, "", A)
+    assert made.reported(B, new(), 2.0) == [Keep(0, record), tell(A, 1, Role.PRIMARY, 1, is_dead=True)]
+
+
+def test_a_new_cluster_begins_without_who_never_came() -> None:
+    made = roles()
+    assert made.reported(B, new(), 1.0) == []
+    assert made.decide(WAIT_MS) == [Keep(0, Record(1, "", B)), tell(B, 1, Role.PRIMARY, 1, is_dead=True)]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "chosen"),
+    [
+        (new(store="a", epoch=5, offset=9), new(store="b", epoch=6, offset=1), B),
+        (new(store="a", epoch=6, offset=9), new(store="b", epoch=6, offset=8), A),
+        (new(store="a", epoch=7, offset=9, is_whole=False), new(store="b", epoch=6, offset=8), B),
+        (new(store="a", epoch=7, is_whole=False), new(), A),
+    ],
+    ids=["the highest epoch", "the furthest", "a whole one", "none is whole"],
+)
+def test_without_a_record_stores_decide(a: Report, b: Report, chosen: str) -> None:
+    made = roles()
+    made.reported(A, a, 1.0)
+    kept, told = made.reported(B, b, 1.0)
+    assert kept.record.primary == told.actor == chosen
+    assert kept.record.epoch > max(a.epoch, b.epoch)
+
+
+def test_the_store_on_record_counts_not_another() -> None:
+    made = roles(Record(5, "a", A))
+    made.died(A, 0.0, is_certain=True)
+    assert made.reported(B, new(store="b", epoch=4, offset=99), 1.0) == []
+    assert made.reported(A, new(store="a", epoch=5), 2.0) == [
+        Keep(0, Record(6, "a", A)),
+        tell(A, 1, Role.PRIMARY, 6, is_dead=True),
+    ]
+
+
+def test_a_store_that_was_whole_under_the_epoch_on_record_is_as_good() -> None:
+    made = roles(Record(5, "a", A))
+    made.died(A, 0.0, is_certain=True)
+    kept, told = made.reported(B, new(store="b", epoch=5), 1.0)
+    assert (kept.record, told.actor) == (Record(6, "b", B), B)
+
+
+def test_after_the_wait_the_shard_begins_empty_and_says_so() -> None:
+    made = roles(Record(5, "gone", A), actors=(A,))
+    assert made.reported(A, new(store="new"), 1.0) == []
+    assert made.decide(WAIT_MS - 1) == []
+    assert made.decide(WAIT_MS) == [
+        Missing(0, "gone"),
+        Keep(0, Record(6, "", A)),
+        tell(A, 1, Role.PRIMARY, 6, is_dead=True, begins_empty=True),
+    ]
+
+
+def test_a_standby_is_made_then_given_to_the_primary() -> None:
+    made = roles(Record(5, "a", A))
+    assert made.reported(A, leads(5), 1.0) == []
+    assert made.reported(B, new(3), 2.0) == [tell(B, 3, Role.STANDBY, 5, A)]
+    assert made.reported(B, follows(5, 4), 3.0) == [tell(A, 1, Role.PRIMARY, 5, B, 4)]
+    has_it = Report(1, Role.PRIMARY, 5, "a", True, standby=B, standby_life=4)
+    assert made.reported(A, has_it, 4.0) == []
+
+
+def test_a_word_that_was_not_heard_is_said_again() -> None:
+    made = roles(Record(5, "a", A))
+    made.reported(A, leads(5), 1.0)
+    told = [tell(B, 3, Role.STANDBY, 5, A)]
+    assert made.reported(B, new(3), 2.0) == told
+    assert made.decide(3.0) == told
+
+
+def test_a_dead_primary_is_followed_by_its_standby_at_once() -> None:
+    made = in_sync()
+    assert made.died(A, 1.0, is_certain=True) == [
+        Keep(0, Record(6, "b", B)),
+        tell(B, 1, Role.PRIMARY, 6, is_dead=True),
+    ]
+    assert made.promotions == 1
+
+
+def test_a_silent_primary_is_followed_when_its_lease_is_over() -> None:
+    made = in_sync()
+    assert made.died(A, 1.0, is_certain=False) == [Keep(0, Record(6, "b", B)), tell(B, 1, Role.PRIMARY, 6)]
+    assert made.died(A, 2.0, is_certain=True) == [tell(B, 1, Role.PRIMARY, 6, is_dead=True)], (
+        "now there is no need to wait"
+    )
+
+
+def test_an_old_primary_that_goes_on_becomes_the_standby() -> None:
+    made = in_sync()
+    made.died(A, 1.0, is_certain=False)
+    made.reported(B, leads(6, store="b"), 2.0)
+    assert made.reported(A, leads(5, standby=B, is_lost=True), 3.0) == [tell(A, 1, Role.STANDBY, 6, B)]
+
+
+def test_a_primary_that_was_started_anew_does_not_come_back_to_its_role() -> None:
+    made = in_sync()
+    assert made.reported(A, new(2, store="a", epoch=5), 1.0) == [
+        Keep(0, Record(6, "b", B)),
+        tell(B, 1, Role.PRIMARY, 6, is_dead=True),
+    ]
+
+
+def test_a_standby_counts_though_the_supervisor_had_not_heard_that_it_is_whole() -> None:
+    made = roles(Record(5, "a", A))
+    made.reported(A, leads(5, standby=B), 0.0)
+    made.reported(B, follows(5, is_whole=True), 0.0)
+    assert made.died(A, 1.0, is_certain=True)[0] == Keep(0, Record(6, "b", B))
+
+
+@pytest.mark.parametrize("report", [follows(5), follows(4, is_whole=True)], ids=["not whole", "of an earlier epoch"])
+def test_others_are_not_promoted(report: Report) -> None:
+    made = roles(Record(5, "a", A))
+    made.reported(A, leads(5, standby=B), 0.0)
+    made.reported(B, report, 0.0)
+    assert made.died(A, 1.0, is_certain=True) == []
+
+
+@pytest.mark.parametrize("how", ["died", "anew", "filled anew", "lost"])
+def test_a_standby_is_removed_by_the_next_epoch(how: str) -> None:
+    made = in_sync()
+    match how:
+        case "died":
+            effects = made.died(B, 1.0, is_certain=False)
+        case "anew":
+            effects = made.reported(B, new(9), 1.0)
+        case "filled anew":
+            effects = made.reported(B, follows(5, 2), 1.0)
+        case _:
+            effects = made.reported(A, leads(5, standby=B, is_lost=True), 1.0)
+    assert effects == [Keep(0, Record(6, "a", A)), tell(A, 1, Role.PRIMARY, 6)]
+    assert made.decide(2.0) == [tell(A, 1, Role.PRIMARY, 6)], "until it has heard"
+
+
+def test_a_removed_standby_is_not_promoted_whatever_it_says() -> None:
+    made = in_sync()
+    made.died(B, 1.0, is_certain=False)
+    made.reported(A, leads(6), 2.0)
+    assert made.reported(B, follows(5, is_whole=True), 3.0) == [tell(B, 1, Role.STANDBY, 6, A)]
+    assert made.died(A, 4.0, is_certain=True) == []
+
+
+def test_a_new_life_of_the_supervisor_grants_nothing_anew() -> None:
+    made = roles(Record(5, "a", A))
+    assert made.reported(B, follows(5, is_whole=True), 1.0) == [], "the primary was not heard of yet"
+    assert made.reported(A, leads(5, standby=B, is_in_sync=True), 2.0) == []
+    assert made.record == Record(5, "a", A)
+
+
+def test_what_was_kept_and_not_told_is_told_by_the_next_life() -> None:
+    made = roles(Record(6, "b", B))
+    assert made.reported(B, follows(5, is_whole=True), 1.0) == [tell(B, 1, Role.PRIMARY, 6)]
+
+
+def test_both_dead_the_primary_s_own_store_goes_on() -> None:
+    made = in_sync()
+    made.died(B, 1.0, is_certain=True)
+    made.died(A, 2.0, is_certain=True)
+    assert made.reported(B, new(9, store="b", epoch=5), 3.0) == [], "it was removed before the primary died"
+    assert made.reported(A, new(9, store="a", epoch=5), 4.0)[0] == Keep(0, Record(7, "a", A))
+
+
+def test_a_hand_over_ends_the_primary_once_its_standby_has_everything() -> None:
+    made = roles(Record(5, "a", A))
+    made.is_handing_over = True
+    made.reported(B, follows(5), 0.0)
+    assert made.reported(A, leads(5, standby=B), 0.0) == []
+    made.reported(B, follows(5, is_whole=True), 1.0)
+    assert made.reported(A, leads(5, standby=B, is_in_sync=True), 1.0) == [End(0, A)]
+    assert made.died(A, 2.0, is_certain=True)[0] == Keep(0, Record(6, "b", B))
+    assert not made.is_handing_over
+
+
+def test_an_actor_that_is_not_wanted_is_no_standby_any_longer() -> None:
+    made = in_sync()
+    assert made.want((A,), 1.0) == [Keep(0, Record(6, "a", A)), tell(A, 1, Role.PRIMARY, 6)]
+    assert made.reported(B, follows(5, is_whole=True), 2.0) == []
