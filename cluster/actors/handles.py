@@ -13,11 +13,26 @@ from typing import Any
 
 import msgspec
 import ray
+from ray._private import state as ray_state
 from ray.exceptions import RayError
+from ray.experimental import internal_kv
 
 from cluster.actors.node_link import Lost, NodeLink
 from cluster.core.dead_letters import DeadLetter
-from cluster.core.messages import Answer, Members, Message
+from cluster.core.messages import (
+    Announce,
+    Answer,
+    ChangeSet,
+    Claimed,
+    Demand,
+    Elsewhere,
+    Members,
+    Message,
+    Overlays,
+    Primary,
+)
+from cluster.core.primaries import Primaries
+from cluster.core.shard_roles import Record
 from cluster.errors import UnavailableError
 from cluster.wire import blob
 
@@ -30,6 +45,51 @@ NAMESPACE = "harbor-"
 
 class Unreachable(Exception):  # noqa: N818 - it is an outcome
     """A peer did not answer."""
+
+
+def _role_key(cluster: str, shard: int) -> bytes:
+    return f"harbor/{cluster}/roles/{shard}".encode()
+
+
+def kept(cluster: str, shard: int) -> Record | None:
+    """Return what Ray keeps of a shard's roles; it waits for Ray's head.
+
+    Raises:
+        Unreachable: Ray's head does not answer.
+    """
+    try:
+        found = internal_kv._internal_kv_get(_role_key(cluster, shard))
+    except (RayError, RuntimeError, OSError) as error:
+        raise Unreachable(f"Ray's head: {type(error).__name__}") from error
+    return None if found is None else msgspec.msgpack.decode(found, type=Record)
+
+
+def keep(cluster: str, shard: int, record: Record) -> None:
+    """Have Ray keep a shard's roles.
+
+    Raises:
+        Unreachable: Ray's head does not answer.
+    """
+    try:
+        internal_kv._internal_kv_put(_role_key(cluster, shard), msgspec.msgpack.encode(record))
+    except (RayError, RuntimeError, OSError) as error:
+        raise Unreachable(f"Ray's head: {type(error).__name__}") from error
+
+
+def has_ended(cluster: str, actor: str, node: str, pid: int) -> bool:
+    """Whether the process that an actor had on a node has ended, by word of that node. It blocks.
+
+    A node that is gone itself has not said so: its processes may live, cut off.
+    """
+    try:
+        handle = ray.get_actor(actor, namespace(cluster))
+        found = ray_state.actors(handle._actor_id.hex())
+        alive = any(each["NodeID"] == node and each["Alive"] for each in ray.nodes())  # type: ignore[no-untyped-call]
+    except ValueError:
+        return False  # it was ended for good; who did it knows
+    except (RayError, RuntimeError, OSError):
+        return False
+    return alive and (found["State"] in ("RESTARTING", "DEAD") or found["Pid"] not in (0, pid))
 
 
 def namespace(cluster: str) -> str:
@@ -48,18 +108,71 @@ class Peers:
         self._links: dict[str, NodeLink] = {}
         self._by_ray: set[str] = set()
         """Whose socket failed; a call that Ray has carried makes it worth another try."""
+        self._primaries = Primaries()
+        self._under_way: dict[str, set[asyncio.Timeout]] = {}
+        """Limits of calls to shards, by actor."""
+
+    def told(self, message: Primary) -> bool:
+        """A shard has another primary: calls to the one before end now. Returns whether that is news."""
+        before = self._primaries.actor(message.shard)
+        is_news = self._primaries.told(message.shard, message.actor, message.incarnation)
+        if is_news and before != message.actor:
+            for limit in self._under_way.get(before, ()):
+                limit.reschedule(0.0)
+        return is_news
+
+    def is_over(self, message: Message) -> bool:
+        """Whether a message is of a shard's life after which a later one was heard of."""
+        match message:
+            case Announce(sender=sender, incarnation=incarnation):
+                return self._primaries.is_over(sender, incarnation)
+            case Claimed(shard=shard, incarnation=incarnation):
+                return self._primaries.is_over(f"shard-{shard}", incarnation)
+            case ChangeSet(header=header) | Demand(header=header) | Overlays(header=header):
+                return self._primaries.is_over(header.sender, header.incarnation)
+            case _:
+                return False
 
     async def call(self, to: str, message: Message) -> Answer:
-        """Deliver a message and return the answer.
+        """Deliver a message to an actor, of a shard to its primary, and return the answer.
 
         Cancelling is safe: the message may or may not have arrived, as with `Unreachable`.
 
         Raises:
             Unreachable: no answer came.
         """
-        pieces = blob.encode(message)
+        if not to.startswith("shard-"):
+            return await self.call_actor(to, message)
+        actor = self._primaries.actor(to)
         try:
-            async with asyncio.timeout(CALL_TIMEOUT_S):
+            answer = await self.call_actor(actor, message, self._under_way.setdefault(actor, set()))
+        except Unreachable:
+            self._primaries.missed(to, actor)
+            raise
+        if isinstance(answer, Elsewhere):
+            self._primaries.missed(to, actor, answer.primary)
+            raise Unreachable(f"{actor}: it is not the primary")
+        if self._primaries.actor(to) != actor:
+            raise Unreachable(f"{actor}: it is not the primary any longer")
+        return answer
+
+    async def call_actor(self, to: str, message: Message, limits: set[asyncio.Timeout] | None = None) -> Answer:
+        """Deliver a message to this very actor and return the answer.
+
+        Args:
+            to: Its name.
+            message: What to deliver.
+            limits: The call's limit is among these while it is under way.
+
+        Raises:
+            Unreachable: no answer came.
+        """
+        pieces = blob.encode(message)
+        limit = asyncio.timeout(CALL_TIMEOUT_S)
+        if limits is not None:
+            limits.add(limit)
+        try:
+            async with limit:
                 answer = await self._call_here(to, pieces)
                 if answer is None:
                     handle = await self._handle(to)
@@ -70,6 +183,9 @@ class Peers:
             self._handles.pop(to, None)
             self._drop_link(to)
             raise Unreachable(f"{to}: {type(error).__name__}") from error
+        finally:
+            if limits is not None:
+                limits.discard(limit)
 
     async def _call_here(self, to: str, pieces: list[bytes]) -> bytes | None:
         """Return the answer of an actor of this node, or None where Ray is to carry the call."""
@@ -110,6 +226,23 @@ class Peers:
         """
         samples: bytes = await self._ask(to, "samples", timeout_s)
         return samples
+
+    async def report(self, to: str, known: bytes, timeout_s: float) -> bytes:
+        """Return a shard actor's `Report`, encoded, as soon as it is another than `known`, or after a while.
+
+        Raises:
+            Unreachable: no answer came; its cause says more.
+        """
+        report: bytes = await self._ask(to, "report", timeout_s, known)
+        return report
+
+    async def grant(self, to: str, life: int, grant: bytes) -> None:
+        """Tell a shard's actor its role, in this life of it.
+
+        Raises:
+            Unreachable: no answer came.
+        """
+        await self._ask(to, "grant", 5.0, life, grant)
 
     async def describe(self) -> dict[str, Any]:
         """Return the supervisor's description of the whole cluster.

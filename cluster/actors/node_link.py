@@ -16,11 +16,16 @@ import struct
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from typing import cast
 
 _HEAD = struct.Struct("<II")
 _CREDENTIALS = struct.Struct("3i")
+
+
+Answer = bytes | asyncio.Future[bytes]
+"""Of a call, or what will be it."""
 
 
 class Lost(Exception):  # noqa: N818 - it is an outcome
@@ -82,16 +87,25 @@ class _Framed(asyncio.Protocol):
 
 
 class _Server(_Framed):
-    def __init__(self, take: Callable[[bytes], bytes]) -> None:
+    def __init__(self, take: Callable[[bytes], Answer]) -> None:
         super().__init__()
         self._take = take
 
     def frame(self, number: int, frame: bytes) -> None:
-        self.send(number, [self._take(frame)])
+        answer = self._take(frame)
+        if isinstance(answer, bytes):
+            self.send(number, [answer])
+        else:
+            answer.add_done_callback(partial(self._later, number))
+
+    def _later(self, number: int, answer: asyncio.Future[bytes]) -> None:
+        assert self.transport is not None
+        if not answer.cancelled() and not self.transport.is_closing():
+            self.send(number, [answer.result()])
 
 
-async def listen(node: str, cluster: str, actor: str, take: Callable[[bytes], bytes]) -> bool:
-    """Take calls of actors of this node for as long as the process lives; `take` gives a call's answer, empty where it failed.
+async def listen(node: str, cluster: str, actor: str, take: Callable[[bytes], Answer]) -> bool:
+    """Take calls of actors of this node for as long as the process lives; `take` gives a call's answer, or what will be it, empty where it failed.
 
     Returns:
         Whether it could be done. Where not, calls come by Ray.

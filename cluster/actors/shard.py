@@ -1,72 +1,407 @@
-"""A shard as an actor.
+"""A shard's actor, primary or standby.
 
-Crash: what was committed is in the store, and the next life begins with it; where nothing is stored, entries are lost and declared
-queries fetched anew. Gateways hear of the new life and watch again. Retry: batches, requests and writes that come twice act once.
-Order: per key, as committed here.
+Crash: what was committed is in the store, and the next life begins with it; with a standby that takes over, and the next life is its standby.
+Where nothing is stored and there is no standby, entries are lost and declared queries fetched anew. Gateways hear of the new life and
+watch again. Retry: batches, requests and writes that come twice act once. Order: per key, as committed here.
+
+Without replicas the actor named as its shard is its primary and needs nobody to say so. All others wait for a role (`grant`); one that
+loses it ends its process, since what it holds in memory may be what nobody else has.
+
+It is one thing because every step ends in one commit, here and at the standby, whatever began it.
 """
 
 import asyncio
 import contextlib
+import os
+import secrets
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from cluster.actors.shell import Shell
+import msgspec
+
+from cluster.actors import handles
+from cluster.actors.handles import Unreachable
+from cluster.actors.shell import Machine, Shell
 from cluster.actors.specification import Specification
 from cluster.app import NULL, Event
 from cluster.app.functions import ABSENT, Functions
 from cluster.core.channel_demand import ChannelDemand
 from cluster.core.declared_query import FunctionRequest, Response
 from cluster.core.memory import Memory
-from cluster.core.messages import Announce, Answer, Batch, Gateways, Members, Message, Overlays, Requests
+from cluster.core.messages import (
+    Announce,
+    Answer,
+    Batch,
+    Elsewhere,
+    Full,
+    Gateways,
+    Members,
+    Message,
+    Overlays,
+    Primary,
+    Replicate,
+    Requests,
+    Send,
+)
 from cluster.core.mutation_queue import StartMutation
 from cluster.core.operation import UNCHANGED
+from cluster.core.primaries import actors_of
 from cluster.core.query_key import CanonicalKey
+from cluster.core.replication import Following, Replication, Reply
+from cluster.core.role import EPOCH_ORIGIN_MS, Grant, Role, Standing, next_epoch
+from cluster.core.shard_roles import Record, Report
 from cluster.core.shard_state import Commit, Effect, ShardState, StartFetch, Sync
-from cluster.core.transaction import Stored, Transaction
+from cluster.core.transaction import Transaction
 from cluster.errors import HarborError, StoreError, UnavailableError, UpstreamError
+from cluster.observability.logs import Log
 from cluster.observability.metrics import Metrics
 from cluster.services import ServiceClient
-from cluster.storage import LmdbStore, open_store
+from cluster.storage import LmdbStore, MemoryStore, ShardStores, Taken
 
-EPOCH_ORIGIN_MS = 1_735_689_600_000
-"""2025-01-01. An epoch is the milliseconds since then at which a shard's life began: later lives have higher ones, also where nothing
-of the earlier ones is left."""
 SYNC_S = 0.1
 """With `sync: window`, how long what was committed may wait to be written through."""
+REPORT_S = 1.0
+"""How long a report waits for news. The supervisor misses an actor that says nothing for much longer."""
+STORE_POLL_S = 0.2
+FULL_RETRY_MS = 100.0
+PROCLAIM_TRIES = 20
+PROCLAIM_PAUSE_S = 0.2
+STEPPED_DOWN = 71
+"""Exit code: the actor is to begin anew without a role."""
 FUNCTION_TIMEOUT_MS = 10_000.0
 """A query function that has given nothing after so long has failed, as a service would have."""
 
 
+class _Roleless(Machine):
+    """What an actor runs that is not the primary: nothing."""
+
+    def answered(self, _to: str, _message: Any, _answer: Answer, _now_ms: float) -> list[Any]:
+        return []
+
+    def unanswered(self, _to: str, _message: Any, _now_ms: float) -> list[Any]:
+        return []
+
+    def deadline(self) -> float | None:
+        return None
+
+    def wake(self, _now_ms: float) -> list[Any]:
+        return []
+
+
 class ShardActor(Shell):
-    """Shell of `ShardState`."""
+    """Shell of `ShardState`, `Replication` and `Following`."""
 
-    machine: ShardState
-
-    async def __init__(self, specification: bytes, index: int) -> None:  # type: ignore[misc]  # Ray awaits it
+    async def __init__(self, specification: bytes, index: int, is_second: bool = False) -> None:  # type: ignore[misc]
         spec = Specification.decode(specification)
         super().__init__(f"shard-{index}", spec)
-        self._sync = spec.config.storage.sync
+        self.address = actors_of(self.identity)[is_second]
+        self.log = Log(cluster=spec.name, component=self.address, node=self.node[:12])
+        self._index = index
+        self._may_be_alone = not (spec.config.cluster.replicas or is_second)
+        """It needs nobody to tell it that it is the primary, unless the shard has gone to the other name."""
+        storage = spec.config.storage
+        self._stores = (
+            None
+            if storage.path is None
+            else ShardStores(
+                Path(storage.path) / spec.name,
+                self.identity,
+                lambda: secrets.token_hex(4),
+                always=storage.sync == "always",
+            )
+        )
+        self.machine: Machine = _Roleless()
+        self._shard: ShardState | None = None
+        self._replication = Replication(0, None)
+        self._following: Following | None = None
+        self._life = int(self.now())
+        self._news = asyncio.Event()
+        self._reported = b""
+        self._taken: Taken | None = None
+        self._store: LmdbStore | MemoryStore | None = None
+        self._memory_id = secrets.token_hex(4)
+        self._sync = storage.sync
         self._syncing = self._closed = self._unsynced = False
         """`_syncing`: a sync is to come within the window; `_unsynced`: something was committed since the last began."""
         self._sync_lock = asyncio.Lock()
         self._store_state = "none"
-        self._store, stored = self._open_store(spec, index)
-        now_ms = self.now()
-        incarnation = int(now_ms)
+        self._beat: asyncio.TimerHandle | None = None
+        self._functions = Functions(self.log)
+        self._services: dict[str, ServiceClient] = {}
+        self._metrics = Metrics(component="shard", actor=self.address, shard=str(index))
+        self._apply = self._metrics.histogram("shard_apply_seconds")
+        self._fetch = self._metrics.histogram("fetch_seconds")
+        self._synced = self._metrics.histogram("journal_sync_seconds")
+        self._store_errors = self._stores_lost = 0
+        record = await asyncio.to_thread(handles.kept, spec.name, index) if self._may_be_alone else None
+        if self._may_be_alone and (record is None or record.primary in ("", self.address)):
+            await self._begin_alone(record)
+        else:
+            self._may_be_alone = False
+            await self._take_store(wait_s=0.0)
+        await self.listen()
+
+    # --- roles ---------------------------------------------------------------------------------------------------
+
+    @property
+    def role(self) -> Role:
+        """What this actor is."""
+        if self._shard is not None:
+            return Role.PRIMARY
+        return Role.NONE if self._following is None else Role.STANDBY
+
+    async def _begin_alone(self, record: Record | None) -> None:
+        """Be the primary without asking: there is no other actor, and Ray sees to it that there is but one of this name.
+
+        What was kept elsewhere since is not here. So of stores only the one on record counts; it is waited for, and then done without.
+        """
+        wait_s = self.specification.config.storage.wait_ms / 1000.0
+        wanted = "" if record is None or self._stores is None else record.store
+        until = self._loop.time() + wait_s
+        while not await self._take_store(wanted, wait_s) and wanted and self._loop.time() < until:
+            if self._store_state == "set_aside":
+                break  # it was here
+            self.log.sampled("store_awaited", "store", store=wanted)
+            await asyncio.sleep(STORE_POLL_S)
+        is_lost = bool(wanted) and (self._taken is None or self._taken.id != wanted)
+        if is_lost and self._taken is not None:
+            self._taken.store.close()
+            self._taken = None
+        if is_lost and self._store_state == "none":
+            self._stores_lost += 1
+            self.log.error("store_lost", store=wanted, waited_s=wait_s)
+        before = [] if record is None else [record.epoch]
+        if self._taken is not None:
+            before += [self._taken.standing.epoch, self._taken.come_to[0]]
+        epoch = next_epoch(self.now(), *before)
+        self._lead(epoch)
+        made = Record(epoch, "" if self._taken is None else self._taken.id, self.address)
+        with contextlib.suppress(Unreachable):  # then the one on record stays, and is not found the next time
+            await asyncio.to_thread(handles.keep, self.specification.name, self._index, made)
+
+    async def _take_store(self, wanted: str = "", wait_s: float = 0.0) -> bool:
+        """Take a store of this shard, if one is here. Returns whether it is the one that is wanted."""
+        if self._stores is None or self._taken is not None:
+            return not wanted or (self._taken is not None and self._taken.id == wanted)
+        try:
+            await asyncio.to_thread(self._stores.adopt)
+            if wanted and wanted not in self._stores.ids():
+                return False
+            self._taken = await asyncio.to_thread(self._stores.take, wanted, wait_s)
+        except StoreError as error:
+            # Better a cache that forgets than none.
+            self._store_state = "unavailable"
+            self.log.error("store_unavailable", reason=error.message)  # noqa: TRY400 - the reason is enough
+            return True
+        self._tell_unreadable()
+        return not wanted or (self._taken is not None and self._taken.id == wanted)
+
+    def _tell_unreadable(self) -> None:
+        if self._stores is not None and self._stores.unreadable:
+            self._store_state = "set_aside"
+            self.log.error("store_set_aside", reason=self._stores.unreadable)
+            self._stores.unreadable = ""
+
+    def _begin_store(self) -> None:
+        """Have a new, empty store."""
+        if self._taken is not None:
+            self._taken.store.close()
+            self._taken = None
+        if self._stores is None or self._store_state == "unavailable":
+            return
+        try:
+            self._taken = self._stores.begin()
+        except StoreError as error:
+            self._store_state = "unavailable"
+            self.log.error("store_unavailable", reason=error.message)  # noqa: TRY400 - as above
+
+    async def report(self, known: bytes) -> bytes:
+        """Return this actor's `Report`, encoded, as soon as it is another than `known`, or after a while."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REPORT_S):
+                while (encoded := msgspec.msgpack.encode(self._report())) == known:
+                    self._news.clear()
+                    await self._news.wait()
+        return encoded
+
+    def _report(self) -> Report:
+        taken, replication = self._taken, self._replication
+        store = taken.id if taken is not None else self._memory_id if self._store is not None else ""
+        if self._following is not None:
+            following = self._following
+            return Report(following.life, Role.STANDBY, following.epoch, store, following.is_whole)
+        if self._shard is not None:
+            return Report(
+                self._life,
+                Role.PRIMARY,
+                replication.epoch,
+                store,
+                True,
+                standby=replication.standby,
+                standby_life=replication.life,
+                is_in_sync=replication.is_in_sync,
+                is_lost=bool(replication.lost),
+            )
+        if taken is None:
+            return Report(self._life, Role.NONE, 0)
+        return Report(self._life, Role.NONE, taken.standing.epoch, taken.id, taken.standing.is_whole, taken.come_to)
+
+    def _tell(self) -> None:
+        """What the supervisor is told may have changed."""
+        replication = self._replication
+        if self._shard is not None and replication.epoch:
+            self._shard.acknowledgements.standby = (
+                "in_sync" if replication.is_in_sync else "missing" if self._is_replicated else "off"
+            )
+        self._news.set()
+
+    @property
+    def _is_replicated(self) -> bool:
+        return self.specification.config.cluster.replicas > 0
+
+    async def grant(self, life: int, encoded: bytes) -> None:
+        """Take a role, if it is meant for this life of the actor."""
+        grant = msgspec.msgpack.decode(encoded, type=Grant)
+        if life != self._report().life or self._closed:
+            return
+        self.log.info("role_granted", role=grant.role, epoch=grant.epoch, other=grant.other)
+        replication, following = self._replication, self._following
+        match self.role, grant.role:
+            case Role.PRIMARY, Role.PRIMARY:
+                if grant.epoch > replication.epoch:
+                    self._let_out(replication.detach(grant.epoch))
+                elif grant.epoch == replication.epoch and grant.other and replication.is_alone:
+                    self._let_out(replication.attach(grant.other, grant.other_life, self.now()))
+                self._tell()
+            case Role.PRIMARY, _:
+                if grant.epoch > replication.epoch:
+                    self._step_down("another is the primary")
+            case Role.NONE, Role.PRIMARY:
+                if grant.begins_empty:
+                    self._stores_lost += 1
+                    self._begin_store()
+                self._lead(grant.epoch)
+            case Role.STANDBY, Role.PRIMARY:
+                assert following is not None
+                if not following.is_whole:
+                    self._step_down("a standby that is not whole is to begin without what it lacks")
+                if following.may_lead_at is None or grant.is_dead:
+                    lead_at = following.lead(self.now(), is_dead=grant.is_dead)
+                    self._loop.call_later(
+                        max(lead_at - self.now(), 0.0) / 1000.0, self._succeed, following, grant.epoch
+                    )
+            case _, Role.STANDBY:
+                if following is None or grant.epoch > following.epoch or grant.other != following.primary:
+                    self._follow(grant)
+            case _:
+                pass
+
+    def _step_down(self, reason: str) -> None:
+        """End the process: what it has in memory is of a role that is over. Ray starts it anew, and it asks for another."""
+        self.log.warning("stepped_down", reason=reason, epoch=self._replication.epoch)
+        os._exit(STEPPED_DOWN)
+
+    def _follow(self, grant: Grant) -> None:
+        """Be the standby, with an empty store; what else is here is kept until that has everything."""
+        if self._following is None:
+            self._begin_store()
+            self._store = MemoryStore() if self._taken is None else self._taken.store
+        assert self._store is not None
+        self._life += 1
+        self._following = Following(grant.other, grant.epoch, self._life, self._store)
+        self._tell()
+
+    def _replicate(self, message: Replicate) -> Answer:
+        following = self._following
+        if following is None:
+            return Elsewhere(self.address if self._shard is not None else "")
+        was_whole, life = following.is_whole, following.life
+        answer = following.replicate(message, self.now())
+        self._written()
+        if following.life != life:
+            self.log.error("standby_diverged", reason=following.failure)
+        if (following.is_whole, following.life) != (was_whole, life):
+            self._life = following.life
+            self._tell()
+        if following.is_whole and not was_whole:
+            self.log.info("standby_whole", records=following.records)
+            if self._stores is not None:
+                self.spawn(self._tidy(self._stores))
+        return answer
+
+    async def _tidy(self, stores: ShardStores) -> None:
+        removed = await asyncio.to_thread(stores.tidy)
+        if removed:
+            self.log.info("stores_removed", stores=removed)
+
+    def _succeed(self, following: Following, epoch: int) -> None:
+        """Be the primary in place of the one that was followed."""
+        if self._following is not following or self._closed:
+            return
+        self._following = None
+        self._life += 1
+        self._lead(epoch)
+
+    def _lead(self, epoch: int) -> None:
+        """Be the primary, with what the store holds."""
+        started_ms = self.now()
+        stored = None
+        if self._taken is None and self._store is None:
+            self._begin_store()
+        if self._store is not None and self._taken is None:
+            stored = self._store.load()
+        elif self._taken is not None and self._stores is not None:
+            stored = self._stores.load(self._taken)
+            if stored is None and self._stores.unreadable:
+                self._taken = None
+                self._tell_unreadable()
+                self._begin_store()
+        if self._taken is not None:
+            self._store = self._taken.store
+            self._store_state = "open" if self._store_state == "none" else self._store_state
+        elif self._store is None and self._is_replicated:
+            self._store = MemoryStore()
+        if self._store is not None:
+            self._store.stand(Standing(epoch, is_whole=True))
+        self._replication = Replication(epoch, self._store)
+        shard = self._shard = self.machine = self._made(epoch)
+        if stored is not None:
+            slots, index = self.specification.slots, self._index
+            shard.restore(stored, started_ms, lambda key: slots.shard(CanonicalKey(key)) == index)
+            self.log.info("store_restored", entries=len(shard.cache), ms=round(self.now() - started_ms))
+        self.log.info("leading", epoch=epoch)
+        self._tell()
+        self.run(())
+        self.spawn(self._learn_members())
+
+    def _made(self, epoch: int) -> ShardState:
+        spec = self.specification
+        incarnation = epoch + EPOCH_ORIGIN_MS
         feeds = spec.compiled.feeds
         demand = ChannelDemand(
             self.identity,
             incarnation,
-            now_ms=now_ms,
+            now_ms=self.now(),
             members=Members(0, []),
             spread=spec.spread,
             linger_ms=feeds.linger_ms,
         )
-        self.machine = ShardState(
+        for reference in spec.compiled.reducers:
+            with contextlib.suppress(HarborError):  # it is logged, and tried again with the first event
+                self._functions.resolve(reference)
+        self._services = {
+            name: ServiceClient(
+                name, service.base_url, service.headers, service.timeout_ms, max_connections=service.concurrency
+            )
+            for name, service in spec.config.services.items()
+        }
+        return ShardState(
             self.identity,
             incarnation,
-            epoch=incarnation - EPOCH_ORIGIN_MS,
+            epoch=epoch,
             queries=spec.compiled.queries,
             feeds=feeds,
             demand=demand,
@@ -79,90 +414,162 @@ class ShardActor(Shell):
             limits={name: service.concurrency for name, service in spec.config.services.items()},
             reducer=self._reduce,
             keeps=self._store is not None,
-            lost_store=self._store_state == "unavailable",
+            undurable="" if self._taken is not None else "unavailable" if self._store_state == "unavailable" else "off",
             mutations=spec.compiled.mutations,
             shards=spec.config.cluster.shards,
             place=lambda key: spec.slots.shard(CanonicalKey(key)),
         )
-        self._functions = Functions(self.log)
-        for reference in spec.compiled.reducers:
-            with contextlib.suppress(HarborError):  # it is logged, and tried again with the first event
-                self._functions.resolve(reference)
-        self._services = {
-            name: ServiceClient(
-                name, service.base_url, service.headers, service.timeout_ms, max_connections=service.concurrency
-            )
-            for name, service in spec.config.services.items()
-        }
-        self._metrics = Metrics(component="shard", actor=self.identity, shard=str(index))
-        self._apply = self._metrics.histogram("shard_apply_seconds")
-        self._fetch = self._metrics.histogram("fetch_seconds")
-        self._synced = self._metrics.histogram("journal_sync_seconds")
-        self._store_errors = 0
-        if stored is not None:
-            self.machine.restore(stored, now_ms, lambda key: spec.slots.shard(CanonicalKey(key)) == index)
-            self.log.info("store_restored", entries=len(self.machine.cache), ms=round(self.now() - now_ms))
-        self.run(())
-        await self.listen()
-        self.spawn(self._learn_members())
 
     async def _learn_members(self) -> None:
-        self.take(await self.peers.members())
+        if not self._may_be_alone:
+            self._proclaim([f"coordinator-{n}" for n in range(self.specification.config.cluster.coordinators)])
+            self._proclaim([f"shard-{n}" for n in range(self.specification.config.cluster.shards) if n != self._index])
+            self._proclaim(self.specification.gateways)
+        members = await self.peers.members()
+        if not self._may_be_alone:
+            self._proclaim(members.ingestors)
+        self.take(members)
         if self.specification.config.cluster.gateways is None:
             self.take(Gateways(await self.peers.gateways()))
+
+    def _proclaim(self, actors: Iterable[str]) -> None:
+        """Tell actors who leads: their calls to the one before need not run into their limits."""
+        message = Primary(self.identity, self.address, self._primary.incarnation)
+        for actor in actors:
+            self.spawn(self._tell_primary(actor, message))
+
+    async def _tell_primary(self, actor: str, message: Primary) -> None:
+        for _ in range(PROCLAIM_TRIES):
+            try:
+                await self.peers.call(actor, message)
+            except Unreachable:
+                await asyncio.sleep(PROCLAIM_PAUSE_S)
+            else:
+                return
+
+    @property
+    def _primary(self) -> ShardState:
+        assert self._shard is not None, "only the primary has a machine"
+        return self._shard
 
     async def leave(self, _grace_s: float) -> None:
         """Write everything through and close the store: the node is about to go. Nothing is taken from now on."""
         self._closed = True
-        if self._store is not None:
+        if self._taken is not None:
             async with self._sync_lock:
-                await asyncio.to_thread(self._store.sync)
-                self._store.close()
+                await asyncio.to_thread(self._taken.store.sync)
+                self._taken.store.close()
             self.log.info("store_closed")
 
-    def _open_store(self, spec: Specification, index: int) -> tuple[LmdbStore | None, Stored | None]:
-        storage = spec.config.storage
-        if storage.path is None:
-            return None, None
-        directory = Path(storage.path) / spec.name / f"shard-{index}"
-        try:
-            store, stored, reason = open_store(
-                directory, always=storage.sync == "always", wait_s=storage.wait_ms / 1000.0
-            )
-        except StoreError as error:
-            # Better a cache that forgets than none.
-            self._store_state = "unavailable"
-            self.log.error("store_unavailable", reason=error.message)  # noqa: TRY400 - the reason is enough
-            return None, None
-        self._store_state = "open"
-        if reason:
-            self._store_state = "set_aside"
-            self.log.error("store_set_aside", reason=reason, kept_as=f"{directory}.unreadable")
-        return store, stored
+    # --- steps ---------------------------------------------------------------------------------------------------
 
-    def take(self, message: Message) -> Answer:
+    def take(self, message: Message) -> Answer | asyncio.Future[Answer]:
         """Take a message from another actor."""
         if self._closed:
             raise UnavailableError("the shard's node is going")
+        if isinstance(message, Replicate):
+            return self._replicate(message)
+        machine = self._shard
+        if machine is None:
+            return Elsewhere("" if self._following is None else self._following.primary)
+        replication = self._replication
+        if replication.is_full and isinstance(message, Batch | Requests):
+            return Full(FULL_RETRY_MS)
         match message:
             case Batch():
                 started = time.perf_counter()
-                answer, effects = self.machine.batch(message, self.now())
+                answer, effects = machine.batch(message, self.now())
                 self._apply.observe(time.perf_counter() - started)
             case Requests():
-                answer, effects = self.machine.requests(message, self.now())
+                answer, effects = machine.requests(message, self.now())
             case Announce():
-                answer, effects = self.machine.announce(message, self.now())
+                answer, effects = machine.announce(message, self.now())
             case Gateways():
-                answer, effects = self.machine.gateways(message, self.now())
+                answer, effects = machine.gateways(message, self.now())
             case Members():
-                answer, effects = self.machine.members(message, self.now())
+                answer, effects = machine.members(message, self.now())
             case Overlays():
-                answer, effects = self.machine.overlays(message, self.now())
+                answer, effects = machine.overlays(message, self.now())
             case _:
                 raise AssertionError(f"a shard does not take {type(message).__name__}")
-        self.run(effects)
-        return answer
+        if replication.is_alone:
+            self.run(effects)
+            return answer
+        promised, machine.acknowledgements.promised = machine.acknowledgements.promised, set()
+        later: asyncio.Future[Answer] = self._loop.create_future()
+        self._step(effects, ticket=later, answer=answer, promised=frozenset(promised))
+        return later.result() if later.done() else later
+
+    def run(self, effects: Iterable[Any]) -> None:
+        """Run effects; with a standby, when that has what they follow from."""
+        if self._replication.is_alone:
+            super().run(effects)
+        else:
+            self._step(effects)
+
+    def _step(self, effects: Iterable[Any], **answer: Any) -> None:
+        """Commit, here and to the standby, and let out what may leave."""
+        transaction: Transaction | None = None
+        held: list[Any] = []
+        unsent: list[StartMutation] = []
+        syncs = False
+        for effect in effects:
+            match effect:
+                case Commit():
+                    transaction = effect.transaction if self._commit(effect.transaction) else None
+                case Sync():
+                    syncs = True
+                case StartMutation() if not self._primary.may_send(effect):
+                    unsent.append(effect)
+                case _:
+                    held.append(effect)
+        self._let_out(self._replication.step(held, self.now(), transaction=transaction, **answer))
+        if syncs:
+            self._sync_now()
+        for effect in unsent:
+            self.run(self._primary.unsent(effect, self.now()))
+
+    def _let_out(self, effects: Iterable[Any]) -> None:
+        for effect in effects:
+            match effect:
+                case Reply(ticket=later, answer=answer):
+                    if not later.done():  # its caller may have given up
+                        later.set_result(answer)
+                case Send(message=Replicate()):
+                    self.spawn(self._ship(effect))
+                case Send():
+                    self.send(effect)
+                case StartMutation():
+                    self.spawn(self._mutated(effect))
+                case _:
+                    self.effect(effect)
+        self.arm()
+        self._arm_beat()
+
+    async def _ship(self, effect: Send) -> None:
+        replication = self._replication
+        before = (replication.is_in_sync, replication.lost)
+        try:
+            answer = await self.peers.call_actor(effect.to, effect.message)
+        except Unreachable:
+            self._let_out(replication.unanswered(effect.message, self.now()))
+        else:
+            self._let_out(replication.answered(effect.message, answer, self.now()))
+        if (replication.is_in_sync, replication.lost) != before:
+            self.log.info("standby_in_sync" if replication.is_in_sync else "standby_lost", actor=effect.to)
+            self._tell()
+
+    def _arm_beat(self) -> None:
+        due = self._replication.deadline()
+        if self._beat is not None:
+            self._beat.cancel()
+            self._beat = None
+        if due is not None:
+            self._beat = self._loop.call_later(max(due - self.now(), 0.0) / 1000.0, self._beats)
+
+    def _beats(self) -> None:
+        self._beat = None
+        self._let_out(self._replication.wake(self.now()))
 
     def effect(self, effect: Effect) -> None:
         """Start a fetch, store what changed, or write it through."""
@@ -174,28 +581,38 @@ class ShardActor(Shell):
             case StartFetch():
                 self.spawn(self._fetched(effect))
             case StartMutation():
-                if self.machine.may_send(effect):
+                if self._primary.may_send(effect):
                     self.spawn(self._mutated(effect))
                 else:
-                    self.run(self.machine.unsent(effect, self.now()))
+                    self.run(self._primary.unsent(effect, self.now()))
             case _:
                 raise AssertionError(f"a shard has no such effect: {effect!r}")
 
-    def _commit(self, transaction: Transaction) -> None:
+    # --- the store -----------------------------------------------------------------------------------------------
+
+    def _commit(self, transaction: Transaction) -> bool:
+        """Store a transaction. Returns whether it was."""
         if self._closed:
-            return
+            return False
         assert self._store is not None
         try:
             self._store.commit(transaction)
         except StoreError as error:
-            self.machine.not_stored(transaction)
+            self._primary.not_stored(transaction)
             self._store_errors += 1
             self.log.sampled("store_failed", "store", reason=error.message)
+            return False
+        self._written()
+        return True
+
+    def _written(self) -> None:
+        """Something was committed: sync it in time."""
+        if self._taken is None:
             return
         self._unsynced = self._sync != "always"
         if self._sync == "window" and not self._syncing:
             self._syncing = True
-            self.spawn(self._sync_later(self._store))
+            self.spawn(self._sync_later(self._taken.store))
 
     async def _sync_later(self, store: LmdbStore) -> None:
         """Write through what waits no longer than a window, unless writes that wait for it were quicker."""
@@ -207,16 +624,15 @@ class ShardActor(Shell):
     def _sync_now(self) -> None:
         if self._closed:
             return  # who waits asks the next life
-        assert self._store is not None
-        if self._unsynced or self._sync_lock.locked():
-            self.spawn(self._acknowledge(self._store))
+        if self._taken is not None and (self._unsynced or self._sync_lock.locked()):
+            self.spawn(self._acknowledge(self._taken.store))
         else:
-            self.run(self.machine.synced(self.now()))
+            self.run(self._primary.synced(self.now()))
 
     async def _acknowledge(self, store: LmdbStore) -> None:
         failed = not await self._write_through(store)
         if not self._closed:
-            self.run(self.machine.synced(self.now(), failed=failed))
+            self.run(self._primary.synced(self.now(), failed=failed))
 
     async def _write_through(self, store: LmdbStore) -> bool:
         """Sync on another thread. Returns whether what was committed before is on the disk now."""
@@ -248,7 +664,7 @@ class ShardActor(Shell):
             result = error
             self.log.sampled("fetch_failed", request.service or "function", reason=error.message)
         self._fetch.observe(time.perf_counter() - started)
-        self.run(self.machine.fetched(call, result, self.now()))
+        self.run(self._primary.fetched(call, result, self.now()))
 
     async def _mutated(self, call: StartMutation) -> None:
         request = call.request
@@ -264,7 +680,7 @@ class ShardActor(Shell):
         except UpstreamError as error:
             result = error
             self.log.sampled("mutation_failed", request.service or "function", reason=error.message)
-        self.run(self.machine.mutated(call, result, self.now()))
+        self.run(self._primary.mutated(call, result, self.now()))
 
     async def _run_function(self, request: FunctionRequest) -> bytes:
         page_param = request.page_param if request.is_paged else ABSENT
@@ -276,21 +692,40 @@ class ShardActor(Shell):
 
     async def status(self) -> dict[str, object]:
         """Say what `/v1/cluster` shows of this actor."""
-        machine = self.machine
+        machine = self._shard
+        standby = self._replication.standby
         return {
             **self.about(),
-            "epoch": machine.epoch,
-            "role": "primary",
-            "keys": len(machine.cache),
-            "subscribers": machine.subscriptions,
-            "lag_ms": round(machine.lag_ms),
-            "members_epoch": machine.demand.epoch,
+            "epoch": self._following.epoch if self._following is not None else self._replication.epoch,
+            "role": str(self.role),
+            "keys": 0 if machine is None else len(machine.cache),
+            "subscribers": 0 if machine is None else machine.subscriptions,
+            "lag_ms": 0 if machine is None else round(machine.lag_ms),
+            "members_epoch": None if machine is None else machine.demand.epoch,
             "store": self._store_state,
+            "standby": {"actor": standby, "in_sync": self._replication.is_in_sync} if standby else None,
         }
 
     async def samples(self) -> bytes:
         """Return the metrics, encoded."""
-        machine, metrics = self.machine, self._metrics
+        metrics = self._metrics
+        if self._taken is not None and not self._closed:
+            metrics.set("journal_bytes", self._taken.store.size())
+            metrics.set("journal_errors_total", self._store_errors)
+        metrics.set("stores_lost_total", self._stores_lost)
+        if self._following is not None:
+            metrics.set("replication_divergences_total", self._following.divergences)
+        if self._shard is not None:
+            self._sample(self._shard)
+        return metrics.encode()
+
+    def _sample(self, machine: ShardState) -> None:
+        metrics, replication = self._metrics, self._replication
+        if self._is_replicated or not replication.is_alone:
+            metrics.set("shard_standby", float(replication.is_in_sync))
+            metrics.set("replication_lag_seconds", replication.lag_ms / 1000.0)
+            metrics.set("replication_records_total", replication.records_sent)
+            metrics.set("lease_expirations_total", replication.expirations)
         metrics.set("shard_entries", len(machine.cache))
         metrics.set("shard_bytes", machine.memory.bytes())
         busy, machine.slot_operations = machine.slot_operations, Counter()
@@ -300,9 +735,6 @@ class ShardActor(Shell):
         metrics.set("evictions_total", machine.cache.collected, reason="collected")
         for reason, count in machine.evictions.items():
             metrics.set("evictions_total", count, reason=reason)
-        if self._store is not None and not self._closed:
-            metrics.set("journal_bytes", self._store.size())
-            metrics.set("journal_errors_total", self._store_errors)
         metrics.set("shard_resets_total", machine.resets)
         metrics.set("mutations_pending", machine.mutations.queue.unsettled)
         metrics.set("mutations_oldest_seconds", machine.mutations.queue.oldest_ms(self.now()) / 1000.0)
@@ -317,4 +749,3 @@ class ShardActor(Shell):
             metrics.set("reads_total", count, result=result)
         for reason, count in machine.operations_dropped.items():
             metrics.set("events_dropped_total", count, reason=f"operation_{reason}")
-        return metrics.encode()

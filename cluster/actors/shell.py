@@ -19,7 +19,7 @@ from cluster.actors.handles import Peers, Unreachable
 from cluster.actors.specification import Specification
 from cluster.clock import Millis, SystemClock
 from cluster.config import concerns
-from cluster.core.messages import Answer, Batch, Blob, ChangeSet, Message, Send
+from cluster.core.messages import Answer, Batch, Blob, ChangeSet, Message, Noted, Primary, Send
 from cluster.errors import UnavailableError
 from cluster.observability import traces
 from cluster.observability.logs import Log, trace_id
@@ -69,6 +69,8 @@ class Shell:
 
     def __init__(self, identity: str, specification: Specification) -> None:
         self.identity = identity
+        self.address = identity
+        """The actor's name."""
         self.specification = specification
         self.clock = SystemClock()
         self.peers = Peers(specification.name)
@@ -141,27 +143,45 @@ class Shell:
 
     async def listen(self) -> None:
         """Take calls of actors of this node without Ray; those by Ray come when `__init__` has ended, these from now on."""
-        await node_link.listen(self.node, self.specification.name, self.identity, self._take_here)
+        await node_link.listen(self.node, self.specification.name, self.address, self._take_here)
 
     @abstractmethod
-    def take(self, message: Message) -> Answer:
-        """Take a message from another actor."""
+    def take(self, message: Message) -> Answer | asyncio.Future[Answer]:
+        """Take a message from another actor. Returns the answer, or what will be it."""
 
     async def call(self, *pieces: bytes) -> bytes:
         """Take a message that Ray has carried."""
-        return self._answer(pieces)
+        answer = self._answer(pieces)
+        return blob.encode_answer(await answer if isinstance(answer, asyncio.Future) else answer)
 
-    def _answer(self, pieces: tuple[bytes, ...]) -> bytes:
+    def _answer(self, pieces: tuple[bytes, ...]) -> Answer | asyncio.Future[Answer]:
         try:
             message = blob.decode_message(pieces)
         except blob.WireVersionError as error:
             self.log.sampled("wire_version_refused", str(error))
             raise
-        return blob.encode_answer(self.take(message))
+        if isinstance(message, Primary):
+            if self.peers.told(message):
+                self.log.info("primary_changed", shard=message.shard, actor=message.actor)
+            return Noted(message.incarnation)
+        if self.peers.is_over(message):
+            self.log.sampled("old_primary_refused", "shard")
+            raise UnavailableError("a later life of the shard has been heard")
+        return self.take(message)
 
-    def _take_here(self, message: bytes) -> bytes:
+    def _take_here(self, message: bytes) -> bytes | asyncio.Future[bytes]:
         try:
-            return self._answer((message,))
+            answer = self._answer((message,))
+            if not isinstance(answer, asyncio.Future):
+                return blob.encode_answer(answer)
+            later: asyncio.Future[bytes] = self._loop.create_future()
+
+            def answered(of: asyncio.Future[Answer]) -> None:
+                if not later.done():
+                    later.set_result(b"" if of.cancelled() else blob.encode_answer(of.result()))
+
+            answer.add_done_callback(answered)
+            return later
         except (blob.WireVersionError, UnavailableError):
             return b""
         except Exception as error:

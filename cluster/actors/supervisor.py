@@ -2,6 +2,8 @@
 
 Crash: the data plane goes on; the new life finds the others by name, takes the configuration from where Ray keeps it, and asks which
 ingestors there are. Retry: applying a configuration twice does nothing the second time.
+
+It is one thing because all it does changes, or follows from, the one list of actors that should be.
 """
 
 import asyncio
@@ -22,11 +24,13 @@ from cluster.actors.gateway_places import GATEWAY_RESOURCE, GatewayPlaces
 from cluster.actors.handles import SUPERVISOR, Peers, Unreachable
 from cluster.actors.ingestion import IngestionActor
 from cluster.actors.shard import ShardActor
+from cluster.actors.shard_keeper import ShardKeeper
 from cluster.actors.specification import Specification
 from cluster.clock import SystemClock
 from cluster.config import refusals
 from cluster.core.dead_letters import DeadLetter, newest_first
 from cluster.core.messages import Gateways, Members
+from cluster.core.primaries import actors_of, shard_of
 from cluster.core.scaling import Autoscaler, Reported, Retire, Scaling
 from cluster.core.supervisor_state import CHECK_MS, Create, Effect, Remove, Replace, SupervisorState
 from cluster.observability.logs import Log
@@ -100,6 +104,9 @@ class SupervisorActor:
         self._scaling = Scaling(Members(int(self._clock.now_ms()), self._initial_ingestors()))
         self._autoscaler: Autoscaler | None = None
         self._places = GatewayPlaces(self._peers, self._log, self._status, self._statuses)
+        self._shards = ShardKeeper(
+            cluster, self._peers, self._log, wait_ms=self._spec.config.storage.wait_ms, end=self._end
+        )
         self._applying = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._reconfiguring: asyncio.Task[None] | None = None
@@ -128,6 +135,7 @@ class SupervisorActor:
                 if not is_first:
                     self._scaling = Scaling(Members(self._scaling.members.epoch + 1, self._initial_ingestors()))
                 await self._find_gateways()
+                await self._follow_shards()
                 for effect in self._state.want(self._actors()):
                     await self._run(effect if is_first or not isinstance(effect, Create) else Replace(effect.actor))
                 return
@@ -209,9 +217,16 @@ class SupervisorActor:
     def _actors(self) -> list[str]:
         """Return what should be, in the order in which it is made."""
         cluster = self._spec.config.cluster
-        counts = {"shard": cluster.shards, "coordinator": cluster.coordinators}
-        fixed = [f"{kind}-{n}" for kind, count in counts.items() for n in range(count)]
-        return [*fixed, *self._gateway_names, *self._scaling.actors]
+        shards = [actor for n in range(cluster.shards) for actor in self._shards.actors(n)]
+        coordinators = [f"coordinator-{n}" for n in range(cluster.coordinators)]
+        return [*shards, *coordinators, *self._gateway_names, *self._scaling.actors]
+
+    async def _follow_shards(self) -> None:
+        """Have roles given to shards that have two actors."""
+        cluster = self._spec.config.cluster
+        if cluster.replicas:
+            for shard in range(cluster.shards):
+                await self._shards.follow(shard, actors_of(f"shard-{shard}"))
 
     async def _recover(self, specification: bytes) -> bytes:
         """Find out how things are, from actors that an earlier life has made. Returns the newest configuration among theirs and `specification`."""
@@ -248,7 +263,8 @@ class SupervisorActor:
                 continue
             shards = [f"shard-{n}" for n in range(self._spec.config.cluster.shards)]
             names = [*shards, *self._scaling.actors]
-            statuses = dict(zip(names, await asyncio.gather(*map(self._status, names)), strict=True))
+            asked = [self._shards.primary(n) for n in range(len(shards))] + self._scaling.actors
+            statuses = dict(zip(names, await asyncio.gather(*map(self._status, asked)), strict=True))
             ingestors = {
                 name: Reported(*status["units"])
                 for name, status in statuses.items()
@@ -302,15 +318,23 @@ class SupervisorActor:
                 await asyncio.to_thread(self._end, actor)
 
     def _create(self, actor: str) -> None:
-        kind, _, index = actor.rpartition("-")
+        shard = shard_of(actor)
+        kind, _, index = shard.rpartition("-")
         options = {**ACTOR_OPTIONS, "name": actor, "namespace": self._namespace, "get_if_exists": True}
         config = self._spec.config
+        arguments: list[Any] = [self._spec.encoded, int(index)]
+        if kind == "shard" and config.cluster.replicas:
+            # A call to one that has died is to fail: another may be the primary by now.
+            options["max_task_retries"] = 0
+        if shard != actor:
+            arguments.append(True)
         if kind == "gateway" and self._spec.has_places:
             options |= {"num_cpus": 0, "resources": {GATEWAY_RESOURCE: 1}}
         elif kind == "shard" and config.storage.nodes:
             nodes = config.storage.nodes
-            options["resources"] = {f"{STORE_RESOURCE}{nodes[int(index) % len(nodes)]}": STORE_SHARE}
-        handles.create(KINDS[kind], options, self._spec.encoded, int(index))
+            at = (int(index) + (shard != actor)) % len(nodes)
+            options["resources"] = {f"{STORE_RESOURCE}{nodes[at]}": STORE_SHARE}
+        handles.create(KINDS[kind], options, *arguments)
 
     def _end(self, actor: str) -> None:
         self._statuses.pop(actor, None)
@@ -341,10 +365,10 @@ class SupervisorActor:
             for effect in self._state.want(self._actors()):
                 await self._run(effect)
         message = Gateways(self._places.names)
-        for actor in self._state.desired:
-            if actor.startswith(("ingestor-", "shard-")):
-                with contextlib.suppress(Unreachable):  # it asks when it starts
-                    await self._peers.call(actor, message)
+        shards = [f"shard-{n}" for n in range(self._spec.config.cluster.shards)]
+        for actor in [*shards, *self._scaling.actors]:
+            with contextlib.suppress(Unreachable):  # it asks when it starts
+                await self._peers.call(actor, message)
 
     async def _check(self, actor: str) -> None:
         status = await self._status(actor)
@@ -374,12 +398,18 @@ class SupervisorActor:
         kinds: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
         sources: list[dict[str, Any]] = []
         for actor in self._state.desired:
-            kind, _, index = actor.rpartition("-")
+            kind, _, index = shard_of(actor).rpartition("-")
+            if kind == "shard" and actor != self._shards.primary(int(index)):
+                continue
             status = {name: each for name, each in self._statuses.get(actor, {}).items() if name not in INTERNAL}
             sources.extend(status.pop("sources", []))
             kinds[kind].append({"id": int(index), **status})
         missing = self._state.missing
         waits_for = [actor for actor in self._state.desired if actor in missing or actor not in self._statuses]
+        for row in kinds["shard"]:
+            row["standby"] = self._standby(row["id"], row.get("standby"))
+            if not self._shards.leads(row["id"]):
+                waits_for.append(f"a primary of shard-{row['id']}")
         if not kinds["gateway"]:
             waits_for.append(f"a node that offers the Ray resource {GATEWAY_RESOURCE}")
         return {
@@ -399,6 +429,15 @@ class SupervisorActor:
             "reconfiguring": self._is_reconfiguring,
         }
 
+    def _standby(self, shard: int, of: Any) -> dict[str, Any] | None:
+        """Return how a shard's standby is, given what its primary says; None: there is none and need not be."""
+        actors = [actor for actor in self._shards.actors(shard) if actor != self._shards.primary(shard)]
+        if not actors:
+            return None
+        status = self._statuses.get(actors[0], {})
+        is_in_sync = bool(of) and of["actor"] == actors[0] and of["in_sync"]
+        return {"node": status.get("node"), "pid": status.get("pid"), "in_sync": is_in_sync}
+
     async def dead_letters(self) -> bytes:
         """Return the events that came to nothing, of all ingestors that answer, newest first, encoded."""
         ingestors = [actor for actor in self._state.desired if actor.startswith("ingestor")]
@@ -417,12 +456,13 @@ class SupervisorActor:
         own.set("nodes", len(await self._nodes()))
         own.set("gateways_wanted", self._gateways_wanted)
         own.set("build_info", 1, version=__version__, ray_version=ray.__version__)
+        self._shards.sample()
         actors = self._state.desired
         gathered = list(zip(actors, await asyncio.gather(*map(self._samples, actors)), strict=True))
         for actor, samples in gathered:
             own.set("actor_up", float(samples is not None), actor=actor)
             own.set("actor_restarts_total", self._restarts[actor], actor=actor)
-        return [("supervisor", own.encode()), *gathered]
+        return [("supervisor", own.encode()), ("shards", self._shards.metrics.encode()), *gathered]
 
     async def _samples(self, actor: str) -> bytes | None:
         try:
@@ -435,6 +475,7 @@ class SupervisorActor:
         for task in self._tasks:
             task.cancel()
         await self._places.stop()
+        self._shards.stop()
         actors, self._state.desired = self._state.desired, ()
         await asyncio.gather(*(self._peers.leave(actor) for actor in actors if actor.startswith("gateway")))
         for kind in ("ingestor", "coordinator", "gateway", "shard"):  # down the stream, so that nobody calls the dead

@@ -8,6 +8,7 @@ from cluster.core.gateway_scaling import GatewayScale
 FIXED = (
     "cluster.name",
     "cluster.shards",
+    "cluster.replicas",
     "cluster.coordinators",
     "cluster.gateways",
     "gateway.host",

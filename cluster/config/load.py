@@ -196,6 +196,12 @@ def _count(path: str, value: Any) -> int:
     return value
 
 
+def _replicas(path: str, value: Any) -> int:
+    if isinstance(value, bool) or value not in (0, 1):
+        raise ConfigError(path, f"expected 0 or 1, got {value!r}")
+    return int(value)
+
+
 def _ingestors(path: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_INGESTORS:
         raise ConfigError(
@@ -478,12 +484,12 @@ class _Reader(Faults):
             autoscale.min if autoscale is not None else section.take("ingestors", 1, _ingestors),
             section.take("gateways", 1, self.gateways),
             autoscale,
+            section.take("replicas", 0, _replicas),
         )
         if made.coordinators > made.shards:
             self.fault(
                 f"{path}.coordinators", f"expected at most one per shard ({made.shards}), got {made.coordinators}"
             )
-        section.later("replicas", 0)
         section.done()
         return made
 

@@ -64,6 +64,8 @@ class ClusterConfig(Struct, frozen=True):
     """None: one on each node that offers the Ray resource `harbor_gateway`; a `GatewayScale`: there too, as many as sessions need."""
     autoscale: Autoscale | None = None
     """Of ingestors."""
+    replicas: int = 0
+    """Standbys of each shard: 0 | 1."""
 
 
 class AuthConfig(Struct, frozen=True):

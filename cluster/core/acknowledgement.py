@@ -2,7 +2,7 @@
 
     memory      applied: it is in the shard's transaction, which a killed process does not lose, but a machine might
     durable     the store has written it through to the disk
-    replicated  another node has it
+    replicated  the shard's standby has committed it; while there is one, nothing is answered before that, at whatever level
 
 Syncing is slow and one sync covers all that was committed before it. So one is under way at a time; writes that are committed meanwhile
 wait for the next, however many they are. Nothing else waits: the shard goes on with its steps.
@@ -23,8 +23,10 @@ from cluster.errors import ErrorCode, HarborError
 
 LEVELS = ("memory", "replicated", "durable")
 """What a client may ask for; who asks for nothing gets the safest there is."""
-Unstored = Literal["", "off", "unavailable"]
-"""Why nothing is stored, if so: by configuration, or since the store could not be opened."""
+Standby = Literal["off", "missing", "in_sync"]
+"""Whether the shard has a standby: none is configured, or there is one to come, or it has everything."""
+Undurable = Literal["", "off", "unavailable"]
+"""Why nothing is on a disk, if so: by configuration, or since the store could not be opened."""
 
 
 class Held(Struct):
@@ -39,10 +41,13 @@ class Held(Struct):
 class Acknowledgements:
     """See the module."""
 
-    __slots__ = ("_syncing", "_unstored", "_waiting")
+    __slots__ = ("_syncing", "_undurable", "_waiting", "promised", "standby")
 
-    def __init__(self, unstored: Unstored) -> None:
-        self._unstored = unstored
+    def __init__(self, undurable: Undurable) -> None:
+        self._undurable = undurable
+        self.standby: Standby = "off"
+        self.promised: set[int] = set()
+        """Requests of this step whose writes are to be replicated when they are answered; the shell takes them."""
         self._waiting: list[Held] = []
         self._syncing: list[Held] | None = None
         """Those that the sync under way is for; None: there is none."""
@@ -54,17 +59,24 @@ class Acknowledgements:
             HarborError: the level cannot be had here; nothing is written then.
         """
         match level:
-            case "replicated":
-                raise HarborError(
-                    ErrorCode.UNSUPPORTED, "ack=replicated needs a standby, and this version has none: replicas is 0"
-                )
-            case "durable" if self._unstored == "off":
+            case "replicated" if self.standby == "off":
+                raise HarborError(ErrorCode.UNSUPPORTED, "ack=replicated needs a standby: cluster.replicas is 0")
+            case "replicated" if self.standby == "missing":
+                raise HarborError(ErrorCode.UNAVAILABLE, "ack=replicated: this shard's standby is being built")
+            case "durable" if self._undurable == "off":
                 raise HarborError(
                     ErrorCode.UNSUPPORTED, "ack=durable needs a store, and there is none: storage.path is null"
                 )
-            case "durable" if self._unstored == "unavailable":
+            case "durable" if self._undurable == "unavailable":
                 raise HarborError(ErrorCode.UNAVAILABLE, "ack=durable: the store of this shard could not be opened")
-        return level != "memory" and not self._unstored
+        if level == "durable" or (level == "" and self.standby != "in_sync"):
+            return not self._undurable
+        return False
+
+    def promise(self, level: str, request: int) -> None:
+        """A request has written at a level; note it where that means replicated."""
+        if self.standby == "in_sync" and level in ("", "replicated"):
+            self.promised.add(request)
 
     def hold(self, held: Held) -> None:
         """Let an answer wait for the next sync; what it speaks of is committed by the end of this step."""

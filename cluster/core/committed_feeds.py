@@ -28,11 +28,14 @@ LOOKS = 2
 class CommittedFeeds:
     """See the module."""
 
-    __slots__ = ("_claims", "_is_needed", "_profiles", "_shard", "_unstored", "checkpoints", "cursors")
+    __slots__ = ("_claims", "_incarnation", "_is_needed", "_profiles", "_shard", "_unstored", "checkpoints", "cursors")
 
-    def __init__(self, shard: int, unstored: Unstored, is_needed: Callable[[tuple[str, str]], bool]) -> None:
+    def __init__(
+        self, shard: int, incarnation: int, unstored: Unstored, is_needed: Callable[[tuple[str, str]], bool]
+    ) -> None:
         """`is_needed`: whether a channel, as (source, channel), is."""
         self._shard = shard
+        self._incarnation = incarnation
         self._unstored = unstored
         self._is_needed = is_needed
         self._profiles: set[int] = {0}
@@ -120,7 +123,10 @@ class CommittedFeeds:
             (feed, incarnation, last) for feed, (incarnation, last) in self.cursors.items() if owner(feed) in sources
         ]
         checkpoints = [each for each in self.checkpoints.values() if owner(each.sequence) in sources]
-        self._claims[claim.ingestor] = (Claimed(self._shard, claim.number, cursors, checkpoints), now_ms)
+        self._claims[claim.ingestor] = (
+            Claimed(self._shard, claim.number, cursors, checkpoints, self._incarnation),
+            now_ms,
+        )
 
     def deadline(self) -> float | None:
         """When an ingestor is to be told."""

@@ -101,6 +101,8 @@ class ShardRoles:
         self._wait_ms = wait_ms
         self._began_ms = now_ms
         """Since when there was nobody to lead."""
+        self._led_by: Tell | None = None
+        """What the primary was told last."""
         self._dead: dict[str, bool] = {}
         """Actors that are gone; whether their process is known to have ended."""
         self.promotions = 0
@@ -162,6 +164,9 @@ class ShardRoles:
             is_told = report is not None and report.role is Role.STANDBY and report.is_whole
             if report is not None and is_told:
                 return [self._lead(primary, report, is_dead=self._others_ended(primary))]
+            told = self._led_by
+            if report is not None and told is not None and (told.actor, told.life) == (primary, report.life):
+                return [told]  # it has not done so yet
             if successor := self._successor():
                 return self._promoted(successor, now_ms)
             if report is None and self._dead.get(primary) is None:
@@ -238,7 +243,8 @@ class ShardRoles:
     def _lead(self, actor: str, report: Report, *, is_dead: bool = False, begins_empty: bool = False) -> Tell:
         assert self.record is not None
         grant = Grant(Role.PRIMARY, self.record.epoch, is_dead=is_dead, begins_empty=begins_empty)
-        return Tell(self.shard, actor, report.life, grant)
+        self._led_by = Tell(self.shard, actor, report.life, grant)
+        return self._led_by
 
     def _begun(self, now_ms: float) -> list[Effect]:
         """Nobody leads, and there is no standby to do so: let stores decide."""

@@ -25,7 +25,7 @@ import orjson
 from msgspec import Struct
 
 from cluster.core import broadcast, json_patch
-from cluster.core.acknowledgement import Acknowledgements, Held
+from cluster.core.acknowledgement import Acknowledgements, Held, Undurable
 from cluster.core.channel_demand import Channel, ChannelDemand
 from cluster.core.committed_feeds import CommittedFeeds
 from cluster.core.declared_query import DeclaredQueries, FetchRequest, FunctionRequest, Response
@@ -231,14 +231,14 @@ class ShardState:
         limits: Mapping[str, int] | None = None,
         reducer: Reducer | None = None,
         keeps: bool = False,
-        lost_store: bool = False,
+        undurable: Undurable | None = None,
         mutations: Mapping[str, DeclaredMutation] | None = None,
         shards: int = 1,
         place: Callable[[str], int] = lambda _: 0,
     ) -> None:
         """`replay_ms`: the longest an operation may have been under way (the largest `max_wait`); `limits`: calls at once, by service.
 
-        `keeps`: it has a store; `lost_store`: it should have one, but that could not be opened. `place`: which of the `shards` has a key.
+        `keeps`: it has a store; `undurable`: why nothing is on a disk, "": what is kept is. `place`: which of the `shards` has a key.
         """
         self.identity = identity
         self.incarnation = incarnation
@@ -272,9 +272,9 @@ class ShardState:
         self._results: dict[str, Result] = {}
         """By request id, oldest first."""
         self._unstored = Unstored(keeps=keeps)
-        self._acknowledgements = Acknowledgements("" if keeps else "unavailable" if lost_store else "off")
+        self.acknowledgements = Acknowledgements(("" if keeps else "off") if undurable is None else undurable)
         self._recent_values = RecentValues()
-        self._committed = CommittedFeeds(shard_at(identity), self._unstored, self._is_needed)
+        self._committed = CommittedFeeds(shard_at(identity), incarnation, self._unstored, self._is_needed)
         self.mutations = ShardMutations(
             identity,
             incarnation,
@@ -359,12 +359,12 @@ class ShardState:
         """
         self._unsendable = set(transaction.mutations)
         self._unstored.failed(transaction)
-        self._acknowledgements.not_stored(transaction.results)
+        self.acknowledgements.not_stored(transaction.results)
 
     def synced(self, now_ms: float, *, failed: bool = False) -> list[Effect]:
         """What `Sync` asked for is done, or could not be: acknowledge the writes that waited for it."""
         self._now_ms = now_ms
-        for held in self._acknowledgements.synced(failed=failed):
+        for held in self.acknowledgements.synced(failed=failed):
             link = self._links.get(held.gateway)
             if link is not None:
                 link.answer(held.id, held.payload)
@@ -1230,11 +1230,13 @@ class ShardState:
             case Mutate() | Undo() | ListMutations():
                 return self.mutations.request(link.address, request, self._now_ms)
             case Write() | Edit() | Erase():
-                is_durable = self._acknowledgements.is_durable(request.ack)
+                is_durable = self.acknowledgements.is_durable(request.ack)
                 payload = self._write(request)
+                if isinstance(payload, Written):
+                    self.acknowledgements.promise(request.ack, request.id)
                 if not is_durable or not isinstance(payload, Written):
                     return payload
-                self._acknowledgements.hold(Held(link.address, request.id, request.request_id, payload))
+                self.acknowledgements.hold(Held(link.address, request.id, request.request_id, payload))
                 return None
             case PresenceNews():
                 self.presence.news(link.address, link.presence, request, self._now_ms)
@@ -1564,7 +1566,7 @@ class ShardState:
         if transaction is not None:
             self._unsendable = set()
             effects.insert(0, Commit(transaction))
-        if self._acknowledgements.begin():
+        if self.acknowledgements.begin():
             effects.append(Sync())
         return effects
 

@@ -1,6 +1,7 @@
 """Where shards keep what must survive them: the stores behind `core.transaction.Store`."""
 
-from cluster.storage.lmdb_store import LmdbStore, open_store
+from cluster.storage.lmdb_store import LmdbStore
 from cluster.storage.memory_store import MemoryStore
+from cluster.storage.shard_stores import ShardStores, Taken
 
-__all__ = ["LmdbStore", "MemoryStore", "open_store"]
+__all__ = ["LmdbStore", "MemoryStore", "ShardStores", "Taken"]

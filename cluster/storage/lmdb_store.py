@@ -11,7 +11,6 @@ set aside under a name of its own and a new one begun.
 import fcntl
 import os
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from hashlib import blake2b
@@ -327,37 +326,7 @@ def _put(writing: Any, table: Any, rows: Mapping[str, Any], *, is_named: bool = 
             writing.put(key, _ENCODE((name, row) if is_named else row), db=table)
 
 
-def open_store(directory: Path, *, always: bool = False, wait_s: float = 0.0) -> tuple[LmdbStore, Stored | None, str]:
-    """Open a shard's store. Returns it, what it holds, and why the one before was set aside ("": it was not).
-
-    `wait_s`: how long to wait for another process to give it up.
-
-    Raises:
-        StoreError: another process has it still, or a store cannot be begun there.
-    """
-    give_up = time.monotonic() + wait_s
-    while True:
-        try:
-            store = LmdbStore(directory, always=always)
-        except StoreError as error:
-            if isinstance(error.__cause__, lmdb.Error):
-                reason = error.message
-                break
-            if not isinstance(error.__cause__, BlockingIOError) or time.monotonic() > give_up:
-                raise
-            time.sleep(LOCK_POLL_S)
-            continue
-        try:
-            return store, store.load(), ""
-        except StoreError as error:
-            reason = error.message
-            store.close()
-            break
-    _set_aside(directory)
-    return LmdbStore(directory, always=always), None, reason
-
-
-def _set_aside(directory: Path) -> None:
+def set_aside(directory: Path) -> None:
     """Keep what cannot be read for somebody to look at, the last of it only."""
     aside = directory.with_name(f"{directory.name}.unreadable")
     with suppress(FileNotFoundError):

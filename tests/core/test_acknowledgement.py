@@ -1,5 +1,7 @@
 """Which levels can be had, and which answers a sync is for."""
 
+from typing import Any
+
 import pytest
 
 from cluster.core.acknowledgement import Acknowledgements, Held
@@ -35,6 +37,34 @@ def test_what_cannot_be_had_is_refused(level: str, why: str, code: ErrorCode, sa
     with pytest.raises(HarborError, match=says) as raised:
         Acknowledgements(why).is_durable(level)  # type: ignore[arg-type]
     assert raised.value.code is code
+
+
+@pytest.mark.parametrize(
+    ("level", "standby", "is_durable", "promised"),
+    [
+        ("", "in_sync", False, {7}),
+        ("replicated", "in_sync", False, {7}),
+        ("durable", "in_sync", True, set()),
+        ("memory", "in_sync", False, set()),
+        ("", "missing", True, set()),
+    ],
+)
+def test_with_a_standby_writes_are_replicated_unless_something_else_is_asked_for(
+    level: str, standby: Any, is_durable: bool, promised: set[int]
+) -> None:
+    acknowledgements = Acknowledgements("")
+    acknowledgements.standby = standby
+    assert acknowledgements.is_durable(level) == is_durable
+    acknowledgements.promise(level, 7)
+    assert acknowledgements.promised == promised
+
+
+def test_while_the_standby_is_built_replicated_cannot_be_had_yet() -> None:
+    acknowledgements = Acknowledgements("off")
+    acknowledgements.standby = "missing"
+    with pytest.raises(HarborError, match="being built") as raised:
+        acknowledgements.is_durable("replicated")
+    assert raised.value.code is ErrorCode.UNAVAILABLE
 
 
 def test_one_sync_is_under_way_and_is_for_those_before_it() -> None:

@@ -15,7 +15,7 @@ class Feeds:
 
     def __init__(self, needed: frozenset[tuple[str, str]] = frozenset()) -> None:
         self.unstored = Unstored(keeps=True)
-        self.committed = CommittedFeeds(0, self.unstored, needed.__contains__)
+        self.committed = CommittedFeeds(0, 1, self.unstored, needed.__contains__)
 
     def moved(self, feed: str, last: int = 1) -> bool:
         return self.committed.advance(FeedRange(feed, 3, last, last, last - 1))

@@ -56,6 +56,16 @@ def test_a_new_cluster_begins_without_who_never_came() -> None:
     assert made.decide(WAIT_MS) == [Keep(0, Record(1, "", B)), tell(B, 1, Role.PRIMARY, 1, is_dead=True)]
 
 
+def test_what_was_granted_and_is_not_done_yet_is_told_again_under_the_same_epoch() -> None:
+    made = roles()
+    made.reported(A, new(), 1.0)
+    (_, told) = made.reported(B, new(), 2.0)
+    assert made.decide(3.0) == [told]
+    assert made.reported(A, new(2), 4.0) == [Keep(0, Record(2, "", A)), tell(A, 2, Role.PRIMARY, 2, is_dead=True)], (
+        "anew"
+    )
+
+
 @pytest.mark.parametrize(
     ("a", "b", "chosen"),
     [

@@ -1,8 +1,5 @@
 """One contract for every store; what only one with a directory can do stands below."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from operator import attrgetter
 from pathlib import Path
@@ -17,7 +14,7 @@ from cluster.core.mutation_queue import MutationRecord
 from cluster.core.role import Standing
 from cluster.core.transaction import Store, StoredEntry, Transaction
 from cluster.errors import StoreError
-from cluster.storage import LmdbStore, MemoryStore, open_store
+from cluster.storage import LmdbStore, MemoryStore
 
 
 def entry(key: str, data: bytes = b"1", version: int = 1) -> StoredEntry:
@@ -203,67 +200,16 @@ def test_the_map_grows(tmp_path: Path) -> None:
         store.commit(transaction(entries={f"k{number}": entry(f"k{number}", data)}))
     assert store.size() > 5_000_000
     store.close()
-    again, stored, reason = open_store(tmp_path)
+    again = LmdbStore(tmp_path)
+    stored = again.load()
     assert stored is not None
-    assert (len(stored.entries), reason) == (50, "")
+    assert len(stored.entries) == 50
     again.close()
 
 
 def test_one_process_owns_it(tmp_path: Path) -> None:
     store = LmdbStore(tmp_path)
     with pytest.raises(StoreError, match="another process has it open"):
-        open_store(tmp_path)
+        LmdbStore(tmp_path)
     store.close()
-    open_store(tmp_path)[0].close()
-
-
-def test_it_waits_for_its_owner_to_end(tmp_path: Path) -> None:
-    holds = f"import sys; from cluster.storage import LmdbStore; from pathlib import Path; s = LmdbStore(Path({str(tmp_path)!r})); print('held', flush=True); sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", holds], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
-        assert owner.stdout is not None
-        owner.stdout.readline()
-        with pytest.raises(StoreError):
-            open_store(tmp_path)
-        owner.kill()
-        open_store(tmp_path, wait_s=10.0)[0].close()
-
-
-@pytest.mark.parametrize("spoil", ["garbage", "schema", "entry", "cut", "half"])
-def test_what_cannot_be_read_is_set_aside(tmp_path: Path, spoil: str) -> None:
-    directory = tmp_path / "shard-0"
-    store = LmdbStore(directory)
-    store.commit(transaction(entries={"a": entry("a", data=b'"%b"' % (b"x" * 100_000))}))
-    length = store.size()
-    match spoil:
-        case "schema":
-            with store._env.begin(write=True) as writing:
-                writing.put(b"state", b"\x95\xcd\x03\xe7\x01\x01\x90\x00", db=store._meta)
-        case "entry":
-            with store._env.begin(write=True) as writing:
-                writing.put(b"0" * 16, b"no entry", db=store._entries)
-    store.close()
-    if spoil == "garbage":
-        (directory / "data.mdb").write_bytes(b"no database" * 10_000)
-    if spoil == "cut":
-        os.truncate(directory / "data.mdb", 2 * os.sysconf("SC_PAGE_SIZE"))
-    if spoil == "half":
-        with (directory / "data.mdb").open("r+b") as file:  # pages of the value are lost, what says where it is is not
-            length = file.read().index(b"x" * 50_000) + 10_000
-            file.truncate(length)
-    fresh, stored, reason = open_store(directory)
-    assert stored is None
-    assert str(directory) in reason
-    assert (tmp_path / "shard-0.unreadable" / "data.mdb").exists()
-    fresh.commit(transaction(entries={"b": entry("b")}))
-    fresh.close()
-    again, stored, reason = open_store(directory)
-    assert stored is not None
-    assert [each.key for each in stored.entries] == ["b"]
-    assert not reason
-    again.close()
-
-
-def test_a_directory_that_cannot_be_made_is_said(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="file/shard-0: Not a directory"):
-        open_store(tmp_path / "file" / "shard-0")
+    LmdbStore(tmp_path).close()

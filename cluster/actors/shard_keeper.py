@@ -1,0 +1,250 @@
+"""The supervisor's part in failover: asks shards' actors how they are, and tells them what they are to be.
+
+One call waits at each actor for news (`report`). It ends with the actor's process, so a death is known as soon as the kernel or Ray knows it; one that does
+not end says within seconds that a process is stopped, or a network cut.
+
+What must not live here: who gets which role (`core.shard_roles`).
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import msgspec
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, WorkerCrashedError
+
+from cluster.actors import handles
+from cluster.actors.handles import Peers, Unreachable
+from cluster.clock import SystemClock
+from cluster.core.primaries import actors_of
+from cluster.core.role import Role
+from cluster.core.shard_roles import Effect, End, Keep, Missing, Record, Report, ShardRoles, Tell
+from cluster.observability.logs import Log
+from cluster.observability.metrics import Metrics
+
+SILENT_S = 3.5
+"""How long a report may take, which an actor gives after 1 s at the latest. Beyond it the process counts as stopped: by then the lease of a
+primary is over as well."""
+PAUSE_S = 0.1
+"""Between tries to ask an actor that does not answer."""
+AGAIN_S = 0.5
+"""After which what was told and not done is told again."""
+CONFIRM_S = 0.4
+"""How long Ray may take to hear of a process that has ended, before it is not waited for to say so: then the lease is."""
+CONFIRM_POLL_S = 0.01
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether a process of this machine is no more, or only waits to be reaped."""
+    try:
+        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
+    except FileNotFoundError:
+        return Path("/proc/self/stat").exists()
+    except OSError:
+        return False
+
+
+class ShardKeeper:
+    """The shell of `ShardRoles`, one of each shard that may have two actors."""
+
+    def __init__(self, cluster: str, peers: Peers, log: Log, *, wait_ms: float, end: Callable[[str], None]) -> None:
+        """Begin without shards.
+
+        Args:
+            cluster: Its name.
+            peers: Who asks and tells.
+            log: Where what is done is said.
+            wait_ms: How long a store is waited for.
+            end: Ends an actor for good; blocks.
+        """
+        self.shards: dict[int, ShardRoles] = {}
+        self.metrics = Metrics(component="supervisor")
+        self._recovery = self.metrics.histogram("recovery_seconds")
+        self.missing: Counter[int] = Counter()
+        self._cluster = cluster
+        self._node = ray.get_runtime_context().get_node_id()
+        self._peers = peers
+        self._log = log
+        self._wait_ms = wait_ms
+        self._end = end
+        self._clock = SystemClock()
+        self._loop = asyncio.get_running_loop()
+        self._watches: dict[str, asyncio.Task[None]] = {}
+        self._effects: asyncio.Queue[tuple[ShardRoles, Effect]] = asyncio.Queue()
+        self._worker = self._loop.create_task(self._work())
+        self._told: dict[str, tuple[Tell | None, float]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ending: set[str] = set()
+        """Actors that were ended so that their standbys take over."""
+        self._lost_ms: dict[int, float] = {}
+        """Since when a shard has nobody to lead it."""
+        self.places: dict[str, tuple[str, int]] = {}
+        """(node, pid) of each actor, as last heard."""
+
+    async def follow(self, shard: int, actors: tuple[str, ...]) -> None:
+        """Have a shard be held by these actors, which exist or are about to."""
+        roles = self.shards.get(shard)
+        if roles is None:
+            record = await self._kept(shard)
+            now_ms = self._clock.now_ms()
+            roles = self.shards[shard] = ShardRoles(shard, record, wait_ms=self._wait_ms, now_ms=now_ms)
+        self._put(roles, roles.want(actors, self._clock.now_ms()))
+        for actor in actors_of(f"shard-{shard}"):
+            watch = self._watches.get(actor)
+            if actor in actors and (watch is None or watch.done()):
+                self._watches[actor] = self._loop.create_task(self._watch(roles, actor))
+            elif actor not in actors and watch is not None:
+                self._watches.pop(actor).cancel()
+
+    async def _kept(self, shard: int) -> Record | None:
+        while True:
+            try:
+                return await asyncio.to_thread(handles.kept, self._cluster, shard)
+            except Unreachable:
+                await asyncio.sleep(PAUSE_S)
+
+    def actors(self, shard: int) -> tuple[str, ...]:
+        """Return the actors that a shard is to have."""
+        roles = self.shards.get(shard)
+        return (f"shard-{shard}",) if roles is None else roles.actors
+
+    def primary(self, shard: int) -> str:
+        """Return which actor is the primary, as far as known."""
+        roles = self.shards.get(shard)
+        return f"shard-{shard}" if roles is None or roles.primary is None else roles.primary
+
+    def leads(self, shard: int) -> bool:
+        """Whether a shard has a primary that has said so."""
+        roles = self.shards.get(shard)
+        if roles is None:
+            return True
+        report = roles.reports.get(roles.primary or "")
+        return report is not None and report.role is Role.PRIMARY
+
+    def sample(self) -> None:
+        """Put the figures into `metrics`."""
+        for shard, roles in self.shards.items():
+            self.metrics.set("failovers_total", roles.promotions, shard=str(shard))
+            self.metrics.set("stores_lost_total", self.missing[shard], shard=str(shard))
+
+    def stop(self) -> None:
+        """Ask and tell no more."""
+        for task in (self._worker, *self._watches.values(), *self._tasks):
+            task.cancel()
+
+    async def _watch(self, roles: ShardRoles, actor: str) -> None:
+        known = b""
+        is_heard = False
+        while True:
+            try:
+                encoded = await self._peers.report(actor, known, SILENT_S)
+            except Unreachable as error:
+                known = b""
+                if is_heard:
+                    is_heard = False
+                    died_ms = self._clock.now_ms()
+                    if actor == roles.primary:
+                        self._lost_ms.setdefault(roles.shard, died_ms)
+                    is_certain = await self._is_certain(actor, error.__cause__)
+                    self._log.warning("shard_actor_lost", actor=actor, certain=is_certain, reason=str(error))
+                    self._put(roles, roles.died(actor, self._clock.now_ms(), is_certain=is_certain))
+                await asyncio.sleep(PAUSE_S)
+                continue
+            if encoded == known:
+                self._put(roles, roles.decide(self._clock.now_ms()))
+                continue
+            report = msgspec.msgpack.decode(encoded, type=Report)
+            if not is_heard:
+                await self._find(actor)
+            known, is_heard = encoded, True
+            self._note(roles, actor, report)
+            self._put(roles, roles.reported(actor, report, self._clock.now_ms()))
+
+    async def _find(self, actor: str) -> None:
+        """Find out where an actor is; how its end is confirmed depends on that."""
+        try:
+            status = await self._peers.status(actor)
+        except Unreachable:
+            self.places.pop(actor, None)
+        else:
+            self.places[actor] = (status["node"], status["pid"])
+
+    def _note(self, roles: ShardRoles, actor: str, report: Report) -> None:
+        """Measure how long a shard was without a primary."""
+        if report.role is Role.PRIMARY and roles.record is not None and report.epoch == roles.record.epoch:
+            since = self._lost_ms.pop(roles.shard, None)
+            if since is not None:
+                took_s = (self._clock.now_ms() - since) / 1000.0
+                self._recovery.observe(took_s)
+                self._log.info(
+                    "shard_recovered", shard=roles.shard, actor=actor, epoch=report.epoch, seconds=round(took_s, 3)
+                )
+        elif actor == roles.primary and report.role is Role.NONE:
+            self._lost_ms.setdefault(roles.shard, self._clock.now_ms())
+
+    async def _is_certain(self, actor: str, cause: BaseException | None) -> bool:
+        """Whether an actor's process has ended: this machine's kernel says so, or the node it was on, by way of Ray's head."""
+        if not isinstance(cause, ActorDiedError | ActorUnavailableError | WorkerCrashedError):
+            return False
+        node, pid = self.places.get(actor, ("", 0))
+        until = self._loop.time() + CONFIRM_S
+        while self._loop.time() < until:
+            if node == self._node and _has_ended(pid):
+                return True
+            if node != self._node and await asyncio.to_thread(handles.has_ended, self._cluster, actor, node, pid):
+                return True
+            await asyncio.sleep(CONFIRM_POLL_S)
+        return False
+
+    def _put(self, roles: ShardRoles, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            self._effects.put_nowait((roles, effect))
+
+    async def _work(self) -> None:
+        """Carry out effects, in order: what is to be kept is, before anybody is told."""
+        while True:
+            roles, effect = await self._effects.get()
+            match effect:
+                case Keep(record=record):
+                    await self._keep(roles, record)
+                case Tell():
+                    self._tell(effect)
+                case Missing(store=store):
+                    self.missing[roles.shard] += 1
+                    self._log.error("store_lost", shard=roles.shard, store=store, waited_s=self._wait_ms / 1000.0)
+                case End(actor=actor):
+                    if actor not in self._ending:
+                        self._ending.add(actor)
+                        self._lost_ms.setdefault(roles.shard, self._clock.now_ms())
+                        self._log.info("handing_over", shard=roles.shard, actor=actor)
+                        await asyncio.to_thread(self._end, actor)
+
+    async def _keep(self, roles: ShardRoles, record: Record) -> None:
+        self._log.info("role_kept", shard=roles.shard, epoch=record.epoch, primary=record.primary)
+        while True:
+            try:
+                await asyncio.to_thread(handles.keep, self._cluster, roles.shard, record)
+            except Unreachable as error:
+                self._log.sampled("role_not_kept", "keep", reason=str(error))
+                await asyncio.sleep(PAUSE_S)
+            else:
+                return
+
+    def _tell(self, tell: Tell) -> None:
+        """Tell an actor, unless it has just been told the same."""
+        before, at = self._told.get(tell.actor, (None, 0.0))
+        now = self._loop.time()
+        if before == tell and now - at < AGAIN_S:
+            return
+        self._told[tell.actor] = (tell, now)
+        task = self._loop.create_task(self._grant(tell))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _grant(self, tell: Tell) -> None:
+        try:
+            await self._peers.grant(tell.actor, tell.life, msgspec.msgpack.encode(tell.grant))
+        except Unreachable as error:
+            self._log.sampled("role_not_told", "grant", actor=tell.actor, reason=str(error))

@@ -1,0 +1,147 @@
+"""The stores of a shard on this node: which there are, and which one an actor takes.
+
+Each has an id of its own, behind the shard's name in that of its directory: `<path>/<cluster>/shard-3-<id>`. A node may have several: of two
+actors, or of an earlier time when the shard was here. One is taken with its lock, so two actors never have the same.
+
+What must not live here: which of them counts (`core.shard_roles`).
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import lmdb
+
+from cluster.core.role import Standing
+from cluster.core.transaction import Stored
+from cluster.errors import StoreError
+from cluster.storage.lmdb_store import LOCK_POLL_S, LmdbStore, set_aside
+
+
+class Taken(NamedTuple):
+    """A store that is this process's own."""
+
+    id: str
+    store: LmdbStore
+    standing: Standing
+    come_to: tuple[int, int]
+    """(epoch, offset)."""
+
+
+class ShardStores:
+    """See the module."""
+
+    def __init__(self, root: Path, shard: str, new_id: Callable[[], str], *, always: bool = False) -> None:
+        """`root`: of the cluster; `new_id`: makes ids; `always`: sync with each commit."""
+        self._root = root
+        self._shard = shard
+        self._new_id = new_id
+        self._always = always
+        self.unreadable = ""
+        """Why the last one that was set aside cannot be read."""
+
+    def ids(self) -> list[str]:
+        """Return the ids of all that are here."""
+        prefix = f"{self._shard}-"
+        found = (path.name.removeprefix(prefix) for path in self._root.glob(f"{prefix}*") if path.is_dir())
+        return sorted(each for each in found if each.isalnum())
+
+    def directory(self, store: str) -> Path:
+        """Return where a store is."""
+        return self._root / f"{self._shard}-{store}"
+
+    def adopt(self) -> None:
+        """Give the store of an earlier version, which had no id, one.
+
+        Raises:
+            StoreError: it cannot be renamed.
+        """
+        old = self._root / self._shard
+        if old.is_dir():
+            try:
+                old.rename(self.directory(self._new_id()))
+            except OSError as error:
+                raise StoreError(f"{old}: {error.strerror}") from error
+
+    def take(self, wanted: str = "", wait_s: float = 0.0) -> Taken | None:
+        """Take the store that is wanted, else the one that is whole under the highest epoch and has come furthest; None: there is none.
+
+        A store that cannot be read is set aside. `wait_s`: how long to wait where another process has all of them.
+
+        Raises:
+            StoreError: the directory cannot be used.
+        """
+        give_up = time.monotonic() + wait_s
+        while True:
+            taken, is_held = self._best(wanted)
+            if taken is not None or not is_held or time.monotonic() > give_up:
+                return taken
+            time.sleep(LOCK_POLL_S)
+
+    def _best(self, wanted: str) -> tuple[Taken | None, bool]:
+        best: Taken | None = None
+        is_held = False
+        for store in [wanted] if wanted in self.ids() else self.ids():
+            try:
+                opened = LmdbStore(self.directory(store), always=self._always)
+            except StoreError as error:
+                if isinstance(error.__cause__, BlockingIOError):
+                    is_held = True
+                    continue
+                if not isinstance(error.__cause__, lmdb.Error):
+                    raise
+                self._set_aside(store, error)
+                continue
+            try:
+                found = opened.standing()
+            except StoreError as error:
+                opened.close()
+                self._set_aside(store, error)
+                continue
+            taken = Taken(store, opened, *(found or (Standing(0, is_whole=False), (0, 0))))
+            if best is None or _rank(taken) > _rank(best):
+                best, taken = taken, best
+            if taken is not None:
+                taken.store.close()
+        return best, is_held
+
+    def _set_aside(self, store: str, error: StoreError) -> None:
+        self.unreadable = error.message
+        set_aside(self.directory(store))
+
+    def load(self, taken: Taken) -> Stored | None:
+        """Return what a store holds; None: nothing, or it cannot be read and was set aside, and then it is closed."""
+        try:
+            return taken.store.load()
+        except StoreError as error:
+            taken.store.close()
+            self._set_aside(taken.id, error)
+            return None
+
+    def begin(self) -> Taken:
+        """Begin a new store.
+
+        Raises:
+            StoreError: the directory cannot be used.
+        """
+        store = self._new_id()
+        return Taken(store, LmdbStore(self.directory(store), always=self._always), Standing(0, is_whole=False), (0, 0))
+
+    def tidy(self) -> list[str]:
+        """Remove what nobody has taken: what it held is in two others. Returns the ids."""
+        removed = []
+        for store in self.ids():
+            try:
+                LmdbStore(self.directory(store)).close()
+            except StoreError as error:
+                if isinstance(error.__cause__, BlockingIOError):
+                    continue
+            shutil.rmtree(self.directory(store), ignore_errors=True)
+            removed.append(store)
+        return removed
+
+
+def _rank(taken: Taken) -> tuple[bool, int, tuple[int, int]]:
+    return (taken.standing.is_whole, taken.standing.epoch, taken.come_to)

@@ -1,0 +1,148 @@
+"""Which of a shard's stores is taken, and what becomes of those that cannot be read or are no longer needed."""
+
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.core.role import Standing
+from cluster.errors import StoreError
+from cluster.storage import ShardStores, Taken
+from tests.storage.test_stores import entry, transaction
+
+
+def stores(root: Path, shard: str = "shard-1") -> ShardStores:
+    numbers = itertools.count()
+    return ShardStores(root, shard, lambda: f"id{next(numbers)}")
+
+
+def made(of: ShardStores, epoch: int, number: int, *, is_whole: bool = True) -> str:
+    """Make a store; return its id."""
+    taken = of.begin()
+    taken.store.commit(transaction(number, entries={"a": entry("a")}))
+    taken.store.stand(Standing(epoch, is_whole))
+    taken.store.close()
+    return taken.id
+
+
+def taken_of(of: ShardStores, wanted: str = "") -> Taken:
+    taken = of.take(wanted)
+    assert taken is not None
+    return taken
+
+
+def test_where_nothing_is_nothing_is_taken(tmp_path: Path) -> None:
+    assert stores(tmp_path / "none").take() is None
+
+
+def test_a_shard_s_stores_are_its_own(tmp_path: Path) -> None:
+    made(stores(tmp_path, "shard-1"), 5, 0)
+    (tmp_path / "shard-1-id7.unreadable").mkdir()
+    assert stores(tmp_path, "shard-1").ids() == ["id0"]
+    assert stores(tmp_path, "shard-10").ids() == []
+
+
+def test_the_whole_one_of_the_highest_epoch_that_has_come_furthest_is_taken(tmp_path: Path) -> None:
+    of = stores(tmp_path)
+    made(of, 5, 90)
+    made(of, 6, 1)
+    best = made(of, 6, 2)
+    made(of, 7, 99, is_whole=False)
+    taken = taken_of(of)
+    assert (taken.id, taken.standing, taken.come_to) == (best, Standing(6, is_whole=True), (3, 102))
+    taken.store.close()
+
+
+def test_the_one_that_is_wanted_is_taken_whatever_the_others_are(tmp_path: Path) -> None:
+    of = stores(tmp_path)
+    wanted = made(of, 5, 0)
+    made(of, 6, 0)
+    taken = taken_of(of, wanted)
+    assert taken.id == wanted
+    taken.store.close()
+
+
+def test_two_actors_take_two(tmp_path: Path) -> None:
+    of = stores(tmp_path)
+    made(of, 5, 0)
+    made(of, 6, 0)
+    first, second = taken_of(of), taken_of(of)
+    assert (first.id, second.id) == ("id1", "id0")
+    assert of.take() is None
+    first.store.close()
+    second.store.close()
+
+
+def test_it_waits_for_its_owner_to_end(tmp_path: Path) -> None:
+    of = stores(tmp_path)
+    directory = of.directory(made(of, 5, 0))
+    holds = f"import sys; from cluster.storage import LmdbStore; from pathlib import Path; s = LmdbStore(Path({str(directory)!r})); print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", holds], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
+        assert owner.stdout is not None
+        owner.stdout.readline()
+        assert of.take() is None
+        owner.kill()
+        taken = of.take(wait_s=10.0)
+        assert taken is not None
+        taken.store.close()
+
+
+def test_a_store_of_an_earlier_version_is_given_an_id(tmp_path: Path) -> None:
+    of = stores(tmp_path)
+    of.directory(made(of, 5, 0)).rename(tmp_path / "shard-1")
+    of.adopt()
+    of.adopt()
+    taken = taken_of(of)
+    assert [each.key for each in (taken.store.load() or pytest.fail("it is lost")).entries] == ["a"]
+    taken.store.close()
+
+
+def test_what_nobody_has_is_tidied_away(tmp_path: Path) -> None:
+    of = stores(tmp_path)
+    made(of, 5, 0)
+    kept, others = of.begin(), made(stores(tmp_path, "shard-2"), 5, 0)
+    assert of.tidy() == ["id0"]
+    assert of.ids() == [kept.id]
+    assert stores(tmp_path, "shard-2").ids() == [others]
+    kept.store.close()
+
+
+@pytest.mark.parametrize("spoil", ["garbage", "schema", "entry", "cut", "half"])
+def test_what_cannot_be_read_is_set_aside(tmp_path: Path, spoil: str) -> None:
+    of = stores(tmp_path)
+    begun = of.begin()
+    directory, store = of.directory(begun.id), begun.store
+    store.commit(transaction(entries={"a": entry("a", data=b'"%b"' % (b"x" * 100_000))}))
+    length = store.size()
+    match spoil:
+        case "schema":
+            with store._env.begin(write=True) as writing:
+                writing.put(b"state", b"\x95\xcd\x03\xe7\x01\x01\x90\x00", db=store._meta)
+        case "entry":
+            with store._env.begin(write=True) as writing:
+                writing.put(b"0" * 16, b"no entry", db=store._entries)
+    store.close()
+    if spoil == "garbage":
+        (directory / "data.mdb").write_bytes(b"no database" * 10_000)
+    if spoil == "cut":
+        os.truncate(directory / "data.mdb", 2 * os.sysconf("SC_PAGE_SIZE"))
+    if spoil == "half":
+        with (directory / "data.mdb").open("r+b") as file:  # pages of the value are lost, what says where it is is not
+            length = file.read().index(b"x" * 50_000) + 10_000
+            file.truncate(length)
+    taken = of.take()
+    assert taken is None or of.load(taken) is None
+    assert str(directory) in of.unreadable
+    assert (tmp_path / f"{directory.name}.unreadable" / "data.mdb").exists()
+    assert of.ids() == []
+
+
+def test_a_directory_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    of = stores(tmp_path / "file")
+    assert of.take() is None
+    with pytest.raises(StoreError, match="file/shard-1-id0: Not a directory"):
+        of.begin()
