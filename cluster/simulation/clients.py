@@ -3,12 +3,14 @@
 What must not live here: what a client insists on (`view`), writes and their acknowledgements (`writer`).
 """
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import orjson
 
 from cluster.core.client_message import client_frame
 from cluster.core.gateway_state import GatewayState
+from cluster.core.messages import Payload
 from cluster.core.session_state import SessionState
 from cluster.simulation.process import Process
 from cluster.simulation.timeline import Timeline
@@ -48,6 +50,10 @@ class Clients:
         self._timeline = timeline
         self._gateways = gateways
         self.by_name: dict[str, Client] = {}
+        self._tickets: dict[tuple[Process, int], Callable[[list[Payload] | None], None]] = {}
+        self._ticket = 0
+        self.saw: Callable[[str, int, Any, bool], None] | None = None
+        """Told of every version that anybody sees: key, version, data, whether it was removed."""
 
     def gateway(self) -> Process | None:
         """Return a gateway that can be reached, if there is one."""
@@ -131,6 +137,37 @@ class Clients:
         for client in self.by_name.values():
             if client.gateway is gateway:
                 self._hang_up(client, 100.0)
+        for waiting in [each for each in self._tickets if each[0] is gateway]:
+            answered = self._tickets.pop(waiting)
+            self._timeline.at(1.0, lambda answered=answered: answered(None))  # type: ignore[misc]
+
+    # --- one-shot requests ---------------------------------------------------------------------------------------
+
+    def request(
+        self,
+        ask: Callable[[Process, int], Any],
+        answered: Callable[[list[Payload] | None], None],
+    ) -> None:
+        """Ask a gateway, as by HTTP: `ask` in it, with a ticket, then `answered`; with None where it is gone before that."""
+        gateway = self.gateway()
+        if gateway is None:
+            self._timeline.at(50.0, lambda: answered(None))
+            return
+        self._ticket += 1
+        ticket = self._ticket
+        self._tickets[gateway, ticket] = answered
+
+        def begin() -> None:
+            if (gateway, ticket) in self._tickets:
+                self._host.run_effects(gateway, ask(gateway, ticket))
+
+        gateway.later(1.0, begin)
+
+    def responded(self, gateway: Process, ticket: int, payloads: list[Payload]) -> None:
+        """A gateway answers a request."""
+        answered = self._tickets.pop((gateway, ticket), None)
+        if answered is not None:
+            self._timeline.at(1.0, lambda: answered(payloads))
 
     def _hang_up(self, client: Client, back_ms: float) -> None:
         client.session = client.gateway = None
@@ -161,10 +198,21 @@ class Clients:
             self._timeline.note(f"{client.name} <- {frame.decode()}")
             for message in orjson.loads(frame):
                 if "sub" in message:
-                    client.views[message["sub"]].take(message)
+                    view = client.views[message["sub"]]
+                    view.take(message)
+                    self._saw(view, message)
             gateway.do(lambda: self._written(client, gateway, session))
 
         self._timeline.at(self._timeline.random.expovariate(1.0 / client.slow_ms), received)
+
+    def _saw(self, view: View, message: dict[str, Any]) -> None:
+        if self.saw is None or message["type"] not in ("snapshot", "change", "removed"):
+            return
+        if message["type"] == "removed":
+            self.saw(orjson.dumps(message["key"]).decode(), message["version"], None, True)
+        elif message["version"]:
+            key = orjson.dumps(message["key"]).decode()
+            self.saw(key, message["version"], view.entries[key][1], False)
 
     def _written(self, client: Client, gateway: Process, session: SessionState) -> None:
         if client.session is session:

@@ -19,6 +19,8 @@ LOST_MS = 200.0
 LEAVES_MS = 0.3
 """Until what a process has decided to send is out of its hands."""
 
+Receive = Callable[[Process, Callable[[Any], None]], None]
+
 
 @dataclass(frozen=True, slots=True)
 class Faults:
@@ -73,71 +75,112 @@ class Network:
     # --- calls ---------------------------------------------------------------------------------------------------
 
     def call(
+        self, sender: Process, to: str, receive: Receive, done: Callable[[Any], None], timeout_ms: float | None = None
+    ) -> "Call":
+        """Carry a call: `receive` in the process that has the name then, with what takes its answer, then `done` with that; None: it failed."""
+        return Call(self, self._timeline, sender, to, receive, done, timeout_ms or self.faults.timeout_ms)
+
+    def process(self, name: str) -> Process | None:
+        """Return the process that has a name."""
+        return self._processes.get(name)
+
+
+class Call:
+    """A call under way."""
+
+    __slots__ = (
+        "_done",
+        "_is_lost",
+        "_is_over",
+        "_left_ms",
+        "_network",
+        "_receive",
+        "_receiver",
+        "_timeline",
+        "_timeout_ms",
+        "sender",
+        "to",
+    )
+
+    def __init__(
         self,
+        network: Network,
+        timeline: Timeline,
         sender: Process,
         to: str,
-        receive: Callable[[Process, Callable[[Any], None]], None],
+        receive: Receive,
         done: Callable[[Any], None],
+        timeout_ms: float,
     ) -> None:
-        """Carry a call: `receive` in the process that has the name then, with what takes its answer, then `done` with that; None: it failed."""
-        timeline, faults, choose = self._timeline, self.faults, self._timeline.random
-        lost = choose.random() < faults.lose
-        arrives = not lost or choose.random() < 0.5
-        left_ms = timeline.now_ms + LEAVES_MS
-        is_over = False
-
-        def finish(answer: Any) -> None:
-            nonlocal is_over
-            if not is_over:
-                is_over = True
-                sender.do(lambda: done(answer))
-
-        def answer(value: Any) -> None:
-            if lost or self.heals_ms(to, sender.name):
-                timeline.at(LOST_MS if lost else faults.timeout_ms, lambda: finish(None))
-            else:
-                timeline.at(self.delay(), lambda: finish(value))
-
-        def arrive() -> None:
-            if sender.stopped_ms is not None and sender.stopped_ms < left_ms:
-                sender.waiting.append(arrive)  # it has not left yet
-                return
-            if not arrives:
-                timeline.at(self.delay() + LOST_MS, lambda: finish(None))
-                return
-            if heals_ms := self.heals_ms(sender.name, to):
-                timeline.at(faults.timeout_ms, lambda: finish(None))
-                if choose.random() < 0.5:
-                    timeline.at(heals_ms + self.delay(), lambda: void(self._deliver(to, receive, void)))
-                return
-            if self._deliver(to, receive, answer):
-                timeline.at(faults.timeout_ms, lambda: finish(None))
-
-        timeline.at(self.delay(), arrive)
+        choose, faults = timeline.random, network.faults
+        self.sender = sender
+        self.to = to
+        self._network = network
+        self._timeline = timeline
+        self._receive = receive
+        self._done = done
+        self._timeout_ms = timeout_ms
+        self._is_lost = choose.random() < faults.lose
+        self._is_over = False
+        self._receiver: Process | None = None
+        self._left_ms = timeline.now_ms + LEAVES_MS
+        timeline.at(network.delay(), self._arrive)
         if choose.random() < faults.repeat:
-            timeline.at(self.delay() * 20, lambda: self._again(sender.name, to, receive))
+            timeline.at(network.delay() * 20, self._arrive_again)
 
-    def _again(self, sender: str, to: str, receive: Callable[[Process, Callable[[Any], None]], None]) -> None:
-        if not self.heals_ms(sender, to):
-            self._deliver(to, receive, void)
+    def _arrive(self) -> None:
+        timeline, network, sender = self._timeline, self._network, self.sender
+        if sender.stopped_ms is not None and sender.stopped_ms < self._left_ms:
+            sender.waiting.append(self._arrive)  # it has not left yet
+        elif self._is_lost and timeline.random.random() < 0.5:
+            self.fail(network.delay() + LOST_MS)
+        elif heals_ms := network.heals_ms(sender.name, self.to):
+            self.fail(self._timeout_ms)
+            if timeline.random.random() < 0.5:
+                timeline.at(heals_ms + network.delay(), self._arrive_again)
+        elif (process := network.process(self.to)) is None:
+            self.fail(network.delay())
+        else:
+            self._receiver = process
+            process.do(lambda: self._receive(process, self._answer))
+            if self._receiver is not None:
+                process.callers[self] = None
+                timeline.at(self._timeout_ms, self.fail)
 
-    def _deliver(
-        self,
-        to: str,
-        receive: Callable[[Process, Callable[[Any], None]], None],
-        answer: Callable[[Any], None],
-    ) -> bool:
-        """Hand a call over. Returns whether its answer is still to come, if it does at all."""
-        process = self._processes.get(to)
-        if process is None:
-            answer(None)
-            return False
-        is_answered = False
+    def _arrive_again(self) -> None:
+        process = self._network.process(self.to)
+        if process is not None and not self._network.heals_ms(self.sender.name, self.to):
+            process.do(lambda: self._receive(process, void))
 
-        def answered(value: Any) -> None:
-            nonlocal is_answered
-            is_answered = True
-            answer(value)
+    def _answer(self, answer: Any) -> None:
+        self._forget()
+        network = self._network
+        if self._is_lost:
+            self.fail(LOST_MS)
+        elif network.heals_ms(self.to, self.sender.name):
+            self.fail(self._timeout_ms)
+        else:
+            self._timeline.at(network.delay(), lambda: self._finish(answer))
 
-        process.do(lambda: receive(process, answered))
-        return not is_answered
+    def broken(self) -> None:
+        """The process that was to answer has ended: its end of the connection says so, unless that cannot be heard."""
+        cut = self._network.heals_ms(self.to, self.sender.name)
+        self.fail(self._timeout_ms if cut else self._network.delay())
+
+    def fail(self, in_ms: float = 0.0) -> None:
+        """No answer comes."""
+        if in_ms:
+            self._timeline.at(in_ms, self.fail)
+            return
+        self._forget()
+        self._finish(None)
+
+    def _forget(self) -> None:
+        if self._receiver is not None:
+            self._receiver.callers.pop(self, None)
+            self._receiver = None
+
+    def _finish(self, answer: Any) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self.sender.do(lambda: self._done(answer))

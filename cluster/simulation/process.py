@@ -12,6 +12,7 @@ What must not live here: how calls travel (`network`), what a life of an actor b
 from collections.abc import Callable
 from typing import Any
 
+from cluster.core.primaries import Primaries
 from cluster.simulation.timeline import Timeline
 
 
@@ -36,11 +37,16 @@ class Process:
         "_began_ms",
         "_rate",
         "_timeline",
+        "callers",
+        "calls",
+        "holder",
         "is_alive",
         "life",
+        "lost_power",
         "machine",
         "name",
         "node",
+        "primaries",
         "stopped_ms",
         "timer_ms",
         "waiting",
@@ -58,9 +64,17 @@ class Process:
         self.life = 0
         """As the process calls it: its wall time when it began, or more."""
         self.is_alive = True
+        self.lost_power = False
         self.stopped_ms: float | None = None
         """True time since when it is stopped."""
         self.waiting: list[Callable[[], None]] = []
+        self.callers: dict[Any, None] = {}
+        """Calls that wait for an answer of it."""
+        self.primaries = Primaries()
+        self.calls: dict[str, dict[Any, None]] = {}
+        """Of its own to shards, that are under way, by actor."""
+        self.holder: Any = None
+        """What makes it a shard's actor."""
         self.timer_ms: float | None = None
 
     def now_ms(self) -> float:
@@ -101,3 +115,6 @@ class Process:
         """It has ended."""
         self.is_alive = False
         self.waiting = []
+        callers, self.callers = self.callers, {}
+        for call in callers:
+            call.broken()

@@ -4,7 +4,7 @@ Every step comes from one seeded timeline, so a seed replays exactly; `trace` te
 clocks, stops), `network`, `disk`, `upstream`, `clients`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from cluster.config import Compiled, Config, compile_config, load_mapping
@@ -31,29 +31,36 @@ from cluster.core.messages import (
     ChangeSet,
     Claimed,
     Demand,
+    Elsewhere,
     HandOver,
     Members,
+    Noted,
     Overlays,
+    Primary,
     Requests,
     Send,
     Take,
 )
 from cluster.core.mutation_queue import StartMutation
-from cluster.core.placement import assign_slots
+from cluster.core.placement import assign_slots, shard_at
+from cluster.core.primaries import actors_of, shard_of
 from cluster.core.query_key import CanonicalKey
+from cluster.core.role import EPOCH_ORIGIN_MS
 from cluster.core.scaling import Reported, Retire, Scaling
-from cluster.core.shard_state import Commit, ShardState, StartFetch, Sync
+from cluster.core.shard_roles import Record
+from cluster.core.shard_state import ShardState, StartFetch
 from cluster.core.transaction import Store
 from cluster.simulation.clients import Clients
-from cluster.simulation.disk import Disk
-from cluster.simulation.network import Faults, Network
+from cluster.simulation.disk import Volume
+from cluster.simulation.holder import Holder
+from cluster.simulation.network import Call, Faults, Network
 from cluster.simulation.process import Machine, Process
+from cluster.simulation.supervision import SUPERVISOR, Supervision
 from cluster.simulation.timeline import Timeline, void
 from cluster.simulation.upstream import Upstream
+from cluster.simulation.view import Violation
 
-EPOCH_ORIGIN_MS = 1_735_689_600_000
-SYNC_MS = 100.0
-"""How long what was committed may wait to be synced."""
+LEVELS_OF_ALL = ("memory", "replicated", "durable", "")
 STEPS: dict[type, str] = {
     Announce: "announce",
     Batch: "batch",
@@ -82,6 +89,9 @@ class World:
         repeats: Repeats = Repeats.NOTHING,
         asks: bool = False,
         store: Callable[[], Store] | None = None,
+        has_disks: bool = True,
+        replicas: int = 0,
+        nodes: Mapping[str, Machine] | None = None,
         is_spread: bool = False,
         can_leave: bool = True,
     ) -> None:
@@ -93,7 +103,10 @@ class World:
             faults: Of the network.
             repeats: As `asks` and `is_spread`, of the source, see `SourceTraits`.
             asks: See there.
-            store: Makes what shards' disks hold; None: they have none.
+            store: Makes what shards' disks hold; None: they store nothing.
+            has_disks: What is stored outlives processes.
+            replicas: How many standbys a shard has: 0 or 1.
+            nodes: The machine of each actor; by default each has its own.
             is_spread: See there.
             can_leave: The upstream heeds it when a channel is left.
         """
@@ -104,7 +117,7 @@ class World:
         self.random = self.timeline.random
         self.at, self.run, self.note = self.timeline.at, self.timeline.run, self.timeline.note
         self.trace = self.timeline.trace
-        self.nodes: dict[str, Machine] = {}
+        self.nodes: dict[str, Machine] = dict(nodes or {})
         """By actor: the computer it is on."""
         self.processes: dict[str, Process] = {}
         self.network = Network(self.timeline, self.faults, self.processes)
@@ -114,9 +127,19 @@ class World:
         )
         self._traits = SourceTraits(repeats, asks, is_spread or repeats is Repeats.CHANNEL, has_ids=True)
         self._store = store
-        self.disks: dict[str, Disk] = {}
-        self._syncing: set[str] = set()
-        """Whose disk is to be synced soon."""
+        self.volumes: dict[str, Volume] = {}
+        """By actor."""
+        self.has_disks = has_disks
+        self.replicas = replicas
+        self.records: dict[int, Record] = {}
+        self.store_wait_ms = 5_000.0
+        self._copies: dict[int, set[str]] = {}
+        """Actors that have all that was acknowledged, by shard, as when somebody led it last."""
+        self._lost_disks: set[int] = set()
+        self._epochs: dict[tuple[Process, str], int] = {}
+        """Highest epoch of a shard that a gateway has taken anything of."""
+        self.on_loss: Callable[[int, tuple[str, ...], bool], None] | None = None
+        """Told of what may be lost: shard, levels of what was acknowledged by now, whether the last copy of the rest is gone too."""
         cluster = self.config.cluster
         self.slots = assign_slots(range(cluster.shards), 1)
         self.scaling = Scaling(Members(1, [f"ingestor-{n}" for n in range(cluster.ingestors)]))
@@ -126,7 +149,8 @@ class World:
         """Actors that do not come back."""
         self._last_life: dict[str, int] = {}
         """As Ray keeps it."""
-        names = [*(f"shard-{n}" for n in range(cluster.shards)), *self.gateways]
+        shards = [actor for n in range(cluster.shards) for actor in actors_of(f"shard-{n}")[: 1 + replicas]]
+        names = [*shards, *self.gateways, *([SUPERVISOR] if replicas else [])]
         names += [f"coordinator-{n}" for n in range(cluster.coordinators)] + self.scaling.actors
         for name in names:
             self.start(name)
@@ -151,19 +175,34 @@ class World:
         """Begin a life of an actor."""
         process = self.processes[name] = Process(name, self.node(name), self.timeline)
         process.life = self._last_life[name] = next_life(process.now_ms(), self._last_life.get(name))
-        process.machine = self._machine(process)
         self.note(f"{name} lives as {process.life}")
-        if name.startswith("shard"):
-            self.run_effects(process, process.machine.members(self.scaling.members, process.now_ms())[1])
-        self.run_effects(process, ())
+        kind = name.partition("-")[0]
+        if kind == "shard":
+            self._hold(process)
+        elif kind == SUPERVISOR:
+            process.machine = Supervision(
+                self, process, self.config.cluster.shards, replicas=self.replicas, wait_ms=self.store_wait_ms
+            )
+        else:
+            process.machine = self._machine(process)
+            self.run_effects(process, ())
+
+    def _hold(self, process: Process) -> None:
+        volume = None
+        if self._store is not None and self.has_disks:
+            volume = self.volumes.setdefault(process.name, Volume(process.name, self._store))
+        make = self._store if self.replicas else None
+        holder = process.holder = Holder(self, process, volume, make, replicas=self.replicas)
+        if self.replicas:
+            holder.wait()
+        else:
+            holder.begin_alone(process.life)
 
     def _machine(self, process: Process) -> Any:
         name, life = process.name, process.life
         kind, _, index = name.partition("-")
         cluster, compiled = self.config.cluster, self.compiled
         match kind:
-            case "shard":
-                return self._shard(process)
             case "coordinator":
                 shards = [n for n in range(cluster.shards) if n % cluster.coordinators == int(index)]
                 return CoordinatorState(name, life, shards=shards, profiles=compiled.profiles)
@@ -183,17 +222,18 @@ class World:
             case _:
                 return GatewayState(name, life, slots=self.slots, shards=cluster.shards, mutations=compiled.mutations)
 
-    def _shard(self, process: Process) -> ShardState:
-        name, life, compiled = process.name, process.life, self.compiled
-        machine = ShardState(
+    def made(self, process: Process, epoch: int, *, keeps: bool, on_disk: bool) -> ShardState:
+        """Return a new machine for a shard."""
+        name, incarnation, compiled = shard_of(process.name), epoch + EPOCH_ORIGIN_MS, self.compiled
+        return ShardState(
             name,
-            life,
-            epoch=life - EPOCH_ORIGIN_MS,
+            incarnation,
+            epoch=epoch,
             queries=compiled.queries,
             feeds=compiled.feeds,
             demand=ChannelDemand(
                 name,
-                life,
+                incarnation,
                 now_ms=process.now_ms(),
                 members=Members(0, []),
                 spread=self.config.sources if self._traits.is_spread else (),
@@ -204,21 +244,81 @@ class World:
             entities=compiled.entities,
             relations=compiled.relations,
             origins=compiled.origins,
-            keeps=self._store is not None,
+            keeps=keeps,
+            undurable="" if on_disk else "off",
             mutations=compiled.mutations,
             shards=self.config.cluster.shards,
             place=lambda key: self.slots.shard(CanonicalKey(key)),
         )
-        if self._store is not None:
-            stored = self.disks.setdefault(name, Disk(self._store)).load()
-            if stored is not None:
-                machine.restore(stored, process.now_ms(), lambda _: True)
-        return machine
+
+    def leads(self, process: Process) -> None:
+        """A process is the primary of its shard from now on: the supervisor tells it which ingestors there are."""
+        machine = process.machine
+        self.run_effects(process, machine.members(self.scaling.members, process.now_ms())[1])
+
+    def primary(self, shard: int) -> Process | None:
+        """Return the process that leads a shard under the highest epoch, if one does."""
+        held = [self.processes[actor] for actor in actors_of(f"shard-{shard}") if actor in self.processes]
+        leading = [process for process in held if process.holder.shard is not None]
+        return max(leading, key=lambda process: process.holder.replication.epoch, default=None)
+
+    # --- what may be lost ----------------------------------------------------------------------------------------
+
+    def led(self, shard: int) -> Process | None:
+        """Return the process that leads a shard as the record has it, if one does."""
+        process = self.primary(shard)
+        if process is None or not self.replicas:
+            return process
+        record = self.records.get(shard)
+        is_on_record = record is not None and process.name == record.primary
+        return process if is_on_record and process.holder.replication.epoch == record.epoch else None  # type: ignore[union-attr]
+
+    def _harmed(self, name: str, how: str) -> None:
+        """Something happens to an actor: say what may be lost by it of what was acknowledged."""
+        if not name.startswith("shard-"):
+            return
+        shard = shard_at(shard_of(name))
+        process = self.led(shard)
+        if process is not None:
+            replication = process.holder.replication
+            self._copies[shard] = {process.name, *([replication.standby] if replication.is_in_sync else [])}
+        copies = self._copies.setdefault(shard, set())
+        if how == "lost disks":
+            self._lost_disks.add(shard)
+        if how != "kill" or not self.has_disks:
+            copies.discard(name)
+        if self.on_loss is None:
+            return
+        if copies:
+            self.on_loss(shard, ("memory",), False)
+        elif how == "power cut" and self.has_disks and shard not in self._lost_disks:
+            self.on_loss(shard, ("memory", "replicated", ""), True)
+        else:
+            self.on_loss(shard, LEVELS_OF_ALL, True)
+
+    def lets_out(self, process: Process) -> None:
+        """A primary lets something out: nobody else may lead its shard.
+
+        Raises:
+            Violation: somebody does, under a later epoch.
+        """
+        leads = self.primary(shard_at(shard_of(process.name)))
+        if leads is not None and leads.holder.replication.epoch > process.holder.replication.epoch:
+            raise Violation(
+                f"{process.name} lets something out as {process.holder.replication.epoch}, and {leads.name} leads"
+            )
+
+    def has_ended(self, observer: Process, process: Process | None) -> bool:
+        """Whether a process has ended, by word of its machine, which the observer can hear."""
+        if process is None or process.is_alive:
+            return False
+        return not (process.lost_power or self.network.heals_ms(process.name, observer.name))
 
     def kill(self, name: str) -> None:
         """End a life, if there is one; the next begins after `restart_ms`."""
         if name not in self.processes:
             return
+        self._harmed(name, "kill")
         self.note(f"kill {name}")
         self._end(name)
         self.at(self.faults.restart_ms, lambda: self.start(name) if self._is_due(name) else None)
@@ -232,18 +332,31 @@ class World:
         self.clients.lost(process)
         self.upstream.ended(name)
 
-    def cut_power(self, name: str) -> None:
-        """End a life of a shard, and of what it has stored what was not synced."""
-        self.note(f"power cut {name}")
-        if name in self.disks:
-            self.disks[name].cut_power()
-        self.kill(name)
+    def cut_power(self, names: Iterable[str], *, loses_disks: bool = False) -> None:
+        """End what is on a machine at once, and what was not synced; with `loses_disks` all that it stored."""
+        for name in names:
+            self.note(f"power cut {name}{', its disks are gone' if loses_disks else ''}")
+            self._harmed(name, "lost disks" if loses_disks else "power cut")
+            if name in self.volumes:
+                if loses_disks:
+                    self.volumes[name].lose()
+                else:
+                    self.volumes[name].cut_power()
+            if name in self.processes:
+                self.processes[name].lost_power = True
+            self.kill(name)
+
+    def cut(self, senders: Iterable[str], receivers: Iterable[str], for_ms: float, *, both: bool) -> None:
+        """Cut links for a while."""
+        senders, receivers = list(senders), list(receivers)
+        self.note(f"cut {' '.join(senders)} {'<->' if both else '->'} {' '.join(receivers)} for {for_ms:.0f} ms")
+        self.network.cut(senders, receivers, for_ms, both=both)
 
     def stop(self, name: str, for_ms: float) -> None:
         """Stop a process for a while."""
         process = self.processes.get(name)
         if process is not None and process.stopped_ms is None:
-            self.note(f"stop {name}")
+            self.note(f"stop {name} for {for_ms:.0f} ms")
             process.stop()
             self.at(for_ms, lambda: self._go_on(process))
 
@@ -285,7 +398,7 @@ class World:
             if isinstance(machine, IngestionState) and self.processes[name].stopped_ms is None
         }
         shards = {
-            f"shard-{n}": machine.demand.epoch if (machine := machines.get(f"shard-{n}")) is not None else None
+            f"shard-{n}": None if (process := self.primary(n)) is None else process.machine.demand.epoch
             for n in range(self.config.cluster.shards)
         }
         for effect in self.scaling.step(ingestors, shards):
@@ -294,49 +407,59 @@ class World:
                 self._end(effect.actor)
                 self._ended.add(effect.actor)
                 self.upstream.connections.pop(effect.actor, None)
-            elif self.random.random() >= self.faults.lose and effect.actor in self.processes:
-                process, members = self.processes[effect.actor], effect.members
-                process.later(self.network.delay(), lambda p=process, m=members: self._receive(p, m, void))  # type: ignore[misc]
+            elif self.random.random() >= self.faults.lose and (to := self._process(effect.actor)) is not None:
+                to.later(self.network.delay(), lambda to=to, members=effect.members: self._receive(to, members, void))  # type: ignore[misc]
         self.at(50.0, self._supervise)
+
+    def _process(self, address: str) -> Process | None:
+        if address.startswith("shard-"):
+            return self.primary(int(address.partition("-")[2]))
+        return self.processes.get(address)
 
     # --- effects -------------------------------------------------------------------------------------------------
 
     def run_effects(self, process: Process, effects: Iterable[Any]) -> None:
         """Run what a machine wants, and set its timer."""
+        if process.holder is not None:
+            process.holder.run(effects)
+            return
         for effect in effects:
-            match effect:
-                case Send(to=to, message=message):
-                    self._call(process, to, message)
-                case Deliver(session=session):
-                    self.clients.deliver(process, session)
-                case Commit(transaction=transaction):
-                    self._disk(process).commit(transaction)
-                    self._sync_soon(process)
-                case Sync():
-                    self._sync(process)
-                case StartFetch():
-                    self.upstream.fetch(process, effect)
-                case StartMutation():
-                    self.upstream.mutate(process, effect)
-                case Start():
-                    self.upstream.wanted(process)
-                case Stop():
-                    self.upstream.ended(process.name)
-                case Reconnect():
-                    self.upstream.broken(process)
-                case AskMissed():
-                    self.upstream.ask_missed(process, effect)
-                case Join(channel=channel):
-                    self.upstream.join(process, channel)
-                case Leave(channel=channel):
-                    self.upstream.leave(process, channel)
-                case Resume() | Respond() | Close():
-                    pass
-                case _:
-                    raise AssertionError(f"{process.name}: {effect!r}")
-        self._arm(process)
+            if isinstance(effect, Send):
+                self.carry(process, effect.to, effect.message)
+            else:
+                self.perform(process, effect)
+        self.arm(process)
 
-    def _arm(self, process: Process) -> None:
+    def perform(self, process: Process, effect: Any) -> None:
+        """Run an effect that is no commit, sync or call."""
+        match effect:
+            case Deliver(session=session):
+                self.clients.deliver(process, session)
+            case StartFetch():
+                self.upstream.fetch(process, effect)
+            case StartMutation():
+                self.upstream.mutate(process, effect)
+            case Start():
+                self.upstream.wanted(process)
+            case Stop():
+                self.upstream.ended(process.name)
+            case Reconnect():
+                self.upstream.broken(process)
+            case AskMissed():
+                self.upstream.ask_missed(process, effect)
+            case Join(channel=channel):
+                self.upstream.join(process, channel)
+            case Leave(channel=channel):
+                self.upstream.leave(process, channel)
+            case Respond(ticket=ticket, payloads=payloads):
+                self.clients.responded(process, ticket, payloads)
+            case Resume() | Close():
+                pass
+            case _:
+                raise AssertionError(f"{process.name}: {effect!r}")
+
+    def arm(self, process: Process) -> None:
+        """Set the timer of a machine."""
         due = process.machine.deadline()
         if due is None:
             return
@@ -353,41 +476,96 @@ class World:
 
         process.later(in_ms, wake)
 
-    def _call(self, process: Process, to: str, message: Any) -> None:
-        def done(answer: Any) -> None:
-            machine, now_ms = process.machine, process.now_ms()
-            if answer is None:
-                self.run_effects(process, machine.unanswered(to, message, now_ms))
-            else:
-                self.run_effects(process, machine.answered(to, message, answer, now_ms))
+    # --- calls, as `cluster.actors.handles` makes them -----------------------------------------------------------
 
-        self.network.call(process, to, lambda other, answer: self._receive(other, message, answer), done)
+    def carry(self, process: Process, to: str, message: Any) -> None:
+        """Make a call by address; what comes of it goes to the machine."""
+        machine = process.machine
+
+        def done(answer: Any) -> None:
+            if answer is None:
+                self.run_effects(process, machine.unanswered(to, message, process.now_ms()))
+            else:
+                self.run_effects(process, machine.answered(to, message, answer, process.now_ms()))
+
+        self.say(process, to, message, done)
+
+    def say(self, process: Process, to: str, message: Any, done: Callable[[Any], None]) -> None:
+        """Make a call by address: to a shard's primary, as far as the caller knows."""
+        if not to.startswith("shard-"):
+            self.ship(process, to, message, done)
+            return
+        primaries = process.primaries
+        actor = primaries.actor(to)
+        calls = process.calls.setdefault(actor, {})
+
+        def answered(answer: Any) -> None:
+            calls.pop(call, None)
+            if answer is None:
+                primaries.missed(to, actor)
+            elif isinstance(answer, Elsewhere):
+                primaries.missed(to, actor, answer.primary)
+                answer = None
+            elif primaries.actor(to) != actor:
+                answer = None
+            done(answer)
+
+        call = self.ship(process, actor, message, answered)
+        calls[call] = None
+
+    def ship(self, process: Process, actor: str, message: Any, done: Callable[[Any], None]) -> Call:
+        """Make a call to this very actor."""
+        return self.network.call(process, actor, lambda other, answer: self._receive(other, message, answer), done)
 
     def _receive(self, process: Process, message: Any, answer: Callable[[Any], None]) -> None:
-        step = getattr(process.machine, STEPS[type(message)])
-        answered, effects = step(message, process.now_ms())
-        self.run_effects(process, effects)
-        answer(answered)
+        if isinstance(message, Primary):
+            before = process.primaries.actor(message.shard)
+            if process.primaries.told(message.shard, message.actor, message.incarnation) and before != message.actor:
+                for call in list(process.calls.get(before, ())):
+                    call.fail()
+            answer(Noted(message.incarnation))
+        elif _is_over(process, message):
+            answer(None)
+        elif process.holder is not None:
+            process.holder.take(STEPS.get(type(message), ""), message, answer)
+        else:
+            answered, effects = getattr(process.machine, STEPS[type(message)])(message, process.now_ms())
+            self.run_effects(process, effects)
+            answer(answered)
+            if isinstance(message, ChangeSet):
+                self._shown(process, message.header.sender)
 
-    # --- disks ---------------------------------------------------------------------------------------------------
+    def _shown(self, process: Process, shard: str) -> None:
+        """A gateway has heard of a shard: it never goes back to an earlier epoch."""
+        epoch = process.machine._by_address[shard].position[0]
+        if epoch < self._epochs.get((process, shard), 0):
+            raise Violation(f"{process.name} went back to epoch {epoch} of {shard}")
+        self._epochs[process, shard] = epoch
 
-    def _disk(self, process: Process) -> Disk:
-        return self.disks[process.name]
+    def peers(self, process: Process) -> list[str]:
+        """Return all who may call a shard."""
+        cluster, own = self.config.cluster, shard_of(process.name)
+        shards = [f"shard-{n}" for n in range(cluster.shards) if f"shard-{n}" != own]
+        return [
+            *(f"coordinator-{n}" for n in range(cluster.coordinators)),
+            *shards,
+            *self.gateways,
+            *self.scaling.actors,
+        ]
 
-    def _sync_soon(self, process: Process) -> None:
-        if process.name not in self._syncing:
-            self._syncing.add(process.name)
-            self.at(SYNC_MS, lambda: self._sync_window(process))
+    def disk_ms(self) -> float:
+        """Return how long a sync takes."""
+        return self.network.delay()
 
-    def _sync_window(self, process: Process) -> None:
-        self._syncing.discard(process.name)
-        process.do(lambda: process.later(self.network.delay(), self._disk(process).begin_sync()))
 
-    def _sync(self, process: Process) -> None:
-        safe = self._disk(process).begin_sync()
-
-        def done() -> None:
-            safe()
-            self.run_effects(process, process.machine.synced(process.now_ms()))
-
-        process.later(self.network.delay(), done)
+def _is_over(process: Process, message: Any) -> bool:
+    """Whether a message is of a shard's life after which a later one was heard of."""
+    match message:
+        case Announce(sender=sender, incarnation=incarnation):
+            return process.primaries.is_over(sender, incarnation)
+        case Claimed(shard=shard, incarnation=incarnation):
+            return process.primaries.is_over(f"shard-{shard}", incarnation)
+        case ChangeSet(header=header) | Demand(header=header) | Overlays(header=header):
+            return process.primaries.is_over(header.sender, header.incarnation)
+        case _:
+            return False

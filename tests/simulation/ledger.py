@@ -22,35 +22,40 @@ def document(mode: str, shards: int, coordinators: int, ingestors: int) -> dict[
         "cluster": {"shards": shards, "coordinators": coordinators, "ingestors": ingestors},
         "batching": {"mode": mode},
         "sources": {"events": {"type": "websocket", "url": "ws://upstream"}},
-        "streams": [
-            {
-                "source": "events",
-                "channel": channel,
-                "join": "always",
-                **more,
-                "on": {
-                    "append": {
-                        "append": {
-                            "key": ["list", "{data.k}"],
-                            "item": "{data.n}",
-                            "when_missing": "create",
-                            "default": [],
-                        }
-                    },
-                    "bump": {
-                        "increment": {
-                            "key": ["count", "{data.k}"],
-                            "at": "/n",
-                            "when_missing": "create",
-                            "default": {"n": 0},
-                        }
-                    },
-                    "set": {"set": {"key": ["last", "{data.k}"], "value": "{data.n}"}},
-                },
-            }
-            for channel, more in [("a", {}), ("b", {}), ("c", {"batching": {"mode": "leading"}})]
-        ],
+        "streams": streams(),
     }
+
+
+def streams() -> list[dict[str, Any]]:
+    """Three channels whose events count: lists, counters and last values."""
+    return [
+        {
+            "source": "events",
+            "channel": channel,
+            "join": "always",
+            **more,
+            "on": {
+                "append": {
+                    "append": {
+                        "key": ["list", "{data.k}"],
+                        "item": "{data.n}",
+                        "when_missing": "create",
+                        "default": [],
+                    }
+                },
+                "bump": {
+                    "increment": {
+                        "key": ["count", "{data.k}"],
+                        "at": "/n",
+                        "when_missing": "create",
+                        "default": {"n": 0},
+                    }
+                },
+                "set": {"set": {"key": ["last", "{data.k}"], "value": "{data.n}"}},
+            },
+        }
+        for channel, more in [("a", {}), ("b", {}), ("c", {"batching": {"mode": "leading"}})]
+    ]
 
 
 class Ledger:
@@ -149,7 +154,7 @@ class Ledger:
                 case "cut":
                     others = choose.sample(names, choose.randint(1, len(names)))
                     both, ms = choose.random() < 0.5, choose.uniform(50, 3_000)
-                    world.at(at, lambda n=name, o=others, b=both, ms=ms: world.network.cut([n], o, ms, both=b))
+                    world.at(at, lambda n=name, o=others, b=both, ms=ms: world.cut([n], o, ms, both=b))
                 case "jump":
                     by_ms = choose.choice([-60_000.0, -2_000.0, 2_000.0, 60_000.0])
                     world.at(at, lambda name=name, by_ms=by_ms: world.jump(name, by_ms))

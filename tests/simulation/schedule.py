@@ -169,9 +169,7 @@ class Schedule:
                 case "cut" if self.kills:
                     others = world.random.sample([*self.names, "upstream"], world.random.randint(1, 4))
                     for_ms = world.random.uniform(10, 3_000)
-                    world.network.cut(
-                        [world.random.choice(self.names)], others, for_ms, both=world.random.random() < 0.5
-                    )
+                    world.cut([world.random.choice(self.names)], others, for_ms, both=world.random.random() < 0.5)
                 case "jump" if self.kills:
                     world.jump(
                         world.random.choice(self.names), world.random.choice([-60_000.0, -2_000.0, 2_000.0, 60_000.0])
