@@ -14,8 +14,10 @@ from typing import Any
 import msgspec
 import ray
 from ray._private import state as ray_state
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import RayError
 from ray.experimental import internal_kv
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.actors.node_link import Lost, NodeLink
 from cluster.core.dead_letters import DeadLetter
@@ -38,6 +40,8 @@ from cluster.wire import blob
 
 CALL_TIMEOUT_S = 10.0
 """A stopped process neither answers nor fails. Sending again after this is safe: repeats are recognised."""
+DRAINING = 4
+"""`NodeStatus` of Ray's autoscaler."""
 SUPERVISOR_PAUSE_S = 0.2
 SUPERVISOR = "supervisor"
 NAMESPACE = "harbor-"
@@ -74,6 +78,26 @@ def keep(cluster: str, shard: int, record: Record) -> None:
         internal_kv._internal_kv_put(_role_key(cluster, shard), msgspec.msgpack.encode(record))
     except (RayError, RuntimeError, OSError) as error:
         raise Unreachable(f"Ray's head: {type(error).__name__}") from error
+
+
+def on_node(node: str) -> Any:
+    """Return Ray's option for an actor that is to be on a node, as long as that lives."""
+    return NodeAffinitySchedulingStrategy(node, soft=True)
+
+
+def draining(address: str) -> set[str]:
+    """Return the nodes that Ray drains: they are about to go. It blocks.
+
+    Raises:
+        Unreachable: Ray's head does not answer.
+    """
+    from ray.autoscaler.v2.sdk import get_cluster_resource_state  # noqa: PLC0415 - imports that one actor needs
+
+    try:
+        state = get_cluster_resource_state(GcsClient(address=address))
+    except (RayError, RuntimeError, OSError) as error:
+        raise Unreachable(f"Ray's head: {type(error).__name__}") from error
+    return {node.node_id.hex() for node in state.node_states if node.status == DRAINING}
 
 
 def has_ended(cluster: str, actor: str, node: str, pid: int) -> bool:
@@ -290,10 +314,18 @@ class Peers:
         except Unreachable as error:
             raise UnavailableError("the supervisor does not answer") from error
 
-    async def leave(self, to: str, grace_s: float = 0.0, timeout_s: float = 5.0) -> None:
-        """Have an actor finish what it owes others; errors do not matter, it is about to be stopped."""
+    async def drain(self, node: str, timeout_s: float) -> None:
+        """Have shards leave a node; errors do not matter, it is about to go."""
         with contextlib.suppress(Unreachable):
+            await self._ask(SUPERVISOR, "drain", timeout_s, node, timeout_s)
+
+    async def leave(self, to: str, grace_s: float = 0.0, timeout_s: float = 5.0) -> bool:
+        """Have an actor finish what it owes others. Returns whether it has; if not, it is about to be stopped all the same."""
+        try:
             await self._ask(to, "leave", timeout_s, grace_s)
+        except Unreachable:
+            return False
+        return True
 
     async def reconfigure(self, to: str, specification: bytes) -> bool:
         """Give an actor another configuration. Returns False where it has to be made anew for it.

@@ -28,6 +28,8 @@ HEAD_TIMEOUT_S = 300.0
 PROBE_S = 0.5
 STOP_S = 15.0
 """For Ray's processes to end; then they are killed."""
+LEAVE_S = 30.0
+"""For shards to be taken over on other nodes; those that are not come back with their stores."""
 DRAIN_S = 10.0
 """For calls around a drain, beside the drain itself."""
 
@@ -156,7 +158,7 @@ def _drain(address: str | None, port: str | None, name: str, grace_s: float) -> 
 
 
 async def _drain_actors(name: str, grace_s: float) -> None:
-    """Drain gateways, then close stores: clients are sent on while their shards still answer."""
+    """Have shards leave, drain gateways, then close the stores that are here still: clients are sent on while their shards answer."""
     node = next((each["NodeID"] for each in ray.nodes() if each["NodeName"] == name), None)  # type: ignore[no-untyped-call]
     actors = [
         each for each in ray.util.list_named_actors(all_namespaces=True) if each["namespace"].startswith(NAMESPACE)
@@ -169,6 +171,7 @@ async def _drain_actors(name: str, grace_s: float) -> None:
             return bool(status["node"] == node)
         return False
 
+    await asyncio.gather(*(each.drain(node or "", LEAVE_S) for each in peers.values()))
     for kind in ("gateway", "shard"):
         of_kind = [each for each in actors if each["name"].startswith(f"{kind}-")]
         here = [each for each, yes in zip(of_kind, await asyncio.gather(*map(is_here, of_kind)), strict=True) if yes]

@@ -100,8 +100,8 @@ class ShardActor(Shell):
         self.address = actors_of(self.identity)[is_second]
         self.log = Log(cluster=spec.name, component=self.address, node=self.node[:12])
         self._index = index
-        self._may_be_alone = not (spec.config.cluster.replicas or is_second)
-        """It needs nobody to tell it that it is the primary, unless the shard has gone to the other name."""
+        self._may_be_alone = not spec.config.cluster.replicas
+        """It needs nobody to tell it that it is the primary, unless the shard has gone to the other name, or is just going there."""
         storage = spec.config.storage
         self._stores = (
             None
@@ -122,6 +122,8 @@ class ShardActor(Shell):
         self._reported = b""
         self._taken: Taken | None = None
         self._store: LmdbStore | MemoryStore | None = None
+        self._members: Members | None = None
+        """The last that was heard of, as a standby."""
         self._memory_id = secrets.token_hex(4)
         self._sync = storage.sync
         self._syncing = self._closed = self._unsynced = False
@@ -137,7 +139,8 @@ class ShardActor(Shell):
         self._synced = self._metrics.histogram("journal_sync_seconds")
         self._store_errors = self._stores_lost = 0
         record = await asyncio.to_thread(handles.kept, spec.name, index) if self._may_be_alone else None
-        if self._may_be_alone and (record is None or record.primary in ("", self.address)):
+        leads = self.identity if record is None or not record.primary else record.primary
+        if self._may_be_alone and leads == self.address and not (record is not None and record.is_shared):
             await self._begin_alone(record)
         else:
             self._may_be_alone = False
@@ -312,6 +315,7 @@ class ShardActor(Shell):
         assert self._store is not None
         self._life += 1
         self._following = Following(grant.other, grant.epoch, self._life, self._store)
+        self.spawn(self._warm_up())
         self._tell()
 
     def _replicate(self, message: Replicate) -> Answer:
@@ -420,11 +424,18 @@ class ShardActor(Shell):
             place=lambda key: spec.slots.shard(CanonicalKey(key)),
         )
 
+    async def _warm_up(self) -> None:
+        """Learn as a standby what a primary has to know at once, and find those that tell it."""
+        self._members = await self.peers.members()
+
     async def _learn_members(self) -> None:
+        if self._members is not None:
+            self.take(self._members)
         if not self._may_be_alone:
             self._proclaim([f"coordinator-{n}" for n in range(self.specification.config.cluster.coordinators)])
             self._proclaim([f"shard-{n}" for n in range(self.specification.config.cluster.shards) if n != self._index])
             self._proclaim(self.specification.gateways)
+            self._proclaim([] if self._members is None else self._members.ingestors)
         members = await self.peers.members()
         if not self._may_be_alone:
             self._proclaim(members.ingestors)
@@ -501,7 +512,9 @@ class ShardActor(Shell):
         return later.result() if later.done() else later
 
     def run(self, effects: Iterable[Any]) -> None:
-        """Run effects; with a standby, when that has what they follow from."""
+        """Run effects; with a standby, when that has what they follow from. One that has left lets nothing out."""
+        if self._closed:
+            return
         if self._replication.is_alone:
             super().run(effects)
         else:
@@ -530,6 +543,8 @@ class ShardActor(Shell):
             self.run(self._primary.unsent(effect, self.now()))
 
     def _let_out(self, effects: Iterable[Any]) -> None:
+        if self._closed:
+            return
         for effect in effects:
             match effect:
                 case Reply(ticket=later, answer=answer):

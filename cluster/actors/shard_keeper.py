@@ -8,8 +8,9 @@ What must not live here: who gets which role (`core.shard_roles`).
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import ray
@@ -20,6 +21,7 @@ from cluster.actors.handles import Peers, Unreachable
 from cluster.clock import SystemClock
 from cluster.core.primaries import actors_of
 from cluster.core.role import Role
+from cluster.core.shard_places import Move, Placed, next_move
 from cluster.core.shard_roles import Effect, End, Keep, Missing, Record, Report, ShardRoles, Tell
 from cluster.observability.logs import Log
 from cluster.observability.metrics import Metrics
@@ -34,6 +36,10 @@ AGAIN_S = 0.5
 CONFIRM_S = 0.4
 """How long Ray may take to hear of a process that has ended, before it is not waited for to say so: then the lease is."""
 CONFIRM_POLL_S = 0.01
+LEAVE_S = 2.0
+MOVE_S = 120.0
+"""For a move: a standby is filled with some hundred MB a second, and its process takes seconds to start."""
+MOVE_POLL_S = 0.02
 
 
 def _has_ended(pid: int) -> bool:
@@ -49,7 +55,17 @@ def _has_ended(pid: int) -> bool:
 class ShardKeeper:
     """The shell of `ShardRoles`, one of each shard that may have two actors."""
 
-    def __init__(self, cluster: str, peers: Peers, log: Log, *, wait_ms: float, end: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        cluster: str,
+        peers: Peers,
+        log: Log,
+        *,
+        wait_ms: float,
+        end: Callable[[str], None],
+        make: Callable[[str, str], None],
+        changed: Callable[[], None],
+    ) -> None:
         """Begin without shards.
 
         Args:
@@ -58,6 +74,8 @@ class ShardKeeper:
             log: Where what is done is said.
             wait_ms: How long a store is waited for.
             end: Ends an actor for good; blocks.
+            make: Makes an actor, on a node if that is possible; blocks.
+            changed: Is told that a shard has other actors than before.
         """
         self.shards: dict[int, ShardRoles] = {}
         self.metrics = Metrics(component="supervisor")
@@ -69,6 +87,10 @@ class ShardKeeper:
         self._log = log
         self._wait_ms = wait_ms
         self._end = end
+        self._make = make
+        self._changed = changed
+        self._move: asyncio.Task[None] | None = None
+        self.moves = 0
         self._clock = SystemClock()
         self._loop = asyncio.get_running_loop()
         self._watches: dict[str, asyncio.Task[None]] = {}
@@ -80,6 +102,8 @@ class ShardKeeper:
         """Actors that were ended so that their standbys take over."""
         self._lost_ms: dict[int, float] = {}
         """Since when a shard has nobody to lead it."""
+        self.keeps_two = False
+        """Shards have standbys for good, not only to move."""
         self.places: dict[str, tuple[str, int]] = {}
         """(node, pid) of each actor, as last heard."""
 
@@ -97,6 +121,17 @@ class ShardKeeper:
                 self._watches[actor] = self._loop.create_task(self._watch(roles, actor))
             elif actor not in actors and watch is not None:
                 self._watches.pop(actor).cancel()
+
+    async def recover(self, found: Collection[str], shards: int) -> None:
+        """Go on where an earlier life stood, given the actors that there are: shards without replicas may have moved, or be moving."""
+        for shard in range(shards):
+            names = actors_of(f"shard-{shard}")
+            record = await self._kept(shard)
+            there = tuple(name for name in names if name in found)
+            if record is None or (record.primary in ("", names[0]) and not record.is_shared):
+                continue
+            await self.follow(shard, there or names[:1])
+            self.shards[shard].is_handing_over = len(there) > 1
 
     async def _kept(self, shard: int) -> Record | None:
         while True:
@@ -123,15 +158,86 @@ class ShardKeeper:
         report = roles.reports.get(roles.primary or "")
         return report is not None and report.role is Role.PRIMARY
 
+    # --- moving --------------------------------------------------------------------------------------------------
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether an actor is on its way to another node."""
+        return self._move is not None and not self._move.done()
+
+    def look(self, placed: Mapping[str, Placed], nodes: Collection[str], leaving: Collection[str]) -> None:
+        """Begin the move that is most needed, unless one is under way, or a shard lacks something."""
+        if self.is_moving or any(not self._is_well(roles) for roles in self.shards.values()):
+            return
+        half = next((roles for roles in self.shards.values() if roles.is_handing_over), None)
+        if half is not None and half.primary is not None:
+            self._move = self._loop.create_task(self._moved(Move(half.shard, half.primary, "")))
+        elif (move := next_move(placed, nodes, leaving)) is not None:
+            self._move = self._loop.create_task(self._moved(move))
+
+    def _is_well(self, roles: ShardRoles) -> bool:
+        return self.leads(roles.shard) and (len(roles.actors) == 1 or roles.standby is not None)
+
+    async def _moved(self, move: Move) -> None:
+        self._log.info("move_begins", shard=move.shard, actor=move.actor, to=move.node[:12])
+        started = self._loop.time()
+        try:
+            async with asyncio.timeout(MOVE_S):
+                if len(self.actors(move.shard)) > 1 and self.keeps_two:
+                    await self._move_one(move)
+                else:
+                    await self._move_all(move)
+        except TimeoutError:
+            self._log.error("move_failed", shard=move.shard, actor=move.actor, seconds=MOVE_S)
+            return
+        self.moves += 1
+        self._log.info("moved", shard=move.shard, actor=move.actor, seconds=round(self._loop.time() - started, 3))
+
+    async def _move_one(self, move: Move) -> None:
+        """Move one of a shard's two actors: a standby as it is, a primary when the other leads."""
+        roles = self.shards[move.shard]
+        if roles.primary == move.actor:
+            await self._hand_over(roles)
+        else:
+            await asyncio.to_thread(self._end, move.actor)
+        await asyncio.to_thread(self._make, move.actor, move.node)
+        await self._until(lambda: roles.standby == move.actor)
+
+    async def _move_all(self, move: Move) -> None:
+        """Move a shard that has one actor: another takes over from it, on the other node."""
+        shard = move.shard
+        if len(self.actors(shard)) == 1:
+            (other,) = (each for each in actors_of(f"shard-{shard}") if each != move.actor)
+            await asyncio.to_thread(self._make, other, move.node)
+            await self.follow(shard, (move.actor, other))
+        roles = self.shards[shard]
+        await self._hand_over(roles)
+        assert roles.primary is not None
+        await self.follow(shard, (roles.primary,))
+        self._changed()
+
+    async def _hand_over(self, roles: ShardRoles) -> None:
+        before = roles.primary
+        roles.is_handing_over = True
+        self._put(roles, roles.decide(self._clock.now_ms()))
+        await self._until(lambda: roles.primary != before and self.leads(roles.shard))
+        self._ending.discard(before or "")
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        while not holds():  # noqa: ASYNC110 - reports come to others than who waits here
+            await asyncio.sleep(MOVE_POLL_S)
+
     def sample(self) -> None:
         """Put the figures into `metrics`."""
+        self.metrics.set("rebalances_total", self.moves)
         for shard, roles in self.shards.items():
             self.metrics.set("failovers_total", roles.promotions, shard=str(shard))
             self.metrics.set("stores_lost_total", self.missing[shard], shard=str(shard))
 
     def stop(self) -> None:
         """Ask and tell no more."""
-        for task in (self._worker, *self._watches.values(), *self._tasks):
+        moves = [] if self._move is None else [self._move]
+        for task in (*moves, self._worker, *self._watches.values(), *self._tasks):
             task.cancel()
 
     async def _watch(self, roles: ShardRoles, actor: str) -> None:
@@ -217,9 +323,20 @@ class ShardKeeper:
                 case End(actor=actor):
                     if actor not in self._ending:
                         self._ending.add(actor)
-                        self._lost_ms.setdefault(roles.shard, self._clock.now_ms())
-                        self._log.info("handing_over", shard=roles.shard, actor=actor)
-                        await asyncio.to_thread(self._end, actor)
+                        self._spawn(self._end_primary(roles, actor))
+
+    async def _end_primary(self, roles: ShardRoles, actor: str) -> None:
+        """End a primary whose standby has everything. When it has left it lets nothing out any more, so there is no lease to wait for."""
+        self._lost_ms.setdefault(roles.shard, self._clock.now_ms())
+        self._log.info("handing_over", shard=roles.shard, actor=actor)
+        has_left = await self._peers.leave(actor, 0.0, LEAVE_S)
+        self._put(roles, roles.died(actor, self._clock.now_ms(), is_certain=has_left))
+        await asyncio.to_thread(self._end, actor)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _keep(self, roles: ShardRoles, record: Record) -> None:
         self._log.info("role_kept", shard=roles.shard, epoch=record.epoch, primary=record.primary)
@@ -239,9 +356,7 @@ class ShardKeeper:
         if before == tell and now - at < AGAIN_S:
             return
         self._told[tell.actor] = (tell, now)
-        task = self._loop.create_task(self._grant(tell))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._spawn(self._grant(tell))
 
     async def _grant(self, tell: Tell) -> None:
         try:

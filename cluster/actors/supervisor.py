@@ -32,6 +32,7 @@ from cluster.core.dead_letters import DeadLetter, newest_first
 from cluster.core.messages import Gateways, Members
 from cluster.core.primaries import actors_of, shard_of
 from cluster.core.scaling import Autoscaler, Reported, Retire, Scaling
+from cluster.core.shard_places import Placed, place
 from cluster.core.supervisor_state import CHECK_MS, Create, Effect, Remove, Replace, SupervisorState
 from cluster.observability.logs import Log
 from cluster.observability.logs import configure as configure_logs
@@ -105,8 +106,19 @@ class SupervisorActor:
         self._autoscaler: Autoscaler | None = None
         self._places = GatewayPlaces(self._peers, self._log, self._status, self._statuses)
         self._shards = ShardKeeper(
-            cluster, self._peers, self._log, wait_ms=self._spec.config.storage.wait_ms, end=self._end
+            cluster,
+            self._peers,
+            self._log,
+            wait_ms=self._spec.config.storage.wait_ms,
+            end=self._end,
+            make=self._create,
+            changed=self._shards_changed,
         )
+        self._made: dict[str, Placed] = {}
+        """Where shards' actors were put that have not said yet where they are."""
+        self._gcs = ray.get_runtime_context().gcs_address
+        self._leaving: set[str] = set()
+        """Nodes that shards are to leave, by word of those who stop them."""
         self._applying = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._reconfiguring: asyncio.Task[None] | None = None
@@ -184,6 +196,49 @@ class SupervisorActor:
     def _is_reconfiguring(self) -> bool:
         return self._reconfiguring is not None and not self._reconfiguring.done()
 
+    def _shards_changed(self) -> None:
+        """A shard has moved to its other name."""
+        for effect in self._state.want(self._actors()):
+            if isinstance(effect, Remove):
+                self._statuses.pop(effect.actor, None)
+
+    async def drain(self, node: str, within_s: float) -> None:
+        """Have shards leave a node that is about to go; returns when they have, or after so long."""
+        self._leaving.add(node)
+        self._log.info("node_drains", node=node[:12])
+        until = self._loop.time() + within_s
+        while self._loop.time() < until:
+            await self._look_at_places()
+            if not any(each.node == node for each in self._placed().values()):
+                return
+            await asyncio.sleep(STEP_S)
+
+    def _placed(self) -> dict[str, Placed]:
+        """Return where shards' actors are, of those that have said so."""
+        placed = {}
+        for shard in range(self._spec.config.cluster.shards):
+            for actor in self._shards.actors(shard):
+                status = self._statuses.get(actor)
+                if status is not None:
+                    placed[actor] = Placed(shard, status["node"], actor == self._shards.primary(shard))
+        return placed
+
+    async def _look_at_places(self) -> None:
+        """Move a shard's actor to another node, if that is due."""
+        if self._spec.config.storage.nodes or self._shards.is_moving or self._is_reconfiguring:
+            return  # shards with stores on named nodes stay there
+        nodes = {node["NodeID"] for node in await self._nodes() if node["Resources"].get("CPU")}
+        if len(nodes) < 2:
+            return
+        for shard in range(self._spec.config.cluster.shards):
+            for actor in self._shards.actors(shard):
+                if await self._status(actor) is None:
+                    return  # first it has to be found
+        leaving = self._leaving & nodes
+        with contextlib.suppress(Unreachable):
+            leaving |= await asyncio.to_thread(handles.draining, self._gcs) & nodes
+        self._shards.look(self._placed(), nodes - leaving, leaving)
+
     async def _find_gateways(self) -> bool:
         """Look which gateways there should be. Returns whether those are others than before; not where a number is configured."""
         if not self._spec.has_places:
@@ -224,6 +279,7 @@ class SupervisorActor:
     async def _follow_shards(self) -> None:
         """Have roles given to shards that have two actors."""
         cluster = self._spec.config.cluster
+        self._shards.keeps_two = cluster.replicas > 0
         if cluster.replicas:
             for shard in range(cluster.shards):
                 await self._shards.follow(shard, actors_of(f"shard-{shard}"))
@@ -237,6 +293,8 @@ class SupervisorActor:
         units = [status["units"] for name, status in found.items() if name.startswith("ingestor-")]
         self._scaling.recover([Reported(*each).members for each in units])
         self._places.names = [name for name in found if name.startswith("gateway-")]
+        if not self._spec.config.cluster.replicas:
+            await self._shards.recover(names, self._spec.config.cluster.shards)
         newest = max(found, key=lambda name: int(found[name]["revision"]), default=None)
         if newest is not None and found[newest]["revision"] > self._spec.revision:
             with contextlib.suppress(Unreachable):
@@ -317,7 +375,8 @@ class SupervisorActor:
             case Remove(actor=actor):
                 await asyncio.to_thread(self._end, actor)
 
-    def _create(self, actor: str) -> None:
+    def _create(self, actor: str, node: str = "") -> None:
+        """Make an actor, on `node` if it is named and there."""
         shard = shard_of(actor)
         kind, _, index = shard.rpartition("-")
         options = {**ACTOR_OPTIONS, "name": actor, "namespace": self._namespace, "get_if_exists": True}
@@ -334,7 +393,23 @@ class SupervisorActor:
             nodes = config.storage.nodes
             at = (int(index) + (shard != actor)) % len(nodes)
             options["resources"] = {f"{STORE_RESOURCE}{nodes[at]}": STORE_SHARE}
+        elif kind == "shard" and (node := node or self._free_node(actor)):
+            options["scheduling_strategy"] = handles.on_node(node)
         handles.create(KINDS[kind], options, *arguments)
+
+    def _free_node(self, actor: str) -> str:
+        """Return the node for a shard's actor: not that of its other; "": where Ray likes. It blocks."""
+        if not self._spec.config.cluster.replicas:
+            return ""
+        try:
+            nodes = {node["NodeID"] for node in _alive() if node["Resources"].get("CPU")} - self._leaving
+        except RayError:
+            return ""
+        shard = int(shard_of(actor).rpartition("-")[2])
+        placed = {name: each for name, each in {**self._made, **self._placed()}.items() if each.node in nodes}
+        node = place(shard, placed, nodes, actor) or ""
+        self._made[actor] = Placed(shard, node, actor == shard_of(actor))
+        return node
 
     def _end(self, actor: str) -> None:
         self._statuses.pop(actor, None)
@@ -345,6 +420,8 @@ class SupervisorActor:
 
     async def _watch(self) -> None:
         while True:
+            if self._state.ready:
+                await self._look_at_places()
             if await self._find_gateways():
                 await self._exchange_gateways()
             if not self._state.ready:

@@ -28,6 +28,8 @@ class Record(Struct, frozen=True, array_like=True):
     store: str
     """Id of the store that its primary has; "": it has none."""
     primary: str
+    is_shared: bool = False
+    """It has two actors: none of them may be the primary without being told."""
 
 
 class Report(Struct, frozen=True, array_like=True):
@@ -121,7 +123,18 @@ class ShardRoles:
             if actor not in self.actors:
                 self._dead.pop(actor, None)
         self.actors = tuple(actors)
-        return self.decide(now_ms)
+        kept: list[Effect] = []
+        if self.record is not None and self.record.is_shared != self._is_shared:
+            self.record = self._record(self.record.epoch, self.record.store, self.record.primary)
+            kept.append(Keep(self.shard, self.record))
+        return [*kept, *self.decide(now_ms)]
+
+    @property
+    def _is_shared(self) -> bool:
+        return len(self.actors) > 1
+
+    def _record(self, epoch: int, store: str, primary: str) -> Record:
+        return Record(epoch, store, primary, self._is_shared)
 
     def reported(self, actor: str, report: Report, now_ms: float) -> list[Effect]:
         """An actor says how it is."""
@@ -156,6 +169,9 @@ class ShardRoles:
         primary = self.primary
         report = self.reports.get(primary or "")
         if primary is not None and self.record is not None:
+            if report is not None and report.role is Role.PRIMARY and report.epoch > self.record.epoch:
+                # It was alone, and began anew without asking anybody; it has kept that itself.
+                self.record = self._record(report.epoch, report.store, primary)
             if report is not None and report.role is Role.PRIMARY and report.epoch == self.record.epoch:
                 return self._led(primary, report, now_ms)
             if report is not None and report.role is Role.PRIMARY:
@@ -204,7 +220,7 @@ class ShardRoles:
     def _renewed(self, primary: str, report: Report, now_ms: float) -> list[Effect]:
         """Remove the standby: the primary goes on alone, under the next epoch."""
         assert self.record is not None
-        self.record = Record(next_epoch(now_ms, self.record.epoch), report.store, primary)
+        self.record = self._record(next_epoch(now_ms, self.record.epoch), report.store, primary)
         return [Keep(self.shard, self.record), self._lead(primary, report)]
 
     def _successor(self) -> str | None:
@@ -226,7 +242,7 @@ class ShardRoles:
         assert self.record is not None
         report = self.reports[successor]
         is_dead = self._others_ended(successor)
-        self.record = Record(next_epoch(now_ms, self.record.epoch), report.store, successor)
+        self.record = self._record(next_epoch(now_ms, self.record.epoch), report.store, successor)
         self.promotions += 1
         self.promoted_ms = now_ms
         self.is_handing_over = False
@@ -274,7 +290,7 @@ class ShardRoles:
         report = ready[chosen]
         before = () if self.record is None else (self.record.epoch,)
         epoch = next_epoch(now_ms, *before, *(each.epoch for each in ready.values()), report.come_to[0])
-        self.record = Record(epoch, "" if missing else report.store, chosen)
+        self.record = self._record(epoch, "" if missing else report.store, chosen)
         self._began_ms = now_ms
         told = self._lead(chosen, report, is_dead=True, begins_empty=bool(missing))
         return [*missing, Keep(self.shard, self.record), told]

@@ -11,6 +11,10 @@ A, B = "shard-0", "shard-0-b"
 WAIT_MS = 60_000.0
 
 
+def shared(epoch: int, store: str, primary: str) -> Record:
+    return Record(epoch, store, primary, True)
+
+
 def roles(record: Record | None = None, actors: tuple[str, ...] = (A, B)) -> ShardRoles:
     made = ShardRoles(0, record, wait_ms=WAIT_MS, now_ms=0.0)
     assert made.want(actors, 0.0) == []
@@ -36,7 +40,7 @@ def tell(actor: str, life: int, role: Role, epoch: int, *other: Any, **more: Any
 
 def in_sync(epoch: int = 5) -> ShardRoles:
     """`A` leads, `B` has everything."""
-    made = roles(Record(epoch, "a", A))
+    made = roles(shared(epoch, "a", A))
     made.reported(A, leads(epoch, standby=B, is_in_sync=True), 0.0)
     assert made.reported(B, follows(epoch, is_whole=True), 0.0) == []
     assert made.standby == B
@@ -46,14 +50,14 @@ def in_sync(epoch: int = 5) -> ShardRoles:
 def test_a_new_cluster_begins_when_all_have_been_heard() -> None:
     made = roles()
     assert made.reported(A, new(), 1.0) == []
-    record = Record(1, "", A)
+    record = shared(1, "", A)
     assert made.reported(B, new(), 2.0) == [Keep(0, record), tell(A, 1, Role.PRIMARY, 1, is_dead=True)]
 
 
 def test_a_new_cluster_begins_without_who_never_came() -> None:
     made = roles()
     assert made.reported(B, new(), 1.0) == []
-    assert made.decide(WAIT_MS) == [Keep(0, Record(1, "", B)), tell(B, 1, Role.PRIMARY, 1, is_dead=True)]
+    assert made.decide(WAIT_MS) == [Keep(0, shared(1, "", B)), tell(B, 1, Role.PRIMARY, 1, is_dead=True)]
 
 
 def test_what_was_granted_and_is_not_done_yet_is_told_again_under_the_same_epoch() -> None:
@@ -61,7 +65,7 @@ def test_what_was_granted_and_is_not_done_yet_is_told_again_under_the_same_epoch
     made.reported(A, new(), 1.0)
     (_, told) = made.reported(B, new(), 2.0)
     assert made.decide(3.0) == [told]
-    assert made.reported(A, new(2), 4.0) == [Keep(0, Record(2, "", A)), tell(A, 2, Role.PRIMARY, 2, is_dead=True)], (
+    assert made.reported(A, new(2), 4.0) == [Keep(0, shared(2, "", A)), tell(A, 2, Role.PRIMARY, 2, is_dead=True)], (
         "anew"
     )
 
@@ -85,20 +89,20 @@ def test_without_a_record_stores_decide(a: Report, b: Report, chosen: str) -> No
 
 
 def test_the_store_on_record_counts_not_another() -> None:
-    made = roles(Record(5, "a", A))
+    made = roles(shared(5, "a", A))
     made.died(A, 0.0, is_certain=True)
     assert made.reported(B, new(store="b", epoch=4, offset=99), 1.0) == []
     assert made.reported(A, new(store="a", epoch=5), 2.0) == [
-        Keep(0, Record(6, "a", A)),
+        Keep(0, shared(6, "a", A)),
         tell(A, 1, Role.PRIMARY, 6, is_dead=True),
     ]
 
 
 def test_a_store_that_was_whole_under_the_epoch_on_record_is_as_good() -> None:
-    made = roles(Record(5, "a", A))
+    made = roles(shared(5, "a", A))
     made.died(A, 0.0, is_certain=True)
     kept, told = made.reported(B, new(store="b", epoch=5), 1.0)
-    assert (kept.record, told.actor) == (Record(6, "b", B), B)
+    assert (kept.record, told.actor) == (shared(6, "b", B), B)
 
 
 def test_after_the_wait_the_shard_begins_empty_and_says_so() -> None:
@@ -113,7 +117,7 @@ def test_after_the_wait_the_shard_begins_empty_and_says_so() -> None:
 
 
 def test_a_standby_is_made_then_given_to_the_primary() -> None:
-    made = roles(Record(5, "a", A))
+    made = roles(shared(5, "a", A))
     assert made.reported(A, leads(5), 1.0) == []
     assert made.reported(B, new(3), 2.0) == [tell(B, 3, Role.STANDBY, 5, A)]
     assert made.reported(B, follows(5, 4), 3.0) == [tell(A, 1, Role.PRIMARY, 5, B, 4)]
@@ -122,7 +126,7 @@ def test_a_standby_is_made_then_given_to_the_primary() -> None:
 
 
 def test_a_word_that_was_not_heard_is_said_again() -> None:
-    made = roles(Record(5, "a", A))
+    made = roles(shared(5, "a", A))
     made.reported(A, leads(5), 1.0)
     told = [tell(B, 3, Role.STANDBY, 5, A)]
     assert made.reported(B, new(3), 2.0) == told
@@ -132,7 +136,7 @@ def test_a_word_that_was_not_heard_is_said_again() -> None:
 def test_a_dead_primary_is_followed_by_its_standby_at_once() -> None:
     made = in_sync()
     assert made.died(A, 1.0, is_certain=True) == [
-        Keep(0, Record(6, "b", B)),
+        Keep(0, shared(6, "b", B)),
         tell(B, 1, Role.PRIMARY, 6, is_dead=True),
     ]
     assert made.promotions == 1
@@ -140,7 +144,7 @@ def test_a_dead_primary_is_followed_by_its_standby_at_once() -> None:
 
 def test_a_silent_primary_is_followed_when_its_lease_is_over() -> None:
     made = in_sync()
-    assert made.died(A, 1.0, is_certain=False) == [Keep(0, Record(6, "b", B)), tell(B, 1, Role.PRIMARY, 6)]
+    assert made.died(A, 1.0, is_certain=False) == [Keep(0, shared(6, "b", B)), tell(B, 1, Role.PRIMARY, 6)]
     assert made.died(A, 2.0, is_certain=True) == [tell(B, 1, Role.PRIMARY, 6, is_dead=True)], (
         "now there is no need to wait"
     )
@@ -156,21 +160,21 @@ def test_an_old_primary_that_goes_on_becomes_the_standby() -> None:
 def test_a_primary_that_was_started_anew_does_not_come_back_to_its_role() -> None:
     made = in_sync()
     assert made.reported(A, new(2, store="a", epoch=5), 1.0) == [
-        Keep(0, Record(6, "b", B)),
+        Keep(0, shared(6, "b", B)),
         tell(B, 1, Role.PRIMARY, 6, is_dead=True),
     ]
 
 
 def test_a_standby_counts_though_the_supervisor_had_not_heard_that_it_is_whole() -> None:
-    made = roles(Record(5, "a", A))
+    made = roles(shared(5, "a", A))
     made.reported(A, leads(5, standby=B), 0.0)
     made.reported(B, follows(5, is_whole=True), 0.0)
-    assert made.died(A, 1.0, is_certain=True)[0] == Keep(0, Record(6, "b", B))
+    assert made.died(A, 1.0, is_certain=True)[0] == Keep(0, shared(6, "b", B))
 
 
 @pytest.mark.parametrize("report", [follows(5), follows(4, is_whole=True)], ids=["not whole", "of an earlier epoch"])
 def test_others_are_not_promoted(report: Report) -> None:
-    made = roles(Record(5, "a", A))
+    made = roles(shared(5, "a", A))
     made.reported(A, leads(5, standby=B), 0.0)
     made.reported(B, report, 0.0)
     assert made.died(A, 1.0, is_certain=True) == []
@@ -188,7 +192,7 @@ def test_a_standby_is_removed_by_the_next_epoch(how: str) -> None:
             effects = made.reported(B, follows(5, 2), 1.0)
         case _:
             effects = made.reported(A, leads(5, standby=B, is_lost=True), 1.0)
-    assert effects == [Keep(0, Record(6, "a", A)), tell(A, 1, Role.PRIMARY, 6)]
+    assert effects == [Keep(0, shared(6, "a", A)), tell(A, 1, Role.PRIMARY, 6)]
     assert made.decide(2.0) == [tell(A, 1, Role.PRIMARY, 6)], "until it has heard"
 
 
@@ -201,14 +205,14 @@ def test_a_removed_standby_is_not_promoted_whatever_it_says() -> None:
 
 
 def test_a_new_life_of_the_supervisor_grants_nothing_anew() -> None:
-    made = roles(Record(5, "a", A))
+    made = roles(shared(5, "a", A))
     assert made.reported(B, follows(5, is_whole=True), 1.0) == [], "the primary was not heard of yet"
     assert made.reported(A, leads(5, standby=B, is_in_sync=True), 2.0) == []
-    assert made.record == Record(5, "a", A)
+    assert made.record == shared(5, "a", A)
 
 
 def test_what_was_kept_and_not_told_is_told_by_the_next_life() -> None:
-    made = roles(Record(6, "b", B))
+    made = roles(shared(6, "b", B))
     assert made.reported(B, follows(5, is_whole=True), 1.0) == [tell(B, 1, Role.PRIMARY, 6)]
 
 
@@ -217,21 +221,37 @@ def test_both_dead_the_primary_s_own_store_goes_on() -> None:
     made.died(B, 1.0, is_certain=True)
     made.died(A, 2.0, is_certain=True)
     assert made.reported(B, new(9, store="b", epoch=5), 3.0) == [], "it was removed before the primary died"
-    assert made.reported(A, new(9, store="a", epoch=5), 4.0)[0] == Keep(0, Record(7, "a", A))
+    assert made.reported(A, new(9, store="a", epoch=5), 4.0)[0] == Keep(0, shared(7, "a", A))
 
 
 def test_a_hand_over_ends_the_primary_once_its_standby_has_everything() -> None:
-    made = roles(Record(5, "a", A))
+    made = roles(shared(5, "a", A))
     made.is_handing_over = True
     made.reported(B, follows(5), 0.0)
     assert made.reported(A, leads(5, standby=B), 0.0) == []
     made.reported(B, follows(5, is_whole=True), 1.0)
     assert made.reported(A, leads(5, standby=B, is_in_sync=True), 1.0) == [End(0, A)]
-    assert made.died(A, 2.0, is_certain=True)[0] == Keep(0, Record(6, "b", B))
+    assert made.died(A, 2.0, is_certain=True)[0] == Keep(0, shared(6, "b", B))
     assert not made.is_handing_over
 
 
 def test_an_actor_that_is_not_wanted_is_no_standby_any_longer() -> None:
     made = in_sync()
-    assert made.want((A,), 1.0) == [Keep(0, Record(6, "a", A)), tell(A, 1, Role.PRIMARY, 6)]
+    assert made.want((A,), 1.0) == [
+        Keep(0, Record(5, "a", A)),
+        Keep(0, Record(6, "a", A)),
+        tell(A, 1, Role.PRIMARY, 6),
+    ]
     assert made.reported(B, follows(5, is_whole=True), 2.0) == []
+
+
+def test_before_a_second_actor_is_told_anything_the_first_may_not_begin_by_itself() -> None:
+    made = roles(Record(5, "a", A), actors=(A,))
+    assert made.reported(A, leads(5), 0.0) == []
+    assert made.want((A, B), 1.0) == [Keep(0, shared(5, "a", A))]
+
+
+def test_a_primary_that_was_alone_has_begun_anew_by_itself() -> None:
+    made = roles(Record(5, "a", A), actors=(A,))
+    assert made.reported(A, leads(7), 0.0) == []
+    assert made.record == Record(7, "a", A)

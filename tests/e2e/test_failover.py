@@ -124,14 +124,17 @@ class Load:
         assert view.resets == client.views["notes"].resets == 0
         await client.close()
 
-    async def goes_on(self, client: Client) -> None:
-        """Wait until events and writes arrive that are newer than now."""
+    async def goes_on(self, client: Client, *, writes: bool = True) -> None:
+        """Wait until events and writes arrive that are newer than now; while no standby is there no write is replicated."""
         said, written = self.said, dict(self.acknowledged)
         await client.until(lambda: client.views["events"].entries['["load"]'][1][-1]["id"] > said, LIMIT_S)
-        await client.until(
-            lambda: len(self.acknowledged) == 4 and all(n > written.get(w, 0) for w, n in self.acknowledged.items()),
-            LIMIT_S,
-        )
+        if writes:
+            await client.until(
+                lambda: (
+                    len(self.acknowledged) == 4 and all(n > written.get(w, 0) for w, n in self.acknowledged.items())
+                ),
+                LIMIT_S,
+            )
 
 
 async def test_a_killed_primary_is_followed_by_its_standby(cluster: LiveCluster, upstream: Any) -> None:
@@ -150,3 +153,74 @@ async def test_a_killed_primary_is_followed_by_its_standby(cluster: LiveCluster,
         assert after["standby"]["pid"] not in (before["pid"], after["pid"]), "and another was built"
     assert await asyncio.to_thread(figure, cluster, "failovers_total") == failovers + 1
     assert await asyncio.to_thread(figure, cluster, "replication_divergences_total") == 0
+
+
+async def test_a_stopped_primary_that_goes_on_acknowledges_nothing(cluster: LiveCluster, upstream: Any) -> None:
+    (before,) = await asyncio.to_thread(in_sync, cluster)
+    old = psutil.Process(before["pid"])
+    load = Load(cluster, upstream)
+    async with load.run() as client:
+        old.suspend()
+        try:
+            await asyncio.to_thread(
+                eventually, lambda: rows(cluster)[0]["pid"] == before["standby"]["pid"], "another leads"
+            )
+            await load.goes_on(client, writes=False)
+        finally:
+            old.resume()
+        # It finds out that it is not the primary any longer, and becomes the standby, in another process.
+        await asyncio.to_thread(eventually, lambda: not old.is_running() or old.status() == psutil.STATUS_ZOMBIE)
+        await load.goes_on(client)
+        (after,) = await asyncio.to_thread(in_sync, cluster)
+        assert after["pid"] == before["standby"]["pid"]
+
+
+async def test_it_fails_over_while_the_supervisor_is_away_as_soon_as_that_is_back(
+    cluster: LiveCluster, upstream: Any
+) -> None:
+    (before,) = await asyncio.to_thread(in_sync, cluster)
+    load = Load(cluster, upstream)
+    async with load.run() as client:
+        supervisor = psutil.Process((await asyncio.to_thread(cluster.pids))["supervisor"])
+        supervisor.kill()
+        await load.goes_on(client)
+        psutil.Process(before["pid"]).kill()
+        await load.goes_on(client)
+        (after,) = await asyncio.to_thread(in_sync, cluster)
+        assert after["pid"] == before["standby"]["pid"]
+        assert after["epoch"] > before["epoch"]
+
+
+async def test_a_killed_standby_is_replaced_and_the_primary_goes_on(cluster: LiveCluster, upstream: Any) -> None:
+    (before,) = await asyncio.to_thread(in_sync, cluster)
+    load = Load(cluster, upstream)
+    async with load.run() as client:
+        psutil.Process(before["standby"]["pid"]).kill()
+        await load.goes_on(client)
+        (after,) = await asyncio.to_thread(in_sync, cluster)
+        assert after["pid"] == before["pid"]
+        assert after["standby"]["pid"] != before["standby"]["pid"]
+        assert after["epoch"] > before["epoch"], "it was removed by an epoch"
+
+
+def test_everything_restarts_with_what_it_had(cluster: LiveCluster) -> None:
+    in_sync(cluster)
+    version = cluster.put(["kept"], {"n": 1}, ack="replicated").json()["version"]
+    cluster.stop()
+    cluster.start()
+    entry = cluster.get("kept").json()
+    assert (entry["data"], entry["version"]) == ({"n": 1}, version)
+
+
+def test_without_a_directory_the_standby_has_it_in_memory(local_ray: None) -> None:
+    live = LiveCluster({"cluster": {"shards": 1, "replicas": 1}}).start()
+    try:
+        (before,) = in_sync(live)
+        assert live.put(["a"], 1, ack="replicated").status_code == 200
+        assert live.put(["a"], 2, ack="durable").json()["error"]["code"] == "UNSUPPORTED"
+        psutil.Process(before["pid"]).kill()
+        assert live.get("a").json()["data"] == 1
+        names = {sample.name for _, encoded in live.supervisor.metrics() for sample in decode(encoded or b"\x90")}
+        assert {"failovers_total", "shard_standby", "replication_lag_seconds", "lease_expirations_total"} <= names
+    finally:
+        live.stop()

@@ -30,7 +30,6 @@ OF_STANDBYS = {
 """Only where there are replicas; `tests/e2e/test_failover.py` sees them."""
 LATER = {
     "sessions_degraded",
-    "rebalances_total",
 }
 """Of features that are not built: they have no series yet."""
 

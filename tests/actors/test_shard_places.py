@@ -1,0 +1,109 @@
+"""Shards on a Ray of several nodes: standbys are elsewhere, nodes may come, go, and burn."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+ON_NODES = """
+import json
+import tempfile
+import threading
+
+import ray
+from ray.cluster_utils import Cluster
+
+from tests.live import LiveCluster, eventually
+
+nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+second = nodes.add_node(num_cpus=2)
+ray.init(address=nodes.address, logging_level="ERROR")
+live = LiveCluster({"cluster": {"shards": 2, "replicas": %(replicas)s, "gateways": 1}, "storage": {"path": tempfile.mkdtemp()}}).start()
+
+
+def rows():
+    return live.supervisor.describe()["shards"]
+
+
+def settled(nodes_of):
+    def look():
+        found = rows()
+        if not all(row.get("role") == "primary" for row in found):
+            return None
+        return found if nodes_of(found) else None
+    return eventually(look, timeout_s=100)
+
+
+def is_in_sync(found):
+    return all(row["standby"]["in_sync"] for row in found)
+
+
+def apart(found):
+    return all(row["standby"]["node"] != row["node"] for row in found)
+
+
+said = {}
+%(body)s
+live.stop()
+print(json.dumps(said))
+ray.shutdown()
+nodes.shutdown()
+"""
+A_NODE_BURNS = """
+found = settled(lambda found: is_in_sync(found) and apart(found))
+version = {n: live.put(["k", n], n, ack="replicated").json()["version"] for n in range(8)}
+head = ray.get_runtime_context().get_node_id()
+burning = nodes.add_node(num_cpus=2)  # room for what comes back
+nodes.remove_node(second, allow_graceful=False)
+entries = {n: live.get("k", n).json() for n in range(8)}
+said["kept"] = all(entries[n]["data"] == n and entries[n]["version"] == version[n] for n in range(8))
+said["written"] = [live.put(["k", n], -n).status_code for n in range(8)]
+settled(lambda found: is_in_sync(found) and apart(found) and not any(row["node"] == second.node_id for row in found))
+said["standbys are back"] = True
+"""
+NODES_COME_AND_GO = """
+found = settled(lambda found: len({row["node"] for row in found}) == 2)
+for n in range(8):
+    assert live.put(["k", n], n).status_code == 200
+thread = threading.Thread(target=lambda: [live.put(["w"], n) for n in range(200)])
+thread.start()
+third = nodes.add_node(num_cpus=2)
+name = live.supervisor._handle
+ray.get(name.drain.remote(second.node_id, 60.0), timeout=70)
+found = settled(lambda found: second.node_id not in {row["node"] for row in found})
+said["left"] = True
+thread.join()
+said["kept"] = [live.get("k", n).json()["data"] for n in range(8)] + [live.get("w").json()["data"]]
+said["spread"] = len({row["node"] for row in found})
+pids = {row["id"]: row["pid"] for row in found}
+moved = next(row["id"] for row in found if row["node"] == third.node_id)
+import psutil
+psutil.Process(pids[moved]).kill()
+said["after a kill"] = [live.get("k", n).json()["data"] for n in range(8)]
+"""
+
+
+def ran(body: str, replicas: int) -> dict[str, object]:
+    script = ON_NODES % {"body": body, "replicas": replicas}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    return said
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(300)
+def test_a_node_burns_and_nothing_that_was_replicated_is_lost() -> None:
+    assert ran(A_NODE_BURNS, 1) == {"kept": True, "written": [200] * 8, "standbys are back": True}
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(300)
+def test_shards_leave_a_drained_node_without_replicas_too() -> None:
+    assert ran(NODES_COME_AND_GO, 0) == {
+        "left": True,
+        "kept": [*range(8), 199],
+        "spread": 2,
+        "after a kill": [*range(8)],
+    }
