@@ -216,12 +216,13 @@ class Replication:
             answer: To the call that was this step.
             promised: Its requests that ask to be replicated.
         """
-        if transaction is not None and self.standby and not self.lost:
-            record = _encode(transaction)
-            self._number += 1
-            self._records.append(record)
-            self._sizes.append(len(record))
-            self._bytes += len(record)
+        if transaction is not None and self.standby:
+            self._number += 1  # a lost standby's too: it never has them, so what follows from them waits for another epoch
+            if not self.lost:
+                record = _encode(transaction)
+                self._records.append(record)
+                self._sizes.append(len(record))
+                self._bytes += len(record)
         if not self.holds:
             out = [*effects] if ticket is None or answer is None else [*effects, Reply(ticket, answer)]
         else:

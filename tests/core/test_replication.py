@@ -164,6 +164,15 @@ def test_a_standby_that_does_not_go_on_is_lost_and_nothing_leaves(answer: Any) -
     assert primary.deadline() is None
 
 
+def test_what_is_committed_after_the_standby_was_lost_does_not_leave_though_the_lease_holds() -> None:
+    primary = in_sync()
+    message = sent(primary.wake(HEARTBEAT_MS))
+    assert primary.answered(message, Elsewhere(STANDBY), HEARTBEAT_MS) == []
+    assert primary.serves(HEARTBEAT_MS + 1)
+    assert primary.step(["change set"], HEARTBEAT_MS + 1, transaction=transaction(1), ticket=1, answer=Noted(1)) == []
+    assert primary.detach(6) == ["change set", Reply(1, Noted(1))]
+
+
 @pytest.mark.parametrize("answer", [Replicated(6, 5, 1), Replicated(7, 4, 1)])
 def test_an_acknowledgement_of_another_life_or_epoch_counts_for_nothing(answer: Replicated) -> None:
     primary = in_sync()
