@@ -142,7 +142,8 @@ class Peers:
         is_news = self._primaries.told(message.shard, message.actor, message.incarnation)
         if is_news and before != message.actor:
             for limit in self._under_way.get(before, ()):
-                limit.reschedule(0.0)
+                if not limit.expired():
+                    limit.reschedule(0.0)
         return is_news
 
     def is_over(self, message: Message) -> bool:

@@ -28,7 +28,7 @@ HEAD_TIMEOUT_S = 300.0
 PROBE_S = 0.5
 STOP_S = 15.0
 """For Ray's processes to end; then they are killed."""
-LEAVE_S = 30.0
+LEAVE_S = 20.0
 """For shards to be taken over on other nodes; those that are not come back with their stores."""
 DRAIN_S = 10.0
 """For calls around a drain, beside the drain itself."""

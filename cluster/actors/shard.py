@@ -571,7 +571,10 @@ class ShardActor(Shell):
         else:
             self._let_out(replication.answered(effect.message, answer, self.now()))
         if (replication.is_in_sync, replication.lost) != before:
-            self.log.info("standby_in_sync" if replication.is_in_sync else "standby_lost", actor=effect.to)
+            if replication.is_in_sync:
+                self.log.info("standby_in_sync", actor=effect.to)
+            elif replication.lost:
+                self.log.warning("standby_lost", actor=effect.to, reason=replication.lost)
             self._tell()
 
     def _arm_beat(self) -> None:

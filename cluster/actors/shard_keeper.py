@@ -242,14 +242,14 @@ class ShardKeeper:
 
     async def _watch(self, roles: ShardRoles, actor: str) -> None:
         known = b""
-        is_heard = False
+        is_heard = is_missed = False
         while True:
             try:
                 encoded = await self._peers.report(actor, known, SILENT_S)
             except Unreachable as error:
                 known = b""
-                if is_heard:
-                    is_heard = False
+                if not is_missed:
+                    is_heard, is_missed = False, True
                     died_ms = self._clock.now_ms()
                     if actor == roles.primary:
                         self._lost_ms.setdefault(roles.shard, died_ms)
@@ -264,7 +264,7 @@ class ShardKeeper:
             report = msgspec.msgpack.decode(encoded, type=Report)
             if not is_heard:
                 await self._find(actor)
-            known, is_heard = encoded, True
+            known, is_heard, is_missed = encoded, True, False
             self._note(roles, actor, report)
             self._put(roles, roles.reported(actor, report, self._clock.now_ms()))
 

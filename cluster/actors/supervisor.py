@@ -207,9 +207,8 @@ class SupervisorActor:
         self._leaving.add(node)
         self._log.info("node_drains", node=node[:12])
         until = self._loop.time() + within_s
-        while self._loop.time() < until:
-            await self._look_at_places()
-            if not any(each.node == node for each in self._placed().values()):
+        while self._loop.time() < until and any(each.node == node for each in self._placed().values()):
+            if not await self._look_at_places():
                 return
             await asyncio.sleep(STEP_S)
 
@@ -223,21 +222,24 @@ class SupervisorActor:
                     placed[actor] = Placed(shard, status["node"], actor == self._shards.primary(shard))
         return placed
 
-    async def _look_at_places(self) -> None:
-        """Move a shard's actor to another node, if that is due."""
-        if self._spec.config.storage.nodes or self._shards.is_moving or self._is_reconfiguring:
-            return  # shards with stores on named nodes stay there
+    async def _look_at_places(self) -> bool:
+        """Move a shard's actor to another node, if that is due. Returns whether there is another."""
+        if self._spec.config.storage.nodes:
+            return False  # where their stores are
+        if self._shards.is_moving or self._is_reconfiguring:
+            return True
         nodes = {node["NodeID"] for node in await self._nodes() if node["Resources"].get("CPU")}
         if len(nodes) < 2:
-            return
+            return False
         for shard in range(self._spec.config.cluster.shards):
             for actor in self._shards.actors(shard):
                 if await self._status(actor) is None:
-                    return  # first it has to be found
+                    return True  # first it has to be found
         leaving = self._leaving & nodes
         with contextlib.suppress(Unreachable):
             leaving |= await asyncio.to_thread(handles.draining, self._gcs) & nodes
         self._shards.look(self._placed(), nodes - leaving, leaving)
+        return True
 
     async def _find_gateways(self) -> bool:
         """Look which gateways there should be. Returns whether those are others than before; not where a number is configured."""

@@ -12,13 +12,20 @@ _console = Console(highlight=False)
 _STYLES = {"snapshot": "cyan", "change": "green", "removed": "red", "invalidated": "yellow", "reset": "magenta"}
 
 
+def _cell(value: Any) -> str:
+    """Return what a cell says; of a standby whether it has everything."""
+    if isinstance(value, dict):
+        return "in sync" if value.get("in_sync") else "filling"
+    return "-" if value is None else str(value)
+
+
 def show_status(described: dict[str, Any]) -> None:
     """Print the cluster's description."""
     ready = "[green]ready[/]" if described["ready"] else "[red]not ready[/]"
     _console.print(f"[bold]{described['name']}[/] {described.get('version', '')} {ready}")
     for kind, columns in {
         "nodes": ("id", "address"),
-        "shards": ("id", "pid", "epoch", "keys", "subscribers", "lag_ms"),
+        "shards": ("id", "pid", "role", "epoch", "keys", "subscribers", "lag_ms", "standby"),
         "coordinators": ("id", "pid"),
         "ingestors": ("id", "pid"),
         "gateways": ("id", "pid", "address", "sessions"),
@@ -29,7 +36,7 @@ def show_status(described: dict[str, Any]) -> None:
             title = f"gateways ({described['gateways_wanted']} wanted)"
         table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, min_width=40)
         for row in described[kind]:
-            table.add_row(*(str(row.get(column, "-")) for column in columns))
+            table.add_row(*(_cell(row.get(column, "-")) for column in columns))
         _console.print(table)
 
 

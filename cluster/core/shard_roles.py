@@ -185,7 +185,7 @@ class ShardRoles:
                 return [told]  # it has not done so yet
             if successor := self._successor():
                 return self._promoted(successor, now_ms)
-            if report is None and self._dead.get(primary) is None:
+            if report is None and primary in self.actors and primary not in self._dead:
                 return []  # it was not heard of yet
         return self._begun(now_ms)
 
@@ -268,8 +268,9 @@ class ShardRoles:
         has_waited = now_ms - self._began_ms >= self._wait_ms
         if not ready or any(report.role is Role.PRIMARY for report in ready.values()):
             return []
-        if not (has_waited or self._others_gone(ready)):
-            return []
+        is_known = all(actor in ready or actor in self._dead for actor in self.actors)
+        if not (has_waited or (is_known and self._others_gone(ready))):
+            return []  # one that was not heard yet may be a standby that leads sooner
         whole = {actor: report for actor, report in ready.items() if report.store and report.is_whole}
         chosen: str | None = None
         missing: list[Effect] = []

@@ -32,6 +32,7 @@ from tests.bench.blaster import KEYS
 from tests.bench.cache import shards_part, whole
 from tests.bench.mutations import mutations
 from tests.bench.presence import presence
+from tests.bench.recovery import kills, restart
 from tests.bench.transport import transports
 
 console = Console(highlight=False)
@@ -337,6 +338,9 @@ def main() -> None:
         "100,000 entries, shards": shards_part,
         "100,000 entries, cluster": whole,
         "transport": lambda: transports(Child),
+        "kills": lambda: kills(0),
+        "kills, with standbys": lambda: kills(1),
+        "restart with 100,000 entries": restart,
         "10,000 channels": lambda: json.loads(Child("tests.bench.channels", 10_000).line()),
     }
     if shutil.which("wrk"):

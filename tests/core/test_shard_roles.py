@@ -172,6 +172,15 @@ def test_a_standby_counts_though_the_supervisor_had_not_heard_that_it_is_whole()
     assert made.died(A, 1.0, is_certain=True)[0] == Keep(0, shared(6, "b", B))
 
 
+def test_a_new_life_of_the_supervisor_hears_the_standby_before_the_primary_begins_anew() -> None:
+    made = roles(shared(5, "a", A))
+    assert made.reported(A, new(2, store="a", epoch=5), 1.0) == []
+    assert made.reported(B, follows(5, is_whole=True), 2.0)[0] == Keep(0, shared(6, "b", B))
+    made = roles(shared(5, "a", A))
+    made.reported(A, new(2, store="a", epoch=5), 1.0)
+    assert made.died(B, 2.0, is_certain=False)[0] == Keep(0, shared(6, "a", A)), "or finds that it is gone"
+
+
 @pytest.mark.parametrize("report", [follows(5), follows(4, is_whole=True)], ids=["not whole", "of an earlier epoch"])
 def test_others_are_not_promoted(report: Report) -> None:
     made = roles(shared(5, "a", A))
@@ -249,6 +258,12 @@ def test_before_a_second_actor_is_told_anything_the_first_may_not_begin_by_itsel
     made = roles(Record(5, "a", A), actors=(A,))
     assert made.reported(A, leads(5), 0.0) == []
     assert made.want((A, B), 1.0) == [Keep(0, shared(5, "a", A))]
+
+
+def test_a_shard_that_had_two_actors_and_has_one_goes_on_with_the_store_that_led() -> None:
+    made = ShardRoles(0, shared(5, "b", B), wait_ms=WAIT_MS, now_ms=0.0)
+    assert made.want((A,), 0.0) == [Keep(0, Record(5, "b", B))]
+    assert made.reported(A, new(store="b", epoch=5), 1.0)[0] == Keep(0, Record(6, "b", A))
 
 
 def test_a_primary_that_was_alone_has_begun_anew_by_itself() -> None:
