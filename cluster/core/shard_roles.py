@@ -266,7 +266,9 @@ class ShardRoles:
         """Nobody leads, and there is no standby to do so: let stores decide."""
         ready = {actor: self.reports[actor] for actor in self.actors if actor in self.reports}
         has_waited = now_ms - self._began_ms >= self._wait_ms
-        if not ready or any(report.role is Role.PRIMARY for report in ready.values()):
+        if replaced := [actor for actor, report in ready.items() if report.role is Role.PRIMARY]:
+            return self._step_down(replaced, ready)
+        if not ready:
             return []
         is_known = all(actor in ready or actor in self._dead for actor in self.actors)
         if not (has_waited or (is_known and self._others_gone(ready))):
@@ -276,6 +278,11 @@ class ShardRoles:
         missing: list[Effect] = []
         if self.record is not None and self.record.store:
             chosen = next((actor for actor, report in whole.items() if report.store == self.record.store), None)
+            if chosen is not None and whole[chosen].epoch < self.record.epoch:
+                # It was to lead, and never did. Another may have more: what it held is what they had in common.
+                if len(ready) < len(self.actors) and not has_waited:
+                    return []
+                chosen = self._furthest(whole)
             if chosen is None and (after := self._furthest(whole)) is not None:
                 # The standby's store, whole under the very epoch: it has all that the one on record let out.
                 chosen = after if whole[after].epoch == self.record.epoch else None
@@ -295,6 +302,17 @@ class ShardRoles:
         self._began_ms = now_ms
         told = self._lead(chosen, report, is_dead=True, begins_empty=bool(missing))
         return [*missing, Keep(self.shard, self.record), told]
+
+    def _step_down(self, replaced: list[str], ready: Mapping[str, Report]) -> list[Effect]:
+        """Primaries of earlier epochs are left, and their successor has lost its role: they are to begin anew, so that stores can decide."""
+        if self.record is None or not (self.record.primary in ready or self._dead.get(self.record.primary, False)):
+            return []  # it may lead, for all that is known
+        grant = Grant(Role.STANDBY, self.record.epoch, self.record.primary)
+        return [
+            Tell(self.shard, actor, ready[actor].life, grant)
+            for actor in replaced
+            if ready[actor].epoch < self.record.epoch
+        ]
 
     def _others_gone(self, ready: Mapping[str, Report]) -> bool:
         """Whether nobody who is not among `ready` may still be the primary."""

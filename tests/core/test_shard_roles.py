@@ -270,3 +270,33 @@ def test_a_primary_that_was_alone_has_begun_anew_by_itself() -> None:
     made = roles(Record(5, "a", A), actors=(A,))
     assert made.reported(A, leads(7), 0.0) == []
     assert made.record == Record(7, "a", A)
+
+
+def test_a_successor_that_died_before_it_led_leaves_nobody_waiting() -> None:
+    made = in_sync()
+    (kept, told) = made.died(A, 1.0, is_certain=False)
+    assert (kept, told) == (Keep(0, shared(6, "b", B)), tell(B, 1, Role.PRIMARY, 6))
+    assert made.reported(A, leads(5, standby=B, is_lost=True), 2.0) == [told], "it may be about to lead"
+    assert made.died(B, 3.0, is_certain=False) == [], "it may lead, for all that is known"
+    steps_down = tell(A, 1, Role.STANDBY, 6, B)
+    assert made.died(B, 4.0, is_certain=True) == [steps_down]
+    assert made.reported(B, new(2, "b", 5, 70), 5.0) == [steps_down]
+    assert made.reported(A, new(3, "a", 5, 75), 6.0) == [
+        Keep(0, shared(7, "a", A)),
+        tell(A, 3, Role.PRIMARY, 7, is_dead=True),
+    ], "what the one on record lost in a power cut, the other has"
+
+
+def test_a_successor_that_led_counts_whoever_has_come_further() -> None:
+    made = roles(shared(6, "b", B))
+    made.reported(A, new(3, "a", 5, 75), 1.0)
+    assert made.reported(B, new(2, "b", 6, 3), 2.0) == [
+        Keep(0, shared(7, "b", B)),
+        tell(B, 2, Role.PRIMARY, 7, is_dead=True),
+    ]
+
+
+def test_who_was_to_lead_and_never_did_waits_for_the_other_s_store() -> None:
+    made = roles(shared(6, "b", B))
+    assert made.reported(B, new(2, "b", 5, 70), 1.0) == []
+    assert made.decide(WAIT_MS) == [Keep(0, shared(7, "b", B)), tell(B, 2, Role.PRIMARY, 7, is_dead=True)]
