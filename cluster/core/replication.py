@@ -217,7 +217,9 @@ class Replication:
             promised: Its requests that ask to be replicated.
         """
         if transaction is not None and self.standby:
-            self._number += 1  # a lost standby's too: it never has them, so what follows from them waits for another epoch
+            self._number += (
+                1  # a lost standby's too: it never has them, so what follows from them waits for another epoch
+            )
             if not self.lost:
                 record = _encode(transaction)
                 self._records.append(record)

@@ -52,8 +52,8 @@ class Clients:
         self.by_name: dict[str, Client] = {}
         self._tickets: dict[tuple[Process, int], Callable[[list[Payload] | None], None]] = {}
         self._ticket = 0
-        self.saw: Callable[[str, int, Any, bool], None] | None = None
-        """Told of every version that anybody sees: key, version, data, whether it was removed."""
+        self.saw: Callable[[str, int, Any], None] | None = None
+        """Told of every version that anybody sees: key, version, data."""
 
     def gateway(self) -> Process | None:
         """Return a gateway that can be reached, if there is one."""
@@ -206,15 +206,11 @@ class Clients:
         self._timeline.at(self._timeline.random.expovariate(1.0 / client.slow_ms), received)
 
     def _saw(self, view: View, message: dict[str, Any]) -> None:
-        if self.saw is None or message["type"] not in ("snapshot", "change", "removed"):
-            return
-        if message["type"] == "removed":
-            self.saw(orjson.dumps(message["key"]).decode(), message["version"], None, True)
-        elif message["version"]:
+        if self.saw is not None and message["type"] in ("snapshot", "change") and message["version"]:
             key = orjson.dumps(message["key"]).decode()
-            self.saw(key, message["version"], view.entries[key][1], False)
+            self.saw(key, message["version"], view.entries[key][1])
 
     def _written(self, client: Client, gateway: Process, session: SessionState) -> None:
-        if client.session is session:
+        if client.session is session and session.id in gateway.machine.sessions:
             gateway.machine.written(session, gateway.now_ms())
             self._take(client, gateway, session.id)

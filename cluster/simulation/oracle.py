@@ -34,6 +34,7 @@ class Wrote:
     level: str
     version: int | None = None
     """As it was acknowledged; None: it was not."""
+    is_refused: bool = False
     may_be_lost: bool = False
     """Since it was acknowledged something happened that its level does not survive."""
 
@@ -44,8 +45,8 @@ class Key:
 
     writes: dict[int, Wrote] = field(default_factory=dict)
     """By number."""
-    seen: dict[int, bytes | None] = field(default_factory=dict)
-    """By version; None: it was removed then."""
+    seen: dict[int, bytes] = field(default_factory=dict)
+    """By version."""
 
 
 class Oracle:
@@ -78,16 +79,15 @@ class Oracle:
         self.acknowledged += 1
 
     def refused(self, write: Wrote) -> None:
-        """It was refused: nothing of it is to be seen."""
-        del self._key(write.key).writes[write.number]
+        """It was refused: nothing of it is to be seen, unless that is lost and a gateway asks for it once more."""
+        write.is_refused = True
 
-    def saw(self, key: str, version: int, data: Any, is_removed: bool) -> None:
+    def saw(self, key: str, version: int, data: Any) -> None:
         """A watcher has seen a version."""
         seen = self._key(key).seen
-        text = None if is_removed else orjson.dumps(data)
-        if version in seen and seen[version] != text:
+        text = orjson.dumps(data)
+        if seen.setdefault(version, text) != text:
             raise Violation(f"{key}: version {version} is {seen[version]!r} and {text!r}")
-        seen[version] = text
 
     def lost(self, shard: int, levels: Iterable[str], *, is_tainted: bool = False) -> None:
         """Something has happened to a shard that writes acknowledged by now, at these levels, need not survive."""
@@ -125,7 +125,7 @@ class Oracle:
         writes = known.writes.values()
         if len(set(data)) != len(data):
             raise Violation(f"{key}: written twice: {data}")
-        if unknown := set(data) - set(known.writes):
+        if unknown := {number for number in data if self._is_refused(known, number)}:
             raise Violation(f"{key}: refused, or never written: {unknown}")
         sure = [each for each in writes if each.version and not each.may_be_lost]
         if missing := [each for each in sure if each.number not in data]:
@@ -143,6 +143,11 @@ class Oracle:
                 if each.version <= version and each.number not in seen:
                     raise Violation(f"{key}: version {version} lacks {each.number}, written at {each.version}")
 
+    @staticmethod
+    def _is_refused(known: Key, number: int) -> bool:
+        write = known.writes.get(number)
+        return write is None or (write.is_refused and not write.may_be_lost)
+
     def _judge_cell(self, key: str, known: Key, data: Any) -> None:
         sure = [each for each in known.writes.values() if each.version and not each.may_be_lost]
         last = max(sure, key=lambda each: each.version or 0, default=None)
@@ -150,6 +155,7 @@ class Oracle:
         may_be = {
             None if each.kind == "delete" else each.number
             for each in known.writes.values()
+            if not self._is_refused(known, each.number)
             if last is None or each.number >= last.number or each.version is None or each.may_be_lost
         }
         if last is None:
@@ -166,8 +172,9 @@ class Oracle:
         done = [each for each in known.writes.values() if each.version]
         kept = sum(not each.may_be_lost for each in done)
         count = 0 if data is None else data
-        if not kept <= count <= len(known.writes):
-            raise Violation(f"{key}: {count} steps, {kept} were acknowledged of {len(known.writes)}")
+        asked = sum(not self._is_refused(known, number) for number in known.writes)
+        if not kept <= count <= asked:
+            raise Violation(f"{key}: {count} steps, {kept} were acknowledged of {asked}")
         if not any(each.may_be_lost for each in known.writes.values()):
             versions = [each.version for each in done]
             if len(set(versions)) != len(versions):
