@@ -85,7 +85,14 @@ class End(Struct, frozen=True):
     actor: str
 
 
-Effect = Keep | Tell | Missing | End
+class Ask(Struct, frozen=True):
+    """Effect: ask an actor how it is now, whether or not that is news."""
+
+    shard: int
+    actor: str
+
+
+Effect = Keep | Tell | Missing | End | Ask
 
 
 class ShardRoles:
@@ -107,6 +114,8 @@ class ShardRoles:
         """What the primary was told last."""
         self._dead: dict[str, bool] = {}
         """Actors that are gone; whether their process is known to have ended."""
+        self._missed: dict[str, None] = {}
+        """Those that cannot be reached, since when the primary has not been heard."""
         self.promotions = 0
         self.promoted_ms: float | None = None
         """When the last promotion was granted."""
@@ -141,6 +150,9 @@ class ShardRoles:
         if actor not in self.actors:
             return []
         self._dead.pop(actor, None)
+        self._missed.pop(actor, None)
+        if actor == self.primary:
+            self._missed.clear()
         self.reports[actor] = report
         return self.decide(now_ms)
 
@@ -148,7 +160,10 @@ class ShardRoles:
         """An actor's process has ended, or, where that is not certain, cannot be reached."""
         if actor in self.actors or actor == self.primary:
             self._dead[actor] = self._dead.get(actor, False) or is_certain
-            self.reports.pop(actor, None)
+            if not is_certain:
+                self._missed[actor] = None
+            if self.reports.pop(actor, None) is not None and actor == self.primary:
+                self._began_ms = now_ms
         return self.decide(now_ms)
 
     # --- what follows --------------------------------------------------------------------------------------------
@@ -202,6 +217,9 @@ class ShardRoles:
                 or report.standby in self._dead
                 or (of is not None and of.life != report.standby_life)
             )
+            if is_gone and not report.is_lost and report.standby in self._missed:
+                # Perhaps it is the supervisor that is cut off, and the primary is gone: then this one is all there is.
+                return [Ask(self.shard, primary)]
             if is_gone:
                 return self._renewed(primary, report, now_ms)
             is_ready = self.is_handing_over and report.is_in_sync and of is not None and of.is_whole

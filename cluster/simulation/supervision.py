@@ -7,9 +7,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from cluster.core.primaries import actors_of
+from cluster.core.placement import shard_at
+from cluster.core.primaries import actors_of, shard_of
 from cluster.core.role import Grant
-from cluster.core.shard_roles import Effect, Keep, Missing, Record, Report, ShardRoles, Tell
+from cluster.core.shard_roles import Ask, Effect, Keep, Missing, Record, Report, ShardRoles, Tell
 from cluster.simulation.network import Network
 from cluster.simulation.process import Process
 from cluster.simulation.timeline import Timeline
@@ -28,6 +29,10 @@ class Host(Protocol):
     network: Network
     records: dict[int, Record]
     """Roles of shards, as Ray keeps them."""
+
+    def keep(self, shard: int, record: Record) -> None:
+        """Keep the roles of a shard, as Ray does."""
+        ...
 
     def has_ended(self, observer: Process, process: Process | None) -> bool:
         """Whether a process has ended, by word of its machine, which the observer can hear."""
@@ -68,8 +73,7 @@ class Supervision:
                 process.later(PAUSE_MS, lambda: self._watch(roles, actor, None))
                 return
             self._is_heard[actor] = heard[0]
-            now_ms = process.now_ms()
-            self._put(roles.decide(now_ms) if report == known else roles.reported(actor, report, now_ms))
+            self._put(roles.reported(actor, report, process.now_ms()))
             self._watch(roles, actor, report)
 
         def receive(asked: Process, answer: Callable[[Any], None]) -> None:
@@ -81,6 +85,18 @@ class Supervision:
     def _confirm(self, roles: ShardRoles, actor: str, lost: Process) -> None:
         self._died(roles, actor, is_certain=self._host.has_ended(self._process, lost))
         self._process.later(PAUSE_MS, lambda: self._watch(roles, actor, None))
+
+    def _ask(self, actor: str) -> None:
+        """Ask an actor how it is now."""
+        roles = self.shards[shard_at(shard_of(actor))]
+
+        def done(report: Report | None) -> None:
+            if report is not None:
+                self._put(roles.reported(actor, report, self._process.now_ms()))
+
+        self._host.network.call(
+            self._process, actor, lambda asked, answer: asked.holder.ask(None, answer), done, SILENT_MS
+        )
 
     def _died(self, roles: ShardRoles, actor: str, *, is_certain: bool) -> None:
         self._host.timeline.note(f"supervisor lost {actor}, certainly: {is_certain}")
@@ -102,6 +118,8 @@ class Supervision:
                     return
                 case Tell() as tell:
                     self._tell(tell)
+                case Ask(actor=actor):
+                    self._ask(actor)
                 case Missing(shard=shard, store=store):
                     self._host.timeline.note(f"store {store} of shard-{shard} is missing")
                 case effect:
@@ -109,7 +127,7 @@ class Supervision:
 
     def _keep(self, shard: int, record: Record) -> None:
         self._host.timeline.note(f"shard-{shard} is {record.primary}'s as {record.epoch}, in {record.store}")
-        self._host.records[shard] = record
+        self._host.keep(shard, record)
         self._work()
 
     def _tell(self, tell: Tell) -> None:

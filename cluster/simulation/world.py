@@ -273,6 +273,14 @@ class World:
         is_on_record = record is not None and process.name == record.primary
         return process if is_on_record and process.holder.replication.epoch == record.epoch else None  # type: ignore[union-attr]
 
+    def keep(self, shard: int, record: Record) -> None:
+        """Keep the roles of a shard, as Ray does. A primary that lives and is to go on alone has the only copy from now on."""
+        before, self.records[shard] = self.records.get(shard), record
+        process = self.processes.get(record.primary)
+        if before is not None and before.primary == record.primary and process is not None:
+            if process.holder.shard is not None:
+                self._copies[shard] = {record.primary}
+
     def _harmed(self, name: str, how: str) -> None:
         """Something happens to an actor: say what may be lost by it of what was acknowledged."""
         if not name.startswith("shard-"):

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cluster.core.role import Grant, Role
-from cluster.core.shard_roles import End, Keep, Missing, Record, Report, ShardRoles, Tell
+from cluster.core.shard_roles import Ask, End, Keep, Missing, Record, Report, ShardRoles, Tell
 
 A, B = "shard-0", "shard-0-b"
 WAIT_MS = 60_000.0
@@ -194,7 +194,7 @@ def test_a_standby_is_removed_by_the_next_epoch(how: str) -> None:
     made = in_sync()
     match how:
         case "died":
-            effects = made.died(B, 1.0, is_certain=False)
+            effects = made.died(B, 1.0, is_certain=True)
         case "anew":
             effects = made.reported(B, new(9), 1.0)
         case "filled anew":
@@ -205,9 +205,32 @@ def test_a_standby_is_removed_by_the_next_epoch(how: str) -> None:
     assert made.decide(2.0) == [tell(A, 1, Role.PRIMARY, 6)], "until it has heard"
 
 
+def test_a_standby_that_cannot_be_reached_is_removed_only_if_the_primary_can() -> None:
+    made = in_sync()
+    assert made.died(B, 1.0, is_certain=False) == [Ask(0, A)]
+    removed = [Keep(0, shared(6, "a", A)), tell(A, 1, Role.PRIMARY, 6)]
+    assert made.reported(A, leads(5, standby=B, is_in_sync=True), 2.0) == removed
+    made = in_sync()
+    assert made.died(B, 1.0, is_certain=False) == [Ask(0, A)]
+    assert made.died(A, 2.0, is_certain=False) == []
+    assert made.reported(B, follows(5, is_whole=True), 3.0) == [
+        Keep(0, shared(6, "b", B)),
+        tell(B, 1, Role.PRIMARY, 6),
+    ], "it was the supervisor that was cut off"
+
+
+def test_whoever_was_to_lead_and_cannot_be_reached_is_waited_for_from_then_on() -> None:
+    made = in_sync()
+    made.died(A, 1.0, is_certain=True)
+    made.reported(A, new(2), 2.0)
+    assert made.died(B, WAIT_MS, is_certain=False) == [], "it may have led until now"
+    (missing, *_) = made.decide(2 * WAIT_MS)
+    assert missing == Missing(0, "b")
+
+
 def test_a_removed_standby_is_not_promoted_whatever_it_says() -> None:
     made = in_sync()
-    made.died(B, 1.0, is_certain=False)
+    made.died(B, 1.0, is_certain=True)
     made.reported(A, leads(6), 2.0)
     assert made.reported(B, follows(5, is_whole=True), 3.0) == [tell(B, 1, Role.STANDBY, 6, A)]
     assert made.died(A, 4.0, is_certain=True) == []
