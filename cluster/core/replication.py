@@ -401,7 +401,8 @@ class Following:
                 self.is_whole = True
         except (StoreError, msgspec.DecodeError) as error:
             return self._anew(str(error))
-        if message.check is not None and self.is_whole and not self._store.matches(message.check):
+        is_late = message.first + len(message.records) <= self._number  # a repeat: the rows are those of later records
+        if message.check is not None and self.is_whole and not is_late and not self._store.matches(message.check):
             self.divergences += 1
             return self._anew("its rows are not the primary's")
         self.renewed_ms = now_ms

@@ -284,6 +284,18 @@ def test_digests_go_round_and_tell_what_differs() -> None:
     assert primary.lost
 
 
+def test_a_digest_that_comes_again_late_is_not_compared_with_later_rows() -> None:
+    store = MemoryStore()
+    store.commit(transaction(1))
+    following = Following("shard-0", 5, 7, MemoryStore())
+    checked = Replicate(5, 7, 1, [record(1)], True, store.digest(0, b"", 10))
+    assert following.replicate(checked, 0.0) == Replicated(7, 5, 1)
+    assert following.replicate(checked, 1.0) == Replicated(7, 5, 1)
+    assert following.replicate(Replicate(5, 7, 2, [record(2)], True), 2.0) == Replicated(7, 5, 2)
+    assert following.replicate(checked, 3.0) == Replicated(7, 5, 2)
+    assert following.divergences == 0
+
+
 def test_a_repeated_message_acts_once_and_is_acknowledged_again() -> None:
     kept = MemoryStore()
     standby = Following("shard-0", 5, 7, kept)
