@@ -310,7 +310,7 @@ class ShardRoles:
                 missing = [Missing(self.shard, self.record.store)]
                 chosen = next(iter(ready))
         else:
-            if self.record is None and len(ready) < len(self.actors) and not has_waited:
+            if len(ready) < len(self.actors) and not has_waited:
                 return []  # another may have more
             chosen = self._furthest(whole) or next(iter(ready))
         report = ready[chosen]

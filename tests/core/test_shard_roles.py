@@ -323,3 +323,15 @@ def test_who_was_to_lead_and_never_did_waits_for_the_other_s_store() -> None:
     made = roles(shared(6, "b", B))
     assert made.reported(B, new(2, "b", 5, 70), 1.0) == []
     assert made.decide(WAIT_MS) == [Keep(0, shared(7, "b", B)), tell(B, 2, Role.PRIMARY, 7, is_dead=True)]
+
+
+def test_with_no_store_on_record_whoever_may_have_more_is_waited_for() -> None:
+    made = roles(shared(5, "", A))
+    made.reported(A, leads(5, "", B, is_in_sync=True), 0.0)
+    made.reported(B, follows(5, is_whole=True), 0.0)
+    assert made.died(B, 1.0, is_certain=False) == [Ask(0, A)]
+    assert made.reported(A, new(2), 2.0) == [], "it has begun anew, with nothing"
+    assert made.reported(B, follows(5, is_whole=True), 3.0) == [
+        Keep(0, shared(6, "b", B)),
+        tell(B, 1, Role.PRIMARY, 6, is_dead=True),
+    ]
