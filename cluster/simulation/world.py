@@ -287,10 +287,15 @@ class World:
             return
         shard = shard_at(shard_of(name))
         process = self.led(shard)
+        copies = self._copies.setdefault(shard, set())
         if process is not None:
             replication = process.holder.replication
-            self._copies[shard] = {process.name, *([replication.standby] if replication.is_in_sync else [])}
-        copies = self._copies.setdefault(shard, set())
+            standby = self.processes.get(replication.standby)
+            is_whole = (
+                standby is not None and standby.holder.following is not None and standby.holder.following.is_whole
+            )
+            has_all = replication.is_in_sync and (is_whole or replication.standby in copies)
+            copies = self._copies[shard] = {process.name, *([replication.standby] if has_all else [])}
         if how == "lost disks":
             self._lost_disks.add(shard)
         if how != "kill" or not self.has_disks:
