@@ -331,7 +331,8 @@ class World:
         """End a life, if there is one; the next begins after `restart_ms`."""
         if name not in self.processes:
             return
-        self._harmed(name, "kill")
+        if not self.processes[name].lost_power:
+            self._harmed(name, "kill")
         self.note(f"kill {name}")
         self._end(name)
         self.at(self.faults.restart_ms, lambda: self.start(name) if self._is_due(name) else None)
