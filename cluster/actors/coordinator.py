@@ -24,7 +24,7 @@ class CoordinatorActor(Shell):
         shards = [n for n in range(config.cluster.shards) if coordinator_of(n, config.cluster.coordinators) == index]
         self.machine = CoordinatorState(
             self.identity,
-            int(self.now()),
+            await self.begin_life(),
             shards=shards,
             profiles=spec.compiled.profiles,
         )

@@ -42,7 +42,7 @@ class GatewayActor(Shell):
         self._faults: list[str] = []
         self.machine = GatewayState(
             self.identity,
-            int(self.now()),
+            await self.begin_life(),
             slots=spec.slots,
             shards=spec.config.cluster.shards,
             tokens=Tokens(spec.token_secret, spec.name),

@@ -86,7 +86,7 @@ class IngestionActor(Shell):
         members = await self.peers.members()
         self.machine = IngestionState(
             self.identity,
-            int(self.now()),
+            await self.begin_life(),
             routers=self._routers,
             always=spec.compiled.feeds.always(),
             slots=spec.slots,

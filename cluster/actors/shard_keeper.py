@@ -7,6 +7,7 @@ What must not live here: who gets which role (`core.shard_roles`).
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from cluster.core.placement import shard_at
 from cluster.core.primaries import actors_of, shard_of
 from cluster.core.role import Role
 from cluster.core.shard_places import Move, Placed, next_move
-from cluster.core.shard_roles import Effect, End, Keep, Missing, Record, Report, ShardRoles, Tell
+from cluster.core.shard_roles import Ask, Effect, End, Keep, Missing, Record, Report, ShardRoles, Tell
 from cluster.observability.logs import Log
 from cluster.observability.metrics import Metrics
 
@@ -268,15 +269,20 @@ class ShardKeeper:
                     self._put(roles, roles.died(actor, self._clock.now_ms(), is_certain=is_certain))
                 await asyncio.sleep(PAUSE_S)
                 continue
-            if encoded == known:
-                self._put(roles, roles.decide(self._clock.now_ms()))
-                continue
             report = msgspec.msgpack.decode(encoded, type=Report)
             if not is_heard:
                 await self._find(actor)
             known, is_heard, is_missed = encoded, True, False
-            self._note(roles, actor, report)
-            self._put(roles, roles.reported(actor, report, self._clock.now_ms()))
+            self._reported(roles, actor, report)
+
+    async def _ask(self, roles: ShardRoles, actor: str) -> None:
+        with contextlib.suppress(Unreachable):  # then the watch finds out
+            encoded = await self._peers.report(actor, b"", SILENT_S)
+            self._reported(roles, actor, msgspec.msgpack.decode(encoded, type=Report))
+
+    def _reported(self, roles: ShardRoles, actor: str, report: Report) -> None:
+        self._note(roles, actor, report)
+        self._put(roles, roles.reported(actor, report, self._clock.now_ms()))
 
     async def _find(self, actor: str) -> None:
         """Find out where an actor is; how its end is confirmed depends on that."""
@@ -327,6 +333,8 @@ class ShardKeeper:
                     await self._keep(roles, record)
                 case Tell():
                     self._tell(effect)
+                case Ask(actor=actor):
+                    self._spawn(self._ask(roles, actor))
                 case Missing(store=store):
                     self._log.error("store_lost", shard=roles.shard, store=store, waited_s=self._wait_ms / 1000.0)
                 case End(actor=actor):

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import ray
 
-from cluster.actors import node_link
+from cluster.actors import lives, node_link
 from cluster.actors.handles import Peers, Unreachable
 from cluster.actors.specification import Specification
 from cluster.clock import Millis, SystemClock
@@ -123,6 +123,10 @@ class Shell:
     def now(self) -> Millis:
         """Return the time."""
         return self.clock.now_ms()
+
+    async def begin_life(self) -> int:
+        """Return the incarnation of this life: above those before, whatever the clock says."""
+        return await lives.begin(self.specification.name, self.identity, self.now(), self.log)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a task for as long as it takes."""

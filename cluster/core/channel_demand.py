@@ -10,7 +10,7 @@ What must not live here: which channels feed a key (`rule`), sockets.
 
 from collections.abc import Callable, Collection
 
-from cluster.core.link import Outgoing
+from cluster.core.link import MAX_RELINKS, Outgoing
 from cluster.core.messages import Answer, Demand, DemandMet, Full, Members, Refused, Send
 from cluster.core.placement import rendezvous, unit
 
@@ -18,8 +18,6 @@ RETRY_MS = 200.0
 GREET_MS = 10_000.0
 """A restarted shard says the whole of what it needs only after gateways have had time to watch again. Sooner, ingestors would leave
 channels that are about to be wanted, and events would be lost between leaving and joining."""
-MAX_RELINKS = 1_000_000
-"""Far more often than a link is started over in one life (each raises its incarnation by one)."""
 Channel = tuple[str, str]
 """(source, channel)."""
 

@@ -120,7 +120,8 @@ class HandOvers:
     def deadline(self) -> float | None:
         """When to ask or tell; what waits for commits comes up with those."""
         times = [taking.ask_at for taking in self.taking.values()]
-        times += [giving.tell_at for giving in self._giving.values() if giving.tell_at]
+        # What was told and is neither heard nor missed yet is due when that is known: a receiver that is cut off may say nothing for seconds.
+        times += [each.tell_at for each in self._giving.values() if each.tell_at and each.to not in self._told]
         return min(times, default=None)
 
     def wake(self, now_ms: float, reached: Callable[[], Mapping[str, int]]) -> list[Send]:
@@ -136,9 +137,13 @@ class HandOvers:
             by_line = reached()
             tells: dict[str, list[Moved]] = {}
             for giving in self._giving.values():
-                if giving.tell_at <= now_ms and giving.to not in self._told and is_reached(giving.needs, by_line):
+                if giving.tell_at > now_ms or giving.to in self._told:
+                    continue
+                if is_reached(giving.needs, by_line):
                     giving.tell_at = now_ms + AGAIN_MS
                     tells.setdefault(giving.to, []).append(giving.moved)
+                else:
+                    giving.tell_at = 0.0
             self._told.update(tells)
             sends.extend(Send(to, HandOver(self._identity, self.members.epoch, moved)) for to, moved in tells.items())
         return sends

@@ -16,6 +16,14 @@ from typing import Any
 
 from cluster.core.messages import Announce, Header, Send
 
+MAX_RELINKS = 1_000_000
+"""Far more often than a link is started over in one life (each raises its incarnation by one)."""
+
+
+def next_life(now_ms: float, last: int | None) -> int:
+    """Return the incarnation of a new life of an actor, above all that its last one can have used: also where the clock was set back."""
+    return max(int(now_ms), 0 if last is None else last + MAX_RELINKS)
+
 
 class Outgoing:
     """The sending end: at most one message in flight."""

@@ -216,12 +216,15 @@ class Replication:
             answer: To the call that was this step.
             promised: Its requests that ask to be replicated.
         """
-        if transaction is not None and self.standby and not self.lost:
-            record = _encode(transaction)
-            self._number += 1
-            self._records.append(record)
-            self._sizes.append(len(record))
-            self._bytes += len(record)
+        if transaction is not None and self.standby:
+            self._number += (
+                1  # a lost standby's too: it never has them, so what follows from them waits for another epoch
+            )
+            if not self.lost:
+                record = _encode(transaction)
+                self._records.append(record)
+                self._sizes.append(len(record))
+                self._bytes += len(record)
         if not self.holds:
             out = [*effects] if ticket is None or answer is None else [*effects, Reply(ticket, answer)]
         else:
@@ -398,7 +401,8 @@ class Following:
                 self.is_whole = True
         except (StoreError, msgspec.DecodeError) as error:
             return self._anew(str(error))
-        if message.check is not None and self.is_whole and not self._store.matches(message.check):
+        is_late = message.first + len(message.records) <= self._number  # a repeat: the rows are those of later records
+        if message.check is not None and self.is_whole and not is_late and not self._store.matches(message.check):
             self.divergences += 1
             return self._anew("its rows are not the primary's")
         self.renewed_ms = now_ms

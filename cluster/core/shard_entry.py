@@ -133,13 +133,14 @@ class ShardEntry(Entry):
         return (self.cause, int(self.cause_at)) if self.is_invalidated else None
 
     def stored(self) -> StoredEntry | None:
-        """Return what lasts of it; None: it has no data, or is not to be kept."""
-        if self.value is None or not (self.query is None or self.query.persist):
+        """Return what lasts of it; None: nobody knows it. Of one that is not to be kept, that it was known lasts, and at which version."""
+        if self.visible is None:
             return None
+        lasts = self.value is not None and (self.query is None or self.query.persist)
         return StoredEntry(
             self.key,
             self.version,
-            self.value.json(),
+            self.value.json() if lasts and self.value is not None else b"",
             self.data_updated_at,
             self.fetched_at,
             self.origin.removeprefix(RESTORED),

@@ -85,7 +85,14 @@ class End(Struct, frozen=True):
     actor: str
 
 
-Effect = Keep | Tell | Missing | End
+class Ask(Struct, frozen=True):
+    """Effect: ask an actor how it is now, whether or not that is news."""
+
+    shard: int
+    actor: str
+
+
+Effect = Keep | Tell | Missing | End | Ask
 
 
 class ShardRoles:
@@ -107,6 +114,8 @@ class ShardRoles:
         """What the primary was told last."""
         self._dead: dict[str, bool] = {}
         """Actors that are gone; whether their process is known to have ended."""
+        self._missed: dict[str, None] = {}
+        """Those that cannot be reached, since when the primary has not been heard."""
         self.promotions = 0
         """Of standbys whose primaries were lost; hand-overs are none."""
 
@@ -140,6 +149,9 @@ class ShardRoles:
         if actor not in self.actors:
             return []
         self._dead.pop(actor, None)
+        self._missed.pop(actor, None)
+        if actor == self.primary:
+            self._missed.clear()
         self.reports[actor] = report
         return self.decide(now_ms)
 
@@ -147,7 +159,10 @@ class ShardRoles:
         """An actor's process has ended, or, where that is not certain, cannot be reached."""
         if actor in self.actors or actor == self.primary:
             self._dead[actor] = self._dead.get(actor, False) or is_certain
-            self.reports.pop(actor, None)
+            if not is_certain:
+                self._missed[actor] = None
+            if self.reports.pop(actor, None) is not None and actor == self.primary:
+                self._began_ms = now_ms
         return self.decide(now_ms)
 
     # --- what follows --------------------------------------------------------------------------------------------
@@ -201,6 +216,9 @@ class ShardRoles:
                 or report.standby in self._dead
                 or (of is not None and of.life != report.standby_life)
             )
+            if is_gone and not report.is_lost and report.standby in self._missed:
+                # Perhaps it is the supervisor that is cut off, and the primary is gone: then this one is all there is.
+                return [Ask(self.shard, primary)]
             if is_gone:
                 return self._renewed(primary, report, now_ms)
             is_ready = self.is_handing_over and report.is_in_sync and of is not None and of.is_whole
@@ -264,7 +282,9 @@ class ShardRoles:
         """Nobody leads, and there is no standby to do so: let stores decide."""
         ready = {actor: self.reports[actor] for actor in self.actors if actor in self.reports}
         has_waited = now_ms - self._began_ms >= self._wait_ms
-        if not ready or any(report.role is Role.PRIMARY for report in ready.values()):
+        if replaced := [actor for actor, report in ready.items() if report.role is Role.PRIMARY]:
+            return self._step_down(replaced, ready)
+        if not ready:
             return []
         is_known = all(actor in ready or actor in self._dead for actor in self.actors)
         if not (has_waited or (is_known and self._others_gone(ready))):
@@ -274,6 +294,11 @@ class ShardRoles:
         missing: list[Effect] = []
         if self.record is not None and self.record.store:
             chosen = next((actor for actor, report in whole.items() if report.store == self.record.store), None)
+            if chosen is not None and whole[chosen].epoch < self.record.epoch:
+                # It was to lead, and never did. Another may have more: what it held is what they had in common.
+                if len(ready) < len(self.actors) and not has_waited:
+                    return []
+                chosen = self._furthest(whole)
             if chosen is None and (after := self._furthest(whole)) is not None:
                 # The standby's store, whole under the very epoch: it has all that the one on record let out.
                 chosen = after if whole[after].epoch == self.record.epoch else None
@@ -283,7 +308,7 @@ class ShardRoles:
                 missing = [Missing(self.shard, self.record.store)]
                 chosen = next(iter(ready))
         else:
-            if self.record is None and len(ready) < len(self.actors) and not has_waited:
+            if len(ready) < len(self.actors) and not has_waited:
                 return []  # another may have more
             chosen = self._furthest(whole) or next(iter(ready))
         report = ready[chosen]
@@ -293,6 +318,17 @@ class ShardRoles:
         self._began_ms = now_ms
         told = self._lead(chosen, report, is_dead=True, begins_empty=bool(missing))
         return [*missing, Keep(self.shard, self.record), told]
+
+    def _step_down(self, replaced: list[str], ready: Mapping[str, Report]) -> list[Effect]:
+        """Primaries of earlier epochs are left, and their successor has lost its role: they are to begin anew, so that stores can decide."""
+        if self.record is None or not (self.record.primary in ready or self._dead.get(self.record.primary, False)):
+            return []  # it may lead, for all that is known
+        grant = Grant(Role.STANDBY, self.record.epoch, self.record.primary)
+        return [
+            Tell(self.shard, actor, ready[actor].life, grant)
+            for actor in replaced
+            if ready[actor].epoch < self.record.epoch
+        ]
 
     def _others_gone(self, ready: Mapping[str, Report]) -> bool:
         """Whether nobody who is not among `ready` may still be the primary."""

@@ -333,9 +333,13 @@ class ShardState:
     def restore(self, stored: Stored, now_ms: float, owns: Callable[[str], bool]) -> None:
         """Begin with what a store holds; to be called before anything else. `owns`: whether a key belongs to this shard."""
         self._now_ms = now_ms
+        gone: list[StoredEntry] = []
         for each in stored.entries:
             if not owns(each.key):
                 self._unstored.entry(each.key)
+                continue
+            if not each.data:
+                gone.append(each)
                 continue
             entry = self._create(each.key)
             self.cache.written(entry, Value.from_json(each.data), each.data_updated_at)
@@ -359,6 +363,10 @@ class ShardState:
         self._results.update(stored.results)
         self.history.restore(stored.lives, stored.first, stored.changes, now_ms)
         self._unstored.changes = self.history.next
+        for each in gone:  # who comes back is told; what lay over it may come to lie there again
+            self.offset += 1
+            self._unstored.entry(each.key)
+            self.history.record(each.key, each.version, now_ms)
         self.mutations.restore(stored.mutations, now_ms)
 
     def not_stored(self, transaction: Transaction) -> None:

@@ -31,7 +31,7 @@ class StoredEntry(Struct, frozen=True, array_like=True):
     key: str
     version: int
     data: bytes
-    """JSON."""
+    """JSON; b"": it was known to readers, and is gone with the life of the shard."""
     data_updated_at: float
     fetched_at: float
     """Unix ms, both."""

@@ -1,27 +1,15 @@
-"""A cluster in one process: machines, a network that delays, repeats and loses, an upstream, clients, a clock.
+"""A cluster in one process: the machines of all its actors, and what carries their effects out.
 
-Every step comes from one seeded random source and one queue ordered by (time, number), so a seed replays exactly; `trace` tells what
-happened. Losing a call means what it means under Ray: either it did not arrive, or its answer did not; the caller cannot tell which.
-
-The upstream keeps the truth: values of keys, changed by events it sends to whoever is joined. It can say it again from an event on, as
-`repeats` tells, if it is to. Shards may have stores, which outlive them.
-
-It is one thing because every part of it takes its turn in the one queue.
+Every step comes from one seeded timeline, so a seed replays exactly; `trace` tells what happened. The rooms: `timeline`, `process` (lives,
+clocks, stops), `network`, `disk`, `upstream`, `clients`.
 """
 
-import random
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-
-import orjson
 
 from cluster.config import Compiled, Config, compile_config, load_mapping
 from cluster.core.channel_demand import ChannelDemand
-from cluster.core.client_message import client_frame
 from cluster.core.coordinator_state import CoordinatorState
-from cluster.core.declared_query import Response
 from cluster.core.feed import Repeats
 from cluster.core.gateway_state import Close, Deliver, GatewayState, Respond
 from cluster.core.ingestion_state import (
@@ -35,6 +23,7 @@ from cluster.core.ingestion_state import (
     Start,
     Stop,
 )
+from cluster.core.link import next_life
 from cluster.core.messages import (
     Announce,
     Batch,
@@ -42,87 +31,51 @@ from cluster.core.messages import (
     ChangeSet,
     Claimed,
     Demand,
+    Elsewhere,
     HandOver,
     Members,
+    Noted,
+    Overlays,
+    Primary,
     Requests,
     Send,
     Take,
 )
-from cluster.core.placement import assign_slots
+from cluster.core.mutation_queue import StartMutation
+from cluster.core.placement import assign_slots, shard_at
 from cluster.core.position import Tokens
-from cluster.core.rule import Envelope
+from cluster.core.primaries import actors_of, shard_of
+from cluster.core.query_key import CanonicalKey
+from cluster.core.role import EPOCH_ORIGIN_MS
 from cluster.core.scaling import Reported, Retire, Scaling
-from cluster.core.session_state import SessionState
-from cluster.core.shard_state import Commit, ShardState, StartFetch, Sync
+from cluster.core.shard_roles import Record
+from cluster.core.shard_state import ShardState, StartFetch
 from cluster.core.transaction import Store
-from cluster.errors import UpstreamError
-from cluster.simulation.view import View
+from cluster.simulation.clients import Clients
+from cluster.simulation.disk import Volume
+from cluster.simulation.holder import Holder
+from cluster.simulation.network import Call, Faults, Network
+from cluster.simulation.process import Machine, Process
+from cluster.simulation.supervision import SUPERVISOR, Supervision
+from cluster.simulation.timeline import Timeline, void
+from cluster.simulation.upstream import Upstream
+from cluster.simulation.view import Violation
 
-START_MS = 1_000_000.0
-GATEWAY = "gateway-0"
-
-
-@dataclass(frozen=True, slots=True)
-class Faults:
-    """How bad the network is. Probabilities are per call."""
-
-    delay_ms: float = 3.0
-    """Mean one-way delay; delays are exponential, so calls of different links overtake each other."""
-    lose: float = 0.0
-    repeat: float = 0.0
-    restart_ms: float = 400.0
-    """From a kill to the next life."""
-
-
-@dataclass(slots=True)
-class Connection:
-    """An ingestor's to the upstream."""
-
-    joined: set[str] = field(default_factory=set)
-    sent: set[str] = field(default_factory=set)
-    """Channels whose events are sent: those joined, and where the upstream is deaf to leaving, those that were."""
-    is_wanted: bool = False
-    """The ingestor has begun to read."""
-    is_open: bool = False
-    number: int = 0
-    """Of the connection: what was sent on an earlier one does not arrive."""
-
-
-@dataclass(slots=True)
-class Upstream:
-    """The service and the stream in one: the truth, and who hears of its changes."""
-
-    truth: dict[str, Any] = field(default_factory=dict)
-    connections: dict[str, Connection] = field(default_factory=dict)
-    """By ingestor."""
-    number: int = 0
-    fetches: int = 0
-    log: list[tuple[int, str, str, Any]] = field(default_factory=list)
-    """(id, channel, event, data)."""
-
-    @property
-    def joined(self) -> set[str]:
-        """Return what anybody has joined."""
-        return {channel for connection in self.connections.values() for channel in connection.joined}
-
-    @property
-    def connected(self) -> bool:
-        """Whether everybody who wants to is connected."""
-        return all(each.is_open for each in self.connections.values() if each.is_wanted)
-
-
-class Client:
-    """A modelled client: subscriptions, views, a socket that may be slow or gone."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.lives = 0
-        self.session: SessionState | None = None
-        self.wanted: dict[int, dict[str, Any]] = {}
-        """Subscribe messages, by id."""
-        self.views: dict[int, View] = {}
-        self.taking = False
-        self.slow_ms = 1.0
+LEVELS_OF_ALL = ("memory", "replicated", "durable", "")
+STEPS: dict[type, str] = {
+    Announce: "announce",
+    Batch: "batch",
+    Blob: "blob",
+    ChangeSet: "change_set",
+    Claimed: "claimed",
+    Demand: "demand",
+    HandOver: "hand_over",
+    Members: "members",
+    Overlays: "overlays",
+    Requests: "requests",
+    Take: "take",
+}
+"""What a machine does with a message."""
 
 
 class World:
@@ -137,6 +90,9 @@ class World:
         repeats: Repeats = Repeats.NOTHING,
         asks: bool = False,
         store: Callable[[], Store] | None = None,
+        has_disks: bool = True,
+        replicas: int = 0,
+        nodes: Mapping[str, Machine] | None = None,
         is_spread: bool = False,
         can_leave: bool = True,
     ) -> None:
@@ -148,37 +104,300 @@ class World:
             faults: Of the network.
             repeats: As `asks` and `is_spread`, of the source, see `SourceTraits`.
             asks: See there.
-            store: Makes what outlives a shard.
+            store: Makes what shards' disks hold; None: they store nothing.
+            has_disks: What is stored outlives processes.
+            replicas: How many standbys a shard has: 0 or 1.
+            nodes: The machine of each actor; by default each has its own.
             is_spread: See there.
             can_leave: The upstream heeds it when a channel is left.
         """
-        self.can_leave = can_leave
-        self.repeats = repeats
-        self.asks = asks
-        self.is_spread = is_spread or repeats is Repeats.CHANNEL
-        self._store = store
-        self.stores: dict[str, Store] = {}
-        self.random = random.Random(seed)
-        self.faults = faults or Faults()
-        self.now_ms = START_MS
-        self.trace: list[str] = []
         self.config: Config = load_mapping(document, {})
         self.compiled: Compiled = compile_config(self.config)
-        self.upstream = Upstream()
-        self.machines: dict[str, Any] = {}
-        self.clients: dict[str, Client] = {}
-        self._lives: dict[str, int] = {}
-        self._queue: list[tuple[float, int, Callable[[], None]]] = []
-        self._steps = 0
-        self._last = int(START_MS)
-        self._timers: dict[str, float] = {}
+        self.faults = faults or Faults()
+        self.timeline = Timeline(seed)
+        self.random = self.timeline.random
+        self.at, self.run, self.note = self.timeline.at, self.timeline.run, self.timeline.note
+        self.trace = self.timeline.trace
+        self.nodes: dict[str, Machine] = dict(nodes or {})
+        """By actor: the computer it is on."""
+        self.processes: dict[str, Process] = {}
+        self.network = Network(self.timeline, self.faults, self.processes)
+        source = next(iter(self.config.sources))
+        self.upstream = Upstream(
+            self, self.timeline, self.network, source, repeats=repeats, asks=asks, can_leave=can_leave
+        )
+        self._traits = SourceTraits(repeats, asks, is_spread or repeats is Repeats.CHANNEL, has_ids=True)
+        self._store = store
+        self.volumes: dict[str, Volume] = {}
+        """By actor."""
+        self.has_disks = has_disks
+        self.replicas = replicas
+        self.records: dict[int, Record] = {}
+        self.store_wait_ms = 5_000.0
+        self._copies: dict[int, set[str]] = {}
+        """Actors that have all that was acknowledged, by shard, as when somebody led it last."""
+        self._lost_disks: set[int] = set()
+        self._epochs: dict[tuple[Process, str], int] = {}
+        """Highest epoch of a shard that a gateway has taken anything of."""
+        self.on_loss: Callable[[int, tuple[str, ...], bool], None] | None = None
+        """Told of what may be lost: shard, levels of what was acknowledged by now, whether the last copy of the rest is gone too."""
         cluster = self.config.cluster
         self.slots = assign_slots(range(cluster.shards), 1)
         self.scaling = Scaling(Members(1, [f"ingestor-{n}" for n in range(cluster.ingestors)]))
-        names = [*(f"shard-{n}" for n in range(cluster.shards)), GATEWAY]
+        self.gateways = [f"gateway-{n}" for n in range(cluster.gateways if isinstance(cluster.gateways, int) else 1)]
+        self.clients = Clients(self, self.timeline, self.gateways)
+        self._ended: set[str] = set()
+        """Actors that do not come back."""
+        self._last_life: dict[str, int] = {}
+        """As Ray keeps it."""
+        shards = [actor for n in range(cluster.shards) for actor in actors_of(f"shard-{n}")[: 1 + replicas]]
+        names = [*shards, *self.gateways, *([SUPERVISOR] if replicas else [])]
         names += [f"coordinator-{n}" for n in range(cluster.coordinators)] + self.scaling.actors
         for name in names:
             self.start(name)
+
+    @property
+    def now_ms(self) -> float:
+        """The true time."""
+        return self.timeline.now_ms
+
+    @property
+    def machines(self) -> dict[str, Any]:
+        """The machines that live, by actor."""
+        return {name: process.machine for name, process in self.processes.items()}
+
+    # --- processes -----------------------------------------------------------------------------------------------
+
+    def node(self, name: str) -> Machine:
+        """Return the computer that an actor is on: its own, unless another was set."""
+        return self.nodes.setdefault(name, Machine(f"node of {name}"))
+
+    def start(self, name: str) -> None:
+        """Begin a life of an actor."""
+        process = self.processes[name] = Process(name, self.node(name), self.timeline)
+        process.life = self._last_life[name] = next_life(process.now_ms(), self._last_life.get(name))
+        self.note(f"{name} lives as {process.life}")
+        kind = name.partition("-")[0]
+        if kind == "shard":
+            self._hold(process)
+        elif kind == SUPERVISOR:
+            process.machine = Supervision(
+                self, process, self.config.cluster.shards, replicas=self.replicas, wait_ms=self.store_wait_ms
+            )
+        else:
+            process.machine = self._machine(process)
+            self.run_effects(process, ())
+
+    def _hold(self, process: Process) -> None:
+        volume = None
+        if self._store is not None and self.has_disks:
+            volume = self.volumes.setdefault(process.name, Volume(process.name, self._store))
+        make = self._store if self.replicas else None
+        holder = process.holder = Holder(self, process, volume, make, replicas=self.replicas)
+        if self.replicas:
+            holder.wait()
+        else:
+            holder.begin_alone(process.life)
+
+    def _machine(self, process: Process) -> Any:
+        name, life = process.name, process.life
+        kind, _, index = name.partition("-")
+        cluster, compiled = self.config.cluster, self.compiled
+        match kind:
+            case "coordinator":
+                shards = [n for n in range(cluster.shards) if n % cluster.coordinators == int(index)]
+                return CoordinatorState(name, life, shards=shards, profiles=compiled.profiles)
+            case "ingestor":
+                return IngestionState(
+                    name,
+                    life,
+                    routers={source: compiled.router(source) for source in self.config.sources},
+                    always=compiled.feeds.always(),
+                    slots=self.slots,
+                    shards=cluster.shards,
+                    coordinators=cluster.coordinators,
+                    profiles=compiled.profiles,
+                    traits=dict.fromkeys(self.config.sources, self._traits),
+                    members=self.scaling.members,
+                )
+            case _:
+                return GatewayState(
+                    name,
+                    life,
+                    slots=self.slots,
+                    shards=cluster.shards,
+                    tokens=Tokens("simulated", "simulation"),
+                    mutations=compiled.mutations,
+                )
+
+    def made(self, process: Process, epoch: int, *, keeps: bool, on_disk: bool) -> ShardState:
+        """Return a new machine for a shard."""
+        name, incarnation, compiled = shard_of(process.name), epoch + EPOCH_ORIGIN_MS, self.compiled
+        return ShardState(
+            name,
+            incarnation,
+            epoch=epoch,
+            queries=compiled.queries,
+            feeds=compiled.feeds,
+            demand=ChannelDemand(
+                name,
+                incarnation,
+                now_ms=process.now_ms(),
+                members=Members(0, []),
+                spread=self.config.sources if self._traits.is_spread else (),
+                linger_ms=compiled.feeds.linger_ms,
+            ),
+            gateways=self.gateways,
+            replay_ms=max(profile.max_wait_ms for profile in compiled.profiles),
+            entities=compiled.entities,
+            relations=compiled.relations,
+            origins=compiled.origins,
+            keeps=keeps,
+            undurable="" if on_disk else "off",
+            mutations=compiled.mutations,
+            shards=self.config.cluster.shards,
+            place=lambda key: self.slots.shard(CanonicalKey(key)),
+        )
+
+    def leads(self, process: Process) -> None:
+        """A process is the primary of its shard from now on: the supervisor tells it which ingestors there are."""
+        machine = process.machine
+        self.run_effects(process, machine.members(self.scaling.members, process.now_ms())[1])
+
+    def primary(self, shard: int) -> Process | None:
+        """Return the process that leads a shard under the highest epoch, if one does."""
+        held = [self.processes[actor] for actor in actors_of(f"shard-{shard}") if actor in self.processes]
+        leading = [process for process in held if process.holder.shard is not None]
+        return max(leading, key=lambda process: process.holder.replication.epoch, default=None)
+
+    # --- what may be lost ----------------------------------------------------------------------------------------
+
+    def led(self, shard: int) -> Process | None:
+        """Return the process that leads a shard as the record has it, if one does."""
+        process = self.primary(shard)
+        if process is None or not self.replicas:
+            return process
+        record = self.records.get(shard)
+        is_on_record = record is not None and process.name == record.primary
+        return process if is_on_record and process.holder.replication.epoch == record.epoch else None  # type: ignore[union-attr]
+
+    def keep(self, shard: int, record: Record) -> None:
+        """Keep the roles of a shard, as Ray does. A primary that lives and is to go on alone has the only copy from now on."""
+        before, self.records[shard] = self.records.get(shard), record
+        process = self.processes.get(record.primary)
+        if before is not None and before.primary == record.primary and process is not None:
+            if process.holder.shard is not None:
+                self._copies[shard] = {record.primary}
+
+    def _harmed(self, name: str, how: str) -> None:
+        """Something happens to an actor: say what may be lost by it of what was acknowledged."""
+        if not name.startswith("shard-"):
+            return
+        shard = shard_at(shard_of(name))
+        process = self.led(shard)
+        copies = self._copies.setdefault(shard, set())
+        if process is not None:
+            replication = process.holder.replication
+            standby = self.processes.get(replication.standby)
+            is_whole = (
+                standby is not None and standby.holder.following is not None and standby.holder.following.is_whole
+            )
+            has_all = replication.is_in_sync and (is_whole or replication.standby in copies)
+            copies = self._copies[shard] = {process.name, *([replication.standby] if has_all else [])}
+        if how == "lost disks":
+            self._lost_disks.add(shard)
+        if how != "kill" or not self.has_disks:
+            copies.discard(name)
+        if self.on_loss is None:
+            return
+        if copies:
+            self.on_loss(shard, ("memory",), False)
+        elif how == "power cut" and self.has_disks and shard not in self._lost_disks:
+            self.on_loss(shard, ("memory", "replicated", ""), True)
+        else:
+            self.on_loss(shard, LEVELS_OF_ALL, True)
+
+    def lets_out(self, process: Process) -> None:
+        """A primary lets something out: nobody else may lead its shard.
+
+        Raises:
+            Violation: somebody does, under a later epoch.
+        """
+        leads = self.primary(shard_at(shard_of(process.name)))
+        if leads is not None and leads.holder.replication.epoch > process.holder.replication.epoch:
+            raise Violation(
+                f"{process.name} lets something out as {process.holder.replication.epoch}, and {leads.name} leads"
+            )
+
+    def has_ended(self, observer: Process, process: Process | None) -> bool:
+        """Whether a process has ended, by word of its machine, which the observer can hear."""
+        if process is None or process.is_alive:
+            return False
+        return not (process.lost_power or self.network.heals_ms(process.name, observer.name))
+
+    def kill(self, name: str) -> None:
+        """End a life, if there is one; the next begins after `restart_ms`."""
+        if name not in self.processes:
+            return
+        if not self.processes[name].lost_power:
+            self._harmed(name, "kill")
+        self.note(f"kill {name}")
+        self._end(name)
+        self.at(self.faults.restart_ms, lambda: self.start(name) if self._is_due(name) else None)
+
+    def _is_due(self, name: str) -> bool:
+        return name not in self.processes and name not in self._ended
+
+    def _end(self, name: str) -> None:
+        process = self.processes.pop(name)
+        process.die()
+        self.clients.lost(process)
+        self.upstream.ended(name)
+
+    def cut_power(self, names: Iterable[str], *, loses_disks: bool = False) -> None:
+        """End what is on a machine at once, and what was not synced; with `loses_disks` all that it stored."""
+        for name in names:
+            self.note(f"power cut {name}{', its disks are gone' if loses_disks else ''}")
+            self._harmed(name, "lost disks" if loses_disks else "power cut")
+            if name in self.volumes:
+                if loses_disks:
+                    self.volumes[name].lose()
+                else:
+                    self.volumes[name].cut_power()
+            if name in self.processes:
+                self.processes[name].lost_power = True
+            self.kill(name)
+
+    def cut(self, senders: Iterable[str], receivers: Iterable[str], for_ms: float, *, both: bool) -> None:
+        """Cut links for a while."""
+        senders, receivers = list(senders), list(receivers)
+        self.note(f"cut {' '.join(senders)} {'<->' if both else '->'} {' '.join(receivers)} for {for_ms:.0f} ms")
+        self.network.cut(senders, receivers, for_ms, both=both)
+
+    def stop(self, name: str, for_ms: float) -> None:
+        """Stop a process for a while."""
+        process = self.processes.get(name)
+        if process is not None and process.stopped_ms is None:
+            self.note(f"stop {name} for {for_ms:.0f} ms")
+            process.stop()
+            self.at(for_ms, lambda: self._go_on(process))
+
+    def _go_on(self, process: Process) -> None:
+        if process.is_alive and process.stopped_ms is not None:
+            self.note(f"{process.name} goes on")
+            process.go_on()
+
+    def go_on(self) -> None:
+        """Let everybody go on who is stopped."""
+        for process in list(self.processes.values()):
+            self._go_on(process)
+
+    def jump(self, name: str, by_ms: float) -> None:
+        """Set the wall clock of an actor's computer to another time."""
+        self.note(f"clock of {name} jumps by {by_ms:.0f} ms")
+        self.node(name).skew_ms += by_ms
+
+    # --- ingestors -----------------------------------------------------------------------------------------------
 
     def scale(self, ingestors: int) -> None:
         """Have another number of ingestors."""
@@ -191,447 +410,184 @@ class World:
         if self.scaling.is_done:
             return
         for name in self.scaling.actors:
-            if name not in self._lives:
+            if name not in self.processes and (name in self._ended or name not in self.nodes):
+                self._ended.discard(name)
                 self.start(name)
+        machines = self.machines
         ingestors = {
             name: Reported(*machine.status())
-            for name, machine in self.machines.items()
-            if isinstance(machine, IngestionState)
+            for name, machine in machines.items()
+            if isinstance(machine, IngestionState) and self.processes[name].stopped_ms is None
         }
         shards = {
-            f"shard-{n}": machine.demand.epoch if (machine := self.machines.get(f"shard-{n}")) is not None else None
+            f"shard-{n}": None if (process := self.primary(n)) is None else process.machine.demand.epoch
             for n in range(self.config.cluster.shards)
         }
         for effect in self.scaling.step(ingestors, shards):
             if isinstance(effect, Retire):
                 self.note(f"{effect.actor} retires")
-                del self.machines[effect.actor], self._lives[effect.actor]
-                self._timers.pop(effect.actor, None)
+                self._end(effect.actor)
+                self._ended.add(effect.actor)
                 self.upstream.connections.pop(effect.actor, None)
-            elif self.random.random() >= self.faults.lose:
-                self.at(self.delay(), lambda effect=effect: void(self._receive(effect.actor, effect.members)))  # type: ignore[misc]
+            elif self.random.random() >= self.faults.lose and (to := self._process(effect.actor)) is not None:
+                to.later(self.network.delay(), lambda to=to, members=effect.members: self._receive(to, members, void))  # type: ignore[misc]
         self.at(50.0, self._supervise)
 
-    # --- the clock -----------------------------------------------------------------------------------------------
+    def _process(self, address: str) -> Process | None:
+        if address.startswith("shard-"):
+            return self.primary(int(address.partition("-")[2]))
+        return self.processes.get(address)
 
-    def at(self, delay_ms: float, act: Callable[[], None]) -> None:
-        """Do something later."""
-        self._steps += 1
-        heappush(self._queue, (self.now_ms + delay_ms, self._steps, act))
+    # --- effects -------------------------------------------------------------------------------------------------
 
-    def run(self, until_ms: float) -> None:
-        """Let time pass."""
-        while self._queue and self._queue[0][0] <= until_ms:
-            self.now_ms, _, act = heappop(self._queue)
-            act()
-        self.now_ms = max(self.now_ms, until_ms)
-
-    def note(self, text: str) -> None:
-        """Add a line to the trace."""
-        self.trace.append(f"{self.now_ms - START_MS:9.1f} {text}")
-
-    def delay(self) -> float:
-        """Return a network delay."""
-        return self.random.expovariate(1.0 / self.faults.delay_ms)
-
-    # --- actors --------------------------------------------------------------------------------------------------
-
-    def start(self, name: str) -> None:
-        """Begin a life of an actor."""
-        self._last = max(self._last + 10, int(self.now_ms))
-        incarnation = self._last
-        kind, _, index = name.partition("-")
-        cluster = self.config.cluster
-        profiles = self.compiled.profiles
-        match kind:
-            case "shard":
-                demand = ChannelDemand(
-                    name,
-                    incarnation,
-                    now_ms=self.now_ms,
-                    members=Members(0, []),
-                    spread=self.config.sources if self.is_spread else (),
-                    linger_ms=self.compiled.feeds.linger_ms,
-                )
-                machine: Any = ShardState(
-                    name,
-                    incarnation,
-                    epoch=incarnation,
-                    queries=self.compiled.queries,
-                    feeds=self.compiled.feeds,
-                    demand=demand,
-                    gateways=[GATEWAY],
-                    replay_ms=max(profile.max_wait_ms for profile in profiles),
-                    entities=self.compiled.entities,
-                    relations=self.compiled.relations,
-                    origins=self.compiled.origins,
-                    keeps=self._store is not None,
-                )
-                if self._store is not None:
-                    if name not in self.stores:
-                        self.stores[name] = self._store()
-                    stored = self.stores[name].load()
-                    if stored is not None:
-                        machine.restore(stored, self.now_ms, lambda _: True)
-            case "coordinator":
-                shards = [n for n in range(cluster.shards) if n % cluster.coordinators == int(index)]
-                machine = CoordinatorState(name, incarnation, shards=shards, profiles=profiles)
-            case "ingestor":
-                machine = IngestionState(
-                    name,
-                    incarnation,
-                    routers={source: self.compiled.router(source) for source in self.config.sources},
-                    always=self.compiled.feeds.always(),
-                    slots=self.slots,
-                    shards=cluster.shards,
-                    coordinators=cluster.coordinators,
-                    profiles=profiles,
-                    traits=dict.fromkeys(
-                        self.config.sources, SourceTraits(self.repeats, self.asks, self.is_spread, has_ids=True)
-                    ),
-                    members=self.scaling.members,
-                )
-            case _:
-                machine = GatewayState(
-                    name, incarnation, slots=self.slots, shards=cluster.shards, tokens=Tokens("simulated", "simulation")
-                )
-        self.machines[name] = machine
-        self._lives[name] = self._lives.get(name, 0) + 1
-        self.note(f"{name} lives as {incarnation}")
-        if kind == "shard":
-            self._effects(name, machine.members(self.scaling.members, self.now_ms)[1])
-        self._arm(name)
-
-    def kill(self, name: str) -> None:
-        """End a life; the next begins after `restart_ms`."""
-        self.note(f"kill {name}")
-        del self.machines[name]
-        self._timers.pop(name, None)
-        if name == GATEWAY:
-            for client in self.clients.values():
-                self._hang_up(client)
-        if name in self.upstream.connections:
-            number = self.upstream.connections[name].number
-            self.upstream.connections[name] = Connection(number=number + 1)
-        self.at(self.faults.restart_ms, lambda: self.start(name) if name in self._lives else None)
-
-    def _synced(self, name: str, life: int) -> None:
-        if name in self.machines and self._lives[name] == life:
-            self._effects(name, self.machines[name].synced(self.now_ms))
-            self._arm(name)
-
-    def _effects(self, name: str, effects: Iterable[Any]) -> None:
+    def run_effects(self, process: Process, effects: Iterable[Any]) -> None:
+        """Run what a machine wants, and set its timer."""
+        if process.holder is not None:
+            process.holder.run(effects)
+            return
         for effect in effects:
-            match effect:
-                case Send(to=to, message=message):
-                    self._call(name, to, message)
-                case StartFetch():
-                    self._fetch(name, effect)
-                case Deliver(session=session):
-                    self._deliver(session)
-                case Commit(transaction=transaction):
-                    self.stores[name].commit(transaction)
-                case Sync():
-                    self.at(self.delay(), lambda: self._synced(name, self._lives[name]))
-                case Start():
-                    self._connection(name).is_wanted = True
-                    self.at(self.delay(), lambda: self.connect(name))
-                case Stop():
-                    number = self._connection(name).number
-                    self.upstream.connections[name] = Connection(number=number + 1)
-                case Reconnect():
-                    connection = self._connection(name)
-                    connection.is_open = False
-                    connection.number += 1
-                    self.at(self.delay(), lambda: self.connect(name))
-                case AskMissed():
-                    self._ask_missed(name, effect)
-                case Join(channel=channel):
-                    connection = self._connection(name)
-                    connection.joined.add(channel)
-                    connection.sent.add(channel)
-                    self.note(f"{name} joins {channel}")
-                    if connection.is_open and self.repeats is Repeats.CHANNEL:
-                        self._repeat(name, channel)
-                case Leave(channel=channel):
-                    self._connection(name).joined.discard(channel)
-                    if self.can_leave:
-                        self._connection(name).sent.discard(channel)
-                    self.note(f"{name} leaves {channel}")
-                case Resume() | Respond() | Close():
-                    pass
-                case _:
-                    raise AssertionError(f"{name}: {effect!r}")
-        self._arm(name)
+            if isinstance(effect, Send):
+                self.carry(process, effect.to, effect.message)
+            else:
+                self.perform(process, effect)
+        self.arm(process)
 
-    def _arm(self, name: str) -> None:
-        machine = self.machines.get(name)
-        due = None if machine is None else machine.deadline()
+    def perform(self, process: Process, effect: Any) -> None:
+        """Run an effect that is no commit, sync or call."""
+        match effect:
+            case Deliver(session=session):
+                self.clients.deliver(process, session)
+            case StartFetch():
+                self.upstream.fetch(process, effect)
+            case StartMutation():
+                self.upstream.mutate(process, effect)
+            case Start():
+                self.upstream.wanted(process)
+            case Stop():
+                self.upstream.ended(process.name)
+            case Reconnect():
+                self.upstream.broken(process)
+            case AskMissed():
+                self.upstream.ask_missed(process, effect)
+            case Join(channel=channel):
+                self.upstream.join(process, channel)
+            case Leave(channel=channel):
+                self.upstream.leave(process, channel)
+            case Respond(ticket=ticket, payloads=payloads):
+                self.clients.responded(process, ticket, payloads)
+            case Resume() | Close():
+                pass
+            case _:
+                raise AssertionError(f"{process.name}: {effect!r}")
+
+    def arm(self, process: Process) -> None:
+        """Set the timer of a machine."""
+        due = process.machine.deadline()
         if due is None:
             return
-        due = max(due, self.now_ms)
-        if self._timers.get(name, float("inf")) <= due:
+        in_ms = process.in_true_ms(due)
+        at_ms = self.now_ms + in_ms
+        if process.timer_ms is not None and process.timer_ms <= at_ms:
             return
-        self._timers[name] = due
-        life = self._lives[name]
+        process.timer_ms = at_ms
 
         def wake() -> None:
-            if self._lives.get(name) != life or name not in self.machines or self._timers.get(name) != due:
-                return
-            del self._timers[name]
-            self._effects(name, self.machines[name].wake(self.now_ms))
+            if process.timer_ms == at_ms:
+                process.timer_ms = None
+                self.run_effects(process, process.machine.wake(process.now_ms()))
 
-        self.at(due - self.now_ms, wake)
+        process.later(in_ms, wake)
 
-    # --- the network ---------------------------------------------------------------------------------------------
+    # --- calls, as `cluster.actors.handles` makes them -----------------------------------------------------------
 
-    def _call(self, sender: str, to: str, message: Any) -> None:
-        life = self._lives.get(sender)
-        lost = self.random.random() < self.faults.lose
-        arrives = not lost or self.random.random() < 0.5
+    def carry(self, process: Process, to: str, message: Any) -> None:
+        """Make a call by address; what comes of it goes to the machine."""
+        machine = process.machine
 
-        def answer(reply: Any) -> None:
-            if self._lives.get(sender) != life or sender not in self.machines:
-                return
-            machine = self.machines[sender]
-            if lost or reply is None:
-                self._effects(sender, machine.unanswered(to, message, self.now_ms))
+        def done(answer: Any) -> None:
+            if answer is None:
+                self.run_effects(process, machine.unanswered(to, message, process.now_ms()))
             else:
-                self._effects(sender, machine.answered(to, message, reply, self.now_ms))
+                self.run_effects(process, machine.answered(to, message, answer, process.now_ms()))
 
-        def deliver() -> None:
-            reply = self._receive(to, message) if arrives else None
-            self.at(self.delay() + (200.0 if lost else 0.0), lambda: answer(reply))
+        self.say(process, to, message, done)
 
-        self.at(self.delay(), deliver)
-        if self.random.random() < self.faults.repeat:
-            self.at(self.delay() * 20, lambda: void(self._receive(to, message)))
-
-    def _receive(self, to: str, message: Any) -> Any:
-        machine = self.machines.get(to)
-        if machine is None:
-            return None
-        now_ms = self.now_ms
-        match message:
-            case Blob():
-                answer, effects = machine.blob(message, now_ms)
-            case Batch():
-                answer, effects = machine.batch(message, now_ms)
-            case Requests():
-                answer, effects = machine.requests(message, now_ms)
-            case ChangeSet():
-                answer, effects = machine.change_set(message, now_ms)
-            case Demand():
-                answer, effects = machine.demand(message, now_ms)
-            case Claimed():
-                answer, effects = machine.claimed(message, now_ms)
-            case Members():
-                answer, effects = machine.members(message, now_ms)
-            case Take():
-                answer, effects = machine.take(message, now_ms)
-            case HandOver():
-                answer, effects = machine.hand_over(message, now_ms)
-            case Announce():
-                answer, effects = machine.announce(message, now_ms)
-            case _:
-                raise AssertionError(f"{to}: {message!r}")
-        self._effects(to, effects)
-        return answer
-
-    # --- the upstream --------------------------------------------------------------------------------------------
-
-    def connect_upstream(self) -> None:
-        """Connect every ingestor that wants to be."""
-        for name in list(self.upstream.connections):
-            self.connect(name)
-
-    def _connection(self, name: str) -> Connection:
-        return self.upstream.connections.setdefault(name, Connection())
-
-    def connect(self, name: str) -> None:
-        """Connect an ingestor's source."""
-        machine, connection = self.machines.get(name), self._connection(name)
-        if machine is None or connection.is_open or not connection.is_wanted:
+    def say(self, process: Process, to: str, message: Any, done: Callable[[Any], None]) -> None:
+        """Make a call by address: to a shard's primary, as far as the caller knows."""
+        if not to.startswith("shard-"):
+            self.ship(process, to, message, done)
             return
-        connection.is_open = True
-        connection.sent = set(connection.joined)
-        self.note(f"{name} connected")
-        since = machine.resume_id(self._source)
-        channels = sorted(connection.joined)
-        resumed = {channel: machine.resume_id(self._source, channel) for channel in channels}
-        self._effects(name, machine.opened(self._source, self.now_ms))
-        if self.repeats is Repeats.SOURCE and since is not None and not self.asks:
-            self._say_again(name, lambda number, channel: number > since and channel in connection.joined)
-        if self.repeats is Repeats.CHANNEL:
-            for channel in channels:
-                self._repeat(name, channel, resumed[channel])
+        primaries = process.primaries
+        actor = primaries.actor(to)
+        calls = process.calls.setdefault(actor, {})
 
-    @property
-    def _source(self) -> str:
-        return next(iter(self.config.sources))
+        def answered(answer: Any) -> None:
+            calls.pop(call, None)
+            if answer is None:
+                primaries.missed(to, actor)
+            elif isinstance(answer, Elsewhere):
+                primaries.missed(to, actor, answer.primary)
+                answer = None
+            elif primaries.actor(to) != actor:
+                answer = None
+            done(answer)
 
-    def _repeat(self, name: str, channel: str, since: Any = None) -> None:
-        """A channel is joined: say what came after the event that the ingestor names."""
-        since = since if since is not None else self.machines[name].resume_id(self._source, channel)
-        if since is not None:
-            self._say_again(name, lambda number, on: on == channel and number > since)
+        call = self.ship(process, actor, message, answered)
+        calls[call] = None
 
-    def _say_again(self, name: str, wanted: Callable[[int, str], bool]) -> None:
-        for number, channel, event, data in self.upstream.log:
-            if wanted(number, channel):
-                self._say(name, number, channel, event, data)
+    def ship(self, process: Process, actor: str, message: Any, done: Callable[[Any], None]) -> Call:
+        """Make a call to this very actor."""
+        return self.network.call(process, actor, lambda other, answer: self._receive(other, message, answer), done)
 
-    def _ask_missed(self, name: str, asked: AskMissed) -> None:
-        life = self._lives[name]
+    def _receive(self, process: Process, message: Any, answer: Callable[[Any], None]) -> None:
+        if isinstance(message, Primary):
+            before = process.primaries.actor(message.shard)
+            if process.primaries.told(message.shard, message.actor, message.incarnation) and before != message.actor:
+                for call in list(process.calls.get(before, ())):
+                    call.fail()
+            answer(Noted(message.incarnation))
+        elif _is_over(process, message):
+            answer(None)
+        elif process.holder is not None:
+            process.holder.take(STEPS.get(type(message), ""), message, answer)
+        else:
+            answered, effects = getattr(process.machine, STEPS[type(message)])(message, process.now_ms())
+            self.run_effects(process, effects)
+            answer(answered)
+            if isinstance(message, ChangeSet):
+                self._shown(process, message.header.sender)
 
-        def answer() -> None:
-            found = [
-                Envelope(event, orjson.dumps(data), channel, number)
-                for number, channel, event, data in self.upstream.log
-                if number > int(asked.since)
-            ]
-            self.at(self.delay() * 3, lambda: hear(found))
+    def _shown(self, process: Process, shard: str) -> None:
+        """A gateway has heard of a shard: it never goes back to an earlier epoch."""
+        epoch = process.machine._by_address[shard].position[0]
+        if epoch < self._epochs.get((process, shard), 0):
+            raise Violation(f"{process.name} went back to epoch {epoch} of {shard}")
+        self._epochs[process, shard] = epoch
 
-        def hear(found: list[Any]) -> None:
-            if self._lives[name] == life and name in self.machines:
-                self._effects(name, self.machines[name].missed(asked, found, self.now_ms))
+    def peers(self, process: Process) -> list[str]:
+        """Return all who may call a shard."""
+        cluster, own = self.config.cluster, shard_of(process.name)
+        shards = [f"shard-{n}" for n in range(cluster.shards) if f"shard-{n}" != own]
+        return [
+            *(f"coordinator-{n}" for n in range(cluster.coordinators)),
+            *shards,
+            *self.gateways,
+            *self.scaling.actors,
+        ]
 
-        self.at(self.delay() * 3, answer)
-
-    def drop_upstream(self, for_ms: float) -> None:
-        """Cut the source's connections; what is emitted meanwhile is not heard."""
-        self.note("source cut")
-        for connection in self.upstream.connections.values():
-            connection.is_open = False
-            connection.number += 1
-        self.at(for_ms, self.connect_upstream)
-
-    def emit(self, channel: str, event: str, data: Any, change: Callable[[dict[str, Any]], None]) -> None:
-        """Change the truth and say so on a channel, to the connections that have joined it."""
-        upstream = self.upstream
-        change(upstream.truth)
-        upstream.number += 1
-        self.note(f"event {upstream.number} {event} {data}")
-        upstream.log.append((upstream.number, channel, event, data))
-        for name, connection in upstream.connections.items():
-            if connection.is_open and channel in connection.sent:
-                self._say(name, upstream.number, channel, event, data)
-
-    def _say(self, name: str, number: int, channel: str, event: str, data: Any) -> None:
-        frame = orjson.dumps({"event": event, "channel": channel, "data": data, "id": number})
-        connection = self.upstream.connections[name].number
-
-        def arrive() -> None:
-            machine = self.machines.get(name)
-            known = self.upstream.connections.get(name)
-            if machine is not None and known is not None and known.number == connection:
-                machine.receive(self._source, [frame], self.now_ms)
-                self._arm(name)
-
-        self.at(1.0, arrive)  # one connection: in order
-
-    def _fetch(self, name: str, fetch: StartFetch) -> None:
-        life = self._lives[name]
-        self.upstream.fetches += 1
-
-        def serve() -> None:
-            body = orjson.dumps(self.upstream.truth.get(fetch.key, {"missing": True}))
-            failed = self.random.random() < self.faults.lose
-            result: Response | UpstreamError = UpstreamError("unlucky", status=503) if failed else Response(body)
-            self.at(self.delay() * 5, lambda: done(result))
-
-        def done(result: Response | UpstreamError) -> None:
-            if self._lives[name] == life and name in self.machines:
-                effects = self.machines[name].fetched(fetch, result, self.now_ms)
-                self._effects(name, effects)
-
-        self.at(self.delay() * 5, serve)
-
-    # --- clients -------------------------------------------------------------------------------------------------
-
-    def enter(self, name: str) -> Client:
-        """Connect a client, for the first time or again; its subscriptions continue from their tokens."""
-        client = self.clients.setdefault(name, Client(name))
-        gateway = self.machines.get(GATEWAY)
-        if gateway is None:
-            self.at(50.0, lambda: void(self.enter(name)))
-            return client
-        if client.session is not None:
-            return client
-        client.lives += 1
-        client.session = gateway.open_session(f"{name}/{client.lives}")
-        self.note(f"{name} connects as {client.session.id}")
-        for sub, message in client.wanted.items():
-            token = client.views[sub].token if client.views[sub].complete else None
-            if token is None:
-                client.views[sub] = View()
-            self.say(client, {**message, **({"since": token} if token else {})})
-        return client
-
-    def _new_id(self) -> str:
-        return f"{self.random.getrandbits(128):032x}"
-
-    def subscribe(self, client: Client, sub: int, **arguments: Any) -> None:
-        """Subscribe, now and after each reconnect."""
-        client.wanted[sub] = {"type": "subscribe", "id": sub, **arguments}
-        client.views[sub] = View()
-        self.say(client, client.wanted[sub])
-
-    def say(self, client: Client, message: dict[str, Any]) -> None:
-        """Send a client's message."""
-        gateway: GatewayState | None = self.machines.get(GATEWAY)
-        if gateway is None or client.session is None:
-            return
-        frame = orjson.dumps(message)
-        effects = client_frame(gateway, client.session, frame, lambda _: 0, self.now_ms, self._new_id, lambda _: None)
-        self._effects(GATEWAY, effects)
-
-    def disconnect(self, client: Client) -> None:
-        """Cut a client's connection; what was on its way is lost."""
-        gateway: GatewayState | None = self.machines.get(GATEWAY)
-        if client.session is None:
-            return
-        self.note(f"{client.name} disconnects")
-        session_id = client.session.id
-        self._hang_up(client, back_ms=self.random.uniform(1, 500))
-        if gateway is not None:
-            self._effects(GATEWAY, gateway.close_session(session_id, self.now_ms))
-
-    def _hang_up(self, client: Client, back_ms: float = 100.0) -> None:
-        client.session = None
-        client.taking = False
-        self.at(back_ms, lambda: void(self.enter(client.name)))
-
-    def _deliver(self, session_id: str) -> None:
-        client = self.clients.get(session_id.partition("/")[0])
-        if client is None or client.session is None or client.session.id != session_id or client.taking:
-            return
-        client.taking = True
-        self.at(0.0, lambda: self._take(client, session_id))
-
-    def _take(self, client: Client, session_id: str) -> None:
-        gateway: GatewayState | None = self.machines.get(GATEWAY)
-        session = client.session
-        if gateway is None or session is None or session.id != session_id:
-            return
-        frame, effects = gateway.take(session, self.now_ms)
-        self._effects(GATEWAY, effects)
-        if frame is None:
-            client.taking = False
-            return
-
-        def received() -> None:
-            if client.session is not session:
-                return
-            self.note(f"{client.name} <- {frame.decode()}")
-            for message in orjson.loads(frame):
-                if "sub" in message:
-                    client.views[message["sub"]].take(message)
-            gateway.written(session, self.now_ms)
-            self._take(client, session_id)
-
-        self.at(self.random.expovariate(1.0 / client.slow_ms), received)
+    def disk_ms(self) -> float:
+        """Return how long a sync takes."""
+        return self.network.delay()
 
 
-def void(_: object) -> None:
-    """Drop a value."""
+def _is_over(process: Process, message: Any) -> bool:
+    """Whether a message is of a shard's life after which a later one was heard of."""
+    match message:
+        case Announce(sender=sender, incarnation=incarnation):
+            return process.primaries.is_over(sender, incarnation)
+        case Claimed(shard=shard, incarnation=incarnation):
+            return process.primaries.is_over(f"shard-{shard}", incarnation)
+        case ChangeSet(header=header) | Demand(header=header) | Overlays(header=header):
+            return process.primaries.is_over(header.sender, header.incarnation)
+        case _:
+            return False

@@ -385,6 +385,20 @@ class TestFailures:
         second.hear(3)
         assert second.items == [3]
 
+    def test_nothing_is_due_while_it_is_not_known_whether_it_was_heard(self) -> None:
+        first, second = joined(RESUMES)
+        second.open()
+        second.demand(1, 2, CHANNEL)
+        (take,) = second.said(Take)
+        first.run(first.machine.take(take, first.now)[1])
+        (told,) = first.said(HandOver)
+        first.later(10 * AGAIN_MS)
+        due = first.machine.deadline()
+        assert due is None or due > first.now
+        first.machine.unanswered("ingestor-1", told, first.now)
+        first.later(RETRY_MS)
+        assert first.said(HandOver) == [told]
+
     def test_another_epochs_messages_are_not_taken(self) -> None:
         first, second = joined(RESUMES)
         assert first.demand(9, 1, CHANNEL) == Full(100.0)

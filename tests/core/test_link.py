@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from cluster.core.link import Announcements, Foreign, Incoming, New, Outgoing, Repeat
+from cluster.core.link import Announcements, Foreign, Incoming, New, Outgoing, Repeat, next_life
 from cluster.core.messages import Announce, Header, Send
 
 
@@ -12,6 +12,21 @@ def send(link: Outgoing) -> Header:
     header = link.header()
     link.sent(header)
     return header
+
+
+class TestLives:
+    def test_a_life_is_when_it_began(self) -> None:
+        assert next_life(1_700_000_000_000.7, None) == 1_700_000_000_000
+        assert next_life(1_700_009_000_000.0, 1_700_000_000_000) == 1_700_009_000_000
+
+    def test_it_is_above_all_links_of_the_last_one_though_the_clock_was_set_back(self) -> None:
+        before = Outgoing("gateway-0", next_life(5_000_000.0, None))
+        receiver = Incoming(1)
+        for _ in range(1_000):
+            before.relink()
+            assert receiver.admit(send(before)) == New(opened=True)
+        after = Outgoing("gateway-0", next_life(1_000.0, 5_000_000))
+        assert receiver.admit(send(after)) == New(opened=True)
 
 
 class TestOutgoing:

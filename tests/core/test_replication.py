@@ -164,6 +164,15 @@ def test_a_standby_that_does_not_go_on_is_lost_and_nothing_leaves(answer: Any) -
     assert primary.deadline() is None
 
 
+def test_what_is_committed_after_the_standby_was_lost_does_not_leave_though_the_lease_holds() -> None:
+    primary = in_sync()
+    message = sent(primary.wake(HEARTBEAT_MS))
+    assert primary.answered(message, Elsewhere(STANDBY), HEARTBEAT_MS) == []
+    assert primary.serves(HEARTBEAT_MS + 1)
+    assert primary.step(["change set"], HEARTBEAT_MS + 1, transaction=transaction(1), ticket=1, answer=Noted(1)) == []
+    assert primary.detach(6) == ["change set", Reply(1, Noted(1))]
+
+
 @pytest.mark.parametrize("answer", [Replicated(6, 5, 1), Replicated(7, 4, 1)])
 def test_an_acknowledgement_of_another_life_or_epoch_counts_for_nothing(answer: Replicated) -> None:
     primary = in_sync()
@@ -273,6 +282,18 @@ def test_digests_go_round_and_tell_what_differs() -> None:
     assert (standby.divergences, standby.is_whole, standby.life) == (1, False, 8)
     assert kept.standing == Standing(5, is_whole=False)
     assert primary.lost
+
+
+def test_a_digest_that_comes_again_late_is_not_compared_with_later_rows() -> None:
+    store = MemoryStore()
+    store.commit(transaction(1))
+    following = Following("shard-0", 5, 7, MemoryStore())
+    checked = Replicate(5, 7, 1, [record(1)], True, store.digest(0, b"", 10))
+    assert following.replicate(checked, 0.0) == Replicated(7, 5, 1)
+    assert following.replicate(checked, 1.0) == Replicated(7, 5, 1)
+    assert following.replicate(Replicate(5, 7, 2, [record(2)], True), 2.0) == Replicated(7, 5, 2)
+    assert following.replicate(checked, 3.0) == Replicated(7, 5, 2)
+    assert following.divergences == 0
 
 
 def test_a_repeated_message_acts_once_and_is_acknowledged_again() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cluster.core.role import Grant, Role
-from cluster.core.shard_roles import End, Keep, Missing, Record, Report, ShardRoles, Tell
+from cluster.core.shard_roles import Ask, End, Keep, Missing, Record, Report, ShardRoles, Tell
 
 A, B = "shard-0", "shard-0-b"
 WAIT_MS = 60_000.0
@@ -194,7 +194,7 @@ def test_a_standby_is_removed_by_the_next_epoch(how: str) -> None:
     made = in_sync()
     match how:
         case "died":
-            effects = made.died(B, 1.0, is_certain=False)
+            effects = made.died(B, 1.0, is_certain=True)
         case "anew":
             effects = made.reported(B, new(9), 1.0)
         case "filled anew":
@@ -205,9 +205,32 @@ def test_a_standby_is_removed_by_the_next_epoch(how: str) -> None:
     assert made.decide(2.0) == [tell(A, 1, Role.PRIMARY, 6)], "until it has heard"
 
 
+def test_a_standby_that_cannot_be_reached_is_removed_only_if_the_primary_can() -> None:
+    made = in_sync()
+    assert made.died(B, 1.0, is_certain=False) == [Ask(0, A)]
+    removed = [Keep(0, shared(6, "a", A)), tell(A, 1, Role.PRIMARY, 6)]
+    assert made.reported(A, leads(5, standby=B, is_in_sync=True), 2.0) == removed
+    made = in_sync()
+    assert made.died(B, 1.0, is_certain=False) == [Ask(0, A)]
+    assert made.died(A, 2.0, is_certain=False) == []
+    assert made.reported(B, follows(5, is_whole=True), 3.0) == [
+        Keep(0, shared(6, "b", B)),
+        tell(B, 1, Role.PRIMARY, 6),
+    ], "it was the supervisor that was cut off"
+
+
+def test_whoever_was_to_lead_and_cannot_be_reached_is_waited_for_from_then_on() -> None:
+    made = in_sync()
+    made.died(A, 1.0, is_certain=True)
+    made.reported(A, new(2), 2.0)
+    assert made.died(B, WAIT_MS, is_certain=False) == [], "it may have led until now"
+    (missing, *_) = made.decide(2 * WAIT_MS)
+    assert missing == Missing(0, "b")
+
+
 def test_a_removed_standby_is_not_promoted_whatever_it_says() -> None:
     made = in_sync()
-    made.died(B, 1.0, is_certain=False)
+    made.died(B, 1.0, is_certain=True)
     made.reported(A, leads(6), 2.0)
     assert made.reported(B, follows(5, is_whole=True), 3.0) == [tell(B, 1, Role.STANDBY, 6, A)]
     assert made.died(A, 4.0, is_certain=True) == []
@@ -270,3 +293,45 @@ def test_a_primary_that_was_alone_has_begun_anew_by_itself() -> None:
     made = roles(Record(5, "a", A), actors=(A,))
     assert made.reported(A, leads(7), 0.0) == []
     assert made.record == Record(7, "a", A)
+
+
+def test_a_successor_that_died_before_it_led_leaves_nobody_waiting() -> None:
+    made = in_sync()
+    (kept, told) = made.died(A, 1.0, is_certain=False)
+    assert (kept, told) == (Keep(0, shared(6, "b", B)), tell(B, 1, Role.PRIMARY, 6))
+    assert made.reported(A, leads(5, standby=B, is_lost=True), 2.0) == [told], "it may be about to lead"
+    assert made.died(B, 3.0, is_certain=False) == [], "it may lead, for all that is known"
+    steps_down = tell(A, 1, Role.STANDBY, 6, B)
+    assert made.died(B, 4.0, is_certain=True) == [steps_down]
+    assert made.reported(B, new(2, "b", 5, 70), 5.0) == [steps_down]
+    assert made.reported(A, new(3, "a", 5, 75), 6.0) == [
+        Keep(0, shared(7, "a", A)),
+        tell(A, 3, Role.PRIMARY, 7, is_dead=True),
+    ], "what the one on record lost in a power cut, the other has"
+
+
+def test_a_successor_that_led_counts_whoever_has_come_further() -> None:
+    made = roles(shared(6, "b", B))
+    made.reported(A, new(3, "a", 5, 75), 1.0)
+    assert made.reported(B, new(2, "b", 6, 3), 2.0) == [
+        Keep(0, shared(7, "b", B)),
+        tell(B, 2, Role.PRIMARY, 7, is_dead=True),
+    ]
+
+
+def test_who_was_to_lead_and_never_did_waits_for_the_other_s_store() -> None:
+    made = roles(shared(6, "b", B))
+    assert made.reported(B, new(2, "b", 5, 70), 1.0) == []
+    assert made.decide(WAIT_MS) == [Keep(0, shared(7, "b", B)), tell(B, 2, Role.PRIMARY, 7, is_dead=True)]
+
+
+def test_with_no_store_on_record_whoever_may_have_more_is_waited_for() -> None:
+    made = roles(shared(5, "", A))
+    made.reported(A, leads(5, "", B, is_in_sync=True), 0.0)
+    made.reported(B, follows(5, is_whole=True), 0.0)
+    assert made.died(B, 1.0, is_certain=False) == [Ask(0, A)]
+    assert made.reported(A, new(2), 2.0) == [], "it has begun anew, with nothing"
+    assert made.reported(B, follows(5, is_whole=True), 3.0) == [
+        Keep(0, shared(6, "b", B)),
+        tell(B, 1, Role.PRIMARY, 6, is_dead=True),
+    ]

@@ -80,6 +80,22 @@ def test_what_a_query_does_not_persist_is_not_stored(store: MemoryStore) -> None
     assert [entry.key for entry in Shard(document, store=store, life=4).machine.cache] == ['["w"]']
 
 
+def test_who_knew_what_is_not_persisted_is_told_that_it_is_gone(store: MemoryStore) -> None:
+    document = {**DOCUMENT, "queries": [{**DOCUMENT["queries"][0], "persist": False}]}
+    first = Shard(document, store=store)
+    first.put('["q","1"]', 1)
+    held = first.machine.view('["q","1"]')
+    at = first.machine.offset
+    assert held is not None
+    second = Shard(document, store=store, life=4)
+    assert missed(second, EPOCH, at) == MissedKeys(1, reset=False, keys=[('["q","1"]', held.version)])
+    second.put('["q","1"]', 2)
+    assert missed(second, EPOCH, at).keys == [('["q","1"]', held.version)]
+    third = Shard(document, store=store, life=9)
+    assert third.machine.view('["q","1"]') is None
+    assert missed(third, EPOCH, at).keys == [('["q","1"]', held.version)]
+
+
 def test_a_write_repeated_to_the_next_life_gets_its_answer(store: MemoryStore) -> None:
     first = Shard(store=store)
     told = first.ask(lambda n: Write(n, "r1", '["w"]', b"1"))

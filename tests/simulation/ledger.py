@@ -22,35 +22,40 @@ def document(mode: str, shards: int, coordinators: int, ingestors: int) -> dict[
         "cluster": {"shards": shards, "coordinators": coordinators, "ingestors": ingestors},
         "batching": {"mode": mode},
         "sources": {"events": {"type": "websocket", "url": "ws://upstream"}},
-        "streams": [
-            {
-                "source": "events",
-                "channel": channel,
-                "join": "always",
-                **more,
-                "on": {
-                    "append": {
-                        "append": {
-                            "key": ["list", "{data.k}"],
-                            "item": "{data.n}",
-                            "when_missing": "create",
-                            "default": [],
-                        }
-                    },
-                    "bump": {
-                        "increment": {
-                            "key": ["count", "{data.k}"],
-                            "at": "/n",
-                            "when_missing": "create",
-                            "default": {"n": 0},
-                        }
-                    },
-                    "set": {"set": {"key": ["last", "{data.k}"], "value": "{data.n}"}},
-                },
-            }
-            for channel, more in [("a", {}), ("b", {}), ("c", {"batching": {"mode": "leading"}})]
-        ],
+        "streams": streams(),
     }
+
+
+def streams() -> list[dict[str, Any]]:
+    """Three channels whose events count: lists, counters and last values."""
+    return [
+        {
+            "source": "events",
+            "channel": channel,
+            "join": "always",
+            **more,
+            "on": {
+                "append": {
+                    "append": {
+                        "key": ["list", "{data.k}"],
+                        "item": "{data.n}",
+                        "when_missing": "create",
+                        "default": [],
+                    }
+                },
+                "bump": {
+                    "increment": {
+                        "key": ["count", "{data.k}"],
+                        "at": "/n",
+                        "when_missing": "create",
+                        "default": {"n": 0},
+                    }
+                },
+                "set": {"set": {"key": ["last", "{data.k}"], "value": "{data.n}"}},
+            },
+        }
+        for channel, more in [("a", {}), ("b", {}), ("c", {"batching": {"mode": "leading"}})]
+    ]
 
 
 class Ledger:
@@ -95,8 +100,10 @@ class Ledger:
         self._faults(end)
         self._scale(end)
         world.run(end)
+        world.go_on()
+        world.network.heal()
         if not world.upstream.connected:
-            world.connect_upstream()
+            world.upstream.connect()
         world.run(end + QUIET_MS)
         self.check()
 
@@ -110,7 +117,7 @@ class Ledger:
                 self.truth.setdefault(f'["count","{k}"]', {"n": 0})["n"] += 1
             case _:
                 self.truth[f'["last","{k}"]'] = n
-        self.world.emit(channel, event, {"k": k, "n": n}, lambda _: None)
+        self.world.upstream.emit(channel, event, {"k": k, "n": n}, lambda _: None)
 
     def _scale(self, end: float) -> None:
         """Have other numbers of ingestors, while everything else goes on."""
@@ -136,11 +143,23 @@ class Ledger:
         names = [*world.machines]
         for _ in range(choose.randint(1, 7)):
             at = choose.uniform(100.0, end - world.now_ms - 300)
-            if choose.random() < 0.25:
-                world.at(at, lambda: world.drop_upstream(choose.uniform(50, 600)) if world.upstream.connected else None)
-            else:
-                name = choose.choice([each for each in names if not each.startswith("gateway")])
-                world.at(at, lambda name=name: world.kill(name) if name in world.machines else None)
+            name = choose.choice([each for each in names if not each.startswith("gateway")])
+            match choose.choice(["drop", "kill", "kill", "kill", "stop", "cut", "jump"]):
+                case "drop":
+                    world.at(
+                        at, lambda: world.upstream.drop(choose.uniform(50, 600)) if world.upstream.connected else None
+                    )
+                case "stop":
+                    world.at(at, lambda name=name: world.stop(name, choose.uniform(50, 4_000)))
+                case "cut":
+                    others = choose.sample(names, choose.randint(1, len(names)))
+                    both, ms = choose.random() < 0.5, choose.uniform(50, 3_000)
+                    world.at(at, lambda n=name, o=others, b=both, ms=ms: world.cut([n], o, ms, both=b))
+                case "jump":
+                    by_ms = choose.choice([-60_000.0, -2_000.0, 2_000.0, 60_000.0])
+                    world.at(at, lambda name=name, by_ms=by_ms: world.jump(name, by_ms))
+                case _:
+                    world.at(at, lambda name=name: world.kill(name))
 
     def check(self) -> None:
         held: dict[str, Any] = {}

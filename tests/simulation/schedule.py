@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 from cluster.simulation import Faults, World
-from cluster.simulation.world import Client
+from cluster.simulation.clients import Client
 from tests.simulation import replay
 
 KEYS = 8
@@ -61,6 +61,7 @@ class Schedule:
         mode = pick.choice(["window", "window", "leading", "debounce"])
         self.world = World(seed, document(mode, pick.choice([1, 2, 3]), 1), faults)
         self.kills = kills
+        self.names = sorted(self.world.machines)
         self.items = 0
         self.bump_safe = faults.lose == 0.0 and faults.repeat == 0.0 and not kills
 
@@ -70,14 +71,17 @@ class Schedule:
             world.upstream.truth[key(n)] = {"v": 0, "list": [], "count": 0}
         world.run(world.now_ms + 200)
         for c in range(3):
-            client = world.enter(f"client-{c}")
+            client = world.clients.enter(f"client-{c}")
             client.slow_ms = world.random.choice([1.0, 20.0, 300.0])
             mode = world.random.choice(["data", "patch"])
-            world.subscribe(client, 1, prefix=["item"], mode=mode)
-            world.subscribe(client, 2, key=["item", c], mode=mode)
+            world.clients.subscribe(client, 1, prefix=["item"], mode=mode)
+            world.clients.subscribe(client, 2, key=["item", c], mode=mode)
         end = world.now_ms + LOAD_MS
         self._load(end)
         self._faults(end)
+        world.run(end)
+        world.go_on()
+        world.network.heal()
         world.run(end + QUIET_MS)
         self.check()
 
@@ -99,7 +103,9 @@ class Schedule:
         match pick.choice(["set", "append", "append", "merge", "remove", "bump"]):
             case "set":
                 value = {"v": number, "list": [], "count": 0}
-                world.emit("items", "set", {"n": n, "value": value}, lambda truth: truth.update({key(n): value}))
+                world.upstream.emit(
+                    "items", "set", {"n": n, "value": value}, lambda truth: truth.update({key(n): value})
+                )
             case "append":
                 # A new item, or an edit of one; what was removed never returns under its id, or its place would depend on
                 # whether a fetch saw it go.
@@ -116,9 +122,9 @@ class Schedule:
                         ),
                     }
 
-                world.emit("items", "append", {"n": n, "item": item}, append)
+                world.upstream.emit("items", "append", {"n": n, "item": item}, append)
             case "merge":
-                world.emit(
+                world.upstream.emit(
                     "items",
                     "merge",
                     {"n": n, "value": {"v": number}},
@@ -132,11 +138,11 @@ class Schedule:
                     kept = [each for each in truth[key(n)]["list"] if each["id"] != gone]
                     truth[key(n)] = {**truth[key(n)], "list": kept}
 
-                world.emit("items", "remove", {"n": n, "id": gone}, remove)
+                world.upstream.emit("items", "remove", {"n": n, "id": gone}, remove)
             case _:
                 if not self.bump_safe:
                     return
-                world.emit(
+                world.upstream.emit(
                     "items",
                     "bump",
                     {"n": n, "by": 2},
@@ -149,23 +155,37 @@ class Schedule:
         def act() -> None:
             if world.now_ms >= end:
                 return
-            kind = world.random.choice(["kill", "disconnect", "disconnect", "pause", "invalidate", "cut"])
-            client: Client = world.clients[f"client-{world.random.randrange(3)}"]
+            kind = world.random.choice(
+                ["kill", "disconnect", "disconnect", "pause", "invalidate", "drop", "stop", "cut", "jump"]
+            )
+            client: Client = world.clients.by_name[f"client-{world.random.randrange(3)}"]
             match kind:
                 case "kill" if self.kills:
-                    name = world.random.choice(sorted(world.machines) or ["none"])
-                    if name in world.machines:
-                        world.kill(name)
+                    world.kill(world.random.choice(self.names))
+                case "drop" if self.kills:
+                    world.upstream.drop(world.random.uniform(10, 600))
+                case "stop" if self.kills:
+                    world.stop(world.random.choice(self.names), world.random.uniform(10, 4_000))
                 case "cut" if self.kills:
-                    world.drop_upstream(world.random.uniform(10, 600))
+                    others = world.random.sample([*self.names, "upstream"], world.random.randint(1, 4))
+                    for_ms = world.random.uniform(10, 3_000)
+                    world.cut([world.random.choice(self.names)], others, for_ms, both=world.random.random() < 0.5)
+                case "jump" if self.kills:
+                    world.jump(
+                        world.random.choice(self.names), world.random.choice([-60_000.0, -2_000.0, 2_000.0, 60_000.0])
+                    )
                 case "disconnect":
-                    world.disconnect(client)
+                    world.clients.disconnect(client)
                 case "pause":
-                    world.say(client, {"type": "pause", "id": 1})
-                    world.at(world.random.uniform(1, 800), lambda: world.say(client, {"type": "resume", "id": 1}))
+                    world.clients.say(client, {"type": "pause", "id": 1})
+                    world.at(
+                        world.random.uniform(1, 800), lambda: world.clients.say(client, {"type": "resume", "id": 1})
+                    )
                 # An increment that meets a fetch three times over is counted once too often or too rarely, and says so.
                 case "invalidate" if not self.bump_safe:
-                    world.say(client, {"type": "invalidate", "id": 9, "key": ["item", world.random.randrange(KEYS)]})
+                    world.clients.say(
+                        client, {"type": "invalidate", "id": 9, "key": ["item", world.random.randrange(KEYS)]}
+                    )
                 case _:
                     pass
             world.at(world.random.uniform(50, 900), act)
@@ -175,7 +195,7 @@ class Schedule:
     def check(self) -> None:
         world = self.world
         truth = world.upstream.truth
-        for client in world.clients.values():
+        for client in world.clients.by_name.values():
             for sub, view in client.views.items():
                 assert view.complete, f"{client.name}/{sub}: no snapshot_end"
                 for held, (version, data) in view.entries.items():

@@ -1,0 +1,322 @@
+"""A seeded schedule of failovers: shards with or without standbys, gateways, clients that write and watch, mutations, streams, and all that can go wrong.
+
+python -m tests.simulation.failover SEED        replays one and prints its trace
+python -m tests.simulation.failover FROM TO     runs a range and prints the failing seeds
+"""
+
+import random
+from typing import Any
+
+import orjson
+
+from cluster.core.feed import Repeats
+from cluster.core.query_key import CanonicalKey
+from cluster.simulation import Faults, Oracle, Violation, World, Writer
+from cluster.simulation.process import Machine
+from cluster.storage import MemoryStore
+from tests.simulation import replay
+from tests.simulation.ledger import streams
+
+KEYS = 3
+LOAD_MS = 3_500.0
+SETTLE_MS = 60_000.0
+"""Simulated; beyond it something is stuck."""
+STEP_MS = 250.0
+
+
+def document(mode: str, shards: int, coordinators: int, ingestors: int, gateways: int) -> dict[str, Any]:
+    return {
+        "cluster": {"shards": shards, "coordinators": coordinators, "ingestors": ingestors, "gateways": gateways},
+        "batching": {"mode": mode},
+        "services": {"api": {"base_url": "http://upstream"}},
+        "sources": {"events": {"type": "websocket", "url": "ws://upstream"}},
+        "streams": streams(),
+        "mutations": {
+            "vote": {
+                "request": {"service": "api", "method": "POST", "path": "/votes", "body": "{variables}"},
+                "optimistic": [
+                    {
+                        "increment": {
+                            "key": ["votes", "{place}"],
+                            "at": "/n",
+                            "when_missing": "create",
+                            "default": {"n": 0},
+                        }
+                    }
+                ],
+                "retry": 20,
+                "retry_delay": "100ms",
+            }
+        },
+    }
+
+
+class Failover:
+    """A world, its load and its faults, all from one seed."""
+
+    def __init__(self, seed: int) -> None:
+        pick = random.Random(seed)
+        faults = Faults(
+            delay_ms=pick.choice([0.5, 2.0, 6.0]),
+            lose=pick.choice([0.0, 0.01, 0.05]),
+            repeat=pick.choice([0.0, 0.05, 0.2]),
+            restart_ms=pick.choice([200.0, 600.0, 1_500.0]),
+        )
+        shards = pick.choice([1, 1, 2])
+        self.replicas = pick.choice([0, 1, 1, 1])
+        has_disks = pick.random() < 0.75
+        repeats = pick.choice([Repeats.SOURCE, Repeats.CHANNEL])
+        gateways, coordinators, ingestors = pick.choice([1, 2, 2]), pick.randint(1, shards), pick.choice([1, 2])
+        self.machines = [Machine(f"node-{n}") for n in range(3)]
+        for machine in self.machines:
+            machine.rate = pick.choice([1.0, 1.0, 0.985, 1.015])
+            machine.skew_ms = pick.choice([0.0, 0.0, -30_000.0, 30_000.0])
+        nodes = {
+            "supervisor": self.machines[2],
+            **{f"shard-{n}": self.machines[n % 2] for n in range(shards)},
+            **{f"shard-{n}-b": self.machines[(n + 1) % 2] for n in range(shards)},
+            **{f"gateway-{n}": self.machines[(n + 1) % 3] for n in range(gateways)},
+            **{f"coordinator-{n}": self.machines[(n + 2) % 3] for n in range(coordinators)},
+            **{f"ingestor-{n}": self.machines[n % 3] for n in range(ingestors)},
+        }
+        mode = pick.choice(["window", "leading", "debounce"])
+        self.world = World(
+            seed,
+            document(mode, shards, coordinators, ingestors, gateways),
+            faults,
+            repeats=repeats,
+            asks=repeats is Repeats.SOURCE and pick.random() < 0.4,
+            store=MemoryStore if has_disks or self.replicas else None,
+            has_disks=has_disks,
+            replicas=self.replicas,
+            nodes=nodes,
+        )
+        self.shards = shards
+        self.oracle = Oracle(self.shard_of_key)
+        self.world.on_loss = lambda shard, levels, is_tainted: self.oracle.lost(shard, levels, is_tainted=is_tainted)
+        self.world.clients.saw = self.oracle.saw
+        self.truth: dict[str, Any] = {}
+        self.numbers = 0
+        self.mutations: dict[str, tuple[str, bool]] = {}
+        levels = ("memory", "replicated", "durable", "") if self.replicas else ("memory", "durable", "")
+        self.writers = [
+            Writer(
+                f"writer-{n}",
+                self.world.clients,
+                self.world.timeline,
+                self.oracle,
+                levels=levels,
+                keys=KEYS,
+                mutations=self.mutations,
+            )
+            for n in range(3)
+        ]
+
+    def shard_of_key(self, key: str) -> int:
+        return self.world.slots.shard(CanonicalKey(key))
+
+    # --- load and faults -----------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        world, choose = self.world, self.world.random
+        self._until(lambda: "" if world.upstream.joined == {*"abc"} and world.upstream.connected else "joining")
+        self._until(self._unled)
+        for channel in "abc":  # what a sequence begins with is what it can go on from
+            self._emit(channel, "set", "k0")
+        for n in range(2):
+            client = world.clients.enter(f"client-{n}")
+            client.slow_ms = choose.choice([1.0, 20.0, 200.0])
+            for sub, prefix in enumerate(("log", "cell", "steps", "list", "count", "last", "votes")):
+                world.clients.subscribe(client, sub, prefix=[prefix], mode=choose.choice(["data", "patch"]))
+        world.run(world.now_ms + 1_500)
+        end = world.now_ms + LOAD_MS
+        for writer in self.writers:
+            writer.begin(end)
+        self._load(end)
+        self._faults(end)
+        world.run(end)
+        world.note("peace")
+        world.go_on()
+        world.network.heal()
+        world.upstream.connect()
+        self._until(self._unsettled)
+        world.run(world.now_ms + 2_500)
+        self._until(self._unsettled)
+        self.check()
+
+    def _emit(self, channel: str, event: str, k: str) -> None:
+        self.numbers += 1
+        k, n = f"{channel}{k}", self.numbers
+        match event:
+            case "append":
+                self.truth.setdefault(f'["list","{k}"]', []).append(n)
+            case "bump":
+                self.truth.setdefault(f'["count","{k}"]', {"n": 0})["n"] += 1
+            case _:
+                self.truth[f'["last","{k}"]'] = n
+        self.world.upstream.emit(channel, event, {"k": k, "n": n}, lambda _: None)
+
+    def _load(self, end: float) -> None:
+        choose = self.world.random
+
+        def one() -> None:
+            if self.world.now_ms < end:
+                event = choose.choice(["append", "append", "bump", "set"])
+                self._emit(choose.choice("abc"), event, f"k{choose.randrange(KEYS)}")
+                self.world.at(choose.expovariate(1 / 40), one)
+
+        one()
+
+    def _faults(self, end: float) -> None:
+        world, choose = self.world, self.world.random
+        names = sorted(world.processes)
+        holders = [name for name in names if name.startswith("shard")]
+        for _ in range(choose.randint(1, 6)):
+            at = choose.uniform(100.0, end - world.now_ms - 100)
+            name = choose.choice(names + holders * 2)
+            kind = choose.choice(
+                [
+                    "kill",
+                    "kill",
+                    "stop",
+                    "stop",
+                    "cut",
+                    "cut",
+                    "isolate",
+                    "power",
+                    "node",
+                    "disks",
+                    "jump",
+                    "drop",
+                    "leave",
+                ]
+            )
+            world.at(at, lambda kind=kind, name=name: self._fault(kind, name, names))
+
+    def _fault(self, kind: str, name: str, names: list[str]) -> None:
+        world, choose = self.world, self.world.random
+        machine = choose.choice(self.machines)
+        on_machine = [each for each in names if world.node(each) is machine]
+        match kind:
+            case "kill":
+                world.kill(name)
+            case "stop":
+                world.stop(name, choose.choice([30.0, 300.0, 2_500.0, 5_000.0]))
+            case "cut":
+                others = choose.sample([*names, "upstream"], choose.randint(1, 3))
+                world.cut([name], others, choose.choice([100.0, 1_000.0, 4_000.0]), both=choose.random() < 0.5)
+            case "isolate":
+                others = [each for each in names if each not in on_machine]
+                world.cut(on_machine, others, choose.choice([500.0, 3_000.0]), both=choose.random() < 0.6)
+            case "power" if name.startswith("shard"):
+                world.cut_power([name])
+            case "node":
+                world.cut_power(on_machine)
+            case "disks" if name.startswith("shard"):
+                world.cut_power([name], loses_disks=True)
+            case "jump":
+                world.jump(name, choose.choice([-60_000.0, -3_000.0, 3_000.0, 60_000.0]))
+            case "drop":
+                world.upstream.drop(choose.uniform(50, 600))
+            case "leave":
+                world.clients.disconnect(world.clients.by_name[f"client-{choose.randrange(2)}"])
+            case _:
+                world.kill(name)
+
+    # --- coming to rest ------------------------------------------------------------------------------------------
+
+    def _until(self, unsettled: Any) -> None:
+        world = self.world
+        give_up = world.now_ms + SETTLE_MS
+        while reason := unsettled():
+            if world.now_ms > give_up:
+                raise Violation(f"it does not come to rest: {reason}")
+            world.run(world.now_ms + STEP_MS)
+
+    def _unled(self) -> str:
+        for shard in range(self.shards):
+            process = self.world.led(shard)
+            if process is None:
+                return f"shard-{shard}: nobody leads"
+            if self.replicas and not process.holder.replication.is_in_sync:
+                return f"shard-{shard}: no standby in sync"
+        return ""
+
+    def _unsettled(self) -> str:
+        world = self.world
+        if reason := self._unled():
+            return reason
+        if not all(writer.is_done for writer in self.writers):
+            return "writers wait"
+        if not world.upstream.connected:
+            return "the upstream is not connected"
+        held = self._held()
+        for shard in range(self.shards):
+            queue = world.led(shard).machine.mutations.queue  # type: ignore[union-attr]
+            if queue.unsettled:
+                return "mutations are not settled"
+        wrong = [
+            f"{key}: held {held.get(key)}, in truth {value}"
+            for key, value in self.truth.items()
+            if held.get(key, (0, None))[1] != value
+        ]
+        if (
+            wrong and not self.oracle.tainted
+        ):  # with a shard its checkpoints may be lost, of channels that others feed on
+            return "; ".join(wrong)
+        for client in world.clients.by_name.values():
+            for sub, message in client.wanted.items():
+                view, prefix = client.views[sub], f'["{message["prefix"][0]}"'
+                if not view.complete:
+                    return f"{client.name}/{sub} is not complete"
+                wanted = {key: each for key, each in held.items() if key.startswith(prefix)}
+                if view.entries != wanted:
+                    keys = [key for key in {*view.entries, *wanted} if view.entries.get(key) != wanted.get(key)]
+                    return f"{client.name}/{sub}: {[(key, view.entries.get(key), wanted.get(key)) for key in keys]}"
+        return ""
+
+    def _held(self) -> dict[str, tuple[int, Any]]:
+        """Return what shards hold, as (version, data)."""
+        held: dict[str, tuple[int, Any]] = {}
+        for shard in range(self.shards):
+            process = self.world.led(shard)
+            assert process is not None
+            for entry in process.machine.cache:
+                if entry.visible is not None:
+                    held[entry.key] = entry.version, orjson.loads(entry.visible.json())
+        return held
+
+    def check(self) -> None:
+        held = self._held()
+        self.oracle.judge(held.get)
+        self._check_mutations(held)
+
+    def _check_mutations(self, held: dict[str, tuple[int, Any]]) -> None:
+        """Each mutation that succeeded was carried out, and counts once; what was carried out is known."""
+        if self.oracle.tainted:
+            return  # homes may have forgotten
+        records = {}
+        for shard in range(self.shards):
+            records.update(self.world.led(shard).machine.mutations.queue.records)  # type: ignore[union-attr]
+        carried_out = self.world.upstream.carried_out
+        votes: dict[str, int] = {}
+        for mutation, record in records.items():
+            if record.status == "success":
+                place = self.mutations[mutation][0]
+                votes[place] = votes.get(place, 0) + 1
+                if not carried_out[mutation]:
+                    raise Violation(f"{mutation} succeeded, and was not carried out")
+        for mutation, (_, is_acknowledged) in self.mutations.items():
+            if is_acknowledged and mutation not in records:
+                raise Violation(f"{mutation} was acknowledged and is forgotten")
+        for mutation in carried_out:
+            if mutation not in records:
+                raise Violation(f"{mutation} was sent, and its home does not know it")
+        for place in {str(n) for n in range(KEYS)}:
+            counted = held.get(f'["votes","{place}"]', (0, {"n": 0}))[1]["n"]
+            if counted != votes.get(place, 0):
+                raise Violation(f"votes of {place}: {counted}, {votes.get(place, 0)} succeeded")
+
+
+if __name__ == "__main__":
+    replay.main(Failover)

@@ -1,0 +1,302 @@
+"""Deliberate bugs, each of which schedules have to find: a simulation that never fails proves nothing.
+
+A mutant replaces lines of one method for as long as it is tried. `python -m tests.simulation.mutants [NAME]` looks for the first seed that
+finds each, and says which are pinned to one that does not any more.
+"""
+
+import inspect
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.core import (
+    acknowledgement,
+    committed_feeds,
+    gateway_state,
+    history,
+    link,
+    primaries,
+    replica,
+    replication,
+    shard_roles,
+    shard_state,
+    transaction,
+)
+from cluster.simulation import world
+from tests.simulation.failover import Failover
+from tests.simulation.ledger import Ledger
+
+
+@dataclass(frozen=True)
+class Edit:
+    """In the source of a function, one text in place of another."""
+
+    owner: Any
+    """The class or module that has it."""
+    function: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A bug."""
+
+    name: str
+    breaks: str
+    """What it breaks."""
+    edits: tuple[Edit, ...]
+    seed: int
+    """One that finds it."""
+    make: Callable[[int], Any] = Failover
+
+
+MUTANTS = (
+    Mutant(
+        "acknowledges before the standby has it",
+        "what was acknowledged is gone with the primary",
+        (Edit(replication.Replication, "step", "if not self.holds:", "if True:"),),
+        0,
+    ),
+    Mutant(
+        "the standby acknowledges what it did not commit",
+        "the same, from the other end",
+        (Edit(replication.Following, "replicate", "self._store.commit(_decode(record))", "_decode(record)"),),
+        0,
+    ),
+    Mutant(
+        "acknowledges a durable write before its sync",
+        "a power cut takes what was durable",
+        (Edit(acknowledgement.Acknowledgements, "is_durable", "return not self._undurable", "return False"),),
+        0,
+    ),
+    Mutant(
+        "promotes without waiting out the lease",
+        "two primaries serve at once",
+        (Edit(replication.Following, "lead", "now_ms + max(wait_ms, 0.0)", "now_ms"),),
+        0,
+    ),
+    Mutant(
+        "serves after the lease",
+        "two primaries serve at once",
+        (Edit(replication.Replication, "_released", "not self.lease.holds(now_ms)", "False"),),
+        0,
+    ),
+    Mutant(
+        "renews its lease when the answer comes",
+        "the lease is longer than the standby believes",
+        (
+            Edit(
+                replication.Replication,
+                "answered",
+                "self.lease.renewed(self._sent_ms)",
+                "self.lease.renewed(now_ms + 1_000.0)",
+            ),
+        ),
+        0,
+    ),
+    Mutant(
+        "lets out what follows a lost standby",
+        "what is acknowledged then is gone with the promotion",
+        (
+            Edit(
+                replication.Replication,
+                "step",
+                "if transaction is not None and self.standby:",
+                "if transaction is not None and self.standby and not self.lost:",
+            ),
+        ),
+        3,
+    ),
+    Mutant(
+        "says too early that the standby is whole",
+        "a standby without what was there before is promoted",
+        (
+            Edit(
+                replication.Replication,
+                "_advance",
+                "is_whole = self._whole_at is not None and self._sent >= self._whole_at",
+                "is_whole = True",
+            ),
+        ),
+        0,
+    ),
+    Mutant(
+        "promotes a standby that was removed",
+        "what the primary acknowledged without it is gone",
+        (Edit(shard_roles.ShardRoles, "_successor", "report.epoch == self.record.epoch and ", ""),),
+        0,
+    ),
+    Mutant(
+        "the standby takes records of a lower epoch",
+        "a primary that was replaced writes over its successor's",
+        (
+            Edit(
+                replication.Following, "replicate", "message.life != self.life or message.epoch < self.epoch", "False"
+            ),
+            Edit(replication.Following, "replicate", "message.epoch > self.epoch and message.first > 1", "False"),
+        ),
+        0,
+    ),
+    Mutant(
+        "skips the fence: takes what an earlier life sends",
+        "receivers go back to what a primary that was replaced has",
+        (
+            Edit(primaries.Primaries, "is_over", "incarnation < self._incarnations.get(shard, 0)", "False"),
+            Edit(link.Incoming, "admit", "header.incarnation < self._sender_incarnation", "False"),
+            Edit(gateway_state.GatewayState, "change_set", "message.epoch < shard.position[0]", "False"),
+        ),
+        0,
+    ),
+    Mutant(
+        "drops a cursor in the transaction",
+        "after a restart events are counted twice",
+        (Edit(transaction.Unstored, "cursor", "if self._keeps:", "if False:"),),
+        0,
+        Ledger,
+    ),
+    Mutant(
+        "applies a repeated batch twice",
+        "events are counted twice",
+        (
+            Edit(
+                shard_state.ShardState,
+                "batch",
+                "if not any(self._committed.has(feed) for feed in message.feeds):",
+                "if True:",
+            ),
+        ),
+        0,
+        Ledger,
+    ),
+    Mutant(
+        "forgets what is claimed",
+        "an ingestor's next life sends again what is committed",
+        (Edit(committed_feeds.CommittedFeeds, "claim", "if owner(feed) in sources", "if False"),),
+        0,
+        Ledger,
+    ),
+    Mutant(
+        "does a repeated request again",
+        "a write whose answer was lost is done twice",
+        (Edit(shard_state.ShardState, "_write", "if known is not None:", "if False:"),),
+        0,
+    ),
+    Mutant(
+        "forgets the results of writes in the transaction",
+        "a write whose answer was lost with the shard is done twice",
+        (Edit(transaction.Unstored, "result", "if self._keeps:", "if False:"),),
+        0,
+    ),
+    Mutant(
+        "sends change sets before the commit",
+        "watchers have seen what a restart takes back",
+        (
+            Edit(
+                shard_state.ShardState,
+                "_taken",
+                "effects.insert(0, Commit(transaction))",
+                "effects[:0] = self.__dict__.pop('late', []); self.late = [Commit(transaction)]",
+            ),
+        ),
+        0,
+    ),
+    Mutant(
+        "numbers on after a restart where the store is",
+        "a version that was seen is used again, for something else",
+        (
+            Edit(
+                shard_state.ShardState,
+                "_number",
+                "if from_version > self._begun else self.offset",
+                "if from_version else self.offset",
+            ),
+        ),
+        0,
+    ),
+    Mutant(
+        "knows nothing of positions it does not know",
+        "who comes back misses what changed",
+        (Edit(history.History, "since", "return None", "return {}"),),
+        0,
+    ),
+    Mutant(
+        "sends a mutation that is not stored",
+        "its home has forgotten what was carried out",
+        (Edit(transaction.Unstored, "mutation", "if self._keeps:", "if False:"),),
+        0,
+    ),
+    Mutant(
+        "takes changes that do not follow",
+        "a view lacks what lies between",
+        (Edit(replica.Replica, "take", "self.version", "change.from_version"),),
+        0,
+    ),
+    Mutant(
+        "begins lives by the clock alone",
+        "whoever began anew after its clock was set back is not heard",
+        (
+            Edit(
+                world.World, "start", "next_life(process.now_ms(), self._last_life.get(name))", "int(process.now_ms())"
+            ),
+        ),
+        22,
+        Ledger,
+    ),
+)
+
+
+def _edited(function: Any, edits: list[Edit]) -> Any:
+    """Return a function with other source.
+
+    Raises:
+        LookupError: it is not what the edit was made for.
+    """
+    source = textwrap.dedent(inspect.getsource(function))
+    for edit in edits:
+        if edit.old not in source:
+            raise LookupError(f"{edit.function} has no {edit.old!r} any more")
+        source = source.replace(edit.old, edit.new)
+    made: dict[str, Any] = {}
+    exec(compile(source, inspect.getfile(function), "exec"), function.__globals__, made)
+    return made[function.__name__]
+
+
+@contextmanager
+def applied(mutant: Mutant) -> Iterator[None]:
+    """Have a bug for a while."""
+    with ExitStack() as undo:
+        for owner, name in dict.fromkeys((edit.owner, edit.function) for edit in mutant.edits):
+            function = getattr(owner, name)
+            edits = [edit for edit in mutant.edits if (edit.owner, edit.function) == (owner, name)]
+            setattr(owner, name, _edited(function, edits))
+            undo.callback(setattr, owner, name, function)
+        yield
+
+
+def finds(mutant: Mutant, seed: int) -> str:
+    """Return what a seed finds wrong with a bug; "": nothing."""
+    with applied(mutant):
+        try:
+            mutant.make(seed).run()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
+            return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def find(mutant: Mutant, seeds: range) -> int | None:
+    """Return the first seed that finds a bug, if any does."""
+    return next((seed for seed in seeds if finds(mutant, seed)), None)
+
+
+if __name__ == "__main__":
+    for each in MUTANTS:
+        if not sys.argv[1:] or any(text in each.name for text in sys.argv[1:]):
+            pinned = finds(each, each.seed)
+            print(f"{each.name}: {each.seed}: {pinned[:150] or 'not found'}", flush=True)
+            if not pinned:
+                found = find(each, range(200))
+                print(f"    first: {found}: {'' if found is None else finds(each, found)[:150]}", flush=True)
