@@ -71,9 +71,9 @@ class Clients:
         if gateway is None:
             self._timeline.at(50.0, lambda: self._return(name))
             return client
-        client.lives += 1
+        client.lives = life = client.lives + 1
         client.gateway = gateway
-        gateway.do(lambda: self._greet(client, gateway, client.lives))
+        gateway.do(lambda: self._greet(client, gateway, life))
         return client
 
     def _return(self, name: str) -> None:
