@@ -228,7 +228,7 @@ class ShardKeeper:
 
     def sample(self) -> None:
         """Put the figures into `metrics`."""
-        self.metrics.set("rebalances_total", self.moves)
+        self.metrics.set("shard_moves_total", self.moves)
         for shard, roles in self.shards.items():
             self.metrics.set("failovers_total", roles.promotions, shard=str(shard))
 

@@ -29,6 +29,7 @@ OF_STANDBYS = {
 }
 """Only where there are replicas; `tests/e2e/test_failover.py` sees them."""
 LATER = {
+    "rebalances_total",
     "sessions_degraded",
 }
 """Of features that are not built: they have no series yet."""
