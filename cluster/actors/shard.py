@@ -17,19 +17,22 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from cluster.actors import handles
+from cluster.actors import ray_head
 from cluster.actors.handles import Unreachable
+from cluster.actors.shard_copies import ShardCopies
 from cluster.actors.shell import Machine, Shell
 from cluster.actors.specification import Specification
 from cluster.app import NULL, Event
 from cluster.app.functions import ABSENT, Functions
 from cluster.core.channel_demand import ChannelDemand
 from cluster.core.declared_query import FunctionRequest, Response
+from cluster.core.history import History
 from cluster.core.memory import Memory
 from cluster.core.messages import (
     Announce,
@@ -60,6 +63,7 @@ from cluster.observability.logs import Log
 from cluster.observability.metrics import Metrics
 from cluster.services import ServiceClient
 from cluster.storage import LmdbStore, MemoryStore, ShardStores, Taken
+from cluster.wire.backup import Step, encode_answer
 
 SYNC_S = 0.1
 """With `sync: window`, how long what was committed may wait to be written through."""
@@ -122,6 +126,8 @@ class ShardActor(Shell):
         self._reported = b""
         self._taken: Taken | None = None
         self._store: LmdbStore | MemoryStore | None = None
+        self._adopted = ""
+        """Id of a store that was put here from outside: by a restore, or an earlier version."""
         self._members: Members | None = None
         """The last that was heard of, as a standby."""
         self._memory_id = secrets.token_hex(4)
@@ -132,6 +138,7 @@ class ShardActor(Shell):
         self._store_state = "none"
         self._beat: asyncio.TimerHandle | None = None
         self._functions = Functions(self.log)
+        self._copies = ShardCopies(index, self.log, self.now)
         self._services: dict[str, ServiceClient] = {}
         self._metrics = Metrics(component="shard", actor=self.address, shard=str(index))
         self._apply = self._metrics.histogram("shard_apply_seconds")
@@ -160,7 +167,7 @@ class ShardActor(Shell):
         """Return what Ray keeps of this shard's roles."""
         while True:
             try:
-                return await asyncio.to_thread(handles.kept, self.specification.name, self._index)
+                return await asyncio.to_thread(ray_head.kept, self.specification.name, self._index)
             except Unreachable as error:
                 self.log.sampled("role_unknown", "kept", reason=str(error))
                 await asyncio.sleep(STORE_POLL_S)
@@ -178,6 +185,7 @@ class ShardActor(Shell):
                 break  # it was here
             self.log.sampled("store_awaited", "store", store=wanted)
             await asyncio.sleep(STORE_POLL_S)
+        wanted = self._adopted or wanted
         is_lost = bool(wanted) and (self._taken is None or self._taken.id != wanted)
         if is_lost and self._taken is not None:
             self._taken.store.close()
@@ -192,14 +200,16 @@ class ShardActor(Shell):
         self._lead(epoch)
         made = Record(epoch, "" if self._taken is None else self._taken.id, self.address)
         with contextlib.suppress(Unreachable):  # then the one on record stays, and is not found the next time
-            await asyncio.to_thread(handles.keep, self.specification.name, self._index, made)
+            await asyncio.to_thread(ray_head.keep, self.specification.name, self._index, made)
 
     async def _take_store(self, wanted: str = "", wait_s: float = 0.0) -> bool:
         """Take a store of this shard, if one is here. Returns whether it is the one that is wanted."""
         if self._stores is None or self._taken is not None:
             return not wanted or (self._taken is not None and self._taken.id == wanted)
         try:
-            await asyncio.to_thread(self._stores.adopt)
+            # What was put there from outside counts, whatever is on record.
+            self._adopted = await asyncio.to_thread(self._stores.adopt) or self._adopted
+            wanted = self._adopted or wanted
             if wanted and wanted not in self._stores.ids():
                 return False
             self._taken = await asyncio.to_thread(self._stores.take, wanted, wait_s)
@@ -259,7 +269,16 @@ class ShardActor(Shell):
             )
         if taken is None:
             return Report(self._life, Role.NONE, 0)
-        return Report(self._life, Role.NONE, taken.standing.epoch, taken.id, taken.standing.is_whole, taken.come_to)
+        standing, is_adopted = taken.standing, taken.id == self._adopted
+        return Report(
+            self._life,
+            Role.NONE,
+            standing.epoch,
+            taken.id,
+            standing.is_whole,
+            taken.come_to,
+            is_adopted=is_adopted,
+        )
 
     def _tell(self) -> None:
         """What the supervisor is told may have changed."""
@@ -431,6 +450,11 @@ class ShardActor(Shell):
             mutations=spec.compiled.mutations,
             shards=spec.config.cluster.shards,
             place=lambda key: spec.slots.shard(CanonicalKey(key)),
+            history=partial(
+                History,
+                max_bytes=spec.config.storage.history.max_bytes,
+                max_age_ms=spec.config.storage.history.max_age_ms,
+            ),
         )
 
     async def _warm_up(self) -> None:
@@ -722,6 +746,14 @@ class ShardActor(Shell):
         new = self._functions.reduce(reference, old, Event(event))
         return UNCHANGED if new is None else None if new is NULL else new
 
+    async def copy(self, step: Step, backup: str, number: int) -> bytes:
+        """Make a step of a backup (`wire.backup`)."""
+        return encode_answer(
+            await self._copies.step(
+                None if self._closed or self._taken is None else self._taken.store, step, backup, number
+            )
+        )
+
     async def status(self) -> dict[str, object]:
         """Say what `/v1/cluster` shows of this actor."""
         machine = self._shard
@@ -767,6 +799,8 @@ class ShardActor(Shell):
         metrics.set("evictions_total", machine.cache.collected, reason="collected")
         for reason, count in machine.evictions.items():
             metrics.set("evictions_total", count, reason=reason)
+        metrics.set("history_changes", len(machine.history))
+        metrics.set("history_bytes", machine.history.bytes)
         metrics.set("shard_resets_total", machine.resets)
         metrics.set("mutations_pending", machine.mutations.queue.unsettled)
         metrics.set("mutations_oldest_seconds", machine.mutations.queue.oldest_ms(self.now()) / 1000.0)

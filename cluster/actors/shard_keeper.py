@@ -15,7 +15,7 @@ import msgspec
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, WorkerCrashedError
 
-from cluster.actors import handles
+from cluster.actors import ray_head
 from cluster.actors.handles import Peers, Unreachable
 from cluster.clock import SystemClock
 from cluster.core.placement import shard_at
@@ -135,7 +135,7 @@ class ShardKeeper:
     async def _kept(self, shard: int) -> Record | None:
         while True:
             try:
-                return await asyncio.to_thread(handles.kept, self._cluster, shard)
+                return await asyncio.to_thread(ray_head.kept, self._cluster, shard)
             except Unreachable:
                 await asyncio.sleep(PAUSE_S)
 
@@ -309,7 +309,7 @@ class ShardKeeper:
         while self._loop.time() < until:
             if node == self._node and _has_ended(pid):
                 return True
-            if node != self._node and await asyncio.to_thread(handles.has_ended, self._cluster, actor, node, pid):
+            if node != self._node and await asyncio.to_thread(ray_head.has_ended, self._cluster, actor, node, pid):
                 return True
             await asyncio.sleep(CONFIRM_POLL_S)
         return False
@@ -351,7 +351,7 @@ class ShardKeeper:
         self._log.info("role_kept", shard=roles.shard, epoch=record.epoch, primary=record.primary)
         while True:
             try:
-                await asyncio.to_thread(handles.keep, self._cluster, roles.shard, record)
+                await asyncio.to_thread(ray_head.keep, self._cluster, roles.shard, record)
             except Unreachable as error:
                 self._log.sampled("role_not_kept", "keep", reason=str(error))
                 await asyncio.sleep(PAUSE_S)

@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import RayError
 
 from cluster import __version__
-from cluster.actors import handles
+from cluster.actors import handles, ray_head
 from cluster.actors.coordinator import CoordinatorActor
 from cluster.actors.gateway import GatewayActor
 from cluster.actors.gateway_places import GATEWAY_RESOURCE, GatewayPlaces
@@ -132,9 +132,9 @@ class SupervisorActor:
         something else has changed all are.
         """
         async with self._applying:
-            spec = Specification.decode(specification)
-            before, self._spec = self._spec, spec
-            is_first, self._has_applied = not self._has_applied, True
+            before, is_first, self._has_applied = self._spec, not self._has_applied, True
+            spec = self._spec = Specification.decode(specification).following(before)
+            specification = spec.encoded
             is_live = not refusals(before.config, spec.config)
             if not is_first and before.config == spec.config:
                 return  # of the revision actors hear when they are next checked
@@ -240,7 +240,7 @@ class SupervisorActor:
                     return True  # first it has to be found
         leaving = self._leaving & nodes
         with contextlib.suppress(Unreachable):
-            leaving |= await asyncio.to_thread(handles.draining, self._gcs) & nodes
+            leaving |= await asyncio.to_thread(ray_head.draining, self._gcs) & nodes
         self._shards.look(self._placed(), nodes - leaving, leaving)
         return True
 
@@ -301,9 +301,12 @@ class SupervisorActor:
         if not self._spec.config.cluster.replicas:
             await self._shards.recover(names, self._spec.config.cluster.shards)
         newest = max(found, key=lambda name: int(found[name]["revision"]), default=None)
-        if newest is not None and found[newest]["revision"] > self._spec.revision:
+        if newest is not None:
             with contextlib.suppress(Unreachable):
-                specification = await self._peers.current(newest)
+                current = await self._peers.current(newest)
+                self._spec = self._spec.following(Specification.decode(current))
+                if found[newest]["revision"] > self._spec.revision:
+                    specification = current
         return specification
 
     async def members(self) -> bytes:
@@ -399,7 +402,7 @@ class SupervisorActor:
             at = (int(index) + (shard != actor)) % len(nodes)
             options["resources"] = {f"{STORE_RESOURCE}{nodes[at]}": STORE_SHARE}
         elif kind == "shard" and (node := node or self._free_node(actor)):
-            options["scheduling_strategy"] = handles.on_node(node)
+            options["scheduling_strategy"] = ray_head.on_node(node)
         handles.create(KINDS[kind], options, *arguments)
 
     def _free_node(self, actor: str) -> str:

@@ -52,18 +52,21 @@ class ShardStores:
         """Return where a store is."""
         return self._root / f"{self._shard}-{store}"
 
-    def adopt(self) -> None:
-        """Give the store of an earlier version, which had no id, one.
+    def adopt(self) -> str:
+        """Give a store without an id, of an earlier version or restored from a backup, one. Returns it; "": there is none.
 
         Raises:
             StoreError: it cannot be renamed.
         """
         old = self._root / self._shard
-        if old.is_dir():
-            try:
-                old.rename(self.directory(self._new_id()))
-            except OSError as error:
-                raise StoreError(f"{old}: {error.strerror}") from error
+        if not old.is_dir():
+            return ""
+        store = self._new_id()
+        try:
+            old.rename(self.directory(store))
+        except OSError as error:
+            raise StoreError(f"{old}: {error.strerror}") from error
+        return store
 
     def take(self, wanted: str = "", wait_s: float = 0.0) -> Taken | None:
         """Take the store that is wanted, else the one that is whole under the highest epoch and has come furthest; None: there is none.

@@ -93,8 +93,8 @@ def test_it_waits_for_its_owner_to_end(tmp_path: Path) -> None:
 def test_a_store_of_an_earlier_version_is_given_an_id(tmp_path: Path) -> None:
     of = stores(tmp_path)
     of.directory(made(of, 5, 0)).rename(tmp_path / "shard-1")
-    of.adopt()
-    of.adopt()
+    assert of.adopt() == "id1"
+    assert of.adopt() == ""
     taken = taken_of(of)
     assert [each.key for each in (taken.store.load() or pytest.fail("it is lost")).entries] == ["a"]
     taken.store.close()
