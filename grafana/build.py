@@ -591,6 +591,18 @@ NODES = Board(
                     [Query(f"sum(increase(harbor_rebalances_total{{@}}[{RATE}]))", "rebalances")],
                 ),
                 Panel(
+                    "Moves",
+                    "Shards' actors that went to another node.",
+                    "none",
+                    [Query(f"sum(increase(harbor_shard_moves_total{{@}}[{RATE}]))", "moves")],
+                ),
+                Panel(
+                    "Replication",
+                    "What standbys took for the last message; every change waits for it.",
+                    "s",
+                    [Query(level("harbor_replication_lag_seconds", "shard", of="max"), "shard {{shard}}")],
+                ),
+                Panel(
                     "Standbys",
                     "1 where a shard's standby has all that the shard has.",
                     "none",

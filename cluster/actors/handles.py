@@ -13,11 +13,7 @@ from typing import Any
 
 import msgspec
 import ray
-from ray._private import state as ray_state
-from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import RayError
-from ray.experimental import internal_kv
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.actors.node_link import Lost, NodeLink
 from cluster.core.dead_letters import DeadLetter
@@ -34,7 +30,6 @@ from cluster.core.messages import (
     Primary,
 )
 from cluster.core.primaries import Primaries
-from cluster.core.shard_roles import Record
 from cluster.errors import UnavailableError
 from cluster.wire import blob
 from cluster.wire.backup import Step, StepAnswer, decode_answer
@@ -43,8 +38,6 @@ CALL_TIMEOUT_S = 10.0
 """A stopped process neither answers nor fails. Sending again after this is safe: repeats are recognised."""
 COPY_TIMEOUT_S = 600.0
 """For a step of a backup: a disk that writes 100 MB/s copies 60 GB meanwhile."""
-DRAINING = 4
-"""`NodeStatus` of Ray's autoscaler."""
 SUPERVISOR_PAUSE_S = 0.2
 SUPERVISOR = "supervisor"
 NAMESPACE = "harbor-"
@@ -52,71 +45,6 @@ NAMESPACE = "harbor-"
 
 class Unreachable(Exception):  # noqa: N818 - it is an outcome
     """A peer did not answer."""
-
-
-def _role_key(cluster: str, shard: int) -> bytes:
-    return f"harbor/{cluster}/roles/{shard}".encode()
-
-
-def kept(cluster: str, shard: int) -> Record | None:
-    """Return what Ray keeps of a shard's roles; it waits for Ray's head.
-
-    Raises:
-        Unreachable: Ray's head does not answer.
-    """
-    try:
-        found = internal_kv._internal_kv_get(_role_key(cluster, shard))
-    except (RayError, RuntimeError, OSError) as error:
-        raise Unreachable(f"Ray's head: {type(error).__name__}") from error
-    return None if found is None else msgspec.msgpack.decode(found, type=Record)
-
-
-def keep(cluster: str, shard: int, record: Record) -> None:
-    """Have Ray keep a shard's roles.
-
-    Raises:
-        Unreachable: Ray's head does not answer.
-    """
-    try:
-        internal_kv._internal_kv_put(_role_key(cluster, shard), msgspec.msgpack.encode(record))
-    except (RayError, RuntimeError, OSError) as error:
-        raise Unreachable(f"Ray's head: {type(error).__name__}") from error
-
-
-def on_node(node: str) -> Any:
-    """Return Ray's option for an actor that is to be on a node, as long as that lives."""
-    return NodeAffinitySchedulingStrategy(node, soft=True)
-
-
-def draining(address: str) -> set[str]:
-    """Return the nodes that Ray drains: they are about to go. It blocks.
-
-    Raises:
-        Unreachable: Ray's head does not answer.
-    """
-    from ray.autoscaler.v2.sdk import get_cluster_resource_state  # noqa: PLC0415 - imports that one actor needs
-
-    try:
-        state = get_cluster_resource_state(GcsClient(address=address))
-    except (RayError, RuntimeError, OSError) as error:
-        raise Unreachable(f"Ray's head: {type(error).__name__}") from error
-    return {node.node_id.hex() for node in state.node_states if node.status == DRAINING}
-
-
-def has_ended(cluster: str, actor: str, node: str, pid: int) -> bool:
-    """Whether the process that an actor had on a node has ended, by word of that node. It blocks.
-
-    A node that is gone itself has not said so: its processes may live, cut off.
-    """
-    try:
-        handle = ray.get_actor(actor, namespace(cluster))
-        found = ray_state.actors(handle._actor_id.hex())
-        alive = any(each["NodeID"] == node and each["Alive"] for each in ray.nodes())  # type: ignore[no-untyped-call]
-    except ValueError:
-        return False  # it was ended for good; who did it knows
-    except (RayError, RuntimeError, OSError):
-        return False
-    return alive and (found["State"] in ("RESTARTING", "DEAD") or found["Pid"] not in (0, pid))
 
 
 def namespace(cluster: str) -> str:
@@ -318,6 +246,11 @@ class Peers:
         except Unreachable as error:
             raise UnavailableError("the supervisor does not answer") from error
 
+    async def drain(self, node: str, timeout_s: float) -> None:
+        """Have shards leave a node; errors do not matter, it is about to go."""
+        with contextlib.suppress(Unreachable):
+            await self._ask(SUPERVISOR, "drain", timeout_s, node, timeout_s)
+
     async def copy(self, shard: int, step: Step, backup: str, number: int) -> StepAnswer:
         """Make a step of a backup at a shard.
 
@@ -325,15 +258,12 @@ class Peers:
             UnavailableError: it does not answer.
         """
         try:
-            actor = self._primaries.actor(f"shard-{shard}")
-            return decode_answer(await self._ask(actor, "copy", COPY_TIMEOUT_S, step, backup, number))
+            answer = await self._ask(
+                self._primaries.actor(f"shard-{shard}"), "copy", COPY_TIMEOUT_S, step, backup, number
+            )
+            return decode_answer(answer)
         except (Unreachable, msgspec.MsgspecError) as error:
             raise UnavailableError(f"shard-{shard} does not answer") from error
-
-    async def drain(self, node: str, timeout_s: float) -> None:
-        """Have shards leave a node; errors do not matter, it is about to go."""
-        with contextlib.suppress(Unreachable):
-            await self._ask(SUPERVISOR, "drain", timeout_s, node, timeout_s)
 
     async def leave(self, to: str, grace_s: float = 0.0, timeout_s: float = 5.0) -> bool:
         """Have an actor finish what it owes others. Returns whether it has; if not, it is about to be stopped all the same."""

@@ -23,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from cluster.actors import handles
+from cluster.actors import ray_head
 from cluster.actors.handles import Unreachable
 from cluster.actors.shard_copies import ShardCopies
 from cluster.actors.shell import Machine, Shell
@@ -126,6 +126,8 @@ class ShardActor(Shell):
         self._reported = b""
         self._taken: Taken | None = None
         self._store: LmdbStore | MemoryStore | None = None
+        self._adopted = ""
+        """Id of a store that was put here from outside: by a restore, or an earlier version."""
         self._members: Members | None = None
         """The last that was heard of, as a standby."""
         self._memory_id = secrets.token_hex(4)
@@ -137,6 +139,7 @@ class ShardActor(Shell):
         self._beat: asyncio.TimerHandle | None = None
         self._copies = ShardCopies(index, self.log, self.now)
         self._functions = Functions(self.log)
+        self._copies = ShardCopies(index, self.log, self.now)
         self._services: dict[str, ServiceClient] = {}
         self._metrics = Metrics(component="shard", actor=self.address, shard=str(index))
         self._apply = self._metrics.histogram("shard_apply_seconds")
@@ -165,7 +168,7 @@ class ShardActor(Shell):
         """Return what Ray keeps of this shard's roles."""
         while True:
             try:
-                return await asyncio.to_thread(handles.kept, self.specification.name, self._index)
+                return await asyncio.to_thread(ray_head.kept, self.specification.name, self._index)
             except Unreachable as error:
                 self.log.sampled("role_unknown", "kept", reason=str(error))
                 await asyncio.sleep(STORE_POLL_S)
@@ -183,6 +186,7 @@ class ShardActor(Shell):
                 break  # it was here
             self.log.sampled("store_awaited", "store", store=wanted)
             await asyncio.sleep(STORE_POLL_S)
+        wanted = self._adopted or wanted
         is_lost = bool(wanted) and (self._taken is None or self._taken.id != wanted)
         if is_lost and self._taken is not None:
             self._taken.store.close()
@@ -197,16 +201,16 @@ class ShardActor(Shell):
         self._lead(epoch)
         made = Record(epoch, "" if self._taken is None else self._taken.id, self.address)
         with contextlib.suppress(Unreachable):  # then the one on record stays, and is not found the next time
-            await asyncio.to_thread(handles.keep, self.specification.name, self._index, made)
+            await asyncio.to_thread(ray_head.keep, self.specification.name, self._index, made)
 
     async def _take_store(self, wanted: str = "", wait_s: float = 0.0) -> bool:
         """Take a store of this shard, if one is here. Returns whether it is the one that is wanted."""
         if self._stores is None or self._taken is not None:
             return not wanted or (self._taken is not None and self._taken.id == wanted)
         try:
-            if self._stores.has_unnamed:
-                record = await self._kept()  # who filled it meant it to be used in place of the one on record
-                await asyncio.to_thread(self._stores.adopt, "" if record is None else record.store)
+            # What was put there from outside counts, whatever is on record.
+            self._adopted = await asyncio.to_thread(self._stores.adopt) or self._adopted
+            wanted = self._adopted or wanted
             if wanted and wanted not in self._stores.ids():
                 return False
             self._taken = await asyncio.to_thread(self._stores.take, wanted, wait_s)
@@ -266,7 +270,16 @@ class ShardActor(Shell):
             )
         if taken is None:
             return Report(self._life, Role.NONE, 0)
-        return Report(self._life, Role.NONE, taken.standing.epoch, taken.id, taken.standing.is_whole, taken.come_to)
+        standing, is_adopted = taken.standing, taken.id == self._adopted
+        return Report(
+            self._life,
+            Role.NONE,
+            standing.epoch,
+            taken.id,
+            standing.is_whole,
+            taken.come_to,
+            is_adopted=is_adopted,
+        )
 
     def _tell(self) -> None:
         """What the supervisor is told may have changed."""
@@ -736,8 +749,11 @@ class ShardActor(Shell):
 
     async def copy(self, step: Step, backup: str, number: int) -> bytes:
         """Make a step of a backup (`wire.backup`)."""
-        store = None if self._closed or self._taken is None else self._taken.store
-        return encode_answer(await self._copies.step(store, step, backup, number))
+        return encode_answer(
+            await self._copies.step(
+                None if self._closed or self._taken is None else self._taken.store, step, backup, number
+            )
+        )
 
     async def status(self) -> dict[str, object]:
         """Say what `/v1/cluster` shows of this actor."""

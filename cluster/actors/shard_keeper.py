@@ -16,7 +16,7 @@ import msgspec
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, WorkerCrashedError
 
-from cluster.actors import handles
+from cluster.actors import ray_head
 from cluster.actors.handles import Peers, Unreachable
 from cluster.clock import SystemClock
 from cluster.core.placement import shard_at
@@ -136,7 +136,7 @@ class ShardKeeper:
     async def _kept(self, shard: int) -> Record | None:
         while True:
             try:
-                return await asyncio.to_thread(handles.kept, self._cluster, shard)
+                return await asyncio.to_thread(ray_head.kept, self._cluster, shard)
             except Unreachable:
                 await asyncio.sleep(PAUSE_S)
 
@@ -229,7 +229,7 @@ class ShardKeeper:
 
     def sample(self) -> None:
         """Put the figures into `metrics`."""
-        self.metrics.set("rebalances_total", self.moves)
+        self.metrics.set("shard_moves_total", self.moves)
         for shard, roles in self.shards.items():
             self.metrics.set("failovers_total", roles.promotions, shard=str(shard))
 
@@ -315,7 +315,7 @@ class ShardKeeper:
         while self._loop.time() < until:
             if node == self._node and _has_ended(pid):
                 return True
-            if node != self._node and await asyncio.to_thread(handles.has_ended, self._cluster, actor, node, pid):
+            if node != self._node and await asyncio.to_thread(ray_head.has_ended, self._cluster, actor, node, pid):
                 return True
             await asyncio.sleep(CONFIRM_POLL_S)
         return False
@@ -359,7 +359,7 @@ class ShardKeeper:
         self._log.info("role_kept", shard=roles.shard, epoch=record.epoch, primary=record.primary)
         while True:
             try:
-                await asyncio.to_thread(handles.keep, self._cluster, roles.shard, record)
+                await asyncio.to_thread(ray_head.keep, self._cluster, roles.shard, record)
             except Unreachable as error:
                 self._log.sampled("role_not_kept", "keep", reason=str(error))
                 await asyncio.sleep(PAUSE_S)

@@ -17,7 +17,7 @@ import ray
 from ray.exceptions import RayError
 
 from cluster import __version__
-from cluster.actors import handles
+from cluster.actors import handles, ray_head
 from cluster.actors.coordinator import CoordinatorActor
 from cluster.actors.gateway import GatewayActor
 from cluster.actors.gateway_places import GATEWAY_RESOURCE, GatewayPlaces
@@ -240,7 +240,7 @@ class SupervisorActor:
                     return True  # first it has to be found
         leaving = self._leaving & nodes
         with contextlib.suppress(Unreachable):
-            leaving |= await asyncio.to_thread(handles.draining, self._gcs) & nodes
+            leaving |= await asyncio.to_thread(ray_head.draining, self._gcs) & nodes
         self._shards.look(self._placed(), nodes - leaving, leaving)
         return True
 
@@ -402,7 +402,7 @@ class SupervisorActor:
             at = (int(index) + (shard != actor)) % len(nodes)
             options["resources"] = {f"{STORE_RESOURCE}{nodes[at]}": STORE_SHARE}
         elif kind == "shard" and (node := node or self._free_node(actor)):
-            options["scheduling_strategy"] = handles.on_node(node)
+            options["scheduling_strategy"] = ray_head.on_node(node)
         handles.create(KINDS[kind], options, *arguments)
 
     def _free_node(self, actor: str) -> str:

@@ -53,6 +53,8 @@ class Report(Struct, frozen=True, array_like=True):
     """Of a primary: its standby has all, and said so."""
     is_lost: bool = False
     """Of a primary: its standby cannot be used any longer."""
+    is_adopted: bool = False
+    """Its store was put there from outside, by a restore: it counts, whatever is on record."""
 
 
 class Keep(Struct, frozen=True):
@@ -292,7 +294,10 @@ class ShardRoles:
         whole = {actor: report for actor, report in ready.items() if report.store and report.is_whole}
         chosen: str | None = None
         missing: list[Effect] = []
-        if self.record is not None and self.record.store:
+        adopted = {actor: report for actor, report in whole.items() if report.is_adopted}
+        if adopted:
+            chosen = self._furthest(adopted)
+        elif self.record is not None and self.record.store:
             chosen = next((actor for actor, report in whole.items() if report.store == self.record.store), None)
             if chosen is not None and whole[chosen].epoch < self.record.epoch:
                 # It was to lead, and never did. Another may have more: what it held is what they had in common.
@@ -311,6 +316,7 @@ class ShardRoles:
             if len(ready) < len(self.actors) and not has_waited:
                 return []  # another may have more
             chosen = self._furthest(whole) or next(iter(ready))
+        assert chosen is not None
         report = ready[chosen]
         before = () if self.record is None else (self.record.epoch,)
         epoch = next_epoch(now_ms, *before, *(each.epoch for each in ready.values()), report.come_to[0])

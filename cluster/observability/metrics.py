@@ -123,7 +123,7 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "journal_sync_seconds": ("histogram", "To write through what was committed.", ("shard",)),
     "failovers_total": ("counter", "Standbys that took over from a primary that was lost.", ("shard",)),
     "recovery_seconds": ("histogram", "From the end of a primary, as noticed, until the next one leads.", ()),
-    "rebalances_total": ("counter", "Moves of shards' actors between nodes.", ()),
+    "shard_moves_total": ("counter", "Moves of shards' actors between nodes.", ()),
     "stores_lost_total": ("counter", "Times that a shard began without the store that had held it.", ("shard",)),
     "shard_standby": ("gauge", "1: the shard's standby has everything; missing where none is configured.", ("shard",)),
     "replication_lag_seconds": ("gauge", "What the standby took for the last message.", ("shard",)),

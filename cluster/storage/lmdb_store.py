@@ -106,7 +106,7 @@ class LmdbStore:
         self._changes = self._env.open_db(b"changes")
         self._mutations = self._env.open_db(b"mutations")
         self._meta = self._env.open_db(b"meta")
-        self._named: dict[Table, Any] = {
+        self._tables: dict[Table, Any] = {
             "entry": self._entries,
             "cursor": self._cursors,
             "checkpoint": self._checkpoints,
@@ -114,16 +114,8 @@ class LmdbStore:
             "change": self._changes,
             "mutation": self._mutations,
         }
-        self._tables = (
-            self._entries,
-            self._cursors,
-            self._checkpoints,
-            self._results,
-            self._mutations,
-            self._changes,
-            self._meta,
-        )
-        """As digests name them."""
+        self._checked = (*self._tables.values(), self._meta)
+        """As checks name them."""
 
     def load(self) -> Stored | None:
         """Return what was stored; None: nothing yet.
@@ -230,7 +222,7 @@ class LmdbStore:
         """Forget everything, and not be whole from now on."""
         try:
             with self._env.begin(write=True) as writing:
-                for table in self._tables:
+                for table in self._checked:
                     writing.drop(table, delete=False)
                 writing.put(b"role", _ENCODE(Standing(0, is_whole=False)), db=self._meta)
         except lmdb.Error as error:
@@ -239,7 +231,7 @@ class LmdbStore:
     def slices(self, size: int) -> Iterator[Transaction]:
         """Return all rows, about `size` bytes at a time, each slice as the rows are when it is asked for."""
         # Each in a reading of its own: one that stayed open would keep pages from being used again, and the file from growing.
-        for table in self._tables[:-1]:
+        for table in self._tables.values():
             after: bytes | None = b""
             while after is not None:
                 made, after = self._slice(table, after, size)
@@ -283,7 +275,7 @@ class LmdbStore:
 
     def digest(self, table: int, after: bytes, rows: int) -> Check:
         """Return a digest of at most so many rows of a table (beyond the last: of the first) that follow `after`."""
-        return self._digest(table if table < len(self._tables) else 0, after, rows, b"")
+        return self._digest(table if table < len(self._checked) else 0, after, rows, b"")
 
     def matches(self, check: Check) -> bool:
         """Whether it has the very rows that a digest was made of."""
@@ -293,7 +285,7 @@ class LmdbStore:
         digest = blake2b(digest_size=16)
         last = b""
         try:
-            with self._env.begin() as reading, reading.cursor(self._tables[table]) as cursor:
+            with self._env.begin() as reading, reading.cursor(self._checked[table]) as cursor:
                 found = cursor.set_range(after + b"\0") if after else cursor.first()
                 for key, value in cursor if found else ():
                     if until and key > until:
@@ -334,8 +326,8 @@ class LmdbStore:
         """
         try:
             with self._env.begin() as reading:
-                for table in tables or self._named:
-                    for key, row in reading.cursor(self._named[table]):
+                for table in tables or self._tables:
+                    for key, row in reading.cursor(self._tables[table]):
                         number = int.from_bytes(key, "big")
                         yield table, change_row(number, _RECORD(row)) if table == "change" else row
         except (lmdb.Error, msgspec.MsgspecError) as error:

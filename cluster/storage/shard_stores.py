@@ -52,24 +52,21 @@ class ShardStores:
         """Return where a store is."""
         return self._root / f"{self._shard}-{store}"
 
-    @property
-    def has_unnamed(self) -> bool:
-        """Whether a store without an id is here: an earlier version's, or one that was filled from a backup."""
-        return (self._root / self._shard).is_dir()
-
-    def adopt(self, store: str) -> None:
-        """Give the store that has no id this one, or where it is empty or taken a new one.
+    def adopt(self) -> str:
+        """Give a store without an id, of an earlier version or restored from a backup, one. Returns it; "": there is none.
 
         Raises:
             StoreError: it cannot be renamed.
         """
         old = self._root / self._shard
-        if old.is_dir():
-            free = store if store and not self.directory(store).exists() else self._new_id()
-            try:
-                old.rename(self.directory(free))
-            except OSError as error:
-                raise StoreError(f"{old}: {error.strerror}") from error
+        if not old.is_dir():
+            return ""
+        store = self._new_id()
+        try:
+            old.rename(self.directory(store))
+        except OSError as error:
+            raise StoreError(f"{old}: {error.strerror}") from error
+        return store
 
     def take(self, wanted: str = "", wait_s: float = 0.0) -> Taken | None:
         """Take the store that is wanted, else the one that is whole under the highest epoch and has come furthest; None: there is none.

@@ -105,6 +105,13 @@ def test_a_store_that_was_whole_under_the_epoch_on_record_is_as_good() -> None:
     assert (kept.record, told.actor) == (shared(6, "b", B), B)
 
 
+def test_a_store_that_was_restored_counts_whatever_is_on_record() -> None:
+    made = roles(shared(5, "gone", A))
+    made.reported(A, new(store="a", epoch=5), 1.0)
+    restored = Report(1, Role.NONE, 3, "restored", True, (3, 9), is_adopted=True)
+    assert made.reported(B, restored, 2.0)[0] == Keep(0, shared(6, "restored", B))
+
+
 def test_after_the_wait_the_shard_begins_empty_and_says_so() -> None:
     made = roles(Record(5, "gone", A), actors=(A,))
     assert made.reported(A, new(store="new"), 1.0) == []

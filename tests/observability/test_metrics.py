@@ -28,7 +28,9 @@ OF_STANDBYS = {
     "lease_expirations_total",
 }
 """Only where there are replicas; `tests/e2e/test_failover.py` sees them."""
-LATER = {}
+LATER = {
+    "rebalances_total",
+}
 """Of features that are not built: they have no series yet."""
 
 
@@ -102,11 +104,11 @@ def test_every_name_has_a_series_of_a_cluster_that_works(local_ray: None, upstre
             "disconnects_total",
             "resumes_total",
             "reads_total",
+            *OF_STANDBYS,
             "credentials_refused_total",
             "sessions_barred_total",
             "jwks_fetches_total",
             "limited_total",
-            *OF_STANDBYS,
         }
         missing = {name for name in NAMES if not any(each.startswith(f"harbor_{name}") for each in series)}
         assert missing <= never, "those with a reason or a result begin with the first"

@@ -93,23 +93,11 @@ def test_it_waits_for_its_owner_to_end(tmp_path: Path) -> None:
 def test_a_store_of_an_earlier_version_is_given_an_id(tmp_path: Path) -> None:
     of = stores(tmp_path)
     of.directory(made(of, 5, 0)).rename(tmp_path / "shard-1")
-    assert of.has_unnamed
-    of.adopt("")
-    of.adopt("")
-    assert not of.has_unnamed
+    assert of.adopt() == "id1"
+    assert of.adopt() == ""
     taken = taken_of(of)
     assert [each.key for each in (taken.store.load() or pytest.fail("it is lost")).entries] == ["a"]
     taken.store.close()
-
-
-def test_a_store_filled_from_a_backup_takes_the_place_of_the_one_on_record(tmp_path: Path) -> None:
-    of = stores(tmp_path)
-    of.directory(made(of, 5, 0)).rename(tmp_path / "shard-1")
-    of.adopt("recorded")
-    assert of.ids() == ["recorded"]
-    of.directory(made(of, 5, 0)).rename(tmp_path / "shard-1")
-    of.adopt("recorded")  # which is there
-    assert len(of.ids()) == 2
 
 
 def test_what_nobody_has_is_tidied_away(tmp_path: Path) -> None:
