@@ -19,7 +19,6 @@ from cluster.core import (
     history,
     link,
     primaries,
-    replica,
     replication,
     shard_roles,
     shard_state,
@@ -128,7 +127,7 @@ MUTANTS = (
         "promotes a standby that was removed",
         "what the primary acknowledged without it is gone",
         (Edit(shard_roles.ShardRoles, "_successor", "report.epoch == self.record.epoch and ", ""),),
-        0,
+        90,
     ),
     Mutant(
         "the standby takes records of a lower epoch",
@@ -189,7 +188,7 @@ MUTANTS = (
         "forgets the results of writes in the transaction",
         "a write whose answer was lost with the shard is done twice",
         (Edit(transaction.Unstored, "result", "if self._keeps:", "if False:"),),
-        0,
+        11,
     ),
     Mutant(
         "sends change sets before the commit",
@@ -202,7 +201,7 @@ MUTANTS = (
                 "effects[:0] = self.__dict__.pop('late', []); self.late = [Commit(transaction)]",
             ),
         ),
-        0,
+        2,
     ),
     Mutant(
         "numbers on after a restart where the store is",
@@ -221,19 +220,13 @@ MUTANTS = (
         "knows nothing of positions it does not know",
         "who comes back misses what changed",
         (Edit(history.History, "since", "return None", "return {}"),),
-        0,
+        5,
     ),
     Mutant(
         "sends a mutation that is not stored",
         "its home has forgotten what was carried out",
         (Edit(transaction.Unstored, "mutation", "if self._keeps:", "if False:"),),
-        0,
-    ),
-    Mutant(
-        "takes changes that do not follow",
-        "a view lacks what lies between",
-        (Edit(replica.Replica, "take", "self.version", "change.from_version"),),
-        0,
+        10,
     ),
     Mutant(
         "begins lives by the clock alone",
