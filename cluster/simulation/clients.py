@@ -73,7 +73,8 @@ class Clients:
             return client
         client.lives += 1
         client.gateway = gateway
-        gateway.do(lambda: self._greet(client, gateway, client.lives))
+        life = client.lives
+        gateway.do(lambda: self._greet(client, gateway, life))
         return client
 
     def _return(self, name: str) -> None:

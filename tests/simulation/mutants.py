@@ -214,7 +214,7 @@ MUTANTS = (
                 "if from_version else self.offset",
             ),
         ),
-        0,
+        64,
     ),
     Mutant(
         "knows nothing of positions it does not know",
