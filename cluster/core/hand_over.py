@@ -65,10 +65,13 @@ class Taking:
 
 
 class _Giving:
-    __slots__ = ("moved", "needs", "tell_at", "to")
+    __slots__ = ("is_told", "life", "moved", "needs", "tell_at", "to")
 
-    def __init__(self, to: str, needs: Mapping[str, int], moved: Moved) -> None:
+    def __init__(self, to: str, life: int, needs: Mapping[str, int], moved: Moved) -> None:
         self.to = to
+        self.life = life
+        """Of the one it is for: the next may be told something else, as that one has gone on from here."""
+        self.is_told = False
         self.needs = needs
         """Blobs, by coordinator, that must be committed before it is told."""
         self.moved = moved
@@ -78,10 +81,11 @@ class _Giving:
 class HandOvers:
     """What an ingestor takes over from others, and hands over to them."""
 
-    __slots__ = ("_giving", "_identity", "_told", "members", "taking")
+    __slots__ = ("_giving", "_identity", "_life", "_told", "members", "taking")
 
-    def __init__(self, identity: str, members: Members) -> None:
+    def __init__(self, identity: str, life: int, members: Members) -> None:
         self._identity = identity
+        self._life = life
         self.members = members
         self.taking: dict[str, Taking] = {}
         """By unit."""
@@ -111,9 +115,16 @@ class HandOvers:
         """Whether a unit is being handed over."""
         return unit in self._giving
 
-    def give(self, to: str, moved: Moved, needs: Mapping[str, int]) -> None:
-        """Tell `to` where a unit stopped, once blobs up to `needs` are committed."""
-        self._giving[moved.unit] = _Giving(to, needs, moved)
+    def give(self, to: str, life: int, moved: Moved, needs: Mapping[str, int]) -> None:
+        """Tell `to`, in this life of it, where a unit stopped, once blobs up to `needs` are committed."""
+        self._giving[moved.unit] = _Giving(to, life, needs, moved)
+
+    def asked_again(self, unit: str, to: str, life: int) -> None:
+        """A unit that is being handed over is asked for again. Where another life was told, that may have gone on: shards know how far."""
+        giving = self._giving[unit]
+        if giving.to == to and life > giving.life:
+            moved = Moved(unit, False) if giving.is_told else giving.moved
+            self._giving[unit] = _Giving(to, life, giving.needs, moved)
 
     # --- messages ------------------------------------------------------------------------------------------------
 
@@ -132,20 +143,23 @@ class HandOvers:
             if taking.ask_at <= now_ms:
                 taking.ask_at = now_ms + AGAIN_MS
                 asks.setdefault(taking.giver, []).append(taking.unit)
-        sends.extend(Send(giver, Take(self._identity, self.members.epoch, units)) for giver, units in asks.items())
+        sends.extend(
+            Send(giver, Take(self._identity, self.members.epoch, units, self._life)) for giver, units in asks.items()
+        )
         if self._giving:
             by_line = reached()
-            tells: dict[str, list[Moved]] = {}
+            tells: dict[tuple[str, int], list[Moved]] = {}
             for giving in self._giving.values():
                 if giving.tell_at > now_ms or giving.to in self._told:
                     continue
                 if is_reached(giving.needs, by_line):
-                    giving.tell_at = now_ms + AGAIN_MS
-                    tells.setdefault(giving.to, []).append(giving.moved)
+                    giving.tell_at, giving.is_told = now_ms + AGAIN_MS, True
+                    tells.setdefault((giving.to, giving.life), []).append(giving.moved)
                 else:
                     giving.tell_at = 0.0
-            self._told.update(tells)
-            sends.extend(Send(to, HandOver(self._identity, self.members.epoch, moved)) for to, moved in tells.items())
+            self._told.update(to for to, _ in tells)
+            epoch = self.members.epoch
+            sends.extend(Send(to, HandOver(self._identity, epoch, moved, life)) for (to, life), moved in tells.items())
         return sends
 
     def answered(self, to: str, message: Take | HandOver, answer: object, now_ms: float) -> None:

@@ -366,7 +366,7 @@ class IngestionState:
         self._sources = {
             name: _Source(name, router, (traits or {}).get(name, SourceTraits())) for name, router in routers.items()
         }
-        self._moves = HandOvers(identity, members or Members(1, [identity]))
+        self._moves = HandOvers(identity, incarnation, members or Members(1, [identity]))
         self._told_by: set[int] = set()
         """Shards that have said what they need of these members."""
         self._unclaimed: set[str] = set()
@@ -1167,17 +1167,19 @@ class IngestionState:
             return Full(RETRY_MS), []
         effects: list[Effect] = []
         for name in message.units:
-            if not self._moves.gives(name):
-                effects.extend(self._give(name, message.sender))
+            if self._moves.gives(name):
+                self._moves.asked_again(name, message.sender, message.life)
+            else:
+                effects.extend(self._give(name, message.sender, message.life))
         return Noted(self.incarnation), [*effects, *self.wake(now_ms)]
 
-    def _give(self, name: str, to: str) -> list[Effect]:
+    def _give(self, name: str, to: str, life: int) -> list[Effect]:
         source = self._sources[owner(name)]
         channel = name.partition("/")[2] or None
         sequence = source.sequences.get(name)
         is_read = source.is_running if channel is None else channel in source.joined
         if not is_read and sequence is None:
-            self._moves.give(to, Moved(name, False), {})
+            self._moves.give(to, life, Moved(name, False), {})
             return []
         if sequence is None:
             sequence = EventSequence(name, self._next_incarnation())
@@ -1186,7 +1188,7 @@ class IngestionState:
         if taken < sequence.replay_until:  # shards have different parts of what is to come: they will say which
             moved = Moved(name, False)
         needs = {line.address: line.count + (1 if line.size else 0) for line in self._lines}
-        self._moves.give(to, moved, needs)
+        self._moves.give(to, life, moved, needs)
         if channel is None:
             source.joined.clear()
         source.joined.pop(channel or "", None)
@@ -1204,7 +1206,8 @@ class IngestionState:
     def hand_over(self, message: HandOver, now_ms: float) -> tuple[Answer, list[Effect]]:
         """Another ingestor says where units stand that it had."""
         effects: list[Effect] = []
-        for moved in message.moved if message.epoch == self._moves.members.epoch else ():
+        is_meant = message.epoch == self._moves.members.epoch and message.life == self.incarnation
+        for moved in message.moved if is_meant else ():
             taking = self._moves.taking.get(moved.unit)
             if taking is None or taking.giver != message.sender or moved.unit in self._unclaimed:
                 continue

@@ -203,6 +203,8 @@ class Take(Struct, frozen=True, array_like=True, tag="take"):
     sender: str
     epoch: int
     units: list[str]
+    life: int
+    """Of the sender: the answer is for that one."""
 
 
 class Moved(Struct, frozen=True, array_like=True):
@@ -226,6 +228,8 @@ class HandOver(Struct, frozen=True, array_like=True, tag="hand_over"):
     sender: str
     epoch: int
     moved: list[Moved]
+    life: int
+    """Of the receiver, which asked: a later one does not go on from here."""
 
 
 class Demand(Struct, frozen=True, array_like=True, tag="demand"):

@@ -399,13 +399,34 @@ class TestFailures:
         first.later(RETRY_MS)
         assert first.said(HandOver) == [told]
 
+    def test_what_another_life_was_told_is_not_taken_up_by_the_next(self) -> None:
+        first, second = joined(RESUMES)
+        second.open()
+        second.demand(1, 2, CHANNEL)
+        (take,) = second.said(Take)
+        first.run(first.machine.take(take, first.now)[1])
+        (told,) = first.said(HandOver)
+        assert (take.life, told.life) == (11, 11)
+        again = Ingestor(1, RESUMES, TWO)
+        again.machine._moves._life = again.machine.incarnation = 99
+        again.open()
+        again.demand(1, 2, CHANNEL)
+        again.run(again.machine.hand_over(told, again.now)[1])
+        assert not again.machine.is_settled, "the life before has gone on from there"
+        (asks,) = again.said(Take)
+        first.run(first.machine.take(asks, first.now)[1])
+        first.machine.unanswered("ingestor-1", told, first.now)
+        first.later(RETRY_MS)
+        (answer,) = first.said(HandOver)
+        assert (answer.life, answer.moved) == (99, [Moved(UNIT, False)])
+
     def test_another_epochs_messages_are_not_taken(self) -> None:
         first, second = joined(RESUMES)
         assert first.demand(9, 1, CHANNEL) == Full(100.0)
-        assert isinstance(first.machine.take(Take("ingestor-1", 3, [UNIT]), first.now)[0], Full)
+        assert isinstance(first.machine.take(Take("ingestor-1", 3, [UNIT], 11), first.now)[0], Full)
         second.open()
         second.demand(1, 2, CHANNEL)
-        second.machine.hand_over(HandOver("ingestor-0", 1, [Moved(UNIT, True, 5, 2, 2, 2)]), second.now)
+        second.machine.hand_over(HandOver("ingestor-0", 1, [Moved(UNIT, True, 5, 2, 2, 2)], 11), second.now)
         assert not second.machine.is_settled
         second.machine.members(ONE, second.now)
         assert second.machine.status()[0] == TWO
@@ -466,7 +487,7 @@ def test_a_channel_that_is_given_away_makes_room(monkeypatch: pytest.MonkeyPatch
     giver.open()
     giver.hear(1, channel=CHANNEL)
     giver.run(giver.machine.members(TWO, giver.now)[1])
-    giver.run(giver.machine.take(Take("ingestor-1", 2, [UNIT]), giver.now)[1])
+    giver.run(giver.machine.take(Take("ingestor-1", 2, [UNIT], 11), giver.now)[1])
     mine = next(f"c:y{n}" for n in range(100) if giver.machine._moves.is_mine(f"events/c:y{n}"))
     giver.hear(1, channel=mine)
     assert giver.machine.events_dropped["events", "too_many_channels"] == 0

@@ -5,15 +5,18 @@ python -m tests.simulation.failover FROM TO     runs a range and prints the fail
 """
 
 import random
+from contextlib import ExitStack
 from typing import Any
+from unittest.mock import patch
 
 import orjson
 
+from cluster.core import replication
 from cluster.core.feed import Repeats
 from cluster.core.query_key import CanonicalKey
 from cluster.simulation import Faults, Oracle, Violation, World, Writer
 from cluster.simulation.process import Machine
-from cluster.storage import MemoryStore
+from cluster.storage import MemoryStore, memory_store
 from tests.simulation import replay
 from tests.simulation.ledger import streams
 
@@ -22,6 +25,8 @@ LOAD_MS = 3_500.0
 SETTLE_MS = 60_000.0
 """Simulated; beyond it something is stuck."""
 STEP_MS = 250.0
+SMALL_FROM = 100
+"""Seeds from here on fill standbys by many small messages."""
 
 
 def document(mode: str, shards: int, coordinators: int, ingestors: int, gateways: int) -> dict[str, Any]:
@@ -55,6 +60,7 @@ class Failover:
     """A world, its load and its faults, all from one seed."""
 
     def __init__(self, seed: int) -> None:
+        self.seed = seed
         pick = random.Random(seed)
         faults = Faults(
             delay_ms=pick.choice([0.5, 2.0, 6.0]),
@@ -118,6 +124,13 @@ class Failover:
     # --- load and faults -----------------------------------------------------------------------------------------
 
     def run(self) -> None:
+        with ExitStack() as small:
+            if self.seed >= SMALL_FROM:
+                small.enter_context(patch.object(replication, "MESSAGE_BYTES", 1_500))
+                small.enter_context(patch.object(memory_store, "SLICE_ROWS", 3))
+            self._run()
+
+    def _run(self) -> None:
         world, choose = self.world, self.world.random
         self._until(lambda: "" if world.upstream.joined == {*"abc"} and world.upstream.connected else "joining")
         self._until(self._unled)
