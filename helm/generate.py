@@ -30,17 +30,27 @@ FREE = {
 """Values whose members are Kubernetes' or the user's."""
 CHOICES = {
     "mode": ["static", "kuberay", "external"],
+    "auth.mode": ["api_keys", "jwt"],
     "image.pullPolicy": ["Always", "IfNotPresent", "Never"],
     "gateways.service.type": ["ClusterIP", "NodePort", "LoadBalancer"],
 }
 PATTERNS = {
     "fullnameOverride": "^([a-z]([-a-z0-9]{0,38}[a-z0-9])?)?$",
+    "auth.jwt.jwksUrl": "^(https?://[^ ]+)?$",
+    "auth.jwt.secret": r"^(\$\{[A-Za-z_][A-Za-z0-9_]*\})?$",
     "external.address": "^([^ :]+:[0-9]+)?$",
     "ray.redis.address": "^([^ :]+:[0-9]+)?$",
     "gateways.drain": "^[0-9]+(ms|s|m)$",
     "gateways.autoscaling.coolDown": "^[0-9]*[1-9][0-9]*(ms|s|m|h)$",
 }
-ITEMS = {"accessModes": "string", "hosts": "string", "hostnames": "string", "pullSecrets": "string"}
+ITEMS = {
+    "accessModes": "string",
+    "algorithms": "string",
+    "audience": "string",
+    "hosts": "string",
+    "hostnames": "string",
+    "pullSecrets": "string",
+}
 """Of lists that are empty or could be: what is in them; others hold objects."""
 CONFIG: dict[str, Any] = {
     "cluster": {
@@ -51,8 +61,34 @@ CONFIG: dict[str, Any] = {
         "replicas": "integer",
     },
     "batching": {"window": "string", "max_wait": "string", "mode": "string"},
-    "gateway": {"origins": "array", "tenant_claim": "string"},
-    "storage": {"sync": "string", "wait": "string"},
+    "gateway": {
+        **dict.fromkeys(("origins", "trusted_proxies"), "array"),
+        **dict.fromkeys(("hsts", "tenant_claim", "token_secret"), "string"),
+        "outbox": ["string", "integer"],
+        "limits": {
+            **dict.fromkeys(
+                (
+                    *("frame", "body", "request_line", "header", "headers", "buffers"),
+                    *("hello_within", "head_within", "body_within", "idle"),
+                ),
+                "string",
+            ),
+            **dict.fromkeys(
+                (
+                    *("header_count", "subscriptions", "connections", "connections_per_address"),
+                    *("sessions_per_address", "sessions_per_subject", "streams"),
+                ),
+                "integer",
+            ),
+            **dict.fromkeys(("commands", "commands_burst", "requests_burst", "presence_updates"), "number"),
+            "requests": ["number", "null"],
+        },
+    },
+    "storage": {
+        "sync": "string",
+        "wait": "string",
+        "history": {"max_bytes": ["string", "integer"], "max_age": "string"},
+    },
     "cache": {"max_bytes": ["string", "integer", "null"], "max_entries": ["integer", "null"]},
     "defaults": {"stale_time": "string", "gc_time": "string", "retry": ["integer", "boolean"]},
     "services": {

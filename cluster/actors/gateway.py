@@ -5,20 +5,25 @@ shard sent.
 """
 
 import asyncio
+import resource
 from typing import Any
 
+import msgspec
 import ray
 
 from cluster.actors.shell import Shell
 from cluster.actors.specification import Specification
+from cluster.core.degradation import LOOK_MS
 from cluster.core.gateway_state import GatewayState
-from cluster.core.grants import ApiKeys
+from cluster.core.limits import Limits
 from cluster.core.messages import Announce, Answer, ChangeSet, Message, SourceStates
-from cluster.gateway import CHECK_S, GatewayServer, KeysFile
+from cluster.core.position import Tokens
+from cluster.gateway import ConfiguredAuthority, GatewayServer
 from cluster.observability.metrics import Metrics
 
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - what to show in place of it
-STALL_CHECK_S = 5.0
+OTHER_FILES = 512
+"""Of what a process may open is for what is no connection of a client: Ray, logs, links to shards."""
 BIND_RETRY_S = 0.2
 BIND_ATTEMPTS = 100
 """A restarted gateway may find its port still held by the process that was killed."""
@@ -33,15 +38,20 @@ class GatewayActor(Shell):
         spec = Specification.decode(specification)
         super().__init__(f"gateway-{index}", spec)
         config = spec.config.gateway
+        self._authority = None if config.auth.mode == "none" else ConfiguredAuthority(config)
+        self._faults: list[str] = []
         self.machine = GatewayState(
             self.identity,
             int(self.now()),
             slots=spec.slots,
             shards=spec.config.cluster.shards,
+            tokens=Tokens(spec.token_secret, spec.name),
             concerns=spec.compiled.concerns,
-            keys=None if config.auth.mode == "none" else ApiKeys({}),
+            authority=self._authority,
             mutations=spec.compiled.mutations,
             patterns=spec.compiled.presence,
+            limits=self._limits(config.limits),
+            outbox_bytes=config.outbox_bytes,
         )
         self._server = GatewayServer(
             self.machine,
@@ -51,17 +61,30 @@ class GatewayActor(Shell):
             describe=self.peers.describe,
             scale=self.peers.scale,
             dead_letters=self.peers.all_dead_letters,
+            copy=self.peers.copy,
             origins=config.origins,
+            **({} if self._authority is None else {"prepare": self._authority.prepare}),
+            trusted_proxies=config.trusted_proxies,
+            hsts_s=int(config.hsts_ms / 1000),
         )
         self._metrics = Metrics(component="gateway", actor=self.identity, gateway=str(index))
         self._ages = self._metrics.histogram("end_to_end_seconds")
-        self._keys_file = None if config.auth.mode == "none" else KeysFile(config.auth.keys_file)
-        self._look_at_keys()
+        if self._authority is not None:
+            self._looked(self._authority.look())
         self._shown_host = config.host if config.host not in EVERYWHERE else ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._port = await self._listen(config.host, config.port)
         await self.listen()
-        self.spawn(self._watch_stalls())
-        self.spawn(self._watch_keys())
+        self.spawn(self._watch_sockets())
+        if self._authority is not None:
+            self.spawn(self._authority.keep(self._looked))
+
+    def _limits(self, limits: Limits) -> Limits:
+        """Return the limits with no more connections than the process may open files."""
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OTHER_FILES
+        if files >= limits.connections:
+            return limits
+        self.log.warning("fewer_connections", wanted=limits.connections, files=files)
+        return msgspec.structs.replace(limits, connections=max(1, files))
 
     async def _listen(self, host: str, port: int) -> int:
         for attempt in range(BIND_ATTEMPTS):
@@ -73,30 +96,23 @@ class GatewayActor(Shell):
                 await asyncio.sleep(BIND_RETRY_S)
         raise AssertionError("unreachable")
 
-    def _look_at_keys(self) -> None:
-        """Take what the keys file says now; what cannot be used leaves things as they are."""
-        if self._keys_file is None:
-            return
-        reason = self._keys_file.reason
-        keys = self._keys_file.look()
-        if keys is not None:
-            self.log.info("keys_read", keys=len(keys))
-            self.run(self.machine.change_keys(keys, self.now()))
-        elif self._keys_file.reason not in ("", reason):
-            self.log.error("keys_refused", reason=self._keys_file.reason)
-        self._server.not_ready = (
-            "" if self.machine.keys else f"no keys: {self._keys_file.reason or 'the file is empty'}"
-        )
+    def _looked(self, is_changed: bool) -> None:
+        """Credentials were looked at: those that no longer count end their sessions; faults leave things as they are, and are said."""
+        assert self._authority is not None
+        if is_changed:
+            self.log.info("credentials_read")
+            self.run(self.machine.recheck(self.now()))
+        before, self._faults = self._faults, self._authority.faults
+        for reason in self._faults:
+            if reason not in before:
+                self.log.error("credentials_refused", reason=reason)
+        self._server.not_ready = self._authority.not_ready
 
-    async def _watch_keys(self) -> None:
+    async def _watch_sockets(self) -> None:
         while True:
-            await asyncio.sleep(CHECK_S)
-            self._look_at_keys()
-
-    async def _watch_stalls(self) -> None:
-        while True:
-            await asyncio.sleep(STALL_CHECK_S)
-            self._server.run(self.machine.stalled(self.now()))
+            await asyncio.sleep(LOOK_MS / 1000.0)
+            if self.machine.is_slowed:
+                self._server.look()
 
     def take(self, message: Message) -> Answer:
         """Take a message from another actor."""
@@ -120,6 +136,9 @@ class GatewayActor(Shell):
             if self.is_traced:
                 self.trace("delivered", "delivery", received_ms, age_ms=round(age_ms, 1))
         self.machine.flushed.clear()
+        for shard, key, version, count in self.machine.diverged:
+            self.log.error("replicas_diverged", shard=shard, key=key, version=version, replicas=count)
+        self.machine.diverged.clear()
 
     async def status(self) -> dict[str, object]:
         """Say what `/v1/cluster` shows of this actor."""
@@ -149,11 +168,24 @@ class GatewayActor(Shell):
         machine, metrics = self.machine, self._metrics
         metrics.set("gateway_sessions", len(machine.sessions))
         metrics.set("gateway_outbox_bytes", machine.outbox_bytes())
+        for level, count in machine.degraded().items():
+            metrics.set("sessions_degraded", count, level=level)
+        metrics.set("replica_divergences_total", machine.anti_entropy.divergences)
         metrics.set("changes_delivered_total", machine.changes_delivered)
         for result, count in machine.resumes.items():
             metrics.set("resumes_total", count, result=result)
         for code, count in self._server.disconnects.items():
             metrics.set("disconnects_total", count, code=str(code))
+        for why, count in machine.ended.items():
+            metrics.set("sessions_barred_total", count, reason=why)
+        if self._authority is not None:
+            for why, count in self._authority.refusals.items():
+                metrics.set("credentials_refused_total", count, reason=why)
+            if self._authority.jwks is not None:
+                for outcome, count in self._authority.jwks.fetches.items():
+                    metrics.set("jwks_fetches_total", count, outcome=outcome)
+        for limit, count in machine.limited.items():
+            metrics.set("limited_total", count, limit=limit)
         for source, count in machine.reads.items():
             metrics.set("reads_total", count, result=source)
         return metrics.encode()

@@ -15,9 +15,13 @@ FIXED = (
     "gateway.admin_host",
     "gateway.admin_port",
     "gateway.auth",
+    "gateway.tenant_claim",
+    "gateway.token_secret",
     "storage",
 )
 """What only a restart changes: which slots are where, what is listened on, where things are stored."""
+UNTOLD = ("storage", "gateway.auth", "gateway.token_secret")
+"""Of these, what they were and are is long, or a secret."""
 INGESTION = ("batching", "sources", "streams", "entities", "relations", "confirmations")
 """What ingestors and coordinators are built from."""
 SHARDS = (*INGESTION, "queries", "services", "cache", "mutations")
@@ -32,7 +36,7 @@ def refusals(before: Config, after: Config) -> list[str]:
         old, new = attrgetter(path)(before), attrgetter(path)(after)
         scale = isinstance(old, GatewayScale) and isinstance(new, GatewayScale)
         if old != new and not scale:
-            shown = "" if path in ("storage", "gateway.auth") else f" ({old} -> {new})"
+            shown = "" if path in UNTOLD else f" ({old} -> {new})"
             lines.append(f"{path}: cannot change while the cluster runs{shown}: restart it")
     return lines
 

@@ -5,7 +5,6 @@ What this version does not do is a fault, never ignored.
 """
 
 import importlib.util
-import ipaddress
 import math
 import os
 import re
@@ -19,12 +18,15 @@ import yaml
 from msgspec import Struct
 
 from cluster.config import values
+from cluster.config.auth import is_loopback, read_auth
+from cluster.config.limits import limits, network, origin
 from cluster.config.model import (
     AuthConfig,
     CacheConfig,
     ClusterConfig,
     Config,
     GatewayConfig,
+    HistoryConfig,
     PresenceConfig,
     QueryConfig,
     ReconnectConfig,
@@ -37,7 +39,7 @@ from cluster.config.model import (
 from cluster.config.mutations import MutationReader
 from cluster.config.resources import Resource, read_resource
 from cluster.config.rules import parse_rule
-from cluster.config.section import LATER, NEVER, Faults, Section, listed
+from cluster.config.section import NEVER, Faults, Section, listed
 from cluster.config.transforms import parse_transform
 from cluster.config.values import duration, shown
 from cluster.core import template
@@ -45,24 +47,28 @@ from cluster.core.dialect import DIALECTS
 from cluster.core.entity_index import EntityType
 from cluster.core.feed import Repeats
 from cluster.core.gateway_scaling import GatewayScale
-from cluster.core.grants import ApiKeys
 from cluster.core.infinite import OffsetPaging
+from cluster.core.limits import Limits
 from cluster.core.operation import is_number
 from cluster.core.overflow import Overflow
 from cluster.core.presence_room import MAX_TOPIC
 from cluster.core.query_options import DEFAULT_OFFLINE_TIME_MS
 from cluster.core.rule import BROADCAST
 from cluster.core.scaling import MAX_INGESTORS, Autoscale
+from cluster.core.session_state import OUTBOX_BYTES
 from cluster.core.staleness import StaleTime
+from cluster.core.tenant import VARIABLE
 from cluster.core.window import Profile
 from cluster.errors import ConfigError
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
-_SIZE = re.compile(r"(\d+)(B|KiB|MiB|GiB)\Z")
-_SIZE_BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z")
 MAX_SHARDS = 64
+MIN_OUTBOX_BYTES = 64 * 1024
+"""As much as one frame of a snapshot."""
+MIN_SECRET = 32
+"""Characters: 128 bits, written in hexadecimal."""
 MAX_PARTITIONS = 64
 MAX_NODES = 1_000_000
 """Values in a document with its aliases written out, which a few lines can make billions of."""
@@ -171,19 +177,6 @@ def _directory(path: str, value: Any) -> str | None:
     return None if value is None else values.text(path, value)
 
 
-def _keys_file(path: str, value: Any) -> str:
-    name = values.text(path, value)
-    try:
-        ApiKeys.parse(Path(name).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(path, f"{value!r} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(path, f"{value!r} is not UTF-8") from None
-    except ConfigError as error:
-        raise ConfigError(path, f"{value}, {error.message}") from None
-    return name
-
-
 def _name(path: str, value: Any) -> str:
     if not isinstance(value, str) or not _NAME.match(value):
         raise ConfigError(path, f"expected a name of letters, digits, '-' and '_', got {value!r}")
@@ -253,11 +246,19 @@ def _rate(path: str, value: Any) -> float:
     return float(value)
 
 
-def _bytes(path: str, value: Any) -> int:
-    match = _SIZE.match(value) if isinstance(value, str) else None
-    if match is None:
-        raise ConfigError(path, f"expected a size such as 64KiB or 1MiB, got {value!r}")
-    return int(match[1]) * _SIZE_BYTES[match[2]]
+def _outbox(path: str, value: Any) -> int:
+    size = values.size(path, value)
+    if size < MIN_OUTBOX_BYTES:
+        raise ConfigError(path, f"expected at least 64KiB, got {shown(value)}")
+    return size
+
+
+def _token_secret(path: str, value: Any) -> str:
+    if not isinstance(value, str) or len(value) < MIN_SECRET:  # which is not shown
+        raise ConfigError(
+            path, f"expected a text of at least {MIN_SECRET} characters, such as openssl rand -hex 32 prints"
+        )
+    return value
 
 
 def _url(*schemes: str) -> Callable[[str, Any], str]:
@@ -328,6 +329,7 @@ class _Reader(Faults):
         self.env = env
         self.entities: dict[str, EntityType] = {}
         self.relations: dict[str, list[Any]] = {}
+        self.is_tenanted = False
 
     def expand(self, path: str, value: Any) -> Any:
         """Put environment variables in; text that is nothing but one variable may become a whole number."""
@@ -421,6 +423,8 @@ class _Reader(Faults):
             for name, mutation in each.mutations.items():
                 mutations.setdefault(name, reader.mutation(each.path, mutation))
         presence = root.take("presence", {}, self.presence)
+        if self.is_tenanted and resources:
+            self.fault("resources", "keys of resources name no tenant: declare queries, mutations and streams instead")
         root.done()
         if self.faults:
             first: dict[str, ConfigError] = {}
@@ -532,18 +536,29 @@ class _Reader(Faults):
 
     def gateway(self, path: str, value: Any) -> GatewayConfig:
         section = Section(self, path, value)
+        tenant_claim = section.take("tenant_claim", "", values.text)
+        self.is_tenanted = bool(tenant_claim)
         made = GatewayConfig(
             section.take("host", "127.0.0.1", values.text),
             section.take("port", 8700, _port),
             section.take("admin_host", "127.0.0.1", values.text),
             section.take("admin_port", 8701, _port),
             section.take("origins", (), self.origins),
-            section.take("auth", AuthConfig(), self.auth),
+            section.take(
+                "auth", AuthConfig(), lambda at, given: read_auth(self, at, given, tenants=bool(tenant_claim))
+            ),
+            tenant_claim,
+            limits=section.take("limits", Limits(), lambda path, value: limits(Section(self, path, value))),
+            trusted_proxies=section.take("trusted_proxies", (), self.networks),
+            hsts_ms=section.take("hsts", 0.0, _positive),
+            outbox_bytes=section.take("outbox", OUTBOX_BYTES, _outbox),
+            token_secret=section.take("token_secret", "", _token_secret),
         )
-        section.later("tenant_claim")
+        if tenant_claim and made.auth.mode == "none":
+            self.fault(f"{path}.tenant_claim", "tenants are told apart by their credentials: auth.mode is none")
         section.done()
         for name, host in (("host", made.host), ("admin_host", made.admin_host)):
-            if made.auth.mode == "none" and not _is_loopback(host):
+            if made.auth.mode == "none" and not is_loopback(host):
                 self.fault(
                     f"{path}.{name}",
                     f"without auth a loopback address is needed (127.0.0.1, ::1 or localhost), got {host!r}",
@@ -551,17 +566,10 @@ class _Reader(Faults):
         return made
 
     def origins(self, path: str, value: Any) -> tuple[str, ...]:
-        return tuple(_url("http", "https")(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))
+        return tuple(origin(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))
 
-    def auth(self, path: str, value: Any) -> AuthConfig:
-        section = Section(self, path, value)
-        mode = section.take("mode", "none", values.one_of("none", "api_keys", "jwt"))
-        if mode == "jwt":
-            self.fault(f"{path}.mode", f"{LATER}, got 'jwt'")
-            return AuthConfig(mode)  # the other members are that mode's
-        keys_file = section.take("keys_file", NEVER, _keys_file) if mode == "api_keys" else ""
-        section.done()
-        return AuthConfig(mode, keys_file or "")
+    def networks(self, path: str, value: Any) -> tuple[str, ...]:
+        return tuple(network(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))
 
     def store_nodes(self, path: str, value: Any) -> tuple[str, ...]:
         names = tuple(_name(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))
@@ -569,13 +577,23 @@ class _Reader(Faults):
             raise ConfigError(path, f"a node is there twice, in {shown(value)}")
         return names
 
+    def history(self, path: str, value: Any) -> HistoryConfig:
+        section = Section(self, path, value)
+        made = HistoryConfig(
+            section.take("max_bytes", HistoryConfig().max_bytes, values.size),
+            section.take("max_age", HistoryConfig().max_age_ms, values.endless),
+        )
+        section.done()
+        return made
+
     def storage(self, path: str, value: Any) -> StorageConfig:
         section = Section(self, path, value)
         made = StorageConfig(
-            section.take("path", StorageConfig.path, _directory),
+            section.take("path", ".harbor", _directory),
             section.take("sync", "window", values.one_of("always", "window", "never")),
             section.take("wait", 60_000.0, duration),
             section.take("nodes", (), self.store_nodes),
+            section.take("history", HistoryConfig(), self.history),
         )
         section.done()
         return made
@@ -607,7 +625,7 @@ class _Reader(Faults):
     def cache(self, path: str, value: Any) -> CacheConfig:
         section = Section(self, path, value)
         made = CacheConfig(
-            section.take("max_bytes", None, _bytes),
+            section.take("max_bytes", None, values.size),
             section.take("max_entries", None, values.at_least_one),
         )
         section.done()
@@ -625,6 +643,7 @@ class _Reader(Faults):
                 section.take("keys", (), values.names),
                 section.take("objects", (), values.names),
                 section.take("queries", ((plural,), (plural, "list"), (plural, "detail")), self.key_beginnings),
+                self.is_tenanted,
             )
             section.done()
             for member in (*found[name].keys, *found[name].objects):
@@ -654,9 +673,14 @@ class _Reader(Faults):
                 else:
                     self.fault(at, f"expected a key or {{contains: element}}, got {shown(member)}")
                     continue
+                known = [("id",), (VARIABLE,)] if self.is_tenanted else [("id",)]
                 for hole in template.holes(parsed):
-                    if hole != ("id",):
-                        self.fault(at, f"no such placeholder {{{'.'.join(hole)}}}, there is {{id}}")
+                    if hole not in known:
+                        there = " and ".join(f"{{{each[0]}}}" for each in known)
+                        self.fault(at, f"no such placeholder {{{'.'.join(hole)}}}, there is {there}")
+                first = parsed if isinstance(member, dict) else template.parse(member[0])
+                if self.is_tenanted and isinstance(member, list) and list(template.holes(first)) != [(VARIABLE,)]:
+                    self.fault(at, f"keys have a tenant, expected {{{VARIABLE}}} first, got {shown(member)}")
         return found
 
     def infinite(self, path: str, value: Any) -> OffsetPaging:
@@ -754,9 +778,9 @@ class _Reader(Faults):
                 section.take("unsubscribe", None, values.anything),
                 section.take("reconnect", ReconnectConfig(), self.reconnect),
                 section.take("heartbeat", 30_000.0, values.endless),
-                section.take("max_frame", 4 * 1024 * 1024, _bytes),
+                section.take("max_frame", 4 * 1024 * 1024, values.size),
                 section.take("overflow", "pause", values.one_of(*(each.value for each in Overflow))),
-                section.take("max_buffer", None, _bytes),
+                section.take("max_buffer", None, values.size),
                 section.take("max_rate", None, _rate),
                 dialect,
                 section.take("namespace", "/", _namespace),
@@ -938,8 +962,15 @@ class _Reader(Faults):
             for position, rule in enumerate(listed):
                 at = f"{path}.{event}.{position}" if isinstance(rules, list) else f"{path}.{event}"
                 parse_rule(at, rule, captures, self.faults, self.entities, self.relations)
+                self.named_tenant(at, rule)
             found[str(event)] = listed
         return found
+
+    def named_tenant(self, path: str, rule: Any) -> None:
+        """Where there are tenants, what is for every entry of an entity has to say whose."""
+        for kind in ("entity", "relation") if self.is_tenanted and isinstance(rule, dict) else ():
+            if isinstance(rule.get(kind), dict) and VARIABLE not in rule[kind]:
+                self.fault(f"{path}.{kind}.{VARIABLE}", "required, since gateway.tenant_claim is set")
 
 
 def _dialect(kind: str) -> Callable[[str, Any], str]:
@@ -976,15 +1007,6 @@ def _filled(value: Any, numbers: dict[str, int]) -> Any:
     for hole, number in numbers.items():
         value = value.replace(hole, str(number))
     return value
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def load_mapping(document: Any, env: Mapping[str, str]) -> Config:

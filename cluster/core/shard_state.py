@@ -70,6 +70,7 @@ from cluster.core.messages import (
     ListMutations,
     Matched,
     Members,
+    Mend,
     Missed,
     MissedKeys,
     Mutate,
@@ -90,6 +91,8 @@ from cluster.core.messages import (
     Snapshot,
     Undo,
     Unwatch,
+    Verified,
+    Verify,
     Watch,
     Write,
     Written,
@@ -117,6 +120,7 @@ from cluster.core.shard_entry import RESTORED, UNCERTAIN, WRITE, ShardEntry, err
 from cluster.core.shard_mutations import ORIGIN, ShardMutations
 from cluster.core.structural_sharing import difference, share
 from cluster.core.sweep import SLICE, Sweeps
+from cluster.core.tenant import NOBODYS, Tenant
 from cluster.core.three_way_merge import three_way_merge
 from cluster.core.transaction import Result, Stored, StoredEntry, Transaction, Unstored
 from cluster.errors import ErrorCode, HarborError, OperationError, UpstreamError
@@ -131,6 +135,8 @@ JOIN_WAIT_MS = 1_000.0
 """How long a fetch waits for its channels to be joined, should an ingestor be starting."""
 REQUEST_MEMORY_MS = 600_000.0
 """Results of writes are kept this long for repeats."""
+MAX_EDITED_BYTES = 16 * 1024 * 1024
+"""What clients' edits may make of an entry: as much as a service may answer with. A write in one piece is no longer than its frame."""
 MAX_FETCH_TRIES = 3
 UNLAID_MS = 5_000.0
 """How long a life waits to hear of what lay over an entry in the one before: until homes of mutations have found out about it."""
@@ -141,6 +147,7 @@ EVICT_LOOKS = 5_000
 MAX_RECENT = 1_000
 """Groups of operations kept for a response; with more, another fetch follows it."""
 MAX_RECENT_ENTITIES = 10_000
+TOO_LARGE: Final = Failure(ErrorCode.TOO_LARGE, f"an edit may make an entry of at most {MAX_EDITED_BYTES} bytes")
 FORGOTTEN: Final[deque[tuple[float, list[Operation]]]] = deque(maxlen=0)
 """Of an entry whose recent operations may not be replayed, nor what made it."""
 
@@ -235,10 +242,12 @@ class ShardState:
         mutations: Mapping[str, DeclaredMutation] | None = None,
         shards: int = 1,
         place: Callable[[str], int] = lambda _: 0,
+        history: Callable[[int, int], History] = History,
     ) -> None:
         """`replay_ms`: the longest an operation may have been under way (the largest `max_wait`); `limits`: calls at once, by service.
 
         `keeps`: it has a store; `lost_store`: it should have one, but that could not be opened. `place`: which of the `shards` has a key.
+        `history` makes it, from the epoch and the offset at which it begins.
         """
         self.identity = identity
         self.incarnation = incarnation
@@ -248,7 +257,7 @@ class ShardState:
         self.cache: QueryCache[ShardEntry] = QueryCache(self)
         for service, calls in (limits or {}).items():
             self.cache.limit(service, calls)
-        self.history = History(epoch, self.offset)
+        self.history = history(epoch, self.offset)
         self.demand = demand
         self.memory = memory or Memory()
         self.entities = EntityIndex(entities or {})
@@ -294,8 +303,8 @@ class ShardState:
         """Entries are still too many, or too large."""
         self._held: dict[str, ShardEntry] = {}
         """Entries whose fetch waits for channels to be joined."""
-        self._recent_entities: deque[tuple[float, str, Any, bytes]] = deque()
-        """(receipt, type, id, value), for responses that may not hold them yet."""
+        self._recent_entities: deque[tuple[float, str, Any, Tenant, bytes]] = deque()
+        """(receipt, type, id, whose, value), for responses that may not hold them yet."""
         self._effects: list[Effect] = []
         self._gateways = list(gateways)
         self._announcements = Announcements(identity, incarnation, [*self._gateways, *self.mutations.peers])
@@ -348,7 +357,7 @@ class ShardState:
                 self.demand.release(channels, now_ms)
         self._committed.restore(stored)
         self._results.update(stored.results)
-        self.history.restore(stored.lives, stored.first, stored.changes)
+        self.history.restore(stored.lives, stored.first, stored.changes, now_ms)
         self._unstored.changes = self.history.next
         self.mutations.restore(stored.mutations, now_ms)
 
@@ -486,21 +495,24 @@ class ShardState:
                     if about[0] not in self._relations:
                         self.operations_dropped["unknown_relation"] += 1
                         continue
-                    related = self._relations.related(about[0], about[1])
+                    related = self._relations.related(*about)
                     self._sweep_invalid(self._under_any(related.heads), related.matches, refetch, origin)
                 case "entity", Merge(value=value):
-                    self._entity(about[0], about[1], value, count, oldest_ms, origin)
+                    tenant = Tenant(about[2]) if len(about) > 2 else NOBODYS
+                    self._entity(about[0], about[1], tenant, value, count, oldest_ms, origin)
                 case "confirm", Append():
                     self.mutations.heard(about[0], [operation], self._now_ms)
                 case _:
                     raise AssertionError(f"{operation!r} is not for {name}")
 
-    def _entity(self, type_: str, known: Any, value: bytes, count: int, oldest_ms: float, origin: str) -> None:
-        """Update every occurrence of an entity."""
+    def _entity(
+        self, type_: str, known: Any, tenant: Tenant, value: bytes, count: int, oldest_ms: float, origin: str
+    ) -> None:
+        """Update every occurrence of an entity, in what is a tenant's."""
         by = (known,) if isinstance(known, bool) else known
-        self._remember_entity(type_, by, value)
+        self._remember_entity(type_, by, tenant, value)
         for key in self.entities.entries(type_, by):
-            entry = self.cache.get(key)
+            entry = self.cache.get(key) if tenant.holds(key) else None
             if entry is None or entry.value is None:
                 continue
             try:
@@ -512,14 +524,14 @@ class ShardState:
             if operations:
                 self._operate(key, operations, count, oldest_ms, origin, remember=False)
 
-    def _remember_entity(self, type_: str, known: Any, value: bytes) -> None:
+    def _remember_entity(self, type_: str, known: Any, tenant: Tenant, value: bytes) -> None:
         """Keep what responses on their way may not hold yet, wherever they hold the entity."""
         waiting = [fetch for fetch in self.cache.fetches() if _waits_for_response(fetch)]
         keep_from = min((fetch.since_ms for fetch in waiting), default=self._now_ms)
         keep_from = min(keep_from, self._now_ms - self._replay_ms)
         while self._recent_entities and self._recent_entities[0][0] < keep_from:
             self._recent_entities.popleft()
-        self._recent_entities.append((self._now_ms, type_, known, value))
+        self._recent_entities.append((self._now_ms, type_, known, tenant, value))
         if len(self._recent_entities) > MAX_RECENT_ENTITIES:
             self._recent_entities.popleft()
             for fetch in waiting:
@@ -676,7 +688,7 @@ class ShardState:
         self.offset += 1
         entry.version = from_version + 1 if from_version > self._begun else self.offset
         self._unstored.entry(entry.key)
-        self.history.record(entry.key, from_version)
+        self.history.record(entry.key, from_version, self._now_ms)
         if self._unlaid and self._unlaid.pop(entry.key, None) is not None:
             patch = None  # what gateways have is not what a patch would start from
         size = sum(map(len, patch)) + len(patch) if patch is not None else 0
@@ -707,7 +719,7 @@ class ShardState:
         """The cache drops an entry."""
         self.offset += 1
         self._unstored.entry(entry.key)
-        self.history.record(entry.key, entry.version)
+        self.history.record(entry.key, entry.version, self._now_ms)
         self.memory.removed(entry)
         self.entities.removed(entry.key)
         self._recent_values.removed(entry.key)
@@ -1071,7 +1083,9 @@ class ShardState:
                 self.cache.repeat(entry, fetch)
                 return None
             fetch.origin += UNCERTAIN
-        updates = [update for update in self._recent_entities if update[0] >= fetch.since_ms]
+        updates = [
+            update for update in self._recent_entities if update[0] >= fetch.since_ms and update[3].holds(entry.key)
+        ]
         fetch.is_pure = not replay and not updates
         completed = value if fetch.is_pure else self._replayed(entry, value, replay, updates)
         self.fetches["success"] += 1
@@ -1088,7 +1102,7 @@ class ShardState:
         entry: ShardEntry,
         value: Value,
         replay: list[tuple[float, list[Operation]]],
-        updates: list[tuple[float, str, Any, bytes]],
+        updates: list[tuple[float, str, Any, Tenant, bytes]],
     ) -> Value | None:
         """Return a response with what came meanwhile, in the order in which it came."""
         made: Value | None = value
@@ -1100,7 +1114,7 @@ class ShardState:
             if isinstance(what, tuple):
                 if made is None:
                     continue
-                type_, known, update = what
+                type_, known, _, update = what
                 if found is None:
                     found = self.entities.scan(entry.covering, made.object())
                 operations = _updates(found.get((type_, known), []), update)
@@ -1218,8 +1232,11 @@ class ShardState:
             case Rest(id=watch, rests=rests):
                 self._rest_watch(link, watch, rests=rests)
                 return None
-            case Missed():
+            case Missed() | Verify():
                 link.tasks.append(request)
+                return None
+            case Mend(held=held):
+                self._mend(link, held)
                 return None
             case Read():
                 return self._read(link, request)
@@ -1366,6 +1383,8 @@ class ShardState:
         shared = share(theirs, merged)
         patch = difference(theirs, shared)
         value = Value.from_json(compact(orjson.dumps(shared)))
+        if len(value.json()) > MAX_EDITED_BYTES:
+            return TOO_LARGE
         if entry.query is not None:
             self._remember(entry, [Set(value.json())])
         self.cache.written(entry, value, is_edit=True)
@@ -1392,6 +1411,8 @@ class ShardState:
             value = Value.from_object(json_patch.apply(Value.from_json(held).object(), steps))
             patch = [orjson.dumps(step) for step in steps if step["op"] != "test"]
             operations = [Set(value.json())]
+        if held is not None and len(held) > MAX_EDITED_BYTES // 2 and len(value.json()) > MAX_EDITED_BYTES:
+            return TOO_LARGE
         is_new = entry is None
         entry = entry or self._create(request.key)
         if entry.query is not None:
@@ -1610,6 +1631,9 @@ class ShardState:
                     items.append(task)
                 case Missed():
                     items.append(self._missed(task))
+                case Verify(id=request, held=held):
+                    differing = [(key, here) for key, version in held if (here := self._version(key)) != version]
+                    items.append(Verified(request, differing))
                 case Watch(id=watch, key=key):
                     if link.exact.get(key) == watch:
                         entry = self.cache.get(key)
@@ -1640,7 +1664,7 @@ class ShardState:
         return entry.view(is_offline=not self.cache.is_online(entry.options.own_service))
 
     def _missed(self, request: Missed) -> MissedKeys:
-        missed = self.history.since(request.epoch, request.offset)
+        missed = self.history.since(request.epoch, request.offset, self._now_ms)
         if missed is None:
             return MissedKeys(request.id, reset=True, keys=[])
         if not request.prefix:
@@ -1649,6 +1673,21 @@ class ShardState:
             matcher = KeyMatcher(parse(request.key))
             keys = [(key, version) for key, version in missed.items() if matcher.matches(key)]
         return MissedKeys(request.id, reset=False, keys=keys)
+
+    def _version(self, key: str) -> int:
+        """Return the version of what readers see of an entry; 0: nothing."""
+        entry = self.cache.get(key)
+        return 0 if entry is None or entry.visible is None else entry.version
+
+    def _mend(self, link: GatewayLink, held: list[tuple[str, int]]) -> None:
+        """Send a gateway anew what it holds wrongly."""
+        for key, version in held:
+            entry = self.cache.get(key)
+            if key in link.exact or any(matcher.matches(key) for matcher in link.prefixes.values()):
+                self._add_watcher(link, key)
+                pending = link.pend(key, version)
+                pending.from_version, pending.patches = version, None
+                pending.reset = entry is not None and entry.visible is not None
 
     # --- time and answers ----------------------------------------------------------------------------------------
 

@@ -105,6 +105,14 @@ class Store(Protocol):
         """Return the bytes it takes."""
         ...
 
+    def content_digest(self) -> str:
+        """Return the digest of all its rows (`core.digest`), of one moment.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        ...
+
     def close(self) -> None:
         """Give it up."""
         ...
@@ -113,7 +121,7 @@ class Store(Protocol):
 class Unstored:
     """What has changed since the last transaction; nothing, where nothing is stored."""
 
-    __slots__ = ("_checkpoints", "_cursors", "_entries", "_keeps", "_mutations", "_results", "changes")
+    __slots__ = ("_checkpoints", "_cursors", "_entries", "_keeps", "_mutations", "_results", "changes", "is_new")
 
     def __init__(self, *, keeps: bool) -> None:
         self._keeps = keeps
@@ -124,6 +132,8 @@ class Unstored:
         self._mutations: dict[str, None] = {}
         self.changes = 0
         """Number of the first change of the history that is not stored."""
+        self.is_new = True
+        """Nothing of this life is stored: were it to end so, the next would not know positions that clients have of it."""
 
     def entry(self, key: str) -> None:
         """An entry has changed, or is gone."""
@@ -162,7 +172,7 @@ class Unstored:
         mutations: Mapping[str, MutationRecord],
     ) -> Transaction | None:
         """Return what is to be stored now; None: nothing has changed."""
-        changed = self._entries or self._cursors or self._checkpoints or self._results or self._mutations
+        changed = self.is_new or self._entries or self._cursors or self._checkpoints or self._results or self._mutations
         if not (self._keeps and (changed or self.changes < history.next)):
             return None
         number = max(self.changes, history.first)
@@ -181,6 +191,7 @@ class Unstored:
         )
         self._entries, self._cursors, self._checkpoints, self._results, self._mutations = {}, {}, {}, {}, {}
         self.changes = history.next
+        self.is_new = False
         return made
 
     def failed(self, transaction: Transaction) -> None:

@@ -1,6 +1,9 @@
 """The gateway's servers: HTTP, server-sent events and WebSocket on aiohttp."""
 
-from cluster.gateway.access import CHECK_S, KeysFile, credentials
-from cluster.gateway.server import GatewayServer, error_response
+from cluster.gateway.access import credentials
+from cluster.gateway.authority import ConfiguredAuthority
+from cluster.gateway.browsers import Browsers
+from cluster.gateway.error_response import error_response
+from cluster.gateway.server import GatewayServer
 
-__all__ = ["CHECK_S", "GatewayServer", "KeysFile", "credentials", "error_response"]
+__all__ = ["Browsers", "ConfiguredAuthority", "GatewayServer", "credentials", "error_response"]

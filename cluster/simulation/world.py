@@ -49,6 +49,7 @@ from cluster.core.messages import (
     Take,
 )
 from cluster.core.placement import assign_slots
+from cluster.core.position import Tokens
 from cluster.core.rule import Envelope
 from cluster.core.scaling import Reported, Retire, Scaling
 from cluster.core.session_state import SessionState
@@ -291,7 +292,9 @@ class World:
                     members=self.scaling.members,
                 )
             case _:
-                machine = GatewayState(name, incarnation, slots=self.slots, shards=cluster.shards)
+                machine = GatewayState(
+                    name, incarnation, slots=self.slots, shards=cluster.shards, tokens=Tokens("simulated", "simulation")
+                )
         self.machines[name] = machine
         self._lives[name] = self._lives.get(name, 0) + 1
         self.note(f"{name} lives as {incarnation}")

@@ -11,9 +11,13 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from cluster.core.grants import ApiKeys, Grants, line
-from cluster.gateway import KeysFile, server
+from cluster.core.limits import Limits
+from cluster.core.position import scope_of
+from cluster.gateway import server
+from cluster.gateway.access import WatchedFile
 from cluster.gateway.mutation_routes import MUTATIONS
 from tests.gateway.conftest import Harness, until
+from tests.in_process import TOKENS
 
 WHO = {
     "all": Grants(read=[[]], write=[[]], presence=["*"], admin=True),
@@ -37,7 +41,7 @@ async def guarded() -> AsyncIterator[Harness]:
     await harness.put('["projects","1","public"]', {"n": 1})
     await harness.put('["news"]', {"n": 1})
     await harness.put('["secret"]', {"n": 1})
-    harness.state.keys = keys(**WHO)
+    harness.state.authority = keys(**WHO)
     yield harness
     await harness.stop()
 
@@ -51,6 +55,11 @@ async def status(harness: Harness, method: str, path: str, headers: dict[str, st
             return response.status, None
         body = await response.read()
         return response.status, orjson.loads(body) if body[:1] in b"{[" and body else body
+
+
+def token(key: str, *, prefix: bool) -> str:
+    """A position that begins again."""
+    return TOKENS.position(scope_of([(key, prefix)])).decode()
 
 
 REQUESTS: list[tuple[str, str, dict[str, Any], dict[str, bool]]] = [
@@ -76,11 +85,22 @@ REQUESTS: list[tuple[str, str, dict[str, Any], dict[str, bool]]] = [
     ("POST", "/v1/remove", {"data": b'{"key":["projects"]}'}, {"reader": False, "writer": True}),
     ("GET", "/v1/stream", {"params": {"key": NEWS}}, {"reader": True, "writer": False}),
     ("GET", "/v1/stream", {"params": [("key", NEWS), ("prefix", PROJECTS)]}, {"reader": False, "writer": False}),
-    ("GET", "/v1/missed", {"params": {"key": NEWS, "since": "p1.0-0-0"}}, {"reader": True, "writer": False}),
-    ("GET", "/v1/missed", {"params": {"prefix": "[]", "since": "p1.0-0-0"}}, {"reader": False, "writer": False}),
+    (
+        "GET",
+        "/v1/missed",
+        {"params": {"key": NEWS, "since": token(NEWS, prefix=False)}},
+        {"reader": True, "writer": False},
+    ),
+    (
+        "GET",
+        "/v1/missed",
+        {"params": {"prefix": "[]", "since": token("[]", prefix=True)}},
+        {"reader": False, "writer": False},
+    ),
     ("GET", "/v1/presence", {"params": {"topic": "doc:1"}}, {"reader": False, "writer": True}),
     ("GET", "/v1/presence", {"params": {"topic": "room:1"}}, {"reader": False, "writer": False}),
     ("GET", "/v1/cluster", {}, {"reader": False, "writer": False}),
+    ("POST", "/v1/backup", {}, {"reader": False, "writer": False}),
     ("POST", "/v1/scale", {"data": b'{"ingestors":2}'}, {"reader": False, "writer": False}),
 ]
 
@@ -97,11 +117,9 @@ async def test_every_endpoint_asks_for_its_grant(guarded, method, path, more, al
         assert (code, body["error"]["code"]) == (401, "UNAUTHORIZED"), headers
 
 
-def test_every_route_is_in_the_table_or_open():
+async def test_every_route_is_in_the_table_or_open(guarded):
     harness_routes = {(method, path) for method, path, _, _ in REQUESTS} | {("GET", path) for path in server.OPEN}
-    state: Any = None
-    made = server.GatewayServer(state, state, send=state, rearm=state, describe=state, scale=state, dead_letters=state)
-    other = {route for route in set(made._routes) - harness_routes if not route[1].startswith(MUTATIONS)}
+    other = {route for route in set(guarded.server._routes) - harness_routes if not route[1].startswith(MUTATIONS)}
     assert other == {("GET", "/v1/socket")}, "those of mutations need homes: test_mutations"
 
 
@@ -186,8 +204,8 @@ async def test_hello_with_a_bad_token_closes_with_3500(guarded):
         assert socket.close_code == 3500
 
 
-async def test_no_hello_closes_with_3504(guarded, monkeypatch):
-    monkeypatch.setattr(server, "HELLO_S", 0.05)
+async def test_no_hello_closes_with_3504(guarded):
+    guarded.server.limits = Limits(hello_within_ms=50)
     async with guarded.socket() as socket:
         with pytest.raises(ConnectionClosed):
             await socket.recv()
@@ -210,7 +228,7 @@ async def test_auth_changes_the_key_in_place(guarded):
             ("error", "s"),
             ("result", 2),
         ]
-        guarded.state.keys = None
+        guarded.state.authority = None
         await guarded.put(SECRET, {"n": 2})
         await guarded.put(NEWS, {"n": 2})
         change = next(each for each in await until(socket, "change") if each["type"] == "change")
@@ -228,7 +246,8 @@ async def test_a_key_that_is_taken_away_ends_its_sessions_and_one_with_less_its_
         await say(everything, {"type": "subscribe", "id": 1, "key": ["news"]})
         await until(everything, "snapshot_end")
         less = keys(all=Grants(read=[["secret"]]))
-        guarded.server.run(guarded.state.change_keys(less, guarded.clock.now_ms()))
+        guarded.state.authority = less
+        guarded.server.run(guarded.state.recheck(guarded.clock.now_ms()))
         with pytest.raises(ConnectionClosed):
             await until(reader, "never")
         assert reader.close_code == 3500
@@ -268,7 +287,7 @@ async def test_a_cookie_counts_nowhere_else(guarded):
 
 def test_a_keys_file_is_read_when_it_changes(tmp_path: Path):
     path = tmp_path / "keys"
-    file = KeysFile(str(path))
+    file = WatchedFile(str(path), ApiKeys.parse)
     assert file.look() is None
     assert "No such file" in file.reason
     path.write_text("# nobody yet\n" + line("a", "hk_a", Grants(admin=True)))
