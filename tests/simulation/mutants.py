@@ -147,7 +147,7 @@ MUTANTS = (
         "receivers go back to what a primary that was replaced has",
         (
             Edit(primaries.Primaries, "is_over", "incarnation < self._incarnations.get(shard, 0)", "False"),
-            Edit(link.Incoming, "admit", "header.incarnation < self._sender_incarnation", "False"),
+            Edit(link.Incoming, "admit", "return Foreign()", "return New(opened=False)"),
             Edit(gateway_state.GatewayState, "change_set", "message.epoch < shard.position[0]", "False"),
         ),
         0,
@@ -170,14 +170,14 @@ MUTANTS = (
                 "if True:",
             ),
         ),
-        0,
+        86,
         Ledger,
     ),
     Mutant(
         "forgets what is claimed",
         "an ingestor's next life sends again what is committed",
         (Edit(committed_feeds.CommittedFeeds, "claim", "if owner(feed) in sources", "if False"),),
-        0,
+        3,
         Ledger,
     ),
     Mutant(
