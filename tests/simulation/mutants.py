@@ -130,15 +130,17 @@ MUTANTS = (
         90,
     ),
     Mutant(
-        "the standby takes records of a lower epoch",
-        "a primary that was replaced writes over its successor's",
+        "a standby that is to lead takes records of the epoch before",
+        "the primary that it replaces goes on beside it, under a lease that it renews",
         (
             Edit(
-                replication.Following, "replicate", "message.life != self.life or message.epoch < self.epoch", "False"
+                replication.Following,
+                "replicate",
+                "self.may_lead_at is not None or message.life != self.life or message.epoch < self.epoch",
+                "False",
             ),
-            Edit(replication.Following, "replicate", "message.epoch > self.epoch and message.first > 1", "False"),
         ),
-        0,
+        11,
     ),
     Mutant(
         "skips the fence: takes what an earlier life sends",
@@ -154,7 +156,7 @@ MUTANTS = (
         "drops a cursor in the transaction",
         "after a restart events are counted twice",
         (Edit(transaction.Unstored, "cursor", "if self._keeps:", "if False:"),),
-        0,
+        4,
         Ledger,
     ),
     Mutant(
