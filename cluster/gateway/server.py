@@ -502,7 +502,7 @@ class GatewayServer:
     def _taker(self, request: web.BaseRequest, principal: Principal | None) -> str:
         if principal is None or principal is ANYBODY:
             return self._address(request)
-        return f"subject {principal.tenant} {principal.subject}"
+        return f"subject {principal.account}"
 
     async def _recognised(self, request: web.BaseRequest) -> Principal | None:
         """Return who asks; None on a socket that is to say hello with a token.
