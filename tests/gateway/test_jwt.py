@@ -431,3 +431,25 @@ async def test_all_tokens_of_a_subject_share_its_rate(begin: Begin) -> None:
     tokens = [signed(claims(org="acme", jti=str(n))) for n in range(3)]
     assert [(await gateway.ask(token))[0] for token in tokens] == [404, 404, 429]
     assert (await gateway.ask(signed(claims(org="globex"))))[0] == 404
+
+
+async def test_a_request_id_is_another_one_for_each_subject(begin: Begin) -> None:
+    gateway = await begin(public())
+    for token in (
+        signed(good(), kid="a"),
+        signed(good(subject="bob")),
+        signed(good(), kid="b"),
+    ):  # the third repeats the first
+        headers = {"Authorization": f"Bearer {token}", "Idempotency-Key": "1", "Content-Type": "application/json"}
+        body = {"operations": [{"increment": {"at": "/n"}}]}
+        async with gateway.http.patch("/v1/entries", params={"key": NEWS}, json=body, headers=headers) as response:
+            assert response.status == 200, await response.text()
+    assert (await gateway.ask(signed(good())))[1]["data"] == {"n": 3}
+
+
+async def test_a_backup_is_for_who_may_read_everything(begin: Begin) -> None:
+    gateway = await begin(public())
+    for read, status in (([], 403), ([["news"]], 403), ([[]], 200)):
+        token = signed(good(harbor={"read": read, "admin": True}))
+        async with gateway.http.post("/v1/backup", headers={"Authorization": f"Bearer {token}"}) as response:
+            assert response.status == status, await response.text()
