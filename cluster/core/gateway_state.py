@@ -1662,8 +1662,8 @@ def _moved(topic: Topic) -> dict[str, int] | None:
 
 
 def _counted(principal: Principal | None) -> str | None:
-    """Return the subject that a session is counted by; None: by none."""
-    return None if principal is None or principal is ANYBODY else principal.subject
+    """Return whom a session is counted by; None: by none."""
+    return None if principal is None or principal is ANYBODY else principal.account
 
 
 def _condition(before: str | None, state: str) -> str | None:

@@ -67,6 +67,11 @@ class Principal:
         self._covered: dict[tuple[KeyRight, str], bool] = {}
 
     @property
+    def account(self) -> str:
+        """Return whom it is counted as, and who may resume its sessions: a subject is another one in each tenant."""
+        return f"{self.tenant.name}\n{self.subject}" if self.tenant else self.subject
+
+    @property
     def is_operator(self) -> bool:
         """Whether it may see and change the cluster itself, and what is of all tenants."""
         return self.grants.admin and not self.tenant

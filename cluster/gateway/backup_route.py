@@ -15,6 +15,7 @@ from aiohttp import web
 from cluster import __version__
 from cluster.core.gateway_state import GatewayState
 from cluster.core.grants import Principal
+from cluster.core.query_key import CanonicalKey
 from cluster.core.transaction import SCHEMA
 from cluster.errors import ErrorCode, HarborError, UnavailableError
 from cluster.gateway import parameters
@@ -57,6 +58,9 @@ class BackupRoute:
         """Answer a request."""
         parameters.only(request)
         self._who(request).require_admin()
+        self._who(request).require(
+            "read", CanonicalKey("[]")
+        )  # whoever may see the cluster need not read what is in it
         described = await self._describe()
         slots = self._state.slots
         shards = sorted({row["id"] for row in described["shards"] if row.get("role", "primary") == "primary"})

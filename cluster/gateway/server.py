@@ -14,6 +14,7 @@ import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -502,7 +503,7 @@ class GatewayServer:
     def _taker(self, request: web.BaseRequest, principal: Principal | None) -> str:
         if principal is None or principal is ANYBODY:
             return self._address(request)
-        return f"subject {principal.tenant} {principal.subject}"
+        return f"subject {principal.account}"
 
     async def _recognised(self, request: web.BaseRequest) -> Principal | None:
         """Return who asks; None on a socket that is to say hello with a token.
@@ -579,7 +580,7 @@ class GatewayServer:
         ack = parameters.acknowledgement(request)
         base_version = parameters.base_version(request)
         merges = parameters.merges(request, base_version)
-        request_id = _request_id(request)
+        request_id = _request_id(request, key)
         data = orjson.dumps(await parameters.body(request))
         return await self._write(request, key, lambda n: Write(n, request_id, key, data, base_version, ack, merges))
 
@@ -589,7 +590,7 @@ class GatewayServer:
         who(request).require("write", key)
         ack = parameters.acknowledgement(request)
         base_version = parameters.base_version(request)
-        request_id = _request_id(request)
+        request_id = _request_id(request, key)
         body = await parameters.body(request)
         if request.content_type == "application/json-patch+json":
             if not isinstance(body, list):
@@ -609,7 +610,7 @@ class GatewayServer:
         who(request).require("write", key)
         ack = parameters.acknowledgement(request)
         base_version = parameters.base_version(request)
-        request_id = _request_id(request)
+        request_id = _request_id(request, key)
         await self._ask(key, lambda n: Erase(n, request_id, key, base_version, ack), who(request).tenant)
         return web.Response(status=204)
 
@@ -1081,15 +1082,20 @@ def _key(request: web.BaseRequest, name: str = "key") -> CanonicalKey:
     return who(request).tenant.inside(parameters.key(request, name))
 
 
-def _request_id(request: web.BaseRequest) -> str:
-    """Return the caller's `Idempotency-Key`, which is another one in each tenant, or an id of its own.
+def _request_id(request: web.BaseRequest, key: CanonicalKey) -> str:
+    """Return an id for a write of `key`: one of its own, or the caller's `Idempotency-Key`.
+
+    That is another one for each subject and entry: a shard answers a repeated id with what it did the first time, and writes nothing.
 
     Raises:
         RequestError: as `parameters.request_id`.
     """
-    tenant = who(request).tenant
-    given = parameters.request_id(request, secrets.token_hex(12))
-    return f"tenant/{tenant.name}/{given}" if tenant else given
+    own = secrets.token_hex(12)
+    given = parameters.request_id(request, own)
+    if given == own:
+        return own
+    whose = f"{who(request).account}\n{key}"  # a key has no line feed
+    return f"{given}/{sha256(whose.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
 
 
 def _key_row(row: KeyInfo, tenant: Tenant) -> dict[str, Any]:

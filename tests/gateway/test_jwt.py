@@ -13,6 +13,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from cluster.config.model import AuthConfig, GatewayConfig
+from cluster.core.limits import Limits
 from cluster.errors import UnauthorizedError
 from cluster.gateway import ConfiguredAuthority, authority, jwks
 from tests.gateway.conftest import Harness, until
@@ -73,8 +74,8 @@ Begin = Callable[..., Awaitable[Guarded]]
 async def begin() -> AsyncIterator[Begin]:
     begun: list[Guarded] = []
 
-    async def make(auth: AuthConfig, **gateway: Any) -> Guarded:
-        begun.append(Guarded())
+    async def make(auth: AuthConfig, limits: Limits | None = None, **gateway: Any) -> Guarded:
+        begun.append(Guarded(limits=limits))
         return await begun[-1].begin(auth, **gateway)
 
     yield make
@@ -411,3 +412,44 @@ async def test_a_token_s_tenant(begin: Begin) -> None:
     for token in (signed(claims()), signed(claims(org="*")), signed(claims(org=["acme"])), signed(claims(org=""))):
         code, body = await gateway.ask(token)
         assert (code, "org" in body["error"]["message"]) == (401, True)
+
+
+async def test_a_subject_is_another_one_in_each_tenant(begin: Begin) -> None:
+    auth = AuthConfig("jwt", algorithms=RS, public_key=pem(rsa_key()))
+    gateway = await begin(auth, Limits(sessions_per_subject=1), tenant_claim="org")
+    async with gateway.open(signed(claims(org="acme"))), gateway.open(signed(claims(org="globex"))):
+        for org in ("acme", "globex"):
+            with pytest.raises(InvalidStatus) as refused:
+                async with gateway.open(signed(claims(org=org, jti="another"))):
+                    pass
+            assert refused.value.response.status_code == 429
+
+
+async def test_all_tokens_of_a_subject_share_its_rate(begin: Begin) -> None:
+    auth = AuthConfig("jwt", algorithms=RS, public_key=pem(rsa_key()))
+    gateway = await begin(auth, Limits(requests=0.001, requests_burst=2.0), tenant_claim="org")
+    tokens = [signed(claims(org="acme", jti=str(n))) for n in range(3)]
+    assert [(await gateway.ask(token))[0] for token in tokens] == [404, 404, 429]
+    assert (await gateway.ask(signed(claims(org="globex"))))[0] == 404
+
+
+async def test_a_request_id_is_another_one_for_each_subject(begin: Begin) -> None:
+    gateway = await begin(public())
+    for token in (
+        signed(good(), kid="a"),
+        signed(good(subject="bob")),
+        signed(good(), kid="b"),
+    ):  # the third repeats the first
+        headers = {"Authorization": f"Bearer {token}", "Idempotency-Key": "1", "Content-Type": "application/json"}
+        body = {"operations": [{"increment": {"at": "/n"}}]}
+        async with gateway.http.patch("/v1/entries", params={"key": NEWS}, json=body, headers=headers) as response:
+            assert response.status == 200, await response.text()
+    assert (await gateway.ask(signed(good())))[1]["data"] == {"n": 3}
+
+
+async def test_a_backup_is_for_who_may_read_everything(begin: Begin) -> None:
+    gateway = await begin(public())
+    for read, status in (([], 403), ([["news"]], 403), ([[]], 200)):
+        token = signed(good(harbor={"read": read, "admin": True}))
+        async with gateway.http.post("/v1/backup", headers={"Authorization": f"Bearer {token}"}) as response:
+            assert response.status == status, await response.text()

@@ -111,19 +111,6 @@ MUTANTS = (
         3,
     ),
     Mutant(
-        "says too early that the standby is whole",
-        "a standby without what was there before is promoted",
-        (
-            Edit(
-                replication.Replication,
-                "_advance",
-                "is_whole = self._whole_at is not None and self._sent >= self._whole_at",
-                "is_whole = True",
-            ),
-        ),
-        0,
-    ),
-    Mutant(
         "promotes a standby that was removed",
         "what the primary acknowledged without it is gone",
         (Edit(shard_roles.ShardRoles, "_successor", "report.epoch == self.record.epoch and ", ""),),
@@ -147,10 +134,10 @@ MUTANTS = (
         "receivers go back to what a primary that was replaced has",
         (
             Edit(primaries.Primaries, "is_over", "incarnation < self._incarnations.get(shard, 0)", "False"),
-            Edit(link.Incoming, "admit", "header.incarnation < self._sender_incarnation", "False"),
+            Edit(link.Incoming, "admit", "return Foreign()", "return New(opened=False)"),
             Edit(gateway_state.GatewayState, "change_set", "message.epoch < shard.position[0]", "False"),
         ),
-        0,
+        3,
     ),
     Mutant(
         "drops a cursor in the transaction",
@@ -170,14 +157,14 @@ MUTANTS = (
                 "if True:",
             ),
         ),
-        0,
+        86,
         Ledger,
     ),
     Mutant(
         "forgets what is claimed",
         "an ingestor's next life sends again what is committed",
         (Edit(committed_feeds.CommittedFeeds, "claim", "if owner(feed) in sources", "if False"),),
-        0,
+        3,
         Ledger,
     ),
     Mutant(
