@@ -310,7 +310,7 @@ class ShardActor(Shell):
             case Role.PRIMARY, Role.PRIMARY:
                 if grant.epoch > replication.epoch:
                     self._go_alone(grant.epoch)
-                elif grant.epoch == replication.epoch and grant.other and replication.is_alone:
+                elif grant.epoch == replication.epoch and grant.other and self._may_attach:
                     self._let_out(replication.attach(grant.other, grant.other_life, self.now()))
                 self._tell()
             case Role.PRIMARY, _:
@@ -335,6 +335,11 @@ class ShardActor(Shell):
                     self._follow(grant)
             case _:
                 pass
+
+    @property
+    def _may_attach(self) -> bool:
+        """Whether there is no standby yet, and something to fill one from."""
+        return self._replication.is_alone and self._store is not None
 
     def _go_alone(self, epoch: int) -> None:
         try:
