@@ -22,14 +22,14 @@ from cluster.core.query_key import CanonicalKey
 from cluster.core.stored_rows import transactions
 from cluster.core.transaction import Stored, StoredEntry
 from cluster.errors import StoreError
-from cluster.storage.backup_directory import Manifest, read_shard
+from cluster.storage.backup_directory import Manifest, read_shard, sync_names
 from cluster.storage.lmdb_store import LmdbStore
 
 CAUSE = "restored from a backup"
 """Why an entry is out of date that a mutation may have changed, or whose events may be missing."""
 RESTORING = ".restoring"
 REPLACED = ".replaced"
-"""What stood in a store's place is kept under its name with this behind it; the last of it only."""
+"""What stood in a store's place is kept under its name with this behind it; of a shard the last only."""
 LIFT = "lift/"
 """Results under such names are of shards' numbers."""
 
@@ -190,14 +190,17 @@ def _fill(directory: Path, stored: Stored) -> None:
 
 def _swap(directory: Path, present: list[Path]) -> list[Path]:
     """Put a new store in its place. Returns where what was there is kept."""
-    kept = []
+    for old in (_beside(directory, REPLACED), *directory.parent.glob(f"{directory.name}-*{REPLACED}")):
+        shutil.rmtree(old, ignore_errors=True)
+    kept = {each: _beside(each, REPLACED) for each in present}
     try:
-        for each in present:
-            aside = _beside(each, REPLACED)
-            shutil.rmtree(aside, ignore_errors=True)
-            each.rename(aside)
-            kept.append(aside)
+        if directory in kept:
+            directory.rename(kept[directory])
         _beside(directory, RESTORING).rename(directory)
+        for each, aside in kept.items():
+            if each != directory:  # not before: the new one counts, whatever is beside it
+                each.rename(aside)
+        sync_names(directory.parent)
     except OSError as error:
         raise StoreError(f"{directory}: {error.strerror}") from error
-    return kept
+    return list(kept.values())
