@@ -871,6 +871,7 @@ class GatewayState:
 
         Raises:
             UnauthorizedError: nobody does, and why.
+            UnavailableError: that cannot be said at the moment.
         """
         return ANYBODY if self.authority is None else self.authority.recognise(credentials, now_ms)
 

@@ -160,6 +160,7 @@ class Authority(Protocol):
 
         Raises:
             UnauthorizedError: nobody does, and why.
+            UnavailableError: that cannot be said at the moment.
         """
         ...
 
