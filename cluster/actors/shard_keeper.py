@@ -220,8 +220,10 @@ class ShardKeeper:
         before = roles.primary
         roles.is_handing_over = True
         self._put(roles, roles.decide(self._clock.now_ms()))
-        await self._until(lambda: roles.primary != before and self.leads(roles.shard))
-        self._ending.discard(before or "")
+        try:
+            await self._until(lambda: roles.primary != before and self.leads(roles.shard))
+        finally:
+            self._ending.discard(before or "")  # another try ends it again
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         while not holds():  # noqa: ASYNC110 - reports come to others than who waits here

@@ -62,12 +62,13 @@ class BackupRoute:
             "read", CanonicalKey("[]")
         )  # whoever may see the cluster need not read what is in it
         described = await self._describe()
-        missing = [actor for actor in described["waits_for"] if actor.startswith("shard-")]
-        if missing:
-            raise UnavailableError(f"not all shards are there: waiting for {', '.join(missing)}")
-        backup = secrets.token_hex(8)
         slots = self._state.slots
         shards = sorted({row["id"] for row in described["shards"] if row.get("role", "primary") == "primary"})
+        if missing := sorted(set(slots.owners).difference(shards)):
+            raise UnavailableError(
+                f"not all shards are there: waiting for {', '.join(f'shard-{shard}' for shard in missing)}"
+            )
+        backup = secrets.token_hex(8)
         try:
             for step in ("begin", "take", "settle"):
                 await self._all(shards, step, backup)

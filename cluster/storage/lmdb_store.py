@@ -71,20 +71,25 @@ class LmdbStore:
         except OSError as error:
             os.close(self._lock)
             raise StoreError(f"{directory}: another process has it open") from error
-        held = directory / _DATA
-        size = max(map_bytes, 2 * held.stat().st_size if held.exists() else 0)
+        self._copying = threading.Lock()
+        """Held while a copy is made: the map may not move under it."""
         try:
-            self._env = lmdb.open(
-                str(directory), map_size=size, max_dbs=8, sync=always, metasync=always, readahead=False
-            )
-            shutil.rmtree(directory / COPY, ignore_errors=True)
-            self._copying = threading.Lock()
-            """Held while a copy is made: the map may not move under it."""
-            self._is_padded = self._pad(held)
-            self._open_tables()
-        except lmdb.Error as error:
+            self._open(directory, always=always, map_bytes=map_bytes)
+        except (lmdb.Error, OSError) as error:
             os.close(self._lock)
             raise StoreError(f"{directory}: {error}") from error
+
+    def _open(self, directory: Path, *, always: bool, map_bytes: int) -> None:
+        held = directory / _DATA
+        size = max(map_bytes, 2 * held.stat().st_size if held.exists() else 0)
+        self._env = lmdb.open(str(directory), map_size=size, max_dbs=8, sync=always, metasync=always, readahead=False)
+        try:
+            shutil.rmtree(directory / COPY, ignore_errors=True)
+            self._is_padded = self._pad(held)
+            self._open_tables()
+        except (lmdb.Error, OSError):
+            self._env.close()
+            raise
 
     def _pad(self, held: Path) -> bool:
         """Lengthen a file that is shorter than its pages take. Returns whether it was.
@@ -231,6 +236,8 @@ class LmdbStore:
     def slices(self, size: int) -> Iterator[Transaction]:
         """Return all rows, about `size` bytes at a time, each slice as the rows are when it is asked for."""
         # Each in a reading of its own: one that stayed open would keep pages from being used again, and the file from growing.
+        if (meta := self.meta()) is not None:  # of a store without rows, too
+            yield empty(meta.epoch, meta.offset, meta.lives, meta.first)
         for table in self._tables.values():
             after: bytes | None = b""
             while after is not None:
@@ -313,10 +320,17 @@ class LmdbStore:
         return int(self._env.info()["last_pgno"] + 1) * int(self._env.stat()["psize"])
 
     def meta(self) -> Meta | None:
-        """Return what stands beside the rows; None: nothing was stored yet."""
-        with self._env.begin() as reading:
-            raw = reading.get(b"state", db=self._meta)
-        return None if raw is None else _META(raw)
+        """Return what stands beside the rows; None: nothing was stored yet.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        try:
+            with self._env.begin() as reading:
+                raw = reading.get(b"state", db=self._meta)
+            return None if raw is None else _META(raw)
+        except (lmdb.Error, msgspec.MsgspecError) as error:
+            raise StoreError(f"{self.directory}: {error}") from error
 
     def rows(self, *tables: Table) -> Iterator[Row]:
         """Yield the rows of some tables (none named: of all), of one moment. They are to be read to the end before the next commit, which may move the map.
@@ -361,8 +375,9 @@ class LmdbStore:
             raise StoreError(f"{directory}: {getattr(error, 'strerror', None) or error}") from error
 
     def close(self) -> None:
-        """Give it up."""
-        self._env.close()
+        """Give it up, after a copy that is being made."""
+        with self._copying:
+            self._env.close()
         os.close(self._lock)
 
 

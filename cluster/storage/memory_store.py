@@ -84,6 +84,8 @@ class MemoryStore:
 
     def slices(self, _size: int) -> Iterator[Transaction]:
         """Return all rows, some at a time whatever their size, each slice as the rows are when it is asked for."""
+        if (made := self._sliced()) is not None:  # of a store without rows, too
+            yield made
         for name in ("entries", "cursors", "checkpoints", "results", "mutations"):
             table: dict[str, Any] = getattr(self, f"_{name}")
             remaining = iter(list(table))

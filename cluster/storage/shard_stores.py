@@ -136,12 +136,15 @@ class ShardStores:
         """Remove what nobody has taken: what it held is in two others. Returns the ids."""
         removed = []
         for store in self.ids():
+            held: LmdbStore | None = None
             try:
-                LmdbStore(self.directory(store)).close()
+                held = LmdbStore(self.directory(store))
             except StoreError as error:
                 if isinstance(error.__cause__, BlockingIOError):
                     continue
             shutil.rmtree(self.directory(store), ignore_errors=True)
+            if held is not None:
+                held.close()  # not before: somebody might take it
             removed.append(store)
         return removed
 
