@@ -27,7 +27,7 @@ def show_status(described: dict[str, Any]) -> None:
     _console.print(f"[bold]{described['name']}[/] {described.get('version', '')} {ready}")
     for kind, columns in {
         "nodes": ("id", "address"),
-        "shards": ("id", "pid", "role", "since", "epoch", "keys", "subscribers", "lag_ms", "standby"),
+        "shards": ("id", "pid", "role", "since", "keys", "subscribers", "lag_ms", "standby"),
         "coordinators": ("id", "pid"),
         "ingestors": ("id", "pid"),
         "gateways": ("id", "pid", "address", "sessions"),
