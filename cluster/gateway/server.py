@@ -161,6 +161,7 @@ class _SocketWire(_Wire):
         "again",
         "goodbye",
         "heard",
+        "is_held_up",
         "is_over",
         "opened_s",
         "pinged_s",
@@ -195,6 +196,8 @@ class _SocketWire(_Wire):
         """The peer has said something since the last ping."""
         self.pings = False
         """A ping is to be sent."""
+        self.is_held_up = False
+        """What it said is being seen to, and nothing more is read: neither a pong nor a hello."""
         self.opened_s = self.pinged_s = asyncio.get_running_loop().time()
         self.is_over = False
         """Goodbye was said, or could not be: nothing more is read."""
@@ -786,6 +789,8 @@ class GatewayServer:
                 break
             if wire.close_code:
                 continue
+            connection.hold_up()
+            wire.is_held_up = True
             for token in () if self.state.authority is None else tokens_of(message.data, self.limits.frame_bytes):
                 await self.prepare(token)
             now_ms = self._clock.now_ms()
@@ -793,14 +798,14 @@ class GatewayServer:
                 self.state, wire.session, message.data, self._command, now_ms, new_mutation_id, self._take_back
             )
             self.run(effects)
-            connection.is_held_up = True
             while self._is_unread(wire.session) and not wire.close_code:
                 await wire.paused()
             pace = wire.session.pace
             while pace is not None and (pause_ms := pace.pause_ms(self._clock.now_ms())) and not wire.close_code:
                 asyncio.get_running_loop().call_later(pause_ms / 1000.0, wire.let_read)
                 await wire.paused()
-            connection.is_held_up = False
+            connection.go_on()
+            wire.is_held_up = False
 
     def _is_unread(self, session: SessionState) -> bool:
         """Whether so many answers wait for a client that no more of its requests are read."""
@@ -854,7 +859,9 @@ class GatewayServer:
                     self._look_after(wire, now_s)
 
     def _look_after(self, wire: _SocketWire, now_s: float) -> None:
-        if wire.session.principal is None and now_s - wire.opened_s >= self.limits.hello_within_ms / 1000.0:
+        if wire.is_held_up:
+            wire.heard = True  # what it has said since is not read yet
+        elif wire.session.principal is None and now_s - wire.opened_s >= self.limits.hello_within_ms / 1000.0:
             self.state.limited["hello_within"] += 1
             self._close(wire, protocol.CLOSE_HELLO_LATE, "no hello with a token")
         elif now_s - wire.pinged_s >= PING_S:

@@ -45,6 +45,8 @@ class Restored(Struct, frozen=True):
     """Feeds go on where they were; else the shards are others than those of the backup."""
     replaced: list[str]
     """Where what was there before is kept."""
+    directory: str
+    """Which the stores are in; a relative `storage.path` is another one wherever the command runs."""
 
 
 def check(directory: Path, manifest: Manifest) -> int:
@@ -101,7 +103,7 @@ def restore(
             shutil.rmtree(_beside(place(shard), RESTORING), ignore_errors=True)
         raise
     replaced = [str(aside) for shard in shards for aside in _swap(place(shard), present(shard))]
-    return Restored(entries, mutations, shards, is_exact, replaced)
+    return Restored(entries, mutations, shards, is_exact, replaced, str(place(shards[0]).parent.absolute()))
 
 
 def _beside(directory: Path, suffix: str) -> Path:

@@ -268,7 +268,11 @@ async def test_a_gateway_without_keys_is_not_ready_and_says_why(
     assert gateway.server.not_ready == f"no keys: http://***@127.0.0.1:{issuer.port}/jwks?key=***: it answered with 500"
     code, body = await gateway.get("/readyz")
     assert (code, body["error"]["message"]) == (503, gateway.server.not_ready)
-    assert (await gateway.ask(signed(claims(), kid="first")))[0] == 401
+    code, body = await gateway.ask(signed(claims(), kid="first"))
+    assert (code, body["error"]["temporary"]) == (503, True), "whoever has a token is to come again with it"
+    async with gateway.socket() as socket:
+        await say(socket, {"type": "hello", "token": signed(claims(), kid="first")})
+        assert await closed(socket) == (3002, "credentials cannot be checked at the moment")
     issuer.answer = lambda: web.json_response({"keys": issuer.keys})
     await eventually(lambda: not gateway.server.not_ready)
     assert (await gateway.ask(signed(claims(), kid="first")))[0] == 200
@@ -303,6 +307,32 @@ async def test_a_url_that_does_not_answer(begin: Begin, issuer: JwksServer, monk
     await issuer.start()
     gateway = await begin(AuthConfig("jwt", algorithms=RS, jwks_url=issuer.url))
     assert gateway.authority.faults == [f"{issuer.url}: it did not answer in time"]
+
+
+async def test_a_url_that_cannot_be_asked_is_said_and_does_not_end_the_looks(begin: Begin) -> None:
+    gateway = await begin(AuthConfig("jwt", algorithms=RS, jwks_url="https://127.0.0.1/\x01"))
+    assert gateway.authority.faults == ["https://127.0.0.1/\x01: it cannot be reached (InvalidURL)"]
+    assert not gateway.keeping.done()
+
+
+async def test_who_said_hello_in_time_is_not_late_while_keys_are_fetched(begin: Begin, issuer: JwksServer) -> None:
+    gateway = await begin(AuthConfig("jwt", algorithms=RS, jwks_url=issuer.url), Limits(hello_within_ms=100.0))
+    fetched = asyncio.Event()
+
+    async def prepare(_: str) -> None:
+        await fetched.wait()
+
+    gateway.server.prepare = prepare
+    async with gateway.socket() as socket:
+        await say(socket, {"type": "hello", "token": signed(claims(), kid="first")})
+        (wire,) = gateway.server._wires.values()
+        await eventually(lambda: wire.is_held_up)  # type: ignore[attr-defined]
+        now_s = asyncio.get_running_loop().time()
+        gateway.server._look_after(wire, now_s + 10.0)  # type: ignore[arg-type]
+        fetched.set()
+        assert (await until(socket, "welcome"))[0]["type"] == "welcome"
+    async with gateway.socket() as socket:
+        assert (await closed(socket))[0] == 3504
 
 
 # --- the end of a token ---
@@ -393,7 +423,7 @@ async def test_what_is_revoked_ends_its_sessions(begin: Begin, tmp_path: Path, m
 async def test_without_the_list_nobody_is_let_in(begin: Begin, tmp_path: Path) -> None:
     auth = AuthConfig("jwt", algorithms=RS, public_key=pem(rsa_key()), revoked_file=str(tmp_path / "none"))
     gateway = await begin(auth)
-    assert (await gateway.ask(signed(claims())))[0] == 401
+    assert (await gateway.ask(signed(claims())))[0] == 503
     assert "no list of what was revoked" in gateway.authority.not_ready
 
 
