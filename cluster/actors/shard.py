@@ -151,7 +151,8 @@ class ShardActor(Shell):
             await self._begin_alone(record)
         else:
             self._may_be_alone = False
-            await self._take_store(wait_s=0.0)
+            if await self._take_store() and self._taken is None and self._stores is not None:
+                self.spawn(self._seek_store(self._stores))
         await self.listen()
 
     # --- roles ---------------------------------------------------------------------------------------------------
@@ -226,6 +227,23 @@ class ShardActor(Shell):
             return True
         self._tell_unreadable()
         return not wanted or (self._taken is not None and self._taken.id == wanted)
+
+    async def _seek_store(self, stores: ShardStores) -> None:
+        """Take a store that comes late, or that an earlier process has not let go of yet, as long as there is no role."""
+        while self.role is Role.NONE and self._store_state == "none" and not self._closed:
+            await asyncio.sleep(STORE_POLL_S)
+            try:
+                taken = await asyncio.to_thread(stores.take)
+            except StoreError:
+                return  # to begin one will say why
+            if taken is None:
+                continue
+            if self.role is Role.NONE and self._taken is None and not self._closed:
+                self._taken = taken
+                self._tell()
+            else:
+                taken.store.close()
+            return
 
     def _tell_unreadable(self) -> None:
         if self._stores is not None and self._stores.unreadable:

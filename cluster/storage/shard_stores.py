@@ -134,7 +134,13 @@ class ShardStores:
             StoreError: the directory cannot be used.
         """
         store = self._new_id()
-        return Taken(store, LmdbStore(self.directory(store), always=self._always), Standing(0, is_whole=False), (0, 0))
+        try:
+            begun = LmdbStore(self.directory(store), always=self._always)
+        except StoreError as error:
+            if isinstance(error.__cause__, BlockingIOError):
+                return self.begin()  # whoever looks for a store was quicker
+            raise
+        return Taken(store, begun, Standing(0, is_whole=False), (0, 0))
 
     def tidy(self) -> list[str]:
         """Remove what nobody has taken: what it held is in two others. Returns the ids."""
