@@ -199,8 +199,14 @@ class ShardActor(Shell):
         epoch = next_epoch(self.now(), *before)
         self._lead(epoch)
         made = Record(epoch, "" if self._taken is None else self._taken.id, self.address)
-        with contextlib.suppress(Unreachable):  # then the one on record stays, and is not found the next time
-            await asyncio.to_thread(ray_head.keep, self.specification.name, self._index, made)
+        while True:  # with another store on record the next life would not take this one
+            try:
+                await asyncio.to_thread(ray_head.keep, self.specification.name, self._index, made)
+            except Unreachable as error:
+                self.log.sampled("role_not_kept", "keep", reason=str(error))
+                await asyncio.sleep(STORE_POLL_S)
+            else:
+                return
 
     async def _take_store(self, wanted: str = "", wait_s: float = 0.0) -> bool:
         """Take a store of this shard, if one is here. Returns whether it is the one that is wanted."""
@@ -304,7 +310,7 @@ class ShardActor(Shell):
             case Role.PRIMARY, Role.PRIMARY:
                 if grant.epoch > replication.epoch:
                     self._go_alone(grant.epoch)
-                elif grant.epoch == replication.epoch and grant.other and replication.is_alone:
+                elif grant.epoch == replication.epoch and grant.other and self._may_attach:
                     self._let_out(replication.attach(grant.other, grant.other_life, self.now()))
                 self._tell()
             case Role.PRIMARY, _:
@@ -329,6 +335,11 @@ class ShardActor(Shell):
                     self._follow(grant)
             case _:
                 pass
+
+    @property
+    def _may_attach(self) -> bool:
+        """Whether there is no standby yet, and something to fill one from."""
+        return self._replication.is_alone and self._store is not None
 
     def _go_alone(self, epoch: int) -> None:
         try:
@@ -395,7 +406,7 @@ class ShardActor(Shell):
         elif self._taken is not None and self._stores is not None:
             stored = self._stores.load(self._taken)
             if stored is None and self._stores.unreadable:
-                self._taken = None
+                self._taken = self._store = None
                 self._tell_unreadable()
                 self._begin_store()
         if self._taken is not None:

@@ -37,6 +37,8 @@ AGAIN_S = 0.5
 CONFIRM_S = 0.4
 """How long Ray may take to hear of a process that has ended, before it is not waited for to say so: then the lease is."""
 CONFIRM_POLL_S = 0.01
+MAX_EFFECTS = 1_000
+"""That wait while Ray's head does not answer; beyond it only what is to be kept is added. The rest is decided again with the next report."""
 LEAVE_S = 2.0
 MOVE_S = 120.0
 """For a move: a standby is filled with some hundred MB a second, and its process takes seconds to start."""
@@ -324,7 +326,8 @@ class ShardKeeper:
 
     def _put(self, roles: ShardRoles, effects: Iterable[Effect]) -> None:
         for effect in effects:
-            self._effects.put_nowait((roles, effect))
+            if self._effects.qsize() < MAX_EFFECTS or isinstance(effect, Keep | Missing):
+                self._effects.put_nowait((roles, effect))
 
     async def _work(self) -> None:
         """Carry out effects, in order: what is to be kept is, before anybody is told."""

@@ -186,8 +186,10 @@ class ShardRoles:
         report = self.reports.get(primary or "")
         if primary is not None and self.record is not None:
             if report is not None and report.role is Role.PRIMARY and report.epoch > self.record.epoch:
-                # It was alone, and began anew without asking anybody; it has kept that itself.
+                # It was alone, and began anew without asking anybody; it has kept that itself, perhaps over that it is not alone any more.
                 self.record = self._record(report.epoch, report.store, primary)
+                if self._is_shared:
+                    return [Keep(self.shard, self.record), *self._led(primary, report, now_ms)]
             if report is not None and report.role is Role.PRIMARY and report.epoch == self.record.epoch:
                 return self._led(primary, report, now_ms)
             if report is not None and report.role is Role.PRIMARY:

@@ -47,6 +47,7 @@ _MUTATION = msgspec.msgpack.Decoder(MutationRecord).decode
 
 _META = msgspec.msgpack.Decoder(Meta).decode
 _STANDING = msgspec.msgpack.Decoder(Standing).decode
+UNREADABLE = ".unreadable"
 COPY = "copy"
 """Directory within a store's where a copy of it is made; what a killed process leaves there goes when the store is opened next."""
 
@@ -405,12 +406,17 @@ def stores_of(path: str, cluster: str, shard: int) -> list[Path]:
     return [each for each in (named, *sorted(found)) if each.is_dir()]
 
 
-def set_aside(directory: Path) -> None:
-    """Keep what cannot be read for somebody to look at, the last of it only."""
-    aside = directory.with_name(f"{directory.name}.unreadable")
+def set_aside(directory: Path) -> Path:
+    """Keep what cannot be read for somebody to look at. Returns where.
+
+    Raises:
+        StoreError: it cannot be renamed.
+    """
+    aside = directory.with_name(directory.name + UNREADABLE)
     with suppress(FileNotFoundError):
         shutil.rmtree(aside)
     try:
         directory.rename(aside)
     except OSError as error:
         raise StoreError(f"{directory}: {error.strerror}") from error
+    return aside

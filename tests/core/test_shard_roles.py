@@ -317,6 +317,12 @@ def test_a_primary_that_was_alone_has_begun_anew_by_itself() -> None:
     assert made.record == Record(7, "a", A)
 
 
+def test_a_primary_that_began_anew_as_it_got_a_second_is_kept_as_one_of_two() -> None:
+    made = roles(shared(5, "a", A))
+    assert made.reported(A, leads(7), 0.0) == [Keep(0, shared(7, "a", A))]
+    assert made.reported(A, leads(7), 1.0) == []
+
+
 def test_a_successor_that_died_before_it_led_leaves_nobody_waiting() -> None:
     made = in_sync()
     (kept, told) = made.died(A, 1.0, is_certain=False)

@@ -390,6 +390,9 @@ def test_stores_with_ids_of_their_own_are_set_aside_too(tmp_path: Path, stores: 
         "shard-11",
         "shard-1-ab12.replaced",
     }
+    filled(tmp_path / "new" / "shard-1-cd34", 1).close()
+    done = put_back(tmp_path / "backup", tmp_path / "new", replaces=True)
+    assert {each.name for each in (tmp_path / "new").glob("*.replaced")} == {Path(each).name for each in done.replaced}
 
 
 def test_a_store_that_cannot_be_read_may_be_replaced(tmp_path: Path, stores: list[LmdbStore]) -> None:

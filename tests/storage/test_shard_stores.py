@@ -140,6 +140,15 @@ def test_what_cannot_be_read_is_set_aside(tmp_path: Path, spoil: str) -> None:
     assert of.ids() == []
 
 
+def test_of_what_cannot_be_read_the_last_is_kept(tmp_path: Path) -> None:
+    for store in ("a", "b"):
+        life = ShardStores(tmp_path, "shard-1", lambda store=store: store)  # type: ignore[misc]
+        life.begin().store.close()
+        (life.directory(store) / "data.mdb").write_bytes(b"no database" * 10_000)
+        assert life.take() is None
+    assert [path.name for path in tmp_path.iterdir()] == ["shard-1-b.unreadable"]
+
+
 def test_a_directory_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     of = stores(tmp_path / "file")
