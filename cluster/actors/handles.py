@@ -360,9 +360,9 @@ class SupervisorHandle:
         ray.get(self._handle.stop.remote(), timeout=20)
 
 
-def _tell(reported: Any, ignore_prefix: bool) -> None:  # noqa: ARG001, FBT001 - as Ray calls it
+def _tell(data: Any, ignore_prefix: bool) -> None:  # noqa: ARG001 - as Ray calls it
     """Print what Ray reports as commands say things: the first sentence, on standard error; the rest is in Ray's logs."""
-    for text in reported["lines"]:
+    for text in data["lines"]:
         sentence = " ".join(text.split()).partition(". ")[0]
         pid = re.search(r"Worker PID: (\d+)", text)
         sys.stderr.write(f"harbor: ray: {sentence}{f' (process {pid[1]})' if pid else ''}\n")
