@@ -264,12 +264,15 @@ class ShardKeeper:
             except Unreachable as error:
                 known = b""
                 if not is_missed:
-                    is_heard, is_missed = False, True
+                    was_heard, is_heard, is_missed = is_heard, False, True
                     died_ms = self._clock.now_ms()
                     if actor == roles.primary:
                         self._lost_ms.setdefault(roles.shard, died_ms)
                     is_certain = await self._is_certain(actor, error.__cause__)
-                    self._log.warning("shard_actor_lost", actor=actor, certain=is_certain, reason=str(error))
+                    if was_heard:
+                        self._log.warning("shard_actor_lost", actor=actor, certain=is_certain, reason=str(error))
+                    else:  # as of every one at the start of a cluster
+                        self._log.info("shard_actor_awaited", actor=actor, reason=str(error))
                     self._put(roles, roles.died(actor, self._clock.now_ms(), is_certain=is_certain))
                 await asyncio.sleep(PAUSE_S)
                 continue
