@@ -89,7 +89,9 @@ def ran(body: str, replicas: int) -> dict[str, object]:
     script = ON_NODES % {"body": body, "replicas": replicas}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    said: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    said: dict[str, object] = json.loads(
+        next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{"))
+    )
     return said
 
 
