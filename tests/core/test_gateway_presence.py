@@ -6,7 +6,7 @@ import pytest
 
 from cluster.core import template
 from cluster.core.gateway_state import Close
-from cluster.core.grants import ApiKeys, Grants, Principal, line
+from cluster.core.grants import ApiKeys, Grants, line
 from cluster.core.messages import ListMembers, MemberList, Requests
 from cluster.core.presence_room import Pattern
 from cluster.core.query_key import CanonicalKey
@@ -107,9 +107,8 @@ def test_credentials_that_change_end_what_they_do_not_cover() -> None:
     client.say(type="presence", id=2, topic="doc:2", state=1)
     life.settle(300)
     client.read()
-    keys = ApiKeys.parse(line("me", "k", Grants(presence=["doc:2"])))
-    life.gateway.authority = keys
-    client.session.principal = Principal("me", Grants(presence=["*"]))
+    before, keys = (ApiKeys.parse(line("me", "k", Grants(presence=[topics]))) for topics in ("*", "doc:2"))
+    client.session.principal = before.recognise("k", life.now_ms)
     life.gateway.authority = keys
     life.run("gateway-0", life.gateway.recheck(life.now_ms))
     (error,) = [each for each in client.read() if each["type"] == "error"]
