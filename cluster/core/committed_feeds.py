@@ -28,11 +28,11 @@ LOOKS = 2
 class CommittedFeeds:
     """See the module."""
 
-    __slots__ = ("_claims", "_is_needed", "_profiles", "_shard", "_unstored", "checkpoints", "cursors")
+    __slots__ = ("_claims", "_is_needed", "_profiles", "_unstored", "checkpoints", "cursors", "shard")
 
     def __init__(self, shard: int, unstored: Unstored, is_needed: Callable[[tuple[str, str]], bool]) -> None:
         """`is_needed`: whether a channel, as (source, channel), is."""
-        self._shard = shard
+        self.shard = shard
         self._unstored = unstored
         self._is_needed = is_needed
         self._profiles: set[int] = {0}
@@ -73,6 +73,18 @@ class CommittedFeeds:
         if feed.incarnation > incarnation:
             return feed.previous > 0 and (incarnation > 0 or is_empty)
         return feed.previous > last
+
+    def inherit(self, cursors: Iterable[tuple[str, Cursor]]) -> None:
+        """Another shard has committed so much, of slots that are here now; of the shard's own nothing is missing either at such a cut."""
+        for feed, cursor in cursors:
+            if cursor > self.cursors.get(feed, NONE):
+                self._move(feed, cursor)
+
+    def give_away(self, sequences: Iterable[str]) -> None:
+        """Checkpoints are kept elsewhere now."""
+        for name in list(sequences):
+            if self.checkpoints.pop(name, None) is not None:
+                self._unstored.checkpoint(name)
 
     def forget(self, channels: Iterable[tuple[str, str]]) -> None:
         """Channels, as (source, channel), are no longer joined: should they be again, their feeds begin anew."""
@@ -120,7 +132,7 @@ class CommittedFeeds:
             (feed, incarnation, last) for feed, (incarnation, last) in self.cursors.items() if owner(feed) in sources
         ]
         checkpoints = [each for each in self.checkpoints.values() if owner(each.sequence) in sources]
-        self._claims[claim.ingestor] = (Claimed(self._shard, claim.number, cursors, checkpoints), now_ms)
+        self._claims[claim.ingestor] = (Claimed(self.shard, claim.number, cursors, checkpoints), now_ms)
 
     def deadline(self) -> float | None:
         """When an ingestor is to be told."""

@@ -19,7 +19,7 @@ still to come goes on lying over the base, as its echo, until that event or a se
 What must not live here: which mutations there are (`mutation_queue`), numbering and sending changes (`shard_state`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice, takewhile
 from typing import Any
 
@@ -224,6 +224,48 @@ class Overlays:
         known.keys, known.is_echo = dict.fromkeys(did), True
         self._echoes[mutation] = now_ms + ECHO_MS
         self.mutations[mutation] = known
+
+    def moved(self, key: str) -> tuple[list[Laid], list[tuple[str, Known, float | None]], list[tuple[str, Any, float]]]:
+        """Return what lies over an entry, as it goes to another shard: laid, mutations, what is kept out of the view."""
+        overlay = self.by_key.get(key)
+        if overlay is None:
+            return [], [], []
+        known = [
+            (each.mutation, self.mutations[each.mutation], self._echoes.get(each.mutation)) for each in overlay.laid
+        ]
+        return overlay.laid, known, [(at, item, until) for (at, item), until in overlay.hidden.items()]
+
+    def take_in(
+        self,
+        key: str,
+        laid: list[Laid],
+        known: list[tuple[str, Known, float | None]],
+        hidden: list[tuple[str, Any, float]],
+    ) -> None:
+        """Have lie over an entry what lay there in another shard."""
+        overlay = self.by_key[key] = Overlay()
+        overlay.laid = sorted(laid, key=lambda each: each.order)
+        overlay.hidden = {(at, item): until for at, item, until in hidden}
+        if hidden:
+            self._hiding[key] = None
+        for mutation, said, until in known:
+            fresh = Known(said.home, said.name, said.variables, said.created_ms, {}, said.is_confirmed, said.is_echo)
+            self.mutations.setdefault(mutation, fresh).keys[key] = None
+            if until is not None:
+                self._echoes.setdefault(mutation, until)
+
+    def let_go(self, keys: Iterable[str]) -> None:
+        """Entries are another shard's now, with what lies over them."""
+        for key in keys:
+            overlay = self.by_key.pop(key, None)
+            self._hiding.pop(key, None)
+            for laid in () if overlay is None else overlay.laid:
+                known = self.mutations.get(laid.mutation)
+                if known is not None:
+                    known.keys.pop(key, None)
+                    if not known.keys:
+                        del self.mutations[laid.mutation]
+                        self._echoes.pop(laid.mutation, None)
 
     def silence(self, key: str) -> None:
         """An entry is written past all mutations: what they did does not lie over that."""

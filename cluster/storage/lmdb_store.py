@@ -21,9 +21,10 @@ from typing import Any
 import lmdb
 import msgspec
 
-from cluster.core.history import Life, Record
+from cluster.core.history import Life, Past, Record, Step
 from cluster.core.messages import Checkpoint
 from cluster.core.mutation_queue import MutationRecord
+from cluster.core.placement import SlotMap
 from cluster.core.transaction import SCHEMA, Cursor, Result, Stored, StoredEntry, Transaction
 from cluster.errors import StoreError
 
@@ -47,9 +48,14 @@ class _Meta(msgspec.Struct, frozen=True, array_like=True):
     offset: int
     lives: list[Life]
     first: int
+    steps: list[Step] = []
 
 
 _META = msgspec.msgpack.Decoder(_Meta).decode
+_MAP = msgspec.msgpack.Decoder(SlotMap).decode
+_PAST = msgspec.msgpack.Decoder(Past).decode
+_PASTS = b"past/"
+"""Before the number of a shard that is no more, in the table of what is kept once."""
 
 
 class LmdbStore:
@@ -133,6 +139,13 @@ class LmdbStore:
                     meta.first,
                     [_RECORD(value) for _, value in reading.cursor(self._changes)],
                     [_MUTATION(value) for _, value in reading.cursor(self._mutations)],
+                    meta.steps,
+                    None if (kept := reading.get(b"map", db=self._meta)) is None else _MAP(kept),
+                    {
+                        int(name.removeprefix(_PASTS)): _PAST(value)
+                        for name, value in reading.cursor(self._meta)
+                        if name.startswith(_PASTS)
+                    },
                 )
         except (lmdb.Error, msgspec.MsgspecError) as error:
             raise StoreError(f"{self.directory}: {error}") from error
@@ -175,7 +188,17 @@ class LmdbStore:
         with writing.cursor(self._changes) as changes:
             while changes.first() and int.from_bytes(changes.key(), "big") < transaction.first:
                 changes.delete()
-        meta = _Meta(SCHEMA, transaction.epoch, transaction.offset, transaction.lives, transaction.first)
+        if transaction.map is not None:
+            writing.put(b"map", _ENCODE(transaction.map), db=self._meta)
+        for shard, past in transaction.pasts.items():
+            name = _PASTS + str(shard).encode()
+            if past is None:
+                writing.delete(name, db=self._meta)
+            else:
+                writing.put(name, _ENCODE(past), db=self._meta)
+        meta = _Meta(
+            SCHEMA, transaction.epoch, transaction.offset, transaction.lives, transaction.first, transaction.steps
+        )
         writing.put(b"state", _ENCODE(meta), db=self._meta)
 
     def sync(self) -> None:

@@ -2,12 +2,14 @@
 
 from typing import TypeVar
 
-from cluster.core.history import Life, Record
+from cluster.core.history import Life, Past, Record, Step
 from cluster.core.messages import Checkpoint
 from cluster.core.mutation_queue import MutationRecord
+from cluster.core.placement import SlotMap
 from cluster.core.transaction import Cursor, Result, Stored, StoredEntry, Transaction
 
 T = TypeVar("T")
+K = TypeVar("K")
 
 
 class MemoryStore:
@@ -22,6 +24,9 @@ class MemoryStore:
         self._changes: dict[int, Record] = {}
         self._lives: list[Life] = []
         self._mutations: dict[str, MutationRecord] = {}
+        self._steps: list[Step] = []
+        self._map: SlotMap | None = None
+        self._pasts: dict[int, Past] = {}
 
     def load(self) -> Stored | None:
         """Return what was stored."""
@@ -40,6 +45,9 @@ class MemoryStore:
             min(self._changes, default=last.number),
             changes,
             list(self._mutations.values()),
+            list(self._steps),
+            self._map,
+            dict(self._pasts),
         )
 
     def commit(self, transaction: Transaction) -> None:
@@ -54,6 +62,9 @@ class MemoryStore:
         for number in [number for number in self._changes if number < transaction.first]:
             del self._changes[number]
         self._lives = transaction.lives
+        self._steps = transaction.steps
+        self._map = transaction.map or self._map
+        _update(self._pasts, transaction.pasts)
 
     def sync(self) -> None:
         """There is no disk."""
@@ -66,7 +77,7 @@ class MemoryStore:
         """What is stored stays."""
 
 
-def _update(table: dict[str, T], rows: dict[str, T | None]) -> None:
+def _update(table: dict[K, T], rows: dict[K, T | None]) -> None:
     for name, row in rows.items():
         if row is None:
             table.pop(name, None)
