@@ -77,7 +77,8 @@ class History:
 
     def past(self, ended: int) -> Past:
         """Return what is kept for others of a shard that is about to end."""
-        return Past(ended, self.lives, self.first, list(self._changes), self.steps)
+        last = Step(ended - 1, ended, self.next)
+        return Past(ended, self.lives, self.first, list(self._changes), [*self.steps, last])
 
     def restore(self, lives: list[Life], first: int, changes: list[Record], steps: list[Step] | None = None) -> None:
         """Put what earlier lives left before this one, which has changed nothing yet."""

@@ -827,6 +827,8 @@ class Standing(Struct, frozen=True, array_like=True, tag="standing"):
     entries: int = 0
     """Sent in this move, as the next."""
     bytes: int = 0
+    next: SlotMap | None = None
+    """To which slots move."""
 
 
 class SlotSlice(Struct, frozen=True, array_like=True, tag="slot_slice"):

@@ -13,6 +13,8 @@ MAX_TOKEN_BYTES = 2048
 _TOKEN = re.compile(r"p1(?:\.[0-9a-f]{1,8}-[0-9a-f]{1,15}-[0-9a-f]{1,15})+")
 Position = tuple[int, int]
 """(epoch, offset)."""
+MAP = 0xFFFF
+"""In place of a shard: its "epoch" is that of the slot map by which the shards were chosen. Where it is missing that is 1."""
 
 
 def encode_token(positions: Iterable[tuple[int, Position]]) -> str:

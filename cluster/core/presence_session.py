@@ -386,6 +386,17 @@ class PresenceSessions:
             return None
         return home.due_at()
 
+    def rehome(self, homes: int) -> None:
+        """Topics have other homes. All are told all there is: those that had topics have forgotten them, the others ask for it."""
+        self._homes = [HomeNews() for _ in range(homes)]
+        for room in self._rooms.values():
+            room.home = self._home_of(room.name)
+            self._homes[room.home].members += len(room.local)
+            if room.mode:
+                self._homes[room.home].watched.add(room.name)
+        for index in range(homes):
+            self.relinked(index)
+
     # --- delivery and time ---------------------------------------------------------------------------------------
 
     def write(self, attendance: Attendance, budget: int) -> list[bytes]:

@@ -129,6 +129,10 @@ class ShardSlots:
         """Whether a message was made by a map that counts no longer."""
         return self.map is not None and 0 < epoch < self.map.epoch
 
+    def await_word(self, now_ms: float) -> None:
+        """Take nothing in before the supervisor has said how things are: slots may have been about to move when the last life ended."""
+        self._seal(now_ms)
+
     # --- the supervisor's word -----------------------------------------------------------------------------------
 
     def rebalance(self, message: Rebalance, now_ms: float) -> Standing:
@@ -141,9 +145,9 @@ class ShardSlots:
                 pass
             case "release":
                 if known < next_map.epoch:
+                    if self.map is not None:
+                        self._shard.let_go(next_map)  # it was away, and comes back with what is others' by now
                     self._take(next_map)
-                self._end()
-            case "abort":
                 self._end()
             case _ if self.map is None:
                 is_done = False  # it is yet to be told which map there is
@@ -183,7 +187,7 @@ class ShardSlots:
                 sum(each.bytes for each in self._out.values()),
             )
             self._entries, self._bytes = moved, size
-        return Standing(self.map, is_done, self.is_sealed, moved, size)
+        return Standing(self.map, is_done, self.is_sealed, moved, size, self._next)
 
     def _begin(self, message: Rebalance) -> None:
         """Begin a move, unless it has begun."""
@@ -217,6 +221,7 @@ class ShardSlots:
         """Nothing moves any more."""
         self._out.clear()
         self._taken.clear()
+        self._incoming.clear()  # whoever sends still has to begin anew
         self._next = self.sealed_ms = None
         self.is_closed = False
         self._unstored.moving, self._unstored.new_results = None, {}

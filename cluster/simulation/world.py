@@ -44,15 +44,19 @@ from cluster.core.messages import (
     Demand,
     HandOver,
     Members,
+    Rebalance,
     Requests,
     Send,
+    SlotSlice,
+    Standing,
     Take,
 )
-from cluster.core.placement import assign_slots
+from cluster.core.placement import SlotMap, assign_slots
 from cluster.core.rule import Envelope
 from cluster.core.scaling import Reported, Retire, Scaling
 from cluster.core.session_state import SessionState
 from cluster.core.shard_state import Commit, ShardState, StartFetch, Sync
+from cluster.core.slot_move import Phase, SlotMoves
 from cluster.core.transaction import Store
 from cluster.errors import UpstreamError
 from cluster.simulation.view import View
@@ -172,7 +176,10 @@ class World:
         self._last = int(START_MS)
         self._timers: dict[str, float] = {}
         cluster = self.config.cluster
-        self.slots = assign_slots(range(cluster.shards), 1)
+        self.moves = SlotMoves(cluster.shards, cluster.coordinators, self.now_ms)
+        self.moves.map = assign_slots(range(cluster.shards), 1, cluster.coordinators)
+        self.moves.phase = Phase.IDLE
+        self._is_rebalancing = False
         self.scaling = Scaling(Members(1, [f"ingestor-{n}" for n in range(cluster.ingestors)]))
         names = [*(f"shard-{n}" for n in range(cluster.shards)), GATEWAY]
         names += [f"coordinator-{n}" for n in range(cluster.coordinators)] + self.scaling.actors
@@ -189,6 +196,9 @@ class World:
         """Act as the supervisor does, until there is what is wanted."""
         if self.scaling.is_done:
             return
+        if self.moves.phase is not Phase.IDLE:
+            self.at(50.0, self._supervise)
+            return
         for name in self.scaling.actors:
             if name not in self._lives:
                 self.start(name)
@@ -199,7 +209,7 @@ class World:
         }
         shards = {
             f"shard-{n}": machine.demand.epoch if (machine := self.machines.get(f"shard-{n}")) is not None else None
-            for n in range(self.config.cluster.shards)
+            for n in range(self.slots.shards)
         }
         for effect in self.scaling.step(ingestors, shards):
             if isinstance(effect, Retire):
@@ -210,6 +220,83 @@ class World:
             elif self.random.random() >= self.faults.lose:
                 self.at(self.delay(), lambda effect=effect: void(self._receive(effect.actor, effect.members)))  # type: ignore[misc]
         self.at(50.0, self._supervise)
+
+    @property
+    def slots(self) -> SlotMap:
+        """Return the slot map that counts."""
+        assert self.moves.map is not None
+        return self.moves.map
+
+    def rescale(self, shards: int, coordinators: int) -> None:
+        """Have other numbers of shards and coordinators."""
+        self.note(f"scale to {shards} shards, {coordinators} coordinators")
+        self.moves.want(shards, coordinators)
+        self._begin_rebalancing()
+
+    def kill_supervisor(self) -> None:
+        """Let the supervisor begin anew, as to slots."""
+        self.note(f"kill supervisor ({self.moves.phase.value})")
+        map_then = self.moves.map
+        self.moves = SlotMoves(1, 1, self.now_ms, keeps=True)
+        self.moves.map = map_then  # for who begins while it looks, as who asks it then waits
+        self._begin_rebalancing()
+
+    def _begin_rebalancing(self) -> None:
+        if not self._is_rebalancing:
+            self._is_rebalancing = True
+            self.at(1.0, self._rebalance)
+
+    def _rebalance(self) -> None:
+        """Act as the supervisor does while slots move."""
+        moves = self.moves
+        names = moves.actors
+        for name in names:
+            if name not in self._lives:
+                self.start(name)
+        if self.scaling.is_done:
+            moves.begin([*self.machines], self.now_ms)
+        asks = moves.asks([each for each in self._lives if each.startswith("ingestor")], [GATEWAY])
+        said: dict[str, Standing | None] = dict.fromkeys(asks)
+        for name, ask in asks.items():
+            if self.random.random() >= self.faults.lose:
+                self.at(self.delay(), lambda name=name, ask=ask: self._told(name, ask, said))  # type: ignore[misc]
+        self.at(8 * self.faults.delay_ms, lambda: self._heard(moves, asks, said))
+
+    def _told(self, name: str, ask: Rebalance, said: dict[str, Standing | None]) -> None:
+        standing = self._receive(name, ask)
+        if self.random.random() >= self.faults.lose:
+            self.at(self.delay(), lambda: said.update({name: standing}))
+
+    def _heard(self, moves: SlotMoves, asks: dict[str, Rebalance], said: dict[str, Standing | None]) -> None:
+        if moves is self.moves:
+            before = moves.phase
+            moves.heard(asks, said, self.now_ms)
+            if moves.phase is not before:
+                self.note(f"slots: {before.value} -> {moves.phase.value}")
+        if self.moves.is_done:
+            self._is_rebalancing = False
+            wanted = self.moves.actors
+            for name in [each for each in self._lives if each.startswith(("shard", "coordinator"))]:
+                if name not in wanted:
+                    self._retire(name)
+            return
+        self._rebalance()
+
+    def _retire(self, name: str) -> None:
+        self.note(f"{name} retires")
+        self.machines.pop(name, None)
+        del self._lives[name]
+        self._timers.pop(name, None)
+        self.stores.pop(name, None)
+
+    def _tell_map(self, name: str, life: int) -> None:
+        """A shard asks which map there is; while slots are about to move it waits for what it is told of that."""
+        if self._lives.get(name) != life or name not in self.machines:
+            return
+        if self.moves.phase is Phase.LOOK or self.moves.is_cutting:
+            self.at(20.0, lambda: self._tell_map(name, life))
+            return
+        void(self._receive(name, Rebalance("release", self.slots, 0)))
 
     # --- the clock -----------------------------------------------------------------------------------------------
 
@@ -239,8 +326,7 @@ class World:
         """Begin a life of an actor."""
         self._last = max(self._last + 10, int(self.now_ms))
         incarnation = self._last
-        kind, _, index = name.partition("-")
-        cluster = self.config.cluster
+        kind, _, _index = name.partition("-")
         profiles = self.compiled.profiles
         match kind:
             case "shard":
@@ -272,9 +358,9 @@ class World:
                     stored = self.stores[name].load()
                     if stored is not None:
                         machine.restore(stored, self.now_ms, lambda _: True)
+                        machine.slots.await_word(self.now_ms)
             case "coordinator":
-                shards = [n for n in range(cluster.shards) if n % cluster.coordinators == int(index)]
-                machine = CoordinatorState(name, incarnation, shards=shards, profiles=profiles)
+                machine = CoordinatorState(name, incarnation, profiles=profiles)
             case "ingestor":
                 machine = IngestionState(
                     name,
@@ -282,8 +368,8 @@ class World:
                     routers={source: self.compiled.router(source) for source in self.config.sources},
                     always=self.compiled.feeds.always(),
                     slots=self.slots,
-                    shards=cluster.shards,
-                    coordinators=cluster.coordinators,
+                    shards=self.slots.shards,
+                    coordinators=self.slots.coordinators,
                     profiles=profiles,
                     traits=dict.fromkeys(
                         self.config.sources, SourceTraits(self.repeats, self.asks, self.is_spread, has_ids=True)
@@ -291,12 +377,14 @@ class World:
                     members=self.scaling.members,
                 )
             case _:
-                machine = GatewayState(name, incarnation, slots=self.slots, shards=cluster.shards)
+                machine = GatewayState(name, incarnation, slots=self.slots, shards=self.slots.shards)
         self.machines[name] = machine
         self._lives[name] = self._lives.get(name, 0) + 1
         self.note(f"{name} lives as {incarnation}")
         if kind == "shard":
             self._effects(name, machine.members(self.scaling.members, self.now_ms)[1])
+            life = self._lives[name]
+            self.at(self.delay(), lambda: self._tell_map(name, life))
         self._arm(name)
 
     def kill(self, name: str) -> None:
@@ -430,6 +518,12 @@ class World:
                 answer, effects = machine.hand_over(message, now_ms)
             case Announce():
                 answer, effects = machine.announce(message, now_ms)
+            case SlotSlice():
+                answer, effects = machine.slot_slice(message, now_ms)
+            case Rebalance():
+                if isinstance(machine, CoordinatorState):
+                    return Standing(None, True)
+                answer, effects = machine.rebalance(message, now_ms)
             case _:
                 raise AssertionError(f"{to}: {message!r}")
         self._effects(to, effects)
