@@ -13,7 +13,7 @@ from cluster.actors.shell import Shell
 from cluster.actors.specification import Specification
 from cluster.core.gateway_state import GatewayState
 from cluster.core.grants import ApiKeys
-from cluster.core.messages import Announce, Answer, ChangeSet, Message, SourceStates
+from cluster.core.messages import Announce, Answer, ChangeSet, Message, Rebalance, SourceStates
 from cluster.gateway import CHECK_S, GatewayServer, KeysFile
 from cluster.observability.metrics import Metrics
 
@@ -33,11 +33,12 @@ class GatewayActor(Shell):
         spec = Specification.decode(specification)
         super().__init__(f"gateway-{index}", spec)
         config = spec.config.gateway
+        slots = await self.peers.slot_map()
         self.machine = GatewayState(
             self.identity,
             int(self.now()),
-            slots=spec.slots,
-            shards=spec.config.cluster.shards,
+            slots=slots,
+            shards=slots.shards,
             concerns=spec.compiled.concerns,
             keys=None if config.auth.mode == "none" else ApiKeys({}),
             mutations=spec.compiled.mutations,
@@ -107,6 +108,8 @@ class GatewayActor(Shell):
                 answer, effects = self.machine.announce(message, self.now())
             case SourceStates():
                 answer, effects = self.machine.source_states(message, self.now())
+            case Rebalance():
+                answer, effects = self.machine.rebalance(message, self.now())
             case _:
                 raise AssertionError(f"a gateway does not take {type(message).__name__}")
         self.run(effects)

@@ -18,7 +18,8 @@ from ray.exceptions import RayError
 from cluster.actors.node_link import Lost, NodeLink
 from cluster.core.dead_letters import DeadLetter
 from cluster.core.messages import Answer, Members, Message
-from cluster.errors import UnavailableError
+from cluster.core.placement import SlotMap
+from cluster.errors import ErrorCode, RequestError, UnavailableError
 from cluster.wire import blob
 
 CALL_TIMEOUT_S = 10.0
@@ -132,11 +133,14 @@ class Peers:
 
         Raises:
             UnavailableError: the supervisor does not answer.
+            RequestError: `BAD_REQUEST`, that cannot be.
         """
         try:
-            await self._ask(SUPERVISOR, "scale", 5.0, counts)
+            reason = await self._ask(SUPERVISOR, "scale", 5.0, counts)
         except Unreachable as error:
             raise UnavailableError("the supervisor does not answer") from error
+        if reason:
+            raise RequestError(ErrorCode.BAD_REQUEST, reason)
 
     async def dead_letters(self, to: str, timeout_s: float = 3.0) -> list[DeadLetter]:
         """Return the dead letters of an ingestor, newest first.
@@ -178,6 +182,15 @@ class Peers:
         """
         encoded: bytes = await self._ask(to, "current", 5.0)
         return encoded
+
+    async def slot_map(self) -> SlotMap:
+        """Return the slot map that counts, as soon as the supervisor says so: not while slots are about to move."""
+        return msgspec.msgpack.decode(await self._told("slot_map"), type=SlotMap)
+
+    async def retire(self, to: str) -> None:
+        """Have a shard that nothing is left of remove its store; errors do not matter, it is about to be ended."""
+        with contextlib.suppress(Unreachable):
+            await self._ask(to, "retire", 10.0)
 
     async def gateways(self) -> list[str]:
         """Return which gateways there are, as soon as the supervisor says so."""
@@ -229,8 +242,14 @@ class SupervisorHandle:
         return described
 
     def scale(self, counts: dict[str, int]) -> None:
-        """Have another number of actors."""
-        ray.get(self._handle.scale.remote(counts), timeout=10)
+        """Have another number of actors.
+
+        Raises:
+            RequestError: `BAD_REQUEST`, that cannot be.
+        """
+        reason = ray.get(self._handle.scale.remote(counts), timeout=10)
+        if reason:
+            raise RequestError(ErrorCode.BAD_REQUEST, reason)
 
     def dead_letters(self) -> list[DeadLetter]:
         """Return the dead letters of the whole cluster, newest first."""

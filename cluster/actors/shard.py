@@ -7,6 +7,7 @@ Order: per key, as committed here.
 
 import asyncio
 import contextlib
+import shutil
 import time
 from collections import Counter
 from pathlib import Path
@@ -18,7 +19,18 @@ from cluster.app.functions import ABSENT, Functions
 from cluster.core.channel_demand import ChannelDemand
 from cluster.core.declared_query import FunctionRequest, Response
 from cluster.core.memory import Memory
-from cluster.core.messages import Announce, Answer, Batch, Gateways, Members, Message, Overlays, Requests
+from cluster.core.messages import (
+    Announce,
+    Answer,
+    Batch,
+    Gateways,
+    Members,
+    Message,
+    Overlays,
+    Rebalance,
+    Requests,
+    SlotSlice,
+)
 from cluster.core.mutation_queue import StartMutation
 from cluster.core.operation import UNCHANGED
 from cluster.core.query_key import CanonicalKey
@@ -81,7 +93,6 @@ class ShardActor(Shell):
             keeps=self._store is not None,
             lost_store=self._store_state == "unavailable",
             mutations=spec.compiled.mutations,
-            shards=spec.config.cluster.shards,
             place=lambda key: spec.slots.shard(CanonicalKey(key)),
         )
         self._functions = Functions(self.log)
@@ -101,6 +112,8 @@ class ShardActor(Shell):
         self._store_errors = 0
         if stored is not None:
             self.machine.restore(stored, now_ms, lambda key: spec.slots.shard(CanonicalKey(key)) == index)
+            if stored.map is not None:
+                self.machine.slots.await_word(now_ms)
             self.log.info("store_restored", entries=len(self.machine.cache), ms=round(self.now() - now_ms))
         self.run(())
         await self.listen()
@@ -108,8 +121,17 @@ class ShardActor(Shell):
 
     async def _learn_members(self) -> None:
         self.take(await self.peers.members())
-        if self.specification.config.cluster.gateways is None:
-            self.take(Gateways(await self.peers.gateways()))
+        # While slots move, the supervisor says more.
+        self.take(Rebalance("release", await self.peers.slot_map(), 0))
+        self.take(Gateways(await self.peers.gateways()))
+
+    async def retire(self) -> None:
+        """Remove the store: the shard's slots are others', who have stored them, and it is about to be ended."""
+        self._closed = True
+        if self._store is not None:
+            self._store.close()
+            await asyncio.to_thread(shutil.rmtree, self._store.directory, ignore_errors=True)
+            self.log.info("store_removed")
 
     async def leave(self, _grace_s: float) -> None:
         """Write everything through and close the store: the node is about to go. Nothing is taken from now on."""
@@ -159,6 +181,10 @@ class ShardActor(Shell):
                 answer, effects = self.machine.members(message, self.now())
             case Overlays():
                 answer, effects = self.machine.overlays(message, self.now())
+            case SlotSlice():
+                answer, effects = self.machine.slot_slice(message, self.now())
+            case Rebalance():
+                answer, effects = self.machine.rebalance(message, self.now())
             case _:
                 raise AssertionError(f"a shard does not take {type(message).__name__}")
         self.run(effects)

@@ -18,9 +18,10 @@ from cluster import __version__
 from cluster.actors import handles
 from cluster.actors.coordinator import CoordinatorActor
 from cluster.actors.gateway import GatewayActor
-from cluster.actors.gateway_places import GATEWAY_RESOURCE, GatewayPlaces
+from cluster.actors.gateway_places import GATEWAY_RESOURCE, LEAVE_S, LEFT_S, GatewayPlaces
 from cluster.actors.handles import SUPERVISOR, Peers, Unreachable
 from cluster.actors.ingestion import IngestionActor
+from cluster.actors.rebalancing import Rebalancing
 from cluster.actors.shard import ShardActor
 from cluster.actors.specification import Specification
 from cluster.clock import SystemClock
@@ -28,6 +29,7 @@ from cluster.config import refusals
 from cluster.core.dead_letters import DeadLetter, newest_first
 from cluster.core.messages import Gateways, Members
 from cluster.core.scaling import Autoscaler, Reported, Retire, Scaling
+from cluster.core.slot_move import Phase
 from cluster.core.supervisor_state import CHECK_MS, Create, Effect, Remove, Replace, SupervisorState
 from cluster.observability.logs import Log
 from cluster.observability.logs import configure as configure_logs
@@ -100,11 +102,29 @@ class SupervisorActor:
         self._scaling = Scaling(Members(int(self._clock.now_ms()), self._initial_ingestors()))
         self._autoscaler: Autoscaler | None = None
         self._places = GatewayPlaces(self._peers, self._log, self._status, self._statuses)
+        self._gateways: list[str] = []
+        """Those there are, where they are a number."""
+        self._leaves: dict[str, asyncio.Task[None]] = {}
+        """Gateways that are being drained to be ended."""
         self._applying = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._reconfiguring: asyncio.Task[None] | None = None
-        await self.apply(await self._recover(specification))
-        self._tasks = [self._loop.create_task(self._watch()), self._loop.create_task(self._scale())]
+        specification, found = await self._recover(specification)
+        cluster_config = Specification.decode(specification).config.cluster
+        self._gateways = [name for name in found if name.startswith("gateway-")] or self._numbered_gateways(
+            Specification.decode(specification)
+        )
+        self._rebalancing = Rebalancing(
+            self._peers,
+            self._log,
+            cluster_config.shards,
+            cluster_config.coordinators,
+            found=1 + max((int(name.rpartition("-")[2]) for name in found if name.startswith("shard-")), default=-1),
+            keeps=bool(found),
+        )
+        await self.apply(specification)
+        works = (self._watch(), self._scale(), self._move_slots())
+        self._tasks = [self._loop.create_task(work) for work in works]
 
     async def apply(self, specification: bytes) -> None:
         """Make the cluster be what the configuration says.
@@ -126,6 +146,8 @@ class SupervisorActor:
                 await self._places.follow(gateways)
             if is_first or not is_live:
                 if not is_first:
+                    self._gateways = self._numbered_gateways(spec)
+                    self._rebalancing.moves.want(spec.config.cluster.shards, spec.config.cluster.coordinators)
                     self._scaling = Scaling(Members(self._scaling.members.epoch + 1, self._initial_ingestors()))
                 await self._find_gateways()
                 for effect in self._state.want(self._actors()):
@@ -134,6 +156,10 @@ class SupervisorActor:
             old, new = before.config.cluster, spec.config.cluster
             if (old.ingestors, old.autoscale) != (new.ingestors, new.autoscale):
                 self._scaling.wanted = len(self._initial_ingestors())
+            if (old.shards, old.coordinators) != (new.shards, new.coordinators):
+                self._rebalancing.moves.want(new.shards, new.coordinators)
+            if old.gateways != new.gateways and isinstance(new.gateways, int):
+                self._want_gateways(new.gateways)
             if self._reconfiguring is not None:
                 self._reconfiguring.cancel()
             self._reconfiguring = self._loop.create_task(self._reconfigure(specification))
@@ -197,24 +223,47 @@ class SupervisorActor:
 
     @property
     def _gateway_names(self) -> list[str]:
-        return self._places.names if self._spec.has_places else self._spec.gateways
+        return self._places.names if self._spec.has_places else self._gateways
 
     @property
     def _gateways_wanted(self) -> int:
-        return self._places.wanted if self._spec.has_places else len(self._spec.gateways)
+        return self._places.wanted if self._spec.has_places else len(self._gateways) - len(self._leaves)
+
+    @staticmethod
+    def _numbered_gateways(spec: Specification) -> list[str]:
+        count = spec.config.cluster.gateways
+        return [f"gateway-{n}" for n in range(count)] if isinstance(count, int) else []
+
+    def _want_gateways(self, count: int) -> None:
+        """Have so many gateways: those that go are drained first."""
+        wanted = [f"gateway-{n}" for n in range(count)]
+        for name in [name for name in self._leaves if name in wanted]:
+            self._leaves.pop(name).cancel()  # it has begun to send clients elsewhere, and is made anew
+            self._loop.create_task(asyncio.to_thread(self._end, name)).add_done_callback(lambda _: None)
+        self._gateways = [*self._gateways, *(name for name in wanted if name not in self._gateways)]
+        for name in self._gateways:
+            if name not in wanted and name not in self._leaves:
+                self._leaves[name] = self._loop.create_task(self._leave(name))
+
+    async def _leave(self, gateway: str) -> None:
+        """Drain a gateway; then it is not one of them any more, and is ended."""
+        self._log.info("gateway_leaves", actor=gateway)
+        await self._peers.leave(gateway, LEAVE_S, LEAVE_S + LEFT_S)
+        self._leaves.pop(gateway, None)
+        self._gateways = [name for name in self._gateways if name != gateway]
 
     def _initial_ingestors(self) -> list[str]:
         return [f"ingestor-{n}" for n in range(self._spec.config.cluster.ingestors)]
 
     def _actors(self) -> list[str]:
         """Return what should be, in the order in which it is made."""
-        cluster = self._spec.config.cluster
-        counts = {"shard": cluster.shards, "coordinator": cluster.coordinators}
-        fixed = [f"{kind}-{n}" for kind, count in counts.items() for n in range(count)]
-        return [*fixed, *self._gateway_names, *self._scaling.actors]
+        return [*self._rebalancing.moves.actors, *self._gateway_names, *self._scaling.actors]
 
-    async def _recover(self, specification: bytes) -> bytes:
-        """Find out how things are, from actors that an earlier life has made. Returns the newest configuration among theirs and `specification`."""
+    async def _recover(self, specification: bytes) -> tuple[bytes, list[str]]:
+        """Find out how things are, from actors that an earlier life has made.
+
+        Returns the newest configuration among theirs and `specification`, and who there is.
+        """
         named = await asyncio.to_thread(ray.util.list_named_actors, True)  # of all namespaces
         names = [each["name"] for each in named if each["namespace"] == self._namespace and each["name"] != SUPERVISOR]
         statuses = dict(zip(names, await asyncio.gather(*map(self._status, names)), strict=True))
@@ -226,16 +275,51 @@ class SupervisorActor:
         if newest is not None and found[newest]["revision"] > self._spec.revision:
             with contextlib.suppress(Unreachable):
                 specification = await self._peers.current(newest)
-        return specification
+        return specification, names
 
     async def members(self) -> bytes:
         """Say which ingestors there are (msgpack)."""
         return msgspec.msgpack.encode(self._scaling.members)
 
-    async def scale(self, counts: dict[str, int]) -> None:
-        """Have another number of ingestors; `describe` shows when it is so."""
-        self._scaling.wanted = counts["ingestors"]
+    async def slot_map(self) -> bytes:
+        """Say which slot map counts (msgpack), as soon as that is settled."""
+        return msgspec.msgpack.encode(await self._rebalancing.slot_map())
+
+    async def scale(self, counts: dict[str, int]) -> str:
+        """Have other numbers of actors, by kind; `describe` shows when it is so. Returns why that cannot be, if so."""
+        moves = self._rebalancing.moves
+        shards, coordinators = counts.get("shards", moves.wanted[0]), counts.get("coordinators", moves.wanted[1])
+        if coordinators > shards:
+            return f"coordinators: expected at most one per shard ({shards}), got {coordinators}"
+        if "gateways" in counts and self._spec.has_places:
+            return "gateways: there are as many as nodes have places for, see cluster.gateways"
+        if "ingestors" in counts:
+            self._scaling.wanted = counts["ingestors"]
+        if (shards, coordinators) != moves.wanted:
+            moves.want(shards, coordinators)
+        if "gateways" in counts:
+            self._want_gateways(counts["gateways"])
         self._log.info("scaling", **counts)
+        return ""
+
+    async def _move_slots(self) -> None:
+        """Move slots, step by step, and have the shards, coordinators and gateways that this needs."""
+        told = list(self._gateway_names)
+        while True:
+            moves = self._rebalancing.moves
+            pause_s = STEP_S
+            may_begin = self._scaling.is_done and not self._is_reconfiguring
+            if not moves.is_done and (may_begin or moves.phase is not Phase.IDLE):
+                missing = self._state.missing
+                present = [actor for actor in self._state.desired if actor not in missing]
+                pause_s = await self._rebalancing.step(present, self._scaling.actors, self._gateway_names)
+            if set(self._actors()) != set(self._state.desired) and self._scaling.is_done:
+                async with self._applying:
+                    await self._adjust()
+            if not self._spec.has_places and told != (names := list(self._gateway_names)):
+                told = names
+                await self._tell_gateways()
+            await asyncio.sleep(pause_s)
 
     async def _scale(self) -> None:
         """Add and take away ingestors, step by step."""
@@ -246,7 +330,10 @@ class SupervisorActor:
             if self._scaling.is_done:
                 await self._autoscale()
                 continue
-            shards = [f"shard-{n}" for n in range(self._spec.config.cluster.shards)]
+            slots = self._rebalancing.moves.map
+            if slots is None or self._rebalancing.moves.phase is not Phase.IDLE:
+                continue
+            shards = [f"shard-{n}" for n in range(slots.shards)]
             names = [*shards, *self._scaling.actors]
             statuses = dict(zip(names, await asyncio.gather(*map(self._status, names)), strict=True))
             ingestors = {
@@ -299,6 +386,8 @@ class SupervisorActor:
                 await asyncio.to_thread(self._end, actor)
                 await asyncio.to_thread(self._create, actor)
             case Remove(actor=actor):
+                if actor.startswith("shard-"):
+                    await self._peers.retire(actor)
                 await asyncio.to_thread(self._end, actor)
 
     def _create(self, actor: str) -> None:
@@ -340,7 +429,10 @@ class SupervisorActor:
         async with self._applying:
             for effect in self._state.want(self._actors()):
                 await self._run(effect)
-        message = Gateways(self._places.names)
+        await self._tell_gateways()
+
+    async def _tell_gateways(self) -> None:
+        message = Gateways(list(self._gateway_names))
         for actor in self._state.desired:
             if actor.startswith(("ingestor-", "shard-")):
                 with contextlib.suppress(Unreachable):  # it asks when it starts
@@ -395,7 +487,7 @@ class SupervisorActor:
             "gateways_wanted": self._gateways_wanted,
             "supervisor": {"pid": os.getpid()},
             "sources": _by_source(sources),
-            "scaling": not self._scaling.is_done,
+            "scaling": not (self._scaling.is_done and self._rebalancing.moves.is_done) or bool(self._leaves),
             "reconfiguring": self._is_reconfiguring,
         }
 
@@ -422,7 +514,7 @@ class SupervisorActor:
         for actor, samples in gathered:
             own.set("actor_up", float(samples is not None), actor=actor)
             own.set("actor_restarts_total", self._restarts[actor], actor=actor)
-        return [("supervisor", own.encode()), *gathered]
+        return [("supervisor", own.encode()), ("supervisor", self._rebalancing.samples()), *gathered]
 
     async def _samples(self, actor: str) -> bytes | None:
         try:
@@ -434,6 +526,8 @@ class SupervisorActor:
         """Drain the gateways and end every actor but this one."""
         for task in self._tasks:
             task.cancel()
+        for leave in self._leaves.values():
+            leave.cancel()
         await self._places.stop()
         actors, self._state.desired = self._state.desired, ()
         await asyncio.gather(*(self._peers.leave(actor) for actor in actors if actor.startswith("gateway")))

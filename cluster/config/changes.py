@@ -7,8 +7,6 @@ from cluster.core.gateway_scaling import GatewayScale
 
 FIXED = (
     "cluster.name",
-    "cluster.shards",
-    "cluster.coordinators",
     "cluster.gateways",
     "gateway.host",
     "gateway.port",
@@ -17,7 +15,7 @@ FIXED = (
     "gateway.auth",
     "storage",
 )
-"""What only a restart changes: which slots are where, what is listened on, where things are stored."""
+"""What only a restart changes: how gateways are placed, what is listened on, where things are stored."""
 INGESTION = ("batching", "sources", "streams", "entities", "relations", "confirmations")
 """What ingestors and coordinators are built from."""
 SHARDS = (*INGESTION, "queries", "services", "cache", "mutations")
@@ -31,7 +29,8 @@ def refusals(before: Config, after: Config) -> list[str]:
     for path in FIXED:
         old, new = attrgetter(path)(before), attrgetter(path)(after)
         scale = isinstance(old, GatewayScale) and isinstance(new, GatewayScale)
-        if old != new and not scale:
+        count = path == "cluster.gateways" and isinstance(old, int) and isinstance(new, int)
+        if old != new and not scale and not count:
             shown = "" if path in ("storage", "gateway.auth") else f" ({old} -> {new})"
             lines.append(f"{path}: cannot change while the cluster runs{shown}: restart it")
     return lines

@@ -26,8 +26,10 @@ from cluster.core.messages import (
     Full,
     KeyOperations,
     Part,
+    Rebalance,
     Refused,
     Send,
+    Standing,
 )
 from cluster.core.window import Profile, Window
 
@@ -195,10 +197,11 @@ class CoordinatorState:
         self._by_address[f"shard-{shard}"] = lane
         return lane
 
-    def forget(self, shards: int) -> None:
-        """There are only so many shards: nothing waits for others any more."""
-        for lane in [lane for lane in self._lanes.values() if lane.shard >= shards]:
+    def rebalance(self, message: Rebalance) -> Standing:
+        """Slots have moved, or nothing has: forget the shards that are no more. A coordinator needs no map."""
+        for lane in [lane for lane in self._lanes.values() if lane.shard >= message.map.shards]:
             del self._lanes[lane.shard], self._by_address[f"shard-{lane.shard}"]
+        return Standing(message.map, True)
 
     def _committed(self, lane: _Lane) -> None:
         """What was in flight to a shard is committed there."""

@@ -17,7 +17,7 @@ from cluster.core.feed import Feed
 class IngestionCut:
     """See the module."""
 
-    __slots__ = ("is_held", "is_quiet", "later", "marks")
+    __slots__ = ("is_held", "is_quiet", "later", "marks", "over")
 
     def __init__(self) -> None:
         self.is_held = False
@@ -25,6 +25,8 @@ class IngestionCut:
         """All that was made is committed; nothing is sent until things go on."""
         self.later: list[tuple[str, Callable[[float], object]]] = []
         """What is to be done then, in order, with its source: reads are to be taken."""
+        self.over = 0
+        """The last attempt to move slots that is over."""
         self.marks: list[tuple[str, int]] = []
         """(source, or a channel of it, incarnation) that began anew meanwhile."""
 

@@ -1407,8 +1407,9 @@ class IngestionState:
         """Hold back what is taken while slots move, or go on, by the map that counts then."""
         is_done, effects = True, list[Effect]()
         if message.phase == "hold" and message.map.epoch > self._slots.epoch:
-            is_done = self._hold()
+            is_done = message.attempt > self._cut.over and self._hold()
         elif message.phase == "release":
+            self._cut.over = max(self._cut.over, message.attempt)
             if message.map.epoch > self._slots.epoch:
                 effects = self._take_map(message.map, now_ms)
             effects.extend(self._go_on(now_ms))

@@ -20,7 +20,7 @@ from cluster.core.messages import Answer, Rebalance, Refused, Send, SliceTaken, 
 from cluster.core.placement import SlotMap, slot
 from cluster.core.query_key import CanonicalKey
 from cluster.core.slot_slice import SLICE_BYTES, Content, MovedEntry, decode, encode
-from cluster.core.transaction import Result, Unstored
+from cluster.core.transaction import Result, Stored, Unstored
 
 RETRY_MS = 50.0
 FEW = 200
@@ -57,6 +57,10 @@ class Moving(Protocol):
 
     def let_go(self, next_map: SlotMap) -> None:
         """Drop what is others' by a map."""
+        ...
+
+    def sync(self) -> None:
+        """Write through what changes with this step, and say so to `synced`."""
         ...
 
     def is_quiet(self, sealed_ms: float) -> bool:
@@ -101,7 +105,11 @@ class ShardSlots:
         self.map: SlotMap | None = None
         """That counts; None: nobody has said, and nothing was stored."""
         self._next: SlotMap | None = None
+        self._decided: SlotMap | None = None
+        """To which slots may have moved already."""
         self._attempt = 0
+        self._over = 0
+        """The last attempt that is over."""
         self.sealed_ms: float | None = None
         """Since when nothing is taken in but from other shards; None: it is."""
         self.is_closed = False
@@ -129,6 +137,10 @@ class ShardSlots:
         """Whether a message was made by a map that counts no longer."""
         return self.map is not None and 0 < epoch < self.map.epoch
 
+    def restore(self, stored: Stored) -> None:
+        """Begin with what was stored."""
+        self.map, self._decided = stored.map, stored.next_map
+
     def await_word(self, now_ms: float) -> None:
         """Take nothing in before the supervisor has said how things are: slots may have been about to move when the last life ended."""
         self._seal(now_ms)
@@ -137,6 +149,13 @@ class ShardSlots:
 
     def rebalance(self, message: Rebalance, now_ms: float) -> Standing:
         """Do a part of a move, and say whether it is done."""
+        is_done = self._do(message, now_ms)
+        if self._out:
+            self._entries = sum(each.entries for each in self._out.values())
+            self._bytes = sum(each.bytes for each in self._out.values())
+        return Standing(self.map, is_done, self.is_sealed, self._entries, self._bytes, self._decided or self._next)
+
+    def _do(self, message: Rebalance, now_ms: float) -> bool:
         next_map = message.map
         known = 0 if self.map is None else self.map.epoch
         is_done = True
@@ -144,15 +163,16 @@ class ShardSlots:
             case "look":
                 pass
             case "release":
+                self._over = max(self._over, message.attempt)
                 if known < next_map.epoch:
                     if self.map is not None:
                         self._shard.let_go(next_map)  # it was away, and comes back with what is others' by now
                     self._take(next_map)
                 self._end()
-            case _ if self.map is None:
-                is_done = False  # it is yet to be told which map there is
             case _ if known >= next_map.epoch:
                 is_done = self._is_stored
+            case _ if known != next_map.epoch - 1 or message.attempt <= self._over:
+                is_done = False  # it is yet to be told which map there is, or this comes late
             case "copy":
                 self._begin(message)
                 is_done = all(each.passes > PASSES or self._has_caught_up(each) for each in self._out.values())
@@ -174,20 +194,21 @@ class ShardSlots:
                 self.is_closed = True
                 self._adopt(next_map)
                 is_done = False  # it is to be stored first
+            case "decide":
+                assert self.map is not None
+                is_done = self._decided == next_map and self._is_stored
+                if self._decided != next_map:
+                    self._decided = next_map
+                    self._unstored.map(self.map, next_map)
+                    self._waits_for_sync = self._unstored.keeps
+                    self._shard.sync()
             case "drop":
                 self._shard.let_go(next_map)
                 self._take(next_map)
                 is_done = False
             case phase:
                 raise AssertionError(f"no such phase: {phase}")
-        moved, size = self._entries, self._bytes
-        if self._out:
-            moved, size = (
-                sum(each.entries for each in self._out.values()),
-                sum(each.bytes for each in self._out.values()),
-            )
-            self._entries, self._bytes = moved, size
-        return Standing(self.map, is_done, self.is_sealed, moved, size, self._next)
+        return is_done
 
     def _begin(self, message: Rebalance) -> None:
         """Begin a move, unless it has begun."""
@@ -231,7 +252,7 @@ class ShardSlots:
             self.sealed_ms = now_ms
 
     def _take(self, next_map: SlotMap) -> None:
-        self.map = next_map
+        self.map, self._decided = next_map, None
         self._unstored.map(next_map)
 
     @property
@@ -256,6 +277,7 @@ class ShardSlots:
         self._shard.adopt({int(each.rpartition("-")[2]): taken[each] for each in sorted(senders)}, next_map)
         self._take(next_map)
         self._waits_for_sync = self._unstored.keeps
+        self._shard.sync()
         self._taken.clear()
 
     # --- sending -------------------------------------------------------------------------------------------------

@@ -342,7 +342,7 @@ class ShardState:
     def restore(self, stored: Stored, now_ms: float, owns: Callable[[str], bool]) -> None:
         """Begin with what a store holds; to be called before anything else. `owns`: whether a key belongs to this shard."""
         self._now_ms = now_ms
-        self.slots.map = stored.map
+        self.slots.restore(stored)
         self.pasts.update(stored.pasts)
         for each in stored.entries:
             if not (owns(each.key) if stored.map is None else self._shard_of(each.key) == self._committed.shard):
@@ -391,7 +391,7 @@ class ShardState:
         self._now_ms = now_ms
         for held in self._acknowledgements.synced(failed=failed):
             if not held.gateway and self.slots.synced(failed=failed):
-                self._acknowledgements.hold(Held("", 0, "", Matched(0)))
+                self.sync()
             link = self._links.get(held.gateway)
             if link is not None:
                 link.answer(held.id, held.payload)
@@ -1807,9 +1807,10 @@ class ShardState:
             self.demand.inherit(content.joined, self._now_ms)
             for shard, past in content.pasts:
                 if shard == self._committed.shard:
-                    self.history.restore(past.lives, past.first, past.changes, past.steps)
-                    self._unstored.changes = min(self._unstored.changes, past.first)
                     earlier = past.ended
+                    if not self.history.next:  # else it was about to end, and has it still
+                        self.history.restore(past.lives, past.first, past.changes, past.steps)
+                        self._unstored.changes = past.first
                 else:
                     self.pasts[shard] = past
                     self._unstored.past(shard, past)
@@ -1826,6 +1827,9 @@ class ShardState:
             records = [record for content in each for record in content.mutations]
             self.mutations.queue.take_in(records, sender, self._now_ms)
             self.mutations.moved.update((record.id, None) for record in records)
+
+    def sync(self) -> None:
+        """Write through what changes with this step."""
         if self._unstored.keeps:
             self._acknowledgements.hold(Held("", 0, "", Matched(0)))
 

@@ -5,6 +5,7 @@
     hold      ingestors take nothing more, until shards have committed everything they took.
     seal      shards take nothing more, until nothing is under way among them and to gateways.
     send      senders send what has changed since, and what has to be of one moment.
+    decide    shard 0, which there always is, stores that slots may have moved, so that a cluster that begins anew looks where they are.
     adopt     receivers make it their own, with the next map. From here on there is no way back.
     drop      senders let go of it; all shards have the next map now.
     release   everybody goes on, by the map that counts: the next, or where the move was given up the one before.
@@ -26,10 +27,12 @@ from msgspec import Struct
 
 from cluster.core.messages import Rebalance, Standing
 from cluster.core.placement import SlotMap, assign_slots
+from cluster.core.scaling import MAX_INGESTORS
 
 MAX_SHARDS = 32
 """A position names every shard, and has to fit into 2 KiB."""
-MAX_GATEWAYS = 64
+MAX_ACTORS = {"shards": MAX_SHARDS, "coordinators": MAX_SHARDS, "ingestors": MAX_INGESTORS, "gateways": 64}
+"""How many of each there may be."""
 CUT_MS = 5_000.0
 """A cut takes a fraction of a second. Where somebody hangs it is better that everybody goes on, and it is tried again."""
 AGAIN_MS = 2_000.0
@@ -49,6 +52,7 @@ class Phase(Enum):
     HOLD = "hold"
     SEAL = "seal"
     SEND = "send"
+    DECIDE = "decide"
     ADOPT = "adopt"
     DROP = "drop"
     RELEASE = "release"
@@ -58,7 +62,8 @@ FOLLOWING = {
     Phase.COPY: Phase.HOLD,
     Phase.HOLD: Phase.SEAL,
     Phase.SEAL: Phase.SEND,
-    Phase.SEND: Phase.ADOPT,
+    Phase.SEND: Phase.DECIDE,
+    Phase.DECIDE: Phase.ADOPT,
     Phase.ADOPT: Phase.DROP,
 }
 MAY_BE_GIVEN_UP = (Phase.HOLD, Phase.SEAL, Phase.SEND)
@@ -77,8 +82,11 @@ class Moved(Struct, frozen=True):
 class SlotMoves:
     """See the module."""
 
-    def __init__(self, shards: int, coordinators: int, now_ms: float, *, keeps: bool = False) -> None:
-        """Begin by looking. `shards`, `coordinators`: how many there are to be; `keeps`: unless there are others, who stay as many."""
+    def __init__(self, shards: int, coordinators: int, now_ms: float, *, found: int = 0, keeps: bool = False) -> None:
+        """Begin by looking. `shards`, `coordinators`: how many there are to be; `keeps`: unless there are others, who stay as many.
+
+        `found`: how many shards there are already.
+        """
         self.map: SlotMap | None = None
         """That counts; None: it is being looked for."""
         self.next: SlotMap | None = None
@@ -97,7 +105,7 @@ class SlotMoves:
         """Some receiver may have adopted."""
         self._found: dict[str, Standing] = {}
         """What everybody last said, in this phase."""
-        self._span = (0, 0)
+        self._span = (found, 0)
         """Shards and coordinators there are while slots move, old and new."""
         self._ended: tuple[SlotMap, SlotMap] | None = None
         """The maps before and after the move that comes to its end."""
@@ -120,15 +128,20 @@ class SlotMoves:
         return self.map is not None and (self.map.shards, self.map.coordinators) == self.wanted
 
     @property
-    def is_cutting(self) -> bool:
-        """Whether the cluster pauses."""
-        return self.phase not in (Phase.LOOK, Phase.IDLE, Phase.COPY)
+    def is_settled(self) -> bool:
+        """Whether who asks may be told which map counts: not while it is looked for, or shards have different ones."""
+        return self.phase not in (Phase.LOOK, Phase.DECIDE, Phase.ADOPT, Phase.DROP) and not self._is_halfway
+
+    @property
+    def _is_halfway(self) -> bool:
+        return self._is_decided and self.phase is not Phase.RELEASE
 
     @property
     def actors(self) -> list[str]:
         """Return the shards and coordinators that should exist now."""
         maps = [each for each in (self.map, self.next) if each is not None]
-        maps += [each.map for each in self._found.values() if self.phase is Phase.LOOK and each.map is not None]
+        if self.phase is Phase.LOOK:
+            maps += [each for said in self._found.values() for each in (said.map, said.next) if each is not None]
         wanted = (1, 1) if self.phase is Phase.LOOK and self._keeps else self.wanted
         shards = max([wanted[0], self._span[0], *(each.shards for each in maps)])
         coordinators = max([wanted[1], self._span[1], *(each.coordinators for each in maps)])
@@ -153,10 +166,11 @@ class SlotMoves:
         said = {}
         receivers = self.receivers
         for name in shards:
-            if phase is Phase.HOLD:
+            if phase is Phase.HOLD or (phase is Phase.DECIDE and name != "shard-0"):
                 continue
-            if (found := self._found.get(name)) is not None and found.map is None:
-                said[name] = Rebalance("release", self.map, self._attempt)  # it has only just begun
+            found = self._found.get(name)
+            if found is not None and (found.map is None or found.map.epoch < self.map.epoch):
+                said[name] = Rebalance("release", self.map, 0)  # it has only just begun, or was about to end
             elif phase is Phase.ADOPT and name not in receivers:
                 said[name] = Rebalance("send", self.next, self._attempt)
             elif not (phase is Phase.DROP and name in receivers):
@@ -209,12 +223,12 @@ class SlotMoves:
     def _enter(self, phase: Phase, now_ms: float) -> None:
         if phase is Phase.HOLD:
             self._held_ms = now_ms
-        if phase is Phase.ADOPT:
+        if phase is Phase.DECIDE:
             self._is_decided = True
         if phase is Phase.RELEASE:
             self._released_ms = 0.0
         self.phase, self._since_ms = phase, now_ms
-        self._found = {name: each for name, each in self._found.items() if each.map is None}
+        self._found = {}
 
     def _give_up(self, now_ms: float) -> None:
         self.given_up += 1

@@ -64,7 +64,9 @@ class Transaction(Struct, frozen=True, array_like=True):
     """By id."""
     steps: list[Step] = []
     map: SlotMap | None = None
-    """The slot map, where it is another than before."""
+    """The slot map, where it, or the next, is another than before."""
+    next_map: SlotMap | None = None
+    """With `map`: to which slots may have moved already."""
     pasts: dict[int, Past | None] = {}
     """Histories of shards that are no more."""
 
@@ -84,6 +86,7 @@ class Stored(Struct, frozen=True):
     mutations: list[MutationRecord] = []
     steps: list[Step] = []
     map: SlotMap | None = None
+    next_map: SlotMap | None = None
     pasts: dict[int, Past] = {}
 
 
@@ -128,6 +131,7 @@ class Unstored:
         "_entries",
         "_map",
         "_mutations",
+        "_next_map",
         "_pasts",
         "_results",
         "changes",
@@ -147,6 +151,7 @@ class Unstored:
         self.changes = 0
         """Number of the first change of the history that is not stored."""
         self._map: SlotMap | None = None
+        self._next_map: SlotMap | None = None
         self._pasts: dict[int, Past | None] = {}
         self.moving: dict[str, None] | None = None
         """While slots move: entries that have changed, or are gone."""
@@ -182,10 +187,10 @@ class Unstored:
         if self.keeps:
             self._mutations[mutation] = None
 
-    def map(self, slot_map: SlotMap) -> None:
-        """There is another slot map."""
+    def map(self, slot_map: SlotMap, next_map: SlotMap | None = None) -> None:
+        """There is another slot map, or one to which slots are about to move."""
         if self.keeps:
-            self._map = slot_map
+            self._map, self._next_map = slot_map, next_map
 
     def past(self, shard: int, past: Past | None) -> None:
         """The history of another shard, which is no more, is kept here, or no longer."""
@@ -228,9 +233,10 @@ class Unstored:
             {mutation: _copied(mutations.get(mutation)) for mutation in self._mutations},
             history.steps,
             self._map,
+            self._next_map,
             self._pasts,
         )
-        self._map, self._pasts = None, {}
+        self._map, self._next_map, self._pasts = None, None, {}
         self._entries, self._cursors, self._checkpoints, self._results, self._mutations = {}, {}, {}, {}, {}
         self.changes = history.next
         return made
@@ -242,7 +248,8 @@ class Unstored:
         self._checkpoints.update(dict.fromkeys(transaction.checkpoints))
         self._results.update(dict.fromkeys(transaction.results))
         self._mutations.update(dict.fromkeys(transaction.mutations))
-        self._map = self._map or transaction.map
+        if self._map is None:
+            self._map, self._next_map = transaction.map, transaction.next_map
         self._pasts = {**transaction.pasts, **self._pasts}
         self.changes = min(self.changes, transaction.number)
 

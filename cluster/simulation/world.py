@@ -237,7 +237,8 @@ class World:
         """Let the supervisor begin anew, as to slots."""
         self.note(f"kill supervisor ({self.moves.phase.value})")
         map_then = self.moves.map
-        self.moves = SlotMoves(1, 1, self.now_ms, keeps=True)
+        found = sum(name.startswith("shard") for name in self._lives)
+        self.moves = SlotMoves(1, 1, self.now_ms, found=found, keeps=True)
         self.moves.map = map_then  # for who begins while it looks, as who asks it then waits
         self._begin_rebalancing()
 
@@ -293,7 +294,7 @@ class World:
         """A shard asks which map there is; while slots are about to move it waits for what it is told of that."""
         if self._lives.get(name) != life or name not in self.machines:
             return
-        if self.moves.phase is Phase.LOOK or self.moves.is_cutting:
+        if not self.moves.is_settled:
             self.at(20.0, lambda: self._tell_map(name, life))
             return
         void(self._receive(name, Rebalance("release", self.slots, 0)))
@@ -522,7 +523,7 @@ class World:
                 answer, effects = machine.slot_slice(message, now_ms)
             case Rebalance():
                 if isinstance(machine, CoordinatorState):
-                    return Standing(None, True)
+                    return machine.rebalance(message)
                 answer, effects = machine.rebalance(message, now_ms)
             case _:
                 raise AssertionError(f"{to}: {message!r}")

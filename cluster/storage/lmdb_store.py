@@ -52,7 +52,7 @@ class _Meta(msgspec.Struct, frozen=True, array_like=True):
 
 
 _META = msgspec.msgpack.Decoder(_Meta).decode
-_MAP = msgspec.msgpack.Decoder(SlotMap).decode
+_MAPS = msgspec.msgpack.Decoder(tuple[SlotMap | None, SlotMap | None]).decode
 _PAST = msgspec.msgpack.Decoder(Past).decode
 _PASTS = b"past/"
 """Before the number of a shard that is no more, in the table of what is kept once."""
@@ -140,7 +140,7 @@ class LmdbStore:
                     [_RECORD(value) for _, value in reading.cursor(self._changes)],
                     [_MUTATION(value) for _, value in reading.cursor(self._mutations)],
                     meta.steps,
-                    None if (kept := reading.get(b"map", db=self._meta)) is None else _MAP(kept),
+                    *((None, None) if (kept := reading.get(b"maps", db=self._meta)) is None else _MAPS(kept)),
                     {
                         int(name.removeprefix(_PASTS)): _PAST(value)
                         for name, value in reading.cursor(self._meta)
@@ -189,7 +189,7 @@ class LmdbStore:
             while changes.first() and int.from_bytes(changes.key(), "big") < transaction.first:
                 changes.delete()
         if transaction.map is not None:
-            writing.put(b"map", _ENCODE(transaction.map), db=self._meta)
+            writing.put(b"maps", _ENCODE((transaction.map, transaction.next_map)), db=self._meta)
         for shard, past in transaction.pasts.items():
             name = _PASTS + str(shard).encode()
             if past is None:

@@ -25,7 +25,7 @@ class MemoryStore:
         self._lives: list[Life] = []
         self._mutations: dict[str, MutationRecord] = {}
         self._steps: list[Step] = []
-        self._map: SlotMap | None = None
+        self._maps: tuple[SlotMap | None, SlotMap | None] = (None, None)
         self._pasts: dict[int, Past] = {}
 
     def load(self) -> Stored | None:
@@ -46,7 +46,7 @@ class MemoryStore:
             changes,
             list(self._mutations.values()),
             list(self._steps),
-            self._map,
+            *self._maps,
             dict(self._pasts),
         )
 
@@ -63,7 +63,8 @@ class MemoryStore:
             del self._changes[number]
         self._lives = transaction.lives
         self._steps = transaction.steps
-        self._map = transaction.map or self._map
+        if transaction.map is not None:
+            self._maps = (transaction.map, transaction.next_map)
         _update(self._pasts, transaction.pasts)
 
     def sync(self) -> None:

@@ -104,7 +104,11 @@ class Rebalancing(Ledger):
                 assert self.kills or not view.resets, f"{client.name}/{sub}: was reset"
                 wanted = self._seen(client.wanted[sub])
                 held = {key: data for key, (version, data) in view.entries.items() if version}
-                wrong = {key: (held.get(key), wanted.get(key)) for key in held.keys() | wanted if held.get(key) != wanted.get(key)}
+                wrong = {
+                    key: (held.get(key), wanted.get(key))
+                    for key in held.keys() | wanted
+                    if held.get(key) != wanted.get(key)
+                }
                 assert not wrong, f"{client.name}/{sub}: held and true: {wrong}"
         assert GATEWAY in world.machines
 
