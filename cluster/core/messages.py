@@ -829,6 +829,8 @@ class Standing(Struct, frozen=True, array_like=True, tag="standing"):
     bytes: int = 0
     next: SlotMap | None = None
     """To which slots move."""
+    lacks: bool = False
+    """It has not been sent all that it is to adopt: it was, perhaps, in an earlier life."""
 
 
 class SlotSlice(Struct, frozen=True, array_like=True, tag="slot_slice"):

@@ -119,7 +119,7 @@ class ShardSlots:
         self._incoming: dict[str, Incoming] = {}
         self._taken: dict[str, list[Content]] = {}
         """What others have sent in this attempt."""
-        self._waits_for_sync = False
+        self._waits_for_sync = self._lacks = False
         self._entries = self._bytes = 0
         """Sent in the last move."""
 
@@ -153,9 +153,11 @@ class ShardSlots:
         if self._out:
             self._entries = sum(each.entries for each in self._out.values())
             self._bytes = sum(each.bytes for each in self._out.values())
-        return Standing(self.map, is_done, self.is_sealed, self._entries, self._bytes, self._decided or self._next)
+        return Standing(
+            self.map, is_done, self.is_sealed, self._entries, self._bytes, self._decided or self._next, self._lacks
+        )
 
-    def _do(self, message: Rebalance, now_ms: float) -> bool:
+    def _do(self, message: Rebalance, now_ms: float) -> bool:  # noqa: PLR0912, PLR0915 - one case a phase
         next_map = message.map
         known = 0 if self.map is None else self.map.epoch
         is_done = True
@@ -272,7 +274,8 @@ class ShardSlots:
         elif self.is_new:
             senders.add("shard-0")
         taken = {sender: contents for sender, contents in self._taken.items() if contents and contents[-1].is_last}
-        if not senders <= taken.keys():
+        self._lacks = not senders <= taken.keys()
+        if self._lacks:
             return  # they are asked to send it anew
         self._shard.adopt({int(each.rpartition("-")[2]): taken[each] for each in sorted(senders)}, next_map)
         self._take(next_map)

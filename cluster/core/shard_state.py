@@ -1869,7 +1869,8 @@ class ShardState:
         for made in [shard for shard in self.pasts if shard < next_map.shards]:
             del self.pasts[made]
             self._unstored.past(made, None)
-        self.history.step(-1 if self.slots.is_new else before.epoch, next_map.epoch)
+        if own < max(before.shards, next_map.shards):  # else it is yet to be one of them
+            self.history.step(-1 if self.slots.is_new else before.epoch, next_map.epoch)
 
     def _drop_unsaid(self, entry: ShardEntry) -> None:
         """Drop an entry that is another shard's now."""

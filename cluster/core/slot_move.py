@@ -215,10 +215,19 @@ class SlotMoves:
                 self._ended = (self.map, self.next)
                 self.map, self.next = self.next, None
                 self._enter(Phase.RELEASE, now_ms)
+            case Phase.ADOPT if not is_done and self._is_lacking(asked, said):
+                self._attempt += 1  # senders begin anew, to those that have lost what they were sent
             case phase if is_done and all(each.phase != "release" for each in asked.values()):
                 self._enter(FOLLOWING[phase], now_ms)
             case _:
                 pass
+
+    @staticmethod
+    def _is_lacking(asked: Mapping[str, Rebalance], said: Mapping[str, Standing | None]) -> bool:
+        """Whether all is sent, as senders see it, and not to all receivers that live now."""
+        found = {name: each for name, each in said.items() if each is not None}
+        is_sent = all(name in found and found[name].is_done for name, ask in asked.items() if ask.phase == "send")
+        return is_sent and any(each.lacks for each in found.values())
 
     def _enter(self, phase: Phase, now_ms: float) -> None:
         if phase is Phase.HOLD:
