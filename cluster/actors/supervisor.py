@@ -2,6 +2,8 @@
 
 Crash: the data plane goes on; the new life finds the others by name, takes the configuration from where Ray keeps it, and asks which
 ingestors there are. Retry: applying a configuration twice does nothing the second time.
+
+It is one thing because whatever is begun (a configuration, a scale request, a repair) changes the one list of actors that there should be.
 """
 
 import asyncio

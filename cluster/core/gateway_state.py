@@ -98,6 +98,8 @@ one or two writes a window."""
 RETRY_MS = 150.0
 CHUNK_BYTES = 64 * 1024
 """Of a snapshot, in one frame. The socket asks for the next when this one is written."""
+NOWHERE: Position = (-1, 0)
+"""No shard has ever been there."""
 STALL_MS = 30_000.0
 """A client that takes nothing for so long, while something waits, is closed."""
 SILENCE_MS = 3_000.0
@@ -1174,11 +1176,11 @@ class GatewayState:
         subscription.phase = Phase.RESUMING
         subscription.unanswered = 0
         subscription.listed.clear()
-        since = dict(subscription.since)
+        since = {index: each if each[0] else NOWHERE for index, each in subscription.since.items()}
         map_epoch = since.pop(MAP, (1, 0))[0]
         if map_epoch == self._slots.epoch:
             asked = [
-                (index, Missed(self._id(), topic.key, topic.prefix, *since.get(index, (0, 0))))
+                (index, Missed(self._id(), topic.key, topic.prefix, *since.get(index, NOWHERE)))
                 for index in topic.watches
             ]
         else:

@@ -4,6 +4,8 @@ What a mutation does to views travels from its home to the shards of its keys ov
 link has all that counts, so whichever end starts anew, what the other showed or waited for is made good by it. A lift may come twice: a
 shard notes in its store, with what it applied, that it has it.
 
+It is one thing because what is laid, lifted and told shares the links to other shards and what is known of their lives.
+
 What must not live here: when a mutation is sent (`mutation_queue`), how views come about (`overlay`), numbering changes (`shard_state`).
 """
 

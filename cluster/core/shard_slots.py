@@ -157,7 +157,7 @@ class ShardSlots:
             self.map, is_done, self.is_sealed, self._entries, self._bytes, self._decided or self._next, self._lacks
         )
 
-    def _do(self, message: Rebalance, now_ms: float) -> bool:  # noqa: PLR0912, PLR0915 - one case a phase
+    def _do(self, message: Rebalance, now_ms: float) -> bool:  # noqa: PLR0915 - one case a phase
         next_map = message.map
         known = 0 if self.map is None else self.map.epoch
         is_done = True

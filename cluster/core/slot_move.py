@@ -29,7 +29,7 @@ from cluster.core.messages import Rebalance, Standing
 from cluster.core.placement import SlotMap, assign_slots
 from cluster.core.scaling import MAX_INGESTORS
 
-MAX_SHARDS = 32
+MAX_SHARDS = 64
 """A position names every shard, and has to fit into 2 KiB."""
 MAX_ACTORS = {"shards": MAX_SHARDS, "coordinators": MAX_SHARDS, "ingestors": MAX_INGESTORS, "gateways": 64}
 """How many of each there may be."""

@@ -130,7 +130,7 @@ async def scale(cluster: LiveCluster, **counts: int) -> dict[str, Any]:
         there = all(len(described[kind]) == number for kind, number in counts.items())
         return not described["scaling"] and described["ready"] and there and described
 
-    described: dict[str, Any] = await asyncio.to_thread(eventually, is_done, str(counts), every_s=0.1)
+    described: dict[str, Any] = await asyncio.to_thread(eventually, is_done, str(counts), timeout_s=150.0, every_s=0.1)
     return described
 
 
@@ -171,7 +171,7 @@ async def running(ledger: str, store: Path, **counts: int) -> AsyncIterator[Live
         await asyncio.to_thread(cluster.stop)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 async def test_clients_notice_nothing_while_shards_come_and_go(local_ray: None, tmp_path: Path, ledger: str) -> None:
     async with running(ledger, tmp_path, shards=2) as cluster:
         client = await subscribed(cluster)

@@ -23,7 +23,6 @@ LATER = {
     "sessions_degraded",
     "failovers_total",
     "recovery_seconds",
-    "rebalances_total",
     "shard_standby",
 }
 """Of features that are not built: they have no series yet."""
