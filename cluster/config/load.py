@@ -52,6 +52,7 @@ from cluster.core.overflow import Overflow
 from cluster.core.presence_room import MAX_TOPIC
 from cluster.core.rule import BROADCAST
 from cluster.core.scaling import MAX_INGESTORS, Autoscale
+from cluster.core.slot_move import MAX_SHARDS
 from cluster.core.staleness import StaleTime
 from cluster.core.window import Profile
 from cluster.errors import ConfigError
@@ -61,7 +62,6 @@ _SIZE = re.compile(r"(\d+)(B|KiB|MiB|GiB)\Z")
 _SIZE_BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z")
-MAX_SHARDS = 64
 MAX_PARTITIONS = 64
 MAX_NODES = 1_000_000
 """Values in a document with its aliases written out, which a few lines can make billions of."""

@@ -8,6 +8,7 @@ With `kills` clients may be told to start over, as always when a shard or gatewa
 
 from typing import Any
 
+from cluster.core.slot_move import FOLLOWING, Phase
 from cluster.simulation.world import GATEWAY
 from tests.simulation import replay
 from tests.simulation.ledger import Ledger
@@ -85,8 +86,31 @@ class Rebalancing(Ledger):
                 name = choose.choice(sorted(world.machines))
                 world.kill(name)
 
-        for _ in range(choose.randint(0, 5)):
+        for _ in range(choose.randint(0, 4)):
             world.at(choose.uniform(100.0, end - world.now_ms - 300), one)
+        for _ in range(choose.randint(0, 2)):
+            self._strike(
+                choose.choice(list(FOLLOWING)), choose.choice(["supervisor", "shard", "ingestor", "gateway"]), end
+            )
+
+    def _strike(self, phase: Phase, kind: str, end: float) -> None:
+        """Kill somebody in a part of a move."""
+        world = self.world
+
+        def look() -> None:
+            if world.now_ms > end:
+                return
+            if world.moves.phase is not phase:
+                world.at(2.0, look)
+            elif kind == "supervisor":
+                world.kill_supervisor()
+            else:
+                victims = sorted(name for name in world.machines if name.startswith(kind))
+                if victims:
+                    world.note(f"strike at {phase.value}")
+                    world.kill(world.random.choice(victims))
+
+        look()
 
     def check(self) -> None:
         world = self.world

@@ -1,17 +1,20 @@
 """All state machines together under seeded schedules; a failing seed replays with `python -m tests.simulation.schedule SEED`."""
 
 import random
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.simulation import mutations, replay
+from cluster.core.slot_move import FOLLOWING
+from tests.simulation import mutations, rebalancing, replay
 from tests.simulation.ledger import Ledger
 from tests.simulation.schedule import Schedule, make
 
 SEEDS = 120
 LEDGERS, LEDGERS_A_TEST = 500, 25
 MUTATIONS, MUTATIONS_A_TEST = 200, 25
+MOVES, MOVES_A_TEST = 60, 10
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -46,6 +49,24 @@ def test_faults_do_happen() -> None:
 def test_every_event_counts_once_whatever_dies(first: int, tmp_path: Path) -> None:
     for seed in range(first, first + LEDGERS_A_TEST):
         replay.run(Ledger, seed, tmp_path)
+
+
+@pytest.mark.parametrize("first", range(0, MOVES, MOVES_A_TEST))
+def test_slots_move_and_nobody_notices_whatever_dies(first: int, tmp_path: Path) -> None:
+    for seed in range(first, first + MOVES_A_TEST):
+        replay.run(rebalancing.make, seed, tmp_path)
+
+
+def test_somebody_dies_in_every_part_of_a_move() -> None:
+    struck: set[str] = set()
+    for seed in range(1, 120, 2):
+        schedule = rebalancing.make(seed)
+        schedule.run()
+        trace = "\n".join(schedule.world.trace)
+        struck.update(re.findall(r"(?:strike at |kill supervisor \()(\w+)", trace))
+        if struck >= {phase.value for phase in FOLLOWING}:
+            return
+    raise AssertionError(f"only at {struck}")
 
 
 @pytest.mark.parametrize("first", range(0, MUTATIONS, MUTATIONS_A_TEST))
