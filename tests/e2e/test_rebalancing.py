@@ -130,7 +130,7 @@ async def scale(cluster: LiveCluster, **counts: int) -> dict[str, Any]:
         there = all(len(described[kind]) == number for kind, number in counts.items())
         return not described["scaling"] and described["ready"] and there and described
 
-    described: dict[str, Any] = await asyncio.to_thread(eventually, is_done, str(counts), timeout_s=150.0, every_s=0.1)
+    described: dict[str, Any] = await asyncio.to_thread(eventually, is_done, str(counts), timeout_s=150.0, every_s=0.5)
     return described
 
 
@@ -212,3 +212,43 @@ async def test_clients_notice_nothing_while_shards_come_and_go(local_ray: None, 
         assert moves == 2
         assert not (tmp_path / cluster.name / "shard-1").exists()
         await client.close()
+
+
+@pytest.mark.timeout(180)
+async def test_a_move_is_completed_or_given_up_whoever_dies(local_ray: None, tmp_path: Path, ledger: str) -> None:
+    async with running(ledger, tmp_path, shards=2) as cluster:
+        writer = Writer(cluster)
+        for victim, shards in (("shard-0", 4), ("supervisor", 1), ("shard-2", 3)):  # who gives, who decides, who takes
+
+            def strike(victim: str = victim, shards: int = shards) -> bool:
+                """Ask for it, and kill as soon as it has begun; a supervisor that dies at once has to be asked again."""
+                httpx.post(f"{cluster.url}/v1/scale", json={"shards": shards}, timeout=30)
+                if victim not in cluster.pids():
+                    return False
+                cluster.kill(victim)
+                return True
+
+            await asyncio.to_thread(eventually, strike)
+            await asyncio.to_thread(eventually, lambda: cluster.supervisor.describe()["ready"])
+            await scale(cluster, shards=shards)
+        await check(cluster, ledger, await writer.stop())
+
+
+@pytest.mark.timeout(180)
+async def test_a_cluster_that_was_scaled_begins_anew_as_it_was_and_goes_to_what_is_configured(
+    local_ray: None, tmp_path: Path, ledger: str
+) -> None:
+    async with running(ledger, tmp_path, shards=1) as cluster:
+        await scale(cluster, shards=3)
+        for number in range(50):
+            assert cluster.put(["kept", number], number).is_success
+        await asyncio.to_thread(cluster.stop)
+        await asyncio.to_thread(cluster.start)
+
+        def is_there() -> bool:
+            described = cluster.supervisor.describe()
+            return not described["scaling"] and len(described["shards"]) == 1
+
+        await asyncio.to_thread(eventually, is_there, every_s=0.1)
+        kept = {f'["kept",{number}]': number for number in range(50)}
+        await check(cluster, ledger, kept)
