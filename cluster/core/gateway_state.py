@@ -633,6 +633,7 @@ class GatewayState:
         senders, receivers = {sender for sender, _ in pairs}, {to for _, to in pairs}
         receivers |= {shard.index for shard in self._shards if shard.index >= before.shards} | ({0} if gone else set())
         self._slots = slots
+        self.presence.rehome(slots.shards)
         self.mutations.moved(senders)
         for replica in self.replicas.values():
             index = slots.shard(CanonicalKey(replica.key))
@@ -648,7 +649,6 @@ class GatewayState:
             del self._by_address[shard.address]
         for gather in {id(each): each for each in self._gathers.values() if each.make is not None}.values():
             self._gather_anew(gather)
-        self.presence.rehome(slots.shards)
         for shard in self._shards:
             effects.extend(self._pump(shard))
 

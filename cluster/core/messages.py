@@ -772,8 +772,8 @@ class Lay(Struct, frozen=True, array_like=True, tag="lay"):
     variables: bytes = b"{}"
     """JSON object. With these and `name` events of streams can be told that are of the mutation."""
     created_ms: float = 0.0
-    former: int = -1
-    """The home from which a move of slots has brought it; what that has laid of it is this."""
+    scope: str = ""
+    """Whose slot says which shard is its home."""
 
 
 class Lift(Struct, frozen=True, array_like=True, tag="lift"):

@@ -220,14 +220,15 @@ class MutationQueue:
 
     # --- moves of slots ------------------------------------------------------------------------------------------
 
-    def take_in(self, records: list[MutationRecord], former: int, now_ms: float) -> None:
-        """Be the home of what was another shard's: as after a restart, and what that has laid counts as this one's."""
+    def take_in(self, records: list[MutationRecord], now_ms: float) -> None:
+        """Be the home of what was another shard's: as after a restart."""
         self._now_ms = now_ms
         for record in sorted(records, key=lambda each: each.number):
             if record.id in self.records:
                 continue  # a client gave two mutations one id: that of this home counts
-            self._number += 1
-            record.number = self._number
+            self._number = max(
+                self._number, record.number
+            )  # of one scope all were of one home, so their order is theirs still
             self.records[record.id] = record
             self._changed(record.id)
             self.told[record.id] = record
@@ -239,7 +240,7 @@ class MutationQueue:
                 continue
             self._reenter(record)
             if not record.status.is_settled:
-                self._lay(record, former=former)
+                self._lay(record)
         self._settled = deque(sorted(self._settled, key=lambda each: each.settled_ms))
         for scope in {record.scope for record in records}:
             self._advance(scope)
@@ -784,12 +785,12 @@ class MutationQueue:
         self._changed(record.id)
         self._lay(record, before)
 
-    def _lay(self, record: MutationRecord, before: Iterable[int] = (), former: int = -1) -> None:
+    def _lay(self, record: MutationRecord, before: Iterable[int] = ()) -> None:
         shards: Iterable[int] = {*before, *(self._place(key) for key, _ in record.laid)}
         for shard in range(self._shards) if record.temporary else sorted(shards):
-            self.items.setdefault(shard, []).append(self._lay_for(shard, record, former))
+            self.items.setdefault(shard, []).append(self._lay_for(shard, record))
 
-    def _lay_for(self, shard: int, record: MutationRecord, former: int = -1) -> Lay:
+    def _lay_for(self, shard: int, record: MutationRecord) -> Lay:
         declared = self._declared.get(record.name)
         restores = declared is not None and declared.rollback == "snapshot"
         return Lay(
@@ -801,7 +802,7 @@ class MutationQueue:
             record.name,
             record.variables,
             record.created_ms,
-            former,
+            record.scope,
         )
 
     def _lift_for(self, shard: int, record: MutationRecord) -> Lift:

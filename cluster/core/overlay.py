@@ -19,12 +19,12 @@ still to come goes on lying over the base, as its echo, until that event or a se
 What must not live here: which mutations there are (`mutation_queue`), numbering and sending changes (`shard_state`).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, takewhile
 from typing import Any
 
 import orjson
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from cluster.core.entry import Value
 from cluster.core.json_pointer import resolve, tokens
@@ -156,6 +156,7 @@ class Known(Struct):
     """A stream's event of it has come by here: the bases have what it did, and what came after it."""
     is_echo: bool = False
     """It is settled; only its event is still to come."""
+    scope: str = ""
 
 
 class Overlays:
@@ -201,7 +202,8 @@ class Overlays:
             overlay.laid.sort(key=lambda each: each.order)
         again = known is not None and known.is_confirmed
         variables = orjson.loads(lay.variables)
-        self.mutations[lay.mutation] = Known(home, lay.name, variables, lay.created_ms, dict.fromkeys(by_key), again)
+        keyed = dict.fromkeys(by_key)
+        self.mutations[lay.mutation] = Known(home, lay.name, variables, lay.created_ms, keyed, again, scope=lay.scope)
         return keys
 
     def lift(self, mutation: str) -> dict[str, Laid]:
@@ -249,10 +251,15 @@ class Overlays:
         if hidden:
             self._hiding[key] = None
         for mutation, said, until in known:
-            fresh = Known(said.home, said.name, said.variables, said.created_ms, {}, said.is_confirmed, said.is_echo)
+            fresh = structs.replace(said, keys={})
             self.mutations.setdefault(mutation, fresh).keys[key] = None
             if until is not None:
                 self._echoes.setdefault(mutation, until)
+
+    def rehome(self, home_of: Callable[[str], int]) -> None:
+        """Mutations have other homes, by their scopes."""
+        for known in self.mutations.values():
+            known.home = home_of(known.scope)
 
     def let_go(self, keys: Iterable[str]) -> None:
         """Entries are another shard's now, with what lies over them."""

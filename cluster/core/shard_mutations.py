@@ -229,8 +229,6 @@ class ShardMutations:
 
     def _take(self, item: Lay | Lift, home: int, now_ms: float) -> None:
         known = self.laid.mutations.get(item.mutation)
-        if known is not None and isinstance(item, Lay) and known.home == item.former:
-            known.home = home  # to which it has moved
         if known is not None and known.home != home:
             known = None  # a client gave two mutations one id: what is laid is the other
         if isinstance(item, Lay):

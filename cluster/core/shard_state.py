@@ -1823,9 +1823,10 @@ class ShardState:
         self.history.step(earlier, next_map.epoch)
         self.presence.begin_anew()
         self.slots.map = next_map  # by which is placed what follows
-        for sender, each in contents.items():
+        self.mutations.laid.rehome(self._shard_of)
+        for each in contents.values():
             records = [record for content in each for record in content.mutations]
-            self.mutations.queue.take_in(records, sender, self._now_ms)
+            self.mutations.queue.take_in(records, self._now_ms)
             self.mutations.moved.update((record.id, None) for record in records)
 
     def sync(self) -> None:
@@ -1866,6 +1867,7 @@ class ShardState:
                 [name for name in self._committed.checkpoints if slot(CanonicalKey(name)) in leaving]
             )
             self.presence.let_go(lambda topic: slot(CanonicalKey(topic)) in leaving)
+        self.mutations.laid.rehome(lambda scope: next_map.shard(CanonicalKey(scope)))
         for made in [shard for shard in self.pasts if shard < next_map.shards]:
             del self.pasts[made]
             self._unstored.past(made, None)

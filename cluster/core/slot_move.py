@@ -111,6 +111,8 @@ class SlotMoves:
         """The maps before and after the move that comes to its end."""
         self._moved = (0, 0)
         """Entries and bytes of it."""
+        self._ends = False
+        """Actors that are needed no longer are to be gone before others of their names are made, whom links would take for them."""
         self._released_ms = 0.0
 
     def want(self, shards: int, coordinators: int) -> None:
@@ -142,7 +144,7 @@ class SlotMoves:
         maps = [each for each in (self.map, self.next) if each is not None]
         if self.phase is Phase.LOOK:
             maps += [each for said in self._found.values() for each in (said.map, said.next) if each is not None]
-        wanted = (1, 1) if self.phase is Phase.LOOK and self._keeps else self.wanted
+        wanted = (1, 1) if self._ends or (self.phase is Phase.LOOK and self._keeps) else self.wanted
         shards = max([wanted[0], self._span[0], *(each.shards for each in maps)])
         coordinators = max([wanted[1], self._span[1], *(each.coordinators for each in maps)])
         return [*_names("shard", shards), *_names("coordinator", coordinators)]
@@ -254,7 +256,9 @@ class SlotMoves:
             self.finished.append(Moved(after, slots, *self._moved, pause_ms))
             self.moves += 1
         self._ended, self._is_decided = None, False
-        self._span = (self.map.shards, self.map.coordinators)
+        counts = (self.map.shards, self.map.coordinators)
+        self._ends = self._ends or any(had > has for had, has in zip(self._span, counts, strict=True))
+        self._span = counts
         self._enter(Phase.IDLE, now_ms)
 
     def _look(self, now_ms: float) -> None:
@@ -275,6 +279,7 @@ class SlotMoves:
             goal = max([newest, *next_maps], key=lambda each: each.epoch)
             self.wanted = (goal.shards, goal.coordinators)
         self.map = newest
+        self._ends = self._span[0] > newest.shards  # perhaps: `begin` will see
         spans = [newest] if before is None else [newest, before]
         self._span = (max(each.shards for each in spans), max(each.coordinators for each in spans))
         if before is None:
@@ -286,9 +291,15 @@ class SlotMoves:
 
     def begin(self, present: Sequence[str], now_ms: float) -> None:
         """Begin a move where one is wanted, it is time, and those it needs are there."""
-        if self.phase is not Phase.IDLE or self._is_wanted or now_ms < self._not_before_ms:
+        if self.phase is not Phase.IDLE:
             return
         assert self.map is not None
+        here = {*_names("shard", self.map.shards), *_names("coordinator", self.map.coordinators)}
+        self._ends = self._ends and any(
+            name not in here for name in present if name.startswith(("shard", "coordinator"))
+        )
+        if self._ends or self._is_wanted or now_ms < self._not_before_ms:
+            return
         shards, coordinators = self.wanted
         needed = {
             *_names("shard", max(shards, self.map.shards)),

@@ -274,12 +274,13 @@ class World:
             moves.heard(asks, said, self.now_ms)
             if moves.phase is not before:
                 self.note(f"slots: {before.value} -> {moves.phase.value}")
-        if self.moves.is_done:
-            self._is_rebalancing = False
+        if self.moves.phase is Phase.IDLE:
             wanted = self.moves.actors
             for name in [each for each in self._lives if each.startswith(("shard", "coordinator"))]:
                 if name not in wanted:
                     self._retire(name)
+        if self.moves.is_done:
+            self._is_rebalancing = False
             return
         self._rebalance()
 

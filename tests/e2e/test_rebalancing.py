@@ -62,12 +62,13 @@ class Writer:
     def __init__(self, cluster: LiveCluster) -> None:
         self._cluster = cluster
         self.acknowledged: dict[str, int] = {}
+        self._goes_on = True
         self._task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
         number = 0
         async with httpx.AsyncClient(base_url=self._cluster.url, timeout=30) as http:
-            while True:
+            while self._goes_on:
                 number += 1
                 key = f'["written",{number % 20}]'
                 headers = {"Idempotency-Key": f"write-{number}"}
@@ -83,8 +84,8 @@ class Writer:
                 self.acknowledged[key] = number
 
     async def stop(self) -> dict[str, int]:
-        self._task.cancel()
-        await asyncio.wait([self._task])
+        self._goes_on = False
+        await self._task
         return self.acknowledged
 
 
