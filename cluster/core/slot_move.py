@@ -255,10 +255,12 @@ class SlotMoves:
             pause_ms = (self._released_ms or now_ms) - self._held_ms
             self.finished.append(Moved(after, slots, *self._moved, pause_ms))
             self.moves += 1
-        self._ended, self._is_decided = None, False
         counts = (self.map.shards, self.map.coordinators)
-        self._ends = self._ends or any(had > has for had, has in zip(self._span, counts, strict=True))
+        self._ends = self._ends or (
+            self._ended is not None and any(had > has for had, has in zip(self._span, counts, strict=True))
+        )
         self._span = counts
+        self._ended, self._is_decided = None, False
         self._enter(Phase.IDLE, now_ms)
 
     def _look(self, now_ms: float) -> None:
