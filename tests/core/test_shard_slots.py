@@ -10,6 +10,7 @@ from cluster.core.messages import Failure, Full, Outdated, Read, Rebalance, Requ
 from cluster.core.placement import assign_slots
 from cluster.core.query_key import CanonicalKey
 from cluster.core.slot_move import Phase
+from tests.core.test_gateway_presence import PATTERNS
 from tests.core.test_mutations_whole import MAKE, SAVE, SLOWLY, mutate
 from tests.in_process import Client, InProcess
 
@@ -230,3 +231,31 @@ def test_a_move_that_is_given_up_changes_nothing() -> None:
     made.write(KEYS[1], {"text": "goes on"})
     made.settle()
     assert kinds(client.read()) == {"change", "position"}
+
+
+@pytest.mark.parametrize(("before", "after"), MOVES)
+def test_nobody_is_seen_to_leave_when_the_home_of_a_topic_is_another(before: int, after: int) -> None:
+    made = InProcess(shards=before, gateways=2, patterns=PATTERNS)
+    made.settle()
+    topics = [f"doc:{n}" for n in range(12)]
+    clients = [Client(made, f"c{n}", f"gateway-{n}") for n in range(2)]
+    for client in clients:
+        for topic in topics:
+            client.say(type="presence", id=1, topic=topic, state=0)
+            made.settle(100.0)
+    made.settle(500.0)
+    for client in clients:
+        client.read()
+    made.move(after)
+    made.settle(20_000.0)
+    assert [each for client in clients for each in client.read() if each["type"] == "presence"] == []
+    assert sum(shard.presence.member_count for shard in made.shards.values()) == 2 * len(topics)
+    made.settle(1_000.0)
+    for number, topic in enumerate(topics):
+        clients[0].say(type="presence", id=1, topic=topic, state=number + 1)
+        made.settle(200.0)
+    clients[0].say(type="leave", id=2, topic=topics[0])
+    made.settle(300.0)
+    told = [each for each in clients[1].read() if each["type"] == "presence"]
+    assert {each["topic"] for each in told if each["updated"]} == set(topics)
+    assert [each["topic"] for each in told if each["left"]] == [topics[0]]
