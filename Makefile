@@ -1,16 +1,20 @@
-# The targets people use: up, test, check, bench, monitor.
+# The targets people use: up, test, soak, check, bench, monitor.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: up test check bench monitor format clean
+.PHONY: up test soak check bench monitor format clean
 
 up: $(STAMP)
 	@exec $(BIN)/harbor up --demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q --durations=10
+
+# The tests that have a longer version, in that: half an hour or more.
+soak: $(STAMP)
+	HARBOR_SOAK=1 $(BIN)/python -m pytest -q --durations=10 -m soak --timeout 1800
 
 check: $(STAMP)
 	$(BIN)/ruff format --check cluster tests grafana helm

@@ -6,6 +6,7 @@
     ├── ConflictError           a conditional write lost
     ├── UpstreamError           a service answered badly, or not at all
     ├── UnavailableError        a part of the cluster cannot answer now
+    ├── UnauthorizedError       credentials that are not recognised: why, for a counter
     ├── StoreError              a shard's store cannot be read or written
     └── OperationError          an operation does not fit the value it meets
 
@@ -129,6 +130,14 @@ class UnavailableError(HarborError):
 
     def __init__(self, message: str) -> None:
         super().__init__(ErrorCode.UNAVAILABLE, message)
+
+
+class UnauthorizedError(HarborError):
+    """Credentials that are not recognised. `why` is one word for a counter; the message never holds the credentials."""
+
+    def __init__(self, why: str, message: str) -> None:
+        super().__init__(ErrorCode.UNAUTHORIZED, message)
+        self.why = why
 
 
 class StoreError(HarborError):

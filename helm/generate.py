@@ -30,17 +30,27 @@ FREE = {
 """Values whose members are Kubernetes' or the user's."""
 CHOICES = {
     "mode": ["static", "kuberay", "external"],
+    "auth.mode": ["api_keys", "jwt"],
     "image.pullPolicy": ["Always", "IfNotPresent", "Never"],
     "gateways.service.type": ["ClusterIP", "NodePort", "LoadBalancer"],
 }
 PATTERNS = {
     "fullnameOverride": "^([a-z]([-a-z0-9]{0,38}[a-z0-9])?)?$",
+    "auth.jwt.jwksUrl": "^(https?://[^ ]+)?$",
+    "auth.jwt.secret": r"^(\$\{[A-Za-z_][A-Za-z0-9_]*\})?$",
     "external.address": "^([^ :]+:[0-9]+)?$",
     "ray.redis.address": "^([^ :]+:[0-9]+)?$",
     "gateways.drain": "^[0-9]+(ms|s|m)$",
     "gateways.autoscaling.coolDown": "^[0-9]*[1-9][0-9]*(ms|s|m|h)$",
 }
-ITEMS = {"accessModes": "string", "hosts": "string", "hostnames": "string", "pullSecrets": "string"}
+ITEMS = {
+    "accessModes": "string",
+    "algorithms": "string",
+    "audience": "string",
+    "hosts": "string",
+    "hostnames": "string",
+    "pullSecrets": "string",
+}
 """Of lists that are empty or could be: what is in them; others hold objects."""
 CONFIG: dict[str, Any] = {
     "cluster": {

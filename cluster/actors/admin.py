@@ -6,8 +6,8 @@ grant where keys are configured.
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -15,10 +15,10 @@ from aiohttp import web
 from ray.exceptions import RayError
 
 from cluster.actors.handles import SupervisorHandle
+from cluster.clock import SystemClock
 from cluster.config import Config
-from cluster.core.grants import ApiKeys
 from cluster.errors import ErrorCode, HarborError
-from cluster.gateway import KeysFile, credentials, error_response, parameters
+from cluster.gateway import ConfiguredAuthority, credentials, error_response, parameters
 from cluster.observability import metrics
 
 
@@ -27,8 +27,8 @@ class _Admin:
 
     def __init__(self, config: Config, supervisor: SupervisorHandle) -> None:
         self._supervisor = supervisor
-        self._keys_file = None if config.gateway.auth.mode == "none" else KeysFile(config.gateway.auth.keys_file)
-        self._keys = ApiKeys({})
+        self._authority = None if config.gateway.auth.mode == "none" else ConfiguredAuthority(config.gateway)
+        self._clock = SystemClock()
         self.routes = [
             web.get("/metrics", self._scrape),
             web.get("/v1/cluster", self._describe),
@@ -43,7 +43,7 @@ class _Admin:
 
     async def _describe(self, request: web.Request) -> web.Response:
         try:
-            self._check(request)
+            await self._check(request)
             wants_dead_letters = parameters.wants_dead_letters(request)
         except HarborError as error:
             return error_response(error)
@@ -52,20 +52,31 @@ class _Admin:
             described["dead_letters"] = msgspec.to_builtins(await asyncio.to_thread(self._supervisor.dead_letters))
         return web.json_response(described)
 
-    def _check(self, request: web.Request) -> None:
+    async def _check(self, request: web.Request) -> None:
         """Let in who may see the cluster.
 
         Raises:
             HarborError: `UNAUTHORIZED`, `FORBIDDEN`.
         """
-        if self._keys_file is None:
+        if self._authority is None:
             return
-        self._keys = self._keys_file.look() or self._keys
         token = credentials(request)
-        principal = None if token is None else self._keys.principal(token)
-        if principal is None:
-            raise HarborError(ErrorCode.UNAUTHORIZED, "a key with the admin grant is needed")
-        principal.require_admin()
+        if token is None:
+            raise HarborError(ErrorCode.UNAUTHORIZED, "credentials with the admin grant are needed")
+        await self._authority.prepare(token)
+        self._authority.look()
+        self._authority.recognise(token, self._clock.now_ms()).require_admin()
+
+    async def keep(self, _: web.Application) -> AsyncIterator[None]:
+        """Keep what credentials are checked with current while the port is served."""
+        if self._authority is None:
+            yield
+            return
+        keeping = asyncio.ensure_future(self._authority.keep(lambda _: None))
+        yield
+        keeping.cancel()
+        with suppress(asyncio.CancelledError):
+            await keeping
 
     async def _alive(self, _: web.Request) -> web.Response:
         return web.Response(text="alive\n")
@@ -103,7 +114,9 @@ def serving(config: Config, supervisor: SupervisorHandle, *, shared: bool) -> It
 
     async def serve() -> web.AppRunner:
         app = web.Application(middlewares=[_supervised])
-        app.add_routes(_Admin(config, supervisor).routes)
+        admin = _Admin(config, supervisor)
+        app.add_routes(admin.routes)
+        app.cleanup_ctx.append(admin.keep)
         runner = web.AppRunner(app, access_log=None, handle_signals=False)
         await runner.setup()
         try:

@@ -12,9 +12,8 @@ import ray
 from cluster.actors.shell import Shell
 from cluster.actors.specification import Specification
 from cluster.core.gateway_state import GatewayState
-from cluster.core.grants import ApiKeys
 from cluster.core.messages import Announce, Answer, ChangeSet, Message, Rebalance, SourceStates
-from cluster.gateway import CHECK_S, GatewayServer, KeysFile
+from cluster.gateway import ConfiguredAuthority, GatewayServer
 from cluster.observability.metrics import Metrics
 
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - what to show in place of it
@@ -34,13 +33,15 @@ class GatewayActor(Shell):
         super().__init__(f"gateway-{index}", spec)
         config = spec.config.gateway
         slots = await self.peers.slot_map()
+        self._authority = None if config.auth.mode == "none" else ConfiguredAuthority(config)
+        self._faults: list[str] = []
         self.machine = GatewayState(
             self.identity,
             int(self.now()),
             slots=slots,
             shards=slots.shards,
             concerns=spec.compiled.concerns,
-            keys=None if config.auth.mode == "none" else ApiKeys({}),
+            authority=self._authority,
             mutations=spec.compiled.mutations,
             patterns=spec.compiled.presence,
         )
@@ -53,16 +54,18 @@ class GatewayActor(Shell):
             scale=self.peers.scale,
             dead_letters=self.peers.all_dead_letters,
             origins=config.origins,
+            **({} if self._authority is None else {"prepare": self._authority.prepare}),
         )
         self._metrics = Metrics(component="gateway", actor=self.identity, gateway=str(index))
         self._ages = self._metrics.histogram("end_to_end_seconds")
-        self._keys_file = None if config.auth.mode == "none" else KeysFile(config.auth.keys_file)
-        self._look_at_keys()
+        if self._authority is not None:
+            self._looked(self._authority.look())
         self._shown_host = config.host if config.host not in EVERYWHERE else ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._port = await self._listen(config.host, config.port)
         await self.listen()
         self.spawn(self._watch_stalls())
-        self.spawn(self._watch_keys())
+        if self._authority is not None:
+            self.spawn(self._authority.keep(self._looked))
 
     async def _listen(self, host: str, port: int) -> int:
         for attempt in range(BIND_ATTEMPTS):
@@ -74,25 +77,17 @@ class GatewayActor(Shell):
                 await asyncio.sleep(BIND_RETRY_S)
         raise AssertionError("unreachable")
 
-    def _look_at_keys(self) -> None:
-        """Take what the keys file says now; what cannot be used leaves things as they are."""
-        if self._keys_file is None:
-            return
-        reason = self._keys_file.reason
-        keys = self._keys_file.look()
-        if keys is not None:
-            self.log.info("keys_read", keys=len(keys))
-            self.run(self.machine.change_keys(keys, self.now()))
-        elif self._keys_file.reason not in ("", reason):
-            self.log.error("keys_refused", reason=self._keys_file.reason)
-        self._server.not_ready = (
-            "" if self.machine.keys else f"no keys: {self._keys_file.reason or 'the file is empty'}"
-        )
-
-    async def _watch_keys(self) -> None:
-        while True:
-            await asyncio.sleep(CHECK_S)
-            self._look_at_keys()
+    def _looked(self, is_changed: bool) -> None:
+        """Credentials were looked at: those that no longer count end their sessions; faults leave things as they are, and are said."""
+        assert self._authority is not None
+        if is_changed:
+            self.log.info("credentials_read")
+            self.run(self.machine.recheck(self.now()))
+        before, self._faults = self._faults, self._authority.faults
+        for reason in self._faults:
+            if reason not in before:
+                self.log.error("credentials_refused", reason=reason)
+        self._server.not_ready = self._authority.not_ready
 
     async def _watch_stalls(self) -> None:
         while True:
@@ -157,6 +152,14 @@ class GatewayActor(Shell):
             metrics.set("resumes_total", count, result=result)
         for code, count in self._server.disconnects.items():
             metrics.set("disconnects_total", count, code=str(code))
+        for why, count in machine.ended.items():
+            metrics.set("sessions_barred_total", count, reason=why)
+        if self._authority is not None:
+            for why, count in self._authority.refusals.items():
+                metrics.set("credentials_refused_total", count, reason=why)
+            if self._authority.jwks is not None:
+                for outcome, count in self._authority.jwks.fetches.items():
+                    metrics.set("jwks_fetches_total", count, outcome=outcome)
         for source, count in machine.reads.items():
             metrics.set("reads_total", count, result=source)
         return metrics.encode()

@@ -24,7 +24,17 @@ from cluster.errors import ConfigError
 F = TypeVar("F", bound=Callable[..., Any])
 Rule = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 DURATIONS = frozenset(
-    {"stale_time", "gc_time", "retry_delay", "refetch_interval", "timeout", "heartbeat", "delay", "max_age"}
+    {
+        "stale_time",
+        "gc_time",
+        "offline_time",
+        "retry_delay",
+        "refetch_interval",
+        "timeout",
+        "heartbeat",
+        "delay",
+        "max_age",
+    }
 )
 """Options that may be numbers of seconds, `timedelta`s or None."""
 NESTED_DURATIONS = {"reconnect": frozenset({"initial", "max"})}
@@ -116,7 +126,7 @@ class Harbor:
     def resource(self, name: str, *, service: str, path: str, **options: Any) -> KeyFactory:
         """Declare queries, mutations and stream rules of a kind of thing at once, and return the factory of its keys.
 
-        `options` are those of a resource in a file: `id`, `lists`, `stream`, `stale_time`, `gc_time`.
+        `options` are those of a resource in a file: `id`, `lists`, `stream`, `stale_time`, `gc_time`, `offline_time`.
 
         Raises:
             ConfigError: one of that name was declared, and differently.

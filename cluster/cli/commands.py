@@ -163,11 +163,13 @@ def new_key(
     presence: Annotated[list[str] | None, typer.Option(help="A topic, or TOPIC*.")] = None,
     admin: Annotated[bool, typer.Option("--admin", help="See and change the cluster.")] = False,
     name: Annotated[str | None, typer.Option(help="Whose key it is; without it a random name.")] = None,
+    tenant: Annotated[str, typer.Option(help="Under which tenant, where there are tenants.")] = "",
 ) -> None:
     """Make an API key: prints it, which nothing does again, and its line for the keys file."""
     import secrets
 
     from cluster.core.grants import Grants, line
+    from cluster.core.tenant import NAME_TEXT, is_name
 
     grants = Grants(
         [_key(each) for each in read or ()],
@@ -176,8 +178,10 @@ def new_key(
         presence or [],
         admin,
     )
+    if tenant and not is_name(tenant):
+        raise HarborError(ErrorCode.BAD_REQUEST, f"--tenant: expected {NAME_TEXT}, got {tenant!r:.60}")
     key = f"hk_{secrets.token_urlsafe(32)}"
-    made = line(name or secrets.token_hex(4), key, grants)
+    made = line(name or secrets.token_hex(4), key, grants, tenant)
     if _is_terminal():
         sys.stderr.write("harbor: the key, for the client, and its line, for gateway.auth.keys_file:\n")
     sys.stdout.write(f"{key}\n{made}\n")

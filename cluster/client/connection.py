@@ -1,7 +1,7 @@
 """The WebSocket to a cluster, made anew when it is lost.
 
-What a lost connection means is decided here alone: close codes 3500-3999 and refusals that are not temporary end it for good; a drain
-is waited out; anything else is tried again, at the next gateway, after a jittered delay that grows. The first connection is different:
+What a lost connection means is decided here alone: close codes 3500-3999 and refusals that are not temporary end it for good, unless
+it is the token that does not count any more and there may be another; a drain is waited out; anything else is tried again, at the next gateway, after a jittered delay that grows. The first connection is different:
 where it cannot be made the caller is told at once, unless it would rather wait.
 
 What must not live here: subscriptions (`subscription`), who watches (`watches`).
@@ -10,6 +10,7 @@ What must not live here: subscriptions (`subscription`), who watches (`watches`)
 import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from enum import StrEnum
 from typing import Any
 
@@ -21,6 +22,7 @@ from websockets.typing import Subprotocol
 
 from cluster.client.answer import read_answer
 from cluster.client.gateways import Gateways
+from cluster.client.token_source import TokenSource
 from cluster.core.protocol import SUBPROTOCOL
 from cluster.core.retry import Backoff
 from cluster.errors import ErrorCode, HarborError, RequestError, UnavailableError
@@ -58,7 +60,7 @@ class Connection:
     def __init__(
         self,
         gateways: Gateways,
-        token: str | None = None,
+        tokens: TokenSource | None = None,
         *,
         wait: bool = False,
         backoff: Backoff = RECONNECT,
@@ -68,13 +70,13 @@ class Connection:
 
         Args:
             gateways: Tried in turn.
-            token: Sent as a bearer token.
+            tokens: Gives what is sent as a bearer token. Where it can give another, one that is refused is asked for anew, once.
             wait: Keep trying even if no connection was ever made.
             backoff: Between rounds of attempts.
             jitter: Uniform in 0..1.
         """
         self._gateways = gateways
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.tokens = tokens or TokenSource(None)
         self._wait = wait
         self._backoff = backoff
         self._jitter = jitter
@@ -124,7 +126,11 @@ class Connection:
                         await _end(socket)
                     raise _closed(url, socket)
                 except HarborError as error:
-                    if not error.temporary or not (welcomed or self._wait):
+                    is_ended = error.code is ErrorCode.UNAUTHORIZED and self.tokens.is_renewable and failures == 0
+                    if is_ended and welcomed:
+                        with suppress(UnavailableError):  # whoever connects asks again
+                            await self.tokens.renewed(await self.tokens.current())
+                    elif not error.temporary or not (welcomed or self._wait):
                         raise
                 if not wanted():
                     return
@@ -135,18 +141,22 @@ class Connection:
             self.state = ConnectionState.CLOSED
 
     async def _connect(self) -> tuple[str, ClientConnection]:
-        """Try each gateway once.
+        """Try each gateway once; where a token is refused that can be renewed, that gateway twice.
 
         Raises:
             HarborError: what the last one said, or the first that refuses for good.
         """
         failure: HarborError | None = None
-        for url in self._gateways.all():
+        is_renewed = not self.tokens.is_renewable
+        urls = list(self._gateways.all())
+        while urls:
+            url = urls.pop(0)
+            token = await self.tokens.current()
             try:
                 return url, await connect(
                     "ws" + url.removeprefix("http") + "/v1/socket",
                     subprotocols=[Subprotocol(SUBPROTOCOL)],
-                    additional_headers=self._headers,
+                    additional_headers=await self.tokens.headers(),
                     compression=None,
                     close_timeout=CLOSE_S,
                     max_size=None,
@@ -158,6 +168,11 @@ class Connection:
                 failure = _refusal(url, error)
             except (OSError, TimeoutError, EOFError, InvalidHandshake, ConnectionClosed) as error:
                 failure = UnavailableError(f"no cluster answers at {url}: {_reason(error)}")
+            if failure.code is ErrorCode.UNAUTHORIZED and not is_renewed:
+                is_renewed = True
+                await self.tokens.renewed(token)
+                urls.insert(0, url)
+                continue
             if not failure.temporary:
                 raise failure
             self._gateways.failed(url)

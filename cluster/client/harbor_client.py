@@ -27,6 +27,7 @@ from cluster.client.gateways import Gateways
 from cluster.client.mutation import Mutation, path_of, read_mutation
 from cluster.client.presence import Member, Presence, PresenceDesk, WatchMode, encoded, listed
 from cluster.client.subscription import BACKLOG, Mode, Subscription
+from cluster.client.token_source import Token, TokenSource
 from cluster.client.watches import Watch, Watches
 from cluster.core.query_key import canonical, checked
 from cluster.core.retry import Backoff
@@ -87,7 +88,7 @@ class HarborClient:
     def __init__(
         self,
         url: str | Sequence[str],
-        token: str | None = None,
+        token: Token = None,
         *,
         wait: bool = False,
         timeout_s: float = TIMEOUT_S,
@@ -98,7 +99,8 @@ class HarborClient:
 
         Args:
             url: Of a gateway, or several of one cluster: one is used at random, and when it fails the next.
-            token: Sent as a bearer token.
+            token: Sent as a bearer token; or a function, of which a coroutine function is awaited, that gives one. It is asked at
+                first, when a token is about to expire, and when one is refused; watches take the new one without a gap.
             wait: Watches wait for a cluster that cannot be reached at first, instead of raising `UnavailableError`.
             timeout_s: For the answer to a request.
             backlog: Changes that wait for a slow consumer of a watch before they fold per entry.
@@ -108,10 +110,10 @@ class HarborClient:
             RequestError: `BAD_REQUEST`, not an `http://` or `https://` URL.
         """
         self._gateways = Gateways(url)
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._tokens = TokenSource(token)
         self._timeout = httpx.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s))
         self._backlog = backlog
-        self._connection = Connection(self._gateways, token, wait=wait, backoff=backoff)
+        self._connection = Connection(self._gateways, self._tokens, wait=wait, backoff=backoff)
         self._group: asyncio.TaskGroup | None = None
         self._http: httpx.AsyncClient | None = None
         self._watches: Watches | None = None
@@ -122,7 +124,7 @@ class HarborClient:
         from httpx_aiohttp import HttpxAiohttpClient  # noqa: PLC0415
 
         self._group = await asyncio.TaskGroup().__aenter__()
-        self._http = HttpxAiohttpClient(headers=self._headers, timeout=self._timeout, trust_env=False)
+        self._http = HttpxAiohttpClient(timeout=self._timeout, trust_env=False)
         self._watches = Watches(self._connection, self._group.create_task)
         return self
 
@@ -448,9 +450,14 @@ class HarborClient:
         if self._http is None:
             raise RuntimeError("a HarborClient is used inside `async with`")
         failure: HarborError | None = None
-        for url in self._gateways.all():
+        is_renewed = not self._tokens.is_renewable
+        urls = list(self._gateways.all())
+        while urls:
+            url = urls.pop(0)
+            token = await self._tokens.current()
+            sent = {**(await self._tokens.headers()), **(headers or {})}
             try:
-                response = await self._http.request(method, url + path, params=params, content=content, headers=headers)
+                response = await self._http.request(method, url + path, params=params, content=content, headers=sent)
             except httpx.ReadTimeout as error:
                 raise UnavailableError(f"{url} did not answer within {self._timeout.read:g} s") from error
             except (httpx.HTTPError, OSError) as error:
@@ -458,6 +465,11 @@ class HarborClient:
                 failure.__cause__ = error
                 self._gateways.failed(url)
             else:
+                if response.status_code == 401 and not is_renewed:
+                    is_renewed = True
+                    await self._tokens.renewed(token)
+                    urls.insert(0, url)
+                    continue
                 return read_answer(url, response.status_code, response.content)
         assert failure is not None
         raise failure

@@ -13,6 +13,7 @@ from cluster.client.answer import error_of
 from cluster.client.connection import Connection
 from cluster.client.gateways import Gateways
 from cluster.client.subscription import Course, Fit
+from cluster.client.token_source import TokenSource
 
 
 async def watch(
@@ -23,7 +24,7 @@ async def watch(
     Raises:
         HarborError: the cluster refuses, or the first connection cannot be made (`UNAVAILABLE`).
     """
-    connection = Connection(Gateways(url), token)
+    connection = Connection(Gateways(url), TokenSource(token))
     course = Course(key, prefix=prefix, mode=mode)
     names = count(1)
     name = 0

@@ -154,6 +154,8 @@ class Watches:
                 self.presence.receive(message)
             case "result" | "error" if self.presence.answered(message):
                 pass
+            case "notice" if message.get("code") == "token_expires" and self.connection.tokens.is_renewable:
+                self._spawn(self._renew())
             case "welcome":
                 for seat in list(self._seats.values()):
                     self._subscribe(seat)
@@ -171,6 +173,16 @@ class Watches:
                         self._unsubscribe(told)
                         self._subscribe(told)
                     told.news.set()
+
+    async def _renew(self) -> None:
+        """Take another token in place. Where there is none the connection is closed in the end, and asks for one again."""
+        tokens = self.connection.tokens
+        try:
+            token = await tokens.renewed(await tokens.current())
+        except HarborError as error:
+            LOG.warning("token_not_renewed", extra={"reason": error.message})
+        else:
+            self.connection.send({"type": "auth", "id": self._name(), "token": token})
 
     def _subscribe(self, seat: _Seat) -> None:
         # Under a new name: what is still under way under the old one is void.

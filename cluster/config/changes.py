@@ -13,6 +13,7 @@ FIXED = (
     "gateway.admin_host",
     "gateway.admin_port",
     "gateway.auth",
+    "gateway.tenant_claim",
     "storage",
 )
 """What only a restart changes: how gateways are placed, what is listened on, where things are stored."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from cluster.config.model import Config
 from cluster.config.mutations import confirming, declared
@@ -119,11 +119,13 @@ def compile_config(config: Config) -> Compiled:
             None if query.params is None else template.parse(query.params),
             query.stale_time,
             query.gc_time_ms,
+            query.offline_time_ms,
             query.retry,
             query.retry_delay_ms,
             query.refetch_interval_ms,
             query.infinite,
             query.function,
+            query.persist,
         )
         for query in config.queries
     ]
@@ -143,7 +145,10 @@ def compile_config(config: Config) -> Compiled:
         relations,
         tuple(origins),
         {
-            name: declared(name, mutation, config.entities, config.relations)
+            name: structs.replace(
+                declared(name, mutation, config.entities, config.relations),
+                is_confined=bool(config.gateway.tenant_claim),
+            )
             for name, mutation in config.mutations.items()
         },
         presence=tuple(

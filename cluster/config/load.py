@@ -5,7 +5,6 @@ What this version does not do is a fault, never ignored.
 """
 
 import importlib.util
-import ipaddress
 import math
 import os
 import re
@@ -19,6 +18,7 @@ import yaml
 from msgspec import Struct
 
 from cluster.config import values
+from cluster.config.auth import is_loopback, read_auth
 from cluster.config.model import (
     AuthConfig,
     CacheConfig,
@@ -37,7 +37,7 @@ from cluster.config.model import (
 from cluster.config.mutations import MutationReader
 from cluster.config.resources import Resource, read_resource
 from cluster.config.rules import parse_rule
-from cluster.config.section import LATER, NEVER, Faults, Section, listed
+from cluster.config.section import NEVER, Faults, Section, listed
 from cluster.config.transforms import parse_transform
 from cluster.config.values import duration, shown
 from cluster.core import template
@@ -45,15 +45,16 @@ from cluster.core.dialect import DIALECTS
 from cluster.core.entity_index import EntityType
 from cluster.core.feed import Repeats
 from cluster.core.gateway_scaling import GatewayScale
-from cluster.core.grants import ApiKeys
 from cluster.core.infinite import OffsetPaging
 from cluster.core.operation import is_number
 from cluster.core.overflow import Overflow
 from cluster.core.presence_room import MAX_TOPIC
+from cluster.core.query_options import DEFAULT_OFFLINE_TIME_MS
 from cluster.core.rule import BROADCAST
 from cluster.core.scaling import MAX_INGESTORS, Autoscale
 from cluster.core.slot_move import MAX_SHARDS
 from cluster.core.staleness import StaleTime
+from cluster.core.tenant import VARIABLE
 from cluster.core.window import Profile
 from cluster.errors import ConfigError
 
@@ -168,19 +169,6 @@ _UniqueKeyLoader.add_implicit_resolver(
 
 def _directory(path: str, value: Any) -> str | None:
     return None if value is None else values.text(path, value)
-
-
-def _keys_file(path: str, value: Any) -> str:
-    name = values.text(path, value)
-    try:
-        ApiKeys.parse(Path(name).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(path, f"{value!r} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(path, f"{value!r} is not UTF-8") from None
-    except ConfigError as error:
-        raise ConfigError(path, f"{value}, {error.message}") from None
-    return name
 
 
 def _name(path: str, value: Any) -> str:
@@ -317,6 +305,7 @@ def _headers(path: str, value: Any) -> dict[str, str]:
 class _Defaults(Struct, frozen=True):
     stale_time: StaleTime = 60_000.0
     gc_time_ms: float | None = 300_000.0
+    offline_time_ms: float | None = DEFAULT_OFFLINE_TIME_MS
     retry: int | bool = 3
 
 
@@ -326,6 +315,7 @@ class _Reader(Faults):
         self.env = env
         self.entities: dict[str, EntityType] = {}
         self.relations: dict[str, list[Any]] = {}
+        self.is_tenanted = False
 
     def expand(self, path: str, value: Any) -> Any:
         """Put environment variables in; text that is nothing but one variable may become a whole number."""
@@ -419,6 +409,8 @@ class _Reader(Faults):
             for name, mutation in each.mutations.items():
                 mutations.setdefault(name, reader.mutation(each.path, mutation))
         presence = root.take("presence", {}, self.presence)
+        if self.is_tenanted and resources:
+            self.fault("resources", "keys of resources name no tenant: declare queries, mutations and streams instead")
         root.done()
         if self.faults:
             first: dict[str, ConfigError] = {}
@@ -530,18 +522,24 @@ class _Reader(Faults):
 
     def gateway(self, path: str, value: Any) -> GatewayConfig:
         section = Section(self, path, value)
+        tenant_claim = section.take("tenant_claim", "", values.text)
+        self.is_tenanted = bool(tenant_claim)
         made = GatewayConfig(
             section.take("host", "127.0.0.1", values.text),
             section.take("port", 8700, _port),
             section.take("admin_host", "127.0.0.1", values.text),
             section.take("admin_port", 8701, _port),
             section.take("origins", (), self.origins),
-            section.take("auth", AuthConfig(), self.auth),
+            section.take(
+                "auth", AuthConfig(), lambda at, given: read_auth(self, at, given, tenants=bool(tenant_claim))
+            ),
+            tenant_claim,
         )
-        section.later("tenant_claim")
+        if tenant_claim and made.auth.mode == "none":
+            self.fault(f"{path}.tenant_claim", "tenants are told apart by their credentials: auth.mode is none")
         section.done()
         for name, host in (("host", made.host), ("admin_host", made.admin_host)):
-            if made.auth.mode == "none" and not _is_loopback(host):
+            if made.auth.mode == "none" and not is_loopback(host):
                 self.fault(
                     f"{path}.{name}",
                     f"without auth a loopback address is needed (127.0.0.1, ::1 or localhost), got {host!r}",
@@ -550,16 +548,6 @@ class _Reader(Faults):
 
     def origins(self, path: str, value: Any) -> tuple[str, ...]:
         return tuple(_url("http", "https")(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))
-
-    def auth(self, path: str, value: Any) -> AuthConfig:
-        section = Section(self, path, value)
-        mode = section.take("mode", "none", values.one_of("none", "api_keys", "jwt"))
-        if mode == "jwt":
-            self.fault(f"{path}.mode", f"{LATER}, got 'jwt'")
-            return AuthConfig(mode)  # the other members are that mode's
-        keys_file = section.take("keys_file", NEVER, _keys_file) if mode == "api_keys" else ""
-        section.done()
-        return AuthConfig(mode, keys_file or "")
 
     def store_nodes(self, path: str, value: Any) -> tuple[str, ...]:
         names = tuple(_name(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))
@@ -570,7 +558,7 @@ class _Reader(Faults):
     def storage(self, path: str, value: Any) -> StorageConfig:
         section = Section(self, path, value)
         made = StorageConfig(
-            section.take("path", StorageConfig.path, _directory),
+            section.take("path", ".harbor", _directory),
             section.take("sync", "window", values.one_of("always", "window", "never")),
             section.take("wait", 60_000.0, duration),
             section.take("nodes", (), self.store_nodes),
@@ -583,6 +571,7 @@ class _Reader(Faults):
         made = _Defaults(
             section.take("stale_time", 60_000.0, values.stale_time),
             section.take("gc_time", 300_000.0, values.endless),
+            section.take("offline_time", DEFAULT_OFFLINE_TIME_MS, values.endless),
             section.take("retry", 3, values.retry),
         )
         section.done()
@@ -622,6 +611,7 @@ class _Reader(Faults):
                 section.take("keys", (), values.names),
                 section.take("objects", (), values.names),
                 section.take("queries", ((plural,), (plural, "list"), (plural, "detail")), self.key_beginnings),
+                self.is_tenanted,
             )
             section.done()
             for member in (*found[name].keys, *found[name].objects):
@@ -651,9 +641,14 @@ class _Reader(Faults):
                 else:
                     self.fault(at, f"expected a key or {{contains: element}}, got {shown(member)}")
                     continue
+                known = [("id",), (VARIABLE,)] if self.is_tenanted else [("id",)]
                 for hole in template.holes(parsed):
-                    if hole != ("id",):
-                        self.fault(at, f"no such placeholder {{{'.'.join(hole)}}}, there is {{id}}")
+                    if hole not in known:
+                        there = " and ".join(f"{{{each[0]}}}" for each in known)
+                        self.fault(at, f"no such placeholder {{{'.'.join(hole)}}}, there is {there}")
+                first = parsed if isinstance(member, dict) else template.parse(member[0])
+                if self.is_tenanted and isinstance(member, list) and list(template.holes(first)) != [(VARIABLE,)]:
+                    self.fault(at, f"keys have a tenant, expected {{{VARIABLE}}} first, got {shown(member)}")
         return found
 
     def infinite(self, path: str, value: Any) -> OffsetPaging:
@@ -707,14 +702,15 @@ class _Reader(Faults):
             params,
             section.take("stale_time", defaults.stale_time, values.stale_time),
             section.take("gc_time", defaults.gc_time_ms, values.endless),
+            section.take("offline_time", defaults.offline_time_ms, values.endless),
             section.take("retry", defaults.retry, values.retry),
             section.take("retry_delay", None, duration),
             section.take("refetch_interval", 0.0, _positive),
             section.take("infinite", None, self.infinite),
             function,
+            section.take("persist", True, values.flag),
         )
-        for name in ("persist", "as_of"):
-            section.later(name)
+        section.later("as_of")
         section.done()
         return made
 
@@ -934,8 +930,15 @@ class _Reader(Faults):
             for position, rule in enumerate(listed):
                 at = f"{path}.{event}.{position}" if isinstance(rules, list) else f"{path}.{event}"
                 parse_rule(at, rule, captures, self.faults, self.entities, self.relations)
+                self.named_tenant(at, rule)
             found[str(event)] = listed
         return found
+
+    def named_tenant(self, path: str, rule: Any) -> None:
+        """Where there are tenants, what is for every entry of an entity has to say whose."""
+        for kind in ("entity", "relation") if self.is_tenanted and isinstance(rule, dict) else ():
+            if isinstance(rule.get(kind), dict) and VARIABLE not in rule[kind]:
+                self.fault(f"{path}.{kind}.{VARIABLE}", "required, since gateway.tenant_claim is set")
 
 
 def _dialect(kind: str) -> Callable[[str, Any], str]:
@@ -972,15 +975,6 @@ def _filled(value: Any, numbers: dict[str, int]) -> Any:
     for hole, number in numbers.items():
         value = value.replace(hole, str(number))
     return value
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def load_mapping(document: Any, env: Mapping[str, str]) -> Config:

@@ -15,6 +15,7 @@ from cluster.core.entity_index import EntityType
 from cluster.core.feed import Repeats
 from cluster.core.gateway_scaling import GatewayScale
 from cluster.core.infinite import OffsetPaging
+from cluster.core.query_options import DEFAULT_OFFLINE_TIME_MS
 from cluster.core.scaling import Autoscale
 from cluster.core.staleness import StaleTime
 from cluster.core.template import Literal, holes, parse
@@ -65,12 +66,30 @@ class ClusterConfig(Struct, frozen=True):
     """Of ingestors."""
 
 
-class AuthConfig(Struct, frozen=True):
+class AuthConfig(_Confidential, frozen=True):
     """Who may do what."""
 
     mode: str = "none"
-    """none | api_keys."""
+    """none | api_keys | jwt."""
     keys_file: str = ""
+    revoked_file: str = ""
+    """What does not count before its time; empty: there is no such file."""
+    algorithms: tuple[str, ...] = ()
+    """Of tokens; others are refused."""
+    secret: str = ""
+    """What tokens are checked with: this, or"""
+    public_key: str = ""
+    """this, in PEM, or"""
+    jwks_url: str = ""
+    """what is read here."""
+    audience: tuple[str, ...] = ()
+    issuer: str = ""
+    claim: str = "harbor"
+    """Which one holds the grants."""
+
+    def redacted(self) -> Self:
+        """Return a copy without what may be a credential."""
+        return msgspec.structs.replace(self, secret=MASK if self.secret else "", jwks_url=masked_url(self.jwks_url))
 
 
 class GatewayConfig(Struct, frozen=True):
@@ -83,6 +102,8 @@ class GatewayConfig(Struct, frozen=True):
     origins: tuple[str, ...] = ()
     """Browser origins that may connect; empty: any."""
     auth: AuthConfig = AuthConfig()
+    tenant_claim: str = ""
+    """The claim that names somebody's tenant, under which all their keys are; empty: there are no tenants."""
 
 
 class ServiceConfig(_Confidential, frozen=True):
@@ -110,12 +131,14 @@ class QueryConfig(_Confidential, frozen=True):
     params: Any = None
     stale_time: StaleTime = 60_000.0
     gc_time_ms: float | None = 300_000.0
+    offline_time_ms: float | None = DEFAULT_OFFLINE_TIME_MS
     retry: int | bool = 3
     retry_delay_ms: float | None = None
     refetch_interval_ms: float = 0.0
     infinite: OffsetPaging | None = None
     function: str | None = None
     """In place of service and path."""
+    persist: bool = True
 
     def redacted(self) -> Self:
         """Return a copy without what may be a credential."""
@@ -327,6 +350,7 @@ class Config(Struct, frozen=True):
         """Return a copy to display: without what may be a credential."""
         return msgspec.structs.replace(
             self,
+            gateway=msgspec.structs.replace(self.gateway, auth=self.gateway.auth.redacted()),
             services={name: service.redacted() for name, service in self.services.items()},
             queries=tuple(query.redacted() for query in self.queries),
             sources={name: source.redacted() for name, source in self.sources.items()},

@@ -51,9 +51,10 @@ def read_resource(faults: Faults, path: str, name: str, value: Any, services: Co
     member = section.take("id", "id", _member)
     lists = section.take("lists", None, _lists)
     stream = section.take("stream", None, partial(_stream, faults))
-    options = {each: section.value[each] for each in ("stale_time", "gc_time") if section.has(each)}
+    options = {each: section.value[each] for each in ("stale_time", "gc_time", "offline_time") if section.has(each)}
     section.take("stale_time", None, values.stale_time)
     section.take("gc_time", None, values.endless)
+    section.take("offline_time", None, values.endless)
     section.done()
     if len(faults.faults) > before:
         return None

@@ -44,8 +44,8 @@ OPTIONAL: dict[str, frozenset[str]] = {
     "increment": _MISSING | {"by"},
     "delete": frozenset({"at"}),
     "invalidate": frozenset({"exact", "refetch"}),
-    "entity": frozenset(),
-    "relation": frozenset({"refetch"}),
+    "entity": frozenset({"tenant"}),
+    "relation": frozenset({"refetch", "tenant"}),
     "call": _MISSING,
 }
 UNVERSIONED = frozenset({"invalidate", "entity", "relation", "call"})
@@ -178,13 +178,15 @@ def parse_rule(  # noqa: PLR0915 - one check after another
     if refetch not in REFETCH:
         fault(f"{kind}.refetch", f"expected one of {', '.join(REFETCH)}, got {refetch!r}")
 
-    type_node = identity_node = None
+    type_node = identity_node = tenant_node = None
     if kind in BROADCAST:
         known = entities if kind == "entity" else relations
         type_node = node(f"{kind}.type", arguments["type"])
         if isinstance(type_node, Literal) and not (isinstance(type_node.value, str) and type_node.value in known):
             declared = ", ".join(sorted(known)) or "none"
             fault(f"{kind}.type", f"no such {kind}, there are {declared}, got {arguments['type']!r}")
+        if "tenant" in arguments:
+            tenant_node = node(f"{kind}.tenant", arguments["tenant"])
         if kind == "relation":
             identity_node = node(f"{kind}.id", arguments["id"])
     function = arguments.get("function", "")
@@ -237,6 +239,7 @@ def parse_rule(  # noqa: PLR0915 - one check after another
         guard,
         type_node,
         identity_node,
+        tenant_node,
         tuple((name, of_type.id) for name, of_type in entities.items()) if kind == "entity" else (),
         function,
         optional=optional,

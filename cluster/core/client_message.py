@@ -4,6 +4,7 @@ A frame that is no JSON ends the connection (3501): there is no telling what els
 answered with an `error` naming the message's id, and changes nothing.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,11 +19,16 @@ from cluster.core.messages import Act, EntryView, Failure, Matched, MutationView
 from cluster.core.position import decode_token
 from cluster.core.query_key import MAX_DEPTH, CanonicalKey, canonical, checked, depth
 from cluster.core.session_state import SessionState
-from cluster.errors import ErrorCode, HarborError, RequestError
+from cluster.core.tenant import NOBODYS, Tenant
+from cluster.errors import ErrorCode, HarborError, RequestError, UnauthorizedError
 
 MAX_FRAME_BYTES = 1024 * 1024
 PING_MS = 25_000
 """Between the server's pings on a socket; a peer that does not answer is gone."""
+
+
+_TOKEN = re.compile(rb'"(?:hello|auth)"')
+"""In a frame with a token, unless somebody writes letters as escapes, and has keys to fetch for others."""
 
 
 class Command(Struct, frozen=True):
@@ -81,7 +87,7 @@ def client_frame(
 
 
 def _error(state: GatewayState, session: SessionState, name: Any, error: HarborError) -> list[Effect]:
-    members = protocol.error_of(error)
+    members = {**protocol.error_of(error), "message": session.tenant.text(error.message)}
     return state.say(session, protocol.message("error", **({} if name is None else {"re": name}), **members))
 
 
@@ -115,14 +121,14 @@ def _carry_out(
         case "resume":
             return state.resume(session, _name(message), now_ms)
         case "get":
-            key = _key(message, "key")
+            key = _key(session, message, "key")
             session.principal.require("read", key)
             ticket = command(Command(session.id, _id(message), "get"))
             return state.request(ticket, key, lambda request: Read(request, key), now_ms)
         case "set":
             return _set(state, session, message, command, now_ms)
         case "invalidate":
-            key = _key(message, "key")
+            key = _key(session, message, "key")
             exact = message.get("exact", False)
             if not isinstance(exact, bool):
                 raise RequestError(ErrorCode.BAD_REQUEST, f"exact is true or false, got {exact!r:.60}")
@@ -151,13 +157,12 @@ def _hello(state: GatewayState, session: SessionState, message: dict[str, Any], 
     if "token" not in message:
         if session.principal is None:
             raise HarborError(ErrorCode.UNAUTHORIZED, "hello needs a token here")
-    elif state.keys is not None:  # else nobody asked
-        principal = state.principal(_token(message))
-        if principal is None:
-            return [Close(session.id, protocol.CLOSE_BAD_TOKEN, "bad token")]
-        if is_greeted:
-            effects.extend(state.admit(session, principal, now_ms))
-        session.principal = principal
+    elif state.authority is not None:  # else nobody asked
+        try:
+            principal = state.recognise(_token(message), now_ms)
+        except UnauthorizedError as error:
+            return [Close(session.id, protocol.CLOSE_BAD_TOKEN, f"bad token: {error.message}")]
+        effects.extend(state.admit(session, principal, now_ms))
     if resume is not None:
         effects.extend(state.resume_session(session, resume, now_ms))
     if not is_greeted or resume is not None:
@@ -182,10 +187,21 @@ def welcome(state: GatewayState, session: SessionState, now_ms: float) -> list[E
 def _auth(state: GatewayState, session: SessionState, message: dict[str, Any], now_ms: float) -> list[Effect]:
     """Take other credentials, without a new connection; what they do not cover is no longer watched."""
     name, token = _id(message), _token(message)
-    principal = state.principal(token)
-    if principal is None:
-        raise HarborError(ErrorCode.UNAUTHORIZED, "the token is not valid; the session goes on as it was")
+    principal = state.recognise(token, now_ms)  # where nobody bears it the session goes on as it was
     return [*state.admit(session, principal, now_ms), *state.say(session, protocol.message("result", re=name))]
+
+
+def tokens_of(frame: bytes | str) -> list[str]:
+    """Return the tokens that a frame brings: to recognise who bears one, its key may have to be fetched before the frame is carried out."""
+    if not _TOKEN.search(frame if isinstance(frame, bytes) else frame.encode()) or len(frame) > MAX_FRAME_BYTES:
+        return []
+    try:
+        decoded = orjson.loads(frame)
+    except orjson.JSONDecodeError:
+        return []
+    messages = [each for each in (decoded if isinstance(decoded, list) else [decoded]) if isinstance(each, dict)]
+    said = [each.get("token") for each in messages if each.get("type") in ("hello", "auth")]
+    return [each for each in said if isinstance(each, str)]
 
 
 def _token(message: dict[str, Any]) -> str:
@@ -209,7 +225,7 @@ def _subscribe(state: GatewayState, session: SessionState, message: dict[str, An
     return state.subscribe(
         session,
         name,
-        _key(message, "prefix" if prefix else "key"),
+        _key(session, message, "prefix" if prefix else "key"),
         prefix=prefix,
         mode=mode,
         since=None if since is None else decode_token(since),
@@ -224,7 +240,7 @@ def _set(
     command: Callable[[Command], int],
     now_ms: float,
 ) -> list[Effect]:
-    key = _key(message, "key")
+    key = _key(session, message, "key")
     assert session.principal is not None
     session.principal.require("write", key)
     if "data" not in message:
@@ -281,7 +297,7 @@ def _undo(
 ) -> list[Effect]:
     assert session.principal is not None
     name = _id(message)
-    mutation = mutation_id(message.get("mutation_id"))
+    mutation = session.tenant.inside_id(mutation_id(message.get("mutation_id")))
     state.mutations.require_room(session.id)
     ticket = command(Command(session.id, name, "undo", mutation))
     return state.undo(ticket, session.principal, mutation, now_ms, session=session)
@@ -298,31 +314,34 @@ def _name(message: dict[str, Any]) -> bytes:
     return orjson.dumps(_id(message))
 
 
-def _key(message: dict[str, Any], member: str) -> CanonicalKey:
-    return canonical(checked(message.get(member)))
+def _key(session: SessionState, message: dict[str, Any], member: str) -> CanonicalKey:
+    return session.tenant.inside(canonical(checked(message.get(member))))
 
 
 def answer(
     state: GatewayState, session: SessionState, command: Command, payloads: list[Payload], now_ms: float
 ) -> list[Effect]:
     """Answer a command, and go on with what waited for that."""
-    effects = state.say(session, result(command, payloads, now_ms))
+    effects = state.say(session, result(command, payloads, now_ms, session.tenant))
     if command.mutation:
         view = payloads[0] if isinstance(payloads[0], MutationView) else None
         effects.extend(state.mutation_answered(session, command.mutation, view))
     return effects
 
 
-def result(command: Command, payloads: list[Payload], now_ms: float) -> bytes:
+def result(command: Command, payloads: list[Payload], now_ms: float, tenant: Tenant = NOBODYS) -> bytes:
     """Return the message that answers a command."""
     for payload in payloads:
         if isinstance(payload, Failure):
-            body = protocol.error_body(payload.code, payload.message, details=protocol.details_of(payload, now_ms))
+            details = protocol.details_of(payload, now_ms, tenant)
+            body = protocol.error_body(payload.code, tenant.text(payload.message), details=details)
             return protocol.message("error", re=command.re, **body)
     first = payloads[0]
     match first:
         case EntryView():
-            return protocol.message("result", re=command.re, entry=orjson.Fragment(protocol.entry(first, now_ms)))
+            return protocol.message(
+                "result", re=command.re, entry=orjson.Fragment(protocol.entry(first, now_ms, tenant))
+            )
         case Written(version=version, is_merged=is_merged):
             return protocol.message("result", re=command.re, version=version, **({"merged": True} if is_merged else {}))
         case Matched():
@@ -330,7 +349,9 @@ def result(command: Command, payloads: list[Payload], now_ms: float) -> bytes:
             return protocol.message("result", re=command.re, matched=matched)
         case MutationView(mutation=mutation):
             return protocol.message(
-                "result", re=command.re, **({} if command.kind == "undo" else {"mutation_id": mutation})
+                "result",
+                re=command.re,
+                **({} if command.kind == "undo" else {"mutation_id": tenant.outside_id(mutation)}),
             )
         case _:
             raise AssertionError(f"no result is made of {first!r}")

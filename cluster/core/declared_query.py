@@ -12,7 +12,7 @@ from msgspec import Struct, structs
 
 from cluster.core import template
 from cluster.core.infinite import OffsetPaging, PageFetch
-from cluster.core.query_options import QueryOptions
+from cluster.core.query_options import DEFAULT_OFFLINE_TIME_MS, QueryOptions
 from cluster.core.retry import retry_delay_ms
 from cluster.core.staleness import StaleTime
 from cluster.core.template import HeadIndex, MissingCapture, Node, Path
@@ -60,12 +60,15 @@ class DeclaredQuery(Struct, frozen=True):
     params: Node | None = None
     stale_time: StaleTime = 60_000.0
     gc_time_ms: float | None = 300_000.0
+    offline_time_ms: float | None = DEFAULT_OFFLINE_TIME_MS
     retry: int | bool = 3
     retry_delay_ms: float | None = None
     """None: doubling from a second, see `retry`."""
     refetch_interval_ms: float = 0.0
     paging: OffsetPaging | None = None
     function: str | None = None
+    persist: bool = True
+    """Whether its entries are stored."""
     options: QueryOptions = QueryOptions()
     """What the cache does with its entries; made from the rest."""
 
@@ -124,6 +127,7 @@ def _options(query: DeclaredQuery) -> QueryOptions:
     return QueryOptions(
         stale_time=query.stale_time,
         gc_time=query.gc_time_ms,
+        offline_time=query.offline_time_ms,
         retry=retry,
         retry_delay=delay,
         service=query.service,

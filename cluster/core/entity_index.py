@@ -39,10 +39,14 @@ class EntityType(Struct, frozen=True):
     objects: tuple[str, ...] = ()
     """Members that hold one."""
     queries: tuple[tuple[Any, ...], ...] = ()
+    is_rooted: bool = False
+    """Keys have a tenant before what `queries` are the beginning of."""
     """Beginnings of keys whose data is entities of this type."""
 
     def covers(self, key: list[Any]) -> bool:
         """Whether the data of a key is entities of this type: the key has at most one element more than a beginning."""
+        if self.is_rooted:
+            key = key[1:]
         return any(
             len(key) <= len(beginning) + 1 and tuple(key[: len(beginning)]) == beginning for beginning in self.queries
         )

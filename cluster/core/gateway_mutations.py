@@ -23,8 +23,9 @@ from cluster.core.grants import Principal
 from cluster.core.messages import Mutate, MutationList, MutationView, Payload, Request
 from cluster.core.mutation import MAX_ID, SETTLED, DeclaredMutation, Status
 from cluster.core.query_key import CanonicalKey
+from cluster.core.tenant import VARIABLE
 from cluster.core.undo import Undoing
-from cluster.errors import ErrorCode, RequestError
+from cluster.errors import ErrorCode, HarborError, RequestError
 
 MAX_DELAY_MS = 24 * 3_600_000.0
 FOLLOWED = 10_000
@@ -145,13 +146,20 @@ class GatewayMutations:
         declared.validate(variables)
         mutation = mutation_id(mutation)
         variables = declared.completed(variables, mutation)
+        tenant = principal.tenant
+        if tenant:
+            if variables.setdefault(VARIABLE, tenant.name) != tenant.name:
+                raise HarborError(
+                    ErrorCode.FORBIDDEN, f"the variable {VARIABLE} is your own tenant, and need not be said"
+                )
+            mutation = tenant.inside_id(mutation)
         if delay_ms is not None:
             if isinstance(delay_ms, bool) or not isinstance(delay_ms, int | float) or not 0 <= delay_ms <= MAX_DELAY_MS:
                 raise RequestError(
                     ErrorCode.BAD_REQUEST, f"delay_ms is a number from 0 to {MAX_DELAY_MS:.0f}, got {delay_ms!r:.60}"
                 )
             delay_ms = float(delay_ms)
-        scope = declared.scope_of(variables, mutation)
+        scope = tenant.inside_id(declared.scope_of(variables, mutation))
         return Order(mutation, name, orjson.dumps(variables), scope, delay_ms)
 
     def require_room(self, session: str) -> None:
@@ -405,7 +413,11 @@ def statuses_of(text: str) -> list[str]:
 def visible(payloads: list[Payload], principal: Principal) -> list[MutationView]:
     """Return what a principal may see of all shards' lists, oldest first."""
     views = [view for each in payloads if isinstance(each, MutationList) for view in each.mutations]
-    shown = [view for view in views if principal.grants.admin or principal.may_mutate(view.name)]
+    shown = [
+        view
+        for view in views
+        if principal.tenant.has_id(view.mutation) and (principal.grants.admin or principal.may_mutate(view.name))
+    ]
     return sorted(shown, key=lambda view: view.created_at)
 
 

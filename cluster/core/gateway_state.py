@@ -24,7 +24,7 @@ from msgspec import Struct
 
 from cluster.core import protocol
 from cluster.core.gateway_mutations import Concluded, GatewayMutations, News, Order, Said
-from cluster.core.grants import ANYBODY, ApiKeys, Principal
+from cluster.core.grants import ANYBODY, Authority, Principal
 from cluster.core.link import Foreign, Incoming, New, Outgoing, Repeat
 from cluster.core.messages import (
     Absent,
@@ -83,11 +83,13 @@ from cluster.core.presence_room import Mode, Pattern
 from cluster.core.presence_session import PresenceSessions
 from cluster.core.query_key import CanonicalKey, KeyMatcher, parse
 from cluster.core.replica import Replica
+from cluster.core.session_expiry import Expiries, expiry_notice
 from cluster.core.session_state import SUBSCRIPTIONS, SessionState
 from cluster.core.subscription import Interests
+from cluster.core.tenant import Tenant
 from cluster.core.topic import Phase, Subscription, Topic
 from cluster.core.undo import Undoing
-from cluster.errors import ErrorCode, RequestError, UnavailableError
+from cluster.errors import ErrorCode, RequestError, UnauthorizedError, UnavailableError
 
 SETTLE_MS = 2.0
 """From the first change to the flush after a quiet time: the change sets of one window's shards arrive within it, a lone event hardly
@@ -224,13 +226,14 @@ class GatewayState:
         slots: SlotMap,
         shards: int,
         concerns: Concerns | None = None,
-        keys: ApiKeys | None = None,
+        authority: Authority | None = None,
         mutations: Mapping[str, DeclaredMutation] | None = None,
         patterns: Sequence[Pattern] = (),
     ) -> None:
         self.identity = identity
-        self.keys = keys
-        """Who may do what; None: anybody everything."""
+        self.authority = authority
+        """Says who may do what; None: anybody everything."""
+        self.expiries = Expiries()
         self.mutations = GatewayMutations(mutations or {})
         self.concerns = concerns
         self._sources: dict[str, str | None] = {}
@@ -257,6 +260,8 @@ class GatewayState:
         self.flushed: list[tuple[float, float]] = []
         """(receipt of the oldest event, its age at the flush) of each change set, since the shell last took them."""
         self.changes_delivered = 0
+        self.ended: Counter[str] = Counter()
+        """Sessions that were closed since their credentials no longer count, by why."""
         self.resumes: Counter[str] = Counter()
         self.reads: Counter[str] = Counter()
         """By where the answer came from; the shell counts."""
@@ -962,7 +967,7 @@ class GatewayState:
                 case Said(session=session_id, kind=kind, members=members):
                     session = self.sessions.get(session_id)
                     if session is not None:
-                        effects.extend(self.say(session, protocol.message(kind, **members)))
+                        effects.extend(self.say(session, protocol.message(kind, **_told(members, session.tenant))))
                 case Concluded(ticket=ticket, payloads=payloads):
                     effects.append(Respond(ticket, payloads))
 
@@ -976,11 +981,13 @@ class GatewayState:
 
     # --- sessions ------------------------------------------------------------------------------------------------
 
-    def principal(self, credentials: str | None) -> Principal | None:
-        """Return who bears credentials, None where nobody does."""
-        if self.keys is None:
-            return ANYBODY
-        return None if credentials is None else self.keys.principal(credentials)
+    def recognise(self, credentials: str, now_ms: float) -> Principal:
+        """Return who bears credentials.
+
+        Raises:
+            UnauthorizedError: nobody does, and why.
+        """
+        return ANYBODY if self.authority is None else self.authority.recognise(credentials, now_ms)
 
     def open_session(
         self,
@@ -989,6 +996,7 @@ class GatewayState:
         server_sent: bool = False,
         principal: Principal | None = ANYBODY,
         resume_token: str = "",
+        now_ms: float | None = None,
     ) -> SessionState:
         """A client has connected; with no `principal` it has yet to say whose it is.
 
@@ -1001,13 +1009,21 @@ class GatewayState:
             session_id, server_sent=server_sent, principal=principal, resume_token=resume_token
         )
         self.presence.opened(session)
+        self.expiries.begin(session, self._now_ms if now_ms is None else now_ms)
         return session
 
     def admit(self, session: SessionState, principal: Principal, now_ms: float) -> list[Effect]:
-        """A session is this principal's from now on; what it watches and may not goes."""
+        """A session is this principal's from now on; what it watches and may not goes.
+
+        Raises:
+            HarborError: `FORBIDDEN`, it is somebody else's.
+        """
+        if session.principal is not None:
+            session.principal.require_follower(principal)
         self._now_ms = now_ms
         effects: list[Effect] = []
         session.principal = principal
+        self.expiries.begin(session, now_ms)
         for subscription in list(session.subscriptions.values()):
             topic = subscription.topic
             if principal.may("read", CanonicalKey(topic.key)):
@@ -1019,23 +1035,42 @@ class GatewayState:
             members = protocol.error_body(ErrorCode.FORBIDDEN, "no grant to read any more")
             effects.extend(self.say(session, protocol.message("error", re=name, **members)))
         for left in self.presence.admitted(session):
-            members = protocol.error_body(ErrorCode.FORBIDDEN, f"no grant of the presence topic {left} any more")
+            shown = principal.tenant.outside_topic(left)
+            members = protocol.error_body(ErrorCode.FORBIDDEN, f"no grant of the presence topic {shown} any more")
             effects.extend(self.say(session, protocol.message("error", **members)))
         return [*effects, *self._told()]
 
-    def change_keys(self, keys: ApiKeys, now_ms: float) -> list[Effect]:
-        """Other keys count from now on: sessions of those that are gone are closed, others have the grants of today."""
-        self.keys = keys
+    def recheck(self, now_ms: float) -> list[Effect]:
+        """Others count from now on: sessions of those who do not are closed, the rest have the grants of today."""
+        assert self.authority is not None
         effects: list[Effect] = []
         for session in list(self.sessions.values()):
             if session.principal is None:
                 continue
-            principal = keys.of(session.principal.subject)
-            if principal is None:
-                effects.append(Close(session.id, protocol.CLOSE_BAD_TOKEN, "the key does not count any more"))
-            else:
+            try:
+                principal = self.authority.current(session.principal, now_ms)
+            except UnauthorizedError as error:
+                self._bar(session, error.why, error.message, effects)
+                continue
+            if principal is not session.principal:
                 effects.extend(self.admit(session, principal, now_ms))
         return effects
+
+    def _expire_sessions(self, effects: list[Effect]) -> None:
+        """Tell those whose credentials end soon, and close those whose have ended."""
+        for session, is_over in self.expiries.due(self._now_ms):
+            assert session.principal is not None
+            if is_over:
+                self._bar(session, "expired", "the token has expired", effects)
+            else:
+                effects.extend(self._notify(session, expiry_notice(session.principal)))
+
+    def _bar(self, session: SessionState, why: str, reason: str, effects: list[Effect]) -> None:
+        """Close a session whose credentials no longer count; an event stream, which has no close codes, is told in a notice."""
+        self.ended[why] += 1
+        if session.server_sent:
+            effects.extend(self._notify(session, {"level": "error", "code": "unauthorized", "message": reason}))
+        effects.append(Close(session.id, protocol.CLOSE_BAD_TOKEN, reason))
 
     def close_session(self, session_id: str, now_ms: float, *, lingers: bool = False) -> list[Effect]:
         """A client is gone. `lingers`: its connection broke off, so where it was present it is for a while, should it come back."""
@@ -1044,6 +1079,7 @@ class GatewayState:
         session = self.sessions.pop(session_id, None)
         self.mutations.forget(session_id)
         if session is not None:
+            self.expiries.end(session)
             for subscription in list(session.subscriptions.values()):
                 self._end(session, subscription, effects)
             self.presence.gone(session, now_ms, lingers=lingers)
@@ -1095,7 +1131,8 @@ class GatewayState:
         self._now_ms = now_ms
         effects: list[Effect] = []
         for session, topic in self.presence.declare(patterns):
-            members = protocol.error_body(ErrorCode.NOT_FOUND, f"the topic {topic} is declared no longer")
+            shown = session.tenant.outside_topic(topic)
+            members = protocol.error_body(ErrorCode.NOT_FOUND, f"the topic {shown} is declared no longer")
             effects.extend(self.say(session, protocol.message("error", **members)))
         return [*effects, *self._told()]
 
@@ -1322,21 +1359,27 @@ class GatewayState:
         topic.dirty = False
         self._dirty.remove(topic)
         outbox, topic.outbox = topic.outbox, Outbox()
-        encoded: dict[tuple[str, bool], list[bytes]] = {}
-        texts: dict[tuple[str, bytes, bool], bytes] = {}
+        encoded: dict[tuple[str, bool, str], list[bytes]] = {}
+        texts: dict[tuple[str, bytes, bool, str], bytes] = {}
         token = self._token(topic)
         for subscription, session_id in topic.subscriptions.items():
             session = self.sessions[session_id]
             if subscription.phase is not Phase.LIVE or not session.in_step:
                 self._lag(subscription, outbox, effects)
                 continue
-            how = (subscription.mode, session.server_sent)
+            tenant = session.tenant
+            how = (subscription.mode, session.server_sent, tenant.name)
             bodies = encoded.get(how)
             if bodies is None:
-                bodies = encoded[how] = _bodies(self._encode(topic, outbox, subscription.mode), session)
+                bodies = encoded[how] = _bodies(self._encode(topic, outbox, subscription.mode, tenant), session)
             if not bodies:
                 continue
-            place = (subscription.mode, b"" if session.server_sent else subscription.name, session.server_sent)
+            place = (
+                subscription.mode,
+                b"" if session.server_sent else subscription.name,
+                session.server_sent,
+                tenant.name,
+            )
             text = texts.get(place)
             if text is None:
                 text = texts[place] = _text(subscription, bodies, token, session)
@@ -1365,11 +1408,11 @@ class GatewayState:
         if subscription.phase is Phase.LAGGING:
             self._attend(subscription, effects)
 
-    def _encode(self, topic: Topic, outbox: Outbox, mode: str) -> list[protocol.Typed]:
+    def _encode(self, topic: Topic, outbox: Outbox, mode: str, tenant: Tenant) -> list[protocol.Typed]:
         replicas, now_ms = topic.replicas, self._now_ms
         messages: list[protocol.Typed] = []
         for key, pending in outbox.items():
-            messages.extend(encode(key, pending, replicas.get(key), mode, now_ms))
+            messages.extend(encode(key, pending, replicas.get(key), mode, now_ms, tenant))
         return messages
 
     def _token(self, topic: Topic) -> bytes:
@@ -1455,7 +1498,7 @@ class GatewayState:
         elif not subscription.paused and subscription.phase is Phase.LAGGING:
             self._flush_topic(subscription.topic, effects)
             session.attention.pop(subscription, None)
-            messages.extend(self._encode(subscription.topic, subscription.outbox, subscription.mode))
+            messages.extend(self._encode(subscription.topic, subscription.outbox, subscription.mode, session.tenant))
             subscription.outbox.clear()
             subscription.phase = Phase.LIVE
             resumed, subscription.since = subscription.since is not None, None
@@ -1482,7 +1525,7 @@ class GatewayState:
         topic = subscription.topic
         self._flush_topic(topic, effects)
         session.attention.pop(subscription, None)
-        messages.extend(self._encode(topic, subscription.outbox, subscription.mode))
+        messages.extend(self._encode(topic, subscription.outbox, subscription.mode, session.tenant))
         subscription.outbox.clear()
         size = sum(len(members) for _, members in messages)
         while subscription.remaining:
@@ -1493,7 +1536,7 @@ class GatewayState:
             del subscription.remaining[key]
             replica = topic.replicas.get(key)
             if replica is not None:
-                messages.append(protocol.snapshot(replica.view(), self._now_ms))
+                messages.append(protocol.snapshot(replica.view(), self._now_ms, session.tenant))
                 size += len(messages[-1][1])
         token = self._token(topic)
         messages.append(protocol.snapshot_end(token))
@@ -1504,7 +1547,7 @@ class GatewayState:
 
     def deadline(self) -> float | None:
         """When a flush or a resend is due."""
-        times = [self._flush_at, self.presence.deadline()]
+        times = [self._flush_at, self.presence.deadline(), self.expiries.deadline()]
         for shard in self._shards:
             times.append(shard.out.retry_at)
             if shard.out.idle:
@@ -1523,6 +1566,7 @@ class GatewayState:
         effects: list[Effect] = []
         if self._flush_at is not None and self._flush_at <= now_ms:
             self.flush(effects)
+        self._expire_sessions(effects)
         self.presence.wake(now_ms)
         effects.extend(self._told())
         for shard in self._shards:
@@ -1610,6 +1654,15 @@ def _service_notice(service: str, *, is_offline: bool) -> dict[str, Any]:
     else:
         level, code, text = "success", "service_online", f"the service {service} is back"
     return {"level": level, "code": code, "message": text, "service": service}
+
+
+def _told(members: dict[str, Any], tenant: Tenant) -> dict[str, Any]:
+    """Return what is said of a mutation as a client of a tenant is told."""
+    if not tenant:
+        return members
+    error = members.get("error")
+    shown = {} if error is None else {"error": {**error, "message": tenant.text(error["message"])}}
+    return {**members, **shown, "mutation_id": tenant.outside_id(members["mutation_id"])}
 
 
 def _bodies(messages: list[protocol.Typed], session: SessionState) -> list[bytes]:

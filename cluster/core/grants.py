@@ -4,17 +4,20 @@ A grant of keys is a key prefix in which `"*"` stands for any one element; `[]` 
 key under it, so what is delivered for a prefix need not be looked at again: who may not read all of it may not watch it. A grant of
 names (mutations, topics) may end in `*`.
 
+Somebody of a tenant has their grants under the tenant's name; patterns are written as the tenant's clients see keys.
+
 What must not live here: where credentials come from (`cluster.gateway`), what an endpoint needs.
 """
 
 import hashlib
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 from msgspec import Struct
 
 from cluster.core.query_key import CanonicalKey, checked, parse, partial_match
-from cluster.errors import ConfigError, ErrorCode, HarborError, RequestError
+from cluster.core.tenant import NAME_TEXT, NOBODYS, Tenant, is_name
+from cluster.errors import ConfigError, ErrorCode, HarborError, RequestError, UnauthorizedError
 
 ANY = "*"
 REMEMBERED = 10_000
@@ -40,19 +43,40 @@ class Grants(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True
 class Principal:
     """Somebody who was recognised."""
 
-    __slots__ = ("_covered", "grants", "subject")
+    __slots__ = ("_covered", "_presence", "_read", "_write", "expires_ms", "grants", "subject", "tenant", "token_id")
 
-    def __init__(self, subject: str, grants: Grants) -> None:
+    def __init__(
+        self,
+        subject: str,
+        grants: Grants,
+        *,
+        tenant: Tenant = NOBODYS,
+        expires_ms: float | None = None,
+        token_id: str = "",
+    ) -> None:
         self.subject = subject
         self.grants = grants
+        self.tenant = tenant
+        self.expires_ms = expires_ms
+        """When what it was recognised by ends (Unix ms); None: never, it is a key."""
+        self.token_id = token_id
+        """`jti`, where it was recognised by a token that has one."""
+        self._read = [tenant.pattern(each) for each in grants.read]
+        self._write = [tenant.pattern(each) for each in grants.write]
+        self._presence = [tenant.inside_topic(each) for each in grants.presence]
         self._covered: dict[tuple[KeyRight, str], bool] = {}
+
+    @property
+    def is_operator(self) -> bool:
+        """Whether it may see and change the cluster itself, and what is of all tenants."""
+        return self.grants.admin and not self.tenant
 
     def may(self, right: KeyRight, key: CanonicalKey) -> bool:
         """Whether it has a right to a key, or to everything under a prefix."""
         known = self._covered.get((right, key))
         if known is None:
             parsed = parse(key)
-            patterns = self.grants.read if right == "read" else self.grants.write
+            patterns = self._read if right == "read" else self._write
             if len(self._covered) >= REMEMBERED:
                 self._covered.clear()
             known = self._covered[right, key] = any(_covers(pattern, parsed) for pattern in patterns)
@@ -65,7 +89,7 @@ class Principal:
             HarborError: `FORBIDDEN`.
         """
         if not self.may(right, key):
-            raise HarborError(ErrorCode.FORBIDDEN, f"no grant to {right} {_clipped(key)}")
+            raise HarborError(ErrorCode.FORBIDDEN, f"no grant to {right} {_clipped(self.tenant.outside(key))}")
 
     def may_mutate(self, name: str) -> bool:
         """Whether it may begin mutations of a name."""
@@ -82,7 +106,7 @@ class Principal:
 
     def may_be_present(self, topic: str) -> bool:
         """Whether it has a grant of a presence topic."""
-        return any(_names(pattern, topic) for pattern in self.grants.presence)
+        return any(_names(pattern, topic) for pattern in self._presence)
 
     def require_presence(self, topic: str) -> None:
         """Refuse a presence topic that it has no grant of.
@@ -91,7 +115,22 @@ class Principal:
             HarborError: `FORBIDDEN`.
         """
         if not self.may_be_present(topic):
-            raise HarborError(ErrorCode.FORBIDDEN, f"no grant of the presence topic {_clipped(topic)}")
+            raise HarborError(
+                ErrorCode.FORBIDDEN, f"no grant of the presence topic {_clipped(self.tenant.outside_topic(topic))}"
+            )
+
+    def require_follower(self, later: "Principal") -> None:
+        """Refuse that a session which is this one's becomes somebody else's: others know it, and it holds what is of a tenant.
+
+        API keys are told apart by their ids and replaced by ones with another, so of these the tenant alone counts.
+
+        Raises:
+            HarborError: `FORBIDDEN`.
+        """
+        if self.tenant.name != later.tenant.name:
+            raise HarborError(ErrorCode.FORBIDDEN, "these are credentials of another tenant: connect anew with them")
+        if self.expires_ms is not None and self.subject != later.subject:
+            raise HarborError(ErrorCode.FORBIDDEN, "this is a token of another subject: connect anew with it")
 
     def require_admin(self) -> None:
         """Refuse who may not see and change the cluster.
@@ -99,12 +138,33 @@ class Principal:
         Raises:
             HarborError: `FORBIDDEN`.
         """
-        if not self.grants.admin:
-            raise HarborError(ErrorCode.FORBIDDEN, "this needs the admin grant")
+        if not self.is_operator:
+            of_tenant = ", of no tenant" if self.grants.admin else ""
+            raise HarborError(ErrorCode.FORBIDDEN, f"this needs the admin grant{of_tenant}")
 
 
 ANYBODY = Principal("anonymous", Grants(read=[[]], write=[[]], mutate=[ANY], presence=[ANY], admin=True))
 """Where no credentials are asked for."""
+
+
+class Authority(Protocol):
+    """Says who bears what, and what they may do."""
+
+    def recognise(self, credentials: str, now_ms: float) -> Principal:
+        """Return who bears credentials.
+
+        Raises:
+            UnauthorizedError: nobody does, and why.
+        """
+        ...
+
+    def current(self, principal: Principal, now_ms: float) -> Principal:
+        """Return somebody who was recognised before as they are now.
+
+        Raises:
+            UnauthorizedError: what they were recognised by does not count any more.
+        """
+        ...
 
 
 def _covers(pattern: list[Any], key: list[Any]) -> bool:
@@ -126,6 +186,7 @@ class _Line(Grants, frozen=True, forbid_unknown_fields=True, omit_defaults=True,
 
     id: str
     hash: str
+    tenant: str = ""
 
 
 class ApiKeys:
@@ -139,16 +200,34 @@ class ApiKeys:
         """Return who bears a key."""
         return self._by_hash.get(hashed(key))
 
-    def of(self, subject: str) -> Principal | None:
-        """Return somebody as the file has them now."""
-        return self._by_subject.get(subject)
+    def recognise(self, credentials: str, now_ms: float) -> Principal:  # noqa: ARG002 - keys do not expire
+        """Return who bears a key.
+
+        Raises:
+            UnauthorizedError: nobody does.
+        """
+        principal = self.principal(credentials)
+        if principal is None:
+            raise UnauthorizedError("unknown_key", "the key is not valid")
+        return principal
+
+    def current(self, principal: Principal, now_ms: float) -> Principal:  # noqa: ARG002
+        """Return somebody as the file has them now.
+
+        Raises:
+            UnauthorizedError: it has them no more, or as another tenant's.
+        """
+        found = self._by_subject.get(principal.subject)
+        if found is None or found.tenant.name != principal.tenant.name:
+            raise UnauthorizedError("unknown_key", "the key does not count any more")
+        return found
 
     def __len__(self) -> int:
         return len(self._by_hash)
 
     @classmethod
-    def parse(cls, text: str) -> "ApiKeys":
-        """Read a keys file: a JSON object a line, `#` for comments.
+    def parse(cls, text: str, *, tenants: bool = False) -> "ApiKeys":
+        """Read a keys file: a JSON object a line, `#` for comments. `tenants`: everybody but operators is of one.
 
         Raises:
             ConfigError: with the line, as path, and what is wrong there.
@@ -166,22 +245,35 @@ class ApiKeys:
             digest = read.hash.removeprefix(SCHEME)
             if not read.hash.startswith(SCHEME) or len(digest) != 64 or set(digest) - set("0123456789abcdef"):
                 raise ConfigError(place, "hash: expected sha256: and 64 hexadecimal digits")
-            for right, patterns in (("read", read.read), ("write", read.write)):
-                for pattern in patterns:
-                    _check(f"{place}: {right}", pattern)
+            check_patterns(place, read)
+            if read.tenant and not tenants:
+                raise ConfigError(place, "tenant: there are none, gateway.tenant_claim is not set")
+            if read.tenant and not is_name(read.tenant):
+                raise ConfigError(place, f"tenant: expected {NAME_TEXT}, got {read.tenant!r:.60}")
+            if tenants and not read.tenant and not read.admin:
+                raise ConfigError(
+                    place, "tenant: required for a key without the admin grant, since gateway.tenant_claim is set"
+                )
             if read.id in subjects or read.hash in by_hash:
                 raise ConfigError(place, f"the key {read.id!r:.60} is there twice")
             subjects.add(read.id)
             grants = Grants(read.read, read.write, read.mutate, read.presence, read.admin)
-            by_hash[read.hash] = Principal(read.id, grants)
+            by_hash[read.hash] = Principal(read.id, grants, tenant=Tenant(read.tenant))
         return cls(by_hash)
 
 
-def _check(place: str, pattern: list[Any]) -> None:
-    try:
-        checked(pattern)
-    except RequestError as error:
-        raise ConfigError(place, error.message) from None
+def check_patterns(place: str, grants: Grants) -> None:
+    """Refuse grants with a pattern that cannot be a key.
+
+    Raises:
+        ConfigError: with `place` and the right as path.
+    """
+    for right, patterns in (("read", grants.read), ("write", grants.write)):
+        for pattern in patterns:
+            try:
+                checked(pattern)
+            except RequestError as error:
+                raise ConfigError(f"{place}: {right}", error.message) from None
 
 
 def hashed(key: str) -> str:
@@ -189,7 +281,8 @@ def hashed(key: str) -> str:
     return SCHEME + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def line(subject: str, key: str, grants: Grants) -> str:
+def line(subject: str, key: str, grants: Grants, tenant: str = "") -> str:
     """Return the line of a keys file for a key."""
-    members = {"id": subject, "hash": hashed(key), **msgspec.to_builtins(grants)}
+    of_tenant = {"tenant": tenant} if tenant else {}
+    members = {"id": subject, "hash": hashed(key), **of_tenant, **msgspec.to_builtins(grants)}
     return msgspec.json.encode(members).decode()

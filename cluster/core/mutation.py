@@ -21,6 +21,7 @@ from cluster.core.query_key import canonical, checked
 from cluster.core.retry import retry_delay_ms
 from cluster.core.rule import Made, RuleOperation, compile_operations, template_text
 from cluster.core.template import Literal, MissingCapture, Node, Path
+from cluster.core.tenant import NOBODYS, VARIABLE, Tenant, is_name
 from cluster.core.transform import HeardOn
 from cluster.core.variables import Schema
 from cluster.errors import ErrorCode, RequestError
@@ -77,11 +78,13 @@ class Operations:
         self._faults: list[str] = []
         self._steps = [compile_operations([rule], _leave_out if rule.optional else self._drop) for rule in rules]
 
-    def made(self, variables: dict[str, Any], mutation: str, response: Any) -> tuple[list[Made], list[str]]:
-        """Return the operations, by key, and why others came to nothing."""
+    def made(
+        self, variables: dict[str, Any], mutation: str, response: Any, said: dict[str, Any] | None = None
+    ) -> tuple[list[Made], list[str]]:
+        """Return the operations, by key, and why others came to nothing. `said`: what `{variables}` stands for, if that is less."""
         if not self._steps:
             return [], []
-        members = {**variables, "variables": variables, "mutation_id": mutation}
+        members = {**variables, "variables": said or variables, "mutation_id": mutation}
         if response is not None:
             members["response"] = response
         else:
@@ -162,6 +165,8 @@ class DeclaredMutation(Struct, frozen=True):
     """What its variables have to be."""
     function: str | None = None
     """In place of a service."""
+    is_confined: bool = False
+    """What it does for a tenant stays under the tenant's name."""
     steps: "tuple[Operations, Operations] | None" = None
     """The operations, compiled; made from the rest."""
 
@@ -225,7 +230,7 @@ class DeclaredMutation(Struct, frozen=True):
             filled = self._fill("params", self.params, variables, mutation)
             if isinstance(filled, dict):
                 params = [(name, as_parameter(value)) for name, value in filled.items() if value is not None]
-        sent = {name: value for name, value in variables.items() if name not in self.omit} if self.omit else variables
+        sent = {name: value for name, value in self._said(variables).items() if name not in self.omit}
         body = None if self.body is None else orjson.dumps(self._fill("body", self.body, variables, mutation, sent))
         return MutationRequest(self.service, self.method, path, tuple(params), body, mutation, etag)
 
@@ -253,15 +258,45 @@ class DeclaredMutation(Struct, frozen=True):
             RequestError: `INVALID_VARIABLES`.
         """
         assert self.steps is not None
-        made, faults = self.steps[0].made(variables, mutation, None)
+        made, faults = self.steps[0].made(variables, mutation, None, self._said(variables))
         if faults:
             raise RequestError(ErrorCode.INVALID_VARIABLES, f"optimistic: {faults[0].replace('{data.', '{')}")
+        tenant = self.tenant_of(variables)
+        if not all(tenant.holds(key) for key, _ in made):
+            raise RequestError(ErrorCode.INVALID_VARIABLES, f"optimistic: a key is not under the {VARIABLE}")
         return made
 
     def result_operations(self, variables: dict[str, Any], mutation: str, response: Any) -> list[Made]:
-        """Return what a response does; operations for which it has too little are left out."""
+        """Return what a response does; operations for which it has too little, or on what is not the tenant's, are left out."""
         assert self.steps is not None
-        return self.steps[1].made(variables, mutation, response)[0]
+        return self._confined(variables, self.steps[1].made(variables, mutation, response, self._said(variables))[0])
+
+    def _said(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """Return the variables without the one that the gateway adds."""
+        return {name: value for name, value in variables.items() if not (self.is_confined and name == VARIABLE)}
+
+    def tenant_of(self, variables: dict[str, Any]) -> Tenant:
+        """Return whose a mutation is: nobody's where there are no tenants, and where an operator names none."""
+        name = variables.get(VARIABLE) if self.is_confined else None
+        return Tenant(str(name)) if is_name(name) else NOBODYS
+
+    def _confined(self, variables: dict[str, Any], made: list[Made]) -> list[Made]:
+        """Return the operations on what is the tenant's; those for every entry of an entity or a relation are narrowed to that."""
+        tenant = self.tenant_of(variables)
+        if not tenant:
+            return made
+        kept: list[Made] = []
+        for key, operation in made:
+            if not broadcast.is_broadcast(key):
+                if tenant.holds(key):
+                    kept.append((key, operation))
+                continue
+            kind, about = broadcast.read(key)
+            if kind in ("entity", "relation"):
+                kept.append((broadcast.name(kind, [*about[:2], tenant.name]), operation))
+            elif tenant.holds(canonical(about)):
+                kept.append((key, operation))
+        return kept
 
     def retry_after(self, failures: int, error: Any) -> float | None:
         """Return the wait before the next try after so many failures before this one; None: it has failed."""
@@ -284,7 +319,7 @@ class DeclaredMutation(Struct, frozen=True):
                 made.append((broadcast.under(canonical(checked(key))), Invalidate()))
             except (MissingCapture, RequestError):
                 continue
-        return made
+        return self._confined(variables, made)
 
     def confirm_channel(self, variables: dict[str, Any], mutation: str) -> str | None:
         """Return the channel on which an event may confirm it; None: there is none."""

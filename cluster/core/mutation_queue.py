@@ -30,6 +30,7 @@ from cluster.core.messages import Failure, Lay, Lift, Mutate, MutationView
 from cluster.core.mutation import NEXT, DeclaredMutation, MutationRequest, Status, replaced
 from cluster.core.operation import Invalidate, Operation
 from cluster.core.service_health import MAX_PROBE_MS, PROBE_MS, UNREACHABLE
+from cluster.core.tenant import NOBODYS, of_topic
 from cluster.errors import ErrorCode, HarborError, UpstreamError
 
 PARALLEL = 32
@@ -313,15 +314,20 @@ class MutationQueue:
         if len(self._settled) > MAX_SETTLED and self._settled[0].unlifted:
             raise HarborError(ErrorCode.TOO_MANY, f"shards are to hear yet of the outcome of {MAX_SETTLED} mutations")
         variables = declared.completed(orjson.loads(request.variables), request.mutation)
+        tenant = declared.tenant_of(variables)
         temporary = declared.temporary(variables) or ""
+        if temporary:
+            temporary = tenant.inside_topic(temporary)
         if temporary and (temporary in self._renamed or temporary in self._temporaries):
-            raise HarborError(ErrorCode.CONFLICT, f"the temporary id {temporary:.100} was used before")
-        named = _texts(variables)
+            raise HarborError(
+                ErrorCode.CONFLICT, f"the temporary id {tenant.outside_topic(temporary):.100} was used before"
+            )
+        named = self._named(variables)
         for old in named & self._renamed.keys():
-            new = self._renamed[old][0]
+            new, said = self._renamed[old][0], of_topic(old)[1]
             if new is None:
-                raise HarborError(ErrorCode.CONFLICT, f"what has the temporary id {old:.100} was not created")
-            variables = replaced(variables, old, new)
+                raise HarborError(ErrorCode.CONFLICT, f"what has the temporary id {said:.100} was not created")
+            variables = replaced(variables, said, new)
         laid = list(declared.optimistic_operations(variables, request.mutation))
         declared.request(variables, request.mutation)
         delay_ms = declared.delay_ms if request.delay_ms is None else request.delay_ms
@@ -451,7 +457,7 @@ class MutationQueue:
         response = None if body is None else orjson.loads(body)
         renamed = declared.assigned(response) if record.temporary else None
         if renamed is not None:
-            variables = replaced(variables, record.temporary, renamed)
+            variables = replaced(variables, of_topic(record.temporary)[1], renamed)
         try:
             lasting = declared.optimistic_operations(variables, record.id)
         except HarborError:  # the id that it was given does not fit where the temporary one did
@@ -599,7 +605,7 @@ class MutationQueue:
                     self._fail(
                         record,
                         ErrorCode.CONFLICT,
-                        f"it and what has the temporary id {temporary:.100} wait for each other",
+                        f"it and what has the temporary id {of_topic(temporary)[1]:.100} wait for each other",
                     )
                     continue
                 if temporary is not None:
@@ -625,11 +631,17 @@ class MutationQueue:
         self._fail(record, ErrorCode.UPSTREAM_OFFLINE, message)
         return True
 
+    def _named(self, variables: dict[str, Any]) -> set[str]:
+        """Return all texts among variables, as temporary ids are kept: in each tenant they are others."""
+        declared = next(iter(self._declared.values()), None)
+        tenant = NOBODYS if declared is None else declared.tenant_of(variables)
+        return {tenant.inside_topic(each) for each in _texts(variables)} if tenant else _texts(variables)
+
     def _awaits(self, record: MutationRecord) -> str | None:
         """Return the temporary id of something that is still to be created, if the mutation names one."""
         if not self._temporaries:
             return None
-        named = _texts(orjson.loads(record.variables)) & self._temporaries.keys()
+        named = self._named(orjson.loads(record.variables)) & self._temporaries.keys()
         return next((each for each in named if self._temporaries[each] != record.id), None)
 
     def _waits_for(self, waiting: str, wanted: str) -> bool:
@@ -637,7 +649,7 @@ class MutationQueue:
         seen, open_ = {waiting}, [waiting]
         while wanted and open_:
             variables = self._creations.get(open_.pop())
-            named = set() if variables is None else _texts(orjson.loads(variables)) & self._temporaries.keys()
+            named = set() if variables is None else self._named(orjson.loads(variables)) & self._temporaries.keys()
             if wanted in named:
                 return True
             open_.extend(named - seen)
@@ -762,15 +774,16 @@ class MutationQueue:
 
     def _rename(self, record: MutationRecord, old: str, new: Any) -> None:
         """Put what something is called now into a mutation that names it; give one up that cannot be without it."""
-        if orjson.dumps(old) not in record.variables:  # to decode all that wait takes long
+        said = of_topic(old)[1]
+        if orjson.dumps(said) not in record.variables:  # to decode all that wait takes long
             return
         variables = orjson.loads(record.variables)
-        if old not in _texts(variables):
+        if old not in self._named(variables):
             return
         try:
             if new is None:
-                raise HarborError(ErrorCode.CONFLICT, f"what has the temporary id {old:.100} was not created")
-            changed = replaced(variables, old, new)
+                raise HarborError(ErrorCode.CONFLICT, f"what has the temporary id {said:.100} was not created")
+            changed = replaced(variables, said, new)
             made: list[Keyed] = list(self._declared[record.name].optimistic_operations(changed, record.id))
         except HarborError as error:  # or the id that it was given does not fit where the temporary one did
             if record.status is Status.SCHEDULED:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from cluster.core import protocol
 from cluster.core.replica import Replica
+from cluster.core.tenant import NOBODYS, Tenant
 
 MAX_MUTATIONS = 100
 """Named by one change; where more are folded into it, the last count: of the others their authors hear all the same."""
@@ -91,20 +92,23 @@ class Outbox(dict[str, Pending]):
         pending.gone_version = pending.gone_version or version + 1
 
 
-def encode(key: str, pending: Pending, replica: Replica | None, mode: str, now_ms: float) -> list[protocol.Typed]:
-    """Return the messages that bring a reader from `pending.from_version` to what the replica is now."""
+def encode(
+    key: str, pending: Pending, replica: Replica | None, mode: str, now_ms: float, tenant: Tenant = NOBODYS
+) -> list[protocol.Typed]:
+    """Return the messages that bring a reader, of `tenant`, from `pending.from_version` to what the replica is now."""
+    shown = tenant.outside(key).encode() if tenant or replica is None else replica.key_json
     if replica is None or (replica.value is None and pending.from_version):
         gone = pending.gone_version or pending.from_version + 1
-        removed = [protocol.removed(key.encode(), gone)] if pending.from_version else []
-        return removed if replica is None else [*removed, protocol.snapshot(replica.view(), now_ms)]
+        removed = [protocol.removed(shown, gone)] if pending.from_version else []
+        return removed if replica is None else [*removed, protocol.snapshot(replica.view(), now_ms, tenant)]
     if pending.reset:
-        return [protocol.reset(replica.key_json), protocol.snapshot(replica.view(), now_ms)]
+        return [protocol.reset(shown), protocol.snapshot(replica.view(), now_ms, tenant)]
     messages: list[protocol.Typed] = []
     if pending.invalidated:
-        messages.append(protocol.invalidated(replica.key_json))
+        messages.append(protocol.invalidated(shown))
     if replica.value is None:
         if pending.retold:
-            messages.append(protocol.snapshot(replica.view(), now_ms))
+            messages.append(protocol.snapshot(replica.view(), now_ms, tenant))
     elif replica.version != pending.from_version:
         patch = None
         if mode == "patch" and pending.from_version:
@@ -116,13 +120,13 @@ def encode(key: str, pending: Pending, replica: Replica | None, mode: str, now_m
                 patch = b'[{"op":"replace","path":"","value":' + replica.value.json() + b"}]"
         messages.append(
             protocol.change(
-                replica.key_json,
+                shown,
                 pending.from_version,
                 replica.version,
                 replica.value.json() if patch is None else None,
                 patch,
                 max(pending.coalesced, 1),
-                pending.mutations,
+                [tenant.outside_id(each) for each in pending.mutations if tenant.has_id(each)],
             )
         )
     return messages

@@ -79,7 +79,7 @@ def presence(
             raise RequestError(
                 ErrorCode.TOO_LARGE, f"a presence state has at most {MAX_STATE_BYTES} bytes, got {len(said)}"
             )
-    pattern, effects = state.present(session, topic, said, watch, now_ms)
+    pattern, effects = state.present(session, session.tenant.inside_topic(topic), said, watch, now_ms)
     answer = protocol.message(
         "result", re=name, heartbeat_ms=int(pattern.heartbeat_ms), timeout_ms=int(pattern.timeout_ms)
     )
@@ -94,7 +94,7 @@ def leave(
     Raises:
         HarborError: `NOT_FOUND`, or it is not understood.
     """
-    effects = state.leave(session, _checked(message, "topic"), now_ms)
+    effects = state.leave(session, session.tenant.inside_topic(_checked(message, "topic")), now_ms)
     return [*effects, *state.say(session, protocol.message("result", re=name))]
 
 

@@ -17,6 +17,7 @@ from msgspec import Struct
 from cluster.core import protocol, template
 from cluster.core.messages import PresenceDiff, PresenceMember
 from cluster.core.rate import TokenBucket
+from cluster.core.tenant import Tenant, of_topic
 
 MAX_TOPIC = 256
 """Characters of a topic's name."""
@@ -36,8 +37,8 @@ class Pattern(Struct, frozen=True):
     """After how long a silent one is gone."""
 
     def matches(self, topic: str) -> bool:
-        """Whether a topic is declared by it."""
-        return template.match_text(self.template, topic, {})
+        """Whether a topic, whosever it is, is declared by it."""
+        return template.match_text(self.template, of_topic(topic)[1], {})
 
 
 class Reader(Protocol):
@@ -46,6 +47,11 @@ class Reader(Protocol):
     id: str
     out: list[bytes]
     out_bytes: int
+
+    @property
+    def tenant(self) -> Tenant:
+        """Whose client it is."""
+        ...
 
     @property
     def in_step(self) -> bool:
@@ -222,7 +228,7 @@ class Room:
         self, joined: list[bytes], updated: list[bytes], known: dict[str, bool], *, is_counted: bool
     ) -> list[Seat]:
         left = [member for member in known if member not in self.members]
-        texts: dict[str, bytes] = {}
+        texts: dict[tuple[str, str], bytes] = {}
         due: list[Seat] = []
         for seat in self.seats.values():
             if seat.is_new:
@@ -238,10 +244,11 @@ class Room:
                 due.append(seat)
                 continue
             seat.is_stale = False
-            text = texts.get(seat.mode)
+            place = (seat.mode, seat.reader.tenant.name)
+            text = texts.get(place)
             if text is None:
-                text = self._count_text() if seat.mode == "count" else self._diff_text(joined, updated, left)
-                texts[seat.mode] = text
+                text = self._count_text(seat) if seat.mode == "count" else self._diff_text(seat, joined, updated, left)
+                texts[place] = text
             seat.reader.out.append(text)
             seat.reader.out_bytes += len(text)
         return due
@@ -253,7 +260,7 @@ class Room:
         is_new, seat.is_new = seat.is_new, False
         seat.is_stale = False
         if seat.mode == "count":
-            return self._count_text(is_snapshot=is_new), False
+            return self._count_text(seat, is_snapshot=is_new), False
         if is_new:
             seat.remaining = dict.fromkeys(self.members)
             seat.known.clear()
@@ -269,7 +276,7 @@ class Room:
             elif was_there:
                 left.append(member)
         seat.known.clear()
-        return (self._diff_text(joined, updated, left) if joined or updated or left else b""), False
+        return (self._diff_text(seat, joined, updated, left) if joined or updated or left else b""), False
 
     def _page(self, seat: Seat, remaining: dict[str, None]) -> bytes:
         page: list[bytes] = []
@@ -282,11 +289,14 @@ class Room:
         if not remaining:
             seat.remaining = None
         return protocol.presence(
-            self.name, page, [], [], len(self.members), is_snapshot=True, is_more=seat.remaining is not None
+            self._shown(seat), page, [], [], len(self.members), is_snapshot=True, is_more=seat.remaining is not None
         )
 
-    def _diff_text(self, joined: list[bytes], updated: list[bytes], left: list[str]) -> bytes:
-        return protocol.presence(self.name, joined, updated, left, len(self.members))
+    def _shown(self, seat: Seat) -> str:
+        return seat.reader.tenant.outside_topic(self.name)
 
-    def _count_text(self, *, is_snapshot: bool = False) -> bytes:
-        return protocol.presence(self.name, [], [], [], self.count, is_snapshot=is_snapshot)
+    def _diff_text(self, seat: Seat, joined: list[bytes], updated: list[bytes], left: list[str]) -> bytes:
+        return protocol.presence(self._shown(seat), joined, updated, left, len(self.members))
+
+    def _count_text(self, seat: Seat, *, is_snapshot: bool = False) -> bytes:
+        return protocol.presence(self._shown(seat), [], [], [], self.count, is_snapshot=is_snapshot)

@@ -24,7 +24,8 @@ from cluster.core.messages import PresenceDiff, PresenceMember, PresenceNews, Re
 from cluster.core.presence_news import HomeNews
 from cluster.core.presence_room import Attendance, Membership, Mode, Pattern, Room, Seat
 from cluster.core.session_state import SessionState
-from cluster.errors import ErrorCode, RequestError
+from cluster.core.tenant import of_topic
+from cluster.errors import ErrorCode, HarborError, RequestError
 
 GRACE_MS = 5_000.0
 """A lost connection is made again within a second or two, by a client whose gateway goes on."""
@@ -76,7 +77,7 @@ class PresenceSessions:
         for pattern in self.patterns:
             if pattern.matches(topic):
                 return pattern
-        raise RequestError(ErrorCode.NOT_FOUND, f"no presence is declared for the topic {topic!r}")
+        raise RequestError(ErrorCode.NOT_FOUND, f"no presence is declared for the topic {of_topic(topic)[1]!r}")
 
     def present(
         self, session: SessionState, topic: str, state: bytes | None, watch: Mode | None, now_ms: float
@@ -176,7 +177,7 @@ class PresenceSessions:
         if attendance is not None and attendance.restoring and len(attendance.declined) < TOPICS:
             attendance.declined.add(topic)
         elif attendance is None or not (topic in attendance.joined or topic in attendance.seats):
-            raise RequestError(ErrorCode.NOT_FOUND, f"this session is not in the topic {topic!r}")
+            raise RequestError(ErrorCode.NOT_FOUND, f"this session is not in the topic {of_topic(topic)[1]!r}")
         self._part(session, attendance, topic)
 
     def _part(self, session: SessionState, attendance: Attendance, topic: str) -> None:
@@ -279,12 +280,18 @@ class PresenceSessions:
         """A session bears the token of an earlier one: it is that one from now on. Returns one that had the identity till now.
 
         Raises:
-            RequestError: `CONFLICT`, it has said who it is already.
+            HarborError: `CONFLICT`, it has said who it is already; `FORBIDDEN`, it was somebody else's.
         """
         if session.attendance is not None or session.identity != session.id:
             raise RequestError(ErrorCode.CONFLICT, "a session resumes once, before it is present anywhere")
         identity = identity_of(token)
         earlier = self._here.get(identity)
+        assert session.principal is not None
+        if earlier is not None and earlier.principal is not None:
+            earlier.principal.require_follower(session.principal)
+        for topic in self._lingering.get(identity, (0.0, {}, set()))[1]:
+            if of_topic(topic)[0] != session.tenant.name and session.tenant:
+                raise HarborError(ErrorCode.FORBIDDEN, "that session was of another tenant")
         joined: dict[str, Membership] = {}
         if earlier is not None:
             if earlier.attendance is not None:

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from cluster.core.messages import EntryView, Failure, MutationView, PresenceMember
+from cluster.core.tenant import NOBODYS, Tenant
 from cluster.errors import TEMPORARY, ErrorCode, HarborError
 
 VERSION = 1
@@ -55,15 +56,15 @@ def change(
     )
 
 
-def snapshot(view: EntryView, now_ms: float) -> Typed:
-    """An entry in full."""
+def snapshot(view: EntryView, now_ms: float, tenant: Tenant = NOBODYS) -> Typed:
+    """An entry in full, as a client of `tenant` is told."""
     data = b"" if view.data is None else b'"data":%b,' % view.data
     error = b"" if view.error is None else b',"error":%b' % orjson.dumps(error_body(*view.error))
     return (
         b"snapshot",
         b'"key":%b,"version":%d,%b"data_updated_at":%d,"status":"%b","is_stale":%b,"is_offline":%b%b'
         % (
-            view.key.encode(),
+            tenant.outside(view.key).encode(),
             view.version,
             data,
             view.data_updated_at,
@@ -80,7 +81,7 @@ def is_stale(view: EntryView, now_ms: float) -> bool:
     return view.data is None or (view.stale_at is not None and view.stale_at <= now_ms)
 
 
-def entry(view: EntryView, now_ms: float) -> bytes:
+def entry(view: EntryView, now_ms: float, tenant: Tenant = NOBODYS) -> bytes:
     """An entry as HTTP answers it, an object."""
     data = b"null" if view.data is None else view.data
     error = b"" if view.error is None else b',"error":%b' % orjson.dumps(error_body(*view.error))
@@ -88,7 +89,7 @@ def entry(view: EntryView, now_ms: float) -> bytes:
         b'{"key":%b,"data":%b,"version":%d,"data_updated_at":%d,"status":"%b","fetch_status":"%b",'
         b'"is_stale":%b,"is_invalidated":%b,"is_offline":%b,"origin":%b%b}'
     ) % (
-        view.key.encode(),
+        tenant.outside(view.key).encode(),
         data,
         view.version,
         view.data_updated_at,
@@ -141,31 +142,38 @@ def reset(key: bytes | None) -> Typed:
     return b"reset", b"" if key is None else b'"key":%b' % key
 
 
-def details_of(failure: Failure, now_ms: float) -> dict[str, Any] | None:
+def details_of(failure: Failure, now_ms: float, tenant: Tenant = NOBODYS) -> dict[str, Any] | None:
     """What a failed request's error says beside its message: of a write that lost, the entry it met (null: there is none)."""
     if failure.status:
         return {"status": failure.status}
     if failure.code != ErrorCode.VERSION_CONFLICT:
         return None
-    current = None if failure.current is None else orjson.Fragment(entry(failure.current, now_ms))
+    current = None if failure.current is None else orjson.Fragment(entry(failure.current, now_ms, tenant))
     conflicts = {} if failure.conflicts is None else {"conflicts": failure.conflicts}
     return {"current": current, **conflicts}
 
 
-def outcome(view: MutationView) -> dict[str, Any]:
+def outcome(view: MutationView, tenant: Tenant = NOBODYS) -> dict[str, Any]:
     """How a mutation is, as members of a message or of a body."""
     members: dict[str, Any] = {"status": view.status}
     if view.result is not None:
         members["result"] = orjson.Fragment(view.result)
     if view.error is not None:
-        members["error"] = error_body(*view.error)
+        code, message = view.error
+        members["error"] = error_body(code, tenant.text(message))
     return members
 
 
-def mutation(view: MutationView) -> dict[str, Any]:
+def mutation(view: MutationView, tenant: Tenant = NOBODYS) -> dict[str, Any]:
     """A mutation as HTTP answers it."""
     due = {"due_at": view.due_at} if view.due_at else {}
-    return {"id": view.mutation, "name": view.name, "created_at": view.created_at, **due, **outcome(view)}
+    return {
+        "id": tenant.outside_id(view.mutation),
+        "name": view.name,
+        "created_at": view.created_at,
+        **due,
+        **outcome(view, tenant),
+    }
 
 
 def presence_member(said: PresenceMember) -> bytes:

@@ -14,6 +14,7 @@ The owner is told what happens through `Owner` and tells the time by `now_ms`. W
 from collections import deque
 from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
+from math import inf
 from operator import attrgetter
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -294,7 +295,12 @@ class QueryCache(Generic[E]):
         """Heap of (when to look, key) of entries that nobody observes."""
         self.collected = 0
         """Entries dropped because their time was over."""
-        self._offline: set[str] = set()
+        self._offline: dict[str, float] = {}
+        """Services that cannot be reached, and since when (Unix ms)."""
+        self._back_at: dict[str, float] = {}
+        """When services that had been offline came back (Unix ms)."""
+        self._unheard: set[str] = set()
+        """Services of which nothing is known, as they have not been called since the cache was filled with what it held before."""
         self._limits: dict[str, int] = {}
         self._running: dict[str, int] = {}
         self._queues: dict[str, deque[tuple[E, Fetch]]] = {}
@@ -758,14 +764,28 @@ class QueryCache(Generic[E]):
         """Whether a service can be reached, as far as is known."""
         return service not in self._offline
 
+    def unheard(self, service: str) -> None:
+        """Nothing is known of a service: no entry of it is dropped before it has been asked (`heard`, `set_online`)."""
+        self._unheard.add(service)
+
+    def is_unheard(self, service: str) -> bool:
+        """Whether nothing is known of a service."""
+        return service in self._unheard
+
+    def heard(self, service: str) -> None:
+        """A service has answered."""
+        self._unheard.discard(service)
+
     def set_online(self, service: str, *, online: bool) -> None:
         """A service was lost, or is back: what was paused goes on, and observers have refetched what went stale meanwhile."""
+        self._unheard.discard(service)
         if online == self.is_online(service):
             return
         if not online:
-            self._offline.add(service)
+            self._offline[service] = self.now_ms
             return
-        self._offline.discard(service)
+        del self._offline[service]
+        self._back_at[service] = self.now_ms
         for entry in list({**self.observed, **self._fetching}.values()):
             if entry.options.own_service != service:
                 continue
@@ -825,8 +845,11 @@ class QueryCache(Generic[E]):
     def _queue(self, entry: E) -> None:
         collect_at = entry.collect_at
         if collect_at is not None and (entry.queued_at is None or collect_at < entry.queued_at):
-            entry.queued_at = collect_at
-            heappush(self._idle, (collect_at, entry.key))
+            self._look_at(entry, collect_at)
+
+    def _look_at(self, entry: E, at: float) -> None:
+        entry.queued_at = at
+        heappush(self._idle, (at, entry.key))
 
     def _collect(self) -> None:
         for _ in range(COLLECT_SLICE):
@@ -838,18 +861,34 @@ class QueryCache(Generic[E]):
                 continue
             entry.queued_at = None
             collect_at = entry.collect_at
-            if entry.observers or collect_at is None or entry.fetch is not None:
+            fetch = entry.fetch
+            if entry.observers or collect_at is None or (fetch is not None and (fetch.waiters or not fetch.paused)):
                 continue  # it is queued again when that is over
             if collect_at > self.now_ms:
                 self._queue(entry)
-            elif self.keeps(entry):
-                self._rest(entry)
+            elif (kept_until := self.kept_until(entry)) > self.now_ms:
+                # The service may be back sooner: then its gc time counts anew.
+                self._look_at(entry, min(kept_until, self.now_ms + (entry.options.own_gc_time or 0.0)))
             else:
                 self.collect(entry)
 
-    def keeps(self, entry: E) -> bool:
-        """Whether an entry whose time is over is kept for another gc time: it could not be had again."""
-        return not self.is_online(entry.options.own_service)
+    def kept_until(self, entry: E) -> float:
+        """Return until when an entry whose gc time is over is kept, since it could not be had again (Unix ms); in the past: it is not.
+
+        While its service is offline that is its offline time, from when the service was lost or from when nobody wanted it any longer; then
+        another gc time. Of a service that nothing is known of, the entry is fetched to find out.
+        """
+        options = entry.options
+        service = options.own_service
+        idle_since = entry.idle_since or 0.0
+        if service in self._unheard:
+            if entry.fetch is None and not any(fetch.service == service for fetch in self.fetches()):
+                self.fetch(entry)
+            return inf
+        if service in self._offline:
+            offline_time = options.own_offline_time
+            return inf if offline_time is None else max(idle_since, self._offline[service]) + offline_time
+        return self._back_at.get(service, -inf) + (options.own_gc_time or 0.0)
 
     def collect(self, entry: E) -> None:
         """Drop an entry whose time is over."""

@@ -14,6 +14,7 @@ from cluster.core.retry import Retry, RetryDelay
 from cluster.core.staleness import StaleTime
 
 DEFAULT_GC_TIME_MS = 300_000.0
+DEFAULT_OFFLINE_TIME_MS = 86_400_000.0
 NetworkMode = Literal["online", "always", "offline_first"]
 """Whether a fetch waits while its service is offline: always; never; or only to be tried again."""
 RefetchOn = Literal["always"] | bool
@@ -27,6 +28,9 @@ class QueryOptions(Struct, frozen=True):
     """See `staleness`; 0 by default."""
     gc_time: float | UnsetType | None = UNSET
     """Milliseconds for which an entry is kept that nobody observes; None: for good. `DEFAULT_GC_TIME_MS` by default."""
+    offline_time: float | UnsetType | None = UNSET
+    """Milliseconds for which an entry that is over its gc time is kept while its service is offline; None: until that is back.
+    `DEFAULT_OFFLINE_TIME_MS` by default."""
     retry: Retry | UnsetType = UNSET
     retry_delay: RetryDelay | UnsetType = UNSET
     network_mode: NetworkMode | UnsetType = UNSET
@@ -56,6 +60,11 @@ class QueryOptions(Struct, frozen=True):
         return DEFAULT_GC_TIME_MS if self.gc_time is UNSET else self.gc_time
 
     @property
+    def own_offline_time(self) -> float | None:
+        """The offline time, or its default."""
+        return DEFAULT_OFFLINE_TIME_MS if self.offline_time is UNSET else self.offline_time
+
+    @property
     def own_service(self) -> str:
         """The service, or the empty name of the only one."""
         return "" if self.service is UNSET else self.service
@@ -79,6 +88,7 @@ class QueryOptions(Struct, frozen=True):
 _INHERITED = (
     "stale_time",
     "gc_time",
+    "offline_time",
     "retry",
     "retry_delay",
     "network_mode",

@@ -13,6 +13,7 @@ from cluster.core import template
 from cluster.core.operation import json_equal
 from cluster.core.query_key import KeyMatcher, elements
 from cluster.core.template import MissingCapture, Node, Path
+from cluster.core.tenant import NOBODYS, VARIABLE, Tenant
 
 
 class Contains(Struct, frozen=True):
@@ -42,11 +43,15 @@ class Relations:
         """Return the members of a type."""
         return self._members.get(type_, ())
 
-    def related(self, type_: str, identity: Any) -> "Related":
-        """Return what decides whether a key is related to an entity."""
+    def related(self, type_: str, identity: Any, tenant: str = "") -> "Related":
+        """Return what decides whether a key, of a tenant where one is named, is related to an entity."""
 
-        def lookup(_: Path) -> Any:
-            return identity
+        def lookup(path: Path) -> Any:
+            if path != (VARIABLE,):
+                return identity
+            if not tenant:
+                raise MissingCapture
+            return tenant
 
         matchers: list[KeyMatcher] = []
         elements: list[Any] = []
@@ -58,21 +63,24 @@ class Relations:
                     matchers.append(KeyMatcher(template.build(member, lookup)))
             except MissingCapture:  # an identity that is no text, inside a longer one
                 continue
-        return Related(matchers, elements)
+        return Related(matchers, elements, Tenant(tenant))
 
 
 class Related:
     """Decides whether a key is related to one entity."""
 
-    __slots__ = ("elements", "matchers")
+    __slots__ = ("_tenant", "elements", "matchers")
 
-    def __init__(self, matchers: list[KeyMatcher], elements: list[Any]) -> None:
+    def __init__(self, matchers: list[KeyMatcher], elements: list[Any], tenant: Tenant = NOBODYS) -> None:
+        self._tenant = tenant
         self.matchers = matchers
         self.elements = elements
 
     @property
     def heads(self) -> list[str] | None:
         """First elements that every related key has one of; None: any key may be related."""
+        if self._tenant:
+            return [self._tenant.name]
         if self.elements:
             return None
         heads = [matcher.prefix[0] if matcher.prefix else None for matcher in self.matchers]
@@ -81,6 +89,8 @@ class Related:
 
     def matches(self, key: str) -> bool:
         """Whether a canonical key is related."""
+        if not self._tenant.holds(key):
+            return False
         if any(matcher.matches(key) for matcher in self.matchers):
             return True
         return bool(self.elements) and any(

@@ -45,6 +45,7 @@ from cluster.core.operation import (
 from cluster.core.query_key import CanonicalKey, canonical, checked
 from cluster.core.relation import Contains, Relations
 from cluster.core.template import HeadIndex, Hole, Literal, MissingCapture, Node, Path
+from cluster.core.tenant import is_name
 from cluster.core.transform import HeardOn, Shape, Transform, TransformFunction, compile_transform
 from cluster.errors import ErrorCode, HarborError, OperationError, RequestError
 
@@ -119,6 +120,8 @@ class RuleOperation(Struct, frozen=True):
     """Of an entity or a relation."""
     identity: Node | None = None
     """Of what a relation is about."""
+    tenant: Node | None = None
+    """Whose entries alone it is for."""
     identities: tuple[tuple[str, str], ...] = ()
     """Member that identifies an entity, by type."""
     function: str = ""
@@ -479,6 +482,7 @@ def _of_event(operation: RuleOperation, name: str) -> RuleOperation:
         guard=None if operation.guard is None else (operation.guard[0], put(operation.guard[1])),
         type=put(operation.type),
         identity=put(operation.identity),
+        tenant=put(operation.tenant),
     )
 
 
@@ -625,7 +629,15 @@ def _reads(operation: RuleOperation) -> tuple[set[Path], set[Path]]:
     """Return the placeholders an operation needs decoded, and those it only passes on."""
     parsed: set[Path] = set()
     passed: set[Path] = set()
-    for node in (operation.key, operation.at, operation.where, operation.by, operation.type, operation.identity):
+    for node in (
+        operation.key,
+        operation.at,
+        operation.where,
+        operation.by,
+        operation.type,
+        operation.identity,
+        operation.tenant,
+    ):
         if isinstance(node, Hole | template.Text | template.ListNode | template.DictNode):
             parsed.update(template.holes(node))
     for node in (operation.value, operation.each, None if operation.guard is None else operation.guard[1]):
@@ -950,7 +962,7 @@ def _maker(operation: RuleOperation, reader: _Reader, event: str, places: dict[s
 def _entity_maker(operation: RuleOperation, reader: _Reader) -> Callable[..., Made]:
     assert operation.type is not None
     assert operation.value is not None
-    type_, value = reader.build(operation.type), reader.json(operation.value)
+    type_, value, whose = reader.build(operation.type), reader.json(operation.value), _whose(operation, reader)
     members = dict(operation.identities)
 
     def make(*event: Any) -> Made:
@@ -961,7 +973,7 @@ def _entity_maker(operation: RuleOperation, reader: _Reader) -> Callable[..., Ma
         known = entity.get(members[name]) if isinstance(entity, dict) else None
         if known is None or isinstance(known, dict | list):
             raise MissingCapture
-        return broadcast.name("entity", [name, known]), Merge(json)
+        return broadcast.name("entity", [name, known, *whose(*event)]), Merge(json)
 
     return make
 
@@ -970,8 +982,23 @@ def _relation_maker(operation: RuleOperation, reader: _Reader) -> Callable[..., 
     assert operation.type is not None
     assert operation.identity is not None
     type_, identity = reader.build(operation.type), reader.build(operation.identity)
-    invalidate = Invalidate(False, operation.refetch)
-    return lambda *event: (broadcast.name("relation", [type_(*event), identity(*event)]), invalidate)
+    invalidate, whose = Invalidate(False, operation.refetch), _whose(operation, reader)
+    return lambda *event: (broadcast.name("relation", [type_(*event), identity(*event), *whose(*event)]), invalidate)
+
+
+def _whose(operation: RuleOperation, reader: _Reader) -> Callable[..., list[str]]:
+    """Return what gives the tenant for whose entries alone a broadcast is, as the last of what it is about."""
+    if operation.tenant is None:
+        return lambda *_: []
+    named = reader.build(operation.tenant)
+
+    def whose(*event: Any) -> list[str]:
+        name = named(*event)
+        if not is_name(name):
+            raise MissingCapture
+        return [name]
+
+    return whose
 
 
 def _confirm_maker(operation: RuleOperation) -> Callable[..., Made]:

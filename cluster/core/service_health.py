@@ -41,8 +41,8 @@ class ServiceHealth:
         was_offline, known.offline = known.offline, False
         return was_offline
 
-    def missed(self, service: str, now_ms: float) -> bool:
-        """A call has not reached a service. Returns whether it counts as offline from now on."""
+    def missed(self, service: str, now_ms: float, offline_after: int = OFFLINE_AFTER) -> bool:
+        """A call has not reached a service, nor have so many in a row. Returns whether it counts as offline from now on."""
         known = self._services.setdefault(service, _Service())
         known.failures += 1
         if known.offline:
@@ -51,7 +51,7 @@ class ServiceHealth:
                 known.delay_ms = min(known.delay_ms * 2, MAX_PROBE_MS)
                 known.probe_at = now_ms + known.delay_ms
             return False
-        if known.failures < OFFLINE_AFTER:
+        if known.failures < offline_after:
             return False
         known.offline = True
         known.since_ms = now_ms

@@ -7,6 +7,7 @@ from collections import deque
 
 from cluster.core.grants import Principal
 from cluster.core.presence_room import Attendance
+from cluster.core.tenant import NOBODYS, Tenant
 from cluster.core.topic import Subscription
 
 SUBSCRIPTIONS = 128
@@ -68,6 +69,11 @@ class SessionState:
         """Requests of this client that shards have not answered."""
         self.voided = False
         """An event stream has been reset: the id it holds must not be resumed from."""
+
+    @property
+    def tenant(self) -> Tenant:
+        """Whose clients' words it is spoken to in."""
+        return NOBODYS if self.principal is None else self.principal.tenant
 
     @property
     def in_step(self) -> bool:

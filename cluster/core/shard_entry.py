@@ -133,8 +133,8 @@ class ShardEntry(Entry):
         return (self.cause, int(self.cause_at)) if self.is_invalidated else None
 
     def stored(self) -> StoredEntry | None:
-        """Return what lasts of it; None: it has no data."""
-        if self.value is None:
+        """Return what lasts of it; None: it has no data, or is not to be kept."""
+        if self.value is None or not (self.query is None or self.query.persist):
             return None
         return StoredEntry(
             self.key,

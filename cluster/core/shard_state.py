@@ -116,7 +116,7 @@ from cluster.core.query_cache import CANCELLED, Fetch, Observer, QueryCache, hea
 from cluster.core.query_key import CanonicalKey, KeyMatcher, elements, parse
 from cluster.core.recent_values import RecentValues
 from cluster.core.relation import Relations
-from cluster.core.service_health import UNREACHABLE, ServiceHealth
+from cluster.core.service_health import OFFLINE_AFTER, UNREACHABLE, ServiceHealth
 from cluster.core.shard_entry import RESTORED, UNCERTAIN, WRITE, ShardEntry, error_of
 from cluster.core.shard_mutations import ORIGIN, ShardMutations
 from cluster.core.shard_slots import ShardSlots
@@ -124,6 +124,7 @@ from cluster.core.slot_slice import SLICE_BYTES as MOVED_BYTES
 from cluster.core.slot_slice import Content, MovedEntry, MovedOverlay
 from cluster.core.structural_sharing import difference, share
 from cluster.core.sweep import SLICE, Sweeps
+from cluster.core.tenant import NOBODYS, Tenant
 from cluster.core.three_way_merge import three_way_merge
 from cluster.core.transaction import Result, Stored, StoredEntry, Transaction, Unstored
 from cluster.errors import ErrorCode, HarborError, OperationError, UpstreamError
@@ -312,8 +313,8 @@ class ShardState:
         """Entries are still too many, or too large."""
         self._held: dict[str, ShardEntry] = {}
         """Entries whose fetch waits for channels to be joined."""
-        self._recent_entities: deque[tuple[float, str, Any, bytes]] = deque()
-        """(receipt, type, id, value), for responses that may not hold them yet."""
+        self._recent_entities: deque[tuple[float, str, Any, Tenant, bytes]] = deque()
+        """(receipt, type, id, whose, value), for responses that may not hold them yet."""
         self._effects: list[Effect] = []
         self._gateways = list(gateways)
         self._announcements = Announcements(identity, incarnation, [*self._gateways, *self.mutations.peers])
@@ -367,6 +368,8 @@ class ShardState:
         self.cache.written(entry, Value.from_json(stored.data), stored.data_updated_at)
         entry.version, entry.origin, entry.fetched_at = stored.version, origin, stored.fetched_at
         entry.etag, entry.moved_at = stored.etag, self._now_ms
+        if entry.options.own_service:
+            self.cache.unheard(entry.options.own_service)
         if stored.is_overlaid and entry.overlay is None:
             self._unlaid[entry.key] = self._now_ms + UNLAID_MS
         self.memory.replaced(entry)
@@ -515,21 +518,24 @@ class ShardState:
                     if about[0] not in self._relations:
                         self.operations_dropped["unknown_relation"] += 1
                         continue
-                    related = self._relations.related(about[0], about[1])
+                    related = self._relations.related(*about)
                     self._sweep_invalid(self._under_any(related.heads), related.matches, refetch, origin)
                 case "entity", Merge(value=value):
-                    self._entity(about[0], about[1], value, count, oldest_ms, origin)
+                    tenant = Tenant(about[2]) if len(about) > 2 else NOBODYS
+                    self._entity(about[0], about[1], tenant, value, count, oldest_ms, origin)
                 case "confirm", Append():
                     self.mutations.heard(about[0], [operation], self._now_ms)
                 case _:
                     raise AssertionError(f"{operation!r} is not for {name}")
 
-    def _entity(self, type_: str, known: Any, value: bytes, count: int, oldest_ms: float, origin: str) -> None:
-        """Update every occurrence of an entity."""
+    def _entity(
+        self, type_: str, known: Any, tenant: Tenant, value: bytes, count: int, oldest_ms: float, origin: str
+    ) -> None:
+        """Update every occurrence of an entity, in what is a tenant's."""
         by = (known,) if isinstance(known, bool) else known
-        self._remember_entity(type_, by, value)
+        self._remember_entity(type_, by, tenant, value)
         for key in self.entities.entries(type_, by):
-            entry = self.cache.get(key)
+            entry = self.cache.get(key) if tenant.holds(key) else None
             if entry is None or entry.value is None:
                 continue
             try:
@@ -541,14 +547,14 @@ class ShardState:
             if operations:
                 self._operate(key, operations, count, oldest_ms, origin, remember=False)
 
-    def _remember_entity(self, type_: str, known: Any, value: bytes) -> None:
+    def _remember_entity(self, type_: str, known: Any, tenant: Tenant, value: bytes) -> None:
         """Keep what responses on their way may not hold yet, wherever they hold the entity."""
         waiting = [fetch for fetch in self.cache.fetches() if _waits_for_response(fetch)]
         keep_from = min((fetch.since_ms for fetch in waiting), default=self._now_ms)
         keep_from = min(keep_from, self._now_ms - self._replay_ms)
         while self._recent_entities and self._recent_entities[0][0] < keep_from:
             self._recent_entities.popleft()
-        self._recent_entities.append((self._now_ms, type_, known, value))
+        self._recent_entities.append((self._now_ms, type_, known, tenant, value))
         if len(self._recent_entities) > MAX_RECENT_ENTITIES:
             self._recent_entities.popleft()
             for fetch in waiting:
@@ -1048,6 +1054,7 @@ class ShardState:
             if service:
                 self._heard(service, result)
         else:
+            self.cache.heard(service)
             self.mutations.queue.reached(service, now_ms)
             if self._health.reached(service):
                 self._toggle(service, offline=False)
@@ -1074,10 +1081,13 @@ class ShardState:
     def _heard(self, service: str, error: UpstreamError) -> None:
         """Learn from an error whether its service can be reached."""
         if error.retryable and (error.status is None or error.status in UNREACHABLE):
-            if self._health.missed(service, self._now_ms):
+            # Readers have what the store gave as soon as the service is found to be gone; there is no need to be sure of it first.
+            if self._health.missed(service, self._now_ms, 1 if self.cache.is_unheard(service) else OFFLINE_AFTER):
                 self._toggle(service, offline=True)
-        elif error.status is not None and self._health.reached(service):
-            self._toggle(service, offline=False)
+        elif error.status is not None:
+            self.cache.heard(service)
+            if self._health.reached(service):
+                self._toggle(service, offline=False)
 
     def _toggle(self, service: str, *, offline: bool) -> None:
         """A service was lost, or is back: those who watch are told."""
@@ -1105,7 +1115,9 @@ class ShardState:
                 self.cache.repeat(entry, fetch)
                 return None
             fetch.origin += UNCERTAIN
-        updates = [update for update in self._recent_entities if update[0] >= fetch.since_ms]
+        updates = [
+            update for update in self._recent_entities if update[0] >= fetch.since_ms and update[3].holds(entry.key)
+        ]
         fetch.is_pure = not replay and not updates
         completed = value if fetch.is_pure else self._replayed(entry, value, replay, updates)
         self.fetches["success"] += 1
@@ -1122,7 +1134,7 @@ class ShardState:
         entry: ShardEntry,
         value: Value,
         replay: list[tuple[float, list[Operation]]],
-        updates: list[tuple[float, str, Any, bytes]],
+        updates: list[tuple[float, str, Any, Tenant, bytes]],
     ) -> Value | None:
         """Return a response with what came meanwhile, in the order in which it came."""
         made: Value | None = value
@@ -1134,7 +1146,7 @@ class ShardState:
             if isinstance(what, tuple):
                 if made is None:
                     continue
-                type_, known, update = what
+                type_, known, _, update = what
                 if found is None:
                     found = self.entities.scan(entry.covering, made.object())
                 operations = _updates(found.get((type_, known), []), update)
@@ -2022,9 +2034,11 @@ class ShardState:
         return self._taken()
 
     def _probing(self, service: str) -> ShardEntry | None:
-        """Return an entry to try an offline service with: one that waits for it, or one that is watched."""
-        watched = (entry for entry in self.cache.observed.values() if entry.options.own_service == service)
-        return self.cache.paused(service) or next(watched, None)
+        """Return an entry to try an offline service with: one that waits for it, one that is watched, or any."""
+        candidates = (entry for entries in (self.cache.observed.values(), self.cache) for entry in entries)
+        return self.cache.paused(service) or next(
+            (entry for entry in candidates if entry.options.own_service == service), None
+        )
 
     def _left(self, source: str, channel: str) -> None:
         """A channel is no longer joined: what it feeds goes out of date unnoticed."""

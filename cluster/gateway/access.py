@@ -1,20 +1,21 @@
-"""Credentials: where requests carry them, and the keys file, read again when it changes.
+"""Credentials: where requests carry them, and files about them, read again when they change.
 
 What must not live here: what somebody may do (`core.grants`), which endpoint needs what (`server`).
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Generic, TypeVar
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from cluster.core.grants import ApiKeys
 from cluster.errors import ConfigError, ErrorCode, HarborError
 
 COOKIE = "harbor_token"
 CHECK_S = 2.0
-"""Between looks at the keys file."""
+"""Between looks at files."""
+Content = TypeVar("Content")
 
 
 def credentials(request: web.BaseRequest) -> str | None:
@@ -49,23 +50,24 @@ def cookie(request: web.BaseRequest, origins: Collection[str]) -> str | None:
     )
 
 
-class KeysFile:
-    """A keys file and what it said when it was last looked at."""
+class WatchedFile(Generic[Content]):
+    """A file and what it said when it was last looked at. `parse` raises `ConfigError`."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, parse: Callable[[str], Content]) -> None:
         self._path = Path(path)
+        self._parse = parse
         self._seen: tuple[int, int, int] | None = None
         self.reason = ""
         """Why the file as it is now does not count; empty: it does."""
 
-    def look(self) -> ApiKeys | None:
+    def look(self) -> Content | None:
         """Return what the file says, or None where that is as before or cannot be used (`reason`)."""
         try:
             status = self._path.stat()
             seen = (status.st_mtime_ns, status.st_size, status.st_ino)
             if seen == self._seen:
                 return None
-            keys = ApiKeys.parse(self._path.read_text(encoding="utf-8"))
+            content = self._parse(self._path.read_text(encoding="utf-8"))
         except OSError as error:
             self._seen, self.reason = None, f"{self._path}: {error.strerror}"
         except UnicodeDecodeError:
@@ -74,5 +76,5 @@ class KeysFile:
             self._seen, self.reason = seen, f"{self._path}: {error.message}"
         else:
             self._seen, self.reason = seen, ""
-            return keys
+            return content
         return None

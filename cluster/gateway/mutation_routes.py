@@ -12,7 +12,7 @@ from aiohttp import web
 from cluster.clock import Clock
 from cluster.core import protocol
 from cluster.core.gateway_mutations import mutation_id, statuses_of, visible
-from cluster.core.gateway_state import Effect, GatewayState
+from cluster.core.gateway_state import GatewayState
 from cluster.core.grants import Principal
 from cluster.core.messages import ListMutations, MutationView, Payload
 from cluster.errors import ErrorCode, HarborError, RequestError
@@ -38,7 +38,7 @@ class MutationRoutes:
         self,
         state: GatewayState,
         clock: Clock,
-        answers: Callable[[Callable[[int], list[Effect]]], Awaitable[list[Payload]]],
+        answers: Callable[..., Awaitable[list[Payload]]],
         who: Callable[[web.BaseRequest], Principal],
     ) -> None:
         self._state = state
@@ -77,29 +77,41 @@ class MutationRoutes:
             lambda ticket: self._state.mutate(ticket, order, self._clock.now_ms(), waits=waits)
         )
         assert isinstance(view, MutationView)
-        return web.Response(body=orjson.dumps({"id": view.mutation, **protocol.outcome(view)}), headers=JSON)
+        tenant = self._who(request).tenant
+        members = {"id": tenant.outside_id(view.mutation), **protocol.outcome(view, tenant)}
+        return web.Response(body=orjson.dumps(members), headers=JSON)
 
     async def _list(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request, "status")
         statuses = statuses_of(request.query["status"]) if "status" in request.query else []
         views = await self._found(request, "", statuses)
-        return web.Response(body=orjson.dumps({"mutations": [protocol.mutation(view) for view in views]}), headers=JSON)
+        listed = [protocol.mutation(view, self._who(request).tenant) for view in views]
+        return web.Response(body=orjson.dumps({"mutations": listed}), headers=JSON)
 
     async def _get(self, request: web.BaseRequest) -> web.StreamResponse:
-        mutation = _named(request)
+        mutation = self._named(request)
         views = await self._found(request, mutation, [])
         if not views:
             raise HarborError(ErrorCode.NOT_FOUND, f"no mutation {mutation}")
-        return web.Response(body=orjson.dumps(protocol.mutation(views[0])), headers=JSON)
+        return self._shown(request, views[0])
 
     async def _undo(self, request: web.BaseRequest) -> web.StreamResponse:
-        mutation = _named(request)
+        mutation = self._named(request)
         principal = self._who(request)
         (view,) = await self._answers(
             lambda ticket: self._state.undo(ticket, principal, mutation, self._clock.now_ms())
         )
         assert isinstance(view, MutationView)
-        return web.Response(body=orjson.dumps(protocol.mutation(view)), headers=JSON)
+        return self._shown(request, view)
+
+    def _shown(self, request: web.BaseRequest, view: MutationView) -> web.StreamResponse:
+        body = orjson.dumps(protocol.mutation(view, self._who(request).tenant))
+        return web.Response(body=body, headers=JSON)
+
+    def _named(self, request: web.BaseRequest) -> str:
+        """Return the id in the path, of a request without parameters, as the cluster has it."""
+        parameters.only(request)
+        return self._who(request).tenant.inside_id(mutation_id(request.path.removeprefix(MUTATION)))
 
     async def _found(self, request: web.BaseRequest, mutation: str, statuses: list[str]) -> list[MutationView]:
         """Return those that the caller may see."""
@@ -110,9 +122,3 @@ class MutationRoutes:
             )
         )
         return visible(payloads, principal)
-
-
-def _named(request: web.BaseRequest) -> str:
-    """Return the id in the path, of a request without parameters."""
-    parameters.only(request)
-    return mutation_id(request.path.removeprefix(MUTATION))

@@ -22,7 +22,7 @@ from aiohttp import WSMsgType, web
 from cluster import __version__
 from cluster.clock import Clock
 from cluster.core import protocol
-from cluster.core.client_message import PING_MS, Command, answer, client_frame, welcome
+from cluster.core.client_message import PING_MS, Command, answer, client_frame, tokens_of, welcome
 from cluster.core.dead_letters import DeadLetter
 from cluster.core.gateway_state import REQUEST_MS, Close, Deliver, Effect, GatewayState, Respond
 from cluster.core.grants import ANYBODY, Principal
@@ -52,7 +52,8 @@ from cluster.core.query_key import CanonicalKey, KeyMatcher, canonical, checked,
 from cluster.core.replica import Replica
 from cluster.core.session_state import COMMANDS, CONTROL, SUBSCRIPTIONS, SessionState
 from cluster.core.slot_move import MAX_ACTORS
-from cluster.errors import ErrorCode, HarborError, RequestError
+from cluster.core.tenant import NOBODYS, Tenant
+from cluster.errors import ErrorCode, HarborError, RequestError, UnauthorizedError
 from cluster.gateway import parameters
 from cluster.gateway.access import cookie, credentials
 from cluster.gateway.entry_response import DateHeader, EntryResponse
@@ -121,6 +122,10 @@ HOT_TARGETS = 10_000
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
+async def _nothing_to_prepare(_: str) -> None:
+    """Whoever is recognised is recognised by what is here."""
+
+
 class _Wire:
     """A session's shell: its writer waits on `ready`."""
 
@@ -152,7 +157,10 @@ class GatewayServer:
         scale: Callable[[dict[str, int]], Awaitable[None]],
         dead_letters: Callable[[], Awaitable[list[DeadLetter]]],
         origins: tuple[str, ...] = (),
+        prepare: Callable[[str], Awaitable[None]] = _nothing_to_prepare,
     ) -> None:
+        """`prepare` fetches what it takes to recognise who bears credentials."""
+        self.prepare = prepare
         self.state = state
         self._clock = clock
         self._send = send
@@ -299,15 +307,17 @@ class GatewayServer:
         command = self._commands.pop(ticket)
         self.state.sessions[command.session].commands -= 1
 
-    async def _ask(self, key: CanonicalKey | None, make: Callable[[int], Any]) -> list[Payload]:
-        """Ask the shard of `key`, or all.
+    async def _ask(
+        self, key: CanonicalKey | None, make: Callable[[int], Any], tenant: Tenant = NOBODYS
+    ) -> list[Payload]:
+        """Ask the shard of `key`, or all, for a client of `tenant`.
 
         Raises:
             HarborError: `TIMEOUT`, or what a shard answered with.
         """
-        return await self.answers(lambda ticket: self.state.request(ticket, key, make, self._clock.now_ms()))
+        return await self.answers(lambda ticket: self.state.request(ticket, key, make, self._clock.now_ms()), tenant)
 
-    async def answers(self, begin: Callable[[int], list[Effect]]) -> list[Payload]:
+    async def answers(self, begin: Callable[[int], list[Effect]], tenant: Tenant = NOBODYS) -> list[Payload]:
         """Begin what is answered to a ticket, and wait for that. Cancelling frees what waits.
 
         Raises:
@@ -324,7 +334,7 @@ class GatewayServer:
                 self.state.abandon(ticket)
         for payload in payloads:
             if isinstance(payload, Failure):
-                details = protocol.details_of(payload, self._clock.now_ms())
+                details = protocol.details_of(payload, self._clock.now_ms(), tenant)
                 raise HarborError(ErrorCode(payload.code), payload.message, details=details)
         return payloads
 
@@ -346,10 +356,10 @@ class GatewayServer:
         try:
             if origin is not None and self.origins and origin not in self.origins:
                 raise RequestError(ErrorCode.FORBIDDEN, f"the origin {origin!r:.120} is not allowed")
-            request[PRINCIPAL] = self._principal(request)
+            request[PRINCIPAL] = await self._recognised(request)
             response = await handler(request)
         except HarborError as error:
-            response = error_response(error)
+            response = error_response(error, request.get(PRINCIPAL))
         except (web.HTTPException, asyncio.CancelledError, ConnectionError):
             raise
         except Exception:
@@ -364,41 +374,48 @@ class GatewayServer:
             path = f"{MUTATION}{{id}}"
         return self._routes.get((method, path), self._unknown)
 
-    def _principal(self, request: web.BaseRequest) -> Principal | None:
+    def _said(self, request: web.BaseRequest) -> str | None:
+        """Return the credentials that a request brings.
+
+        Raises:
+            HarborError: `UNAUTHORIZED`, they are of another scheme; `FORBIDDEN`, another page's cookie.
+        """
+        token = credentials(request)
+        return cookie(request, self.origins) if token is None and request.path in COOKIED else token
+
+    async def _recognised(self, request: web.BaseRequest) -> Principal | None:
         """Return who asks; None on a socket that is to say hello with a token.
 
         Raises:
             HarborError: `UNAUTHORIZED`, nobody is recognised.
         """
-        if self.state.keys is None or request.path in OPEN or request.method == "OPTIONS":
+        if self.state.authority is None or request.path in OPEN or request.method == "OPTIONS":
             return ANYBODY
-        token = credentials(request)
-        if token is None and request.path in COOKIED:
-            token = cookie(request, self.origins)
-            if token is None and request.path == "/v1/socket":
-                return None
+        token = self._said(request)
+        if token is None and request.path == "/v1/socket":
+            return None
         if token is None:
-            raise HarborError(
-                ErrorCode.UNAUTHORIZED,
-                "credentials are needed: the header 'Authorization: Bearer KEY' or 'X-API-Key: KEY'",
+            raise UnauthorizedError(
+                "missing", "credentials are needed: the header 'Authorization: Bearer TOKEN' or 'X-API-Key: KEY'"
             )
-        principal = self.state.principal(token)
-        if principal is None:
-            raise HarborError(ErrorCode.UNAUTHORIZED, "the key is not valid")
-        return principal
+        await self.prepare(token)
+        return self.state.recognise(token, self._clock.now_ms())
 
     def _may_read(self, request: web.BaseRequest, key: CanonicalKey) -> bool:
-        if self.state.keys is None:
+        if self.state.authority is None:
             return True
         try:
-            principal = self._principal(request)
+            token = self._said(request)
+            principal = None if token is None else self.state.recognise(token, self._clock.now_ms())
         except HarborError:
             return False  # the long way says why
-        return principal is not None and principal.may("read", key)
+        return principal is not None and not principal.tenant and principal.may("read", key)
 
-    def _body(self, replica: Replica, now_ms: float) -> bytes:
-        """Return a replica's entry as HTTP answers it, encoded once per version."""
+    def _body(self, replica: Replica, now_ms: float, tenant: Tenant = NOBODYS) -> bytes:
+        """Return a replica's entry as HTTP answers it, encoded once per version but for tenants, who see another key."""
         self.state.reads["replica"] += 1
+        if tenant:
+            return protocol.entry(replica.view(), now_ms, tenant)
         body = replica.body
         if body is None:
             body = replica.body = protocol.entry(replica.view(), now_ms)
@@ -430,7 +447,7 @@ class GatewayServer:
 
     async def _get_entry(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request, "key", "fetch", "page")
-        key = parameters.key(request)
+        key = _key(request)
         fetch = parameters.choice(request.query, "fetch", "auto", "never", "force")
         page = parameters.choice(request.query, "page", "next", "previous") if "page" in request.query else ""
         who(request).require("read", key)
@@ -440,57 +457,60 @@ class GatewayServer:
             if replica is not None:
                 if len(self._hot) >= HOT_TARGETS:
                     self._hot.clear()
-                self._hot[request.raw_path] = key
-                return _entry_response(request, replica.version, self._body(replica, now_ms))
+                if not who(request).tenant:  # of whom each means another entry by it
+                    self._hot[request.raw_path] = key
+                return _entry_response(request, replica.version, self._body(replica, now_ms, who(request).tenant))
         payloads = await self._ask(key, lambda request_id: Read(request_id, key, fetch, page))
         view = payloads[0]
         assert isinstance(view, EntryView)
         self.state.reads["shard"] += 1
-        return _entry_response(request, view.version, protocol.entry(view, self._clock.now_ms()))
+        return _entry_response(request, view.version, protocol.entry(view, self._clock.now_ms(), who(request).tenant))
 
     async def _put_entry(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request, "key", "base_version", "ack", "merge")
-        key = parameters.key(request)
+        key = _key(request)
         who(request).require("write", key)
         ack = parameters.acknowledgement(request)
         base_version = parameters.base_version(request)
         merges = parameters.merges(request, base_version)
-        request_id = parameters.request_id(request, secrets.token_hex(12))
+        request_id = _request_id(request)
         data = orjson.dumps(await parameters.body(request))
-        return await self._write(key, lambda n: Write(n, request_id, key, data, base_version, ack, merges))
+        return await self._write(request, key, lambda n: Write(n, request_id, key, data, base_version, ack, merges))
 
     async def _patch_entry(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request, "key", "base_version", "ack")
-        key = parameters.key(request)
+        key = _key(request)
         who(request).require("write", key)
         ack = parameters.acknowledgement(request)
         base_version = parameters.base_version(request)
-        request_id = parameters.request_id(request, secrets.token_hex(12))
+        request_id = _request_id(request)
         body = await parameters.body(request)
         if request.content_type == "application/json-patch+json":
             if not isinstance(body, list):
                 raise RequestError(ErrorCode.BAD_REQUEST, "a JSON Patch is an array of operations")
             patch = orjson.dumps(body)
-            return await self._write(key, lambda n: Edit(n, request_id, key, patch, None, base_version, ack))
+            return await self._write(request, key, lambda n: Edit(n, request_id, key, patch, None, base_version, ack))
         if not isinstance(body, dict) or set(body) != {"operations"}:
             raise RequestError(
                 ErrorCode.BAD_REQUEST, 'the body is {"operations": [...]} or an application/json-patch+json'
             )
         operations = parse_operations(body["operations"])
-        return await self._write(key, lambda n: Edit(n, request_id, key, None, operations, base_version, ack))
+        return await self._write(request, key, lambda n: Edit(n, request_id, key, None, operations, base_version, ack))
 
     async def _delete_entry(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request, "key", "base_version", "ack")
-        key = parameters.key(request)
+        key = _key(request)
         who(request).require("write", key)
         ack = parameters.acknowledgement(request)
         base_version = parameters.base_version(request)
-        request_id = parameters.request_id(request, secrets.token_hex(12))
-        await self._ask(key, lambda n: Erase(n, request_id, key, base_version, ack))
+        request_id = _request_id(request)
+        await self._ask(key, lambda n: Erase(n, request_id, key, base_version, ack), who(request).tenant)
         return web.Response(status=204)
 
-    async def _write(self, key: CanonicalKey, make: Callable[[int], Any]) -> web.StreamResponse:
-        written = (await self._ask(key, make))[0]
+    async def _write(
+        self, request: web.BaseRequest, key: CanonicalKey, make: Callable[[int], Any]
+    ) -> web.StreamResponse:
+        written = (await self._ask(key, make, who(request).tenant))[0]
         assert isinstance(written, Written)
         merged = b',"merged":true' if written.is_merged else b""
         body = b'{"version":%d%b}' % (written.version, merged)
@@ -498,18 +518,19 @@ class GatewayServer:
 
     async def _keys(self, request: web.BaseRequest) -> web.StreamResponse:
         parameters.only(request, "prefix", "limit", "cursor")
-        prefix = parameters.key(request, "prefix") if "prefix" in request.query else CanonicalKey("[]")
+        tenant = who(request).tenant
+        prefix = _key(request, "prefix") if "prefix" in request.query else tenant.inside(CanonicalKey("[]"))
         who(request).require("read", prefix)
         limit = parameters.limit(request, 100, 1000)
-        after = request.query.get("cursor", "")
+        after = tenant.cursor(request.query.get("cursor", ""))
         payloads = await self._ask(None, lambda n: ListKeys(n, prefix, after, limit))
         lists = [payload for payload in payloads if isinstance(payload, KeyList)]
         rows = sorted((row for each in lists for row in each.keys), key=lambda row: row.key)
         more = len(rows) > limit or any(each.more for each in lists)
         rows = rows[:limit]
-        answer: dict[str, Any] = {"keys": [_key_row(row) for row in rows]}
+        answer: dict[str, Any] = {"keys": [_key_row(row, tenant) for row in rows]}
         if more and rows:
-            answer["cursor"] = rows[-1].key
+            answer["cursor"] = tenant.outside(rows[-1].key)
         return web.Response(body=orjson.dumps(answer), headers=JSON)
 
     async def _act(self, action: str, request: web.BaseRequest) -> web.StreamResponse:
@@ -522,7 +543,7 @@ class GatewayServer:
         for name in body:
             if name not in known:
                 raise RequestError(ErrorCode.BAD_REQUEST, f"unknown member {name!r}, there are: {', '.join(known)}")
-        key = canonical(checked(body.get("key", [])))
+        key = who(request).tenant.inside(canonical(checked(body.get("key", []))))
         who(request).require("write", key)
         exact = parameters.flag(body, "exact") or False
         which = parameters.choice(body, "type", "all", "active", "inactive")
@@ -542,9 +563,10 @@ class GatewayServer:
         topic = topic_of(request.query.get("topic"))
         limit = parameters.limit(request, 100, 1000)
         after = request.query.get("cursor", "")
-        who(request).require_presence(topic)
-        self.state.presence.pattern(topic)
-        payloads = await self._ask(CanonicalKey(topic), lambda n: ListMembers(n, topic, after, limit))
+        named = who(request).tenant.inside_topic(topic)
+        who(request).require_presence(named)
+        self.state.presence.pattern(named)
+        payloads = await self._ask(CanonicalKey(named), lambda n: ListMembers(n, named, after, limit))
         found = payloads[0]
         assert isinstance(found, MemberList)
         members = b",".join(map(protocol.presence_member, found.members))
@@ -559,7 +581,11 @@ class GatewayServer:
             raise HarborError(ErrorCode.UNAVAILABLE, "this gateway is shutting down")
         token = secrets.token_urlsafe(18)
         session = self.state.open_session(
-            identity_of(token), server_sent=server_sent, principal=request[PRINCIPAL], resume_token=token
+            identity_of(token),
+            server_sent=server_sent,
+            principal=request[PRINCIPAL],
+            resume_token=token,
+            now_ms=self._clock.now_ms(),
         )
         wire = self._wires[session.id] = _Wire(session)
         return wire
@@ -617,6 +643,8 @@ class GatewayServer:
                 break
             if wire.close_code:
                 continue
+            for token in () if self.state.authority is None else tokens_of(message.data):
+                await self.prepare(token)
             now_ms = self._clock.now_ms()
             effects = client_frame(
                 self.state, wire.session, message.data, self._command, now_ms, new_mutation_id, self._take_back
@@ -676,7 +704,8 @@ class GatewayServer:
             raise RequestError(ErrorCode.BAD_REQUEST, "a stream needs a key or a prefix")
         token = request.headers.get("Last-Event-ID") or None
         since = None if token is None else decode_token(token)
-        keys = _widest([(normalized(text), prefix) for text, prefix in wanted])
+        tenant = who(request).tenant
+        keys = _widest([(tenant.inside(normalized(text)), prefix) for text, prefix in wanted])
         for key, _ in keys:
             who(request).require("read", key)
         wire = self._open(request, server_sent=True)
@@ -728,7 +757,7 @@ class GatewayServer:
         if ("key" in request.query) == ("prefix" in request.query):
             raise RequestError(ErrorCode.BAD_REQUEST, "missed needs a key or a prefix")
         prefix = "prefix" in request.query
-        key = parameters.key(request, "prefix" if prefix else "key")
+        key = _key(request, "prefix" if prefix else "key")
         if "since" not in request.query:
             raise RequestError(ErrorCode.BAD_REQUEST, "the parameter 'since' is needed, a position token")
         since = decode_token(request.query["since"])
@@ -826,9 +855,12 @@ def _entry_response(request: web.BaseRequest, version: int, body: bytes) -> web.
     return web.Response(body=body, headers={"Content-Type": "application/json", "ETag": etag})
 
 
-def error_response(error: HarborError) -> web.Response:
-    """Return an error as HTTP answers it."""
-    body = orjson.dumps({"error": protocol.error_of(error)})
+def error_response(error: HarborError, principal: Principal | None = None) -> web.Response:
+    """Return an error as HTTP answers it, to somebody."""
+    members = protocol.error_of(error)
+    if principal is not None:
+        members["message"] = principal.tenant.text(error.message)
+    body = orjson.dumps({"error": members})
     response = web.Response(status=STATUS.get(error.code, 500), body=body, headers=JSON)
     if error.code is ErrorCode.UNAUTHORIZED:
         response.headers["WWW-Authenticate"] = "Bearer"
@@ -842,9 +874,29 @@ def who(request: web.BaseRequest) -> Principal:
     return principal
 
 
-def _key_row(row: KeyInfo) -> dict[str, Any]:
+def _key(request: web.BaseRequest, name: str = "key") -> CanonicalKey:
+    """Return the cluster's key for the one that a parameter names.
+
+    Raises:
+        RequestError: as `parameters.key`.
+    """
+    return who(request).tenant.inside(parameters.key(request, name))
+
+
+def _request_id(request: web.BaseRequest) -> str:
+    """Return the caller's `Idempotency-Key`, which is another one in each tenant, or an id of its own.
+
+    Raises:
+        RequestError: as `parameters.request_id`.
+    """
+    tenant = who(request).tenant
+    given = parameters.request_id(request, secrets.token_hex(12))
+    return f"tenant/{tenant.name}/{given}" if tenant else given
+
+
+def _key_row(row: KeyInfo, tenant: Tenant) -> dict[str, Any]:
     return {
-        "key": orjson.Fragment(row.key),
+        "key": orjson.Fragment(tenant.outside(row.key)),
         "version": row.version,
         "status": row.status,
         "is_stale": row.is_stale,

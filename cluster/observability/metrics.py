@@ -148,6 +148,13 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "gateway_sessions": ("gauge", "Clients connected.", ("gateway",)),
     "gateway_outbox_bytes": ("gauge", "Waiting to be written.", ("gateway",)),
     "disconnects_total": ("counter", "WebSocket closes by code.", ("gateway", "code")),
+    "credentials_refused_total": ("counter", "Credentials that were not recognised, by why.", ("gateway", "reason")),
+    "sessions_barred_total": (
+        "counter",
+        "Sessions closed since their credentials expired, were revoked or taken away.",
+        ("gateway", "reason"),
+    ),
+    "jwks_fetches_total": ("counter", "Fetches of the keys that tokens are checked with.", ("gateway", "outcome")),
     "resumes_total": ("counter", "Subscriptions continued from a token.", ("gateway", "result")),
 }
 """Name (without `harbor_`) -> kind, help, labels beside `component`."""

@@ -27,6 +27,7 @@ from cluster.clock import Clock, SystemClock
 from cluster.core.declared_query import Response
 from cluster.core.entry import MAX_DEPTH, is_too_deep
 from cluster.core.retry import is_retryable_status, retry_after_ms
+from cluster.core.url import parted
 from cluster.errors import UpstreamError
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
@@ -97,13 +98,14 @@ class ServiceClient:
         clock: Clock | None = None,
     ) -> None:
         self.name = name
+        base_url, headers = parted(base_url, headers or {})
         self._base_url = base_url.rstrip("/")
         self._headers = {
             "Accept": "application/json",
             "Accept-Encoding": "gzip, deflate",
             "Connection": "keep-alive",
             "User-Agent": f"harbor-cluster/{__version__}",
-            **(headers or {}),
+            **headers,
         }
         self._timeout_s = timeout_ms / 1000.0
         self._extensions = {"timeout": httpx.Timeout(self._timeout_s).as_dict()}

@@ -17,6 +17,7 @@ from httpx_aiohttp import HttpxAiohttpClient
 
 from cluster import __version__
 from cluster.core.retry import Backoff
+from cluster.core.url import parted
 from cluster.sources.source import OPEN_TIMEOUT_S, ConnectionFailedError, GoneError, ReconnectingSource, SourceListener
 from cluster.sources.sse_parser import MAX_EVENT_BYTES, EndlessEventError, SseParser
 
@@ -59,9 +60,9 @@ class SseSource(ReconnectingSource):
             jitter: Uniform in 0..1.
         """
         super().__init__(name, listener, backoff or Backoff(), jitter)
-        self._url = url
+        self._url, headers = parted(url, headers or {})
         self._headers = {
-            **(headers or {}),
+            **headers,
             "Accept": ", ".join(self.accepted),
             "Accept-Encoding": "identity",
             "Cache-Control": "no-store",

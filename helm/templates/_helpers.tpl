@@ -55,10 +55,35 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version | replace "+" "_" }
 {{- end -}}
 {{- end -}}
 
+{{/* `gateway.auth` of harbor.yaml. */}}
+{{- define "harbor.auth" -}}
+{{- $auth := dict "mode" .Values.auth.mode -}}
+{{- if eq .Values.auth.mode "api_keys" -}}
+{{- $_ := set $auth "keys_file" "/etc/harbor/keys/keys" -}}
+{{- else -}}
+{{- with .Values.auth.jwt -}}
+{{- if not .algorithms -}}{{- fail "auth.jwt.algorithms: needed in mode jwt, such as [RS256]" -}}{{- end -}}
+{{- if ne 1 (len (compact (list .jwksUrl .publicKey .secret))) -}}{{- fail "auth.jwt: one of jwksUrl, publicKey and secret is needed in mode jwt" -}}{{- end -}}
+{{- range $ours, $theirs := dict "algorithms" "algorithms" "jwksUrl" "jwks_url" "publicKey" "public_key" "secret" "secret" "audience" "audience" "issuer" "issuer" "claim" "claim" -}}
+{{- with index $.Values.auth.jwt $ours -}}{{- $_ := set $auth $theirs . -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if .Values.auth.revokedKey -}}
+{{- $_ := set $auth "revoked_file" "/etc/harbor/keys/revoked" -}}
+{{- end -}}
+{{- toYaml $auth -}}
+{{- end -}}
+
+{{/* Whether processes that recognise clients need the secret. */}}
+{{- define "harbor.needsKeys" -}}
+{{- if or (eq .Values.auth.mode "api_keys") .Values.auth.revokedKey -}}yes{{- end -}}
+{{- end -}}
+
 {{/* harbor.yaml: what the user wrote, under what the chart decides. */}}
 {{- define "harbor.config" -}}
 {{- $set := dict "cluster" (dict "gateways" "auto")
-  "gateway" (dict "host" "0.0.0.0" "port" 8700 "admin_host" "0.0.0.0" "admin_port" 8701 "auth" (dict "mode" "api_keys" "keys_file" "/etc/harbor/keys/keys"))
+  "gateway" (dict "host" "0.0.0.0" "port" 8700 "admin_host" "0.0.0.0" "admin_port" 8701 "auth" (include "harbor.auth" . | fromYaml))
   "storage" (dict "path" "/var/lib/harbor") -}}
 {{- with .Values.gateways.autoscaling -}}
 {{- if .enabled -}}
@@ -102,7 +127,15 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version | replace "+" "_" }
 
 {{- define "harbor.keys" -}}
 - name: keys
-  secret: {secretName: {{ required "auth.existingSecret: needed, the secret with the API keys (harbor key new)" .Values.auth.existingSecret | quote }}, items: [{key: {{ .Values.auth.key | quote }}, path: keys}]}
+  secret:
+    secretName: {{ required "auth.existingSecret: needed, the secret with the API keys (harbor key new), and what was revoked" .Values.auth.existingSecret | quote }}
+    items:
+      {{- if eq .Values.auth.mode "api_keys" }}
+      - {key: {{ .Values.auth.key | quote }}, path: keys}
+      {{- end }}
+      {{- with .Values.auth.revokedKey }}
+      - {key: {{ . | quote }}, path: revoked}
+      {{- end }}
 {{- end -}}
 
 {{/* A pod that is a Ray node.
@@ -174,7 +207,7 @@ containers:
       {{- if .config }}
       - {name: config, mountPath: /etc/harbor/config, readOnly: true}
       {{- end }}
-      {{- if .keys }}
+      {{- if and .keys (include "harbor.needsKeys" .root) }}
       - {name: keys, mountPath: /etc/harbor/keys, readOnly: true}
       {{- end }}
 volumes:
@@ -187,7 +220,7 @@ volumes:
   - name: config
     configMap: {name: {{ include "harbor.name" .root }}-config}
   {{- end }}
-  {{- if .keys }}
+  {{- if and .keys (include "harbor.needsKeys" .root) }}
   {{- include "harbor.keys" .root | nindent 2 }}
   {{- end }}
 {{- end -}}

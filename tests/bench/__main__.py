@@ -32,7 +32,10 @@ from tests.bench.blaster import KEYS
 from tests.bench.cache import shards_part, whole
 from tests.bench.mutations import mutations
 from tests.bench.presence import presence
+from tests.bench.recovery import kills, restart
+from tests.bench.reference import missing, pair
 from tests.bench.transport import transports
+from tests.bench.usage import usage
 
 console = Console(highlight=False)
 
@@ -99,16 +102,7 @@ class Harbor:
 
     def usage(self) -> dict[str, tuple[float, int]]:
         """(CPU seconds, resident bytes) by process name."""
-        usage: dict[str, tuple[float, int]] = {}
-        for pid, name in self.processes().items():
-            try:
-                process = psutil.Process(pid)
-                times = process.cpu_times()
-                cpu, rss = usage.get(name, (0.0, 0))
-                usage[name] = (cpu + times.user + times.system, rss + process.memory_info().rss)
-            except psutil.NoSuchProcess:
-                continue
-        return usage
+        return usage(self.processes())
 
     def histogram(self, name: str) -> dict[float, int]:
         """Cumulative counts of a histogram over all actors, by bound."""
@@ -234,6 +228,14 @@ def throughput(rate: int, subscribers: int, seconds: float, mode: str, keys: int
         }
 
 
+def reference(seconds: float) -> dict[str, Any]:
+    """The cluster, then the pair written by hand: the load is the same, and the machine is as busy."""
+    ours = throughput(100_000, 20, seconds, "data", 10)
+    theirs = pair(Child, "picows", 100_000, 20, seconds, 10)
+    ratio = ours["cpu_us_per_event"] / theirs["cpu_us_per_event"]
+    return {"cluster": ours, "pair": theirs, "ratio": round(ratio, 2)}
+
+
 def leading(count: int) -> dict[str, Any]:
     with running(mode="leading") as (blaster, _harbor, clients):
         blaster.ask("lone 10 250")
@@ -295,7 +297,11 @@ def show(results: dict[str, Any]) -> None:
     table = Table(title="Harbor Cluster, medians", title_justify="left")
     for column in ("case", "events/s", "exact", "age p50", "age p99", "CPU us/event", "cores"):
         table.add_column(column, justify="left" if column == "case" else "right")
-    for name, result in results["cases"].items():
+    rows = dict(results["cases"])
+    if compared := rows.pop("reference", None):
+        rows |= {f"reference: {name}": compared[name] for name in ("cluster", "pair")}
+        rows["reference: CPU of the cluster / CPU of the pair"] = {"ratio": compared["ratio"]}
+    for name, result in rows.items():
         if "age_p50_ms" not in result:
             table.add_row(
                 name, *["" for _ in range(5)], json.dumps({k: v for k, v in result.items() if k != "cpu_cores"})
@@ -337,12 +343,23 @@ def main() -> None:
         "100,000 entries, shards": shards_part,
         "100,000 entries, cluster": whole,
         "transport": lambda: transports(Child),
+        "kills": lambda: kills(0),
+        "kills, with standbys": lambda: kills(1),
+        "restart with 100,000 entries": restart,
         "10,000 channels": lambda: json.loads(Child("tests.bench.channels", 10_000).line()),
     }
     if shutil.which("wrk"):
         cases["reads of a watched key, 64 connections"] = lambda: reads(10)
     else:
         console.print("wrk is not installed: reads are left out")
+    if lacking := missing():
+        console.print(f"{', '.join(lacking)} not installed: the reference written by hand is left out")
+    else:
+        cases["reference"] = lambda: reference(options.seconds)
+        for library in ("aiohttp", "websockets"):
+            cases[f"reference, its upstream by {library}"] = lambda library=library: pair(
+                Child, library, 100_000, 20, options.seconds, 10
+            )
     results: dict[str, Any] = {
         "machine": {
             "cpu": next(

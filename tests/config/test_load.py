@@ -20,6 +20,7 @@ from cluster.config.model import (
     ReconnectConfig,
     ServiceConfig,
     SourceConfig,
+    StorageConfig,
 )
 from cluster.config.rules import REQUIRED
 from cluster.core.entity_index import EntityType
@@ -137,7 +138,6 @@ FAULTS: list[tuple[str, str]] = [
     ),
     ("gateway: {origins: 'http://x'}", "gateway.origins: expected a list, got 'http://x'"),
     ("gateway: {origins: [x]}", "gateway.origins.0: expected an http:// or https:// URL, got 'x'"),
-    ("gateway: {auth: {mode: jwt}}", "gateway.auth.mode: not supported by this version, got 'jwt'"),
     ("gateway: {auth: {mode: api_keys}}", "gateway.auth.keys_file: required"),
     ("gateway: {auth: {mode: none, keys_file: x}}", "gateway.auth.keys_file: unknown key, expected one of mode"),
     (
@@ -154,7 +154,7 @@ FAULTS: list[tuple[str, str]] = [
     ("storage: {nodes: [a, a]}", "storage.nodes: a node is there twice, in ['a', 'a']"),
     ("storage: {nodes: [a b]}", "storage.nodes.0: expected a name of letters, digits, '-' and '_', got 'a b'"),
     ("gateway: {auth: {mode: password}}", "gateway.auth.mode: expected none or api_keys or jwt, got 'password'"),
-    ("gateway: {tenant_claim: org}", "gateway.tenant_claim: not supported by this version, got 'org'"),
+    ("gateway: {tenant_claim: org}", "gateway.tenant_claim: tenants are told apart by their credentials: auth.mode is none"),
     # --- storage and defaults
     ("storage: {path: 7}", "storage.path: expected text, got 7"),
     ("storage: {pth: x}", "storage.pth: unknown key, did you mean path?"),
@@ -204,7 +204,8 @@ FAULTS: list[tuple[str, str]] = [
     (SERVICES + "queries: [{key: [a], service: api, path: /, infinite: {items: items}}]", "queries.0.infinite.items: a JSON Pointer is empty or begins with '/', got 'items'"),
     (SERVICES + "queries: [{key: [a], service: api, path: /, infinite: {next: 5}}]", "queries.0.infinite.next: expected text, got 5"),
     (SERVICES + "queries: [{key: [a], service: api, path: /, infinite: {initial: first}}]", "queries.0.infinite.initial: expected a number where pages are counted, got 'first'"),
-    (SERVICES + "queries: [{key: [a], service: api, path: /, persist: true}]", "queries.0.persist: not supported by this version, got True"),
+    (SERVICES + "queries: [{key: [a], service: api, path: /, persist: yes please}]", "queries.0.persist: expected true or false, got 'yes please'"),
+    (SERVICES + "queries: [{key: [a], service: api, path: /, offline_time: never}]", "queries.0.offline_time: expected a duration such as 100ms, 60s, 5m or 24h, got 'never'"),
     (SERVICES + "queries: [{key: [a], service: api, path: /, refetch_interval: 0s}]", "queries.0.refetch_interval: expected a duration above 0, got '0s'"),
     (SERVICES + "queries: [{key: [a], service: api, path: /, stale_time: never}]", "queries.0.stale_time: expected a duration such as 100ms, 60s, 5m or 24h, got 'never'"),
     (SERVICES + "queries: [{key: [a], function: f}]", "queries.0.function: expected module:function, got 'f'"),
@@ -394,11 +395,11 @@ class TestValues:
             batching: {window: 50ms, mode: leading, max_wait: 0.5s}
             gateway: {host: "::1", port: 0, admin_host: localhost, admin_port: 1, origins: ["https://a"], auth: {mode: none}}
             storage: {path: null, sync: never, wait: 5s}
-            defaults: {stale_time: infinity, gc_time: 24h, retry: true}
+            defaults: {stale_time: infinity, gc_time: 24h, offline_time: 1h, retry: true}
             services: {api: {base_url: "http://x/base", timeout: 1m}}
             queries:
-              - {key: [a, "{id}"], service: api, path: "/a/{id}", params: {x: "{id}"}, stale_time: 1d, retry: false}
-              - {key: [b], service: api, path: /b, gc_time: infinity, retry: 7, retry_delay: 10ms}
+              - {key: [a, "{id}"], service: api, path: "/a/{id}", params: {x: "{id}"}, stale_time: 1d, retry: false, persist: false}
+              - {key: [b], service: api, path: /b, gc_time: infinity, offline_time: infinity, retry: 7, retry_delay: 10ms}
             sources:
               s: {type: websocket, url: "wss://x", envelope: {event: t}, subscribe: {c: "{channel}"}, unsubscribe: "{channel}",
                   reconnect: {attempts: 2, initial: 10ms, max: 20ms}, heartbeat: infinity, max_frame: 64KiB}
@@ -410,8 +411,18 @@ class TestValues:
         assert config.gateway == GatewayConfig("::1", 0, "localhost", 1, ("https://a",))
         assert config.services == {"api": ServiceConfig("http://x/base", {}, 60_000.0)}
         assert config.queries == (
-            QueryConfig(["a", "{id}"], "api", "/a/{id}", {"x": "{id}"}, 86_400_000.0, 86_400_000.0, 0),
-            QueryConfig(["b"], "api", "/b", None, None, None, 7, 10.0),
+            QueryConfig(
+                ["a", "{id}"],
+                "api",
+                "/a/{id}",
+                {"x": "{id}"},
+                86_400_000.0,
+                86_400_000.0,
+                3_600_000.0,
+                0,
+                persist=False,
+            ),
+            QueryConfig(["b"], "api", "/b", None, None, None, None, 7, 10.0),
         )
         assert config.sources == {
             "s": SourceConfig(
@@ -601,3 +612,7 @@ def test_gateways_may_follow_their_sessions() -> None:
     given = {"min": 2, "max": 6, "sessions": 100, "cool_down": "10s"}
     assert load_mapping({"cluster": {"gateways": given}}, {}).cluster.gateways == GatewayScale(2, 6, 100, 10_000.0)
     assert load_mapping({"cluster": {"gateways": {}}}, {}).cluster.gateways == GatewayScale(1, 4, 5_000, 300_000.0)
+
+
+def test_a_store_without_a_path_has_the_default_one():
+    assert load_mapping({"storage": {"sync": "always"}}, {}).storage == StorageConfig(sync="always")

@@ -107,7 +107,7 @@ FAULTS: list[tuple[Any, str]] = [
     ({"entity": {"type": "task", "value": "{data}"}}, "r.entity.type: no such entity, there are order, user, got 'task'"),
     ({"entity": {"type": 5, "value": "{data}"}}, "r.entity.type: no such entity, there are order, user, got 5"),
     ({"entity": {"type": "{x}", "value": "{data}"}}, "r.entity.type: no such placeholder {x}, there are data, event, event_id, id"),
-    ({"entity": {"type": "user", "value": 1, "key": ["k"]}}, "r.entity.key: unknown key, expected one of type, value"),
+    ({"entity": {"type": "user", "value": 1, "key": ["k"]}}, "r.entity.key: unknown key, expected one of tenant, type, value"),
     ({"relation": {"type": "user"}}, "r.relation.id: required"),
     ({"relation": {"type": "order", "id": 1}}, "r.relation.type: no such relation, there are user, got 'order'"),
     ({"relation": {"type": "user", "id": "{x}"}}, "r.relation.id: no such placeholder {x}, there are data, event, event_id, id"),

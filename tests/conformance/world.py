@@ -36,9 +36,9 @@ class RecordedCache(QueryCache):
     def _gives_up_unobserved(self, entry: Entry, fetch: Fetch) -> bool:
         return entry.key in self.called or super()._gives_up_unobserved(entry, fetch)
 
-    def keeps(self, entry: Entry) -> bool:
+    def kept_until(self, entry: Entry) -> float:
         """Do not keep entries for an offline service, which query-core does not know."""
-        return False
+        return 0.0
 
     def collect(self, entry: Entry) -> None:
         if entry.key in self.pinned:

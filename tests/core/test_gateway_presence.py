@@ -106,9 +106,10 @@ def test_credentials_that_change_end_what_they_do_not_cover() -> None:
     life.settle(300)
     client.read()
     keys = ApiKeys.parse(line("me", "k", Grants(presence=["doc:2"])))
-    life.gateway.keys = keys
+    life.gateway.authority = keys
     client.session.principal = Principal("me", Grants(presence=["*"]))
-    life.run("gateway-0", life.gateway.change_keys(keys, life.now_ms))
+    life.gateway.authority = keys
+    life.run("gateway-0", life.gateway.recheck(life.now_ms))
     (error,) = [each for each in client.read() if each["type"] == "error"]
     assert (error["code"], "doc:1" in error["message"]) == ("FORBIDDEN", True)
     life.settle(300)
@@ -132,7 +133,7 @@ def test_topics_declared_no_longer_are_left_with_a_word() -> None:
 
 def test_hello_with_a_token_and_a_resume_greets_once_as_who_it_was() -> None:
     life = world()
-    life.gateway.keys = ApiKeys.parse(line("me", "k", Grants(presence=["*"])))
+    life.gateway.authority = ApiKeys.parse(line("me", "k", Grants(presence=["*"])))
     client = Client(life, "c")
     client.session.principal = None
     client.say(type="hello", token="k", resume="secret")

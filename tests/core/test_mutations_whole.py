@@ -267,7 +267,7 @@ def test_a_shard_that_comes_back_without_a_store_has_lost_those_whose_home_it_wa
 def test_who_waits_is_answered_with_what_the_service_said() -> None:
     made = world()
     gateway = made.gateway
-    principal = gateway.principal(None)
+    principal = gateway.recognise("", 0.0)
     assert principal is not None
     order = gateway.mutations.order(principal, "save", {"id": 1}, "m1", None)
     ticket = made.tick()

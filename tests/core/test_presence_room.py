@@ -8,6 +8,7 @@ import pytest
 from cluster.core import presence_room, template
 from cluster.core.messages import PresenceDiff, PresenceMember
 from cluster.core.presence_room import Pattern, Room, Seat
+from cluster.core.tenant import NOBODYS
 
 
 def member(name: str, state: Any = 1) -> PresenceMember:
@@ -20,6 +21,7 @@ class Session:
         self.out: list[bytes] = []
         self.out_bytes = 0
         self.in_step = True
+        self.tenant = NOBODYS
 
     def read(self) -> list[dict[str, Any]]:
         texts, self.out, self.out_bytes = self.out, [], 0

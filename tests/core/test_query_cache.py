@@ -189,6 +189,61 @@ def test_entries_of_a_lost_service_are_not_collected_and_their_time_starts_anew_
     assert played.cache.collected == 1
 
 
+def test_an_entry_outlives_its_service_by_its_offline_time_from_when_both_were_gone(played: Played) -> None:
+    early = played.entry("a", service="api", gc_time=100.0, offline_time=1_000.0)
+    played.cache.now_ms = 1_050.0
+    played.cache.set_online("api", online=False)
+    late = played.entry("b", service="api", gc_time=100.0, offline_time=1_000.0)
+    observer = Observer(late.options)
+    played.cache.observe(late, observer, mount=False)
+    played.cache.now_ms = 1_500.0
+    played.cache.wake()
+    played.cache.unobserve(observer)
+    for now_ms, kept in ((2_049.0, [early, late]), (2_050.0, [late]), (2_499.0, [late]), (2_500.0, [])):
+        while (due := played.cache.deadline()) is not None and due <= now_ms:
+            played.cache.now_ms = due
+            played.cache.wake()
+        played.cache.now_ms = now_ms
+        assert list(played.cache) == kept, now_ms
+
+
+def test_an_offline_time_may_last_until_the_service_is_back(played: Played) -> None:
+    entry = played.entry("a", service="api", gc_time=100.0, offline_time=None)
+    played.cache.set_online("api", online=False)
+    played.cache.now_ms = 10**12
+    played.cache.wake()
+    assert list(played.cache) == [entry]
+    assert played.cache.deadline() == 10**12 + 100.0
+
+
+def test_of_a_service_nobody_knows_one_entry_is_fetched_before_any_is_dropped(played: Played) -> None:
+    first, second = (played.entry(name, service="api", gc_time=100.0) for name in "ab")
+    other = played.entry("c", service="other", gc_time=100.0)
+    played.cache.unheard("api")
+    played.cache.now_ms = 1_100.0
+    played.cache.wake()
+    assert list(played.cache) == [first, second]
+    assert [entry for entry, _ in played.owner.calls] == [first], other.key
+    played.answer("new")
+    played.cache.heard("api")
+    played.cache.now_ms = 1_200.0
+    played.cache.wake()
+    assert list(played.cache) == []
+    assert played.owner.calls == []
+
+
+def test_a_service_nobody_knows_that_is_found_offline_keeps_its_entries(played: Played) -> None:
+    first, second = (played.entry(name, service="api", gc_time=100.0, offline_time=500.0) for name in "ab")
+    played.cache.unheard("api")
+    assert played.cache.is_unheard("api")
+    played.cache.set_online("api", online=False)
+    assert not played.cache.is_unheard("api")
+    played.cache.now_ms = 1_400.0
+    played.cache.wake()
+    assert list(played.cache) == [first, second]
+    assert played.owner.calls == []
+
+
 def test_a_gc_time_can_be_lowered(played: Played) -> None:
     entry = played.entry("a", gc_time=10_000.0)
     played.cache.set_options(entry, QueryOptions(gc_time=50.0))

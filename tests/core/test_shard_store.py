@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from cluster.core.messages import Erase, FeedRange, Missed, MissedKeys, Write, Written
+from cluster.core.messages import EntryView, Erase, FeedRange, Missed, MissedKeys, Read, Write, Written
 from cluster.core.operation import Append, Set
-from cluster.core.shard_state import EPOCH_SHIFT, Commit
+from cluster.core.shard_state import EPOCH_SHIFT, JOIN_WAIT_MS, Commit
 from cluster.storage import MemoryStore
-from tests.core.shard import EPOCH, Shard
+from tests.core.shard import DOCUMENT, DOWN, EPOCH, Shard
 
 
 @pytest.fixture
@@ -57,6 +57,27 @@ def test_a_doubt_outlives_its_shard(store: MemoryStore) -> None:
     assert view is not None
     assert view.is_invalidated
     assert view.doubt == ("api:invalidate", int(first.now))
+
+
+def test_a_service_is_known_to_be_gone_by_the_first_call_that_does_not_reach_it(store: MemoryStore) -> None:
+    first = Shard(store=store)
+    first.put('["q","1"]', 1)
+    second = Shard(store=store, life=4)
+    assert second.ask(lambda n: Read(n, '["q","1"]', "force")) is None
+    second.wake(second.now + JOIN_WAIT_MS)
+    second.fetched(DOWN)
+    second.wake(second.now + 1_000.0)  # when it would have been tried again
+    (answer,) = second.answers().values()
+    assert isinstance(answer, EntryView)
+    assert (answer.data, answer.is_offline) == (b"1", True)
+
+
+def test_what_a_query_does_not_persist_is_not_stored(store: MemoryStore) -> None:
+    document = {**DOCUMENT, "queries": [{**DOCUMENT["queries"][0], "persist": False}]}
+    first = Shard(document, store=store)
+    first.put('["q","1"]', 1)
+    first.ask(lambda n: Write(n, "r1", '["w"]', b"1"))
+    assert [entry.key for entry in Shard(document, store=store, life=4).machine.cache] == ['["w"]']
 
 
 def test_a_write_repeated_to_the_next_life_gets_its_answer(store: MemoryStore) -> None:

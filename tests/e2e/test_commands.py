@@ -142,6 +142,12 @@ def test_a_new_key_is_printed_with_its_line_and_known_by_it() -> None:
     assert principal.subject == "team"
     assert principal.grants == Grants(read=[["a", "*"]], write=[[]], mutate=["x*"], admin=True)
     assert key not in made
+    key, made = harbor("key", "new", "--tenant", "acme").stdout.splitlines()
+    principal = ApiKeys.parse(made, tenants=True).principal(key)
+    assert principal is not None
+    assert principal.tenant.name == "acme"
+    refused = harbor("key", "new", "--tenant", "*")
+    assert (refused.returncode, "--tenant: expected 1 to 64" in refused.stderr) == (2, True)
     assert harbor("key", "new").stdout.splitlines()[0] != harbor("key", "new").stdout.splitlines()[0]
 
 

@@ -1,7 +1,6 @@
 """Every event takes effect once, while ingestors, coordinators, shards and connections are killed under load."""
 
 import asyncio
-import os
 import random
 import subprocess
 import sys
@@ -14,11 +13,12 @@ import orjson
 import pytest
 
 from tests.e2e.ledger_upstream import KEPT, truth
+from tests.lasting import lasting
 from tests.live import LiveCluster, eventually, free_port
 
-pytestmark = pytest.mark.cluster
-SECONDS = float(os.environ.get("HARBOR_CHAOS_SECONDS", "8"))
-RATE = float(os.environ.get("HARBOR_CHAOS_RATE", "5000"))
+pytestmark = [pytest.mark.cluster, pytest.mark.soak]
+SECONDS = lasting(8.0, 60.0)
+RATE = lasting(5_000.0, 20_000.0)
 PAUSE_S = 2.0
 RULES = {
     "append": {
@@ -64,7 +64,6 @@ def document(transport: str, at: str, store: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("transport", ["sse", "websocket"])
 async def test_lists_and_counters_equal_the_ledger(
     local_ray: None, tmp_path: Path, ledger: str, transport: str

@@ -11,7 +11,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from cluster.core.grants import ApiKeys, Grants, line
-from cluster.gateway import KeysFile, server
+from cluster.gateway import server
+from cluster.gateway.access import WatchedFile
 from cluster.gateway.mutation_routes import MUTATIONS
 from tests.gateway.conftest import Harness, until
 
@@ -37,7 +38,7 @@ async def guarded() -> AsyncIterator[Harness]:
     await harness.put('["projects","1","public"]', {"n": 1})
     await harness.put('["news"]', {"n": 1})
     await harness.put('["secret"]', {"n": 1})
-    harness.state.keys = keys(**WHO)
+    harness.state.authority = keys(**WHO)
     yield harness
     await harness.stop()
 
@@ -210,7 +211,7 @@ async def test_auth_changes_the_key_in_place(guarded):
             ("error", "s"),
             ("result", 2),
         ]
-        guarded.state.keys = None
+        guarded.state.authority = None
         await guarded.put(SECRET, {"n": 2})
         await guarded.put(NEWS, {"n": 2})
         change = next(each for each in await until(socket, "change") if each["type"] == "change")
@@ -228,7 +229,8 @@ async def test_a_key_that_is_taken_away_ends_its_sessions_and_one_with_less_its_
         await say(everything, {"type": "subscribe", "id": 1, "key": ["news"]})
         await until(everything, "snapshot_end")
         less = keys(all=Grants(read=[["secret"]]))
-        guarded.server.run(guarded.state.change_keys(less, guarded.clock.now_ms()))
+        guarded.state.authority = less
+        guarded.server.run(guarded.state.recheck(guarded.clock.now_ms()))
         with pytest.raises(ConnectionClosed):
             await until(reader, "never")
         assert reader.close_code == 3500
@@ -268,7 +270,7 @@ async def test_a_cookie_counts_nowhere_else(guarded):
 
 def test_a_keys_file_is_read_when_it_changes(tmp_path: Path):
     path = tmp_path / "keys"
-    file = KeysFile(str(path))
+    file = WatchedFile(str(path), ApiKeys.parse)
     assert file.look() is None
     assert "No such file" in file.reason
     path.write_text("# nobody yet\n" + line("a", "hk_a", Grants(admin=True)))

@@ -264,7 +264,7 @@ async def test_grants(homed: Homed) -> None:
         "other": Grants(mutate=["other"], read=[[]], write=[[]]),
         "admin": Grants(admin=True),
     }
-    homed.state.keys = ApiKeys.parse("\n".join(line(name, f"hk_{name}", given) for name, given in grants.items()))
+    homed.state.authority = ApiKeys.parse("\n".join(line(name, f"hk_{name}", given) for name, given in grants.items()))
 
     async def ask(who: str, method: str, path: str, **more: Any) -> tuple[int, Any]:
         headers = {"X-API-Key": f"hk_{who}"}

@@ -294,6 +294,53 @@ def test_the_configuration_is_one_that_the_cluster_takes(ci, tmp_path: Path):
         assert config.storage.nodes == ("harbor-worker-0", "harbor-worker-1")
 
 
+JWT: dict[str, Any] = {
+    "ray": {"auth": {"existingSecret": "r"}},
+    "auth": {
+        "mode": "jwt",
+        "jwt": {"algorithms": ["RS256"], "jwksUrl": "https://issuer.example/jwks", "audience": ["harbor"]},
+    },
+    "config": {"gateway": {"tenant_claim": "org"}},
+}
+
+
+def test_tokens_need_no_secret_with_keys():
+    found = documents(JWT)
+    document = yaml.safe_load(
+        next(each for each in of_kind(found, "ConfigMap") if "harbor.yaml" in each["data"])["data"]["harbor.yaml"]
+    )
+    wanted = {
+        "mode": "jwt",
+        "algorithms": ["RS256"],
+        "jwks_url": "https://issuer.example/jwks",
+        "audience": ["harbor"],
+        "claim": "harbor",
+    }
+    assert document["gateway"]["auth"] == wanted
+    config = load_mapping(document, {})
+    assert (config.gateway.auth.jwks_url, config.gateway.tenant_claim) == ("https://issuer.example/jwks", "org")
+    assert not any(volume["name"] == "keys" for _, _, spec in pods(found) for volume in spec.get("volumes", []))
+
+
+def test_what_was_revoked_is_beside_the_keys(tmp_path: Path):
+    secret = {"algorithms": ["HS256"], "secret": "${JWT_SECRET}"}
+    found = documents({**JWT, "auth": {"mode": "jwt", "existingSecret": "k", "revokedKey": "gone", "jwt": secret}})
+    document = yaml.safe_load(
+        next(each for each in of_kind(found, "ConfigMap") if "harbor.yaml" in each["data"])["data"]["harbor.yaml"]
+    )
+    assert document["gateway"]["auth"].pop("revoked_file") == "/etc/harbor/keys/revoked"
+    assert load_mapping(document, {"JWT_SECRET": "s" * 32}).gateway.auth.secret == "s" * 32
+    mounted = [
+        volume["secret"] for _, _, spec in pods(found) for volume in spec.get("volumes", []) if volume["name"] == "keys"
+    ]
+    assert mounted[0] == {"secretName": "k", "items": [{"key": "gone", "path": "revoked"}]}
+    both = documents({**BASE, "auth": {"existingSecret": "k", "revokedKey": "gone"}})
+    mounted = [
+        volume["secret"] for _, _, spec in pods(both) for volume in spec.get("volumes", []) if volume["name"] == "keys"
+    ]
+    assert mounted[0]["items"] == [{"key": "keys", "path": "keys"}, {"key": "gone", "path": "revoked"}]
+
+
 def test_mutations_resources_and_presence_reach_the_application_as_they_are():
     given = yaml.safe_load((CHART / "ci" / "everything-values.yaml").read_text())["config"]
     found = next(each for each in of_kind(rendered("everything"), "ConfigMap") if "harbor.yaml" in each["data"])
@@ -415,6 +462,10 @@ def test_alerts_are_of_this_release_and_link_to_the_runbook_that_is_named():
         ({**SCALED, "gateways": {"autoscaling": {"enabled": True, "sessions": 0}}}, "gateways.autoscaling.sessions"),
         ({"external": {"address": "ray"}}, "/external/address"),
         ({"auth": {"existingSecret": ""}}, "auth.existingSecret: needed"),
+        ({"auth": {"mode": "jwt"}}, "auth.jwt.algorithms: needed"),
+        ({"auth": {"mode": "jwt", "jwt": {"algorithms": ["RS256"]}}}, "auth.jwt: one of jwksUrl, publicKey and secret"),
+        ({"auth": {"mode": "jwt", "jwt": {"secret": "hunter2"}}}, "/auth/jwt/secret"),
+        ({"auth": {"mode": "none"}}, "/auth/mode"),
         ({"ray": {"auth": {"existingSecret": ""}}}, "ray.auth.existingSecret: needed"),
         ({"mode": "external"}, "external.address: needed"),
         ({"gateways": {"drain": "2m"}}, "gateways.terminationGracePeriodSeconds: with a drain of 2m it has to be 155"),

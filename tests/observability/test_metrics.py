@@ -98,6 +98,9 @@ def test_every_name_has_a_series_of_a_cluster_that_works(local_ray: None, upstre
             "disconnects_total",
             "resumes_total",
             "reads_total",
+            "credentials_refused_total",
+            "sessions_barred_total",
+            "jwks_fetches_total",
         }
         missing = {name for name in NAMES if not any(each.startswith(f"harbor_{name}") for each in series)}
         assert missing <= never, "those with a reason or a result begin with the first"

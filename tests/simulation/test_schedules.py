@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 
 from cluster.core.slot_move import FOLLOWING
+from tests.lasting import lasting
 from tests.simulation import mutations, rebalancing, replay
 from tests.simulation.ledger import Ledger
 from tests.simulation.schedule import Schedule, make
 
-SEEDS = 120
-LEDGERS, LEDGERS_A_TEST = 500, 25
-MUTATIONS, MUTATIONS_A_TEST = 200, 25
-MOVES, MOVES_A_TEST = 60, 10
+pytestmark = pytest.mark.soak
+SEEDS = lasting(120, 1_000)
+LEDGERS, LEDGERS_A_TEST = lasting(500, 2_000), 25
+MUTATIONS, MUTATIONS_A_TEST = lasting(200, 2_000), 25
+MOVES, MOVES_A_TEST = lasting(60, 2_000), 10
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))

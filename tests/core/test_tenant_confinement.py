@@ -1,0 +1,166 @@
+"""What mutations, entities, relations and temporary ids of one tenant may reach: nothing of another's."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from cluster.config import compile_config, load_mapping
+from cluster.config.load import ConfigFaults
+from cluster.core import broadcast
+from cluster.core.grants import Grants, line
+from cluster.core.messages import Mutate
+from cluster.core.mutation import DeclaredMutation
+from cluster.core.mutation_queue import MutationQueue
+from cluster.core.operation import Invalidate, Merge
+from cluster.core.rule import compile_operations
+from cluster.core.tenant import Tenant
+from cluster.errors import HarborError, RequestError
+from tests.core.shard import Shard
+
+DOCUMENT: dict[str, Any] = {
+    "services": {"api": {"base_url": "http://api"}},
+    "queries": [{"key": ["{tenant}", "users", "{id}"], "service": "api", "path": "/{tenant}/users/{id}"}],
+    "sources": {"events": {"type": "sse", "url": "http://up"}},
+    "entities": {"user": {"keys": ["userId"], "objects": ["user"]}},
+    "relations": {"user": [["{tenant}", "users", "{id}"], {"contains": "user:{id}"}]},
+    "mutations": {
+        "save": {
+            "request": {"service": "api", "method": "POST", "path": "/{tenant}/x", "body": "{variables}"},
+            "optimistic": [{"set": {"key": ["{tenant}", "x"], "value": "{variables}"}}],
+            "result": [
+                {"set": {"key": "{response.key}", "value": 1}},
+                {"entity": {"type": "user", "value": "{response}"}},
+                {"relation": {"type": "user", "id": "{response.id}"}},
+            ],
+            "invalidate": ["{response.key}"],
+        },
+        "anywhere": {
+            "request": {"service": "api", "method": "POST", "path": "/x"},
+            "optimistic": [{"set": {"key": "{key}", "value": 1}}],
+        },
+        "create": {
+            "request": {"service": "api", "method": "POST", "path": "/x"},
+            "optimistic": [{"set": {"key": ["{tenant}", "made", "{id}"], "value": "{name}"}}],
+            "temp_id": "{variables.id}",
+        },
+    },
+}
+
+
+@pytest.fixture
+def document(tmp_path: Any) -> dict[str, Any]:
+    keys = tmp_path / "keys"
+    keys.write_text(line("op", "k", Grants(admin=True)))
+    auth = {"mode": "api_keys", "keys_file": str(keys)}
+    return {**DOCUMENT, "gateway": {"auth": auth, "tenant_claim": "org"}}
+
+
+@pytest.fixture
+def declared(document: dict[str, Any]) -> dict[str, DeclaredMutation]:
+    return dict(compile_config(load_mapping(document, {})).mutations)
+
+
+ACME = {"tenant": "acme", "name": "n"}
+
+
+def test_variables_are_shown_without_the_tenant(declared: dict[str, DeclaredMutation]) -> None:
+    ((key, made),) = declared["save"].optimistic_operations(ACME, "acme/m")
+    assert key == '["acme","x"]'
+    assert getattr(made, "value", None) == b'{"name":"n"}'
+    request = declared["save"].request(ACME, "acme/m")
+    assert (request.path, request.body) == ("/acme/x", b'{"name":"n"}')
+
+
+@pytest.mark.parametrize("key", [["globex", "x"], ["x"], [], ["acme2"], ["*"], [["acme"]]])
+def test_optimistic_operations_stay_at_home(declared: dict[str, DeclaredMutation], key: Any) -> None:
+    with pytest.raises(RequestError, match="not under the tenant"):
+        declared["anywhere"].optimistic_operations({"tenant": "acme", "key": key}, "acme/m")
+    declared["anywhere"].optimistic_operations({"tenant": "acme", "key": ["acme", *key]}, "acme/m")
+    declared["anywhere"].optimistic_operations({"key": key}, "m")  # an operator's
+
+
+def test_results_and_invalidations_stay_at_home(declared: dict[str, DeclaredMutation]) -> None:
+    def kept(response: Any) -> list[str]:
+        save = declared["save"]
+        return [
+            key for key, _ in [*save.result_operations(ACME, "m", response), *save.invalidations(ACME, "m", response)]
+        ]
+
+    broadcasts = [broadcast.name("entity", ["user", 7, "acme"]), broadcast.name("relation", ["user", 7, "acme"])]
+    assert kept({"id": 7, "key": ["globex", "x"]}) == broadcasts
+    assert kept({"id": 7, "key": []}) == broadcasts
+    assert kept({"id": 7, "key": ["acme", "y"]}) == ['["acme","y"]', *broadcasts, '#u["acme","y"]']
+
+
+def test_entities_and_relations_of_a_tenant(document: dict[str, Any]) -> None:
+    shard = Shard({**document, "streams": []})
+    old = {"id": 7, "name": "old"}
+    for tenant in ("acme", "globex"):
+        shard.put(f'["{tenant}","users",7]', old)
+        shard.put(f'["{tenant}","posts"]', [{"user": old}])
+        shard.put(f'["{tenant}","user:7"]', 1)
+    shard.batch((broadcast.name("entity", ["user", 7, "acme"]), [Merge(orjson.dumps({"id": 7, "name": "new"}))]))
+    assert shard.data('["acme","users",7]') == {"id": 7, "name": "new"}, "what a key says it holds, after the tenant"
+    assert shard.data('["acme","posts"]') == [{"user": {"id": 7, "name": "new"}}]
+    assert shard.data('["globex","users",7]') == old
+    assert shard.data('["globex","posts"]') == [{"user": old}]
+    shard.batch((broadcast.name("relation", ["user", 7, "acme"]), [Invalidate()]))
+    doubted = {entry.key for entry in shard.machine.cache if entry.is_invalidated}
+    assert doubted == {'["acme","users",7]', '["acme","user:7"]'}
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (
+            {"streams": [{"source": "events", "on": {"e": {"entity": {"type": "user", "value": "{data}"}}}}]},
+            "streams.0.on.e.entity.tenant: required, since gateway.tenant_claim is set",
+        ),
+        (
+            {"streams": [{"source": "events", "on": {"e": [{"relation": {"type": "user", "id": 1}}]}}]},
+            "streams.0.on.e.0.relation.tenant: required, since gateway.tenant_claim is set",
+        ),
+        (
+            {"relations": {"user": [["users", "{id}"]]}},
+            "relations.user.0: keys have a tenant, expected {tenant} first, got ['users', '{id}']",
+        ),
+        ({"resources": {"m": {"service": "api", "path": "/m"}}}, "resources: keys of resources name no tenant"),
+    ],
+)
+def test_a_configuration_that_would_cross_is_refused(document: dict[str, Any], change: Any, fault: str) -> None:
+    with pytest.raises(ConfigFaults) as raised:
+        load_mapping({**document, **change}, {})
+    assert [each.message[: len(fault)] for each in raised.value.faults] == [fault]
+
+
+def test_an_event_says_whose_entity_it_is_about(document: dict[str, Any]) -> None:
+    on = {
+        "e": {"entity": {"type": "user", "value": "{data}", "tenant": "{data.org}"}},
+        "r": {"relation": {"type": "user", "id": "{data.id}", "tenant": "{data.org}"}},
+    }
+    compiled = compile_config(load_mapping({**document, "streams": [{"source": "events", "on": on}]}, {}))
+    dropped: list[str] = []
+    for event, about in (("e", "entity"), ("r", "relation")):
+        make = compile_operations(list(compiled.streams[0].on[event]), lambda why, *_: dropped.append(why))
+        ((name, _),) = make((event,), b'{"id":7,"org":"acme"}', None)
+        assert broadcast.read(name) == (about, ["user", 7, "acme"])
+        for org in (b'"*"', b'"a/b"', b"7", b'""', b"null"):
+            assert list(make((event,), b'{"id":7,"org":%b}' % org, None)) == []
+    assert len(dropped) == 10
+
+
+def test_temporary_ids_are_others_in_each_tenant(declared: dict[str, DeclaredMutation]) -> None:
+    queue = MutationQueue(0, 1, lambda _: 0, declared, lambda _: None)
+
+    def begin(tenant: str, mutation: str, **variables: Any) -> Any:
+        said = orjson.dumps({"tenant": tenant, **variables})
+        named = Tenant(tenant).inside_id(mutation)
+        return queue.begin(Mutate(1, named, "create", said, f"{tenant}/id:{named}", None), "g", 0.0)
+
+    begin("acme", "m1", id="t1", name="a")
+    with pytest.raises(HarborError, match="the temporary id t1 was used before"):
+        begin("acme", "m2", id="t1", name="b")
+    begin("globex", "m1", id="t1", name="c")
+    begin("globex", "m2", id="t2", name="t1")
+    assert queue.records["globex/m2"].awaits == ["globex\0t1"]
