@@ -259,3 +259,24 @@ def test_nobody_is_seen_to_leave_when_the_home_of_a_topic_is_another(before: int
     told = [each for each in clients[1].read() if each["type"] == "presence"]
     assert {each["topic"] for each in told if each["updated"]} == set(topics)
     assert [each["topic"] for each in told if each["left"]] == [topics[0]]
+
+
+def test_a_version_is_not_used_again_for_a_key_that_was_removed_before_it_moved() -> None:
+    made = world(3)
+    client = watching(made, "a")
+    for key in KEYS:
+        for number in range(20):
+            made.write(key, number)
+        made.erase(key)
+    made.settle()
+    removed = {
+        each["key"][1]: each["version"] for each in client.read() if each["type"] == "removed" and each["sub"] == "w"
+    }
+    assert len(removed) == len(KEYS)
+    made.move(1)
+    for key in KEYS:
+        made.write(key, "again")
+    made.settle()
+    client.read()
+    again = {orjson.loads(key)[1]: version for key, (version, _) in client.views["w"].entries.items()}
+    assert all(again[key] > version for key, version in removed.items())
