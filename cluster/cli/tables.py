@@ -15,7 +15,8 @@ _STYLES = {"snapshot": "cyan", "change": "green", "removed": "red", "invalidated
 def show_status(described: dict[str, Any]) -> None:
     """Print the cluster's description."""
     ready = "[green]ready[/]" if described["ready"] else "[red]not ready[/]"
-    _console.print(f"[bold]{described['name']}[/] {described.get('version', '')} {ready}")
+    scaling = " [yellow]scaling[/]" if described.get("scaling") else ""
+    _console.print(f"[bold]{described['name']}[/] {described.get('version', '')} {ready}{scaling}")
     for kind, columns in {
         "nodes": ("id", "address"),
         "shards": ("id", "pid", "epoch", "keys", "subscribers", "lag_ms"),
