@@ -5,16 +5,18 @@ from typing import Any
 import orjson
 
 from cluster.config import compile_config, load_mapping
-from cluster.core.feed import Feed, Sequence
+from cluster.core.feed import Feed, Repeats, Sequence
 from cluster.core.ingestion_cut import inherit
 from cluster.core.ingestion_state import IngestionState, Resume, SourceTraits
-from cluster.core.messages import BlobTaken, Claimed, FeedRange, Noted, Rebalance, Send
+from cluster.core.messages import BlobTaken, Checkpoint, Claimed, FeedRange, Noted, Rebalance, Send
 from cluster.core.placement import assign_slots
 
 NOW = 1_000_000.0
 BEFORE, AFTER = assign_slots([0], 1), assign_slots([0, 1], 2, 2)
 DOCUMENT = {
-    "sources": {"s": {"type": "websocket", "url": "ws://upstream"}},
+    "sources": {
+        "s": {"type": "websocket", "url": "ws://upstream", "envelope": {"event": "event", "data": "data", "id": "id"}}
+    },
     "streams": [{"source": "s", "on": {"set": {"set": {"key": ["k", "{data.k}"], "value": "{data.n}"}}}}],
 }
 
@@ -22,7 +24,7 @@ DOCUMENT = {
 class Driven:
     """An ingestor whose coordinators take everything at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, traits: SourceTraits | None = None, claimed: Claimed | None = None) -> None:
         compiled = compile_config(load_mapping(DOCUMENT, {}))
         self.now = NOW
         self.blobs: list[Any] = []
@@ -36,12 +38,11 @@ class Driven:
             shards=1,
             coordinators=1,
             profiles=compiled.profiles,
-            traits={"s": SourceTraits()},
+            traits={"s": traits or SourceTraits()},
         )
         self.resumed = 0
         self.run(self.machine.wake(self.now))
-        for shard in range(1):
-            self.run(self.machine.claimed(Claimed(shard, 8, [], []), self.now)[1])
+        self.run(self.machine.claimed(claimed or Claimed(0, 8, [], []), self.now)[1])
         self.run(self.machine.opened("s", self.now))
 
     def run(self, effects: Any) -> None:
@@ -59,7 +60,7 @@ class Driven:
                 self.run(self.machine.answered(effect.to, message, Noted(5), self.now))
 
     def read(self, *numbers: int) -> bool:
-        frames = [orjson.dumps({"event": "set", "data": {"k": n, "n": n}}) for n in numbers]
+        frames = [orjson.dumps({"event": "set", "data": {"k": n, "n": n}, "id": n}) for n in numbers]
         return self.machine.receive("s", frames, self.now)
 
     def say(self, phase: str, slots: Any = AFTER, attempt: int = 9) -> bool:
@@ -129,6 +130,18 @@ def test_a_mark_that_is_made_meanwhile_goes_to_all_shards_of_the_next_map() -> N
     driven.run(driven.machine.wake(driven.now))
     marked = {part.shard for blob in driven.blobs[before:] for part in blob.parts if part.feeds}
     assert marked == {0, 1}
+
+
+def test_while_it_repeats_what_shards_have_in_part_it_does_not_hold() -> None:
+    claimed = Claimed(0, 8, [("s", 5, 9)], [Checkpoint("s", 5, 3, 3)])
+    driven = Driven(SourceTraits(Repeats.SOURCE, has_ids=True), claimed)
+    driven.read(4, 5)
+    assert not driven.say("hold")
+    assert driven.read(6, 7, 8), "it goes on reading"
+    driven.read(9)
+    driven.say("hold")
+    assert driven.say("hold")
+    assert driven.parts() == [], "the shard had all of it"
 
 
 def test_what_is_sent_to_a_receiver_follows_on_what_the_sender_had() -> None:
