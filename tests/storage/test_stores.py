@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from cluster.core.history import Life
+from cluster.core.history import Life, Past, Step
 from cluster.core.messages import Checkpoint, Failure, Written
+from cluster.core.placement import assign_slots
 from cluster.core.transaction import Store, StoredEntry, Transaction
 from cluster.errors import StoreError
 from cluster.storage import LmdbStore, MemoryStore, open_store
@@ -191,3 +192,18 @@ def test_a_directory_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="file/shard-0: Not a directory"):
         open_store(tmp_path / "file" / "shard-0")
+
+
+def test_slot_maps_and_the_histories_of_shards_that_are_no_more_are_kept(reopened: Callable[[], Store]) -> None:
+    present, following = assign_slots(range(2), 4), assign_slots(range(3), 5)
+    past = Past(4, [Life(2, 50, 0)], 0, [('["a"]', 3)], [Step(3, 4, 1)])
+    reopened().commit(transaction(map=present, next_map=following, pasts={2: past, 3: past}, steps=[Step(3, 4, 0)]))
+    reopened().commit(transaction(1, steps=[Step(3, 4, 0)]))
+    stored = reopened().load()
+    assert stored is not None
+    assert (stored.map, stored.next_map, stored.pasts) == (present, following, {2: past, 3: past})
+    assert stored.steps == [Step(3, 4, 0)]
+    reopened().commit(transaction(2, map=following, pasts={2: None}))
+    stored = reopened().load()
+    assert stored is not None
+    assert (stored.map, stored.next_map, stored.pasts) == (following, None, {3: past})
