@@ -240,17 +240,24 @@ class SupervisorActor:
         """Have so many gateways: those that go are drained first."""
         wanted = [f"gateway-{n}" for n in range(count)]
         for name in [name for name in self._leaves if name in wanted]:
-            self._leaves.pop(name).cancel()  # it has begun to send clients elsewhere, and is made anew
-            self._loop.create_task(asyncio.to_thread(self._end, name)).add_done_callback(lambda _: None)
+            self._leaves[name].cancel()
+            self._leaves[name] = self._loop.create_task(self._stay(name))
         self._gateways = [*self._gateways, *(name for name in wanted if name not in self._gateways)]
         for name in self._gateways:
             if name not in wanted and name not in self._leaves:
                 self._leaves[name] = self._loop.create_task(self._leave(name))
 
+    async def _stay(self, gateway: str) -> None:
+        """A gateway is wanted again that has begun to send clients elsewhere: it is made anew."""
+        await self._run(Replace(gateway))
+        self._leaves.pop(gateway, None)
+
     async def _leave(self, gateway: str) -> None:
         """Drain a gateway; then it is not one of them any more, and is ended."""
         self._log.info("gateway_leaves", actor=gateway)
-        await self._peers.leave(gateway, LEAVE_S, LEAVE_S + LEFT_S)
+        status = await self._status(gateway)
+        grace_s = 0.0 if status is not None and not status["sessions"] else LEAVE_S
+        await self._peers.leave(gateway, grace_s, grace_s + LEFT_S)
         self._leaves.pop(gateway, None)
         self._gateways = [name for name in self._gateways if name != gateway]
 
