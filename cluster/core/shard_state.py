@@ -121,7 +121,7 @@ from cluster.core.shard_entry import RESTORED, UNCERTAIN, WRITE, ShardEntry, err
 from cluster.core.shard_mutations import ORIGIN, ShardMutations
 from cluster.core.shard_slots import ShardSlots
 from cluster.core.slot_slice import SLICE_BYTES as MOVED_BYTES
-from cluster.core.slot_slice import Content, MovedEntry, MovedOverlay
+from cluster.core.slot_slice import Content, MovedEntry, MovedOverlay, past_slices, whole_pasts
 from cluster.core.structural_sharing import difference, share
 from cluster.core.sweep import SLICE, Sweeps
 from cluster.core.tenant import NOBODYS, Tenant
@@ -1791,10 +1791,10 @@ class ShardState:
             cursors = list(self._committed.cursors.items())
             rows = MOVED_BYTES // 100
             contents += [Content(cursors=cursors[start : start + rows]) for start in range(0, len(cursors), rows)]
-        if self._committed.shard >= next_map.shards:
-            contents.append(Content(pasts=[(self._committed.shard, self.history.past(next_map.epoch))]))
+        if to == 0 and self._committed.shard >= next_map.shards:
+            contents += past_slices(self._committed.shard, self.history.past(next_map.epoch))
         if to in self.pasts:
-            contents.append(Content(pasts=[(to, self.pasts[to])]))
+            contents += past_slices(to, self.pasts[to])
         contents[-1].is_last = True
         return contents
 
@@ -1817,15 +1817,15 @@ class ShardState:
             for checkpoint in content.checkpoints:
                 self._committed.check(checkpoint)
             self.demand.inherit(content.joined, self._now_ms)
-            for shard, past in content.pasts:
-                if shard == self._committed.shard:
-                    earlier = past.ended
-                    if not self.history.next:  # else it was about to end, and has it still
-                        self.history.restore(past.lives, past.first, past.changes, past.steps)
-                        self._unstored.changes = past.first
-                else:
-                    self.pasts[shard] = past
-                    self._unstored.past(shard, past)
+        for shard, past in whole_pasts(content for each in contents.values() for content in each).items():
+            if shard != self._committed.shard:
+                self.pasts[shard] = past
+                self._unstored.past(shard, past)
+                continue
+            earlier = past.ended
+            if not self.history.next:  # else it was about to end, and has it still
+                self.history.restore(past.lives, past.first, past.changes, past.steps)
+                self._unstored.changes = past.first
         offset = max((content.offset for each in contents.values() for content in each), default=0)
         if offset > self.offset:
             self.offset = offset

@@ -6,12 +6,13 @@ to be of one moment: what lies over entries, mutations, how far feeds were commi
 What must not live here: when what is sent (`shard_slots`).
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from cluster.core.history import Past
+from cluster.core.history import Past, Record
 from cluster.core.messages import Checkpoint
 from cluster.core.mutation_queue import MutationRecord
 from cluster.core.operation import Operation
@@ -20,6 +21,8 @@ from cluster.core.transaction import Cursor, Result, StoredEntry
 
 SLICE_BYTES = 80_000
 """Of one slice, about: with what is around it one call that Ray carries inside (`wire.blob`). A longer entry goes alone."""
+ROW_BYTES = 20
+"""Of a change in a history beside its key, about."""
 
 
 class MovedEntry(Struct, frozen=True, array_like=True):
@@ -60,6 +63,26 @@ class Content(Struct, array_like=True):
     pasts: list[tuple[int, Past]] = []
     """Histories of shards that are no more, by shard."""
     is_last: bool = False
+
+
+def past_slices(shard: int, past: Past) -> list[Content]:
+    """Return the history of a shard that is no more, in slices: the changes are divided among them."""
+    slices, changes, size = [], list[Record](), 0
+    for change in past.changes:
+        changes.append(change)
+        size += ROW_BYTES + len(change[0])
+        if size >= SLICE_BYTES:
+            slices.append(changes)
+            changes, size = [], 0
+    return [Content(pasts=[(shard, msgspec.structs.replace(past, changes=each))]) for each in [*slices, changes]]
+
+
+def whole_pasts(contents: Iterable[Content]) -> dict[int, Past]:
+    """Put together, by shard, what `past_slices` has divided."""
+    pasts: dict[int, Past] = {}
+    for shard, past in (each for content in contents for each in content.pasts):
+        pasts.setdefault(shard, msgspec.structs.replace(past, changes=[])).changes.extend(past.changes)
+    return pasts
 
 
 encode = msgspec.msgpack.Encoder().encode
