@@ -652,6 +652,10 @@ class GatewayState:
         del self._shards[slots.shards :]
         for shard in gone:
             del self._by_address[shard.address]
+        for topic in self._topics.values():
+            for subscription in topic.subscriptions if topic.ready else ():
+                if subscription.phase is Phase.AWAITING:
+                    self._begin(subscription, effects)
         for gather in {id(each): each for each in self._gathers.values() if each.make is not None}.values():
             self._gather_anew(gather)
         for shard in self._shards:
@@ -666,6 +670,11 @@ class GatewayState:
         ended = {index for index in old if index >= shards or (not topic.prefix and index != owner)} | (
             wanted & old.keys()
         )
+        for subscription in topic.subscriptions:
+            if subscription.phase is Phase.RESUMING:  # who was asked may be no more, and others are to be asked too
+                self._stop_resuming(subscription)
+                subscription.phase = Phase.AWAITING
+                subscription.outbox.clear()
         if not wanted and not ended:
             return
         topic.is_watched_anew = topic.is_watched_anew or topic.ready
@@ -685,10 +694,6 @@ class GatewayState:
         for subscription in topic.subscriptions:
             if subscription.phase is Phase.REJOINING:
                 self._start_over(subscription)
-            elif subscription.phase is Phase.RESUMING:
-                self._stop_resuming(subscription)
-                subscription.phase = Phase.AWAITING
-                subscription.outbox.clear()
 
     def _stop_resuming(self, subscription: Subscription) -> None:
         for request, resuming in list(self._resuming.items()):
