@@ -3,6 +3,7 @@
     HarborError                 code, message, temporary, details
     ├── ConfigError             a fault of the configuration: path, reason, value
     ├── RequestError            the caller's fault: a bad key, message, parameter
+    │   └── LimitError          more than a limit allows: limit, value, retry_after_ms
     ├── ConflictError           a conditional write lost
     ├── UpstreamError           a service answered badly, or not at all
     ├── UnavailableError        a part of the cluster cannot answer now
@@ -78,6 +79,21 @@ class ConfigError(HarborError):
 
 class RequestError(HarborError):
     """The caller sent something that cannot be done; nothing was changed."""
+
+
+class LimitError(RequestError):
+    """More than a limit allows. `limit` is its name in `gateway.limits` and in metrics, `value` what it allows."""
+
+    def __init__(
+        self, code: ErrorCode, limit: str, value: float, message: str, *, retry_after_ms: float | None = None
+    ) -> None:
+        details: dict[str, Any] = {"limit": limit, "value": value}
+        if retry_after_ms is not None:
+            details["retry_after_ms"] = max(1, round(retry_after_ms))
+        super().__init__(code, message, details=details)
+        self.limit = limit
+        self.value = value
+        self.retry_after_ms = retry_after_ms
 
 
 class ConflictError(HarborError):

@@ -348,6 +348,12 @@ SHARDS = Board(
                 ),
                 Panel("To fetch", "From a request to its answer.", "s", quantiles("harbor_fetch_seconds", SHARD)),
                 Panel(
+                    "History",
+                    "What holds the changes that clients which come back can be told of; it is bounded by storage.history.",
+                    "bytes",
+                    [Query(level("harbor_history_bytes", "shard", more=SHARD), "shard {{shard}}")],
+                ),
+                Panel(
                     "Resets and store errors",
                     "Entries reset because events may have been lost; transactions that could not be stored.",
                     "ops",
@@ -417,6 +423,12 @@ DELIVERY = Board(
                     "Sessions by level of the degradation ladder.",
                     "none",
                     [Query(level("harbor_sessions_degraded", "level", more=GATEWAY), "level {{level}}")],
+                ),
+                Panel(
+                    "Replicas that diverged",
+                    "Entries that were not what their shard holds, and were repaired: any is a fault.",
+                    "none",
+                    [Query(rate("harbor_replica_divergences_total", "gateway", more=GATEWAY), "gateway {{gateway}}")],
                 ),
                 Panel(
                     "Disconnects",

@@ -61,8 +61,34 @@ CONFIG: dict[str, Any] = {
         "replicas": "integer",
     },
     "batching": {"window": "string", "max_wait": "string", "mode": "string"},
-    "gateway": {"origins": "array", "tenant_claim": "string"},
-    "storage": {"sync": "string", "wait": "string"},
+    "gateway": {
+        **dict.fromkeys(("origins", "trusted_proxies"), "array"),
+        **dict.fromkeys(("hsts", "tenant_claim", "token_secret"), "string"),
+        "outbox": ["string", "integer"],
+        "limits": {
+            **dict.fromkeys(
+                (
+                    *("frame", "body", "request_line", "header", "headers", "buffers"),
+                    *("hello_within", "head_within", "body_within", "idle"),
+                ),
+                "string",
+            ),
+            **dict.fromkeys(
+                (
+                    *("header_count", "subscriptions", "connections", "connections_per_address"),
+                    *("sessions_per_address", "sessions_per_subject", "streams"),
+                ),
+                "integer",
+            ),
+            **dict.fromkeys(("commands", "commands_burst", "requests_burst", "presence_updates"), "number"),
+            "requests": ["number", "null"],
+        },
+    },
+    "storage": {
+        "sync": "string",
+        "wait": "string",
+        "history": {"max_bytes": ["string", "integer"], "max_age": "string"},
+    },
     "cache": {"max_bytes": ["string", "integer", "null"], "max_entries": ["integer", "null"]},
     "defaults": {"stale_time": "string", "gc_time": "string", "retry": ["integer", "boolean"]},
     "services": {

@@ -29,6 +29,7 @@ from cluster.core.messages import (
 from cluster.core.mutation import DeclaredMutation
 from cluster.core.mutation_queue import StartMutation
 from cluster.core.placement import assign_slots, shard_at
+from cluster.core.position import Tokens
 from cluster.core.presence_room import Pattern
 from cluster.core.query_key import CanonicalKey, KeyMatcher, parse
 from cluster.core.session_state import SessionState
@@ -36,6 +37,7 @@ from cluster.core.shard_state import ShardState, StartFetch
 from cluster.core.slot_move import Phase, SlotMoves
 
 START_MS = 1_000_000.0
+TOKENS = Tokens("a secret of the tests", "harbor")
 
 
 class NoFeeds:
@@ -138,6 +140,7 @@ class InProcess:
             self.life(),
             slots=self.slots,
             shards=len(self.shards),
+            tokens=TOKENS,
             mutations=self.mutations,
             patterns=self.patterns,
         )

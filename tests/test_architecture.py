@@ -18,7 +18,7 @@ LAYERS = [
     {"wire", "config"},
     {"app"},
     {"gateway", "sources", "services", "storage", "observability", "simulation", "client"},
-    {"actors"},
+    {"actors", "verify"},
     {"cli", "demo"},
 ]
 """From the bottom up. A package imports itself and what is below it, never a sibling."""
@@ -33,6 +33,8 @@ CORE_MAY_IMPORT = {
     "enum",
     "functools",
     "hashlib",
+    "hmac",
+    "ipaddress",
     "heapq",
     "itertools",
     "json",

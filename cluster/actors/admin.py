@@ -18,7 +18,7 @@ from cluster.actors.handles import SupervisorHandle
 from cluster.clock import SystemClock
 from cluster.config import Config
 from cluster.errors import ErrorCode, HarborError
-from cluster.gateway import ConfiguredAuthority, credentials, error_response, parameters
+from cluster.gateway import Browsers, ConfiguredAuthority, credentials, error_response, parameters
 from cluster.observability import metrics
 
 
@@ -88,6 +88,29 @@ class _Admin:
         return web.Response(text=f"not ready: waiting for {', '.join(described['waits_for'])}\n", status=503)
 
 
+def _careful(config: Config) -> Any:
+    """Return what guards the endpoints against pages in browsers, as those of gateways are."""
+    gateway = config.gateway
+    browsers = Browsers(gateway.origins, int(gateway.hsts_ms / 1000))
+
+    @web.middleware
+    async def careful(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Any:
+        try:
+            browsers.check(request, is_guarded=gateway.auth.mode != "none")
+        except HarborError as error:
+            response: web.StreamResponse = error_response(error)
+        else:
+            try:
+                response = await handler(request)
+            except web.HTTPException as error:  # an answer, for aiohttp
+                browsers.guard(error)
+                raise
+        browsers.guard(response)
+        return response
+
+    return careful
+
+
 @web.middleware
 async def _supervised(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Any:
     """Say so where the supervisor does not answer: it is pending, restarting, or gone."""
@@ -113,11 +136,12 @@ def serving(config: Config, supervisor: SupervisorHandle, *, shared: bool) -> It
     ready = threading.Event()
 
     async def serve() -> web.AppRunner:
-        app = web.Application(middlewares=[_supervised])
+        app = web.Application(middlewares=[_careful(config), _supervised])
         admin = _Admin(config, supervisor)
         app.add_routes(admin.routes)
         app.cleanup_ctx.append(admin.keep)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        idle_s = config.gateway.limits.idle_ms / 1000
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, keepalive_timeout=idle_s)
         await runner.setup()
         try:
             await web.TCPSite(runner, host, port).start()

@@ -5,19 +5,25 @@ shard sent.
 """
 
 import asyncio
+import resource
 from typing import Any
 
+import msgspec
 import ray
 
 from cluster.actors.shell import Shell
 from cluster.actors.specification import Specification
+from cluster.core.degradation import LOOK_MS
 from cluster.core.gateway_state import GatewayState
+from cluster.core.limits import Limits
 from cluster.core.messages import Announce, Answer, ChangeSet, Message, Rebalance, SourceStates
+from cluster.core.position import Tokens
 from cluster.gateway import ConfiguredAuthority, GatewayServer
 from cluster.observability.metrics import Metrics
 
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - what to show in place of it
-STALL_CHECK_S = 5.0
+OTHER_FILES = 512
+"""Of what a process may open is for what is no connection of a client: Ray, logs, links to shards."""
 BIND_RETRY_S = 0.2
 BIND_ATTEMPTS = 100
 """A restarted gateway may find its port still held by the process that was killed."""
@@ -40,10 +46,13 @@ class GatewayActor(Shell):
             int(self.now()),
             slots=slots,
             shards=slots.shards,
+            tokens=Tokens(spec.token_secret, spec.name),
             concerns=spec.compiled.concerns,
             authority=self._authority,
             mutations=spec.compiled.mutations,
             patterns=spec.compiled.presence,
+            limits=self._limits(config.limits),
+            outbox_bytes=config.outbox_bytes,
         )
         self._server = GatewayServer(
             self.machine,
@@ -53,8 +62,11 @@ class GatewayActor(Shell):
             describe=self.peers.describe,
             scale=self.peers.scale,
             dead_letters=self.peers.all_dead_letters,
+            copy=self.peers.copy,
             origins=config.origins,
             **({} if self._authority is None else {"prepare": self._authority.prepare}),
+            trusted_proxies=config.trusted_proxies,
+            hsts_s=int(config.hsts_ms / 1000),
         )
         self._metrics = Metrics(component="gateway", actor=self.identity, gateway=str(index))
         self._ages = self._metrics.histogram("end_to_end_seconds")
@@ -63,9 +75,17 @@ class GatewayActor(Shell):
         self._shown_host = config.host if config.host not in EVERYWHERE else ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._port = await self._listen(config.host, config.port)
         await self.listen()
-        self.spawn(self._watch_stalls())
+        self.spawn(self._watch_sockets())
         if self._authority is not None:
             self.spawn(self._authority.keep(self._looked))
+
+    def _limits(self, limits: Limits) -> Limits:
+        """Return the limits with no more connections than the process may open files."""
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OTHER_FILES
+        if files >= limits.connections:
+            return limits
+        self.log.warning("fewer_connections", wanted=limits.connections, files=files)
+        return msgspec.structs.replace(limits, connections=max(1, files))
 
     async def _listen(self, host: str, port: int) -> int:
         for attempt in range(BIND_ATTEMPTS):
@@ -89,10 +109,11 @@ class GatewayActor(Shell):
                 self.log.error("credentials_refused", reason=reason)
         self._server.not_ready = self._authority.not_ready
 
-    async def _watch_stalls(self) -> None:
+    async def _watch_sockets(self) -> None:
         while True:
-            await asyncio.sleep(STALL_CHECK_S)
-            self._server.run(self.machine.stalled(self.now()))
+            await asyncio.sleep(LOOK_MS / 1000.0)
+            if self.machine.is_slowed:
+                self._server.look()
 
     def take(self, message: Message) -> Answer:
         """Take a message from another actor."""
@@ -118,6 +139,9 @@ class GatewayActor(Shell):
             if self.is_traced:
                 self.trace("delivered", "delivery", received_ms, age_ms=round(age_ms, 1))
         self.machine.flushed.clear()
+        for shard, key, version, count in self.machine.diverged:
+            self.log.error("replicas_diverged", shard=shard, key=key, version=version, replicas=count)
+        self.machine.diverged.clear()
 
     async def status(self) -> dict[str, object]:
         """Say what `/v1/cluster` shows of this actor."""
@@ -147,6 +171,9 @@ class GatewayActor(Shell):
         machine, metrics = self.machine, self._metrics
         metrics.set("gateway_sessions", len(machine.sessions))
         metrics.set("gateway_outbox_bytes", machine.outbox_bytes())
+        for level, count in machine.degraded().items():
+            metrics.set("sessions_degraded", count, level=level)
+        metrics.set("replica_divergences_total", machine.anti_entropy.divergences)
         metrics.set("changes_delivered_total", machine.changes_delivered)
         for result, count in machine.resumes.items():
             metrics.set("resumes_total", count, result=result)
@@ -160,6 +187,8 @@ class GatewayActor(Shell):
             if self._authority.jwks is not None:
                 for outcome, count in self._authority.jwks.fetches.items():
                     metrics.set("jwks_fetches_total", count, outcome=outcome)
+        for limit, count in machine.limited.items():
+            metrics.set("limited_total", count, limit=limit)
         for source, count in machine.reads.items():
             metrics.set("reads_total", count, result=source)
         return metrics.encode()

@@ -21,9 +21,12 @@ from cluster.core.messages import Answer, Members, Message
 from cluster.core.placement import SlotMap
 from cluster.errors import ErrorCode, RequestError, UnavailableError
 from cluster.wire import blob
+from cluster.wire.backup import Step, StepAnswer, decode_answer
 
 CALL_TIMEOUT_S = 10.0
 """A stopped process neither answers nor fails. Sending again after this is safe: repeats are recognised."""
+COPY_TIMEOUT_S = 600.0
+"""For a step of a backup: a disk that writes 100 MB/s copies 60 GB meanwhile."""
 SUPERVISOR_PAUSE_S = 0.2
 SUPERVISOR = "supervisor"
 NAMESPACE = "harbor-"
@@ -160,6 +163,18 @@ class Peers:
             return await self.dead_letters(SUPERVISOR, 5.0)
         except Unreachable as error:
             raise UnavailableError("the supervisor does not answer") from error
+
+    async def copy(self, shard: int, step: Step, backup: str, number: int) -> StepAnswer:
+        """Make a step of a backup at a shard.
+
+        Raises:
+            UnavailableError: it does not answer.
+        """
+        try:
+            answer = await self._ask(f"shard-{shard}", "copy", COPY_TIMEOUT_S, step, backup, number)
+            return decode_answer(answer)
+        except (Unreachable, msgspec.MsgspecError) as error:
+            raise UnavailableError(f"shard-{shard} does not answer") from error
 
     async def leave(self, to: str, grace_s: float = 0.0, timeout_s: float = 5.0) -> None:
         """Have an actor finish what it owes others; errors do not matter, it is about to be stopped."""

@@ -10,14 +10,16 @@ import contextlib
 import shutil
 import time
 from collections import Counter
-from pathlib import Path
+from functools import partial
 
+from cluster.actors.shard_copies import ShardCopies
 from cluster.actors.shell import Shell
 from cluster.actors.specification import Specification
 from cluster.app import NULL, Event
 from cluster.app.functions import ABSENT, Functions
 from cluster.core.channel_demand import ChannelDemand
 from cluster.core.declared_query import FunctionRequest, Response
+from cluster.core.history import History
 from cluster.core.memory import Memory
 from cluster.core.messages import (
     Announce,
@@ -39,7 +41,8 @@ from cluster.core.transaction import Stored, Transaction
 from cluster.errors import HarborError, StoreError, UnavailableError, UpstreamError
 from cluster.observability.metrics import Metrics
 from cluster.services import ServiceClient
-from cluster.storage import LmdbStore, open_store
+from cluster.storage import LmdbStore, directory_of, open_store
+from cluster.wire.backup import Step, encode_answer
 
 EPOCH_ORIGIN_MS = 1_735_689_600_000
 """2025-01-01. An epoch is the milliseconds since then at which a shard's life began: later lives have higher ones, also where nothing
@@ -94,7 +97,13 @@ class ShardActor(Shell):
             lost_store=self._store_state == "unavailable",
             mutations=spec.compiled.mutations,
             place=lambda key: spec.slots.shard(CanonicalKey(key)),
+            history=partial(
+                History,
+                max_bytes=spec.config.storage.history.max_bytes,
+                max_age_ms=spec.config.storage.history.max_age_ms,
+            ),
         )
+        self._copies = ShardCopies(index, self.log, self.now)
         self._functions = Functions(self.log)
         for reference in spec.compiled.reducers:
             with contextlib.suppress(HarborError):  # it is logged, and tried again with the first event
@@ -146,7 +155,7 @@ class ShardActor(Shell):
         storage = spec.config.storage
         if storage.path is None:
             return None, None
-        directory = Path(storage.path) / spec.name / f"shard-{index}"
+        directory = directory_of(storage.path, spec.name, index)
         try:
             store, stored, reason = open_store(
                 directory, always=storage.sync == "always", wait_s=storage.wait_ms / 1000.0
@@ -300,6 +309,10 @@ class ShardActor(Shell):
         new = self._functions.reduce(reference, old, Event(event))
         return UNCHANGED if new is None else None if new is NULL else new
 
+    async def copy(self, step: Step, backup: str, number: int) -> bytes:
+        """Make a step of a backup (`wire.backup`)."""
+        return encode_answer(await self._copies.step(None if self._closed else self._store, step, backup, number))
+
     async def status(self) -> dict[str, object]:
         """Say what `/v1/cluster` shows of this actor."""
         machine = self.machine
@@ -329,6 +342,8 @@ class ShardActor(Shell):
         if self._store is not None and not self._closed:
             metrics.set("journal_bytes", self._store.size())
             metrics.set("journal_errors_total", self._store_errors)
+        metrics.set("history_changes", len(machine.history))
+        metrics.set("history_bytes", machine.history.bytes)
         metrics.set("shard_resets_total", machine.resets)
         metrics.set("mutations_pending", machine.mutations.queue.unsettled)
         metrics.set("mutations_oldest_seconds", machine.mutations.queue.oldest_ms(self.now()) / 1000.0)

@@ -1,10 +1,11 @@
-"""What an actor is built from: the configuration, encoded, since Ray keeps it for every restart."""
+"""What an actor is built from: the configuration and the secret of tokens, encoded, since Ray keeps them for every restart."""
 
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
+from cluster.actors.token_secret import token_secret
 from cluster.config import Compiled, Config, compile_config
 from cluster.core.placement import SlotMap, assign_slots
 
@@ -18,6 +19,11 @@ class Specification(Struct, frozen=True):
     encoded: bytes
     compiled: Compiled
     slots: SlotMap
+    token_secret: str
+    """What gateways sign tokens with. It is in nothing that is shown."""
+
+    def __repr__(self) -> str:
+        return f"Specification({self.name!r}, {self.revision})"
 
     @property
     def name(self) -> str:
@@ -43,8 +49,16 @@ class Specification(Struct, frozen=True):
     @classmethod
     def decode(cls, encoded: bytes) -> "Specification":
         """Read what `encode` wrote."""
-        revision, config = msgspec.msgpack.decode(encoded, type=tuple[int, Config])
-        return cls(config, revision, encoded, compile_config(config), assign_slots(range(config.cluster.shards), 1))
+        revision, config, secret = msgspec.msgpack.decode(encoded, type=tuple[int, Config, str])
+        slots = assign_slots(range(config.cluster.shards), 1)
+        return cls(config, revision, encoded, compile_config(config), slots, secret)
+
+    def following(self, before: "Specification") -> "Specification":
+        """Return it with the secret of an earlier one, unless the configuration says another: tokens stay good."""
+        if self.config.gateway.token_secret != before.config.gateway.token_secret:
+            return self
+        encoded = msgspec.msgpack.encode((self.revision, self.config, before.token_secret))
+        return msgspec.structs.replace(self, encoded=encoded, token_secret=before.token_secret)
 
 
 def encode(config: Config, revision: int) -> bytes:
@@ -55,4 +69,5 @@ def encode(config: Config, revision: int) -> bytes:
     if auth.keys_file:
         auth = msgspec.structs.replace(auth, keys_file=str(Path(auth.keys_file).absolute()))
     gateway = msgspec.structs.replace(config.gateway, auth=auth)
-    return msgspec.msgpack.encode((revision, msgspec.structs.replace(config, storage=storage, gateway=gateway)))
+    made = msgspec.structs.replace(config, storage=storage, gateway=gateway)
+    return msgspec.msgpack.encode((revision, made, token_secret(made)))

@@ -135,9 +135,9 @@ class SupervisorActor:
         something else has changed all are.
         """
         async with self._applying:
-            spec = Specification.decode(specification)
-            before, self._spec = self._spec, spec
-            is_first, self._has_applied = not self._has_applied, True
+            before, is_first, self._has_applied = self._spec, not self._has_applied, True
+            spec = self._spec = Specification.decode(specification).following(before)
+            specification = spec.encoded
             is_live = not refusals(before.config, spec.config)
             if not is_first and before.config == spec.config:
                 return  # of the revision actors hear when they are next checked
@@ -281,9 +281,12 @@ class SupervisorActor:
         self._scaling.recover([Reported(*each).members for each in units])
         self._places.names = [name for name in found if name.startswith("gateway-")]
         newest = max(found, key=lambda name: int(found[name]["revision"]), default=None)
-        if newest is not None and found[newest]["revision"] > self._spec.revision:
+        if newest is not None:
             with contextlib.suppress(Unreachable):
-                specification = await self._peers.current(newest)
+                current = await self._peers.current(newest)
+                self._spec = self._spec.following(Specification.decode(current))
+                if found[newest]["revision"] > self._spec.revision:
+                    specification = current
         return specification, names
 
     async def members(self) -> bytes:

@@ -1,6 +1,7 @@
 """`harbor`: every command. Readable on a terminal, JSON lines in a pipe; errors in one line on standard error.
 
 Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted. Ray is imported only by `up` and `down`, so that the others start quickly.
+It is one thing because a command is a few lines between what was typed and what does it.
 """
 
 import asyncio
@@ -279,6 +280,60 @@ def scale(
 
 @app.command()
 @_command
+def backup(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; it may not be there yet, or is empty.")],
+    url: Url = URL,
+    token: Token = None,
+) -> None:
+    """Copy all shards' stores while the cluster runs."""
+    from cluster.cli.backup import make, told
+    from cluster.client import HttpClient
+
+    made = told(make(HttpClient(url, token), directory))
+    if _is_terminal():
+        sys.stdout.write(f"{directory}: {made['entries']} entries of {made['shards']} shards, {made['bytes']} bytes\n")
+    else:
+        _line(made)
+
+
+@app.command()
+@_command
+def restore(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A backup.")],
+    config: Annotated[Path | None, typer.Argument(help="harbor.yaml of the cluster, which may not run.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only look the backup over.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Set aside what is stored there.")] = False,
+    shard: Annotated[list[int] | None, typer.Option(help="Only of this shard (several: again).")] = None,
+) -> None:
+    """Fill the stores of a cluster that does not run from a backup."""
+    from cluster.cli.backup import look_over, put_back
+
+    if check == (config is not None):
+        raise HarborError(ErrorCode.BAD_REQUEST, "expected either CONFIG, the cluster to restore, or --check")
+    if config is None:
+        found = look_over(directory)
+        if _is_terminal():
+            sys.stdout.write(f"{directory}: whole: {found['entries']} entries of {found['shards']} shards\n")
+        else:
+            _line(found)
+        return
+    from msgspec import to_builtins
+
+    from cluster.config import load
+
+    done = put_back(directory, load(config, dict(os.environ)), shards=shard or [], replaces=replace)
+    if not _is_terminal():
+        _line(to_builtins(done))
+        return
+    sys.stdout.write(f"restored: {done.entries} entries, {done.mutations} mutations, {len(done.shards)} shards\n")
+    if not done.is_exact:
+        sys.stdout.write("the shards are not those of the backup: entries are out of date until fetched anew\n")
+    for place in done.replaced:
+        sys.stdout.write(f"what was there is kept as {place}\n")
+
+
+@app.command()
+@_command
 def get(
     key: Key,
     why: Annotated[
@@ -422,6 +477,48 @@ def watch(
                     show(message)
 
     asyncio.run(follow())
+
+
+@app.command()
+@_command
+def verify(
+    url: Url = URL,
+    token: Token = None,
+    seconds: Annotated[float, typer.Option(help="How long there is load.")] = 30.0,
+    faults: Annotated[str, typer.Option(help="Some of flap, slow, pause, kill; empty: load alone.")] = "flap,slow",
+    rate: Annotated[float, typer.Option(help="Writes a second.")] = 100.0,
+    clients: Annotated[int, typer.Option(help="Clients that watch.")] = 12,
+    keys: Annotated[int, typer.Option(help="Entries that are written.")] = 40,
+    prefix: Annotated[str, typer.Option(help="Under which entries are made, and deleted again.")] = '["harbor-verify"]',
+    max_silence: Annotated[float, typer.Option(help="Seconds that nothing may be delivered for.")] = 30.0,
+    max_age_p99: Annotated[float | None, typer.Option(help="Milliseconds, of the age of deliveries.")] = None,
+    mutation: Annotated[
+        str, typer.Option(help="A declared mutation to begin again and again; it reaches its service.")
+    ] = "",
+    variables: Annotated[str, typer.Option(help="Of that mutation, JSON.")] = "{}",
+    seed: Annotated[int | None, typer.Option(help="Of the schedule, to repeat one.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Kill and stop processes without asking.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Drive load and faults against a running cluster, and check the delivery contract; exit 1 where it does not hold."""
+    from cluster.cli.verify import settings_of
+    from cluster.cli.verify import verify as run
+
+    settings = settings_of(
+        seconds=seconds,
+        faults=faults,
+        rate=rate,
+        clients=clients,
+        keys=keys,
+        prefix=_key(prefix),
+        max_silence_s=max_silence,
+        max_age_p99_ms=max_age_p99,
+        mutation=mutation,
+        variables=variables,
+        seed=seed,
+        yes=yes,
+    )
+    raise typer.Exit(run(url, token, settings, json=json))
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ What must not live here: what watches do (`watches`, `subscription`), reading an
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -94,6 +94,7 @@ class HarborClient:
         timeout_s: float = TIMEOUT_S,
         backlog: int = BACKLOG,
         backoff: Backoff = RECONNECT,
+        on_notice: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         """Build; nothing is connected before it is entered and used.
 
@@ -105,6 +106,8 @@ class HarborClient:
             timeout_s: For the answer to a request.
             backlog: Changes that wait for a slow consumer of a watch before they fold per entry.
             backoff: Between attempts to get a lost WebSocket back.
+            on_notice: Is called with each notice of the cluster, as in docs/protocol.md: `degraded` where this client reads slowly,
+                `source_disconnected` and others where what it watches is in trouble. By default they are logged.
 
         Raises:
             RequestError: `BAD_REQUEST`, not an `http://` or `https://` URL.
@@ -113,6 +116,7 @@ class HarborClient:
         self._tokens = TokenSource(token)
         self._timeout = httpx.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s))
         self._backlog = backlog
+        self._on_notice = on_notice
         self._connection = Connection(self._gateways, self._tokens, wait=wait, backoff=backoff)
         self._group: asyncio.TaskGroup | None = None
         self._http: httpx.AsyncClient | None = None
@@ -125,7 +129,7 @@ class HarborClient:
 
         self._group = await asyncio.TaskGroup().__aenter__()
         self._http = HttpxAiohttpClient(timeout=self._timeout, trust_env=False)
-        self._watches = Watches(self._connection, self._group.create_task)
+        self._watches = Watches(self._connection, self._group.create_task, self._on_notice)
         return self
 
     async def __aexit__(

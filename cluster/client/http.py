@@ -1,6 +1,6 @@
 """One-shot requests to a gateway."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 from urllib.parse import quote
 
@@ -9,6 +9,9 @@ import orjson
 
 from cluster.client.answer import read_answer
 from cluster.errors import ErrorCode, HarborError, UnavailableError
+
+BACKUP_TIMEOUT_S = 660.0
+"""Without a byte of a backup: shards take their time to copy (`actors.handles.COPY_TIMEOUT_S`) before the first."""
 
 
 class HttpClient:
@@ -62,6 +65,23 @@ class HttpClient:
     def cluster(self, *, dead_letters: bool = False) -> dict[str, Any]:
         """Return the description of the cluster; `dead_letters`: with the events that came to nothing."""
         return self._ask("GET", "/v1/cluster", params={"dead_letters": "true"} if dead_letters else None)
+
+    def backup(self) -> Iterator[bytes]:
+        """Have a backup made, and yield its stream as it comes (`wire.backup`).
+
+        Raises:
+            HarborError: the cluster refuses, or the stream breaks off.
+        """
+        try:
+            with self._client.stream("POST", "/v1/backup", timeout=BACKUP_TIMEOUT_S) as response:
+                if response.status_code != httpx.codes.OK:
+                    read_answer(self._url, response.status_code, response.read())
+                yield from response.iter_bytes()
+        except httpx.UnsupportedProtocol as error:
+            raise HarborError(ErrorCode.BAD_REQUEST, f"not an http:// or https:// URL: {self._url!r}") from error
+        except httpx.HTTPError as error:
+            reason = f"{self._url} does not answer, or broke off: {error or type(error).__name__}"
+            raise UnavailableError(reason) from error
 
     def _ask(self, method: str, path: str, *, params: dict[str, str] | None = None, body: Any = ...) -> dict[str, Any]:
         content = None if body is ... else orjson.dumps(body)

@@ -266,6 +266,10 @@ class PresenceDesk:
         """Its session, over connections."""
         self._token = ""
         self._resumes = False
+        self._hello = 0
+        """Id of the last `hello`."""
+        self._welcome: dict[str, Any] = {}
+        """Of the connection as it was before that."""
 
     def __bool__(self) -> bool:
         return bool(self._rooms)
@@ -312,7 +316,8 @@ class PresenceDesk:
         self._asked.clear()
         self._resumes = bool(self._token) and any(room.is_joined for room in self._rooms.values())
         if self._resumes:
-            self._connection.send({"type": "hello", "resume": self._token})
+            self._hello, self._welcome = self._name(), message
+            self._connection.send({"type": "hello", "id": self._hello, "resume": self._token})
         else:
             self.identity, self._token = message["session"], message["resume_token"]
         for room in self._rooms.values():
@@ -327,6 +332,10 @@ class PresenceDesk:
 
     def answered(self, message: dict[str, Any]) -> bool:
         """Take the answer to something that was said. False: it is none."""
+        if self._hello and message.get("re") == self._hello:  # whoever it was is forgotten: it is somebody else now
+            self._hello, self._resumes = 0, False
+            self.identity, self._token = self._welcome["session"], self._welcome["resume_token"]
+            return True
         room = self._asked.pop(message.get("re", -1), None)
         if room is not None:
             room.answered(message)

@@ -27,7 +27,7 @@ from msgspec import Struct
 from cluster.core import json_patch
 from cluster.core.outbox import MAX_MUTATIONS
 from cluster.core.position import MAX_TOKEN_BYTES
-from cluster.errors import HarborError
+from cluster.errors import ErrorCode, HarborError
 
 Mode = Literal["data", "patch"]
 Kind = Literal["snapshot", "change", "invalidated", "removed", "reset", "ready"]
@@ -116,6 +116,13 @@ class Course:
         """What is held is not what the server thinks is held."""
         self._begun = True
         self._since = None
+
+    def refused(self, code: str) -> bool:
+        """A `request` was answered by an error. Returns whether that may be due to its token, so that another, from the start, is worth it."""
+        if code != ErrorCode.BAD_REQUEST or self._since is None:
+            return False
+        self.give_up()
+        return True
 
     def receive(self, message: dict[str, Any]) -> Fit:
         """Note a message about the subscription; after `MISFIT` nothing more of it counts until `request`."""
@@ -219,6 +226,10 @@ class Subscription:
         if self._course.lost:
             self._reset()
         return self._course.request(name)
+
+    def refused(self, code: str) -> bool:
+        """The request was refused. Returns whether to subscribe with a new one: a cluster may have lost the secret that tokens are signed with."""
+        return self._course.refused(code)
 
     def receive(self, message: dict[str, Any]) -> bool:
         """Take a message about the subscription. False: it does not fit; unsubscribe, and subscribe with a new `request`.

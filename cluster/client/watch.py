@@ -19,7 +19,7 @@ from cluster.client.token_source import TokenSource
 async def watch(
     url: str, key: list[Any], *, prefix: bool = False, mode: str = "data", token: str | None = None
 ) -> AsyncGenerator[dict[str, Any], None]:
-    """Yield the messages of one subscription (`snapshot`, `snapshot_end`, `change`, ...).
+    """Yield the messages of one subscription (`snapshot`, `snapshot_end`, `change`, ...), and notices.
 
     Raises:
         HarborError: the cluster refuses, or the first connection cannot be made (`UNAVAILABLE`).
@@ -32,16 +32,17 @@ async def watch(
         async for frame in frames:
             for message in frame:
                 fit = Fit.DROP
-                if message["type"] == "error":
+                is_refused = message["type"] == "error"
+                if is_refused and not (message.get("re") == name and course.refused(message["code"])):
                     raise error_of(message)
                 if message.get("sub") == name:
                     fit = course.receive(message)
                 if fit is Fit.MISFIT:
                     connection.send({"type": "unsubscribe", "id": name})
-                if fit is Fit.MISFIT or message["type"] == "welcome":
+                if is_refused or fit is Fit.MISFIT or message["type"] == "welcome":
                     if course.lost:
                         yield {"type": "reset"}
                     name = next(names)
                     connection.send(course.request(name))
-                elif fit is Fit.TAKE:
+                elif fit is Fit.TAKE or message["type"] == "notice":
                     yield message

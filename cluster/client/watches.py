@@ -91,9 +91,13 @@ class Watches:
     """See the module. `spawn` starts the reading task, which lives while there is a connection or somebody wants one."""
 
     def __init__(
-        self, connection: Connection, spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+        self,
+        connection: Connection,
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        on_notice: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self.connection = connection
+        self._on_notice = on_notice or _log_notice
         self._spawn = spawn
         self._seats: dict[int, _Seat] = {}
         self._task: asyncio.Task[None] | None = None
@@ -159,6 +163,10 @@ class Watches:
             case "welcome":
                 for seat in list(self._seats.values()):
                     self._subscribe(seat)
+            case "notice":
+                self._on_notice(message)
+            case "error" if self._begins_anew(message):
+                pass
             case "error":
                 refused = self._seats.pop(message.get("re", -1), None)
                 if refused is not None:
@@ -184,6 +192,14 @@ class Watches:
         else:
             self.connection.send({"type": "auth", "id": self._name(), "token": token})
 
+    def _begins_anew(self, error: dict[str, Any]) -> bool:
+        """Subscribe from the start where a token was not taken."""
+        seat = self._seats.get(error.get("re", -1))
+        if seat is None or not seat.subscription.refused(error["code"]):
+            return False
+        self._subscribe(seat)
+        return True
+
     def _subscribe(self, seat: _Seat) -> None:
         # Under a new name: what is still under way under the old one is void.
         del self._seats[seat.name]
@@ -205,3 +221,8 @@ class Watches:
     def _name(self) -> int:
         self._number += 1
         return self._number
+
+
+def _log_notice(message: dict[str, Any]) -> None:
+    level = logging.INFO if message.get("level") in ("success", "info") else logging.WARNING
+    LOG.log(level, "notice", extra={"code": message.get("code"), "text": message.get("message")})

@@ -14,9 +14,12 @@ FIXED = (
     "gateway.admin_port",
     "gateway.auth",
     "gateway.tenant_claim",
+    "gateway.token_secret",
     "storage",
 )
 """What only a restart changes: how gateways are placed, what is listened on, where things are stored."""
+UNTOLD = ("storage", "gateway.auth", "gateway.token_secret")
+"""Of these, what they were and are is long, or a secret."""
 INGESTION = ("batching", "sources", "streams", "entities", "relations", "confirmations")
 """What ingestors and coordinators are built from."""
 SHARDS = (*INGESTION, "queries", "services", "cache", "mutations")
@@ -32,7 +35,7 @@ def refusals(before: Config, after: Config) -> list[str]:
         scale = isinstance(old, GatewayScale) and isinstance(new, GatewayScale)
         count = path == "cluster.gateways" and isinstance(old, int) and isinstance(new, int)
         if old != new and not scale and not count:
-            shown = "" if path in ("storage", "gateway.auth") else f" ({old} -> {new})"
+            shown = "" if path in UNTOLD else f" ({old} -> {new})"
             lines.append(f"{path}: cannot change while the cluster runs{shown}: restart it")
     return lines
 

@@ -19,12 +19,14 @@ from msgspec import Struct
 
 from cluster.config import values
 from cluster.config.auth import is_loopback, read_auth
+from cluster.config.limits import limits, network, origin
 from cluster.config.model import (
     AuthConfig,
     CacheConfig,
     ClusterConfig,
     Config,
     GatewayConfig,
+    HistoryConfig,
     PresenceConfig,
     QueryConfig,
     ReconnectConfig,
@@ -46,12 +48,14 @@ from cluster.core.entity_index import EntityType
 from cluster.core.feed import Repeats
 from cluster.core.gateway_scaling import GatewayScale
 from cluster.core.infinite import OffsetPaging
+from cluster.core.limits import Limits
 from cluster.core.operation import is_number
 from cluster.core.overflow import Overflow
 from cluster.core.presence_room import MAX_TOPIC
 from cluster.core.query_options import DEFAULT_OFFLINE_TIME_MS
 from cluster.core.rule import BROADCAST
 from cluster.core.scaling import MAX_INGESTORS, Autoscale
+from cluster.core.session_state import OUTBOX_BYTES
 from cluster.core.slot_move import MAX_SHARDS
 from cluster.core.staleness import StaleTime
 from cluster.core.tenant import VARIABLE
@@ -59,10 +63,12 @@ from cluster.core.window import Profile
 from cluster.errors import ConfigError
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
-_SIZE = re.compile(r"(\d+)(B|KiB|MiB|GiB)\Z")
-_SIZE_BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z")
+MIN_OUTBOX_BYTES = 64 * 1024
+"""As much as one frame of a snapshot."""
+MIN_SECRET = 32
+"""Characters: 128 bits, written in hexadecimal."""
 MAX_PARTITIONS = 64
 MAX_NODES = 1_000_000
 """Values in a document with its aliases written out, which a few lines can make billions of."""
@@ -240,11 +246,19 @@ def _rate(path: str, value: Any) -> float:
     return float(value)
 
 
-def _bytes(path: str, value: Any) -> int:
-    match = _SIZE.match(value) if isinstance(value, str) else None
-    if match is None:
-        raise ConfigError(path, f"expected a size such as 64KiB or 1MiB, got {value!r}")
-    return int(match[1]) * _SIZE_BYTES[match[2]]
+def _outbox(path: str, value: Any) -> int:
+    size = values.size(path, value)
+    if size < MIN_OUTBOX_BYTES:
+        raise ConfigError(path, f"expected at least 64KiB, got {shown(value)}")
+    return size
+
+
+def _token_secret(path: str, value: Any) -> str:
+    if not isinstance(value, str) or len(value) < MIN_SECRET:  # which is not shown
+        raise ConfigError(
+            path, f"expected a text of at least {MIN_SECRET} characters, such as openssl rand -hex 32 prints"
+        )
+    return value
 
 
 def _url(*schemes: str) -> Callable[[str, Any], str]:
@@ -534,6 +548,11 @@ class _Reader(Faults):
                 "auth", AuthConfig(), lambda at, given: read_auth(self, at, given, tenants=bool(tenant_claim))
             ),
             tenant_claim,
+            limits=section.take("limits", Limits(), lambda path, value: limits(Section(self, path, value))),
+            trusted_proxies=section.take("trusted_proxies", (), self.networks),
+            hsts_ms=section.take("hsts", 0.0, _positive),
+            outbox_bytes=section.take("outbox", OUTBOX_BYTES, _outbox),
+            token_secret=section.take("token_secret", "", _token_secret),
         )
         if tenant_claim and made.auth.mode == "none":
             self.fault(f"{path}.tenant_claim", "tenants are told apart by their credentials: auth.mode is none")
@@ -547,13 +566,25 @@ class _Reader(Faults):
         return made
 
     def origins(self, path: str, value: Any) -> tuple[str, ...]:
-        return tuple(_url("http", "https")(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))
+        return tuple(origin(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))
+
+    def networks(self, path: str, value: Any) -> tuple[str, ...]:
+        return tuple(network(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))
 
     def store_nodes(self, path: str, value: Any) -> tuple[str, ...]:
         names = tuple(_name(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))
         if len(set(names)) < len(names):
             raise ConfigError(path, f"a node is there twice, in {shown(value)}")
         return names
+
+    def history(self, path: str, value: Any) -> HistoryConfig:
+        section = Section(self, path, value)
+        made = HistoryConfig(
+            section.take("max_bytes", HistoryConfig().max_bytes, values.size),
+            section.take("max_age", HistoryConfig().max_age_ms, values.endless),
+        )
+        section.done()
+        return made
 
     def storage(self, path: str, value: Any) -> StorageConfig:
         section = Section(self, path, value)
@@ -562,6 +593,7 @@ class _Reader(Faults):
             section.take("sync", "window", values.one_of("always", "window", "never")),
             section.take("wait", 60_000.0, duration),
             section.take("nodes", (), self.store_nodes),
+            section.take("history", HistoryConfig(), self.history),
         )
         section.done()
         return made
@@ -593,7 +625,7 @@ class _Reader(Faults):
     def cache(self, path: str, value: Any) -> CacheConfig:
         section = Section(self, path, value)
         made = CacheConfig(
-            section.take("max_bytes", None, _bytes),
+            section.take("max_bytes", None, values.size),
             section.take("max_entries", None, values.at_least_one),
         )
         section.done()
@@ -746,9 +778,9 @@ class _Reader(Faults):
                 section.take("unsubscribe", None, values.anything),
                 section.take("reconnect", ReconnectConfig(), self.reconnect),
                 section.take("heartbeat", 30_000.0, values.endless),
-                section.take("max_frame", 4 * 1024 * 1024, _bytes),
+                section.take("max_frame", 4 * 1024 * 1024, values.size),
                 section.take("overflow", "pause", values.one_of(*(each.value for each in Overflow))),
-                section.take("max_buffer", None, _bytes),
+                section.take("max_buffer", None, values.size),
                 section.take("max_rate", None, _rate),
                 dialect,
                 section.take("namespace", "/", _namespace),

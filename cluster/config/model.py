@@ -14,9 +14,12 @@ from msgspec import Struct
 from cluster.core.entity_index import EntityType
 from cluster.core.feed import Repeats
 from cluster.core.gateway_scaling import GatewayScale
+from cluster.core.history import MAX_AGE_MS, MAX_BYTES
 from cluster.core.infinite import OffsetPaging
+from cluster.core.limits import Limits
 from cluster.core.query_options import DEFAULT_OFFLINE_TIME_MS
 from cluster.core.scaling import Autoscale
+from cluster.core.session_state import OUTBOX_BYTES
 from cluster.core.staleness import StaleTime
 from cluster.core.template import Literal, holes, parse
 from cluster.core.transform import Transform
@@ -92,7 +95,7 @@ class AuthConfig(_Confidential, frozen=True):
         return msgspec.structs.replace(self, secret=MASK if self.secret else "", jwks_url=masked_url(self.jwks_url))
 
 
-class GatewayConfig(Struct, frozen=True):
+class GatewayConfig(_Confidential, frozen=True):
     """Where clients and Prometheus connect."""
 
     host: str = "127.0.0.1"
@@ -100,10 +103,24 @@ class GatewayConfig(Struct, frozen=True):
     admin_host: str = "127.0.0.1"
     admin_port: int = 8701
     origins: tuple[str, ...] = ()
-    """Browser origins that may connect; empty: any."""
+    """Browser origins that may connect; empty: see `cluster.gateway.browsers`."""
     auth: AuthConfig = AuthConfig()
     tenant_claim: str = ""
     """The claim that names somebody's tenant, under which all their keys are; empty: there are no tenants."""
+    limits: Limits = Limits()
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks whose `X-Forwarded-For` is believed."""
+    hsts_ms: float = 0.0
+    """For how long browsers are told to use TLS only; 0: they are not told."""
+    outbox_bytes: int = OUTBOX_BYTES
+    """What may wait for one client."""
+    token_secret: str = ""
+    """What resume tokens are signed with; empty: one that the cluster makes."""
+
+    def redacted(self) -> Self:
+        """Return a copy without what may be a credential."""
+        token_secret = MASK if self.token_secret else ""
+        return msgspec.structs.replace(self, auth=self.auth.redacted(), token_secret=token_secret)
 
 
 class ServiceConfig(_Confidential, frozen=True):
@@ -293,6 +310,14 @@ class MutationConfig(_Confidential, frozen=True, kw_only=True):
         )
 
 
+class HistoryConfig(Struct, frozen=True):
+    """How far back a shard can say what a client missed; beside 100,000 changes."""
+
+    max_bytes: int = MAX_BYTES
+    max_age_ms: float | None = MAX_AGE_MS
+    """None: however old."""
+
+
 class StorageConfig(Struct, frozen=True):
     """Where shards keep what must survive them."""
 
@@ -304,6 +329,7 @@ class StorageConfig(Struct, frozen=True):
     """How long a starting shard waits for its store."""
     nodes: tuple[str, ...] = ()
     """Nodes that keep stores, by what follows `harbor_store:` in a Ray resource each offers: shard i is on node i mod n; empty: anywhere."""
+    history: HistoryConfig = HistoryConfig()
 
 
 class CacheConfig(Struct, frozen=True):
@@ -350,7 +376,7 @@ class Config(Struct, frozen=True):
         """Return a copy to display: without what may be a credential."""
         return msgspec.structs.replace(
             self,
-            gateway=msgspec.structs.replace(self.gateway, auth=self.gateway.auth.redacted()),
+            gateway=self.gateway.redacted(),
             services={name: service.redacted() for name, service in self.services.items()},
             queries=tuple(query.redacted() for query in self.queries),
             sources={name: source.redacted() for name, source in self.sources.items()},

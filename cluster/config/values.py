@@ -16,6 +16,8 @@ from cluster.core.staleness import STATIC, StaleTime
 from cluster.errors import ConfigError, OperationError
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)\Z")
+_SIZE = re.compile(r"(\d+)(B|KiB|MiB|GiB)\Z")
+_SIZE_BYTES = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _DURATION_MS = {"ms": 1.0, "s": 1_000.0, "m": 60_000.0, "h": 3_600_000.0, "d": 86_400_000.0}
 
 
@@ -97,6 +99,14 @@ def duration(path: str, value: Any) -> float:
     if match is None:
         raise ConfigError(path, f"expected a duration such as 100ms, 60s, 5m or 24h, got {value!r}")
     return float(match[1]) * _DURATION_MS[match[2]]
+
+
+def size(path: str, value: Any) -> int:
+    """Bytes, written with their unit."""
+    match = _SIZE.match(value) if isinstance(value, str) else None
+    if match is None:
+        raise ConfigError(path, f"expected a size such as 64KiB or 1MiB, got {value!r}")
+    return int(match[1]) * _SIZE_BYTES[match[2]]
 
 
 def one_of(*choices: str) -> Callable[[str, Any], str]:

@@ -1,12 +1,12 @@
 """What a client may say over a socket, and what it does.
 
 A frame that is no JSON ends the connection (3501): there is no telling what else of it is wrong. Anything else that is wrong is
-answered with an `error` naming the message's id, and changes nothing.
+answered with an `error` naming the message's id, and changes nothing. Every message counts towards its session's rate, whatever it says.
 """
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 from msgspec import Struct
@@ -15,14 +15,14 @@ from cluster.core import presence_message, protocol
 from cluster.core.acknowledgement import LEVELS
 from cluster.core.gateway_mutations import mutation_id
 from cluster.core.gateway_state import Close, Effect, GatewayState
+from cluster.core.limits import FRAME_MESSAGES, refuse
 from cluster.core.messages import Act, EntryView, Failure, Matched, MutationView, Payload, Read, Write, Written
-from cluster.core.position import decode_token
 from cluster.core.query_key import MAX_DEPTH, CanonicalKey, canonical, checked, depth
+from cluster.core.rate import RateLimit
 from cluster.core.session_state import SessionState
 from cluster.core.tenant import NOBODYS, Tenant
-from cluster.errors import ErrorCode, HarborError, RequestError, UnauthorizedError
+from cluster.errors import ErrorCode, HarborError, LimitError, RequestError, UnauthorizedError
 
-MAX_FRAME_BYTES = 1024 * 1024
 PING_MS = 25_000
 """Between the server's pings on a socket; a peer that does not answer is gone."""
 
@@ -55,14 +55,15 @@ def client_frame(
     `command` gives a ticket for what must wait for shards, and `take_back` takes one back that nothing waits for, since it was refused;
     `new_id` gives an id that nobody can guess for a mutation without one.
     """
-    if len(frame) > MAX_FRAME_BYTES:
-        return _error(
-            state, session, None, RequestError(ErrorCode.TOO_LARGE, f"a frame has at most {MAX_FRAME_BYTES} bytes")
-        )
+    limits = state.limits
     try:
-        decoded = orjson.loads(frame)
+        messages = _messages(frame, limits.frame_bytes)
     except orjson.JSONDecodeError as error:
         return [Close(session.id, protocol.CLOSE_NOT_PARSEABLE, f"not JSON: {error}"[:120])]
+    except LimitError as error:
+        return _error(state, session, None, error)
+    if session.pace is None:
+        session.pace = RateLimit("commands", "messages", limits.commands, limits.commands_burst, now_ms)
     effects: list[Effect] = []
     given: list[int] = []
 
@@ -70,14 +71,15 @@ def client_frame(
         given.append(command(asked))
         return given[-1]
 
-    for message in decoded if isinstance(decoded, list) else [decoded]:
+    for message in messages:
         name = message.get("id") if isinstance(message, dict) else None
         if isinstance(name, bool) or not isinstance(name, str | int | float):
             name = None
         given.clear()
         try:
+            session.pace.take(now_ms)
             if depth(message, MAX_DEPTH) > MAX_DEPTH:
-                raise RequestError(ErrorCode.TOO_DEEP, f"a message may nest {MAX_DEPTH} deep")
+                _too_deep()
             effects.extend(_carry_out(state, session, message, ticket, now_ms, new_id))
         except HarborError as error:
             for each in given:
@@ -86,7 +88,40 @@ def client_frame(
     return effects
 
 
+def _messages(frame: bytes | str, max_bytes: int) -> list[Any]:
+    """Read a frame.
+
+    Raises:
+        orjson.JSONDecodeError: it is no JSON.
+        LimitError: `TOO_LARGE`, `TOO_DEEP` or `TOO_MANY`.
+    """
+    if len(frame) > max_bytes:
+        refuse(ErrorCode.TOO_LARGE, "frame", max_bytes, f"a frame has at most {max_bytes} bytes, got {len(frame)}")
+    try:
+        decoded = orjson.loads(frame)
+    except orjson.JSONDecodeError as error:
+        if is_too_deep(error):
+            _too_deep()
+        raise
+    messages = decoded if isinstance(decoded, list) else [decoded]
+    if len(messages) > FRAME_MESSAGES:
+        most = f"a frame has at most {FRAME_MESSAGES} messages, got {len(messages)}"
+        refuse(ErrorCode.TOO_MANY, "frame_messages", FRAME_MESSAGES, most)
+    return messages
+
+
+def is_too_deep(error: orjson.JSONDecodeError) -> bool:
+    """Whether JSON was not read because it nests deeper than any may, rather than because it is none."""
+    return "depth limit" in error.msg or "ecursion" in error.msg
+
+
+def _too_deep() -> NoReturn:
+    refuse(ErrorCode.TOO_DEEP, "depth", MAX_DEPTH, f"a message may nest {MAX_DEPTH} deep")
+
+
 def _error(state: GatewayState, session: SessionState, name: Any, error: HarborError) -> list[Effect]:
+    if isinstance(error, LimitError):
+        state.limited[error.limit] += 1
     members = {**protocol.error_of(error), "message": session.tenant.text(error.message)}
     return state.say(session, protocol.message("error", **({} if name is None else {"re": name}), **members))
 
@@ -163,15 +198,22 @@ def _hello(state: GatewayState, session: SessionState, message: dict[str, Any], 
         except UnauthorizedError as error:
             return [Close(session.id, protocol.CLOSE_BAD_TOKEN, f"bad token: {error.message}")]
         effects.extend(state.admit(session, principal, now_ms))
+    refused: HarborError | None = None
     if resume is not None:
-        effects.extend(state.resume_session(session, resume, now_ms))
-    if not is_greeted or resume is not None:
+        try:
+            effects.extend(state.resume_session(session, resume, now_ms))
+        except HarborError as error:
+            refused = error  # it goes on as the new session that it is
+    if not is_greeted or (resume is not None and refused is None):
         effects.extend(welcome(state, session, now_ms))
+    if refused is not None:
+        effects.extend(_error(state, session, message.get("id"), refused))
     return effects
 
 
 def welcome(state: GatewayState, session: SessionState, now_ms: float) -> list[Effect]:
     """Greet a session, once it is known whose it is."""
+    assert session.principal is not None
     return state.say(
         session,
         protocol.message(
@@ -179,7 +221,7 @@ def welcome(state: GatewayState, session: SessionState, now_ms: float) -> list[E
             session=session.identity,
             server_time=int(now_ms),
             ping_interval_ms=PING_MS,
-            resume_token=session.resume_token,
+            resume_token=state.tokens.session(session.secret, session.owner),
         ),
     )
 
@@ -191,9 +233,9 @@ def _auth(state: GatewayState, session: SessionState, message: dict[str, Any], n
     return [*state.admit(session, principal, now_ms), *state.say(session, protocol.message("result", re=name))]
 
 
-def tokens_of(frame: bytes | str) -> list[str]:
+def tokens_of(frame: bytes | str, max_bytes: int) -> list[str]:
     """Return the tokens that a frame brings: to recognise who bears one, its key may have to be fetched before the frame is carried out."""
-    if not _TOKEN.search(frame if isinstance(frame, bytes) else frame.encode()) or len(frame) > MAX_FRAME_BYTES:
+    if not _TOKEN.search(frame if isinstance(frame, bytes) else frame.encode()) or len(frame) > max_bytes:
         return []
     try:
         decoded = orjson.loads(frame)
@@ -228,7 +270,7 @@ def _subscribe(state: GatewayState, session: SessionState, message: dict[str, An
         _key(session, message, "prefix" if prefix else "key"),
         prefix=prefix,
         mode=mode,
-        since=None if since is None else decode_token(since),
+        since=since,
         now_ms=now_ms,
     )
 
@@ -322,6 +364,8 @@ def answer(
     state: GatewayState, session: SessionState, command: Command, payloads: list[Payload], now_ms: float
 ) -> list[Effect]:
     """Answer a command, and go on with what waited for that."""
+    if session.control_bytes > state.outbox_limit and isinstance(payloads[0], EntryView):
+        payloads = [Failure(ErrorCode.LIMITED, "too much waits to be read by this client: read it, then ask again")]
     effects = state.say(session, result(command, payloads, now_ms, session.tenant))
     if command.mutation:
         view = payloads[0] if isinstance(payloads[0], MutationView) else None

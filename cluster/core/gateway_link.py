@@ -22,6 +22,7 @@ from cluster.core.messages import (
     Removed,
     Reset,
     ServiceState,
+    Verify,
     Watch,
 )
 from cluster.core.presence import PresenceOutbox
@@ -81,7 +82,7 @@ class GatewayLink:
         self.watched: set[str] = set()
         """Keys whose changes are sent: snapshot sent, or known to be absent."""
         self.pending: dict[str, PendingChange] = {}
-        self.tasks: deque[Watch | _Scan | Missed | ServiceState | Answered | MutationView] = deque()
+        self.tasks: deque[Watch | _Scan | Missed | Verify | ServiceState | Answered | MutationView] = deque()
         """What goes out in order, after pending changes."""
         self.presence = PresenceOutbox()
         self.oldest_ms = 0.0

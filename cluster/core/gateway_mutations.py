@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from cluster.core import protocol
 from cluster.core.grants import Principal
+from cluster.core.limits import refuse
 from cluster.core.messages import Mutate, MutationList, MutationView, Payload, Request
 from cluster.core.mutation import MAX_ID, SETTLED, DeclaredMutation, Status
 from cluster.core.query_key import CanonicalKey
@@ -169,7 +170,12 @@ class GatewayMutations:
             RequestError: `TOO_MANY`.
         """
         if len(self._sessions.get(session, ())) >= FOLLOWED:
-            raise RequestError(ErrorCode.TOO_MANY, f"a session has at most {FOLLOWED} mutations that are not settled")
+            refuse(
+                ErrorCode.TOO_MANY,
+                "mutations",
+                FOLLOWED,
+                f"a session has at most {FOLLOWED} mutations that are not settled",
+            )
 
     def require_home(self, mutation: str, home: int) -> None:
         """Refuse an id under which another mutation, with another home, is under way here.

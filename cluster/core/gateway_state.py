@@ -23,8 +23,11 @@ import orjson
 from msgspec import Struct
 
 from cluster.core import protocol
+from cluster.core.anti_entropy import AntiEntropy
+from cluster.core.degradation import LEVELS, WINDOW_MS, Degradation, Step
 from cluster.core.gateway_mutations import Concluded, GatewayMutations, News, Order, Said
 from cluster.core.grants import ANYBODY, Authority, Principal
+from cluster.core.limits import Limits, SessionCounts, refuse
 from cluster.core.link import Foreign, Incoming, New, Outgoing, Repeat
 from cluster.core.messages import (
     Absent,
@@ -44,6 +47,7 @@ from cluster.core.messages import (
     Item,
     ListMembers,
     ListMutations,
+    Mend,
     Meta,
     Missed,
     MissedKeys,
@@ -71,6 +75,8 @@ from cluster.core.messages import (
     SourceStates,
     Standing,
     Unwatch,
+    Verified,
+    Verify,
     Watch,
     Write,
     Written,
@@ -78,18 +84,18 @@ from cluster.core.messages import (
 from cluster.core.mutation import DeclaredMutation
 from cluster.core.outbox import Outbox, Pending, encode
 from cluster.core.placement import SlotMap
-from cluster.core.position import MAP, Position, encode_token
+from cluster.core.position import MAP, Position, Scope, Tokens, scope_of
 from cluster.core.presence_room import Mode, Pattern
 from cluster.core.presence_session import PresenceSessions
 from cluster.core.query_key import CanonicalKey, KeyMatcher, parse
 from cluster.core.replica import Replica
 from cluster.core.session_expiry import Expiries, expiry_notice
-from cluster.core.session_state import SUBSCRIPTIONS, SessionState
+from cluster.core.session_state import OUTBOX_BYTES, SessionState
 from cluster.core.subscription import Interests
 from cluster.core.tenant import Tenant
 from cluster.core.topic import Phase, Subscription, Topic
 from cluster.core.undo import Undoing
-from cluster.errors import ErrorCode, RequestError, UnauthorizedError, UnavailableError
+from cluster.errors import ErrorCode, LimitError, RequestError, UnauthorizedError, UnavailableError
 
 SETTLE_MS = 2.0
 """From the first change to the flush after a quiet time: the change sets of one window's shards arrive within it, a lone event hardly
@@ -102,8 +108,10 @@ CHUNK_BYTES = 64 * 1024
 """Of a snapshot, in one frame. The socket asks for the next when this one is written."""
 NOWHERE: Position = (-1, 0)
 """No shard has ever been there."""
-STALL_MS = 30_000.0
-"""A client that takes nothing for so long, while something waits, is closed."""
+PIECE_BYTES = 256 * 1024
+"""Of what has folded, in one frame: it is mostly all of it, and a client that has it all can go on from there."""
+AT_ONCE = 4
+"""Times as much as may wait for a client may for one that keeps up, as it takes it at once: many entries may change in one window."""
 SILENCE_MS = 3_000.0
 """A shard with watches sends a heartbeat every second. One that has said nothing for so long is asked whether it still knows this
 gateway; if not it refuses, and the links start over."""
@@ -114,7 +122,7 @@ IDS_PER_MS = 1_000_000
 MAX_REQUESTS = 10_000
 """Without an answer, per shard; beyond it callers get `UNAVAILABLE` at once. A healthy shard answers as many in a second."""
 MAX_SESSIONS = 20_000
-"""An idle socket costs about 20 KB here."""
+"""An idle socket costs about 16 KB here."""
 
 
 class Deliver(Struct, frozen=True):
@@ -218,22 +226,38 @@ class _Shard:
 class GatewayState:
     """See the module."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0915 - it has many parts, named here one by one
         self,
         identity: str,
         incarnation: int,
         *,
         slots: SlotMap,
         shards: int,
+        tokens: Tokens,
         concerns: Concerns | None = None,
         authority: Authority | None = None,
         mutations: Mapping[str, DeclaredMutation] | None = None,
         patterns: Sequence[Pattern] = (),
+        limits: Limits | None = None,
+        outbox_bytes: int = OUTBOX_BYTES,
     ) -> None:
+        """`outbox_bytes`: how much may wait for one session."""
+        self.outbox_limit = outbox_bytes
+        self._writing: dict[str, SessionState] = {}
+        """Sessions whose sockets are taking a frame."""
+        self._degraded: dict[str, SessionState] = {}
+        """Those with a `degradation`."""
+        self._held: dict[str, float] = {}
+        """When what waits for a degraded session is due."""
         self.identity = identity
+        self.tokens = tokens
         self.authority = authority
         """Says who may do what; None: anybody everything."""
         self.expiries = Expiries()
+        self.limits = limits or Limits()
+        self.counts = SessionCounts(self.limits)
+        self.limited: Counter[str] = Counter()
+        """What was refused, by limit."""
         self.mutations = GatewayMutations(mutations or {})
         self.concerns = concerns
         self._sources: dict[str, str | None] = {}
@@ -262,11 +286,27 @@ class GatewayState:
         self.changes_delivered = 0
         self.ended: Counter[str] = Counter()
         """Sessions that were closed since their credentials no longer count, by why."""
+        self.anti_entropy = AntiEntropy()
+        self._regained: set[str] = set()
+        """Keys of which there was no replica though there should have been, until there is."""
+        self.diverged: list[tuple[str, str, int, int]] = []
+        """(shard, a key, its version here, how many) of replicas that were found wrong, since the shell last took them."""
         self.resumes: Counter[str] = Counter()
         self.reads: Counter[str] = Counter()
         """By where the answer came from; the shell counts."""
         self._now_ms = 0.0
-        self.presence = PresenceSessions(incarnation, self._home_of, shards, patterns)
+        self.presence = PresenceSessions(
+            incarnation,
+            self._home_of,
+            shards,
+            patterns,
+            updates_per_s=self.limits.presence_updates,
+        )
+
+    @property
+    def slots(self) -> SlotMap:
+        """Return which shard has which slot, as far as this gateway knows."""
+        return self._slots
 
     # --- shards --------------------------------------------------------------------------------------------------
 
@@ -357,6 +397,8 @@ class GatewayState:
                         self._pending(topic, view.key, before).reset = True
             case MissedKeys():
                 self._missed(shard, item, effects)
+            case Verified(keys=keys):
+                self._compare(shard, keys, effects)
             case ServiceState(service=service, is_offline=is_offline):
                 self._toggle(shard, service, is_offline=is_offline, effects=effects)
             case Answered(id=request, payload=payload):
@@ -376,6 +418,10 @@ class GatewayState:
             if not topics or change.data is None:
                 return  # no longer watched
             replica = self._replica(change.key, shard)
+            if change.key in self._regained:  # nobody knows what was passed on of it
+                self._regained.discard(change.key)
+                for topic in replica.topics:
+                    self._pending(topic, change.key, 0).reset = True
         elif change.version <= replica.version:
             return
         elif change.from_version != replica.version and change.data is None:
@@ -390,6 +436,7 @@ class GatewayState:
             pending.coalesced += change.coalesced
 
     def _replica(self, key: str, shard: _Shard) -> Replica:
+        self.anti_entropy.begin(self._now_ms)
         replica = self.replicas[key] = Replica(key, shard.index)
         for topic in self._interests.matching(key, replica.parsed):
             replica.topics.append(topic)
@@ -485,17 +532,18 @@ class GatewayState:
             return
         for key, pending in subscription.outbox.items():
             if self._slots.shard(CanonicalKey(key)) in subscription.topic.held:
-                pending.patches = None  # they lead to what the last life had
+                subscription.outbox.whole(key, pending.from_version)  # patches lead to what the last life had
         for key, version in moved.items():
-            subscription.outbox.at(key, version).patches = None
+            subscription.outbox.whole(key, version)
         subscription.phase = Phase.LAGGING
         self._attend(subscription, effects)
+        self._weigh(subscription, effects)
 
     def _start_over(self, subscription: Subscription) -> None:
         subscription.resets, subscription.since = True, None
         subscription.phase = Phase.AWAITING
         subscription.remaining = {}
-        subscription.outbox.clear()
+        subscription.outbox.empty()
 
     def announce(self, message: Announce, now_ms: float) -> tuple[Answer, list[Effect]]:
         """A shard lives anew: what this gateway watches there is void until it says so again."""
@@ -515,6 +563,8 @@ class GatewayState:
         shard.partial.clear()
         shard.partial_oldest_ms = 0.0
         shard.queue = []
+        self.anti_entropy.forget(shard.index)
+        self._regained.clear()
         self.presence.relinked(shard.index)
         topics = list(shard.watching.values())
         shard.watching.clear()
@@ -1000,34 +1050,54 @@ class GatewayState:
         *,
         server_sent: bool = False,
         principal: Principal | None = ANYBODY,
-        resume_token: str = "",
+        secret: str = "",
+        scope: Scope = b"",
+        address: str = "",
         now_ms: float | None = None,
     ) -> SessionState:
-        """A client has connected; with no `principal` it has yet to say whose it is.
+        """A client has connected; with no `principal` it has yet to say whose it is. `scope`: of all that an event stream carries.
 
         Raises:
             UnavailableError: too many have.
+            LimitError: too many of its address or of its subject, or too many event streams.
         """
         if len(self.sessions) >= MAX_SESSIONS:
             raise UnavailableError("this gateway has as many sessions as it may")
-        session = self.sessions[session_id] = SessionState(
-            session_id, server_sent=server_sent, principal=principal, resume_token=resume_token
+        session = SessionState(
+            session_id, server_sent=server_sent, principal=None, secret=secret, scope=scope, address=address
         )
+        self.counts.open(address, server_sent=server_sent)
+        try:
+            self.identify(session, principal)
+        except LimitError:
+            self.counts.close(address, None, server_sent=server_sent)
+            raise
+        self.sessions[session_id] = session
         self.presence.opened(session)
         self.expiries.begin(session, self._now_ms if now_ms is None else now_ms)
         return session
+
+    def identify(self, session: SessionState, principal: Principal | None) -> None:
+        """A session is this principal's from now on.
+
+        Raises:
+            LimitError: that subject has as many as it may; the session is as it was.
+        """
+        self.counts.identify(_counted(session.principal), _counted(principal))
+        session.principal = principal
 
     def admit(self, session: SessionState, principal: Principal, now_ms: float) -> list[Effect]:
         """A session is this principal's from now on; what it watches and may not goes.
 
         Raises:
             HarborError: `FORBIDDEN`, it is somebody else's.
+            LimitError: that subject has as many as it may; the session is as it was.
         """
         if session.principal is not None:
             session.principal.require_follower(principal)
         self._now_ms = now_ms
         effects: list[Effect] = []
-        session.principal = principal
+        self.identify(session, principal)
         self.expiries.begin(session, now_ms)
         for subscription in list(session.subscriptions.values()):
             topic = subscription.topic
@@ -1082,9 +1152,12 @@ class GatewayState:
         self._now_ms = now_ms
         effects: list[Effect] = []
         session = self.sessions.pop(session_id, None)
+        for collection in (self._writing, self._degraded, self._held):
+            collection.pop(session_id, None)
         self.mutations.forget(session_id)
         if session is not None:
             self.expiries.end(session)
+            self.counts.close(session.address, _counted(session.principal), server_sent=session.server_sent)
             for subscription in list(session.subscriptions.values()):
                 self._end(session, subscription, effects)
             self.presence.gone(session, now_ms, lingers=lingers)
@@ -1118,10 +1191,12 @@ class GatewayState:
         """A session is the one that was given this token.
 
         Raises:
-            RequestError: `CONFLICT`.
+            RequestError: `CONFLICT`; `BAD_REQUEST`, it was not given to whose this session is.
         """
+        assert session.principal is not None
         self._now_ms = now_ms
-        earlier = self.presence.resume(session, token, now_ms)
+        secret = self.tokens.read_session(token, session.owner)
+        earlier = self.presence.resume(session, secret, now_ms)
         effects: list[Effect] = []
         if earlier is not None:
             effects.append(Close(earlier.id, protocol.CLOSE_RESUMED, "resumed by another connection"))
@@ -1151,6 +1226,7 @@ class GatewayState:
     def say(self, session: SessionState, message: bytes) -> list[Effect]:
         """Queue a whole message."""
         session.control.append(message)
+        session.control_bytes += len(message)
         return [Deliver(session.id)]
 
     def subscribe(
@@ -1161,31 +1237,33 @@ class GatewayState:
         *,
         prefix: bool,
         mode: str,
-        since: dict[int, Position] | None,
+        since: str | None,
         now_ms: float,
     ) -> list[Effect]:
-        """Begin a subscription.
+        """Begin a subscription, where `since` is a token after the position that tells.
 
         Raises:
-            HarborError: the session may not read that, the name is taken, or there are too many.
+            HarborError: the session may not read that, the name is taken, there are too many, or the token is not for that.
         """
         assert session.principal is not None
         session.principal.require("read", key)
+        scope = scope_of([(key, prefix)])
+        positions = None if since is None else self.tokens.read(since, session.scope or scope)
         self._now_ms = now_ms
         if name in session.subscriptions:
             raise RequestError(ErrorCode.CONFLICT, f"the subscription {name.decode()} exists already")
-        if len(session.subscriptions) >= SUBSCRIPTIONS:
-            raise RequestError(ErrorCode.TOO_MANY, f"a session has at most {SUBSCRIPTIONS} subscriptions")
+        if len(session.subscriptions) >= (most := self.limits.subscriptions):
+            refuse(ErrorCode.TOO_MANY, "subscriptions", most, f"a session has at most {most} subscriptions")
         effects: list[Effect] = []
         topic = self._topics.get((key, prefix))
         if topic is None:
-            topic = self._topics[key, prefix] = Topic(key, KeyMatcher(parse(key)) if prefix else None)
+            topic = self._topics[key, prefix] = Topic(key, KeyMatcher(parse(key)) if prefix else None, scope)
             self._add_interest(topic)
             shards = self._shards if prefix else [self._shards[self._slots.shard(key)]]
             for shard in shards:
                 self._watch(shard, topic)
         subscription = Subscription(name, topic, mode)
-        subscription.since = since
+        subscription.since = positions
         session.subscriptions[name] = subscription
         topic.subscriptions[subscription] = session.id
         self._settle_rest(topic, effects)
@@ -1209,6 +1287,8 @@ class GatewayState:
     def _begin(self, subscription: Subscription, effects: list[Effect]) -> None:
         """The topic is ready: begin the snapshot, or find out what was missed."""
         topic = subscription.topic
+        if self.sessions[topic.subscriptions[subscription]].step is Step.ON_DRAIN:
+            return  # it begins when its socket has drained
         self._flush_topic(topic, effects)  # while it is still awaiting: its snapshot holds what is pending now
         if subscription.since is None:
             subscription.phase = Phase.SNAPSHOT
@@ -1219,6 +1299,7 @@ class GatewayState:
         subscription.unanswered = 0
         subscription.listed.clear()
         since = {index: each if each[0] else NOWHERE for index, each in subscription.since.items()}
+        unnamed = (0, 0) if since else NOWHERE
         map_epoch = since.pop(MAP, (1, 0))[0]
         if map_epoch == self._slots.epoch:
             asked = [
@@ -1228,7 +1309,7 @@ class GatewayState:
         else:
             # Whoever has the entries now, others had them since, and know what changed there.
             asked = [
-                (index, Missed(self._id(), topic.key, topic.prefix, *since.get(index, (0, 0)), map_epoch))
+                (index, Missed(self._id(), topic.key, topic.prefix, *since.get(index, unnamed), map_epoch))
                 for index in range(len(self._shards))
             ]
             gone = [(index, *position) for index, position in since.items() if index >= len(self._shards)]
@@ -1241,6 +1322,46 @@ class GatewayState:
             shard.queue.append(request)
         for index in dict(asked):
             effects.extend(self._pump(self._shards[index]))
+
+    def _verify(self, effects: list[Effect]) -> None:
+        """Ask shards whether replicas, and keys that are known to have none, are what they hold."""
+        keys = self.anti_entropy.due(
+            (*self.replicas, *(key for key, prefix in self._topics if not prefix)), self._now_ms
+        )
+        checked: dict[int, list[str]] = {}
+        for key in keys:
+            checked.setdefault(self._slots.shard(CanonicalKey(key)), []).append(key)
+        for index, mine in checked.items():
+            shard = self._shards[index]
+            if not shard.reopening and self.anti_entropy.asks(index, mine):
+                shard.queue.append(Verify(self._id(), [(key, self._version(key)) for key in mine]))
+                effects.extend(self._pump(shard))
+
+    def _version(self, key: str) -> int:
+        replica = self.replicas.get(key)
+        return 0 if replica is None or replica.value is None else replica.version
+
+    def _compare(self, shard: _Shard, said: list[tuple[str, int]], effects: list[Effect]) -> None:
+        """A shard says what it holds where that is not what it was asked about: all that came to be before is here by now."""
+
+        def held(key: str) -> int | None:
+            replica, topic = self.replicas.get(key), self._topics.get((key, False))
+            topics = replica.topics if replica is not None else [] if topic is None else [topic]
+            is_elsewhere = self._slots.shard(CanonicalKey(key)) != shard.index  # since it was asked
+            if is_elsewhere or not topics or any(shard.index in each.awaited for each in topics):
+                return None  # it is no longer watched, or is on its way
+            return self._version(key)
+
+        differing, again = self.anti_entropy.compare(shard.index, said, held)
+        if not differing:
+            return
+        self.diverged.append((shard.address, *differing[0], len(differing)))
+        if again:
+            self._relink(shard, effects)
+            return
+        self._regained.update(key for key, version in differing if not version)
+        shard.queue.append(Mend(self._id(), differing))
+        effects.extend(self._pump(shard))
 
     def _missed(self, shard: _Shard, missed: MissedKeys, effects: list[Effect]) -> None:
         shard.outstanding.pop(missed.id, None)
@@ -1257,7 +1378,7 @@ class GatewayState:
         for key in list(subscription.outbox):
             # The client may come from a gateway that was ahead of this one: what the shard does not list, it has.
             if key not in changed and key not in listed and self._slots.shard(CanonicalKey(key)) == shard.index:
-                del subscription.outbox[key]
+                subscription.outbox.drop(key)
         for (
             key,
             version,
@@ -1269,6 +1390,7 @@ class GatewayState:
             self.resumes["resumed"] += 1
             subscription.phase = Phase.LAGGING
             self._attend(subscription, effects)
+        self._weigh(subscription, effects)
 
     def unsubscribe(self, session: SessionState, name: bytes, now_ms: float) -> list[Effect]:
         """End a subscription.
@@ -1364,12 +1486,13 @@ class GatewayState:
         topic.dirty = False
         self._dirty.remove(topic)
         outbox, topic.outbox = topic.outbox, Outbox()
+        is_long = self._size(topic, outbox) > self.outbox_limit  # each then pulls it in pieces
         encoded: dict[tuple[str, bool, str], list[bytes]] = {}
         texts: dict[tuple[str, bytes, bool, str], bytes] = {}
         token = self._token(topic)
         for subscription, session_id in topic.subscriptions.items():
             session = self.sessions[session_id]
-            if subscription.phase is not Phase.LIVE or not session.in_step:
+            if subscription.phase is not Phase.LIVE or is_long or not session.in_step:
                 self._lag(subscription, outbox, effects)
                 continue
             tenant = session.tenant
@@ -1400,18 +1523,61 @@ class GatewayState:
                 return  # its snapshot will hold them
             case Phase.LIVE:
                 subscription.phase = Phase.LAGGING
-            case Phase.REJOINING:
-                held = subscription.topic.held  # of these shards' entries, versions will tell
-                outbox = Outbox(
-                    {k: each for k, each in outbox.items() if self._slots.shard(CanonicalKey(k)) not in held}
-                )
             case _:
                 pass
+        # While a shard rejoins, versions will tell what became of its entries.
+        held = subscription.topic.held if subscription.phase is Phase.REJOINING else ()
         for key, pending in outbox.items():
-            if key not in subscription.remaining:
-                subscription.outbox.at(key, pending.from_version).fold(pending)
+            if key not in subscription.remaining and not (held and self._slots.shard(CanonicalKey(key)) in held):
+                subscription.outbox.fold(key, pending)
         if subscription.phase is Phase.LAGGING:
             self._attend(subscription, effects)
+        self._weigh(subscription, effects)
+
+    def _size(self, topic: Topic, outbox: Outbox) -> int:
+        """Return about how long what is pending is when it is written."""
+        size = 0
+        for key, pending in outbox.items():
+            replica = topic.replicas.get(key)
+            if replica is not None and replica.value is not None:
+                size += pending.patch_bytes or replica.value.size()
+        return size
+
+    def _weigh(self, subscription: Subscription, effects: list[Effect]) -> None:
+        """Where more waits for a session than may, keep only that there was something: it gets a reset and a new snapshot.
+
+        Of a session whose socket holds it up that goes for all it watches. Else what waits is paused, or waits for a shard.
+        """
+        session = self.sessions[subscription.topic.subscriptions[subscription]]
+        if subscription.outbox.bytes * len(session.subscriptions) <= self.outbox_limit:
+            return  # the larger ones are looked at in their turn, so the sum is less than twice as much
+        waiting = session.waiting_bytes()
+        if waiting <= self.outbox_limit:
+            return
+        if session.busy:
+            degradation = self._observe(session)
+            if degradation.held_ms or waiting > AT_ONCE * self.outbox_limit:
+                degradation.overfull()
+                self._let_go(session)
+        elif subscription.paused or subscription.phase is not Phase.LAGGING or waiting > AT_ONCE * self.outbox_limit:
+            self._start_over(subscription)
+            if subscription.topic.ready:
+                self._begin(subscription, effects)
+
+    def _observe(self, session: SessionState) -> Degradation:
+        if session.degradation is None:
+            session.degradation = Degradation(self._now_ms)
+            self._degraded[session.id] = session
+        return session.degradation
+
+    def _let_go(self, session: SessionState) -> None:
+        """Keep nothing for a session until its socket has drained."""
+        session.out = [text for text in session.out if session.server_sent and text.startswith(b"event: notice")]
+        session.out_bytes = sum(map(len, session.out))
+        session.attention.clear()
+        for subscription in session.subscriptions.values():
+            if subscription.phase is not Phase.AWAITING:
+                self._start_over(subscription)
 
     def _encode(self, topic: Topic, outbox: Outbox, mode: str, tenant: Tenant) -> list[protocol.Typed]:
         replicas, now_ms = topic.replicas, self._now_ms
@@ -1422,8 +1588,14 @@ class GatewayState:
 
     def _token(self, topic: Topic) -> bytes:
         if topic.waits:
-            return protocol.VOID_TOKEN
-        return _encoded({index: self._shards[index].position for index in topic.watches}, self._slots.epoch)
+            return self.tokens.position(topic.scope)
+        return self._position(topic.scope, sorted(topic.watches))
+
+    def _position(self, scope: Scope, shards: Sequence[int]) -> bytes:
+        positions = [(index, self._shards[index].position) for index in shards]
+        if self._slots.epoch > 1:
+            positions.append((MAP, (self._slots.epoch, 0)))
+        return self.tokens.position(scope, positions)
 
     def _event_id(self, session: SessionState) -> bytes | None:
         """Return the token for all of an event stream's subscriptions, if what is being written brings them all up to it."""
@@ -1432,8 +1604,7 @@ class GatewayState:
             topic.dirty or topic.waits for topic in topics
         ):
             return None
-        shards = {index for topic in topics for index in topic.watches}
-        return _encoded({index: self._shards[index].position for index in shards}, self._slots.epoch)
+        return self._position(session.scope, sorted({index for topic in topics for index in topic.watches}))
 
     def flush(self, effects: list[Effect]) -> None:
         """The tick: hand out what changed."""
@@ -1452,16 +1623,43 @@ class GatewayState:
         self._now_ms = now_ms
         parts: list[bytes] = []
         effects: list[Effect] = []
-        if session.server_sent:
+        if session.step is not session.told:
+            session.told = session.step
+            parts.append(_degraded_notice(session))
+        is_held = session.step is not Step.IN_STEP and now_ms < session.due_ms
+        if session.server_sent and not is_held:
             for subscription in session.subscriptions.values():
                 self._flush_topic(subscription.topic, effects)  # the event id speaks for all of them
-        else:
+        if not session.server_sent:
             parts.extend(session.control)
         session.control.clear()
-        parts.extend(session.out)
-        session.out = []
-        session.out_bytes = 0
+        session.control_bytes = 0
+        if is_held:
+            if session.out or session.attention or (session.attendance is not None and session.attendance.due):
+                self._held[session.id] = session.due_ms
+        else:
+            parts.extend(session.out)
+            session.out = []
+            session.out_bytes = 0
+            self._changes_of(session, parts, effects)
+        if not parts:
+            return None, effects
+        session.busy = True
+        session.writes += 1
+        self._writing[session.id] = session
+        if not session.server_sent:
+            frame = b"[" + b",".join(parts) + b"]"
+        else:
+            token = self.tokens.position(session.scope) if session.voided else self._event_id(session)
+            session.voided = False
+            frame = protocol.event_stream(parts, None if is_held else token)
+        session.frame_bytes = len(frame)
+        return frame, effects
+
+    def _changes_of(self, session: SessionState, parts: list[bytes], effects: list[Effect]) -> None:
+        """Add what those subscriptions of a session are owed that are not in step, and its presence topics."""
         size = sum(map(len, parts))
+        had = len(parts)
         while session.attention and size < CHUNK_BYTES:
             subscription = next(iter(session.attention))
             del session.attention[subscription]
@@ -1471,21 +1669,52 @@ class GatewayState:
                 size += len(text)
         if session.attendance is not None and session.attendance.due:
             parts.extend(self.presence.write(session.attendance, CHUNK_BYTES - size))
-        if not parts:
-            return None, effects
-        session.busy = True
-        session.stalled_since = session.stalled_since or now_ms
-        if not session.server_sent:
-            return b"[" + b",".join(parts) + b"]", effects
-        token = protocol.VOID_TOKEN if session.voided else self._event_id(session)
-        session.voided = False
-        return protocol.event_stream(parts, token), effects
+        if session.step is not Step.IN_STEP and len(parts) > had and not session.attention:
+            session.due_ms = self._now_ms + WINDOW_MS[session.step]  # pieces of a whole follow each other
 
-    def written(self, session: SessionState, now_ms: float) -> None:
+    def written(self, session: SessionState, now_ms: float) -> list[Effect]:
         """The socket has taken what `take` returned."""
         self._now_ms = now_ms
+        effects: list[Effect] = []
         session.busy = False
-        session.stalled_since = None
+        session.frame_bytes = 0
+        self._writing.pop(session.id, None)
+        if session.step is Step.ON_DRAIN and session.degradation is not None:
+            session.degradation.drained()
+            session.due_ms = 0.0
+            for subscription in list(session.subscriptions.values()):
+                if subscription.phase is Phase.AWAITING and subscription.topic.ready:
+                    self._begin(subscription, effects)
+        return effects
+
+    def look(self, now_ms: float, unsent: Callable[[str], int]) -> list[Effect]:
+        """Look at the sockets that are being written to (`degradation`); `unsent` says how much of it one has not sent, by session."""
+        self._now_ms = now_ms
+        effects: list[Effect] = []
+        for session in list({**self._writing, **self._degraded}.values()):
+            degradation = self._observe(session)
+            before = degradation.step
+            degradation.look(now_ms, session.writes, unsent(session.id) if session.busy else None)
+            if degradation.is_stalled:
+                effects.append(Close(session.id, protocol.CLOSE_TOO_SLOW, "too slow"))
+            elif degradation.step is not before:
+                if degradation.step is Step.ON_DRAIN:
+                    self._let_go(session)
+                effects.append(Deliver(session.id))
+            if degradation.is_over:
+                session.degradation = None
+                del self._degraded[session.id]
+        return effects
+
+    @property
+    def is_slowed(self) -> bool:
+        """Whether `look` is to be called."""
+        return bool(self._writing or self._degraded)
+
+    def degraded(self) -> dict[str, int]:
+        """Return how many sessions are at each level below being in step."""
+        counts = Counter(session.step for session in self._degraded.values())
+        return {name: counts[step] for step, name in LEVELS.items()}
 
     def _catch_up(self, session: SessionState, subscription: Subscription, budget: int, effects: list[Effect]) -> bytes:
         """Write what a subscription that is not in step is owed."""
@@ -1495,7 +1724,7 @@ class GatewayState:
             subscription.resets = False
             messages.append(protocol.reset(None))
             # Until it has been sent everything anew, a client that comes back has to begin again.
-            token = protocol.VOID_TOKEN
+            token = self.tokens.position(subscription.topic.scope)
         if subscription.topic.waits:
             pass
         elif not subscription.paused and subscription.phase is Phase.SNAPSHOT:
@@ -1503,12 +1732,15 @@ class GatewayState:
         elif not subscription.paused and subscription.phase is Phase.LAGGING:
             self._flush_topic(subscription.topic, effects)
             session.attention.pop(subscription, None)
-            messages.extend(self._encode(subscription.topic, subscription.outbox, subscription.mode, session.tenant))
-            subscription.outbox.clear()
-            subscription.phase = Phase.LIVE
-            resumed, subscription.since = subscription.since is not None, None
-            if messages or resumed:
-                token = self._token(subscription.topic)
+            self._unfold(subscription, PIECE_BYTES, messages, session.tenant)
+            if subscription.outbox:  # one that breaks off here has to begin again, as it has some of it
+                session.attention[subscription] = None
+                token = self.tokens.position(subscription.topic.scope)
+            else:
+                subscription.phase = Phase.LIVE
+                resumed, subscription.since = subscription.since is not None, None
+                if messages or resumed:
+                    token = self._token(subscription.topic)
         self.changes_delivered += len(messages)
         if subscription.phase is not Phase.LIVE and token is not None:
             session.voided = True
@@ -1530,10 +1762,8 @@ class GatewayState:
         topic = subscription.topic
         self._flush_topic(topic, effects)
         session.attention.pop(subscription, None)
-        messages.extend(self._encode(topic, subscription.outbox, subscription.mode, session.tenant))
-        subscription.outbox.clear()
-        size = sum(len(members) for _, members in messages)
-        while subscription.remaining:
+        size = self._unfold(subscription, budget, messages, session.tenant)
+        while subscription.remaining or subscription.outbox:
             if size >= budget:
                 session.attention[subscription] = None
                 return None
@@ -1547,6 +1777,18 @@ class GatewayState:
         messages.append(protocol.snapshot_end(token))
         subscription.phase = Phase.LIVE
         return token
+
+    def _unfold(self, subscription: Subscription, budget: int, messages: list[protocol.Typed], tenant: Tenant) -> int:
+        """Add what a subscription's outbox holds, until that is about so many bytes. Returns how many."""
+        size = 0
+        while subscription.outbox and size < budget:
+            key = next(iter(subscription.outbox))
+            pending = subscription.outbox.drop(key)
+            replica = subscription.topic.replicas.get(key)
+            for each in encode(key, pending, replica, subscription.mode, self._now_ms, tenant):
+                messages.append(each)
+                size += len(each[1])
+        return size
 
     # --- time ----------------------------------------------------------------------------------------------------
 
@@ -1563,6 +1805,8 @@ class GatewayState:
             times.append(gather.until_ms)
             break
         times.append(self.mutations.deadline())
+        times.append(self.anti_entropy.due_ms)
+        times.append(min(self._held.values(), default=None))
         return min((at for at in times if at is not None), default=None)
 
     def wake(self, now_ms: float) -> list[Effect]:
@@ -1584,30 +1828,17 @@ class GatewayState:
                 message = Requests(shard.out.header(), [])
                 shard.out.sent(message)
                 effects.append(Send(shard.address, message))
+        for session_id, due_ms in list(self._held.items()):
+            if due_ms <= now_ms:
+                del self._held[session_id]
+                effects.append(Deliver(session_id))
         self._expire(effects)
+        self._verify(effects)
         return effects
 
-    def stalled(self, now_ms: float) -> list[Effect]:
-        """Close sessions that have taken nothing for too long."""
-        return [
-            Close(session.id, protocol.CLOSE_TOO_SLOW, "too slow")
-            for session in self.sessions.values()
-            if session.busy and session.stalled_since is not None and now_ms - session.stalled_since > STALL_MS
-        ]
-
     def outbox_bytes(self) -> int:
-        """Bytes encoded and not yet written, and patches waiting."""
-        return sum(
-            session.out_bytes
-            + sum(pending.patch_bytes for each in session.subscriptions.values() for pending in each.outbox.values())
-            for session in self.sessions.values()
-        )
-
-
-def _encoded(positions: dict[int, Position], map_epoch: int) -> bytes:
-    """Return the token of positions by shard."""
-    named = sorted(positions.items())
-    return encode_token(named if map_epoch == 1 else [*named, (MAP, (map_epoch, 0))]).encode()
+        """Return what waits for all sessions, and what their sockets have not taken yet."""
+        return sum(session.waiting_bytes() for session in self.sessions.values())
 
 
 def _moved(topic: Topic) -> dict[str, int] | None:
@@ -1624,6 +1855,11 @@ def _moved(topic: Topic) -> dict[str, int] | None:
         if replica.version and replica.shard in topic.held and key not in topic.held[replica.shard]:
             moved[key] = 0
     return moved
+
+
+def _counted(principal: Principal | None) -> str | None:
+    """Return the subject that a session is counted by; None: by none."""
+    return None if principal is None or principal is ANYBODY else principal.subject
 
 
 def _condition(before: str | None, state: str) -> str | None:
@@ -1668,6 +1904,27 @@ def _told(members: dict[str, Any], tenant: Tenant) -> dict[str, Any]:
     error = members.get("error")
     shown = {} if error is None else {"error": {**error, "message": tenant.text(error["message"])}}
     return {**members, **shown, "mutation_id": tenant.outside_id(members["mutation_id"])}
+
+
+def _degraded_notice(session: SessionState) -> bytes:
+    """Tell a session how far it is degraded."""
+    step = session.step
+    text = (
+        "changes come in every window again"
+        if step is Step.IN_STEP
+        else "this client reads slowly: changes come less often"
+    )
+    level = "success" if step is Step.IN_STEP else "warning"
+    members = {
+        "level": level,
+        "code": "degraded",
+        "message": text,
+        "window_ms": int(WINDOW_MS[step]),
+        "step": int(step),
+    }
+    if session.server_sent:
+        return b"".join(protocol.events([(b"notice", orjson.dumps(members)[1:-1])]))
+    return protocol.message("notice", **members)
 
 
 def _bodies(messages: list[protocol.Typed], session: SessionState) -> list[bytes]:

@@ -3,6 +3,9 @@
 It keeps no values. A client that resumes needs each entry it missed once, at its present version, whatever happened in between; so a
 record is (key, version before the change), and the first record of a key after a position says what a client there holds.
 
+It is bounded three ways, since each alone fails somewhere: by changes, as what answers a client goes through them; by bytes, as keys may
+be long; by age, since who was away for longer is as well served by a snapshot.
+
 Changes are numbered through all lives of a shard. A life (epoch) counts its own offsets, so it says at which number they begin; a
 position is one of an offset that its life has reached, and of no later one. Where slots come from a shard with a higher offset, the life
 goes on at that: it has two entries then, each with offsets of its own.
@@ -20,6 +23,14 @@ from msgspec import Struct
 
 MAX_CHANGES = 100_000
 """About 10 MB of records; at 5,000 changes/s (500 keys, every window) it reaches back 20 s, at 100/s a quarter of an hour."""
+MAX_BYTES = 16 * 1024 * 1024
+"""With keys of 60 characters 100,000 changes take as much, so that the number of changes is what counts; with keys of 1 KiB, 15,000."""
+MAX_AGE_MS = 3_600_000.0
+"""An hour: a laptop that was shut for a meeting goes on; a page of yesterday begins anew."""
+RECORD_BYTES = 100
+"""Of a record beside its key, which an entry that is gone has left to it."""
+MARK_MS = 1_000.0
+"""How exactly the age of changes is known: a mark is kept for each second in which there was one."""
 Record = tuple[str, int]
 """(key, version before the change); 0: there was no data."""
 
@@ -53,12 +64,20 @@ class Past(Struct, frozen=True, array_like=True):
 
 
 class History:
-    """The last `max_changes` changes of a shard."""
+    """The last changes of a shard, within bounds."""
 
-    __slots__ = ("_changes", "_max_changes", "first", "lives", "steps")
+    __slots__ = ("_changes", "_marks", "_max_age_ms", "_max_bytes", "_max_changes", "bytes", "first", "lives", "steps")
 
-    def __init__(self, epoch: int, offset: int, max_changes: int = MAX_CHANGES) -> None:
-        """Start empty after `offset`."""
+    def __init__(
+        self,
+        epoch: int,
+        offset: int,
+        max_changes: int = MAX_CHANGES,
+        *,
+        max_bytes: int = MAX_BYTES,
+        max_age_ms: float | None = MAX_AGE_MS,
+    ) -> None:
+        """Start empty after `offset`. `max_age_ms` None: changes are kept whatever their age."""
         self._changes: deque[Record] = deque()
         self.first = 0
         """Number of the oldest change that is kept."""
@@ -66,6 +85,16 @@ class History:
         """The last is the present one."""
         self.steps: list[Step] = []
         self._max_changes = max_changes
+        self._max_bytes = max_bytes
+        self._max_age_ms = max_age_ms
+        self._marks: deque[tuple[float, int]] = deque()
+        """(since when, number of the first change since then)."""
+        self.bytes = 0
+        """What is kept takes, about."""
+
+    def __len__(self) -> int:
+        """Changes that are kept."""
+        return len(self._changes)
 
     @classmethod
     def of(cls, past: Past) -> "History":
@@ -80,24 +109,40 @@ class History:
         last = Step(ended - 1, ended, self.next)
         return Past(ended, self.lives, self.first, list(self._changes), [*self.steps, last])
 
-    def restore(self, lives: list[Life], first: int, changes: list[Record], steps: list[Step] | None = None) -> None:
-        """Put what earlier lives left before this one, which has changed nothing yet."""
+    def restore(
+        self, lives: list[Life], first: int, changes: list[Record], now_ms: float, steps: list[Step] | None = None
+    ) -> None:
+        """Put what earlier lives left before this one, which has changed nothing yet. Their age counts from now."""
         self.steps = [*(steps or []), *self.steps]
         present = self.lives[-1]
         self.first = first
         self._changes.extend(changes)
+        self.bytes = sum(len(key) + RECORD_BYTES for key, _ in changes)
+        self._marks.append((now_ms, first))
         self.lives = [*lives, Life(present.epoch, present.offset, self.next)]
-        self._trim()
+        self._trim(now_ms)
 
-    def record(self, key: str, from_version: int) -> None:
+    def record(self, key: str, from_version: int, now_ms: float) -> None:
         """Note the change at the next offset."""
+        if not self._marks or now_ms - self._marks[-1][0] >= MARK_MS:
+            self._marks.append((now_ms, self.next))
+            self._trim(now_ms)
         self._changes.append((key, from_version))
-        if len(self._changes) > self._max_changes:
-            self._trim()
+        self.bytes += len(key) + RECORD_BYTES
+        if len(self._changes) > self._max_changes or self.bytes > self._max_bytes:
+            self._trim(now_ms)
 
-    def _trim(self) -> None:
-        while len(self._changes) > self._max_changes:
-            self._changes.popleft()
+    def _trim(self, now_ms: float) -> None:
+        oldest = self.first
+        if self._max_age_ms is not None:
+            while self._marks and self._marks[0][0] + MARK_MS <= now_ms - self._max_age_ms:
+                self._marks.popleft()
+                oldest = self._marks[0][1] if self._marks else self.next
+        while self._changes and (
+            self.first < oldest or len(self._changes) > self._max_changes or self.bytes > self._max_bytes
+        ):
+            key, _ = self._changes.popleft()
+            self.bytes -= len(key) + RECORD_BYTES
             self.first += 1
         while len(self.lives) > 1 and self.lives[1].number < self.first:
             del self.lives[0]
@@ -123,11 +168,12 @@ class History:
         found.reverse()
         return found
 
-    def since(self, epoch: int, offset: int) -> dict[str, int] | None:
+    def since(self, epoch: int, offset: int, now_ms: float) -> dict[str, int] | None:
         """Return key -> version held at a position, of every entry that changed after it.
 
         None where that is not known: the history does not reach back so far, or that life has not come so far.
         """
+        self._trim(now_ms)
         ends = [*(life.number for life in self.lives[1:]), self.next]
         for life, end in zip(self.lives, ends, strict=True):
             number = life.number + offset - life.offset

@@ -289,6 +289,22 @@ class Missed(Struct, frozen=True, array_like=True, tag="missed"):
     offset)."""
 
 
+class Verify(Struct, frozen=True, array_like=True, tag="verify"):
+    """Which of these replicas are not what is held here? Answered by `Verified`, in link order."""
+
+    id: int
+    held: list[tuple[str, int]]
+    """(key, version; 0: no data)."""
+
+
+class Mend(Struct, frozen=True, array_like=True, tag="mend"):
+    """These replicas are not what is held here: send what is, as for the first time. It has no answer."""
+
+    id: int
+    held: list[tuple[str, int]]
+    """(key, version; 0: no data)."""
+
+
 class Read(Struct, frozen=True, array_like=True, tag="read"):
     """Read one entry; `fetch` is auto | never | force. Answer: `EntryView` or `Failure`."""
 
@@ -453,6 +469,8 @@ Request = (
     | Unwatch
     | Rest
     | Missed
+    | Verify
+    | Mend
     | Read
     | Write
     | Edit
@@ -686,6 +704,13 @@ class MissedKeys(Struct, frozen=True, array_like=True, tag="missed_keys"):
     keys: list[tuple[str, int]]
 
 
+class Verified(Struct, frozen=True, array_like=True, tag="verified"):
+    """Answer to `Verify`: (key, version; 0: no data) of every entry that is at another version after the items before this one."""
+
+    id: int
+    keys: list[tuple[str, int]]
+
+
 class ServiceState(Struct, frozen=True, array_like=True, tag="service"):
     """A service was lost, or is back, as this shard sees it."""
 
@@ -727,6 +752,7 @@ Item = (
     | Meta
     | Reset
     | MissedKeys
+    | Verified
     | ServiceState
     | Answered
     | MutationView

@@ -2,7 +2,8 @@
 
 Queueing every change for a slow reader grows without bound and ends in a reader that is always behind. Here a second change of a key
 folds into the first: the version the reader holds stays, patches join while they are shorter than the value, and the value itself is
-read from the replica when the outbox is written. So an outbox is bounded by the keys a client watches.
+read from the replica when the outbox is written. So an outbox is bounded by the keys a client watches; what it takes is counted as it
+goes, since those may be many.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,10 @@ from cluster.core.tenant import NOBODYS, Tenant
 
 MAX_MUTATIONS = 100
 """Named by one change; where more are folded into it, the last count: of the others their authors hear all the same."""
+
+
+PENDING_BYTES = 300
+"""Of a pending change beside its patches: the record, its list, its place in the dictionary."""
 
 
 class Pending:
@@ -48,7 +53,7 @@ class Pending:
     def add_patch(self, patch: bytes | None) -> None:
         """Note a change, as a patch or (None) whole."""
         if patch is None or self.patches is None:
-            self.patches = None
+            self.patches, self.patch_bytes = None, 0
         else:
             inner = patch[1:-1]
             self.patches.append(inner)
@@ -62,7 +67,7 @@ class Pending:
     def fold(self, later: "Pending") -> None:
         """Take in what came after."""
         if later.patches is None or self.patches is None:
-            self.patches = None
+            self.patches, self.patch_bytes = None, 0
         else:
             self.patches.extend(later.patches)
             self.patch_bytes += later.patch_bytes
@@ -75,20 +80,51 @@ class Pending:
 
 
 class Outbox(dict[str, Pending]):
-    """Pending changes by key."""
+    """Pending changes by key. Those of one session are changed by its methods alone, which count."""
+
+    __slots__ = ("bytes",)
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        """What it takes, about."""
 
     def at(self, key: str, from_version: int) -> Pending:
         """Return the pending change of a key, begun at `from_version` if there was none."""
         pending = self.get(key)
         if pending is None:
             pending = self[key] = Pending(from_version)
+            self.bytes += PENDING_BYTES
         return pending
+
+    def fold(self, key: str, later: Pending) -> None:
+        """Take in what became of a key after what is pending of it."""
+        pending = self.at(key, later.from_version)
+        before = pending.patch_bytes
+        pending.fold(later)
+        self.bytes += pending.patch_bytes - before
+
+    def whole(self, key: str, from_version: int) -> None:
+        """The reader is to get the data of a key: patches do not lead there from what it holds."""
+        pending = self.at(key, from_version)
+        self.bytes -= pending.patch_bytes
+        pending.patches, pending.patch_bytes = None, 0
+
+    def drop(self, key: str) -> Pending:
+        """Take out what is pending of a key."""
+        pending = self.pop(key)
+        self.bytes -= PENDING_BYTES + pending.patch_bytes
+        return pending
+
+    def empty(self) -> None:
+        """Forget everything."""
+        self.clear()
+        self.bytes = 0
 
     def missed(self, key: str, version: int) -> None:
         """The reader holds `version` of a key that has changed since; what is pending already came after that."""
-        pending = self.at(key, version)
+        self.whole(key, version)
+        pending = self[key]
         pending.from_version = version
-        pending.patches = None
         pending.gone_version = pending.gone_version or version + 1
 
 

@@ -12,6 +12,7 @@ import orjson
 
 from cluster.core import protocol
 from cluster.core.gateway_state import Effect, GatewayState
+from cluster.core.limits import refuse
 from cluster.core.presence_room import MAX_TOPIC, Mode
 from cluster.core.session_state import SessionState
 from cluster.errors import ErrorCode, RequestError
@@ -31,7 +32,7 @@ def topic_of(given: Any) -> str:
     if not isinstance(given, str) or not given:
         raise RequestError(ErrorCode.BAD_REQUEST, f"topic is text, got {given!r:.60}")
     if len(given) > MAX_TOPIC:
-        raise RequestError(ErrorCode.TOO_LARGE, f"a topic has at most {MAX_TOPIC} characters, got {len(given)}")
+        refuse(ErrorCode.TOO_LARGE, "topic", MAX_TOPIC, f"a topic has at most {MAX_TOPIC} characters, got {len(given)}")
     try:
         given.encode()
     except UnicodeEncodeError:
@@ -76,8 +77,11 @@ def presence(
     if "state" in message:
         said = orjson.dumps(message["state"])
         if len(said) > MAX_STATE_BYTES:
-            raise RequestError(
-                ErrorCode.TOO_LARGE, f"a presence state has at most {MAX_STATE_BYTES} bytes, got {len(said)}"
+            refuse(
+                ErrorCode.TOO_LARGE,
+                "presence_state",
+                MAX_STATE_BYTES,
+                f"a presence state has at most {MAX_STATE_BYTES} bytes, got {len(said)}",
             )
     pattern, effects = state.present(session, session.tenant.inside_topic(topic), said, watch, now_ms)
     answer = protocol.message(

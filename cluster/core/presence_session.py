@@ -3,11 +3,13 @@
 The gateway is the authority on its sessions. It ends those that fall silent (`timeout` of the pattern) or leave, and those whose socket
 is gone, the latter after `GRACE_MS`, so that a client that comes back with its resume token has never been away.
 
-A session's public identity is its member id. It is the hash of its resume token, so any gateway recognises who bears a token, and
-whoever reads member ids cannot bear one.
+A session's public identity is its member id. It is the hash of the secret in its resume token, so any gateway recognises who bears a
+token, and whoever reads member ids cannot bear one.
 
 A session that comes back to another gateway is asked for at all homes (`PresenceResume`): they move what they know of it here. Of two
 gateways that claim a member the one with the higher generation has it.
+
+It is one thing because what a session says, what it is shown and what homes are told of it meet in the same memberships.
 
 What must not live here: who is present (`presence`), how homes are told (`presence_news`), what watchers are written (`presence_room`),
 parsing (`presence_message`).
@@ -20,33 +22,40 @@ from hashlib import sha256
 
 import msgspec
 
+from cluster.core.limits import refuse
 from cluster.core.messages import PresenceDiff, PresenceMember, PresenceNews, Restored
 from cluster.core.presence_news import HomeNews
 from cluster.core.presence_room import Attendance, Membership, Mode, Pattern, Room, Seat
 from cluster.core.session_state import SessionState
 from cluster.core.tenant import of_topic
-from cluster.errors import ErrorCode, HarborError, RequestError
+from cluster.errors import ErrorCode, HarborError, LimitError, RequestError
 
 GRACE_MS = 5_000.0
 """A lost connection is made again within a second or two, by a client whose gateway goes on."""
 TOPICS = 64
 """A session may join or watch."""
-UPDATES_PER_S = 20.0
-"""Of one session: joins, states and watches. Cursors look smooth at that rate; heartbeats are free."""
 
 
-def identity_of(resume_token: str) -> str:
-    """Return the public identity of whoever bears a token: 96 bits of its hash."""
-    return urlsafe_b64encode(sha256(resume_token.encode()).digest()[:12]).decode()
+def identity_of(secret: str) -> str:
+    """Return the public identity of the session that is resumed by a secret: 96 bits of its hash."""
+    return urlsafe_b64encode(sha256(secret.encode()).digest()[:12]).decode()
 
 
 class PresenceSessions:
     """See the module."""
 
     def __init__(
-        self, incarnation: int, home_of: Callable[[str], int], homes: int, patterns: Sequence[Pattern] = ()
+        self,
+        incarnation: int,
+        home_of: Callable[[str], int],
+        homes: int,
+        patterns: Sequence[Pattern] = (),
+        *,
+        updates_per_s: float = 20.0,
     ) -> None:
+        """`updates_per_s`: joins, states and watches of one session."""
         self._incarnation = incarnation
+        self._updates_per_s = updates_per_s
         self._home_of = home_of
         self._homes = [HomeNews() for _ in range(homes)]
         self.patterns = tuple(patterns)
@@ -93,17 +102,22 @@ class PresenceSessions:
         pattern = self.pattern(topic) if room is None else room.pattern
         attendance = session.attendance
         if attendance is None:
-            attendance = Attendance(now_ms, UPDATES_PER_S)
+            attendance = Attendance(now_ms, self._updates_per_s)
         membership, seat = attendance.joined.get(topic), attendance.seats.get(topic)
         mode: Mode = watch or ("members" if seat is None else seat.mode)
         is_seated = seat is not None and seat.mode == mode
         is_known = state is None or (membership is not None and membership.state == state)
         if not (is_seated and is_known):
             if membership is None and seat is None and len({*attendance.joined, *attendance.seats}) >= TOPICS:
-                raise RequestError(ErrorCode.TOO_MANY, f"a session is in at most {TOPICS} topics")
+                refuse(ErrorCode.TOO_MANY, "presence_topics", TOPICS, f"a session is in at most {TOPICS} topics")
             if not attendance.updates.take(1, now_ms):
-                raise RequestError(
-                    ErrorCode.LIMITED, f"a session may change what it is present in {UPDATES_PER_S:g} times a second"
+                rate = self._updates_per_s
+                raise LimitError(
+                    ErrorCode.LIMITED,
+                    "presence_updates",
+                    rate,
+                    f"a session may change what it is present in {rate:g} times a second",
+                    retry_after_ms=attendance.updates.debt_ms(now_ms),
                 )
         session.attendance = attendance
         if room is None:
@@ -276,15 +290,15 @@ class PresenceSessions:
 
     # --- coming back ---------------------------------------------------------------------------------------------
 
-    def resume(self, session: SessionState, token: str, now_ms: float) -> SessionState | None:
-        """A session bears the token of an earlier one: it is that one from now on. Returns one that had the identity till now.
+    def resume(self, session: SessionState, secret: str, now_ms: float) -> SessionState | None:
+        """A session bears the secret of an earlier one: it is that one from now on. Returns one that had the identity till now.
 
         Raises:
             HarborError: `CONFLICT`, it has said who it is already; `FORBIDDEN`, it was somebody else's.
         """
         if session.attendance is not None or session.identity != session.id:
             raise RequestError(ErrorCode.CONFLICT, "a session resumes once, before it is present anywhere")
-        identity = identity_of(token)
+        identity = identity_of(secret)
         earlier = self._here.get(identity)
         assert session.principal is not None
         if earlier is not None and earlier.principal is not None:
@@ -301,8 +315,8 @@ class PresenceSessions:
         else:
             joined = self._lingering.pop(identity, (0.0, joined, set[str]()))[1]
         self._here.pop(session.identity, None)
-        session.identity, session.resume_token = identity, token
-        session.attendance = Attendance(now_ms, UPDATES_PER_S)
+        session.identity, session.secret = identity, secret
+        session.attendance = Attendance(now_ms, self._updates_per_s)
         session.attendance.joined = joined
         session.attendance.restoring = len(self._homes) if self.patterns else 0
         self._here[identity] = session

@@ -21,8 +21,6 @@ VERSION = 1
 SUBPROTOCOL = f"harbor.v{VERSION}"
 Typed = tuple[bytes, bytes]
 """(message type, members as JSON text)."""
-VOID_TOKEN = b"p1.0-0-0"
-"""A position that every shard answers with a reset: no shard has the epoch 0."""
 
 CLOSE_DRAIN = 3001
 CLOSE_TOO_SLOW = 3008

@@ -14,12 +14,12 @@ What must not live here: templates with placeholders (`template`), placement (`p
 import json
 import math
 import re
-from typing import Any, NewType
+from typing import Any, NewType, NoReturn
 
 import msgspec
 import orjson
 
-from cluster.errors import ErrorCode, RequestError
+from cluster.errors import ErrorCode, LimitError, RequestError
 
 CanonicalKey = NewType("CanonicalKey", str)
 MAX_KEY_BYTES = 1024
@@ -43,7 +43,7 @@ def canonical(key: list[Any], *, max_bytes: int = MAX_KEY_BYTES) -> CanonicalKey
         text = _write(key, 1)
     size = _size(text)
     if size > max_bytes:
-        raise RequestError(ErrorCode.TOO_LARGE, f"a query key may have {max_bytes} bytes, this one has {size}")
+        _too_large(max_bytes, size)
     return CanonicalKey(text)
 
 
@@ -76,7 +76,7 @@ def _write(value: Any, depth: int) -> str:
     if kind is float:
         return number_text(value)
     if depth > MAX_DEPTH:
-        raise RequestError(ErrorCode.TOO_DEEP, f"a query key may nest {MAX_DEPTH} deep")
+        _too_deep(MAX_DEPTH)
     if kind is list or kind is tuple:
         return "[" + ",".join([_write(item, depth + 1) for item in value]) + "]"
     if kind is dict:
@@ -150,7 +150,7 @@ def parse(text: str | bytes, *, max_bytes: int = MAX_KEY_BYTES, max_depth: int =
     """
     size = _size(text)
     if size > max_bytes:
-        raise RequestError(ErrorCode.TOO_LARGE, f"a query key may have {max_bytes} bytes, this one has {size}")
+        _too_large(max_bytes, size)
     try:
         key = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
@@ -173,7 +173,7 @@ def checked(key: Any, *, max_depth: int = MAX_DEPTH) -> list[Any]:
     if not isinstance(key, list):
         raise RequestError(ErrorCode.BAD_KEY, f"a query key is a JSON array, got {_shown(repr(key))}")
     if depth(key, max_depth) > max_depth:
-        raise RequestError(ErrorCode.TOO_DEEP, f"a query key may nest {max_depth} deep")
+        _too_deep(max_depth)
     return key
 
 
@@ -184,6 +184,14 @@ def normalized(text: str | bytes) -> CanonicalKey:
         RequestError: as `parse`.
     """
     return canonical(parse(text))
+
+
+def _too_large(most: int, size: int) -> NoReturn:
+    raise LimitError(ErrorCode.TOO_LARGE, "key", most, f"a query key may have {most} bytes, this one has {size}")
+
+
+def _too_deep(most: int) -> NoReturn:
+    raise LimitError(ErrorCode.TOO_DEEP, "depth", most, f"a query key may nest {most} deep")
 
 
 def _shown(text: str | bytes) -> str:

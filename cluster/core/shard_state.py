@@ -70,6 +70,7 @@ from cluster.core.messages import (
     ListMutations,
     Matched,
     Members,
+    Mend,
     Missed,
     MissedKeys,
     Mutate,
@@ -94,6 +95,8 @@ from cluster.core.messages import (
     Standing,
     Undo,
     Unwatch,
+    Verified,
+    Verify,
     Watch,
     Write,
     Written,
@@ -143,6 +146,8 @@ JOIN_WAIT_MS = 1_000.0
 """How long a fetch waits for its channels to be joined, should an ingestor be starting."""
 REQUEST_MEMORY_MS = 600_000.0
 """Results of writes are kept this long for repeats."""
+MAX_EDITED_BYTES = 16 * 1024 * 1024
+"""What clients' edits may make of an entry: as much as a service may answer with. A write in one piece is no longer than its frame."""
 MAX_FETCH_TRIES = 3
 UNLAID_MS = 5_000.0
 """How long a life waits to hear of what lay over an entry in the one before: until homes of mutations have found out about it."""
@@ -153,6 +158,7 @@ EVICT_LOOKS = 5_000
 MAX_RECENT = 1_000
 """Groups of operations kept for a response; with more, another fetch follows it."""
 MAX_RECENT_ENTITIES = 10_000
+TOO_LARGE: Final = Failure(ErrorCode.TOO_LARGE, f"an edit may make an entry of at most {MAX_EDITED_BYTES} bytes")
 FORGOTTEN: Final[deque[tuple[float, list[Operation]]]] = deque(maxlen=0)
 """Of an entry whose recent operations may not be replayed, nor what made it."""
 
@@ -247,10 +253,12 @@ class ShardState:
         mutations: Mapping[str, DeclaredMutation] | None = None,
         shards: int = 1,
         place: Callable[[str], int] = lambda _: 0,
+        history: Callable[[int, int], History] = History,
     ) -> None:
         """`replay_ms`: the longest an operation may have been under way (the largest `max_wait`); `limits`: calls at once, by service.
 
         `keeps`: it has a store; `lost_store`: it should have one, but that could not be opened. `place`: which of the `shards` has a key.
+        `history` makes it, from the epoch and the offset at which it begins.
         """
         self.identity = identity
         self.incarnation = incarnation
@@ -260,7 +268,7 @@ class ShardState:
         self.cache: QueryCache[ShardEntry] = QueryCache(self)
         for service, calls in (limits or {}).items():
             self.cache.limit(service, calls)
-        self.history = History(epoch, self.offset)
+        self.history = history(epoch, self.offset)
         self.demand = demand
         self.memory = memory or Memory()
         self.entities = EntityIndex(entities or {})
@@ -356,7 +364,7 @@ class ShardState:
                 self.demand.release(channels, now_ms)
         self._committed.restore(stored)
         self._results.update(stored.results)
-        self.history.restore(stored.lives, stored.first, stored.changes, stored.steps)
+        self.history.restore(stored.lives, stored.first, stored.changes, now_ms, stored.steps)
         self._unstored.changes = self.history.next
         self.mutations.restore(stored.mutations, now_ms)
         if stored.map is not None:
@@ -711,7 +719,7 @@ class ShardState:
         self.offset += 1
         entry.version = from_version + 1 if from_version > self._begun else self.offset
         self._unstored.entry(entry.key)
-        self.history.record(entry.key, from_version)
+        self.history.record(entry.key, from_version, self._now_ms)
         if self._unlaid and self._unlaid.pop(entry.key, None) is not None:
             patch = None  # what gateways have is not what a patch would start from
         size = sum(map(len, patch)) + len(patch) if patch is not None else 0
@@ -743,7 +751,7 @@ class ShardState:
         self._unstored.entry(entry.key)
         if not self._lets_go:
             self.offset += 1
-            self.history.record(entry.key, entry.version)
+            self.history.record(entry.key, entry.version, self._now_ms)
         self.memory.removed(entry)
         self.entities.removed(entry.key)
         self._recent_values.removed(entry.key)
@@ -1270,8 +1278,11 @@ class ShardState:
             case Rest(id=watch, rests=rests):
                 self._rest_watch(link, watch, rests=rests)
                 return None
-            case Missed():
+            case Missed() | Verify():
                 link.tasks.append(request)
+                return None
+            case Mend(held=held):
+                self._mend(link, held)
                 return None
             case Read():
                 return self._read(link, request)
@@ -1418,6 +1429,8 @@ class ShardState:
         shared = share(theirs, merged)
         patch = difference(theirs, shared)
         value = Value.from_json(compact(orjson.dumps(shared)))
+        if len(value.json()) > MAX_EDITED_BYTES:
+            return TOO_LARGE
         if entry.query is not None:
             self._remember(entry, [Set(value.json())])
         self.cache.written(entry, value, is_edit=True)
@@ -1444,6 +1457,8 @@ class ShardState:
             value = Value.from_object(json_patch.apply(Value.from_json(held).object(), steps))
             patch = [orjson.dumps(step) for step in steps if step["op"] != "test"]
             operations = [Set(value.json())]
+        if held is not None and len(held) > MAX_EDITED_BYTES // 2 and len(value.json()) > MAX_EDITED_BYTES:
+            return TOO_LARGE
         is_new = entry is None
         entry = entry or self._create(request.key)
         if entry.query is not None:
@@ -1664,6 +1679,9 @@ class ShardState:
                     items.append(task)
                 case Missed():
                     items.append(self._missed(task))
+                case Verify(id=request, held=held):
+                    differing = [(key, here) for key, version in held if (here := self._version(key)) != version]
+                    items.append(Verified(request, differing))
                 case Watch(id=watch, key=key):
                     if link.exact.get(key) == watch:
                         entry = self.cache.get(key)
@@ -1697,7 +1715,7 @@ class ShardState:
         if request.gone is not None:
             missed = self._missed_of_others(request.map, {shard: each for shard, *each in request.gone})
         elif request.epoch:
-            missed = self.history.since(request.epoch, request.offset)
+            missed = self.history.since(request.epoch, request.offset, self._now_ms)
         else:
             missed = self.history.since_map(request.map)
         if missed is None:
@@ -1709,6 +1727,23 @@ class ShardState:
             keys = [(key, version) for key, version in missed.items() if matcher.matches(key)]
         return MissedKeys(request.id, reset=False, keys=keys)
 
+    def _version(self, key: str) -> int:
+        """Return the version of what readers see of an entry; 0: nothing."""
+        entry = self.cache.get(key)
+        return 0 if entry is None or entry.visible is None else entry.version
+
+    def _mend(self, link: GatewayLink, held: list[tuple[str, int]]) -> None:
+        """Send a gateway anew what it holds wrongly."""
+        for key, version in held:
+            if self.slots.map is not None and self._shard_of(key) != self._committed.shard:
+                continue  # it has moved since, and another shard says what it is
+            entry = self.cache.get(key)
+            if key in link.exact or any(matcher.matches(key) for matcher in link.prefixes.values()):
+                self._add_watcher(link, key)
+                pending = link.pend(key, version)
+                pending.from_version, pending.patches = version, None
+                pending.reset = entry is not None and entry.visible is not None
+
     def _missed_of_others(self, map_epoch: int, positions: dict[int, list[int]]) -> dict[str, int] | None:
         """As `History.since`, of all shards that are no more and were there under a map, or are named."""
         found: dict[str, int] = {}
@@ -1719,7 +1754,11 @@ class ShardState:
                 continue
             history = History.of(past)
             position = positions.get(shard)
-            missed = history.since_map(map_epoch) if position is None else history.since(*position)
+            missed = (
+                history.since_map(map_epoch)
+                if position is None
+                else history.since(position[0], position[1], self._now_ms)
+            )
             if missed is None:
                 return None
             for key, version in missed.items():
@@ -1824,7 +1863,7 @@ class ShardState:
                 continue
             earlier = past.ended
             if not self.history.next:  # else it was about to end, and has it still
-                self.history.restore(past.lives, past.first, past.changes, past.steps)
+                self.history.restore(past.lives, past.first, past.changes, self._now_ms, past.steps)
                 self._unstored.changes = past.first
         offset = max((content.offset for each in contents.values() for content in each), default=0)
         if offset > self.offset:

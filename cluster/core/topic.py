@@ -7,6 +7,7 @@ sent its snapshot has an outbox of its own until it has caught up.
 from enum import Enum
 
 from cluster.core.outbox import Outbox
+from cluster.core.position import Scope
 from cluster.core.query_key import KeyMatcher
 from cluster.core.replica import Replica
 
@@ -81,13 +82,16 @@ class Topic:
         "prefix",
         "replicas",
         "rests",
+        "scope",
         "seen",
         "subscriptions",
         "watches",
     )
 
-    def __init__(self, key: str, matcher: KeyMatcher | None) -> None:
+    def __init__(self, key: str, matcher: KeyMatcher | None, scope: Scope) -> None:
         self.key = key
+        self.scope = scope
+        """Of the tokens of its subscriptions."""
         self.matcher = matcher
         self.prefix = matcher is not None
         self.watches: dict[int, int] = {}

@@ -117,6 +117,14 @@ class Store(Protocol):
         """Return the bytes it takes."""
         ...
 
+    def content_digest(self) -> str:
+        """Return the digest of all its rows (`core.digest`), of one moment.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        ...
+
     def close(self) -> None:
         """Give it up."""
         ...
@@ -135,6 +143,7 @@ class Unstored:
         "_pasts",
         "_results",
         "changes",
+        "is_new",
         "keeps",
         "moving",
         "new_results",
@@ -157,6 +166,8 @@ class Unstored:
         """While slots move: entries that have changed, or are gone."""
         self.new_results: dict[str, None] = {}
         """The same of results that have come."""
+        self.is_new = True
+        """Nothing of this life is stored: were it to end so, the next would not know positions that clients have of it."""
 
     def entry(self, key: str) -> None:
         """An entry has changed, or is gone."""
@@ -215,7 +226,7 @@ class Unstored:
     ) -> Transaction | None:
         """Return what is to be stored now; None: nothing has changed."""
         rows = self._entries or self._cursors or self._checkpoints or self._results or self._mutations
-        changed = rows or self._pasts or self._map is not None
+        changed = self.is_new or rows or self._pasts or self._map is not None
         if not (self.keeps and (changed or self.changes < history.next)):
             return None
         number = max(self.changes, history.first)
@@ -239,6 +250,7 @@ class Unstored:
         self._map, self._next_map, self._pasts = None, None, {}
         self._entries, self._cursors, self._checkpoints, self._results, self._mutations = {}, {}, {}, {}, {}
         self.changes = history.next
+        self.is_new = False
         return made
 
     def failed(self, transaction: Transaction) -> None:

@@ -2,6 +2,8 @@
 
 from cluster.gateway.access import credentials
 from cluster.gateway.authority import ConfiguredAuthority
-from cluster.gateway.server import GatewayServer, error_response
+from cluster.gateway.browsers import Browsers
+from cluster.gateway.error_response import error_response
+from cluster.gateway.server import GatewayServer
 
-__all__ = ["ConfiguredAuthority", "GatewayServer", "credentials", "error_response"]
+__all__ = ["Browsers", "ConfiguredAuthority", "GatewayServer", "credentials", "error_response"]

@@ -3,14 +3,14 @@
 What must not live here: what somebody may do (`core.grants`), which endpoint needs what (`server`).
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from cluster.errors import ConfigError, ErrorCode, HarborError
+from cluster.gateway.browsers import Browsers
 
 COOKIE = "harbor_token"
 CHECK_S = 2.0
@@ -33,7 +33,7 @@ def credentials(request: web.BaseRequest) -> str | None:
     return token.strip()
 
 
-def cookie(request: web.BaseRequest, origins: Collection[str]) -> str | None:
+def cookie(request: web.BaseRequest, browsers: Browsers) -> str | None:
     """Return the credentials of a browser that can send no header (sockets, event streams).
 
     Browsers send cookies whoever's page asks. So they count only for pages of this server and of the origins allowed by name.
@@ -42,12 +42,9 @@ def cookie(request: web.BaseRequest, origins: Collection[str]) -> str | None:
         HarborError: `FORBIDDEN`, it is another's page.
     """
     token = request.cookies.get(COOKIE)
-    origin = request.headers.get("Origin")
-    if token is None or origin is None or origin in origins or urlsplit(origin).netloc == request.headers.get("Host"):
-        return token
-    raise HarborError(
-        ErrorCode.FORBIDDEN, f"the cookie does not count for pages of {origin!r:.120}: not in gateway.origins"
-    )
+    if token is not None:
+        browsers.check_cookie(request)
+    return token
 
 
 class WatchedFile(Generic[Content]):

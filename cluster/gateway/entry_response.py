@@ -9,7 +9,7 @@ from email.utils import formatdate
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-HEAD = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nDate: %b\r\nETag: "%d"\r\nContent-Length: %d\r\n\r\n%b'
+HEAD = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n%bDate: %b\r\nETag: "%d"\r\nContent-Length: %d\r\n\r\n%b'
 
 
 class DateHeader:
@@ -33,8 +33,15 @@ class DateHeader:
 class EntryResponse(web.StreamResponse):
     """See the module. Its state is not that of its base class; only what a server asks of a response is here."""
 
-    def __init__(self, date: bytes, version: int, body: bytes) -> None:  # the base class would make headers and cookies
-        self._head_and_body = HEAD % (date, version, len(body), body)
+    def __init__(self, date: bytes, version: int, body: bytes, head: bytes) -> None:
+        """`head`: headers that every answer has, in lines."""
+        self._head_and_body = HEAD % (
+            head,
+            date,
+            version,
+            len(body),
+            body,
+        )  # the base class would make headers and cookies
 
     @property
     def prepared(self) -> bool:

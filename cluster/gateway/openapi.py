@@ -8,6 +8,7 @@ from cluster.core.gateway_mutations import MAX_DELAY_MS
 from cluster.core.mutation import MAX_ID, Status
 from cluster.core.presence_room import MAX_TOPIC
 from cluster.core.slot_move import MAX_ACTORS
+from cluster.wire.backup import CONTENT_TYPE
 
 _KEY = {
     "name": "key",
@@ -38,8 +39,23 @@ def _answer(description: str, schema: str | None = None) -> dict[str, Any]:
     }
 
 
+_ERRORS = {
+    "400": "bad request",
+    "401": "no credentials that count",
+    "403": "no grant, or a page of an origin that may not ask",
+    "408": "the request did not come in time",
+    "413": "larger than a body, a key or an entry may be",
+    "414": "too long a request line",
+    "429": "too many; LIMITED says when to try again, also in Retry-After",
+    "431": "too many or too large headers",
+    "503": "unavailable",
+    "504": "the cluster did not answer in time",
+}
+"""What may come of any request."""
+
+
 def _operation(summary: str, parameters: list[dict[str, Any]], answers: dict[str, Any], **more: Any) -> dict[str, Any]:
-    errors = {"400": _answer("bad request", "Error"), "503": _answer("unavailable", "Error")}
+    errors = {status: _answer(description, "Error") for status, description in _ERRORS.items()}
     return {"summary": summary, "parameters": parameters, "responses": {**answers, **errors}, **more}
 
 
@@ -271,6 +287,13 @@ def document() -> dict[str, Any]:
                             },
                         )
                     ),
+                )
+            },
+            "/v1/backup": {
+                "post": _operation(
+                    "Copy all shards' stores, and stream the copies (docs/reliability.md)",
+                    [],
+                    {"200": {"description": "frames", "content": {CONTENT_TYPE: {}}}},
                 )
             },
             "/v1/cluster": {

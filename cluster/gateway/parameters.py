@@ -1,14 +1,18 @@
 """Query parameters and headers of the HTTP API, read strictly: what is not understood is a 400, never ignored."""
 
+import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 from aiohttp import web
 
 from cluster.core.acknowledgement import LEVELS
+from cluster.core.client_message import is_too_deep
+from cluster.core.limits import refuse
 from cluster.core.query_key import MAX_DEPTH, CanonicalKey, depth, normalized
-from cluster.errors import ErrorCode, RequestError
+from cluster.errors import ErrorCode, LimitError, RequestError
+from cluster.gateway.connections import Connection
 
 
 def only(request: web.BaseRequest, *names: str) -> None:
@@ -148,22 +152,38 @@ async def body(request: web.BaseRequest) -> Any:
     try:
         decoded = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
+        if is_too_deep(error):
+            _too_deep()
         raise RequestError(ErrorCode.BAD_REQUEST, f"the body is not JSON: {error}") from error
     if depth(decoded, MAX_DEPTH) > MAX_DEPTH:
-        raise RequestError(ErrorCode.TOO_DEEP, f"a value may nest {MAX_DEPTH} deep")
+        _too_deep()
     return decoded
 
 
+def _too_deep() -> NoReturn:
+    refuse(ErrorCode.TOO_DEEP, "depth", MAX_DEPTH, f"a value may nest {MAX_DEPTH} deep")
+
+
 async def raw_body(request: web.BaseRequest) -> bytes:
-    """Return the body, of at most the 1 MiB that aiohttp reads by default.
+    """Return the body, decompressed.
 
     Raises:
-        RequestError: `TOO_LARGE`; `BAD_REQUEST`, it is not encoded as it says.
+        LimitError: `TOO_LARGE`; `TIMEOUT`, it did not come in time.
+        RequestError: `BAD_REQUEST`, it is not encoded as it says.
     """
+    connection = request.protocol
+    assert isinstance(connection, Connection)
+    limits = connection.limits
     try:
-        return await request.read()
+        async with asyncio.timeout(limits.body_within_ms / 1000.0):
+            return await request.read()
+    except TimeoutError as error:
+        within_s = limits.body_within_ms / 1000.0
+        message = f"the body did not come within {within_s:g} s"
+        raise LimitError(ErrorCode.TIMEOUT, "body_within", limits.body_within_ms, message) from error
     except web.HTTPRequestEntityTooLarge as error:
-        raise RequestError(ErrorCode.TOO_LARGE, "the body is over 1 MiB") from error
+        most = limits.body_bytes
+        raise LimitError(ErrorCode.TOO_LARGE, "body", most, f"a body has at most {most} bytes") from error
     except web.RequestPayloadError as error:
         raise RequestError(
             ErrorCode.BAD_REQUEST, "the body cannot be read: it is not encoded as its headers say"

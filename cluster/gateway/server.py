@@ -1,7 +1,7 @@
 """The client-facing server: routes, sockets and event streams around a `GatewayState`.
 
-One writer per session takes one frame at a time and waits until the socket has it; meanwhile the state folds what comes. Reads of live
-replicas never leave this process.
+One writer per session takes one frame at a time and waits until the socket has it; meanwhile the state folds what comes. A socket that is
+quiet has no writer. Reads of live replicas never leave this process.
 
 It is one thing because every endpoint is a few lines between a parameter and an effect.
 """
@@ -10,22 +10,25 @@ import asyncio
 import logging
 import math
 import secrets
+import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any
 
 import msgspec
 import orjson
-from aiohttp import WSMsgType, web
+from aiohttp import HttpVersion11, WSMsgType, web
 
 from cluster import __version__
 from cluster.clock import Clock
 from cluster.core import protocol
+from cluster.core.addresses import Addresses
 from cluster.core.client_message import PING_MS, Command, answer, client_frame, tokens_of, welcome
 from cluster.core.dead_letters import DeadLetter
 from cluster.core.gateway_state import REQUEST_MS, Close, Deliver, Effect, GatewayState, Respond
 from cluster.core.grants import ANYBODY, Principal
+from cluster.core.limits import refuse
 from cluster.core.messages import (
     Act,
     Edit,
@@ -45,25 +48,30 @@ from cluster.core.messages import (
     Written,
 )
 from cluster.core.operation import parse_operations
-from cluster.core.position import decode_token
+from cluster.core.position import Scope, scope_of
 from cluster.core.presence_message import topic_of
 from cluster.core.presence_session import identity_of
 from cluster.core.query_key import CanonicalKey, KeyMatcher, canonical, checked, normalized, parse
+from cluster.core.rate import RateLimits
 from cluster.core.replica import Replica
-from cluster.core.session_state import COMMANDS, CONTROL, SUBSCRIPTIONS, SessionState
+from cluster.core.session_state import COMMANDS, CONTROL, SessionState
 from cluster.core.slot_move import MAX_ACTORS
 from cluster.core.tenant import NOBODYS, Tenant
-from cluster.errors import ErrorCode, HarborError, RequestError, UnauthorizedError
+from cluster.errors import ErrorCode, HarborError, LimitError, RequestError, UnauthorizedError
 from cluster.gateway import parameters
 from cluster.gateway.access import cookie, credentials
+from cluster.gateway.backup_route import BACKUP, BackupRoute, Copy
+from cluster.gateway.browsers import Browsers
+from cluster.gateway.connections import Connection, Connections
 from cluster.gateway.entry_response import DateHeader, EntryResponse
+from cluster.gateway.error_response import error_response
 from cluster.gateway.mutation_routes import MUTATION, MutationRoutes, new_mutation_id
 from cluster.gateway.openapi import document
 
 PING_S = PING_MS / 1000.0
 """Between pings on a socket or comments on an event stream; a peer that does not answer the former is gone."""
-HELLO_S = 10.0
-"""A socket that has not said by then whose it is is closed."""
+KEEP_S = 1.0
+"""Between looks at which sockets are quiet: how much later than after `PING_S` or the time for a hello something may be done."""
 OPEN = frozenset({"/healthz", "/readyz", "/openapi.json", "/"})
 """What anybody may ask: there is nothing of anybody's in it."""
 COOKIED = frozenset({"/v1/socket", "/v1/stream"})
@@ -77,8 +85,8 @@ LINGER_S = 30.0
 """What a closed socket has not taken by then is thrown away; a stalled client that wakes up before reads why it was closed."""
 READY_S = 2.0
 """A shard that does not answer a listing for so long is not ready."""
-HARD_FRAME_BYTES = 16 * 1024 * 1024
-"""A frame between `MAX_FRAME_BYTES` and this is answered with an error; a longer one is not read, and ends the connection (1009)."""
+HARD_FRAME = 2
+"""A frame of up to so many times the limit is answered with an error; a longer one is not read, and ends the connection (1009)."""
 GROUP = 50
 """Clients that are sent elsewhere at once in a drain, at least."""
 GROUP_S = 0.2
@@ -86,33 +94,12 @@ GROUP_S = 0.2
 PACED = 0.8
 """Share of a drain's grace over which they are spread; the rest is for sockets to close."""
 CLOSE_NORMAL = 1000
+CLOSE_PROTOCOL_ERROR = 1002
 FINAL = range(3500, 4000)
 """Close codes of sessions that do not come back; after `CLOSE_NORMAL` they have said so themselves."""
 RECONNECT_MS = 1_000
 """At a drain clients are told to come back after this plus as much again at random, so that they do not all come at once."""
 
-STATUS = {
-    ErrorCode.BAD_MESSAGE: 400,
-    ErrorCode.BAD_KEY: 400,
-    ErrorCode.BAD_REQUEST: 400,
-    ErrorCode.TOO_DEEP: 400,
-    ErrorCode.INVALID_VARIABLES: 400,
-    ErrorCode.UNKNOWN_TYPE: 400,
-    ErrorCode.UNKNOWN_MUTATION: 404,
-    ErrorCode.NOT_FOUND: 404,
-    ErrorCode.UNAUTHORIZED: 401,
-    ErrorCode.FORBIDDEN: 403,
-    ErrorCode.VERSION_CONFLICT: 409,
-    ErrorCode.CONFLICT: 409,
-    ErrorCode.TOO_LARGE: 413,
-    ErrorCode.TOO_MANY: 429,
-    ErrorCode.LIMITED: 429,
-    ErrorCode.UNSUPPORTED: 501,
-    ErrorCode.UPSTREAM_ERROR: 502,
-    ErrorCode.UPSTREAM_OFFLINE: 502,
-    ErrorCode.UNAVAILABLE: 503,
-    ErrorCode.TIMEOUT: 504,
-}
 ACTIONS = ("invalidate", "refetch", "reset", "cancel", "remove")
 """What can be done with the entries that a filter matches."""
 JSON = {"Content-Type": "application/json"}
@@ -127,24 +114,118 @@ async def _nothing_to_prepare(_: str) -> None:
 
 
 class _Wire:
-    """A session's shell: its writer waits on `ready`."""
+    """A session's shell."""
 
-    __slots__ = ("close_code", "close_reason", "closing", "heard", "ready", "session", "taken")
+    __slots__ = ("close_code", "close_reason", "session", "transport")
 
-    def __init__(self, session: SessionState) -> None:
+    def __init__(self, session: SessionState, transport: asyncio.Transport | None) -> None:
         self.session = session
-        self.ready = asyncio.Event()
-        self.taken = asyncio.Event()
-        """Something was written since the reader last looked."""
-        self.closing = asyncio.Event()
+        self.transport = transport
         self.close_code = 0
         self.close_reason = ""
+
+    def wake(self) -> None:
+        """There may be something to be written."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """It is to be closed, once what waits is written."""
+        raise NotImplementedError
+
+
+class _StreamWire(_Wire):
+    """An event stream's, whose writer waits on `ready`."""
+
+    __slots__ = ("closing", "ready")
+
+    def __init__(self, session: SessionState, transport: asyncio.Transport | None) -> None:
+        super().__init__(session, transport)
+        self.ready = asyncio.Event()
+        self.closing = asyncio.Event()
+
+    def wake(self) -> None:
+        self.ready.set()
+
+    def end(self) -> None:
+        self.ready.set()
+        self.closing.set()
+
+
+class _SocketWire(_Wire):
+    """A socket's. Most are idle, and each task and queue takes a KiB or more: it has one task, which reads, and others when they are needed."""
+
+    __slots__ = (
+        "_end",
+        "_write",
+        "again",
+        "goodbye",
+        "heard",
+        "is_over",
+        "opened_s",
+        "pinged_s",
+        "pings",
+        "reader",
+        "socket",
+        "taken",
+        "writer",
+    )
+
+    def __init__(
+        self,
+        session: SessionState,
+        transport: asyncio.Transport | None,
+        socket: web.WebSocketResponse[Any],
+        write: Callable[["_SocketWire"], asyncio.Task[None]],
+        end: Callable[["_SocketWire"], asyncio.Task[None]],
+    ) -> None:
+        super().__init__(session, transport)
+        self.socket = socket
+        self._write = write
+        self._end = end
+        self.reader: asyncio.Task[Any] | None = None
+        """While it reads."""
+        self.writer: asyncio.Task[None] | None = None
+        self.goodbye: asyncio.Task[None] | None = None
+        self.again = False
+        """Something came while it was writing."""
+        self.taken: asyncio.Future[None] | None = None
+        """The reader waits for something to be written."""
         self.heard = True
         """The peer has said something since the last ping."""
+        self.pings = False
+        """A ping is to be sent."""
+        self.opened_s = self.pinged_s = asyncio.get_running_loop().time()
+        self.is_over = False
+        """Goodbye was said, or could not be: nothing more is read."""
+
+    def wake(self) -> None:
+        if self.writer is not None:
+            self.again = True
+        elif self.socket.prepared:
+            self.writer = self._write(self)
+
+    def end(self) -> None:
+        self.let_read()
+        self.wake()
+        if self.goodbye is None and self.socket.prepared:
+            self.goodbye = self._end(self)
+
+    async def paused(self) -> None:
+        """Wait until there may be something to go on for."""
+        self.taken = asyncio.get_running_loop().create_future()
+        await self.taken
+
+    def let_read(self) -> None:
+        """Something was written, or time has passed."""
+        if self.taken is not None and not self.taken.done():
+            self.taken.set_result(None)
 
 
 class GatewayServer:
-    """See the module. `send` delivers the state's calls to shards; `describe` and `dead_letters` give `/v1/cluster`, `scale` changes it."""
+    """See the module.
+
+    `send` delivers the state's calls to shards; `describe` and `dead_letters` give `/v1/cluster`, `scale` changes it, `copy` makes steps of backups.
+    """
 
     def __init__(
         self,
@@ -156,19 +237,30 @@ class GatewayServer:
         describe: Callable[[], Awaitable[dict[str, Any]]],
         scale: Callable[[dict[str, int]], Awaitable[None]],
         dead_letters: Callable[[], Awaitable[list[DeadLetter]]],
+        copy: Copy,
         origins: tuple[str, ...] = (),
         prepare: Callable[[str], Awaitable[None]] = _nothing_to_prepare,
+        trusted_proxies: tuple[str, ...] = (),
+        hsts_s: int = 0,
     ) -> None:
         """`prepare` fetches what it takes to recognise who bears credentials."""
         self.prepare = prepare
         self.state = state
+        self.limits = state.limits
         self._clock = clock
         self._send = send
         self._rearm = rearm
         self._describe = describe
         self._scale = scale
         self._dead_letters = dead_letters
-        self.origins = frozenset(origins)
+        self._hsts_s = hsts_s
+        self._browsers = Browsers(origins, hsts_s)
+        self._addresses = Addresses(trusted_proxies)
+        self._requests = (
+            None
+            if self.limits.requests is None
+            else RateLimits("requests", "requests", self.limits.requests, self.limits.requests_burst)
+        )
         self._wires: dict[str, _Wire] = {}
         self._futures: dict[int, asyncio.Future[list[Payload]]] = {}
         self._commands: dict[int, Command] = {}
@@ -184,6 +276,8 @@ class GatewayServer:
         self.not_ready = ""
         """Why it cannot serve, beside what it finds out itself; empty: nothing is known."""
         self.disconnects: Counter[int] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._keeper: asyncio.Task[None] | None = None
         self._routes: dict[tuple[str, str], Handler] = {
             ("GET", "/v1/entries"): self._get_entry,
             ("PUT", "/v1/entries"): self._put_entry,
@@ -198,27 +292,34 @@ class GatewayServer:
             **MutationRoutes(state, clock, self.answers, who).handlers(),
             ("GET", "/v1/cluster"): self._cluster,
             ("POST", "/v1/scale"): self._scale_cluster,
+            ("POST", BACKUP): BackupRoute(state, copy, describe, who).handle,
             ("GET", "/healthz"): self._healthz,
             ("GET", "/readyz"): self._readyz,
             ("GET", "/openapi.json"): self._openapi_json,
             ("GET", "/"): self._index,
         }
 
+    @property
+    def origins(self) -> frozenset[str]:
+        """Origins whose pages may connect."""
+        return self._browsers.origins
+
+    @origins.setter
+    def origins(self, origins: Iterable[str]) -> None:
+        self._browsers = Browsers(origins, self._hsts_s)
+
     # --- life ----------------------------------------------------------------------------------------------------
 
     async def start(self, host: str, port: int) -> int:
         """Listen. Returns the port. Several gateways of one node share it (SO_REUSEPORT)."""
         # Not an `Application`: its routing would be most of the cost of a read.
-        server = web.Server(
-            self._handle,
-            access_log=None,
-            handler_cancellation=True,  # the only way to learn that an idle event stream's client is gone
-        )
+        server = Connections(self._handle, self.limits, self.state.limited, self._addresses)
         self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=2.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port, reuse_port=True, backlog=1024)
         await site.start()
         self._sites.append(site)
+        self._keeper = self._spawn(self._keep())
         return int(self._runner.addresses[0][1])
 
     async def drain(self, grace_s: float = 0.0) -> None:
@@ -246,6 +347,8 @@ class GatewayServer:
             if not self._wires:
                 break
             await asyncio.sleep(0.02)
+        if self._keeper is not None:
+            self._keeper.cancel()
         if self._runner is not None:
             await self._runner.cleanup()
         self._drained.set()
@@ -259,7 +362,7 @@ class GatewayServer:
                 case Deliver(session=session):
                     wire = self._wires.get(session)
                     if wire is not None:
-                        wire.ready.set()
+                        wire.wake()
                 case Send():
                     self._send(effect)
                 case Respond(ticket=ticket, payloads=payloads):
@@ -271,6 +374,8 @@ class GatewayServer:
         self._rearm()
 
     def _respond(self, ticket: int, payloads: list[Payload]) -> None:
+        if payloads and isinstance(payloads[0], Failure) and payloads[0].code == ErrorCode.TOO_LARGE:
+            self.state.limited["value"] += 1
         future = self._futures.pop(ticket, None)
         if future is not None and not future.done():
             future.set_result(payloads)
@@ -285,9 +390,14 @@ class GatewayServer:
     def _close(wire: _Wire, code: int, reason: str) -> None:
         if not wire.close_code:
             wire.close_code, wire.close_reason = code, reason
-            wire.ready.set()
-            wire.taken.set()
-            wire.closing.set()
+            wire.end()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a task of a session's, which handles what goes wrong in it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)  # the loop holds it weakly
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def _ticket(self) -> int:
         self._next_ticket += 1
@@ -296,7 +406,7 @@ class GatewayServer:
     def _command(self, command: Command) -> int:
         session = self.state.sessions[command.session]
         if session.commands >= COMMANDS:
-            raise RequestError(ErrorCode.TOO_MANY, f"a session has at most {COMMANDS} requests open")
+            refuse(ErrorCode.TOO_MANY, "open_requests", COMMANDS, f"a session has at most {COMMANDS} requests open")
         session.commands += 1
         ticket = self._ticket()
         self._commands[ticket] = command
@@ -348,30 +458,30 @@ class GatewayServer:
                 now_ms = self._clock.now_ms()
                 replica = self.state.local(hot, now_ms)
                 if replica is not None:
-                    return EntryResponse(self._date.at(now_ms), replica.version, self._body(replica, now_ms))
-        handler = self._handler(request.method, request.path)
-        if request.method == "OPTIONS":
-            handler = self._preflight
-        origin = request.headers.get("Origin")
+                    body = self._body(replica, now_ms)
+                    return EntryResponse(self._date.at(now_ms), replica.version, body, self._browsers.head)
+        handler = self._preflight if request.method == "OPTIONS" else self._handler(request.method, _pattern(request))
         try:
-            if origin is not None and self.origins and origin not in self.origins:
-                raise RequestError(ErrorCode.FORBIDDEN, f"the origin {origin!r:.120} is not allowed")
-            request[PRINCIPAL] = await self._recognised(request)
+            self._browsers.check(request, is_guarded=self.state.authority is not None)
+            principal = request[PRINCIPAL] = await self._recognised(request)
+            if self._requests is not None and request.path not in OPEN:
+                self._requests.take(self._taker(request, principal), self._clock.now_ms())
             response = await handler(request)
         except HarborError as error:
+            if isinstance(error, LimitError):
+                self.state.limited[error.limit] += 1
             response = error_response(error, request.get(PRINCIPAL))
         except (web.HTTPException, asyncio.CancelledError, ConnectionError):
             raise
         except Exception:
             LOG.exception("request_failed", extra={"method": request.method, "path": request.path[:120]})
             response = error_response(HarborError(ErrorCode.INTERNAL, "the gateway failed; it has logged why"))
-        if origin in self.origins and not response.prepared:
-            self._allow(response, origin)
+        if not response.prepared:
+            self._browsers.allow(request, response)
+            self._browsers.guard(response)
         return response
 
     def _handler(self, method: str, path: str) -> Handler:
-        if path.startswith(MUTATION):
-            path = f"{MUTATION}{{id}}"
         return self._routes.get((method, path), self._unknown)
 
     def _said(self, request: web.BaseRequest) -> str | None:
@@ -381,7 +491,18 @@ class GatewayServer:
             HarborError: `UNAUTHORIZED`, they are of another scheme; `FORBIDDEN`, another page's cookie.
         """
         token = credentials(request)
-        return cookie(request, self.origins) if token is None and request.path in COOKIED else token
+        return cookie(request, self._browsers) if token is None and request.path in COOKIED else token
+
+    def _address(self, request: web.BaseRequest) -> str:
+        """Return what a request is counted by, where it has no subject."""
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        return self._addresses.client(connection.peer, request.headers.getall("X-Forwarded-For", []))
+
+    def _taker(self, request: web.BaseRequest, principal: Principal | None) -> str:
+        if principal is None or principal is ANYBODY:
+            return self._address(request)
+        return f"subject {principal.tenant} {principal.subject}"
 
     async def _recognised(self, request: web.BaseRequest) -> Principal | None:
         """Return who asks; None on a socket that is to say hello with a token.
@@ -403,7 +524,9 @@ class GatewayServer:
 
     def _may_read(self, request: web.BaseRequest, key: CanonicalKey) -> bool:
         if self.state.authority is None:
-            return True
+            return self._requests is None and self._browsers.is_own(request.headers.get("Host", ""))
+        if self._requests is not None:
+            return False
         try:
             token = self._said(request)
             principal = None if token is None else self.state.recognise(token, self._clock.now_ms())
@@ -421,27 +544,10 @@ class GatewayServer:
             body = replica.body = protocol.entry(replica.view(), now_ms)
         return body
 
-    @staticmethod
-    def _allow(response: web.StreamResponse, origin: str | None) -> None:
-        """Let a browser's page from an allowed origin read the response."""
-        if origin is None:
-            return
-        response.headers["Access-Control-Allow-Origin"] = origin
-        response.headers["Access-Control-Expose-Headers"] = "ETag"
-        response.headers["Vary"] = "Origin"
-
     async def _preflight(self, request: web.BaseRequest) -> web.StreamResponse:
-        origin = request.headers.get("Origin")
-        if origin not in self.origins:
-            return error_response(RequestError(ErrorCode.FORBIDDEN, "this origin is not allowed"))
-        response = web.Response(status=204)
-        self._allow(response, origin)
-        response.headers["Access-Control-Allow-Methods"] = "GET, PUT, PATCH, DELETE, POST"
-        response.headers["Access-Control-Allow-Headers"] = (
-            "authorization, content-type, idempotency-key, if-match, if-none-match, last-event-id, x-api-key"
-        )
-        response.headers["Access-Control-Max-Age"] = "600"
-        return response
+        path = _pattern(request)
+        methods = [method for method, each in self._routes if each == path]
+        return self._browsers.preflight(request, methods, cookies=path in COOKIED)
 
     # --- entries -------------------------------------------------------------------------------------------------
 
@@ -576,18 +682,26 @@ class GatewayServer:
 
     # --- live ----------------------------------------------------------------------------------------------------
 
-    def _open(self, request: web.BaseRequest, *, server_sent: bool) -> _Wire:
+    def _session(self, request: web.BaseRequest, scope: Scope = b"") -> SessionState:
+        """Open a session; one with a scope reads an event stream."""
         if self.draining:
             raise HarborError(ErrorCode.UNAVAILABLE, "this gateway is shutting down")
-        token = secrets.token_urlsafe(18)
-        session = self.state.open_session(
-            identity_of(token),
-            server_sent=server_sent,
+        secret = secrets.token_urlsafe(18)
+        _bound(request.transport)
+        return self.state.open_session(
+            identity_of(secret),
+            server_sent=bool(scope),
             principal=request[PRINCIPAL],
-            resume_token=token,
+            secret=secret,
+            scope=scope,
+            address=self._address(request),
             now_ms=self._clock.now_ms(),
         )
-        wire = self._wires[session.id] = _Wire(session)
+
+    def _open(self, request: web.BaseRequest, scope: Scope = b"") -> _StreamWire:
+        """Open a session that is written to as a whole."""
+        session = self._session(request, scope)
+        wire = self._wires[session.id] = _StreamWire(session, request.transport)
         return wire
 
     def _shut(self, wire: _Wire, *, lingers: bool = False) -> None:
@@ -601,41 +715,69 @@ class GatewayServer:
             protocols=(protocol.SUBPROTOCOL,),
             autoping=False,
             compress=False,
-            max_msg_size=HARD_FRAME_BYTES,
+            max_msg_size=HARD_FRAME * self.limits.frame_bytes,
             writer_limit=CHUNK_WRITE_BYTES,
             decode_text=False,
         )
-        if not socket.can_prepare(request):
+        is_one = request.version >= HttpVersion11 and len(request.headers.getall("Sec-WebSocket-Key", [])) == 1
+        if not is_one or not socket.can_prepare(request):
             raise RequestError(ErrorCode.BAD_REQUEST, "this endpoint speaks WebSocket")
-        wire = self._open(request, server_sent=False)
+        socket.headers["Server"] = self._browsers.data["Server"]
+        session = self._session(request)
+        wire = _SocketWire(
+            session,
+            request.transport,
+            socket,
+            lambda wire: self._spawn(self._write_socket(wire)),
+            lambda wire: self._spawn(self._say_goodbye(wire)),
+        )
+        self._wires[session.id] = wire
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        connection.on_late = partial(self._late, wire)
+        connection.on_fault = partial(self._close, wire, CLOSE_PROTOCOL_ERROR)
         try:
             await socket.prepare(request)
-            if wire.session.principal is not None:
-                self.run(welcome(self.state, wire.session, self._clock.now_ms()))
-            async with asyncio.TaskGroup() as group:
-                writer = group.create_task(self._write_socket(wire, socket))
-                keeper = group.create_task(self._keep_socket(wire, socket, writer))
-                reader = group.create_task(self._read_socket(wire, socket))
-                await asyncio.wait({reader, keeper}, return_when=asyncio.FIRST_COMPLETED)
-                if wire.close_code:
-                    await asyncio.wait({keeper}, timeout=FLUSH_S + CLOSE_S)
-                for task in (reader, writer, keeper):
-                    task.cancel()
+            if session.principal is not None:
+                self.run(welcome(self.state, session, self._clock.now_ms()))
+            if wire.close_code:  # meanwhile
+                wire.end()
+            wire.reader = asyncio.current_task()
+            try:
+                await self._read_socket(wire, connection)
+            except asyncio.CancelledError:
+                if not wire.is_over or wire.reader is None:
+                    raise
+                wire.reader.uncancel()  # by the goodbye
+            finally:
+                wire.reader = None
+            if wire.goodbye is not None:
+                await asyncio.wait({wire.goodbye}, timeout=FLUSH_S + CLOSE_S)
         finally:
             code = wire.close_code or socket.close_code or 1006
             self.disconnects[code] += 1
             self._shut(wire, lingers=code != CLOSE_NORMAL and code not in FINAL)
+            connection.on_late = connection.on_fault = None
+            for task in (wire.writer, wire.goodbye):
+                if task is not None:
+                    task.cancel()
             if request.transport is not None and not request.transport.is_closing():
                 request.transport.close()
             if request.transport is not None:
                 asyncio.get_running_loop().call_later(LINGER_S, request.transport.abort)
         return socket
 
-    async def _read_socket(self, wire: _Wire, socket: web.WebSocketResponse[Any]) -> None:
-        async for message in socket:
+    def _late(self, wire: _Wire, error: LimitError) -> None:
+        """A frame was begun and did not come."""
+        self.state.limited[error.limit] += 1
+        self._close(wire, protocol.CLOSE_TOO_SLOW, error.message)
+
+    async def _read_socket(self, wire: _SocketWire, connection: Connection) -> None:
+        async for message in wire.socket:
             wire.heard = True
+            connection.finished()
             if message.type is WSMsgType.PING:
-                await socket.pong(message.data)
+                await wire.socket.pong(message.data)
                 continue
             if message.type is WSMsgType.PONG:
                 continue
@@ -643,51 +785,100 @@ class GatewayServer:
                 break
             if wire.close_code:
                 continue
-            for token in () if self.state.authority is None else tokens_of(message.data):
+            for token in () if self.state.authority is None else tokens_of(message.data, self.limits.frame_bytes):
                 await self.prepare(token)
             now_ms = self._clock.now_ms()
             effects = client_frame(
                 self.state, wire.session, message.data, self._command, now_ms, new_mutation_id, self._take_back
             )
             self.run(effects)
-            while len(wire.session.control) > CONTROL and not wire.close_code:
-                wire.taken.clear()
-                await wire.taken.wait()
+            connection.is_held_up = True
+            while self._is_unread(wire.session) and not wire.close_code:
+                await wire.paused()
+            pace = wire.session.pace
+            while pace is not None and (pause_ms := pace.pause_ms(self._clock.now_ms())) and not wire.close_code:
+                asyncio.get_running_loop().call_later(pause_ms / 1000.0, wire.let_read)
+                await wire.paused()
+            connection.is_held_up = False
 
-    async def _write_socket(self, wire: _Wire, socket: web.WebSocketResponse[Any]) -> None:
+    def _is_unread(self, session: SessionState) -> bool:
+        """Whether so many answers wait for a client that no more of its requests are read."""
+        return len(session.control) > CONTROL or session.control_bytes > self.state.outbox_limit
+
+    async def _write_socket(self, wire: _SocketWire) -> None:
+        """Write all there is, to the end also where it is being closed."""
         try:
-            while not wire.close_code:
-                await wire.ready.wait()
-                wire.ready.clear()
-                while (frame := self._take(wire)) is not None:
-                    await socket.send_frame(frame, WSMsgType.TEXT)
-                    self.state.written(wire.session, self._clock.now_ms())
-                    wire.taken.set()
+            while True:
+                wire.again = False
+                if wire.pings:
+                    wire.pings = False
+                    await wire.socket.ping()
+                frame = self._take(wire)
+                if frame is not None:
+                    await wire.socket.send_frame(frame, WSMsgType.TEXT)
+                    self._written(wire)
+                    wire.let_read()
+                elif not wire.again:
+                    break
         except ConnectionError:
             self._close(wire, 1006, "")
+        except Exception:
+            LOG.exception("writing_failed")
+            self._close(wire, 1011, "the gateway failed")
+        finally:
+            wire.writer = None
 
-    async def _keep_socket(self, wire: _Wire, socket: web.WebSocketResponse[Any], writer: asyncio.Task[None]) -> None:
-        """Ping; in the end say goodbye, which a writer that is stuck may not prevent."""
-        if wire.session.principal is None and not await _set_within(wire.closing, HELLO_S):
-            if wire.session.principal is None:
-                self._close(wire, protocol.CLOSE_HELLO_LATE, "no hello with a token")
-        while not await _set_within(wire.closing, PING_S):
-            if wire.session.busy:
-                continue  # whether a full socket still takes anything is for `GatewayState.stalled` to say
-            if not wire.heard:
-                self._close(wire, protocol.CLOSE_NO_PONG, "no pong")
-                break
-            wire.heard = False
-            try:
-                await socket.ping()
-            except ConnectionError:
-                self._close(wire, 1006, "")
-        await asyncio.wait({writer}, timeout=FLUSH_S)
+    async def _say_goodbye(self, wire: _SocketWire) -> None:
+        """Close a socket, which a writer that is stuck may not prevent."""
+        if wire.writer is not None:
+            await asyncio.wait({wire.writer}, timeout=FLUSH_S)
         try:
             async with asyncio.timeout(CLOSE_S):
-                await socket.close(code=wire.close_code, message=wire.close_reason.encode()[:120])
+                await wire.socket.close(code=wire.close_code, message=wire.close_reason.encode()[:120])
         except (TimeoutError, ConnectionError):
             pass
+        finally:
+            wire.is_over = True
+            if wire.reader is not None:
+                wire.reader.cancel()
+
+    async def _keep(self) -> None:
+        """Ping sockets that are quiet, and end those that do not answer, or do not say whose they are."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(min(KEEP_S, PING_S / 5, self.limits.hello_within_ms / 5_000))
+            now_s = loop.time()
+            for wire in list(self._wires.values()):
+                if isinstance(wire, _SocketWire) and not wire.close_code:
+                    self._look_after(wire, now_s)
+
+    def _look_after(self, wire: _SocketWire, now_s: float) -> None:
+        if wire.session.principal is None and now_s - wire.opened_s >= self.limits.hello_within_ms / 1000.0:
+            self.state.limited["hello_within"] += 1
+            self._close(wire, protocol.CLOSE_HELLO_LATE, "no hello with a token")
+        elif now_s - wire.pinged_s >= PING_S:
+            wire.pinged_s = now_s
+            if wire.session.busy:
+                return  # whether a full socket still takes anything is for `GatewayState.look` to say
+            if not wire.heard:
+                self._close(wire, protocol.CLOSE_NO_PONG, "no pong")
+                return
+            wire.heard, wire.pings = False, True
+            wire.wake()
+
+    def look(self) -> None:
+        """See which sockets hold up what is due."""
+        self.run(self.state.look(self._clock.now_ms(), self._unsent))
+
+    def _unsent(self, session: str) -> int:
+        wire = self._wires.get(session)
+        transport = None if wire is None else wire.transport
+        return 0 if transport is None else transport.get_write_buffer_size()
+
+    def _written(self, wire: _Wire) -> None:
+        effects = self.state.written(wire.session, self._clock.now_ms())
+        if effects:
+            self.run(effects)
 
     def _take(self, wire: _Wire) -> bytes | None:
         frame, effects = self.state.take(wire.session, self._clock.now_ms())
@@ -702,13 +893,14 @@ class GatewayServer:
         wanted += [(text, True) for text in request.query.getall("prefix", [])]
         if not wanted:
             raise RequestError(ErrorCode.BAD_REQUEST, "a stream needs a key or a prefix")
-        token = request.headers.get("Last-Event-ID") or None
-        since = None if token is None else decode_token(token)
         tenant = who(request).tenant
-        keys = _widest([(tenant.inside(normalized(text)), prefix) for text, prefix in wanted])
+        keys = _widest(
+            [(tenant.inside(normalized(text)), prefix) for text, prefix in wanted], self.limits.subscriptions
+        )
         for key, _ in keys:
             who(request).require("read", key)
-        wire = self._open(request, server_sent=True)
+        since = request.headers.get("Last-Event-ID") or None
+        wire = self._open(request, scope=scope_of(keys))
         try:
             for n, (key, prefix) in enumerate(keys):
                 name = str(n).encode()
@@ -718,15 +910,9 @@ class GatewayServer:
                     )
                 )
             response = web.StreamResponse(
-                headers={
-                    "Content-Type": "text/event-stream",
-                    "Cache-Control": "no-store",
-                    "X-Accel-Buffering": "no",
-                }
+                headers={**self._browsers.data, "Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}
             )
-            origin = request.headers.get("Origin")
-            if origin in self.origins:
-                self._allow(response, origin)
+            self._browsers.allow(request, response, cookies=True)
             await response.prepare(request)
             async with asyncio.TaskGroup() as group:
                 writer = group.create_task(self._write_stream(wire, response))
@@ -739,7 +925,7 @@ class GatewayServer:
                 request.transport.abort()
         return response
 
-    async def _write_stream(self, wire: _Wire, response: web.StreamResponse) -> None:
+    async def _write_stream(self, wire: _StreamWire, response: web.StreamResponse) -> None:
         try:
             while not wire.close_code:
                 if not await _set_within(wire.ready, PING_S):
@@ -748,7 +934,7 @@ class GatewayServer:
                 wire.ready.clear()
                 while (piece := self._take(wire)) is not None:
                     await response.write(piece)
-                    self.state.written(wire.session, self._clock.now_ms())
+                    self._written(wire)
         except ConnectionError:
             self._close(wire, 1006, "")
 
@@ -760,22 +946,23 @@ class GatewayServer:
         key = _key(request, "prefix" if prefix else "key")
         if "since" not in request.query:
             raise RequestError(ErrorCode.BAD_REQUEST, "the parameter 'since' is needed, a position token")
-        since = decode_token(request.query["since"])
+        since = request.query["since"]
         who(request).require("read", key)
-        wire = self._open(request, server_sent=False)
+        wire = self._open(request)
         messages: list[_Message] = []
+        begins_again = self.state.tokens.position(scope_of([(key, prefix)]))
         try:
             now_ms = self._clock.now_ms()
             self.run(
                 self.state.subscribe(wire.session, b"0", key, prefix=prefix, mode="data", since=since, now_ms=now_ms)
             )
             async with asyncio.timeout(REQUEST_MS / 1000.0):
-                while not _is_whole(messages):
+                while not _is_whole(messages, begins_again):
                     await wire.ready.wait()
                     wire.ready.clear()
-                    while not _is_whole(messages) and (frame := self._take(wire)) is not None:
+                    while not _is_whole(messages, begins_again) and (frame := self._take(wire)) is not None:
                         messages.extend(_MESSAGES(frame))
-                        self.state.written(wire.session, self._clock.now_ms())
+                        self._written(wire)
         except TimeoutError as error:
             raise HarborError(ErrorCode.TIMEOUT, "the shard did not answer in time") from error
         finally:
@@ -845,6 +1032,19 @@ CHUNK_WRITE_BYTES = 64 * 1024
 """Bytes a socket may hold unsent before writing waits: from then on its session lags and folds."""
 
 
+NOTSENT_BYTES = 128 * 1024
+"""What the kernel may hold of a socket beside what is on its way to the peer. By default it takes megabytes from a client that has stopped
+reading, which then seems to keep up."""
+
+
+def _bound(transport: asyncio.Transport | None) -> None:
+    """Let a stream's connection buffer no more than it needs to be kept busy."""
+    connection = None if transport is None else transport.get_extra_info("socket")
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)  # Linux and some BSDs
+    if connection is not None and option is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
+        connection.setsockopt(socket.IPPROTO_TCP, option, NOTSENT_BYTES)
+
+
 def _entry_response(request: web.BaseRequest, version: int, body: bytes) -> web.Response:
     etag = f'"{version}"'
     held = request.headers.get("If-None-Match")
@@ -855,16 +1055,10 @@ def _entry_response(request: web.BaseRequest, version: int, body: bytes) -> web.
     return web.Response(body=body, headers={"Content-Type": "application/json", "ETag": etag})
 
 
-def error_response(error: HarborError, principal: Principal | None = None) -> web.Response:
-    """Return an error as HTTP answers it, to somebody."""
-    members = protocol.error_of(error)
-    if principal is not None:
-        members["message"] = principal.tenant.text(error.message)
-    body = orjson.dumps({"error": members})
-    response = web.Response(status=STATUS.get(error.code, 500), body=body, headers=JSON)
-    if error.code is ErrorCode.UNAUTHORIZED:
-        response.headers["WWW-Authenticate"] = "Bearer"
-    return response
+def _pattern(request: web.BaseRequest) -> str:
+    """Return a request's path as routes have it. An escaped `/` parts nothing, here as for a proxy that lets only some paths through."""
+    path = request.rel_url.raw_path
+    return f"{MUTATION}{{id}}" if path.startswith(MUTATION) else path
 
 
 def who(request: web.BaseRequest) -> Principal:
@@ -914,15 +1108,15 @@ async def _set_within(event: asyncio.Event, seconds: float) -> bool:
     return True
 
 
-def _widest(wanted: list[tuple[CanonicalKey, bool]]) -> list[tuple[CanonicalKey, bool]]:
+def _widest(wanted: list[tuple[CanonicalKey, bool]], most: int) -> list[tuple[CanonicalKey, bool]]:
     """Leave out what another key or prefix of a stream covers: its events do not say which of them they are for.
 
     Raises:
         RequestError: `TOO_MANY`, as many as a URL can hold would keep everybody waiting while they are compared.
     """
     asked = dict.fromkeys(wanted)
-    if len(asked) > SUBSCRIPTIONS:
-        raise RequestError(ErrorCode.TOO_MANY, f"a stream has at most {SUBSCRIPTIONS} keys and prefixes")
+    if len(asked) > most:
+        refuse(ErrorCode.TOO_MANY, "subscriptions", most, f"a stream has at most {most} keys and prefixes")
     prefixes = [KeyMatcher(parse(key)) for key, prefix in asked if prefix]
     return [
         (key, prefix)
@@ -940,13 +1134,13 @@ def _kind(message: _Message) -> str:
     return str(msgspec.json.decode(message["type"]))
 
 
-def _is_whole(messages: list[_Message]) -> bool:
-    """Whether a subscription that resumed has been told everything."""
+def _is_whole(messages: list[_Message], begins_again: bytes) -> bool:
+    """Whether a subscription that resumed has been told everything; the token `begins_again` says that more is to come."""
     if not messages:
         return False
     last = messages[-1]
     if _kind(last) == "position":
-        return bool(msgspec.json.decode(last["token"]).encode() != protocol.VOID_TOKEN)
+        return bool(msgspec.json.decode(last["token"]).encode() != begins_again)
     return _kind(last) == "snapshot_end"
 
 

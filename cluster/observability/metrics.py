@@ -131,6 +131,8 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("shard",),
     ),
     "shard_resets_total": ("counter", "Entries reset because events may have been lost.", ("shard",)),
+    "history_changes": ("gauge", "Changes that a client which comes back can be told of.", ("shard",)),
+    "history_bytes": ("gauge", "What they take.", ("shard",)),
     "journal_bytes": ("gauge", "The store on the disk.", ("shard",)),
     "journal_errors_total": ("counter", "Transactions that could not be stored, and were tried again.", ("shard",)),
     "journal_sync_seconds": ("histogram", "To write through what was committed.", ("shard",)),
@@ -139,6 +141,11 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "fetch_seconds": ("histogram", "From a request to its answer.", ("shard",)),
     "invalidations_total": ("counter", "Entries marked out of date.", ("shard",)),
     "reads_total": ("counter", "Reads by where the answer came from.", ("result",)),
+    "limited_total": (
+        "counter",
+        "Requests, messages and connections refused or ended by a limit.",
+        ("gateway", "limit"),
+    ),
     "changes_delivered_total": ("counter", "Changes written to clients in step.", ("gateway",)),
     "end_to_end_seconds": (
         "histogram",
@@ -147,6 +154,12 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "gateway_sessions": ("gauge", "Clients connected.", ("gateway",)),
     "gateway_outbox_bytes": ("gauge", "Waiting to be written.", ("gateway",)),
+    "sessions_degraded": ("gauge", "Clients that read slowly, by what they get instead.", ("gateway", "level")),
+    "replica_divergences_total": (
+        "counter",
+        "Replicas that were not what their shard holds, and were made anew; any is a fault.",
+        ("gateway",),
+    ),
     "disconnects_total": ("counter", "WebSocket closes by code.", ("gateway", "code")),
     "credentials_refused_total": ("counter", "Credentials that were not recognised, by why.", ("gateway", "reason")),
     "sessions_barred_total": (

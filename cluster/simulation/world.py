@@ -52,6 +52,7 @@ from cluster.core.messages import (
     Take,
 )
 from cluster.core.placement import SlotMap, assign_slots
+from cluster.core.position import Tokens
 from cluster.core.rule import Envelope
 from cluster.core.scaling import Reported, Retire, Scaling
 from cluster.core.session_state import SessionState
@@ -379,7 +380,8 @@ class World:
                     members=self.scaling.members,
                 )
             case _:
-                machine = GatewayState(name, incarnation, slots=self.slots, shards=self.slots.shards)
+                tokens = Tokens("simulated", "simulation")
+                machine = GatewayState(name, incarnation, slots=self.slots, shards=self.slots.shards, tokens=tokens)
         self.machines[name] = machine
         self._lives[name] = self._lives.get(name, 0) + 1
         self.note(f"{name} lives as {incarnation}")

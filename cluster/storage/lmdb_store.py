@@ -4,15 +4,17 @@ What a killed process has committed is in the system's page cache and survives i
 loses power keeps: `always` writes through at each commit, `window` within a window (the owner calls `sync`), `never` when the system
 pleases. In the latter two LMDB's pages may reach the disk in any order, so such a machine may find a store it cannot read.
 
-The directory is one process's alone (`flock`, which ends with the process). A store that cannot be read, or is of another layout, is
+The directory is one process's alone (`flock`, which ends with the process). Within it LMDB's own lock table lets a copy be read on one thread
+while another commits: without it pages would be written over that the reader has still to come to. A store that cannot be read, or is of another layout, is
 set aside under a name of its own and a new one begun.
 """
 
 import fcntl
 import os
 import shutil
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -21,10 +23,12 @@ from typing import Any
 import lmdb
 import msgspec
 
-from cluster.core.history import Life, Past, Record, Step
+from cluster.core.digest import Digest
+from cluster.core.history import Past, Record
 from cluster.core.messages import Checkpoint
 from cluster.core.mutation_queue import MutationRecord
 from cluster.core.placement import SlotMap
+from cluster.core.stored_rows import Meta, Row, Table, change_row
 from cluster.core.transaction import SCHEMA, Cursor, Result, Stored, StoredEntry, Transaction
 from cluster.errors import StoreError
 
@@ -42,20 +46,13 @@ _RECORD = msgspec.msgpack.Decoder(Record).decode
 _MUTATION = msgspec.msgpack.Decoder(MutationRecord).decode
 
 
-class _Meta(msgspec.Struct, frozen=True, array_like=True):
-    schema: int
-    epoch: int
-    offset: int
-    lives: list[Life]
-    first: int
-    steps: list[Step] = []
-
-
-_META = msgspec.msgpack.Decoder(_Meta).decode
+_META = msgspec.msgpack.Decoder(Meta).decode
 _MAPS = msgspec.msgpack.Decoder(tuple[SlotMap | None, SlotMap | None]).decode
 _PAST = msgspec.msgpack.Decoder(Past).decode
 _PASTS = b"past/"
 """Before the number of a shard that is no more, in the table of what is kept once."""
+COPY = "copy"
+"""Directory within a store's where a copy of it is made; what a killed process leaves there goes when the store is opened next."""
 
 
 class LmdbStore:
@@ -82,8 +79,11 @@ class LmdbStore:
         size = max(map_bytes, 2 * held.stat().st_size if held.exists() else 0)
         try:
             self._env = lmdb.open(
-                str(directory), map_size=size, max_dbs=8, lock=False, sync=always, metasync=always, readahead=False
+                str(directory), map_size=size, max_dbs=8, sync=always, metasync=always, readahead=False
             )
+            shutil.rmtree(directory / COPY, ignore_errors=True)
+            self._copying = threading.Lock()
+            """Held while a copy is made: the map may not move under it."""
             self._is_padded = self._pad(held)
             self._open_tables()
         except lmdb.Error as error:
@@ -110,6 +110,14 @@ class LmdbStore:
         self._changes = self._env.open_db(b"changes")
         self._mutations = self._env.open_db(b"mutations")
         self._meta = self._env.open_db(b"meta")
+        self._tables: dict[Table, Any] = {
+            "entry": self._entries,
+            "cursor": self._cursors,
+            "checkpoint": self._checkpoints,
+            "result": self._results,
+            "change": self._changes,
+            "mutation": self._mutations,
+        }
 
     def load(self) -> Stored | None:
         """Return what was stored; None: nothing yet.
@@ -173,7 +181,8 @@ class LmdbStore:
 
     def _grow(self) -> None:
         try:
-            self._env.set_mapsize(2 * self._env.info()["map_size"])
+            with self._copying:
+                self._env.set_mapsize(2 * self._env.info()["map_size"])
         except lmdb.Error as error:
             raise StoreError(f"{self.directory}: {error}") from error
 
@@ -196,7 +205,7 @@ class LmdbStore:
                 writing.delete(name, db=self._meta)
             else:
                 writing.put(name, _ENCODE(past), db=self._meta)
-        meta = _Meta(
+        meta = Meta(
             SCHEMA, transaction.epoch, transaction.offset, transaction.lives, transaction.first, transaction.steps
         )
         writing.put(b"state", _ENCODE(meta), db=self._meta)
@@ -212,6 +221,54 @@ class LmdbStore:
         """Return the bytes it takes on the disk."""
         return int(self._env.info()["last_pgno"] + 1) * int(self._env.stat()["psize"])
 
+    def meta(self) -> Meta | None:
+        """Return what stands beside the rows; None: nothing was stored yet."""
+        with self._env.begin() as reading:
+            raw = reading.get(b"state", db=self._meta)
+        return None if raw is None else _META(raw)
+
+    def rows(self, *tables: Table) -> Iterator[Row]:
+        """Yield the rows of some tables (none named: of all), of one moment. They are to be read to the end before the next commit, which may move the map.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        try:
+            with self._env.begin() as reading:
+                for table in tables or self._tables:
+                    for key, row in reading.cursor(self._tables[table]):
+                        number = int.from_bytes(key, "big")
+                        yield table, change_row(number, _RECORD(row)) if table == "change" else row
+        except (lmdb.Error, msgspec.MsgspecError) as error:
+            raise StoreError(f"{self.directory}: {error}") from error
+
+    def content_digest(self) -> str:
+        """Return the digest of all its rows, of one moment.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        return Digest(self.rows()).hex
+
+    def make_room(self) -> None:
+        """Before a copy: have room for as much again as is stored, so that commits meanwhile hardly ever wait for its end to get more."""
+        if 2 * self.size() > self._env.info()["map_size"]:
+            self._grow()
+
+    def copy_to(self, directory: Path) -> None:
+        """Write a store that holds what this one does at this moment, without what its file has unused. On a thread of its own, while others commit.
+
+        Raises:
+            StoreError: it cannot be written; nothing is left of it.
+        """
+        try:
+            directory.mkdir(parents=True)
+            with self._copying:
+                self._env.copy(str(directory), compact=True)
+        except (lmdb.Error, OSError) as error:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise StoreError(f"{directory}: {getattr(error, 'strerror', None) or error}") from error
+
     def close(self) -> None:
         """Give it up."""
         self._env.close()
@@ -226,6 +283,20 @@ def _put(writing: Any, table: Any, rows: Mapping[str, Any], *, is_named: bool = 
             writing.delete(key, db=table)
         else:
             writing.put(key, _ENCODE((name, row) if is_named else row), db=table)
+
+
+def directory_of(path: str, cluster: str, shard: int) -> Path:
+    """Return where a shard's store is, below `storage.path`."""
+    return Path(path) / cluster / f"shard-{shard}"
+
+
+def stores_of(path: str, cluster: str, shard: int) -> list[Path]:
+    """Return the stores of a shard that are there: of this name, or with an id of their own behind it."""
+    named = directory_of(path, cluster, shard)
+    found = [
+        each for each in named.parent.glob(f"{named.name}-*") if each.name.removeprefix(f"{named.name}-").isalnum()
+    ]
+    return [each for each in (named, *sorted(found)) if each.is_dir()]
 
 
 def open_store(directory: Path, *, always: bool = False, wait_s: float = 0.0) -> tuple[LmdbStore, Stored | None, str]:

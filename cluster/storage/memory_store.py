@@ -2,6 +2,7 @@
 
 from typing import TypeVar
 
+from cluster.core.digest import Digest, digest_of
 from cluster.core.history import Life, Past, Record, Step
 from cluster.core.messages import Checkpoint
 from cluster.core.mutation_queue import MutationRecord
@@ -73,6 +74,11 @@ class MemoryStore:
     def size(self) -> int:
         """Return the bytes of the entries' data."""
         return sum(len(entry.data) for entry in self._entries.values())
+
+    def content_digest(self) -> str:
+        """Return the digest of all its rows."""
+        stored = self.load()
+        return Digest().hex if stored is None else digest_of(stored)
 
     def close(self) -> None:
         """What is stored stays."""

@@ -30,6 +30,7 @@ from rich.table import Table
 
 from tests.bench.blaster import KEYS
 from tests.bench.cache import shards_part, whole
+from tests.bench.clients import idle_clients, reconnect, slow_clients
 from tests.bench.mutations import mutations
 from tests.bench.presence import presence
 from tests.bench.recovery import kills, restart
@@ -340,6 +341,9 @@ def main() -> None:
         "idle, 1 subscriber": lambda: idle(15),
         "mutations": lambda: mutations(Child),
         "presence, 333 heartbeats/s, 100 watchers": lambda: presence(min(options.seconds, 15.0)),
+        "slow clients, 25 of 500 stop reading": lambda: slow_clients(max(options.seconds, 60.0)),
+        "idle clients, 5,000": idle_clients,
+        "reconnect, 1,000 at once": reconnect,
         "100,000 entries, shards": shards_part,
         "100,000 entries, cluster": whole,
         "transport": lambda: transports(Child),

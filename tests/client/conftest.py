@@ -44,6 +44,7 @@ async def revive(harness: Harness) -> None:
         describe=harness.describe,
         scale=harness.scale,
         dead_letters=harness.dead_letters,
+        copy=harness.copy,
     )
     await harness.server.start("127.0.0.1", harness.port)
 

@@ -185,3 +185,22 @@ async def test_a_client_resumes_with_the_token_it_was_given_and_only_what_it_had
         {"type": "hello", "resume": "t0"},
         joins,
     ]
+
+
+async def test_a_session_that_is_not_known_any_more_goes_on_as_another(stand_in: StandIn) -> None:
+    async def script(line: Line) -> None:
+        await line.say({**WELCOME, "session": f"s{line.number}", "resume_token": f"t{line.number}"})
+        hello = await line.hear()
+        if line.number == 0:
+            line.abort()
+            return
+        assert hello["type"] == "hello"
+        await line.say({"type": "error", "re": hello["id"], "code": "BAD_REQUEST", "message": "m", "temporary": False})
+        await line.hear()
+        await line.say({"type": "presence", "topic": "doc:1", **message(1, [row("s1")], snapshot=True)})
+        await line.until_closed()
+
+    stand_in.script = script
+    async with HarborClient(stand_in.url, backoff=AT_ONCE) as harbor, harbor.join("doc:1", 7) as room:
+        await until(room, 1)
+        assert room.me == "s1"

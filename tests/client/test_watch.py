@@ -64,6 +64,28 @@ async def test_it_continues_after_a_cut_and_resets_where_it_cannot(stand_in: Sta
     assert heard[2]["type"] == "unsubscribe"
 
 
+async def test_it_begins_anew_where_its_token_is_not_taken_any_more(stand_in: StandIn) -> None:
+    async def script(line: Line) -> None:
+        await line.say(WELCOME)
+        asked = await line.hear()
+        if "since" in asked:
+            await line.say(
+                {"type": "error", "re": asked["id"], "code": "BAD_REQUEST", "message": "m", "temporary": False}
+            )
+            asked = await line.hear()
+            assert "since" not in asked
+        await line.say({"type": "snapshot_end", "sub": asked["id"], "position": "t"})
+        if line.number:
+            await line.until_closed()
+        line.abort()
+
+    stand_in.script = script
+    messages = watch(stand_in.url, A)
+    async with asyncio.timeout(60):
+        assert [(await anext(messages))["type"] for _ in range(3)] == ["snapshot_end", "reset", "snapshot_end"]
+    await messages.aclose()
+
+
 async def test_errors(harness: Harness, nobody: str) -> None:
     async def first(*arguments: Any, **more: Any) -> None:
         async with asyncio.timeout(60):

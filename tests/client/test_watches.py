@@ -8,6 +8,7 @@ import pytest
 
 from cluster.client import Change, HarborClient, Watch, connection
 from cluster.core import gateway_state
+from cluster.core.limits import Limits
 from cluster.errors import ErrorCode, HarborError, UnavailableError
 from tests.client.conftest import AT_ONCE, NEVER, WELCOME, Line, StandIn, cut, revive
 from tests.client.consumer import Consumer
@@ -519,8 +520,61 @@ async def test_what_speaks_something_else_is_no_cluster(stand_in: StandIn) -> No
             await first(harbor.watch(A))
 
 
-async def test_one_watch_refused_leaves_the_others_alone(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gateway_state, "SUBSCRIPTIONS", 1)
+async def test_a_token_that_is_not_taken_any_more_makes_it_begin_anew(stand_in: StandIn) -> None:
+    since: list[str | None] = []
+
+    async def script(line: Line) -> None:
+        await line.say(WELCOME)
+        while not line.socket.closed:
+            asked = await line.hear()
+            since.append(asked.get("since"))
+            if "since" in asked:
+                refusal = {"code": "BAD_REQUEST", "message": "not a position token", "temporary": False}
+                await line.say({"type": "error", "re": asked["id"], **refusal})
+                continue
+            await line.say({"type": "snapshot_end", "sub": asked["id"], "position": "t"})
+            if line.number:
+                await line.until_closed()
+            line.abort()
+            return
+
+    stand_in.script = script
+    async with client(stand_in.url) as harbor:
+        watch = harbor.watch(A)
+        kinds = [(await anext(watch)).kind for _ in range(3)]
+    assert kinds == ["ready", "reset", "ready"]
+    assert since == [None, "t", None]
+
+
+async def test_a_client_that_is_closed_as_too_slow_is_told_and_goes_on_from_its_token(
+    stand_in: StandIn,
+) -> None:
+    since: list[str | None] = []
+    notice = {"type": "notice", "level": "warning", "code": "degraded", "message": "m", "window_ms": 250, "step": 1}
+
+    async def script(line: Line) -> None:
+        await line.say(WELCOME)
+        asked = await line.hear()
+        since.append(asked.get("since"))
+        if line.number == 0:
+            await line.say({"type": "snapshot_end", "sub": asked["id"], "position": "t"}, notice)
+            await line.socket.close(code=3008, message=b"too slow")
+            return
+        await line.say(
+            {"type": "change", "sub": asked["id"], "key": A, "from": 0, "version": 1, "data": 1, "coalesced": 1}
+        )
+        await line.until_closed()
+
+    stand_in.script = script
+    notices: list[dict[str, Any]] = []
+    async with HarborClient(stand_in.url, backoff=AT_ONCE, on_notice=notices.append) as harbor:
+        watch = harbor.watch(A)
+        assert [(await anext(watch)).kind for _ in range(2)] == ["ready", "change"]
+    assert (since, notices) == ([None, "t"], [notice])
+
+
+async def test_one_watch_refused_leaves_the_others_alone(harness: Harness) -> None:
+    harness.state.limits = Limits(subscriptions=1)
     async with client(harness.url) as harbor:
         kept = harbor.watch(A)
         await until(kept, ready)
@@ -534,7 +588,8 @@ async def test_one_watch_refused_leaves_the_others_alone(harness: Harness, monke
 
 
 async def test_a_fault_of_the_client_is_raised_not_swallowed(
-    stand_in: StandIn, caplog: pytest.LogCaptureFixture
+    stand_in: StandIn,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def script(line: Line) -> None:
         await line.say(WELCOME)

@@ -22,6 +22,10 @@ def config(**more: object) -> Config:
             "cluster.gateways: cannot change while the cluster runs (1 -> None): restart it",
         ),
         ({"gateway": {"port": 1}}, "gateway.port: cannot change while the cluster runs (8700 -> 1): restart it"),
+        (
+            {"gateway": {"token_secret": "x" * 32}},
+            "gateway.token_secret: cannot change while the cluster runs: restart it",
+        ),
         ({"storage": {"path": "/x"}}, "storage: cannot change while the cluster runs: restart it"),
     ],
 )

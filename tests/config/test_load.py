@@ -16,6 +16,7 @@ from cluster.config.model import (
     CacheConfig,
     ClusterConfig,
     GatewayConfig,
+    HistoryConfig,
     QueryConfig,
     ReconnectConfig,
     ServiceConfig,
@@ -137,7 +138,12 @@ FAULTS: list[tuple[str, str]] = [
         "gateway.admin_host: without auth a loopback address is needed (127.0.0.1, ::1 or localhost), got 'example'",
     ),
     ("gateway: {origins: 'http://x'}", "gateway.origins: expected a list, got 'http://x'"),
-    ("gateway: {origins: [x]}", "gateway.origins.0: expected an http:// or https:// URL, got 'x'"),
+    ("gateway: {origins: [x]}", "gateway.origins.0: expected an origin such as https://app.example.com, got 'x'"),
+    ("gateway: {outbox: 1KiB}", "gateway.outbox: expected at least 64KiB, got '1KiB'"),
+    (
+        "gateway: {token_secret: short-secret}",
+        "gateway.token_secret: expected a text of at least 32 characters, such as openssl rand -hex 32 prints",
+    ),
     ("gateway: {auth: {mode: api_keys}}", "gateway.auth.keys_file: required"),
     ("gateway: {auth: {mode: none, keys_file: x}}", "gateway.auth.keys_file: unknown key, expected one of mode"),
     (
@@ -157,6 +163,9 @@ FAULTS: list[tuple[str, str]] = [
     ("gateway: {tenant_claim: org}", "gateway.tenant_claim: tenants are told apart by their credentials: auth.mode is none"),
     # --- storage and defaults
     ("storage: {path: 7}", "storage.path: expected text, got 7"),
+    ("storage: {history: {max_bytes: 5}}", "storage.history.max_bytes: expected a size such as 64KiB or 1MiB, got 5"),
+    ("storage: {history: {max_age: 5}}", "storage.history.max_age: expected a duration such as 100ms, 60s, 5m or 24h, got 5"),
+    ("storage: {history: {age: 5m}}", "storage.history.age: unknown key, did you mean max_age?"),
     ("storage: {pth: x}", "storage.pth: unknown key, did you mean path?"),
     ("storage: {path: null, sync: maybe}", "storage.sync: expected always or window or never, got 'maybe'"),
     ("defaults: {stale_time: soon}", "defaults.stale_time: expected a duration such as 100ms, 60s, 5m or 24h, got 'soon'"),
@@ -394,7 +403,7 @@ class TestValues:
             cluster: {name: c1, shards: 8, coordinators: 2, ingestors: 3, gateways: 2, replicas: 0}
             batching: {window: 50ms, mode: leading, max_wait: 0.5s}
             gateway: {host: "::1", port: 0, admin_host: localhost, admin_port: 1, origins: ["https://a"], auth: {mode: none}}
-            storage: {path: null, sync: never, wait: 5s}
+            storage: {path: null, sync: never, wait: 5s, history: {max_bytes: 1MiB, max_age: infinity}}
             defaults: {stale_time: infinity, gc_time: 24h, offline_time: 1h, retry: true}
             services: {api: {base_url: "http://x/base", timeout: 1m}}
             queries:
@@ -409,6 +418,7 @@ class TestValues:
         assert config.cluster == ClusterConfig("c1", 8, 2, 3, 2)
         assert config.batching == Profile("leading", 50.0, 500.0)
         assert config.gateway == GatewayConfig("::1", 0, "localhost", 1, ("https://a",))
+        assert config.storage.history == HistoryConfig(1024**2, None)
         assert config.services == {"api": ServiceConfig("http://x/base", {}, 60_000.0)}
         assert config.queries == (
             QueryConfig(
@@ -432,6 +442,11 @@ class TestValues:
         }  # fmt: skip
         (stream,) = config.streams
         assert (stream.always, stream.linger_ms, stream.batching) == (True, 0.0, Profile("debounce", 50.0, 500.0))
+
+    def test_what_a_section_leaves_out_is_the_default(self) -> None:
+        assert loaded("storage: {history: {}}").storage == StorageConfig()
+        assert loaded("storage: {history: {max_age: 5m}}").storage.history == HistoryConfig(max_age_ms=300_000.0)
+        assert loaded("gateway: {port: 1}").gateway == GatewayConfig(port=1)
 
     def test_transports(self, monkeypatch: pytest.MonkeyPatch) -> None:
         text = "sources: {s: {type: websocket, url: 'ws://x', transport: %s}}"

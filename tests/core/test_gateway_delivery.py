@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pytest
 
-from cluster.core import gateway_state, shard_state, template
+from cluster.core import anti_entropy, gateway_state, shard_state, template
 from cluster.core.declared_query import DeclaredQuery, Response
 from cluster.core.messages import Edit
 from cluster.core.operation import parse_operations
@@ -212,3 +212,69 @@ def test_the_model_client_notices_a_gap() -> None:
     view.take({"type": "snapshot", "key": ["a"], "version": 3, "data": 1})
     with pytest.raises(AssertionError):
         view.take({"type": "change", "key": ["a"], "from": 4, "version": 5, "data": 2, "coalesced": 1})
+
+
+# --- anti-entropy ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("broken", "prefix"),
+    [(broken, prefix) for broken in ("behind", "ahead", "ghost") for prefix in (True, False)] + [("gone", False)],
+)
+def test_a_replica_that_was_broken_is_made_anew_and_so_is_what_clients_hold(broken: str, prefix: bool) -> None:
+    world = InProcess(shards=2)
+    world.write('["a",1]', {"n": 1})
+    world.write('["a",2]', {"n": 1})
+    client = Client(world, "c")
+    view = client.subscribe(1, **({"prefix": ["a"]} if prefix else {"key": ["a", 1]}))
+    world.settle(100)
+    client.read()
+    replica = world.gateway.replicas['["a",1]']
+    match broken:
+        case "behind":
+            replica.version -= 3
+        case "ahead":
+            replica.version += 3
+        case "gone":
+            del world.gateway.replicas[replica.key]
+            replica.topics[0].replicas.clear()
+        case "ghost":
+            world.erase(replica.key)
+            world.calls.clear()  # the shard takes it for told
+            link = world.shard_of(replica.key)._links["gateway-0"]
+            link.link.acknowledged(link.link.peer)
+            world.gateway._by_address[f"shard-{replica.shard}"].incoming._sequence += 1
+    world.settle(30_000)
+    client.read()
+    assert world.gateway.anti_entropy.divergences == 1
+    assert [(each[0], each[1], each[3]) for each in world.gateway.diverged] == [
+        (f"shard-{replica.shard}", replica.key, 1)
+    ]
+    expected = world.oracle('["a"]' if prefix else '["a",1]', prefix)
+    assert {key: version for key, (version, _) in view.entries.items()} == {k: v for k, (v, _) in expected.items()}
+    world.write('["a",1]', {"n": 2})
+    world.settle(100)
+    client.read()
+    assert view.entries['["a",1]'][1] == {"n": 2}
+    world.settle(60_000)
+    assert world.gateway.anti_entropy.divergences == 1, "found once"
+
+
+def test_what_changes_all_the_time_is_no_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anti_entropy, "CHECK_MS", 50.0)
+    world = InProcess(shards=2, gateways=2)
+    clients = [Client(world, f"c{n}", f"gateway-{n}") for n in range(2)]
+    for n in range(20):
+        world.write(f'["a",{n}]', 0)
+    for client in clients:
+        client.subscribe(1, prefix=["a"])
+    world.settle(100)
+    for step in range(1_500):
+        world.write(f'["a",{step % 20}]', step)
+        if step % 50 == 7:
+            world.erase(f'["a",{step % 19}]')
+        for _ in range(step % 3):
+            world.step()
+        world.advance(20.0)
+    world.settle(10_000)
+    assert [gateway.anti_entropy.divergences for gateway in world.gateways.values()] == [0, 0]

@@ -34,6 +34,7 @@ from cluster.core.mutation import MAX_ID, DeclaredMutation
 from cluster.core.placement import assign_slots
 from cluster.core.query_key import CanonicalKey
 from cluster.errors import ErrorCode, HarborError
+from tests.in_process import TOKENS
 
 FIRST = 9 * IDS_PER_MS
 """The ids of requests of this life come after it."""
@@ -55,7 +56,7 @@ class World:
     def __init__(self, shards: int = 2) -> None:
         self.now_ms = 1000.0
         self.slots = assign_slots(range(shards), 1)
-        self.state = GatewayState("gateway-0", 9, slots=self.slots, shards=shards, mutations=MUTATIONS)
+        self.state = GatewayState("gateway-0", 9, slots=self.slots, shards=shards, tokens=TOKENS, mutations=MUTATIONS)
         self.lives = [20 + n for n in range(shards)]
         self.sequences = [0] * shards
         self.asked: list[list[Any]] = [[] for _ in range(shards)]

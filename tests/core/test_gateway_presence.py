@@ -2,13 +2,15 @@
 
 from typing import Any
 
+import pytest
+
 from cluster.core import template
 from cluster.core.gateway_state import Close
 from cluster.core.grants import ApiKeys, Grants, Principal, line
 from cluster.core.messages import ListMembers, MemberList, Requests
 from cluster.core.presence_room import Pattern
 from cluster.core.query_key import CanonicalKey
-from tests.in_process import Client, InProcess
+from tests.in_process import TOKENS, Client, InProcess
 
 PATTERNS = (Pattern(template.parse("doc:{id}"), 30_000.0, 75_000.0),)
 
@@ -136,7 +138,21 @@ def test_hello_with_a_token_and_a_resume_greets_once_as_who_it_was() -> None:
     life.gateway.authority = ApiKeys.parse(line("me", "k", Grants(presence=["*"])))
     client = Client(life, "c")
     client.session.principal = None
-    client.say(type="hello", token="k", resume="secret")
+    token = TOKENS.session("secret", "me")
+    client.say(type="hello", token="k", resume=token)
     (welcome,) = client.read()
-    assert (welcome["type"], welcome["resume_token"]) == ("welcome", "secret")
+    assert (welcome["type"], welcome["resume_token"]) == ("welcome", token)
     assert welcome["session"] == client.session.identity != "c"
+
+
+@pytest.mark.parametrize("token", ["secret", TOKENS.session("secret", "you"), TOKENS.session("secret", "me")[:-1]])
+def test_a_token_that_was_given_to_nobody_or_to_another_resumes_nothing(token: str) -> None:
+    life = world()
+    life.gateway.authority = ApiKeys.parse(line("me", "k", Grants(presence=["*"])))
+    client = Client(life, "c")
+    client.session.principal = None
+    client.say(type="hello", id=7, token="k", resume=token)
+    welcome, error = client.read()
+    assert (welcome["type"], welcome["session"]) == ("welcome", "c"), "it goes on as who it is"
+    assert (error["re"], error["code"]) == (7, "BAD_REQUEST")
+    assert client.session.identity == "c"

@@ -6,7 +6,9 @@ import orjson
 import pytest
 
 from cluster.core import gateway_state
+from cluster.core.degradation import CALM_MS, DRAIN_MS, LOOK_MS, STALL_MS, STEP_MS, Step
 from cluster.core.gateway_state import IDS_PER_MS, Close, Concerns, Deliver, GatewayState, Respond
+from cluster.core.grants import Grants, Principal
 from cluster.core.messages import (
     Absent,
     Act,
@@ -41,7 +43,10 @@ from cluster.core.messages import (
     Written,
 )
 from cluster.core.placement import SlotMap
-from cluster.errors import ErrorCode, RequestError, UnavailableError
+from cluster.core.position import Tokens, scope_of
+from cluster.core.query_key import CanonicalKey
+from cluster.errors import ErrorCode, HarborError, RequestError, UnavailableError
+from tests.in_process import TOKENS
 
 FIRST = 9 * IDS_PER_MS
 """The ids of requests of this life come after it."""
@@ -58,7 +63,9 @@ class Played:
 
     def __init__(self, concerns: Concerns | None = None, *, life: int = 9) -> None:
         self.now_ms = 1000.0
-        self.state = GatewayState("gateway-0", life, slots=SlotMap(1, (0,) * 1024), shards=1, concerns=concerns)
+        self.state = GatewayState(
+            "gateway-0", life, slots=SlotMap(1, (0,) * 1024), shards=1, tokens=TOKENS, concerns=concerns
+        )
         self.sequence = 0
         self.life = 20
         self.offset = 100
@@ -93,6 +100,9 @@ class Played:
 
     def subscribe(self, session: Any, name: bytes = b"1", key: str = A, **more: Any) -> None:
         options = {"prefix": False, "mode": "data", "since": None, **more}
+        if options["since"] is not None:
+            scope = session.scope or scope_of([(key, options["prefix"])])
+            options["since"] = TOKENS.position(scope, options["since"].items()).decode()
         self.note(self.state.subscribe(session, name, key, now_ms=self.now_ms, **options))  # type: ignore[arg-type]
 
     def watch(self) -> int:
@@ -110,7 +120,13 @@ class Played:
 
     @property
     def token(self) -> str:
-        return f"p1.0-{EPOCH:x}-{self.offset:x}"
+        """Of a subscription to A."""
+        return self.token_of()
+
+    def token_of(self, *interests: tuple[str, bool], offset: int | None = None) -> str:
+        """Of these keys and prefixes, where the shard stands, or at an offset; 0: one that begins again."""
+        positions = [] if offset == 0 else [(0, (EPOCH, self.offset if offset is None else offset))]
+        return TOKENS.position(scope_of(interests or [(A, False)]), positions).decode()
 
     def live(self, **more: Any) -> Any:
         """A session with a subscription to A, at version 5."""
@@ -353,12 +369,198 @@ def test_a_socket_that_is_full_folds_and_is_in_step_again() -> None:
     for version in range(6, 9):
         played.send(change(version, version + 1, data=version + 1))
         played.tick()
-    assert played.state.stalled(played.now_ms + gateway_state.STALL_MS - 1000) == []
-    assert played.state.stalled(played.now_ms + gateway_state.STALL_MS) == [Close("s", 3008, "too slow")]
     played.state.written(session, played.now_ms)
     (got, position) = played.read(session)
     assert (got["from"], got["version"], got["coalesced"]) == (6, 9, 3)
     assert position["token"] == played.token
+
+
+class Slow:
+    """A session whose socket has a frame that it does not take."""
+
+    def __init__(self, **more: Any) -> None:
+        self.played = Played()
+        self.session = self.played.live(**more)
+        self.version = 5
+        self.change()
+        self.frame = self.take()
+        assert self.frame
+
+    def change(self) -> None:
+        self.played.send(change(self.version, self.version + 1, data=self.version + 1))
+        self.version += 1
+        self.played.tick()
+
+    def take(self) -> Any:
+        frame, effects = self.played.state.take(self.session, self.played.now_ms)
+        self.played.note(effects)
+        return None if frame is None else orjson.loads(frame)
+
+    def written(self) -> None:
+        self.played.note(self.played.state.written(self.session, self.played.now_ms))
+
+    def look(self, ms: float, unsent: int = 5_000) -> list[Any]:
+        effects: list[Any] = []
+        for _ in range(round(ms / LOOK_MS)):
+            self.played.now_ms += LOOK_MS
+            effects.extend(self.played.state.look(self.played.now_ms, lambda _: unsent))
+        return effects
+
+
+def test_a_socket_that_takes_nothing_folds_then_keeps_nothing_then_is_closed() -> None:
+    slow = Slow()
+    state = slow.played.state
+    assert state.is_slowed
+    slow.look(LOOK_MS + STEP_MS)
+    slow.change()
+    assert state.degraded() == {"250ms": 1, "1000ms": 0, "drain": 0}
+    assert state.outbox_bytes() > slow.session.frame_bytes > 0
+    slow.look(STEP_MS)
+    assert state.degraded() == {"250ms": 0, "1000ms": 1, "drain": 0}
+    assert slow.look(DRAIN_MS - 2 * STEP_MS) == [Deliver("s")]
+    assert state.degraded() == {"250ms": 0, "1000ms": 0, "drain": 1}
+    slow.change()
+    assert state.outbox_bytes() == slow.session.frame_bytes, "nothing waits but the fact"
+    assert slow.look(STALL_MS - DRAIN_MS - LOOK_MS) == []
+    assert slow.look(LOOK_MS) == [Close("s", 3008, "too slow")]
+    slow.played.note(state.close_session("s", slow.played.now_ms))
+    assert state.degraded() == {"250ms": 0, "1000ms": 0, "drain": 0}
+    assert not state.is_slowed
+    assert state.outbox_bytes() == 0
+
+
+def test_who_drains_gets_a_reset_and_a_new_snapshot_and_then_exact_changes() -> None:
+    slow = Slow()
+    slow.look(LOOK_MS + DRAIN_MS)
+    slow.change()
+    slow.written()
+    notice, reset, snapshot, end = slow.take()
+    assert (notice["code"], notice["level"], notice["window_ms"], notice["step"]) == ("degraded", "warning", 1_000, 2)
+    assert (reset["type"], snapshot["type"], snapshot["version"]) == ("reset", "snapshot", 7)
+    assert end["position"] == slow.played.token
+    slow.written()
+    slow.change()
+    assert slow.take() is None, "a second has to pass"
+    assert slow.played.state.deadline() is not None
+    slow.played.effects.clear()
+    slow.played.tick(1_000.0)
+    assert Deliver("s") in slow.played.effects
+    (got, _) = slow.take()
+    assert (got["from"], got["version"]) == (7, 8)
+    slow.written()
+    slow.look(CALM_MS)
+    (notice,) = slow.take()
+    assert (notice["window_ms"], notice["step"]) == (250, 1)
+    slow.written()
+    assert Deliver("s") in slow.look(CALM_MS)
+    (notice,) = slow.take()
+    assert (notice["level"], notice["window_ms"], notice["step"]) == ("success", 100, 0)
+    slow.written()
+    assert not slow.played.state.is_slowed
+    slow.change()
+    assert [each["type"] for each in slow.take()] == ["change", "position"]
+
+
+def test_answers_do_not_wait_for_a_degraded_sessions_window() -> None:
+    slow = Slow()
+    slow.look(LOOK_MS + STEP_MS)
+    slow.written()
+    slow.take()
+    slow.written()
+    slow.change()
+    slow.take()
+    slow.written()
+    slow.change()
+    slow.played.note(slow.played.state.say(slow.session, b'{"type":"pong"}'))
+    assert slow.take() == [{"type": "pong"}]
+
+
+def test_a_subscription_made_while_nothing_is_kept_begins_when_the_socket_drains() -> None:
+    slow = Slow()
+    slow.look(LOOK_MS + DRAIN_MS)
+    slow.played.subscribe(slow.session, b"2", B)
+    slow.played.send(Snapshot(slow.played.watch(), view(B, 3, 3)))
+    slow.written()
+    kinds = [(each.get("sub"), each["type"]) for each in slow.take()]
+    assert kinds[1:] == [(1, "reset"), (1, "snapshot"), (1, "snapshot_end"), (2, "snapshot"), (2, "snapshot_end")]
+
+
+def test_an_event_stream_is_degraded_too() -> None:
+    played = Played()
+    session = played.session(server_sent=True, scope=scope_of([(A, False)]))
+    played.subscribe(session, b"0", A)
+    played.send(Snapshot(played.watch(), view(A, 5, 1)))
+    assert played.state.take(session, played.now_ms)[0]
+    for _ in range(40):
+        played.now_ms += LOOK_MS
+        played.state.look(played.now_ms, lambda _: 7)
+    played.note(played.state.written(session, played.now_ms))
+    text = played.read(session)
+    assert text.startswith(b'event: notice\ndata: {"level":"warning","code":"degraded"')
+    assert b"event: reset\ndata: {}\n\nevent: snapshot\n" in text
+    assert text.endswith(b"id: %b\n\n" % played.token.encode())
+
+
+def test_what_waits_for_a_session_is_bounded() -> None:
+    slow = Slow()
+    slow.played.state.outbox_limit = 2_000
+    for key in (chr(ord("b") + n) for n in range(20)):
+        slow.played.subscribe(slow.session, b'"%b"' % key.encode(), f'["{key}"]')
+        slow.played.send(Snapshot(slow.played.watch(), view(f'["{key}"]', 5, 1)))
+    slow.written()
+    while slow.take():
+        slow.written()
+    slow.change()
+    assert slow.take()
+    slow.look(2 * LOOK_MS)
+    for key in (chr(ord("b") + n) for n in range(20)):
+        slow.played.send(change(5, 6, data=2, key=f'["{key}"]'))
+        slow.played.tick()
+        assert slow.session.waiting_bytes() < 4_000 + slow.session.frame_bytes
+    assert slow.session.step is Step.ON_DRAIN
+    assert slow.session.waiting_bytes() == slow.session.frame_bytes
+    slow.written()
+    kinds = {each["type"] for each in slow.take()}
+    assert kinds == {"notice", "reset", "snapshot", "snapshot_end"}
+
+
+def test_what_is_paused_for_long_begins_anew_when_it_would_take_too_much() -> None:
+    played = Played()
+    session = played.live(mode="patch")
+    played.state.outbox_limit = 1_000
+    played.note(played.state.pause(session, b"1", played.now_ms))
+    for version in range(5, 60):
+        played.send(change(version, version + 1, patch=[{"op": "replace", "path": "/n", "value": "x" * 40}]))
+        played.tick()
+        assert session.waiting_bytes() <= 1_100
+    played.note(played.state.resume(session, b"1", played.now_ms))
+    assert [each["type"] for each in played.read(session)] == ["reset", "snapshot", "snapshot_end"]
+
+
+def test_more_than_a_frame_holds_comes_in_pieces_of_which_none_can_be_gone_on_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gateway_state, "PIECE_BYTES", 1)
+    monkeypatch.setattr(gateway_state, "CHUNK_BYTES", 1)
+    played = Played()
+    session = played.session()
+    played.subscribe(session, prefix=True)
+    played.send(Snapshot(watch := played.watch(), view(A, 5, 1)), Snapshot(watch, view(B, 5, 1)), Ready(watch, 100))
+    while played.read(session):
+        pass
+    played.state.outbox_limit = 200
+    played.send(change(5, 6, data="x" * 150), change(5, 6, data="x" * 150, key=B))
+    played.tick()
+    scope = (A, True)
+    assert [(each["type"], each.get("token")) for each in played.read(session)] == [
+        ("change", None),
+        ("position", played.token_of(scope, offset=0)),
+    ]
+    assert [(each["type"], each.get("token")) for each in played.read(session)] == [
+        ("change", None),
+        ("position", played.token_of(scope)),
+    ]
+    assert played.read(session) is None
 
 
 def test_pause_and_resume() -> None:
@@ -429,6 +631,36 @@ def test_a_client_that_missed_too_much_is_reset() -> None:
     assert (missed.epoch, missed.offset) == (-1, 0)
     played.send(MissedKeys(missed.id, reset=True, keys=[]))
     assert [message["type"] for message in played.read(again)] == ["reset", "snapshot", "snapshot_end"]
+
+
+def test_only_a_token_for_this_very_key_or_prefix_is_gone_on_from() -> None:
+    played = Played()
+    session = played.session()
+    given = played.token_of((A, False))
+    flipped = given[:-5] + ("A" if given[-5] != "A" else "B") + given[-4:]
+    wrong = [
+        flipped,
+        played.token_of((B, False)),
+        played.token_of((A, True)),
+        "p1.0-3-64",
+        Tokens("a secret of the tests", "x").position(b"").decode(),
+    ]
+    for token in wrong:
+        with pytest.raises(HarborError, match="not a position token") as refused:
+            played.state.subscribe(session, b"1", CanonicalKey(A), prefix=False, mode="data", since=token, now_ms=1.0)
+        assert refused.value.code == "BAD_REQUEST"
+    assert played.effects == []
+    assert session.subscriptions == {}
+    assert played.state.subscribe(session, b"1", CanonicalKey(A), prefix=False, mode="data", since=given, now_ms=1.0)
+
+
+def test_who_may_not_read_learns_nothing_of_his_token() -> None:
+    played = Played()
+    session = played.session(principal=Principal("bob", Grants()))
+    for token in (played.token, "p1.0-3-64"):
+        with pytest.raises(HarborError, match="read") as refused:
+            played.state.subscribe(session, b"1", CanonicalKey(A), prefix=False, mode="data", since=token, now_ms=1.0)
+        assert refused.value.code == "FORBIDDEN"
 
 
 def renewed(played: Played, *, since: int = 30) -> int:
@@ -630,7 +862,8 @@ def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_event_stream_has_one_id_for_all_it_carries() -> None:
     played = Played()
-    session = played.session(server_sent=True)
+    both = lambda: played.token_of((A, False), (B, False))  # noqa: E731 - of where it stands by then
+    session = played.session(server_sent=True, scope=scope_of([(A, False), (B, False)]))
     played.subscribe(session, b"0", A)
     played.subscribe(session, b"1", B)
     first, second = [each.id for each in played.requests()]
@@ -638,13 +871,13 @@ def test_an_event_stream_has_one_id_for_all_it_carries() -> None:
     assert b"id:" not in played.read(session)  # the other snapshot is yet to come
     played.send(Absent(second))
     assert played.read(session) == (
-        b'event: snapshot_end\ndata: {"position":"%b"}\nid: %b\n\n' % (played.token.encode(), played.token.encode())
+        b'event: snapshot_end\ndata: {"position":"%b"}\nid: %b\n\n'
+        % (played.token_of((B, False)).encode(), both().encode())
     )
     played.send(change(5, 6, data=6))
     played.tick()
     assert played.read(session) == (
-        b'event: change\ndata: {"key":["a"],"from":5,"version":6,"data":6,"coalesced":1}\nid: %b\n\n'
-        % played.token.encode()
+        b'event: change\ndata: {"key":["a"],"from":5,"version":6,"data":6,"coalesced":1}\nid: %b\n\n' % both().encode()
     )
     played.note(played.state.announce(Announce("shard-0", 30), played.now_ms)[1])
     first, second = [each.id for each in played.requests()]
@@ -685,7 +918,7 @@ def test_no_message_is_sent_without_need() -> None:
 
 def test_an_event_streams_id_never_runs_ahead_of_what_was_written() -> None:
     played = Played()
-    session = played.session(server_sent=True)
+    session = played.session(server_sent=True, scope=scope_of([(A, False), (B, False)]))
     played.subscribe(session, b"0", A)
     played.subscribe(session, b"1", B)
     first, second = [each.id for each in played.requests()]
@@ -693,7 +926,7 @@ def test_an_event_streams_id_never_runs_ahead_of_what_was_written() -> None:
     played.send(change(5, 6, data=6), change(5, 6, data=6, key=B))  # before the tick, while the snapshots wait
     text = played.read(session)
     assert text.count(b"id: ") == 1
-    assert text.endswith(b"id: %b\n\n" % played.token.encode())
+    assert text.endswith(b"id: %b\n\n" % played.token_of((A, False), (B, False)).encode())
     assert text.count(b'"version":6') == 2
 
 
@@ -860,7 +1093,7 @@ class TestNotices:
         assert self.notices(played, session) == []
 
     def test_the_first_shard_that_loses_a_service_and_the_last_that_has_it_back_are_told_of(self) -> None:
-        state = GatewayState("gateway-0", 9, slots=SlotMap(1, (0,) * 1024), shards=2, concerns=Stub())
+        state = GatewayState("gateway-0", 9, slots=SlotMap(1, (0,) * 1024), shards=2, tokens=TOKENS, concerns=Stub())
         session = state.open_session("one")
         state.subscribe(session, b"1", "[]", prefix=True, mode="data", since=None, now_ms=1_000.0)  # type: ignore[arg-type]
         sequences = [0, 0]

@@ -1,12 +1,18 @@
 """Tokens say where a client was, and nothing else passes for one."""
 
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.core.position import MAX_TOKEN_BYTES, decode_token, encode_token
-from cluster.core.protocol import VOID_TOKEN
-from cluster.errors import ErrorCode, RequestError
+from cluster.core.position import MAX_TOKEN_BYTES, Tokens, scope_of
+from cluster.errors import ErrorCode, HarborError
+
+TOKENS = Tokens("a secret of the test", "harbor")
+A = scope_of([('["a"]', False)])
+EPOCH = 60_000_000_000
+"""Milliseconds: about two years."""
 
 
 @given(
@@ -15,47 +21,103 @@ from cluster.errors import ErrorCode, RequestError
     )
 )
 def test_a_token_reads_back(positions: dict[int, tuple[int, int]]) -> None:
-    assert decode_token(encode_token(positions.items())) == positions
+    assert TOKENS.read(TOKENS.position(A, sorted(positions.items())).decode(), A) == positions
 
 
-def test_its_text() -> None:
-    assert encode_token([(0, (1, 2**32 + 5)), (10, (2, 255))]) == "p1.0-1-100000005.a-2-ff"
+def test_its_text_is_one_that_a_url_and_a_header_take() -> None:
+    token = TOKENS.position(A, [(0, (EPOCH, (EPOCH << 13) + 5)), (10, (EPOCH + 2, 255))])
+    assert token.startswith(b"p2.")
+    assert set(token[3:].decode()) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
-def test_a_token_for_64_shards_fits() -> None:
-    epoch = 1_790_000_000_000
-    assert len(encode_token((shard, (epoch, (epoch << 13) + 10**6)) for shard in range(64))) <= MAX_TOKEN_BYTES
+@pytest.mark.parametrize(("shards", "apart_ms", "commits"), [(64, 0, 10**6), (150, 10**8, 10**9), (150, 1, 10**10)])
+def test_a_token_for_many_shards_fits(shards: int, apart_ms: int, commits: int) -> None:
+    positions = [(shard, (epoch := EPOCH + apart_ms * (shard % 2), (epoch << 13) + commits)) for shard in range(shards)]
+    token = TOKENS.position(A, positions).decode()
+    assert len(token) <= MAX_TOKEN_BYTES
+    assert TOKENS.read(token, A) == dict(positions)
 
 
-def test_the_void_token_is_of_no_epoch() -> None:
-    assert decode_token(VOID_TOKEN.decode()) == {0: (0, 0)}
+def test_one_that_would_be_too_long_begins_again() -> None:
+    positions = [(shard * 1_000, (EPOCH, (EPOCH << 13) + 10**12)) for shard in range(1_000)]
+    assert TOKENS.position(A, positions) == TOKENS.position(A)
+    assert TOKENS.read(TOKENS.position(A).decode(), A) == {}
+
+
+def test_scopes() -> None:
+    pairs = [('["a"]', False), ('["b"]', True)]
+    assert scope_of(pairs) == scope_of(reversed(pairs))
+    assert len({scope_of(each) for each in (pairs, pairs[:1], pairs[1:], [('["a"]', True)], [])}) == 5
+
+
+def refused(token: str, tokens: Tokens = TOKENS, scope: bytes = A) -> None:
+    with pytest.raises(HarborError, match="not a position token") as caught:
+        tokens.read(token, scope)
+    assert caught.value.code is ErrorCode.BAD_REQUEST
+    assert not caught.value.temporary
+    assert len(caught.value.message) < 200
+
+
+def test_no_bit_of_it_may_be_another() -> None:
+    token = TOKENS.position(A, [(0, (EPOCH, (EPOCH << 13) + 5))]).decode()
+    signed = urlsafe_b64decode(token[3:] + "=" * (-len(token[3:]) % 4))
+    for bit in range(len(signed) * 8):
+        flipped = bytearray(signed)
+        flipped[bit // 8] ^= 1 << bit % 8
+        refused("p2." + urlsafe_b64encode(flipped).decode().rstrip("="))
+    refused(token[:-1])
+    refused(token + "A")
+    refused(token + "=")
+    refused(token[3:])
+
+
+def test_it_is_good_for_what_it_was_made_for_in_the_cluster_that_made_it() -> None:
+    token = TOKENS.position(A, [(0, (1, 2))]).decode()
+    refused(token, scope=scope_of([('["b"]', False)]))
+    refused(token, scope=scope_of([('["a"]', True)]))
+    refused(token, Tokens("a secret of the test", "another"))
+    refused(token, Tokens("another secret", "harbor"))
 
 
 @pytest.mark.parametrize(
     "token",
     [
         "",
-        "p1",
-        "p1.",
-        "p2.0-1-1",
-        "0-1-1",
-        "p1.0-1",
-        "p1.0-1-1-1",
-        "p1.0-1-1.",
-        "p1.0-1-G",
-        "p1.0-1-A",
-        "p1.0--1",
-        "p1.-1-1-1",
-        "p1.0-1-1\n",
-        " p1.0-1-1",
-        "p1.0-1-" + "1" * 16,
-        "p1." + "1" * 9 + "-1-1",
-        "p1.٣-1-1",
-        "p1" + ".0-1-1" * MAX_TOKEN_BYTES,
+        "p2",
+        "p2.",
+        "p2.AAAA",
+        "p2." + "A" * 22,
+        "p2.\u0663" + "A" * 22,
+        "p2.\ud800" + "A" * 22,
+        "p2.%" + "A" * 22,
+        "p2." + "A" * MAX_TOKEN_BYTES,
+        "p1.0-0-0",
+        "p1.0-1-1.1-1-1",
+        "s2.x.y",
+        " ",
     ],
 )
 def test_anything_else_is_refused_with_a_short_reason(token: str) -> None:
-    with pytest.raises(RequestError, match="not a position token") as caught:
-        decode_token(token)
-    assert caught.value.code is ErrorCode.BAD_REQUEST
-    assert len(caught.value.message) < 200
+    refused(token)
+
+
+def test_a_sessions_token_is_for_whom_it_was_given_to() -> None:
+    token = TOKENS.session("secret", "ann")
+    assert TOKENS.read_session(token, "ann") == "secret"
+    forged = [
+        "secret",
+        "",
+        "s2.",
+        "s2.secret",
+        "s2.secret.",
+        token[:-1],
+        token + "A",
+        token.replace("secret", "secreT"),
+        token[3:],
+        "s2.secret.\u0663",
+    ]
+    for each in [*forged, Tokens("a secret of the test", "another").session("secret", "ann")]:
+        with pytest.raises(HarborError, match="not a resume_token"):
+            TOKENS.read_session(each, "ann")
+    with pytest.raises(HarborError, match="this subject"):
+        TOKENS.read_session(token, "bob")

@@ -6,10 +6,11 @@ import pytest
 
 from cluster.core import template
 from cluster.core.grants import ANYBODY, Grants, Principal
+from cluster.core.limits import Limits
 from cluster.core.messages import PresenceDiff, PresenceMember, PresenceNews, Restored
 from cluster.core.presence_news import BEAT_MS, SPACING_MS
 from cluster.core.presence_room import Pattern
-from cluster.core.presence_session import GRACE_MS, TOPICS, UPDATES_PER_S, PresenceSessions, identity_of
+from cluster.core.presence_session import GRACE_MS, TOPICS, PresenceSessions, identity_of
 from cluster.core.session_state import SessionState
 from cluster.errors import ErrorCode, HarborError
 
@@ -30,7 +31,7 @@ class Gateway:
         self.news()
 
     def session(self, name: str, principal: Principal = ANYBODY) -> SessionState:
-        session = SessionState(name, server_sent=False, principal=principal, resume_token=f"token-{name}")
+        session = SessionState(name, server_sent=False, principal=principal, secret=f"secret-{name}")
         self.presence.opened(session)
         return session
 
@@ -141,7 +142,7 @@ def test_who_comes_back_was_never_away() -> None:
     gateway.news()
     back = gateway.session("other")
     assert gateway.presence.resume(back, "secret", gateway.now_ms) is None
-    assert (back.identity, back.resume_token) == (a.id, "secret")
+    assert (back.identity, back.secret) == (a.id, "secret")
     assert "left" not in parts(gateway.news(GRACE_MS + 1))
     gateway.presence.leave(back, "doc:1")
     assert parts(gateway.news())["left"] == [("doc:1", a.id)]
@@ -201,7 +202,7 @@ def test_a_link_that_starts_over_is_told_all_in_pieces(monkeypatch: pytest.Monke
 def test_changes_are_limited_and_heartbeats_are_not() -> None:
     gateway = Gateway()
     a = gateway.session("a")
-    for n in range(int(UPDATES_PER_S)):
+    for n in range(int(Limits().presence_updates)):
         gateway.join(a, state=b"%d" % n)
     with pytest.raises(HarborError) as raised:
         gateway.join(a, state=b"more")

@@ -8,6 +8,7 @@ import pytest
 from cluster.core.declared_query import Response
 from cluster.core.messages import Failure, Full, Outdated, Read, Rebalance, Requests, Write, Written
 from cluster.core.placement import assign_slots
+from cluster.core.position import scope_of
 from cluster.core.query_key import CanonicalKey
 from cluster.core.slot_move import Phase
 from tests.core.test_gateway_presence import PATTERNS
@@ -206,7 +207,8 @@ def test_a_token_that_says_nothing_is_reset_after_a_move_too() -> None:
     made = world(1)
     made.move(3)
     other = Client(made, "c")
-    other.subscribe("w", prefix=["note"], since="p1.0-0-0")
+    nothing = made.gateway.tokens.position(scope_of([('["note"]', True)])).decode()
+    other.subscribe("w", prefix=["note"], since=nothing)
     made.settle()
     assert other.read()[0]["type"] == "reset"
 

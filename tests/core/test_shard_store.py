@@ -116,6 +116,18 @@ def test_a_client_continues_over_a_restart(store: MemoryStore) -> None:
     assert missed(second, EPOCH, at + 2).reset, "the first life never came so far"
 
 
+def test_a_client_continues_over_lives_in_which_nothing_changed(store: MemoryStore) -> None:
+    first = Shard(store=store)
+    first.wake(first.now)
+    at = first.machine.offset
+    second = Shard(store=store, life=4)
+    second.wake(second.now)
+    third = Shard(store=store, life=5)
+    third.ask(lambda n: Write(n, "r", '["a"]', b"1"))
+    assert missed(third, EPOCH, at) == MissedKeys(2, reset=False, keys=[('["a"]', 0)])
+    assert missed(third, EPOCH, at + 1).reset, "which that life never came to"
+
+
 @pytest.mark.parametrize("again", [True, False])
 def test_events_count_once_over_a_restart(store: MemoryStore, again: bool) -> None:
     first = Shard(store=store)

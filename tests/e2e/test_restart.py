@@ -77,4 +77,5 @@ def test_a_store_that_cannot_be_read_is_set_aside(cluster: LiveCluster, tmp_path
         "shard-0",
         "shard-0.unreadable",
         "shard-1",
+        "token_secret",
     ]

@@ -15,12 +15,14 @@ from cluster.core.dead_letters import DeadLetter
 from cluster.core.declared_query import DeclaredQuery, Response
 from cluster.core.gateway_state import GatewayState
 from cluster.core.infinite import OffsetPaging
+from cluster.core.limits import Limits
 from cluster.core.messages import ChangeSet, Requests, Send
 from cluster.core.placement import assign_slots
 from cluster.core.presence_room import Pattern
 from cluster.core.shard_state import ShardState, StartFetch
 from cluster.gateway import GatewayServer
-from tests.in_process import new_shard
+from cluster.wire.backup import Done, Piece, StepAnswer, Whole
+from tests.in_process import TOKENS, new_shard
 
 QUERIES = [
     DeclaredQuery(key=template.parse(["q", "{id}"]), service="api", path=template.parse("/q/{id}"), retry=0),
@@ -34,7 +36,15 @@ QUERIES = [
 
 
 class Harness:
-    def __init__(self, shards: int = 2, origins: tuple[str, ...] = (), patterns: tuple[Pattern, ...] = ()) -> None:
+    def __init__(
+        self,
+        shards: int = 2,
+        origins: tuple[str, ...] = (),
+        patterns: tuple[Pattern, ...] = (),
+        limits: Limits | None = None,
+        trusted_proxies: tuple[str, ...] = (),
+        hsts_s: int = 0,
+    ) -> None:
         self.clock = SystemClock()
         self.loop = asyncio.get_running_loop()
         now_ms = self.clock.now_ms()
@@ -42,7 +52,13 @@ class Harness:
             f"shard-{n}": new_shard(n, 5, now_ms, QUERIES, ["gateway-0"]) for n in range(shards)
         }
         self.state = GatewayState(
-            "gateway-0", 7, slots=assign_slots(range(shards), 1), shards=shards, patterns=patterns
+            "gateway-0",
+            7,
+            slots=assign_slots(range(shards), 1),
+            shards=shards,
+            tokens=TOKENS,
+            patterns=patterns,
+            limits=limits,
         )
         self.shard_timers: dict[str, asyncio.TimerHandle] = {}
         self.server = GatewayServer(
@@ -53,10 +69,15 @@ class Harness:
             describe=self.describe,
             scale=self.scale,
             dead_letters=self.dead_letters,
+            copy=self.copy,
             origins=origins,
+            trusted_proxies=trusted_proxies,
+            hsts_s=hsts_s,
         )
         self.timer: asyncio.TimerHandle | None = None
         self.calls = 0
+        self.steps: list[tuple[int, str, str, int]] = []
+        """Of backups."""
         self.reachable = True
         self.fetches: list[tuple[ShardState, StartFetch]] = []
 
@@ -74,13 +95,20 @@ class Harness:
                 timer.cancel()
 
     async def describe(self) -> dict[str, Any]:
-        return {"name": "test", "ready": True}
+        return {"name": "test", "ready": True, "waits_for": [], "shards": [{"id": n} for n in range(len(self.shards))]}
 
     async def scale(self, counts: dict[str, int]) -> None:
         self.scaled = counts
 
     async def dead_letters(self) -> list[DeadLetter]:
         return [DeadLetter(5, "s", None, "e", "not_json", "why", "\x1b[", 2)]
+
+    async def copy(self, shard: int, step: str, backup: str, number: int) -> StepAnswer:
+        """A step of a backup; a test may put another in its place."""
+        self.steps.append((shard, step, backup, number))
+        if step != "piece":
+            return Done()
+        return Piece(b"rows of %d" % shard, Whole(shard, 5, 1, 0.0, {}, "") if number else None)
 
     # --- the shards' side ---
 

@@ -11,10 +11,13 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from cluster.core.grants import ApiKeys, Grants, line
+from cluster.core.limits import Limits
+from cluster.core.position import scope_of
 from cluster.gateway import server
 from cluster.gateway.access import WatchedFile
 from cluster.gateway.mutation_routes import MUTATIONS
 from tests.gateway.conftest import Harness, until
+from tests.in_process import TOKENS
 
 WHO = {
     "all": Grants(read=[[]], write=[[]], presence=["*"], admin=True),
@@ -54,6 +57,11 @@ async def status(harness: Harness, method: str, path: str, headers: dict[str, st
         return response.status, orjson.loads(body) if body[:1] in b"{[" and body else body
 
 
+def token(key: str, *, prefix: bool) -> str:
+    """A position that begins again."""
+    return TOKENS.position(scope_of([(key, prefix)])).decode()
+
+
 REQUESTS: list[tuple[str, str, dict[str, Any], dict[str, bool]]] = [
     ("GET", "/v1/entries", {"params": {"key": PUBLIC}}, {"reader": True, "writer": False}),
     ("GET", "/v1/entries", {"params": {"key": SECRET}}, {"reader": False, "writer": False}),
@@ -77,11 +85,22 @@ REQUESTS: list[tuple[str, str, dict[str, Any], dict[str, bool]]] = [
     ("POST", "/v1/remove", {"data": b'{"key":["projects"]}'}, {"reader": False, "writer": True}),
     ("GET", "/v1/stream", {"params": {"key": NEWS}}, {"reader": True, "writer": False}),
     ("GET", "/v1/stream", {"params": [("key", NEWS), ("prefix", PROJECTS)]}, {"reader": False, "writer": False}),
-    ("GET", "/v1/missed", {"params": {"key": NEWS, "since": "p1.0-0-0"}}, {"reader": True, "writer": False}),
-    ("GET", "/v1/missed", {"params": {"prefix": "[]", "since": "p1.0-0-0"}}, {"reader": False, "writer": False}),
+    (
+        "GET",
+        "/v1/missed",
+        {"params": {"key": NEWS, "since": token(NEWS, prefix=False)}},
+        {"reader": True, "writer": False},
+    ),
+    (
+        "GET",
+        "/v1/missed",
+        {"params": {"prefix": "[]", "since": token("[]", prefix=True)}},
+        {"reader": False, "writer": False},
+    ),
     ("GET", "/v1/presence", {"params": {"topic": "doc:1"}}, {"reader": False, "writer": True}),
     ("GET", "/v1/presence", {"params": {"topic": "room:1"}}, {"reader": False, "writer": False}),
     ("GET", "/v1/cluster", {}, {"reader": False, "writer": False}),
+    ("POST", "/v1/backup", {}, {"reader": False, "writer": False}),
     ("POST", "/v1/scale", {"data": b'{"ingestors":2}'}, {"reader": False, "writer": False}),
 ]
 
@@ -98,11 +117,9 @@ async def test_every_endpoint_asks_for_its_grant(guarded, method, path, more, al
         assert (code, body["error"]["code"]) == (401, "UNAUTHORIZED"), headers
 
 
-def test_every_route_is_in_the_table_or_open():
+async def test_every_route_is_in_the_table_or_open(guarded):
     harness_routes = {(method, path) for method, path, _, _ in REQUESTS} | {("GET", path) for path in server.OPEN}
-    state: Any = None
-    made = server.GatewayServer(state, state, send=state, rearm=state, describe=state, scale=state, dead_letters=state)
-    other = {route for route in set(made._routes) - harness_routes if not route[1].startswith(MUTATIONS)}
+    other = {route for route in set(guarded.server._routes) - harness_routes if not route[1].startswith(MUTATIONS)}
     assert other == {("GET", "/v1/socket")}, "those of mutations need homes: test_mutations"
 
 
@@ -187,8 +204,8 @@ async def test_hello_with_a_bad_token_closes_with_3500(guarded):
         assert socket.close_code == 3500
 
 
-async def test_no_hello_closes_with_3504(guarded, monkeypatch):
-    monkeypatch.setattr(server, "HELLO_S", 0.05)
+async def test_no_hello_closes_with_3504(guarded):
+    guarded.server.limits = Limits(hello_within_ms=50)
     async with guarded.socket() as socket:
         with pytest.raises(ConnectionClosed):
             await socket.recv()

@@ -11,6 +11,7 @@ from websockets.asyncio.client import ClientConnection
 from cluster.core import presence_session, template
 from cluster.core.presence_room import Pattern
 from tests.gateway.conftest import Harness, until
+from tests.in_process import TOKENS
 
 PATTERNS = (
     Pattern(template.parse("doc:{id}"), 30_000.0, 75_000.0),
@@ -166,7 +167,7 @@ async def test_what_is_wrong_is_answered_by_a_code_and_changes_nothing(harness: 
             assert any(each.get("code") == "BAD_REQUEST" for each in await until(socket, "error"))
         await say(socket, type="presence", id="good", topic="doc:1", state=1)
         assert (await told(socket))["count"] == 1
-        await say(socket, type="hello", resume="late")
+        await say(socket, type="hello", resume=TOKENS.session("late", "anonymous"))
         assert any(each.get("code") == "CONFLICT" for each in await until(socket, "error"))
         assert sum(shard.presence.member_count for shard in harness.shards.values()) == 1
 

@@ -8,12 +8,14 @@ import orjson
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from cluster.core import client_message, gateway_state
+from cluster.core import client_message, degradation, gateway_state
 from cluster.core.messages import Write
+from cluster.core.position import scope_of
 from cluster.core.query_key import CanonicalKey
 from cluster.errors import UpstreamError
 from cluster.gateway import server
 from tests.gateway.conftest import Harness, until
+from tests.in_process import TOKENS
 
 A = '["a",1]'
 
@@ -235,7 +237,7 @@ async def test_a_failed_fetch_is_a_502(harness: Harness) -> None:
 async def test_what_is_not_understood_is_refused(harness: Harness, path: str, params: Any, code: str) -> None:
     status, answer = await harness.get(path, **params)
     assert (status, answer["error"]["code"]) == (400, code)
-    assert set(answer["error"]) == {"code", "message", "temporary"}
+    assert set(answer["error"]) - {"details"} == {"code", "message", "temporary"}
 
 
 async def test_bodies_are_bounded_and_must_be_json(harness: Harness) -> None:
@@ -557,6 +559,11 @@ async def test_an_event_stream_survives_pretty_printed_data(harness: Harness) ->
         assert (await EventStream(response).event())["data"]["data"] == {"x": "a\nb"}
 
 
+def unknown(key: str, *, prefix: bool = False) -> str:
+    """A position of lives that no shard knows."""
+    return TOKENS.position(scope_of([(key, prefix)]), [(0, (1, 1)), (1, (1, 1))]).decode()
+
+
 async def test_missed_changes_are_told(harness: Harness) -> None:
     await harness.put(A, 1)
     await harness.put('["a",2]', 1)
@@ -575,13 +582,13 @@ async def test_missed_changes_are_told(harness: Harness) -> None:
         200,
         {"changes": [], "position": answer["position"]},
     )
-    status, answer = await harness.get("/v1/missed", since="p1.0-1-1.1-1-1", prefix='["a"]')
+    status, answer = await harness.get("/v1/missed", since=unknown('["a"]', prefix=True), prefix='["a"]')
     assert answer["reset"] is True
     assert [(entry["key"], entry["data"]) for entry in answer["entries"]] == [(["a", 1], 2)]
     assert harness.state.sessions == {}
 
 
-@pytest.mark.parametrize("since", [None, "p1.0-1-1.1-1-1"])
+@pytest.mark.parametrize("since", [None, unknown(A)])
 async def test_what_was_missed_is_told_as_the_upstream_wrote_it(harness: Harness, since: str | None) -> None:
     await harness.put(A, 1)
     async with harness.socket() as socket:
@@ -629,7 +636,8 @@ async def test_a_peer_that_does_not_answer_pings_is_closed_with_3012(
 async def test_a_client_that_takes_nothing_folds_and_is_closed_with_3008(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gateway_state, "STALL_MS", 100.0)
+    monkeypatch.setattr(degradation, "STALL_MS", 1_000.0)
+    monkeypatch.setattr(degradation, "DRAIN_MS", 100_000.0)
     monkeypatch.setattr(server, "FLUSH_S", 0.01)
     monkeypatch.setattr(server, "CLOSE_S", 0.05)
     reader, writer = await raw_socket(harness)
@@ -641,16 +649,62 @@ async def test_a_client_that_takes_nothing_folds_and_is_closed_with_3008(
         for n in range(5):
             await harness.put(A, "x" * 900_000 + str(n))
         assert harness.state.outbox_bytes() < 2_000_000
-        while not session.busy or not harness.state.stalled(harness.clock.now_ms()):
-            await asyncio.sleep(0.01)
-        harness.server.run(harness.state.stalled(harness.clock.now_ms()))
+        assert session.busy
         while harness.state.sessions:
+            harness.server.look()
             await asyncio.sleep(0.01)
         received = b""
         while chunk := await reader.read(1_000_000):
             received = (received + chunk)[-100:]
     assert received.endswith((3008).to_bytes(2, "big") + b"too slow")
     assert harness.server.disconnects == {3008: 1}
+    writer.close()
+
+
+async def test_a_client_that_stops_reading_gets_a_snapshot_when_it_reads_again_and_others_never_wait(
+    harness: Harness,
+) -> None:
+    now_ms = harness.clock.now_ms()
+
+    def look() -> None:
+        """As the clock of looks has it, which stands still while the socket takes what is due."""
+        nonlocal now_ms
+        now_ms += degradation.LOOK_MS
+        harness.server.run(harness.state.look(now_ms, harness.server._unsent))
+
+    reader, writer = await raw_socket(harness)
+    writer.write(masked(b'{"type":"subscribe","id":1,"key":["a",1]}'))
+    versions: list[int] = []
+    async with asyncio.timeout(60), harness.socket() as other:
+        await other.send(orjson.dumps({"type": "subscribe", "id": 1, "key": ["a", 1]}).decode())
+        await until(other, "snapshot_end")
+        slow = next(each for each in harness.state.sessions.values() if each.subscriptions and not versions)
+        levels = set()
+        while slow.step is not degradation.Step.ON_DRAIN:
+            versions.append(await harness.put(A, "x" * 100_000))
+            (got, *_) = [each for each in await until(other, "position") if each["type"] == "change"]
+            assert got["version"] == versions[-1], "each of them at once"
+            if slow.busy:
+                look()
+            levels.update(level for level, count in harness.state.degraded().items() if count)
+        assert levels == {"250ms", "1000ms", "drain"}
+        for n in range(5):
+            versions.append(await harness.put(A, n))
+            await until(other, "position")
+        assert harness.state.outbox_bytes() == slow.frame_bytes, "nothing waits for it but that frame"
+        text = b""
+        while b'"type":"reset"' not in text or text.count(b'"type":"snapshot_end"') < 2:
+            text = text[-1_000_000:] + await reader.read(1_000_000)
+        _, _, after = text.rpartition(b'"type":"reset"')
+        assert b'"code":"degraded"' in text
+        assert b'"version":%d,"data":4' % versions[-1] in after
+        while harness.state.is_slowed:
+            look()
+            await asyncio.sleep(0.01)
+        version = await harness.put(A, "exact")
+        while b"exact" not in after:
+            after += await reader.read(1_000_000)
+        assert b'"from":%d,"version":%d' % (versions[-1], version) in after
     writer.close()
 
 
@@ -691,9 +745,15 @@ async def test_origins(harness: Harness) -> None:
             assert response.status == 200
     finally:
         await strict.stop()
-    async with harness.http.get("/v1/keys", headers={"Origin": "https://any.example"}) as response:
-        assert response.status == 200
-        assert "Access-Control-Allow-Origin" not in response.headers
+    for origin, status in [
+        ("https://any.example", 403),
+        ("null", 403),
+        ("http://localhost:5173", 200),
+        (harness.url, 200),
+    ]:
+        async with harness.http.get("/v1/keys", headers={"Origin": origin}) as response:
+            assert response.status == status, origin
+            assert "Access-Control-Allow-Origin" not in response.headers
 
 
 # --- life --------------------------------------------------------------------------------------------------------
@@ -703,7 +763,7 @@ async def test_health_readiness_description_and_index(harness: Harness, monkeypa
     for path, status in [("/healthz", 200), ("/readyz", 200), ("/", 200), ("/openapi.json", 200)]:
         async with harness.http.get(path) as response:
             assert response.status == status
-    described = {"name": "test", "ready": True}
+    described = await harness.describe()
     assert await harness.get("/v1/cluster") == (200, described)
     assert await harness.get("/v1/cluster?dead_letters=false") == (200, described)
     letter = {"time": 5, "source": "s", "channel": None, "event": "e", "reason": "not_json", "detail": "why"}

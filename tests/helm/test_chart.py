@@ -499,6 +499,7 @@ def known(path: str) -> set[str]:
         ("cluster.ingestors", generate.CONFIG["cluster"]["ingestors"][1], set()),
         ("batching", generate.CONFIG["batching"], set()),
         ("gateway", generate.CONFIG["gateway"], {"host", "port", "admin_host", "admin_port", "auth"}),
+        ("gateway.limits", generate.CONFIG["gateway"]["limits"], set()),
         ("storage", generate.CONFIG["storage"], {"path", "nodes"}),
         ("cache", generate.CONFIG["cache"], set()),
         ("defaults", generate.CONFIG["defaults"], set()),

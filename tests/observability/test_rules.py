@@ -73,6 +73,10 @@ CASES: dict[str, tuple[Series, Series]] = {
         {'harbor_fetches_total{outcome="error"}': "0+2x60", 'harbor_fetches_total{outcome="success"}': "0+8x60"},
         {'harbor_fetches_total{outcome="error"}': "0+1x60", 'harbor_fetches_total{outcome="success"}': "0+99x60"},
     ),
+    "HarborReplicasDiverged": (
+        {'harbor_replica_divergences_total{gateway="0"}': "0x28 1x31"},
+        {'harbor_replica_divergences_total{gateway="0"}': "1x60"},
+    ),
     "HarborStoreFails": (
         {'harbor_journal_errors_total{shard="0"}': "0x28 4x31"},
         {'harbor_journal_errors_total{shard="0"}': "4x60"},

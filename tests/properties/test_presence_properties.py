@@ -7,12 +7,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cluster.core import gateway_state, presence_news, presence_room, presence_session, shard_state, template
-from cluster.core.gateway_state import Close
+from cluster.core import gateway_state, presence_news, presence_room, shard_state, template
+from cluster.core.gateway_state import Close, GatewayState
 from cluster.core.presence import GATEWAY_GRACE_MS
 from cluster.core.presence_room import Pattern
 from cluster.core.presence_session import GRACE_MS, identity_of
-from tests.in_process import Client, InProcess
+from tests.in_process import TOKENS, Client, InProcess
 
 TOPICS = ["doc:1", "doc:2"]
 TIMEOUT_MS = 75_000.0
@@ -107,8 +107,9 @@ class Person:
 
     def forget(self) -> None:
         """It has closed its connection for good; whoever comes is somebody else."""
-        self.token = f"secret-{self.number}-{self.sessions}"
-        self.member = identity_of(self.token)
+        secret = f"secret-{self.number}-{self.sessions}"
+        self.token = TOKENS.session(secret, "anonymous")
+        self.member = identity_of(secret)
 
     def connect(self, gateway: str) -> None:
         self.sessions += 1
@@ -169,6 +170,11 @@ class World(InProcess):
         """That a client takes at once."""
         self.asleep_ms = 0.0
         """The last time that somebody who dozed may have been handed something."""
+
+    def gateway_life(self, name: str) -> GatewayState:
+        gateway = super().gateway_life(name)
+        gateway.presence._updates_per_s = 1e6
+        return gateway
 
     def check_left(self, topic: str, member: str) -> None:
         person = next((each for each in self.people if each.member == member), None)
@@ -287,7 +293,6 @@ class World(InProcess):
 @settings(max_examples=200, deadline=None)
 def test_watchers_see_who_is_there(steps: list[tuple[Any, ...]], in_pieces: bool) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(presence_session, "UPDATES_PER_S", 1e6)
         if in_pieces:
             patch.setattr(presence_room, "PAGE_MEMBERS", 1)
             patch.setattr(gateway_state, "CHUNK_BYTES", 1)

@@ -4,17 +4,20 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cluster.core.digest import Digest, digest_of
 from cluster.core.history import Life, Past, Step
 from cluster.core.messages import Checkpoint, Failure, Written
 from cluster.core.placement import assign_slots
 from cluster.core.transaction import Store, StoredEntry, Transaction
 from cluster.errors import StoreError
 from cluster.storage import LmdbStore, MemoryStore, open_store
+from cluster.storage.lmdb_store import COPY
 
 
 def entry(key: str, data: bytes = b"1", version: int = 1) -> StoredEntry:
@@ -118,6 +121,20 @@ def test_names_may_be_long(reopened: Callable[[], Store]) -> None:
     assert (stored.entries[0].key, list(stored.cursors), list(stored.results)) == (long, [long], [long])
 
 
+def test_the_digest_is_of_what_is_held_and_not_of_how_it_came(reopened: Callable[[], Store]) -> None:
+    store = reopened()
+    assert store.content_digest() == Digest().hex
+    store.commit(transaction(entries={"a": entry("a"), "b": entry("b")}, changes=[("a", 0)], cursors={"f": (1, 1)}))
+    first = store.content_digest()
+    stored = store.load()
+    assert stored is not None
+    assert first == digest_of(stored)
+    store.commit(transaction(1, entries={"a": entry("a", b"2", 2)}))
+    assert store.content_digest() != first
+    store.commit(transaction(1, entries={"a": entry("a")}))
+    assert reopened().content_digest() == first
+
+
 # --- with a directory ------------------------------------------------------------------------------------------------
 
 
@@ -186,6 +203,41 @@ def test_what_cannot_be_read_is_set_aside(tmp_path: Path, spoil: str) -> None:
     assert [each.key for each in stored.entries] == ["b"]
     assert not reason
     again.close()
+
+
+def test_a_copy_holds_one_moment_while_others_commit(tmp_path: Path) -> None:
+    store = LmdbStore(tmp_path / "store", map_bytes=256 * 1024)
+    data = b'"' + b"x" * 50_000 + b'"'
+    store.commit(transaction(entries={f"k{number}": entry(f"k{number}", data) for number in range(200)}))
+    store.make_room()
+    with ThreadPoolExecutor(1) as thread:
+        copying = thread.submit(store.copy_to, tmp_path / "copy")
+        number = 0
+        while not copying.done():  # each frees pages that the copy may have to read yet
+            number += 1
+            together = [f"k{n}" for n in range(0, 200, 20)]
+            store.commit(transaction(number, entries={key: entry(key, data, number) for key in together}))
+        copying.result()
+    copy = LmdbStore(tmp_path / "copy")
+    stored = copy.load()
+    assert stored is not None
+    assert [each.data for each in stored.entries] == [data] * 200
+    assert len({each.version for each in stored.entries if int(each.key[1:]) % 20 == 0}) == 1
+    assert copy.content_digest() == digest_of(stored)
+    copy.close()
+    store.close()
+
+
+def test_a_copy_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
+    store = LmdbStore(tmp_path / "store")
+    store.commit(transaction(entries={"a": entry("a")}))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="Not a directory"):
+        store.copy_to(tmp_path / "file" / "copy")
+    store.copy_to(tmp_path / "store" / COPY)
+    store.close()
+    LmdbStore(tmp_path / "store").close()
+    assert not (tmp_path / "store" / COPY).exists()
 
 
 def test_a_directory_that_cannot_be_made_is_said(tmp_path: Path) -> None:

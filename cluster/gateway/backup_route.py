@@ -1,0 +1,114 @@
+"""`POST /v1/backup`: all shards are copied, and the copies streamed to who asks (`wire.backup`).
+
+Before the first byte a failure is an error like any other. After it the stream says `failed`, or ends without `end`.
+
+What must not live here: how a shard is copied (`storage.store_copy`), where the stream is kept (`cli`).
+"""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from cluster import __version__
+from cluster.core.gateway_state import GatewayState
+from cluster.core.grants import Principal
+from cluster.core.transaction import SCHEMA
+from cluster.errors import ErrorCode, HarborError, UnavailableError
+from cluster.gateway import parameters
+from cluster.wire.backup import (
+    CONTENT_TYPE,
+    FORMAT,
+    End,
+    Failed,
+    Part,
+    Piece,
+    Refused,
+    Start,
+    Step,
+    StepAnswer,
+    StreamFrame,
+    encode_frame,
+)
+
+BACKUP = "/v1/backup"
+Copy = Callable[[int, Step, str, int], Awaitable[StepAnswer]]
+"""(shard, step, backup, number of the piece) -> answer. Raises `UnavailableError`."""
+
+
+class BackupRoute:
+    """See the module. At most one piece of one shard is held at a time."""
+
+    def __init__(
+        self,
+        state: GatewayState,
+        copy: Copy,
+        describe: Callable[[], Awaitable[dict[str, Any]]],
+        who: Callable[[web.BaseRequest], Principal],
+    ) -> None:
+        self._state = state
+        self._copy = copy
+        self._describe = describe
+        self._who = who
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request."""
+        parameters.only(request)
+        self._who(request).require_admin()
+        described = await self._describe()
+        missing = [actor for actor in described["waits_for"] if actor.startswith("shard-")]
+        if missing:
+            raise UnavailableError(f"not all shards are there: waiting for {', '.join(missing)}")
+        backup = secrets.token_hex(8)
+        slots = self._state.slots
+        shards = sorted({row["id"] for row in described["shards"] if row.get("role", "primary") == "primary"})
+        try:
+            for step in ("begin", "take", "settle"):
+                await self._all(shards, step, backup)
+            if self._state.slots != slots:
+                raise UnavailableError("slots have moved meanwhile: begin the backup anew")
+            start = Start(FORMAT, __version__, SCHEMA, described["name"], shards, slots.epoch, list(slots.owners))
+            return await self._streamed(request, start, backup)
+        finally:
+            await asyncio.gather(*(self._copy(shard, "drop", backup, 0) for shard in shards), return_exceptions=True)
+
+    async def _all(self, shards: list[int], step: Step, backup: str) -> None:
+        """Make a step at every shard.
+
+        Raises:
+            HarborError: one has refused it, or does not answer.
+        """
+        answers = await asyncio.gather(*(self._copy(shard, step, backup, 0) for shard in shards))
+        for answer in answers:
+            if isinstance(answer, Refused):
+                raise HarborError(ErrorCode(answer.code), answer.message)
+
+    async def _streamed(self, request: web.BaseRequest, start: Start, backup: str) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})
+        await response.prepare(request)
+        await response.write(encode_frame(start))
+        last: StreamFrame
+        try:
+            await self._pieces(response, start.shards, backup)
+            last = End()
+        except HarborError as error:
+            last = Failed(error.code, error.message)
+        await response.write(encode_frame(last))
+        return response
+
+    async def _pieces(self, response: web.StreamResponse, shards: list[int], backup: str) -> None:
+        """Write the copies, in turns, so that none is forgotten for want of being asked for."""
+        left = dict.fromkeys(shards, 0)
+        while left:
+            for shard, number in list(left.items()):
+                answer = await self._copy(shard, "piece", backup, number)
+                if not isinstance(answer, Piece):
+                    assert isinstance(answer, Refused)
+                    raise HarborError(ErrorCode(answer.code), answer.message)
+                await response.write(encode_frame(Part(shard, answer.frames)))
+                left[shard] += 1
+                if answer.whole is not None:
+                    await response.write(encode_frame(answer.whole))
+                    del left[shard]
