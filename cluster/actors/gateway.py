@@ -16,7 +16,7 @@ from cluster.actors.specification import Specification
 from cluster.core.degradation import LOOK_MS
 from cluster.core.gateway_state import GatewayState
 from cluster.core.limits import Limits
-from cluster.core.messages import Announce, Answer, ChangeSet, Message, SourceStates
+from cluster.core.messages import Announce, Answer, ChangeSet, Message, Rebalance, SourceStates
 from cluster.core.position import Tokens
 from cluster.gateway import ConfiguredAuthority, GatewayServer
 from cluster.observability.metrics import Metrics
@@ -38,13 +38,14 @@ class GatewayActor(Shell):
         spec = Specification.decode(specification)
         super().__init__(f"gateway-{index}", spec)
         config = spec.config.gateway
+        slots = await self.peers.slot_map()
         self._authority = None if config.auth.mode == "none" else ConfiguredAuthority(config)
         self._faults: list[str] = []
         self.machine = GatewayState(
             self.identity,
             await self.begin_life(),
-            slots=spec.slots,
-            shards=spec.config.cluster.shards,
+            slots=slots,
+            shards=slots.shards,
             tokens=Tokens(spec.token_secret, spec.name),
             concerns=spec.compiled.concerns,
             authority=self._authority,
@@ -123,6 +124,8 @@ class GatewayActor(Shell):
                 answer, effects = self.machine.announce(message, self.now())
             case SourceStates():
                 answer, effects = self.machine.source_states(message, self.now())
+            case Rebalance():
+                answer, effects = self.machine.rebalance(message, self.now())
             case _:
                 raise AssertionError(f"a gateway does not take {type(message).__name__}")
         self.run(effects)

@@ -28,9 +28,11 @@ from cluster.core.messages import (
     Message,
     Overlays,
     Primary,
+    SlotSlice,
 )
+from cluster.core.placement import SlotMap
 from cluster.core.primaries import Primaries
-from cluster.errors import UnavailableError
+from cluster.errors import ErrorCode, RequestError, UnavailableError
 from cluster.wire import blob
 from cluster.wire.backup import Step, StepAnswer, decode_answer
 
@@ -84,7 +86,7 @@ class Peers:
                 return self._primaries.is_over(sender, incarnation)
             case Claimed(shard=shard, incarnation=incarnation):
                 return self._primaries.is_over(f"shard-{shard}", incarnation)
-            case ChangeSet(header=header) | Demand(header=header) | Overlays(header=header):
+            case ChangeSet(header=header) | Demand(header=header) | Overlays(header=header) | SlotSlice(header=header):
                 return self._primaries.is_over(header.sender, header.incarnation)
             case _:
                 return False
@@ -221,11 +223,14 @@ class Peers:
 
         Raises:
             UnavailableError: the supervisor does not answer.
+            RequestError: `BAD_REQUEST`, that cannot be.
         """
         try:
-            await self._ask(SUPERVISOR, "scale", 5.0, counts)
+            reason = await self._ask(SUPERVISOR, "scale", 5.0, counts)
         except Unreachable as error:
             raise UnavailableError("the supervisor does not answer") from error
+        if reason:
+            raise RequestError(ErrorCode.BAD_REQUEST, reason)
 
     async def dead_letters(self, to: str, timeout_s: float = 3.0) -> list[DeadLetter]:
         """Return the dead letters of an ingestor, newest first.
@@ -290,6 +295,15 @@ class Peers:
         encoded: bytes = await self._ask(to, "current", 5.0)
         return encoded
 
+    async def slot_map(self) -> SlotMap:
+        """Return the slot map that counts, as soon as the supervisor says so: not while slots are about to move."""
+        return msgspec.msgpack.decode(await self._told("slot_map"), type=SlotMap)
+
+    async def retire(self, to: str) -> None:
+        """Have a shard that nothing is left of remove its store; errors do not matter, it is about to be ended."""
+        with contextlib.suppress(Unreachable):
+            await self._ask(to, "retire", 10.0)
+
     async def gateways(self) -> list[str]:
         """Return which gateways there are, as soon as the supervisor says so."""
         names: list[str] = await self._told("gateways")
@@ -340,8 +354,14 @@ class SupervisorHandle:
         return described
 
     def scale(self, counts: dict[str, int]) -> None:
-        """Have another number of actors."""
-        ray.get(self._handle.scale.remote(counts), timeout=10)
+        """Have another number of actors.
+
+        Raises:
+            RequestError: `BAD_REQUEST`, that cannot be.
+        """
+        reason = ray.get(self._handle.scale.remote(counts), timeout=10)
+        if reason:
+            raise RequestError(ErrorCode.BAD_REQUEST, reason)
 
     def dead_letters(self) -> list[DeadLetter]:
         """Return the dead letters of the whole cluster, newest first."""

@@ -36,7 +36,18 @@ from cluster.core.ingestion_state import (
     Start,
     Stop,
 )
-from cluster.core.messages import Announce, Answer, Claimed, Demand, Gateways, HandOver, Members, Message, Take
+from cluster.core.messages import (
+    Announce,
+    Answer,
+    Claimed,
+    Demand,
+    Gateways,
+    HandOver,
+    Members,
+    Message,
+    Rebalance,
+    Take,
+)
 from cluster.core.overflow import Overflow
 from cluster.core.retry import Backoff
 from cluster.core.rule import Envelope
@@ -84,14 +95,15 @@ class IngestionActor(Shell):
             if source.missed is not None
         }
         members = await self.peers.members()
+        slots = await self.peers.slot_map()
         self.machine = IngestionState(
             self.identity,
             await self.begin_life(),
             routers=self._routers,
             always=spec.compiled.feeds.always(),
-            slots=spec.slots,
-            shards=config.cluster.shards,
-            coordinators=config.cluster.coordinators,
+            slots=slots,
+            shards=slots.shards,
+            coordinators=slots.coordinators,
             profiles=spec.compiled.profiles,
             gateways=spec.gateways,
             traits={name: _traits(source) for name, source in config.sources.items()},
@@ -108,8 +120,8 @@ class IngestionActor(Shell):
         self._running: dict[str, asyncio.Task[None]] = {}
         self.run(())
         await self.listen()
-        if spec.has_places:
-            self.take(Gateways(await self.peers.gateways()))
+        if self.specification.gateways != (names := await self.peers.gateways()):
+            self.take(Gateways(names))
 
     def _source(self, name: str, config: SourceConfig) -> Source:
         backoff = Backoff(config.reconnect.initial_ms, config.reconnect.max_ms, config.reconnect.attempts)
@@ -194,6 +206,8 @@ class IngestionActor(Shell):
                 answer, effects = self.machine.take(message, self.now())
             case HandOver():
                 answer, effects = self.machine.hand_over(message, self.now())
+            case Rebalance():
+                answer, effects = self.machine.rebalance(message, self.now())
             case _:
                 raise AssertionError(f"an ingestor does not take {type(message).__name__}")
         self.run(effects)

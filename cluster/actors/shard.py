@@ -45,12 +45,15 @@ from cluster.core.messages import (
     Message,
     Overlays,
     Primary,
+    Rebalance,
     Replicate,
     Requests,
     Send,
+    SlotSlice,
 )
 from cluster.core.mutation_queue import StartMutation
 from cluster.core.operation import UNCHANGED
+from cluster.core.placement import SlotMap
 from cluster.core.primaries import actors_of
 from cluster.core.query_key import CanonicalKey
 from cluster.core.replication import Following, Replication, Reply
@@ -128,6 +131,8 @@ class ShardActor(Shell):
         self._store: LmdbStore | MemoryStore | None = None
         self._adopted = ""
         """Id of a store that was put here from outside: by a restore, or an earlier version."""
+        self._proclaimed: set[str] = set()
+        """Who has been told, or is, that this actor is the primary."""
         self._members: Members | None = None
         """The last that was heard of, as a standby."""
         self._memory_id = secrets.token_hex(4)
@@ -404,6 +409,8 @@ class ShardActor(Shell):
         if stored is not None:
             slots, index = self.specification.slots, self._index
             shard.restore(stored, started_ms, lambda key: slots.shard(CanonicalKey(key)) == index)
+            if stored.map is not None:
+                shard.slots.await_word(started_ms)
             self.log.info("store_restored", entries=len(shard.cache), ms=round(self.now() - started_ms))
         self.log.info("leading", epoch=epoch)
         self._tell()
@@ -449,7 +456,6 @@ class ShardActor(Shell):
             keeps=self._store is not None,
             undurable="" if self._taken is not None else "unavailable" if self._store_state == "unavailable" else "off",
             mutations=spec.compiled.mutations,
-            shards=spec.config.cluster.shards,
             place=lambda key: spec.slots.shard(CanonicalKey(key)),
             history=partial(
                 History,
@@ -463,30 +469,37 @@ class ShardActor(Shell):
         self._members = await self.peers.members()
 
     async def _learn_members(self) -> None:
-        if self._members is not None:
-            self._hear(self._members)
-        if not self._may_be_alone:
-            self._proclaim([f"coordinator-{n}" for n in range(self.specification.config.cluster.coordinators)])
-            self._proclaim([f"shard-{n}" for n in range(self.specification.config.cluster.shards) if n != self._index])
-            self._proclaim(self.specification.gateways)
-            self._proclaim([] if self._members is None else self._members.ingestors)
+        members, slots = self._members, self._primary.slots.map or self.specification.slots
+        if members is not None:
+            self._hear(members)
+        self._proclaim(slots, self.specification.gateways, [] if members is None else members.ingestors)
         members = await self.peers.members()
-        if not self._may_be_alone:
-            self._proclaim(members.ingestors)
+        self._proclaim(slots, [], members.ingestors)
         self._hear(members)
-        if self.specification.has_places:
-            self._hear(Gateways(await self.peers.gateways()))
+        gateways = await self.peers.gateways()
+        self._proclaim(slots, gateways, [])
+        self._hear(Gateways(gateways))
+        # While slots move, the supervisor says more.
+        slots = await self.peers.slot_map()
+        self._proclaim(slots, [], [])
+        self._hear(Rebalance("release", slots, 0))
 
     def _hear(self, message: Message) -> None:
         """Take what the supervisor says, unless this actor has left meanwhile."""
         if not self._closed:
             self.take(message)
 
-    def _proclaim(self, actors: Iterable[str]) -> None:
-        """Tell actors who leads: their calls to the one before need not run into their limits."""
+    def _proclaim(self, slots: SlotMap, gateways: list[str], ingestors: list[str]) -> None:
+        """Tell actors who leads, each once: their calls to the one before need not run into their limits."""
+        if self._may_be_alone:
+            return
+        coordinators = [f"coordinator-{n}" for n in range(slots.coordinators)]
+        shards = [f"shard-{n}" for n in range(slots.shards) if n != self._index]
         message = Primary(self.identity, self.address, self._primary.incarnation)
-        for actor in actors:
-            self.spawn(self._tell_primary(actor, message))
+        for actor in [*coordinators, *shards, *gateways, *ingestors]:
+            if actor not in self._proclaimed:
+                self._proclaimed.add(actor)
+                self.spawn(self._tell_primary(actor, message))
 
     async def _tell_primary(self, actor: str, message: Primary) -> None:
         for _ in range(PROCLAIM_TRIES):
@@ -501,6 +514,15 @@ class ShardActor(Shell):
     def _primary(self) -> ShardState:
         assert self._shard is not None, "only the primary has a machine"
         return self._shard
+
+    async def retire(self) -> None:
+        """Remove what is stored here: the shard's slots are others', who have stored them, and the actor is about to be ended."""
+        self._closed = True
+        if self._taken is not None:
+            async with self._sync_lock:
+                self._taken.store.close()
+        if self._stores is not None:
+            await self._tidy(self._stores)
 
     async def leave(self, _grace_s: float) -> None:
         """Write everything through and close the store: the node is about to go. Nothing is taken from now on."""
@@ -540,6 +562,10 @@ class ShardActor(Shell):
                 answer, effects = machine.members(message, self.now())
             case Overlays():
                 answer, effects = machine.overlays(message, self.now())
+            case SlotSlice():
+                answer, effects = machine.slot_slice(message, self.now())
+            case Rebalance():
+                answer, effects = machine.rebalance(message, self.now())
             case _:
                 raise AssertionError(f"a shard does not take {type(message).__name__}")
         if replication.is_alone:

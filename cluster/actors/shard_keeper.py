@@ -97,6 +97,8 @@ class ShardKeeper:
         self._effects: asyncio.Queue[tuple[ShardRoles, Effect]] = asyncio.Queue()
         self._worker = self._loop.create_task(self._work())
         self._told: dict[str, tuple[Tell | None, float]] = {}
+        self._keeping = asyncio.Lock()
+        """One record is written at a time: the last word counts."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending: set[str] = set()
         """Actors that were ended so that their standbys take over."""
@@ -132,6 +134,23 @@ class ShardKeeper:
                 continue
             await self.follow(shard, there or names[:1])
             self.shards[shard].is_handing_over = len(there) > 1
+
+    async def forget(self, shard: int) -> None:
+        """A shard is no more: its actors are about to be ended, and should it be made again, it has no store to wait for."""
+        roles = self.shards.pop(shard, None)
+        self._lost_ms.pop(shard, None)
+        for actor in actors_of(f"shard-{shard}"):
+            self._told.pop(actor, None)
+            self.places.pop(actor, None)
+            if (watch := self._watches.pop(actor, None)) is not None:
+                watch.cancel()
+        async with self._keeping:
+            record = await self._kept(shard)
+            if record is None or not (record.store or record.primary):
+                return
+            with contextlib.suppress(Unreachable):  # then its next life waits for the store for nothing
+                await asyncio.to_thread(ray_head.keep, self._cluster, shard, Record(record.epoch, "", ""))
+        self._log.info("shard_removed", shard=shard, had_roles=roles is not None)
 
     async def _kept(self, shard: int) -> Record | None:
         while True:
@@ -357,14 +376,15 @@ class ShardKeeper:
 
     async def _keep(self, roles: ShardRoles, record: Record) -> None:
         self._log.info("role_kept", shard=roles.shard, epoch=record.epoch, primary=record.primary)
-        while True:
-            try:
-                await asyncio.to_thread(ray_head.keep, self._cluster, roles.shard, record)
-            except Unreachable as error:
-                self._log.sampled("role_not_kept", "keep", reason=str(error))
-                await asyncio.sleep(PAUSE_S)
-            else:
-                return
+        async with self._keeping:
+            while self.shards.get(roles.shard) is roles:  # else the shard is no more
+                try:
+                    await asyncio.to_thread(ray_head.keep, self._cluster, roles.shard, record)
+                except Unreachable as error:
+                    self._log.sampled("role_not_kept", "keep", reason=str(error))
+                    await asyncio.sleep(PAUSE_S)
+                else:
+                    return
 
     def _tell(self, tell: Tell) -> None:
         """Tell an actor, unless it has just been told the same."""

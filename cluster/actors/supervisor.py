@@ -3,7 +3,7 @@
 Crash: the data plane goes on; the new life finds the others by name, takes the configuration from where Ray keeps it, and asks which
 ingestors there are. Retry: applying a configuration twice does nothing the second time.
 
-It is one thing because all it does changes, or follows from, the one list of actors that should be.
+It is one thing because whatever is begun (a configuration, a scale request, a repair) changes the one list of actors that there should be.
 """
 
 import asyncio
@@ -20,9 +20,10 @@ from cluster import __version__
 from cluster.actors import handles, ray_head
 from cluster.actors.coordinator import CoordinatorActor
 from cluster.actors.gateway import GatewayActor
-from cluster.actors.gateway_places import GATEWAY_RESOURCE, GatewayPlaces
+from cluster.actors.gateway_places import GATEWAY_RESOURCE, LEAVE_S, LEFT_S, GatewayPlaces
 from cluster.actors.handles import SUPERVISOR, Peers, Unreachable
 from cluster.actors.ingestion import IngestionActor
+from cluster.actors.rebalancing import Rebalancing
 from cluster.actors.shard import ShardActor
 from cluster.actors.shard_keeper import ShardKeeper
 from cluster.actors.specification import Specification
@@ -30,9 +31,11 @@ from cluster.clock import SystemClock
 from cluster.config import refusals
 from cluster.core.dead_letters import DeadLetter, newest_first
 from cluster.core.messages import Gateways, Members
+from cluster.core.placement import shard_at
 from cluster.core.primaries import actors_of, shard_of
 from cluster.core.scaling import Autoscaler, Reported, Retire, Scaling
 from cluster.core.shard_places import Placed, place
+from cluster.core.slot_move import Phase
 from cluster.core.supervisor_state import CHECK_MS, Create, Effect, Remove, Replace, SupervisorState
 from cluster.observability.logs import Log
 from cluster.observability.logs import configure as configure_logs
@@ -72,6 +75,11 @@ RESTART_TIMEOUT_S = 60.0
 
 def _alive() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def _shards_among(actors: list[str]) -> int:
+    """Return how many shards there are, at least, given who is there."""
+    return 1 + max((shard_at(shard_of(actor)) for actor in actors if actor.startswith("shard-")), default=-1)
 
 
 def _by_source(connections: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -119,11 +127,29 @@ class SupervisorActor:
         self._gcs = ray.get_runtime_context().gcs_address
         self._leaving: set[str] = set()
         """Nodes that shards are to leave, by word of those who stop them."""
+        self._gateways: list[str] = []
+        """Those there are, where they are a number."""
+        self._leaves: dict[str, asyncio.Task[None]] = {}
+        """Gateways that are being drained to be ended."""
         self._applying = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._reconfiguring: asyncio.Task[None] | None = None
-        await self.apply(await self._recover(specification))
-        self._tasks = [self._loop.create_task(self._watch()), self._loop.create_task(self._scale())]
+        specification, found = await self._recover(specification)
+        cluster_config = Specification.decode(specification).config.cluster
+        self._gateways = [name for name in found if name.startswith("gateway-")] or self._numbered_gateways(
+            Specification.decode(specification)
+        )
+        self._rebalancing = Rebalancing(
+            self._peers,
+            self._log,
+            cluster_config.shards,
+            cluster_config.coordinators,
+            found=_shards_among(found),
+            keeps=bool(found),
+        )
+        await self.apply(specification)
+        works = (self._watch(), self._scale(), self._move_slots())
+        self._tasks = [self._loop.create_task(work) for work in works]
 
     async def apply(self, specification: bytes) -> None:
         """Make the cluster be what the configuration says.
@@ -145,6 +171,8 @@ class SupervisorActor:
                 await self._places.follow(gateways)
             if is_first or not is_live:
                 if not is_first:
+                    self._gateways = self._numbered_gateways(spec)
+                    self._rebalancing.moves.want(spec.config.cluster.shards, spec.config.cluster.coordinators)
                     self._scaling = Scaling(Members(self._scaling.members.epoch + 1, self._initial_ingestors()))
                 await self._find_gateways()
                 await self._follow_shards()
@@ -154,6 +182,10 @@ class SupervisorActor:
             old, new = before.config.cluster, spec.config.cluster
             if (old.ingestors, old.autoscale) != (new.ingestors, new.autoscale):
                 self._scaling.wanted = len(self._initial_ingestors())
+            if (old.shards, old.coordinators) != (new.shards, new.coordinators):
+                self._rebalancing.moves.want(new.shards, new.coordinators)
+            if old.gateways != new.gateways and isinstance(new.gateways, int):
+                self._want_gateways(new.gateways)
             if self._reconfiguring is not None:
                 self._reconfiguring.cancel()
             self._reconfiguring = self._loop.create_task(self._reconfigure(specification))
@@ -200,8 +232,12 @@ class SupervisorActor:
         return self._reconfiguring is not None and not self._reconfiguring.done()
 
     def _shards_changed(self) -> None:
-        """A shard has moved to its other name."""
-        for effect in self._state.want(self._actors()):
+        """A shard has moved to its other name. Nothing else that is wanted by now counts as made."""
+        actors: dict[str, None] = {}
+        for actor in self._state.desired:
+            is_shard = actor.startswith("shard-")
+            actors.update(dict.fromkeys(self._shards.actors(shard_at(shard_of(actor))) if is_shard else [actor]))
+        for effect in self._state.want(list(actors)):
             if isinstance(effect, Remove):
                 self._statuses.pop(effect.actor, None)
 
@@ -218,7 +254,7 @@ class SupervisorActor:
     def _placed(self) -> dict[str, Placed]:
         """Return where shards' actors are, of those that have said so."""
         placed = {}
-        for shard in range(self._spec.config.cluster.shards):
+        for shard in self._shard_numbers:
             for actor in self._shards.actors(shard):
                 status = self._statuses.get(actor)
                 if status is not None:
@@ -234,14 +270,15 @@ class SupervisorActor:
         nodes = {node["NodeID"] for node in await self._nodes() if node["Resources"].get("CPU")}
         if len(nodes) < 2:
             return False
-        for shard in range(self._spec.config.cluster.shards):
+        for shard in self._shard_numbers:
             for actor in self._shards.actors(shard):
                 if await self._status(actor) is None:
                     return True  # first it has to be found
         leaving = self._leaving & nodes
         with contextlib.suppress(Unreachable):
             leaving |= await asyncio.to_thread(ray_head.draining, self._gcs) & nodes
-        self._shards.look(self._placed(), nodes - leaving, leaving)
+        if self._rebalancing.moves.phase is Phase.IDLE:  # else slots move, and shards stay where they are
+            self._shards.look(self._placed(), nodes - leaving, leaving)
         return True
 
     async def _find_gateways(self) -> bool:
@@ -265,32 +302,68 @@ class SupervisorActor:
 
     @property
     def _gateway_names(self) -> list[str]:
-        return self._places.names if self._spec.has_places else self._spec.gateways
+        return self._places.names if self._spec.has_places else self._gateways
 
     @property
     def _gateways_wanted(self) -> int:
-        return self._places.wanted if self._spec.has_places else len(self._spec.gateways)
+        return self._places.wanted if self._spec.has_places else len(self._gateways) - len(self._leaves)
+
+    @staticmethod
+    def _numbered_gateways(spec: Specification) -> list[str]:
+        count = spec.config.cluster.gateways
+        return [f"gateway-{n}" for n in range(count)] if isinstance(count, int) else []
+
+    def _want_gateways(self, count: int) -> None:
+        """Have so many gateways: those that go are drained first."""
+        wanted = [f"gateway-{n}" for n in range(count)]
+        for name in [name for name in self._leaves if name in wanted]:
+            self._leaves[name].cancel()
+            self._leaves[name] = self._loop.create_task(self._stay(name))
+        self._gateways = [*self._gateways, *(name for name in wanted if name not in self._gateways)]
+        for name in self._gateways:
+            if name not in wanted and name not in self._leaves:
+                self._leaves[name] = self._loop.create_task(self._leave(name))
+
+    async def _stay(self, gateway: str) -> None:
+        """A gateway is wanted again that has begun to send clients elsewhere: it is made anew."""
+        await self._run(Replace(gateway))
+        self._leaves.pop(gateway, None)
+
+    async def _leave(self, gateway: str) -> None:
+        """Drain a gateway; then it is not one of them any more, and is ended."""
+        self._log.info("gateway_leaves", actor=gateway)
+        status = await self._status(gateway)
+        grace_s = 0.0 if status is not None and not status["sessions"] else LEAVE_S
+        await self._peers.leave(gateway, grace_s, grace_s + LEFT_S)
+        self._leaves.pop(gateway, None)
+        self._gateways = [name for name in self._gateways if name != gateway]
 
     def _initial_ingestors(self) -> list[str]:
         return [f"ingestor-{n}" for n in range(self._spec.config.cluster.ingestors)]
 
     def _actors(self) -> list[str]:
         """Return what should be, in the order in which it is made."""
-        cluster = self._spec.config.cluster
-        shards = [actor for n in range(cluster.shards) for actor in self._shards.actors(n)]
-        coordinators = [f"coordinator-{n}" for n in range(cluster.coordinators)]
+        shards = [actor for n in self._shard_numbers for actor in self._shards.actors(n)]
+        coordinators = [name for name in self._rebalancing.moves.actors if not name.startswith("shard-")]
         return [*shards, *coordinators, *self._gateway_names, *self._scaling.actors]
+
+    @property
+    def _shard_numbers(self) -> list[int]:
+        """Return the shards that there should be."""
+        return [shard_at(name) for name in self._rebalancing.moves.actors if name.startswith("shard-")]
 
     async def _follow_shards(self) -> None:
         """Have roles given to shards that have two actors."""
-        cluster = self._spec.config.cluster
-        self._shards.keeps_two = cluster.replicas > 0
-        if cluster.replicas:
-            for shard in range(cluster.shards):
+        self._shards.keeps_two = self._spec.config.cluster.replicas > 0
+        if self._shards.keeps_two:
+            for shard in self._shard_numbers:
                 await self._shards.follow(shard, actors_of(f"shard-{shard}"))
 
-    async def _recover(self, specification: bytes) -> bytes:
-        """Find out how things are, from actors that an earlier life has made. Returns the newest configuration among theirs and `specification`."""
+    async def _recover(self, specification: bytes) -> tuple[bytes, list[str]]:
+        """Find out how things are, from actors that an earlier life has made.
+
+        Returns the newest configuration among theirs and `specification`, and who there is.
+        """
         named = await asyncio.to_thread(ray.util.list_named_actors, True)  # of all namespaces
         names = [each["name"] for each in named if each["namespace"] == self._namespace and each["name"] != SUPERVISOR]
         statuses = dict(zip(names, await asyncio.gather(*map(self._status, names)), strict=True))
@@ -299,7 +372,7 @@ class SupervisorActor:
         self._scaling.recover([Reported(*each).members for each in units])
         self._places.names = [name for name in found if name.startswith("gateway-")]
         if not self._spec.config.cluster.replicas:
-            await self._shards.recover(names, self._spec.config.cluster.shards)
+            await self._shards.recover(names, max(self._spec.config.cluster.shards, _shards_among(names)))
         newest = max(found, key=lambda name: int(found[name]["revision"]), default=None)
         if newest is not None:
             with contextlib.suppress(Unreachable):
@@ -307,16 +380,56 @@ class SupervisorActor:
                 self._spec = self._spec.following(Specification.decode(current))
                 if found[newest]["revision"] > self._spec.revision:
                     specification = current
-        return specification
+        return specification, names
 
     async def members(self) -> bytes:
         """Say which ingestors there are (msgpack)."""
         return msgspec.msgpack.encode(self._scaling.members)
 
-    async def scale(self, counts: dict[str, int]) -> None:
-        """Have another number of ingestors; `describe` shows when it is so."""
-        self._scaling.wanted = counts["ingestors"]
+    async def slot_map(self) -> bytes:
+        """Say which slot map counts (msgpack), as soon as that is settled."""
+        return msgspec.msgpack.encode(await self._rebalancing.slot_map())
+
+    async def scale(self, counts: dict[str, int]) -> str:
+        """Have other numbers of actors, by kind; `describe` shows when it is so. Returns why that cannot be, if so."""
+        moves = self._rebalancing.moves
+        shards, coordinators = counts.get("shards", moves.wanted[0]), counts.get("coordinators", moves.wanted[1])
+        if coordinators > shards:
+            return f"coordinators: expected at most one per shard ({shards}), got {coordinators}"
+        if "gateways" in counts and self._spec.has_places:
+            return "gateways: there are as many as nodes have places for, see cluster.gateways"
+        if "ingestors" in counts:
+            self._scaling.wanted = counts["ingestors"]
+        if (shards, coordinators) != moves.wanted:
+            moves.want(shards, coordinators)
+        if "gateways" in counts:
+            self._want_gateways(counts["gateways"])
         self._log.info("scaling", **counts)
+        return ""
+
+    async def _move_slots(self) -> None:
+        """Move slots, step by step, and have the shards, coordinators and gateways that this needs."""
+        told = list(self._gateway_names)
+        while True:
+            moves = self._rebalancing.moves
+            pause_s = STEP_S
+            may_begin = (
+                self._scaling.is_done
+                and not self._is_reconfiguring
+                and not self._shards.is_moving
+                and all(map(self._shards.leads, self._shard_numbers))
+            )
+            if not moves.is_done and (may_begin or moves.phase is not Phase.IDLE):
+                missing = self._state.missing
+                present = [shard_of(actor) for actor in self._state.desired if actor not in missing]
+                pause_s = await self._rebalancing.step(present, self._scaling.actors, self._gateway_names)
+            if set(self._actors()) != set(self._state.desired) and self._scaling.is_done:
+                async with self._applying:
+                    await self._adjust()
+            if not self._spec.has_places and told != (names := list(self._gateway_names)):
+                told = names
+                await self._tell_gateways()
+            await asyncio.sleep(pause_s)
 
     async def _scale(self) -> None:
         """Add and take away ingestors, step by step."""
@@ -327,7 +440,10 @@ class SupervisorActor:
             if self._scaling.is_done:
                 await self._autoscale()
                 continue
-            shards = [f"shard-{n}" for n in range(self._spec.config.cluster.shards)]
+            slots = self._rebalancing.moves.map
+            if slots is None or self._rebalancing.moves.phase is not Phase.IDLE:
+                continue
+            shards = [f"shard-{n}" for n in range(slots.shards)]
             names = [*shards, *self._scaling.actors]
             asked = [self._shards.primary(n) for n in range(len(shards))] + self._scaling.actors
             statuses = dict(zip(names, await asyncio.gather(*map(self._status, asked)), strict=True))
@@ -348,6 +464,7 @@ class SupervisorActor:
 
     async def _adjust(self) -> None:
         """End ingestors that are no longer needed, make others, and count on those as soon as they answer."""
+        await self._follow_shards()
         wanted, desired = self._actors(), self._state.desired
         for actor in wanted:
             if actor not in desired:
@@ -381,6 +498,9 @@ class SupervisorActor:
                 await asyncio.to_thread(self._end, actor)
                 await asyncio.to_thread(self._create, actor)
             case Remove(actor=actor):
+                if actor.startswith("shard-") and shard_at(shard_of(actor)) not in self._shard_numbers:
+                    await self._shards.forget(shard_at(shard_of(actor)))
+                    await self._peers.retire(actor)
                 await asyncio.to_thread(self._end, actor)
 
     def _create(self, actor: str, node: str = "") -> None:
@@ -449,9 +569,11 @@ class SupervisorActor:
         async with self._applying:
             for effect in self._state.want(self._actors()):
                 await self._run(effect)
-        message = Gateways(self._places.names)
-        shards = [f"shard-{n}" for n in range(self._spec.config.cluster.shards)]
-        for actor in [*shards, *self._scaling.actors]:
+        await self._tell_gateways()
+
+    async def _tell_gateways(self) -> None:
+        message = Gateways(list(self._gateway_names))
+        for actor in [*(f"shard-{n}" for n in self._shard_numbers), *self._scaling.actors]:
             with contextlib.suppress(Unreachable):  # it asks when it starts
                 await self._peers.call(actor, message)
 
@@ -478,7 +600,12 @@ class SupervisorActor:
 
     async def describe(self) -> dict[str, Any]:
         """Return what `/v1/cluster` and `harbor status` show."""
-        await self._check_all()
+        # Silence counts only at the pace of `_watch`: who is asked ten times a second would be taken for dead while it starts.
+        for actor, status in zip(
+            desired := self._state.desired, await asyncio.gather(*map(self._status, desired)), strict=True
+        ):
+            if status is not None:
+                self._state.answered(actor)
         spec = self._spec
         kinds: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
         sources: list[dict[str, Any]] = []
@@ -510,7 +637,7 @@ class SupervisorActor:
             "gateways_wanted": self._gateways_wanted,
             "supervisor": {"pid": os.getpid()},
             "sources": _by_source(sources),
-            "scaling": not self._scaling.is_done,
+            "scaling": not (self._scaling.is_done and self._rebalancing.moves.is_done) or bool(self._leaves),
             "reconfiguring": self._is_reconfiguring,
         }
 
@@ -547,7 +674,8 @@ class SupervisorActor:
         for actor, samples in gathered:
             own.set("actor_up", float(samples is not None), actor=actor)
             own.set("actor_restarts_total", self._restarts[actor], actor=actor)
-        return [("supervisor", own.encode()), ("shards", self._shards.metrics.encode()), *gathered]
+        moves = [("supervisor", self._rebalancing.samples()), ("shards", self._shards.metrics.encode())]
+        return [("supervisor", own.encode()), *moves, *gathered]
 
     async def _samples(self, actor: str) -> bytes | None:
         try:
@@ -559,6 +687,8 @@ class SupervisorActor:
         """Drain the gateways and end every actor but this one."""
         for task in self._tasks:
             task.cancel()
+        for leave in self._leaves.values():
+            leave.cancel()
         await self._places.stop()
         self._shards.stop()
         actors, self._state.desired = self._state.desired, ()

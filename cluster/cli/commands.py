@@ -250,7 +250,7 @@ def status(
 @app.command()
 @_command
 def scale(
-    counts: Annotated[list[str], typer.Argument(help="Such as ingestors=4.", metavar="KIND=N...")],
+    counts: Annotated[list[str], typer.Argument(help="Such as shards=8 ingestors=4.", metavar="KIND=N...")],
     url: Url = URL,
     token: Token = None,
 ) -> None:
@@ -261,12 +261,14 @@ def scale(
     for count in counts:
         kind, _, number = count.partition("=")
         if not number.isdecimal():
-            raise HarborError(ErrorCode.BAD_REQUEST, f"expected KIND=N such as ingestors=4, got {count!r}")
+            raise HarborError(ErrorCode.BAD_REQUEST, f"expected KIND=N such as shards=8, got {count!r}")
         wanted[kind] = int(number)
     client = HttpClient(url, token)
     client.scale(wanted)
     deadline = time.monotonic() + SCALE_TIMEOUT_S
-    while (described := client.cluster())["scaling"] or len(described["ingestors"]) != wanted["ingestors"]:
+    while (described := client.cluster())["scaling"] or any(
+        len(described[kind]) != number for kind, number in wanted.items()
+    ):
         if time.monotonic() > deadline:
             raise HarborError(ErrorCode.TIMEOUT, "it was accepted, and goes on: see harbor status")
         time.sleep(SCALE_PAUSE_S)

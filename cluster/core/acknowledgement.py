@@ -82,6 +82,11 @@ class Acknowledgements:
         """Let an answer wait for the next sync; what it speaks of is committed by the end of this step."""
         self._waiting.append(held)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits."""
+        return not self._waiting and self._syncing is None
+
     def begin(self) -> bool:
         """Return whether to sync now: somebody waits and no sync is under way. From now on one is."""
         if self._syncing is not None or not self._waiting:

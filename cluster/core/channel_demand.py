@@ -18,6 +18,8 @@ RETRY_MS = 200.0
 GREET_MS = 10_000.0
 """A restarted shard says the whole of what it needs only after gateways have had time to watch again. Sooner, ingestors would leave
 channels that are about to be wanted, and events would be lost between leaving and joining."""
+INHERITED_MS = 5_000.0
+"""How long a shard that slots have come to keeps their channels, at least: until gateways watch what has moved here."""
 Channel = tuple[str, str]
 """(source, channel)."""
 
@@ -120,6 +122,20 @@ class ChannelDemand:
             count = self._counts[channel] = self._counts[channel] - 1
             if not count:
                 self._leaving[channel] = now_ms + self._linger_ms(*channel)
+
+    @property
+    def needed(self) -> list[tuple[str, str, float]]:
+        """Return (source, channel, since when) of all that are needed, or were lately."""
+        return [(*channel, since) for channel, since in self._since.items()]
+
+    def inherit(self, joined: list[tuple[str, str, float]], now_ms: float) -> None:
+        """Channels were needed without a break where entries come from that are about to be watched here."""
+        for source, name, since_ms in joined:
+            channel = (source, name)
+            if channel not in self._counts:
+                self.need([channel], since_ms)
+                self._counts[channel] = 0
+                self._leaving[channel] = now_ms + max(self._linger_ms(*channel), INHERITED_MS)
 
     def joined_since(self, channels: list[Channel]) -> float:
         """Return from when all of `channels`, which are needed, have been joined, or were to be (Unix ms)."""

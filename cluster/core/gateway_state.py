@@ -45,6 +45,7 @@ from cluster.core.messages import (
     Failure,
     Full,
     Item,
+    ListMembers,
     ListMutations,
     Mend,
     Meta,
@@ -53,11 +54,15 @@ from cluster.core.messages import (
     Mutate,
     MutationView,
     Noted,
+    Outdated,
     Payload,
     PresenceDiff,
     PresenceResume,
     PresenceWanted,
+    Progress,
+    Read,
     Ready,
+    Rebalance,
     Refused,
     Removed,
     Request,
@@ -79,7 +84,7 @@ from cluster.core.messages import (
 from cluster.core.mutation import DeclaredMutation
 from cluster.core.outbox import Outbox, Pending, encode
 from cluster.core.placement import SlotMap
-from cluster.core.position import Position, Scope, Tokens, scope_of
+from cluster.core.position import MAP, Position, Scope, Tokens, scope_of
 from cluster.core.presence_room import Mode, Pattern
 from cluster.core.presence_session import PresenceSessions
 from cluster.core.query_key import CanonicalKey, KeyMatcher, parse
@@ -101,6 +106,8 @@ one or two writes a window."""
 RETRY_MS = 150.0
 CHUNK_BYTES = 64 * 1024
 """Of a snapshot, in one frame. The socket asks for the next when this one is written."""
+NOWHERE: Position = (-1, 0)
+"""No shard has ever been there."""
 PIECE_BYTES = 256 * 1024
 """Of what has folded, in one frame: it is mostly all of it, and a client that has it all can go on from there."""
 AT_ONCE = 4
@@ -157,10 +164,14 @@ class Concerns(Protocol):
 class _Gather:
     """A one-shot request, sent to one or more shards."""
 
-    __slots__ = ("payloads", "ticket", "until_ms", "waiting")
+    __slots__ = ("make", "payloads", "ticket", "until_ms", "waiting")
 
-    def __init__(self, ticket: int, waiting: int, until_ms: float) -> None:
+    def __init__(
+        self, ticket: int, waiting: int, until_ms: float, make: Callable[[int], Request] | None = None
+    ) -> None:
         self.ticket = ticket
+        self.make = make
+        """Makes the request anew, where every shard is asked."""
         self.waiting = waiting
         self.until_ms = until_ms
         self.payloads: list[Payload] = []
@@ -286,7 +297,7 @@ class GatewayState:
         self._now_ms = 0.0
         self.presence = PresenceSessions(
             incarnation,
-            lambda topic: slots.shard(CanonicalKey(topic)),
+            self._home_of,
             shards,
             patterns,
             updates_per_s=self.limits.presence_updates,
@@ -302,8 +313,10 @@ class GatewayState:
     def change_set(self, message: ChangeSet, now_ms: float) -> tuple[Answer, list[Effect]]:
         """Apply what a shard sends to the replicas."""
         self._now_ms = now_ms
-        shard = self._by_address[message.header.sender]
+        shard = self._by_address.get(message.header.sender)
         effects: list[Effect] = []
+        if shard is None:
+            return Refused(self.incarnation), []  # it is about to end, or of a slot map that is yet to come
         match shard.incoming.admit(message.header):
             case Foreign():
                 return Refused(self.incarnation), []
@@ -466,7 +479,13 @@ class GatewayState:
             self._sweep([replica])
             replica = None
         if replica is None:
-            self._replica(view.key, shard).replace(view)
+            replica = self._replica(view.key, shard)
+            replica.replace(view)
+            for each in replica.topics if view.version else ():
+                if each.is_watched_anew:  # it came to be after slots had moved, and before that shard was asked
+                    pending = self._pending(each, view.key, 0)
+                    pending.patches = None
+                    pending.coalesced += 1
             return
         if topic not in replica.topics:
             replica.topics.append(topic)
@@ -493,9 +512,12 @@ class GatewayState:
         topic.awaited.discard(shard.index)
         if not topic.ready:
             return
+        topic.is_watched_anew = False
         self._flush_topic(topic, effects)
         moved = _moved(topic)
         for subscription in list(topic.subscriptions):
+            if subscription.phase in (Phase.LAGGING, Phase.SNAPSHOT):
+                self._attend(subscription, effects)
             if subscription.phase is Phase.REJOINING:
                 self._rejoin(subscription, moved, effects)
             elif subscription.phase is Phase.AWAITING:
@@ -547,7 +569,7 @@ class GatewayState:
         topics = list(shard.watching.values())
         shard.watching.clear()
         for topic in topics:
-            self._flush_topic(topic, effects)
+            self._flush_topic(topic, effects, at_once=True)
             held = {key: replica.version for key, replica in topic.replicas.items() if replica.shard == shard.index}
             for key in held:
                 del topic.replicas[key]
@@ -597,7 +619,7 @@ class GatewayState:
         shard.queue[:0] = self.presence.news(shard.index, self._now_ms)
         if not shard.queue:
             return []
-        message = Requests(shard.out.header(), shard.queue)
+        message = Requests(shard.out.header(), shard.queue, self._slots.epoch)
         shard.queue = []
         shard.out.sent(message)
         return [Send(shard.address, message)]
@@ -605,18 +627,23 @@ class GatewayState:
     def answered(self, to: str, message: Any, answer: Answer, now_ms: float) -> list[Effect]:
         """A shard answered `message`."""
         self._now_ms = now_ms
-        shard = self._by_address[to]
+        shard = self._by_address.get(to)
         effects: list[Effect] = []
-        if shard.out.in_flight is not message:
+        if shard is None or shard.out.in_flight is not message:
             return effects
         match answer:
             case Answers(incarnation=incarnation, items=items):
                 shard.out.acknowledged(incarnation)
                 for request, payload in items:
                     self._settle(shard, request, payload, effects)
+                if message.map != self._slots.epoch:
+                    self._ask_elsewhere(shard, effects)
                 effects.extend(self._pump(shard))
             case Full(retry_ms=retry_ms):
                 shard.out.failed(now_ms, retry_ms)
+            case Outdated(map=slots):
+                self._take_map(slots, effects)
+                self._send_rest(shard, message, effects)
             case Refused():
                 self._relink(shard, effects)
             case _:
@@ -625,10 +652,153 @@ class GatewayState:
 
     def unanswered(self, to: str, message: Any, now_ms: float) -> list[Effect]:
         """The call failed; what it carried is kept and sent again."""
-        shard = self._by_address[to]
-        if shard.out.in_flight is message:
+        shard = self._by_address.get(to)
+        if shard is not None and shard.out.in_flight is message:
             shard.out.failed(now_ms, RETRY_MS)
         return []
+
+    # --- moves of slots ------------------------------------------------------------------------------------------
+
+    def _home_of(self, topic: str) -> int:
+        return self._slots.shard(CanonicalKey(topic))
+
+    def rebalance(self, message: Rebalance, now_ms: float) -> tuple[Progress, list[Effect]]:
+        """Take a slot map, if it is a newer one; a gateway has no other part in a move."""
+        self._now_ms = now_ms
+        effects: list[Effect] = []
+        if message.phase == "release":
+            self._take_map(message.map, effects)
+        return Progress(self._slots, True), effects
+
+    def _take_map(self, slots: SlotMap, effects: list[Effect]) -> None:
+        """Slots are elsewhere from now on. Entries are what they were, so subscribers are told nothing of it.
+
+        What is watched of the shards to which slots have come is watched anew: their snapshots hold the versions that are known here,
+        or later ones, which subscribers get as changes.
+        """
+        before = self._slots
+        if slots.epoch <= before.epoch:
+            return
+        pairs = before.moves(slots)
+        for index in range(len(self._shards), slots.shards):
+            shard = _Shard(index, self.identity, self.incarnation)
+            self._shards.append(shard)
+            self._by_address[shard.address] = shard
+        gone = self._shards[slots.shards :]
+        senders, receivers = {sender for sender, _ in pairs}, {to for _, to in pairs}
+        receivers |= {shard.index for shard in self._shards if shard.index >= before.shards} | ({0} if gone else set())
+        self._slots = slots
+        self.presence.rehome(slots.shards)
+        self.mutations.moved(senders)
+        for replica in self.replicas.values():
+            index = slots.shard(CanonicalKey(replica.key))
+            if index != replica.shard:
+                replica.shard = index
+                replica.doubted_until = self._shards[index].sets + 2 if replica.doubted_until else 0
+        for topic in self._topics.values():
+            self._watch_elsewhere(topic, receivers)
+        for shard in [*self._shards]:
+            self._ask_elsewhere(shard, effects)
+        del self._shards[slots.shards :]
+        for shard in gone:
+            del self._by_address[shard.address]
+        for topic in self._topics.values():
+            for subscription in topic.subscriptions if topic.ready else ():
+                if subscription.phase is Phase.AWAITING:
+                    self._begin(subscription, effects)
+        for gather in {id(each): each for each in self._gathers.values() if each.make is not None}.values():
+            self._gather_anew(gather)
+        for shard in self._shards:
+            effects.extend(self._pump(shard))
+
+    def _watch_elsewhere(self, topic: Topic, receivers: set[int]) -> None:
+        """Watch what a topic is about where it is now."""
+        old = dict(topic.watches)
+        owner = self._slots.shard(CanonicalKey(topic.key))
+        shards = self._slots.shards
+        wanted = {each for each in receivers if each < shards} if topic.prefix else {owner} - old.keys()
+        ended = {index for index in old if index >= shards or (not topic.prefix and index != owner)} | (
+            wanted & old.keys()
+        )
+        for subscription in topic.subscriptions:
+            if subscription.phase is Phase.RESUMING:  # who was asked may be no more, and others are to be asked too
+                self._stop_resuming(subscription)
+                subscription.phase = Phase.AWAITING
+                subscription.outbox.clear()
+        if not wanted and not ended:
+            return
+        topic.is_watched_anew = topic.is_watched_anew or topic.ready
+        is_rejoining = bool(topic.held)
+        for index in sorted(wanted):
+            self._watch(self._shards[index], topic)
+        for index in ended:
+            shard = self._shards[index]
+            shard.watching.pop(old[index], None)
+            shard.queue.append(Unwatch(old[index]))
+            if topic.watches[index] == old[index]:
+                del topic.watches[index]
+                topic.awaited.discard(index)
+                topic.seen.pop(index, None)
+        if is_rejoining:  # what was held of one shard would have to be looked for in several
+            topic.held.clear()
+        for subscription in topic.subscriptions:
+            if subscription.phase is Phase.REJOINING:
+                self._start_over(subscription)
+
+    def _stop_resuming(self, subscription: Subscription) -> None:
+        for request, resuming in list(self._resuming.items()):
+            if resuming is subscription:
+                del self._resuming[request]
+
+    def _asked_of(self, request: Request) -> int | None:
+        """Return the shard that a request is for; None: for any that was asked."""
+        match request:
+            case Read(key=key) | Write(key=key) | Edit(key=key) | Erase(key=key):
+                return self._slots.shard(CanonicalKey(key))
+            case Mutate(scope=scope):
+                return self._slots.shard(CanonicalKey(scope))
+            case ListMembers(topic=topic):
+                return self._slots.shard(CanonicalKey(topic))
+            case Watch(key=key, prefix=False):
+                return self._slots.shard(CanonicalKey(key))
+            case _:
+                return None
+
+    def _ask_elsewhere(self, shard: _Shard, effects: list[Effect]) -> None:
+        """Ask other shards what this one would no longer answer, but for what is on its way to it."""
+        message = shard.out.in_flight
+        under_way = set() if message is None else {request.id for request in message.items}
+        for request in list(shard.outstanding.values()):
+            index = self._asked_of(request)
+            if index is not None and index != shard.index and request.id not in under_way:
+                del shard.outstanding[request.id]
+                other = self._shards[index]
+                other.outstanding[request.id] = request
+                other.queue.append(request)
+                effects.extend(self._pump(other))
+        shard.queue = [each for each in shard.queue if self._asked_of(each) in (None, shard.index)]
+
+    def _send_rest(self, shard: _Shard, message: Requests, effects: list[Effect]) -> None:
+        """A message was not taken since another map counts: send what of it is for this shard still."""
+        if shard.out.in_flight is not message:
+            return
+        items = [request for request in message.items if self._asked_of(request) in (None, shard.index)]
+        rest = Requests(message.header, items, self._slots.epoch)
+        shard.out.sent(rest)
+        self._ask_elsewhere(shard, effects)
+        effects.append(Send(shard.address, rest))
+
+    def _gather_anew(self, gather: _Gather) -> None:
+        """Ask every shard again: between two answers entries may have passed from one that had yet to be asked to one that had been."""
+        for asked in [request for request, each in self._gathers.items() if each is gather]:
+            self._drop_request(asked)
+        assert gather.make is not None
+        gather.payloads, gather.waiting = [], len(self._shards)
+        for shard in self._shards:
+            request = gather.make(self._id())
+            self._gathers[request.id] = gather
+            shard.outstanding[request.id] = request
+            shard.queue.append(request)
 
     # --- upstreams -----------------------------------------------------------------------------------------------
 
@@ -715,7 +885,7 @@ class GatewayState:
         shards = self._shards if key is None else [self._shards[self._slots.shard(key)]]
         if any(len(shard.outstanding) >= MAX_REQUESTS for shard in shards):
             raise UnavailableError("too many requests wait for a shard")
-        gather = _Gather(ticket, len(shards), now_ms + REQUEST_MS)
+        gather = _Gather(ticket, len(shards), now_ms + REQUEST_MS, make if key is None else None)
         effects: list[Effect] = []
         for shard in shards:
             request = make(self._id())
@@ -1127,15 +1297,31 @@ class GatewayState:
             return
         subscription.phase = Phase.RESUMING
         subscription.unanswered = 0
-        for index in topic.watches:
+        subscription.listed.clear()
+        since = {index: each if each[0] else NOWHERE for index, each in subscription.since.items()}
+        unnamed = (0, 0) if since else NOWHERE
+        map_epoch = since.pop(MAP, (1, 0))[0]
+        if map_epoch == self._slots.epoch:
+            asked = [
+                (index, Missed(self._id(), topic.key, topic.prefix, *since.get(index, NOWHERE)))
+                for index in topic.watches
+            ]
+        else:
+            # Whoever has the entries now, others had them since, and know what changed there.
+            asked = [
+                (index, Missed(self._id(), topic.key, topic.prefix, *since.get(index, unnamed), map_epoch))
+                for index in range(len(self._shards))
+            ]
+            gone = [(index, *position) for index, position in since.items() if index >= len(self._shards)]
+            asked.append((0, Missed(self._id(), topic.key, topic.prefix, 0, 0, map_epoch, gone)))
+        for index, request in asked:
             shard = self._shards[index]
-            epoch, offset = subscription.since.get(index, (0, 0))
-            request = Missed(self._id(), topic.key, topic.prefix, epoch, offset)
             self._resuming[request.id] = subscription
             subscription.unanswered += 1
             shard.outstanding[request.id] = request
             shard.queue.append(request)
-            effects.extend(self._pump(shard))
+        for index in dict(asked):
+            effects.extend(self._pump(self._shards[index]))
 
     def _verify(self, effects: list[Effect]) -> None:
         """Ask shards whether replicas, and keys that are known to have none, are what they hold."""
@@ -1161,7 +1347,8 @@ class GatewayState:
         def held(key: str) -> int | None:
             replica, topic = self.replicas.get(key), self._topics.get((key, False))
             topics = replica.topics if replica is not None else [] if topic is None else [topic]
-            if not topics or any(shard.index in each.awaited for each in topics):
+            is_elsewhere = self._slots.shard(CanonicalKey(key)) != shard.index  # since it was asked
+            if is_elsewhere or not topics or any(shard.index in each.awaited for each in topics):
                 return None  # it is no longer watched, or is on its way
             return self._version(key)
 
@@ -1187,13 +1374,17 @@ class GatewayState:
             self._begin(subscription, effects)
             return
         self._flush_topic(subscription.topic, effects)
-        changed = dict(missed.keys)
+        changed, listed = dict(missed.keys), subscription.listed
         for key in list(subscription.outbox):
             # The client may come from a gateway that was ahead of this one: what the shard does not list, it has.
-            if key not in changed and self._slots.shard(CanonicalKey(key)) == shard.index:
+            if key not in changed and key not in listed and self._slots.shard(CanonicalKey(key)) == shard.index:
                 subscription.outbox.drop(key)
-        for key, version in changed.items():
-            subscription.outbox.missed(key, version)
+        for (
+            key,
+            version,
+        ) in changed.items():  # of shards that had an entry one after the other, the first knows what was held
+            listed[key] = min(version, listed.get(key, version))
+            subscription.outbox.missed(key, listed[key])
         subscription.unanswered -= 1
         if not subscription.unanswered:
             self.resumes["resumed"] += 1
@@ -1223,9 +1414,7 @@ class GatewayState:
         session.attention.pop(subscription, None)
         topic = subscription.topic
         del topic.subscriptions[subscription]
-        for request, resuming in list(self._resuming.items()):
-            if resuming is subscription:
-                del self._resuming[request]
+        self._stop_resuming(subscription)
         if topic.subscriptions:
             self._settle_rest(topic, effects)
             return
@@ -1290,9 +1479,9 @@ class GatewayState:
             session.attention[subscription] = None
             effects.append(Deliver(session.id))
 
-    def _flush_topic(self, topic: Topic, effects: list[Effect]) -> None:
-        """Hand what changed in a topic to its subscribers."""
-        if not topic.dirty:
+    def _flush_topic(self, topic: Topic, effects: list[Effect], *, at_once: bool = False) -> None:
+        """Hand what changed in a topic to its subscribers; `at_once`: even where it waits."""
+        if not topic.dirty or (topic.waits and not at_once):
             return
         topic.dirty = False
         self._dirty.remove(topic)
@@ -1398,16 +1587,21 @@ class GatewayState:
         return messages
 
     def _token(self, topic: Topic) -> bytes:
+        if topic.waits:
+            return self.tokens.position(topic.scope)
         return self._position(topic.scope, sorted(topic.watches))
 
     def _position(self, scope: Scope, shards: Sequence[int]) -> bytes:
-        return self.tokens.position(scope, [(index, self._shards[index].position) for index in shards])
+        positions = [(index, self._shards[index].position) for index in shards]
+        if self._slots.epoch > 1:
+            positions.append((MAP, (self._slots.epoch, 0)))
+        return self.tokens.position(scope, positions)
 
     def _event_id(self, session: SessionState) -> bytes | None:
         """Return the token for all of an event stream's subscriptions, if what is being written brings them all up to it."""
         topics = [each.topic for each in session.subscriptions.values()]
         if any(each.phase is not Phase.LIVE for each in session.subscriptions.values()) or any(
-            topic.dirty for topic in topics
+            topic.dirty or topic.waits for topic in topics
         ):
             return None
         return self._position(session.scope, sorted({index for topic in topics for index in topic.watches}))
@@ -1531,7 +1725,9 @@ class GatewayState:
             messages.append(protocol.reset(None))
             # Until it has been sent everything anew, a client that comes back has to begin again.
             token = self.tokens.position(subscription.topic.scope)
-        if not subscription.paused and subscription.phase is Phase.SNAPSHOT:
+        if subscription.topic.waits:
+            pass
+        elif not subscription.paused and subscription.phase is Phase.SNAPSHOT:
             token = self._snapshot_chunk(session, subscription, budget, messages, effects) or token
         elif not subscription.paused and subscription.phase is Phase.LAGGING:
             self._flush_topic(subscription.topic, effects)

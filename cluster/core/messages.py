@@ -18,6 +18,7 @@ from typing import Any
 from msgspec import Struct
 
 from cluster.core.operation import Operation
+from cluster.core.placement import SlotMap
 
 
 class Header(Struct, frozen=True, array_like=True):
@@ -111,6 +112,8 @@ class Blob(Struct, frozen=True, array_like=True, tag="blob"):
 
     header: Header
     parts: list[Part]
+    closes: bool = False
+    """Windows close with this: nothing follows it for a while (`slot_move`)."""
 
 
 class BlobTaken(Struct, frozen=True, array_like=True, tag="blob_taken"):
@@ -283,7 +286,13 @@ class Missed(Struct, frozen=True, array_like=True, tag="missed"):
     key: str
     prefix: bool
     epoch: int
+    """0: the position does not name this shard."""
     offset: int
+    map: int = 0
+    """Epoch of the slot map that the position was told under, where that was another; what is not named counts from that map's end."""
+    gone: list[tuple[int, int, int]] | None = None
+    """Not about the shard itself but those that are no more, of which it keeps the history: what the position says of them, as (shard, epoch,
+    offset)."""
 
 
 class Verify(Struct, frozen=True, array_like=True, tag="verify"):
@@ -485,6 +494,14 @@ class Requests(Struct, frozen=True, array_like=True, tag="requests"):
 
     header: Header
     items: list[Request]
+    map: int = 0
+    """Epoch of the slot map by which the shard was chosen; 0: of none. With an older one than the shard's it answers `Outdated`."""
+
+
+class Outdated(Struct, frozen=True, array_like=True, tag="outdated"):
+    """The message was made by a slot map that counts no longer, and was not taken; this one does."""
+
+    map: SlotMap
 
 
 class EntryView(Struct, frozen=True, array_like=True, tag="entry"):
@@ -787,6 +804,8 @@ class Lay(Struct, frozen=True, array_like=True, tag="lay"):
     variables: bytes = b"{}"
     """JSON object. With these and `name` events of streams can be told that are of the mutation."""
     created_ms: float = 0.0
+    scope: str = ""
+    """Whose slot says which shard is its home."""
 
 
 class Lift(Struct, frozen=True, array_like=True, tag="lift"):
@@ -870,9 +889,56 @@ class Primary(Struct, frozen=True, array_like=True, tag="primary"):
     incarnation: int
 
 
+# --- moves of slots ----------------------------------------------------------------------------------------------
+
+
+class Rebalance(Struct, frozen=True, array_like=True, tag="rebalance"):
+    """Supervisor -> anyone: do this part of a move to the slot map `map` (`slot_move`). It is said again until it is done."""
+
+    phase: str
+    map: SlotMap
+    attempt: int
+    """Rises with every beginning of a move: what belongs to an earlier one is void."""
+
+
+class Progress(Struct, frozen=True, array_like=True, tag="progress"):
+    """How far the one that was told `Rebalance` is."""
+
+    map: SlotMap | None
+    """That counts here; None: none was told yet."""
+    is_done: bool
+    is_held: bool = False
+    """It holds what it would send, or refuses what is sent to it."""
+    entries: int = 0
+    """Sent in this move, as the next."""
+    bytes: int = 0
+    next: SlotMap | None = None
+    """To which slots move."""
+    lacks: bool = False
+    """It has not been sent all that it is to adopt: it was, perhaps, in an earlier life."""
+
+
+class SlotSlice(Struct, frozen=True, array_like=True, tag="slot_slice"):
+    """Shard -> shard: a part of what moves. The first on a link begins anew."""
+
+    header: Header
+    epoch: int
+    """Of the map to which the slots move."""
+    content: bytes
+    """A `slot_slice.Content`."""
+
+
+class SliceTaken(Struct, frozen=True, array_like=True, tag="slice_taken"):
+    """The receiver keeps it until the map counts; or has it, since that does."""
+
+    incarnation: int
+
+
 Message = (
     Replicate
     | Primary
+    | Rebalance
+    | SlotSlice
     | Overlays
     | Announce
     | Blob
@@ -890,6 +956,9 @@ Message = (
 Answer = (
     Replicated
     | Elsewhere
+    | Progress
+    | SliceTaken
+    | Outdated
     | Refused
     | Full
     | Noted

@@ -34,6 +34,8 @@ _MAX_BODY = (MAX_TOKEN_BYTES - len(_PREFIX)) * 3 // 4 - _SIGNATURE_BYTES
 _URLSAFE = bytes.maketrans(b"-_", b"+/")
 Position = tuple[int, int]
 """(epoch, offset)."""
+MAP = 0xFFFF
+"""In place of a shard: its "epoch" is that of the slot map by which the shards were chosen. Where it is missing that is 1."""
 Scope = bytes
 """What a token speaks for."""
 

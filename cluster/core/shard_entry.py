@@ -137,10 +137,17 @@ class ShardEntry(Entry):
         if self.visible is None:
             return None
         lasts = self.value is not None and (self.query is None or self.query.persist)
+        return self._row(self.value.json() if lasts and self.value is not None else b"")
+
+    def moved(self) -> StoredEntry | None:
+        """Return what of it goes along to another shard, whether or not it lasts; None: it has no data."""
+        return None if self.value is None else self._row(self.value.json())
+
+    def _row(self, data: bytes) -> StoredEntry:
         return StoredEntry(
             self.key,
             self.version,
-            self.value.json() if lasts and self.value is not None else b"",
+            data,
             self.data_updated_at,
             self.fetched_at,
             self.origin.removeprefix(RESTORED),

@@ -7,7 +7,7 @@ from cluster.core.acknowledgement import LEVELS
 from cluster.core.gateway_mutations import MAX_DELAY_MS
 from cluster.core.mutation import MAX_ID, Status
 from cluster.core.presence_room import MAX_TOPIC
-from cluster.core.scaling import MAX_INGESTORS
+from cluster.core.slot_move import MAX_ACTORS
 from cluster.wire.backup import CONTENT_TYPE
 
 _KEY = {
@@ -271,7 +271,7 @@ def document() -> dict[str, Any]:
             },
             "/v1/scale": {
                 "post": _operation(
-                    "Have another number of ingestors; /v1/cluster shows when it is so",
+                    "Have other numbers of actors; /v1/cluster shows when it is so",
                     [],
                     {"200": _answer("what was asked for", "Object")},
                     **_body(
@@ -281,7 +281,8 @@ def document() -> dict[str, Any]:
                                 "type": "object",
                                 "additionalProperties": False,
                                 "properties": {
-                                    "ingestors": {"type": "integer", "minimum": 1, "maximum": MAX_INGESTORS}
+                                    name: {"type": "integer", "minimum": 1, "maximum": most}
+                                    for name, most in MAX_ACTORS.items()
                                 },
                             },
                         )

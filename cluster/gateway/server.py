@@ -54,8 +54,8 @@ from cluster.core.presence_session import identity_of
 from cluster.core.query_key import CanonicalKey, KeyMatcher, canonical, checked, normalized, parse
 from cluster.core.rate import RateLimits
 from cluster.core.replica import Replica
-from cluster.core.scaling import MAX_INGESTORS
 from cluster.core.session_state import COMMANDS, CONTROL, SessionState
+from cluster.core.slot_move import MAX_ACTORS
 from cluster.core.tenant import NOBODYS, Tenant
 from cluster.errors import ErrorCode, HarborError, LimitError, RequestError, UnauthorizedError
 from cluster.gateway import parameters
@@ -980,24 +980,20 @@ class GatewayServer:
         return web.Response(body=orjson.dumps(described), headers=JSON)
 
     async def _scale_cluster(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Have another number of ingestors."""
+        """Have other numbers of actors."""
         parameters.only(request)
         who(request).require_admin()
         body = await parameters.body(request)
         if not isinstance(body, dict) or not body:
             raise RequestError(ErrorCode.BAD_REQUEST, 'the body is an object such as {"ingestors": 4}')
         for name, count in body.items():
-            if name in ("shards", "coordinators", "gateways"):
-                raise RequestError(
-                    ErrorCode.UNSUPPORTED,
-                    f"{name} cannot be changed while the cluster runs: restart it with another number",
-                )
-            if name != "ingestors":
-                raise RequestError(ErrorCode.BAD_REQUEST, f"unknown member {name!r}, there is: ingestors")
-            if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_INGESTORS:
+            if name not in MAX_ACTORS:
+                there_are = ", ".join(MAX_ACTORS)
+                raise RequestError(ErrorCode.BAD_REQUEST, f"unknown member {name!r}, there are: {there_are}")
+            if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_ACTORS[name]:
                 raise RequestError(
                     ErrorCode.BAD_REQUEST,
-                    f"ingestors: expected a whole number from 1 to {MAX_INGESTORS}, got {count!r}",
+                    f"{name}: expected a whole number from 1 to {MAX_ACTORS[name]}, got {count!r}",
                 )
         await self._scale(body)
         return web.Response(body=orjson.dumps(body), headers=JSON)

@@ -299,6 +299,8 @@ class Holder:
         )
         if stored is not None:
             shard.restore(stored, process.now_ms(), lambda _: True)
+            if stored.map is not None:
+                shard.slots.await_word(process.now_ms())
         self._host.timeline.note(f"{process.name} leads as {epoch}")
         self._tell()
         self.run(())

@@ -23,9 +23,10 @@ import lmdb
 import msgspec
 
 from cluster.core.digest import Digest
-from cluster.core.history import Record
+from cluster.core.history import Past, Record
 from cluster.core.messages import Check, Checkpoint
 from cluster.core.mutation_queue import MutationRecord
+from cluster.core.placement import SlotMap
 from cluster.core.role import Standing
 from cluster.core.stored_rows import Meta, Row, Table, change_row
 from cluster.core.transaction import SCHEMA, Cursor, Result, Stored, StoredEntry, Transaction, empty, row_key
@@ -47,6 +48,10 @@ _MUTATION = msgspec.msgpack.Decoder(MutationRecord).decode
 
 _META = msgspec.msgpack.Decoder(Meta).decode
 _STANDING = msgspec.msgpack.Decoder(Standing).decode
+_MAPS = msgspec.msgpack.Decoder(tuple[SlotMap | None, SlotMap | None]).decode
+_PAST = msgspec.msgpack.Decoder(Past).decode
+_PASTS = b"past/"
+"""Before the number of a shard that is no more, in the table of what is kept once."""
 COPY = "copy"
 """Directory within a store's where a copy of it is made; what a killed process leaves there goes when the store is opened next."""
 
@@ -145,6 +150,13 @@ class LmdbStore:
                     meta.first,
                     [_RECORD(value) for _, value in reading.cursor(self._changes)],
                     [_MUTATION(value) for _, value in reading.cursor(self._mutations)],
+                    meta.steps,
+                    *((None, None) if (kept := reading.get(b"maps", db=self._meta)) is None else _MAPS(kept)),
+                    {
+                        int(name.removeprefix(_PASTS)): _PAST(value)
+                        for name, value in reading.cursor(self._meta)
+                        if name.startswith(_PASTS)
+                    },
                 )
         except (lmdb.Error, msgspec.MsgspecError) as error:
             raise StoreError(f"{self.directory}: {error}") from error
@@ -188,7 +200,17 @@ class LmdbStore:
         with writing.cursor(self._changes) as changes:
             while changes.first() and int.from_bytes(changes.key(), "big") < transaction.first:
                 changes.delete()
-        meta = Meta(SCHEMA, transaction.epoch, transaction.offset, transaction.lives, transaction.first)
+        if transaction.map is not None:
+            writing.put(b"maps", _ENCODE((transaction.map, transaction.next_map)), db=self._meta)
+        for shard, past in transaction.pasts.items():
+            name = _PASTS + str(shard).encode()
+            if past is None:
+                writing.delete(name, db=self._meta)
+            else:
+                writing.put(name, _ENCODE(past), db=self._meta)
+        meta = Meta(
+            SCHEMA, transaction.epoch, transaction.offset, transaction.lives, transaction.first, transaction.steps
+        )
         writing.put(b"state", _ENCODE(meta), db=self._meta)
 
     def standing(self) -> tuple[Standing, tuple[int, int]] | None:
@@ -237,6 +259,31 @@ class LmdbStore:
                 made, after = self._slice(table, after, size)
                 if made is not None:
                     yield made
+        yield from self._slices_kept_once()
+
+    def _slices_kept_once(self) -> Iterator[Transaction]:
+        """Return what stands beside the rows: slot maps, and one by one, as they may be long, the histories of shards that are no more."""
+        try:
+            with self._env.begin() as reading:
+                raw, maps = reading.get(b"state", db=self._meta), reading.get(b"maps", db=self._meta)
+                pasts = [name for name in reading.cursor(self._meta).iternext(values=False) if name.startswith(_PASTS)]
+            if raw is None:
+                return
+            if maps is not None:
+                slot_map, next_map = _MAPS(maps)
+                yield msgspec.structs.replace(self._empty(_META(raw)), map=slot_map, next_map=next_map)
+            for name in pasts:
+                with self._env.begin() as reading:
+                    raw, past = reading.get(b"state", db=self._meta), reading.get(name, db=self._meta)
+                if raw is not None and past is not None:
+                    kept = {int(name.removeprefix(_PASTS)): _PAST(past)}
+                    yield msgspec.structs.replace(self._empty(_META(raw)), pasts=kept)
+        except (lmdb.Error, msgspec.MsgspecError) as error:
+            raise StoreError(f"{self.directory}: {error}") from error
+
+    @staticmethod
+    def _empty(meta: Meta) -> Transaction:
+        return empty(meta.epoch, meta.offset, meta.lives, meta.first, meta.steps)
 
     def _slice(self, table: Any, after: bytes, size: int) -> tuple[Transaction | None, bytes | None]:
         """Return the rows behind a key, and the last one's; None: there are none, there are no more."""
@@ -257,7 +304,7 @@ class LmdbStore:
             raise StoreError(f"{self.directory}: {error}") from error
 
     def _sliced(self, table: Any, meta: Meta, rows: list[tuple[bytes, bytes]]) -> Transaction:
-        made = empty(meta.epoch, meta.offset, meta.lives, meta.first)
+        made = self._empty(meta)
         if table is self._entries:
             made.entries.update((entry.key, entry) for entry in (_ENTRY(value) for _, value in rows))
         elif table is self._cursors:

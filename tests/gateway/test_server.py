@@ -848,3 +848,31 @@ async def test_a_drain_with_a_grace_goes_in_groups_and_answers_requests_meanwhil
         with pytest.raises(ConnectionClosed):
             await until(sockets[4], "never")
         assert sockets[4].close_code == 3001
+
+
+# --- scaling -----------------------------------------------------------------------------------------------------
+
+
+async def test_numbers_of_actors_are_asked_for_together(harness: Harness) -> None:
+    wanted = {"shards": 64, "coordinators": 2, "ingestors": 3, "gateways": 1}
+    async with harness.http.post("/v1/scale", json=wanted) as response:
+        assert (response.status, await response.json()) == (200, wanted)
+    assert harness.scaled == wanted
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"shards": 0}, "shards: expected a whole number from 1 to 64, got 0"),
+        ({"shards": 65}, "shards: expected a whole number from 1 to 64, got 65"),
+        ({"gateways": -1}, "gateways: expected a whole number from 1 to 64, got -1"),
+        ({"coordinators": 1.5}, "coordinators: expected a whole number from 1 to 64, got 1.5"),
+        ({"ingestors": True}, "ingestors: expected a whole number from 1 to 64, got True"),
+        ({"nodes": 2}, "unknown member 'nodes', there are: shards, coordinators, ingestors, gateways"),
+        ({}, 'the body is an object such as {"ingestors": 4}'),
+    ],
+)
+async def test_numbers_that_cannot_be_are_refused(harness: Harness, body: Any, message: str) -> None:
+    async with harness.http.post("/v1/scale", json=body) as response:
+        answer = await response.json()
+    assert (response.status, answer["error"]["code"], answer["error"]["message"]) == (400, "BAD_REQUEST", message)

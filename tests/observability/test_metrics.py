@@ -21,6 +21,7 @@ RENAME = {
 """A mutation that the sample upstream carries out for projects that it has."""
 OF_STANDBYS = {
     "failovers_total",
+    "recovery_seconds",
     "shard_standby",
     "replication_lag_seconds",
     "replication_records_total",

@@ -1,0 +1,149 @@
+"""A ledger whose shards and coordinators come and go while events come, and everybody may die, the supervisor too.
+
+python -m tests.simulation.rebalancing SEED        replays one and prints its trace
+python -m tests.simulation.rebalancing FROM TO     runs a range and prints the failing seeds
+
+With `kills` clients may be told to start over, as always when a shard or gateway dies; without, they must notice nothing.
+"""
+
+from typing import Any
+
+from cluster.core.slot_move import FOLLOWING, Phase
+from tests.simulation import replay
+from tests.simulation.ledger import Ledger
+
+SETTLE_MS = 30_000.0
+
+
+class Rebalancing(Ledger):
+    """See the module."""
+
+    def __init__(self, seed: int, *, kills: bool = True) -> None:
+        super().__init__(seed)
+        self.kills = kills
+
+    def run(self) -> None:
+        world, choose = self.world, self.world.random
+        while not (world.upstream.joined == {*"abc"} and world.upstream.connected):
+            world.run(world.now_ms + 50)
+        for channel in "abc":
+            self._emit(channel, "set", "k0")
+        world.run(world.now_ms + 4_000)
+        for number in range(2):
+            client = world.clients.enter(f"client-{number}")
+            client.slow_ms = choose.choice([1.0, 20.0, 200.0])
+            mode = choose.choice(["data", "patch"])
+            world.clients.subscribe(client, 1, prefix=["list"], mode=mode)
+            world.clients.subscribe(client, 2, prefix=["count"], mode=mode)
+            world.clients.subscribe(client, 3, key=["last", f"{choose.choice('abc')}k0"], mode=mode)
+        world.run(world.now_ms + 500)
+        end = world.now_ms + 5_000.0
+        self._load(end)
+        if self.kills:
+            self._faults(end)
+            self._scale(end)
+        self._rebalance(end)
+        self._visits(end)
+        world.run(end)
+        if not world.upstream.connected:
+            world.upstream.connect()
+        until = world.now_ms + SETTLE_MS
+        while not (world.moves.is_done and world.scaling.is_done) and world.now_ms < until:
+            world.run(world.now_ms + 500)
+        assert world.moves.is_done, f"slots still move: {world.moves.phase}"
+        world.run(world.now_ms + 12_000)
+        self.check()
+
+    def _rebalance(self, end: float) -> None:
+        world, choose = self.world, self.world.random
+
+        def once() -> None:
+            shards = choose.randint(1, 4)
+            world.rescale(shards, choose.randint(1, shards))
+
+        for _ in range(choose.randint(1, 4)):
+            world.at(choose.uniform(100.0, end - world.now_ms - 300), once)
+
+    def _visits(self, end: float) -> None:
+        """Clients go and come back with their tokens."""
+        world, choose = self.world, self.world.random
+        for _ in range(choose.randint(0, 6)):
+            client = world.clients.by_name[f"client-{choose.randrange(2)}"]
+            world.at(choose.uniform(100.0, end - world.now_ms), lambda client=client: world.clients.disconnect(client))
+
+    def _faults(self, end: float) -> None:
+        world, choose = self.world, self.world.random
+
+        def one() -> None:
+            kind = choose.random()
+            if kind < 0.15:
+                world.kill_supervisor()
+            elif kind < 0.3:
+                if world.upstream.connected:
+                    world.upstream.drop(choose.uniform(50, 600))
+            else:
+                world.kill(choose.choice(sorted(world.machines)))
+
+        for _ in range(choose.randint(0, 4)):
+            world.at(choose.uniform(100.0, end - world.now_ms - 300), one)
+        for _ in range(choose.randint(0, 2)):
+            self._strike(
+                choose.choice(list(FOLLOWING)), choose.choice(["supervisor", "shard", "ingestor", "gateway"]), end
+            )
+
+    def _strike(self, phase: Phase, kind: str, end: float) -> None:
+        """Kill somebody in a part of a move."""
+        world = self.world
+
+        def look() -> None:
+            if world.now_ms > end:
+                return
+            if world.moves.phase is not phase:
+                world.at(2.0, look)
+            elif kind == "supervisor":
+                world.kill_supervisor()
+            else:
+                victims = sorted(name for name in world.machines if name.startswith(kind))
+                if victims:
+                    world.note(f"strike at {phase.value}")
+                    world.kill(world.random.choice(victims))
+
+        look()
+
+    def check(self) -> None:
+        world = self.world
+        placed: dict[str, list[str]] = {}
+        for name, machine in world.machines.items():
+            if name.startswith("shard-"):
+                for entry in machine.cache:
+                    placed.setdefault(entry.key, []).append(name)
+                    assert name == f"shard-{world.slots.shard(entry.key)}", f"{entry.key} is at {name}"
+        assert all(len(each) == 1 for each in placed.values())
+        super().check()
+        for client in world.clients.by_name.values():
+            for sub, view in client.views.items():
+                assert view.complete, f"{client.name}/{sub}: no snapshot_end"
+                assert self.kills or not view.resets, f"{client.name}/{sub}: was reset"
+                wanted = self._seen(client.wanted[sub])
+                held = {key: data for key, (version, data) in view.entries.items() if version}
+                wrong = {
+                    key: (held.get(key), wanted.get(key))
+                    for key in held.keys() | wanted
+                    if held.get(key) != wanted.get(key)
+                }
+                assert not wrong, f"{client.name}/{sub}: held and true: {wrong}"
+        assert all(name in world.machines for name in world.gateways)
+
+    def _seen(self, message: dict[str, Any]) -> dict[str, Any]:
+        if "prefix" in message:
+            return {key: value for key, value in self.truth.items() if key.startswith(f'["{message["prefix"][0]}"')}
+        key = f'["last","{message["key"][1]}"]'
+        return {key: self.truth[key]} if key in self.truth else {}
+
+
+def make(seed: int) -> Rebalancing:
+    return Rebalancing(seed, kills=seed % 2 == 1)
+
+
+if __name__ == "__main__":
+    replay.main(make)
