@@ -630,7 +630,10 @@ class World:
 
     def _shown(self, process: Process, shard: str) -> None:
         """A gateway has heard of a shard: it never goes back to an earlier epoch."""
-        epoch = process.machine._by_address[shard].position[0]
+        link = process.machine._by_address.get(shard)
+        if link is None:
+            return  # it is no more
+        epoch = link.position[0]
         if epoch < self._epochs.get((process, shard), 0):
             raise Violation(f"{process.name} went back to epoch {epoch} of {shard}")
         self._epochs[process, shard] = epoch
