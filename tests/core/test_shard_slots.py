@@ -10,6 +10,7 @@ from cluster.core.messages import Failure, Full, Outdated, Read, Rebalance, Requ
 from cluster.core.placement import assign_slots
 from cluster.core.position import scope_of
 from cluster.core.query_key import CanonicalKey
+from cluster.core.shard_state import Commit
 from cluster.core.slot_move import Phase
 from tests.core.test_gateway_presence import PATTERNS
 from tests.core.test_mutations_whole import MAKE, SAVE, SLOWLY, mutate
@@ -109,6 +110,26 @@ def test_mutations_move_with_their_scope_and_views_stay_as_they_are(before: int,
     assert client.views["w"].entries['["note",3]'][1]["text"] == "later"
     assert all(not shard.mutations.laid.mutations for shard in made.shards.values())
     assert {f"m{n}" for n in range(12)} <= settled
+
+
+def test_what_comes_back_at_the_end_of_a_cut_is_stored_in_one_transaction_with_it() -> None:
+    made = world(2)
+    client = watching(made, "a")
+    for n in range(12):
+        mutate(client, f"m{n}", id=n, text="mine")
+    made.settle()
+    shard = made.shards["shard-0"]
+    calls = [call for name, call in made.sent if name == "shard-0"]
+    assert len(calls) > 1
+    next_map = assign_slots(range(2), 2)
+    shard.rebalance(Rebalance("release", made.slots, 1), made.now_ms)
+    shard.rebalance(Rebalance("seal", next_map, 2), made.now_ms)
+    shard._unstored.keeps = True
+    for call in calls:
+        assert shard.mutated(call, Response(b"{}"), made.now_ms) == []
+    _, effects = shard.rebalance(Rebalance("release", made.slots, 2), made.now_ms)
+    (commit,) = [effect for effect in effects if isinstance(effect, Commit)]
+    assert commit.transaction.mutations.keys() >= {call.mutation for call in calls}
 
 
 def test_a_write_that_is_repeated_after_a_move_has_the_answer_of_before() -> None:

@@ -94,6 +94,25 @@ def test_slices_are_all_there_is(reopened: Callable[[], Store]) -> None:
     assert replace(copied, entries=[], mutations=[]) == replace(stored, entries=[], mutations=[])
 
 
+def test_slices_and_digests_know_slot_maps_and_the_histories_of_shards_that_are_no_more(
+    reopened: Callable[[], Store],
+) -> None:
+    present, following = assign_slots(range(2), 4), assign_slots(range(3), 5)
+    pasts: dict[int, Past | None] = {n: Past(4, [Life(2, 50, 0)], 0, [('["a"]', n)], [Step(3, 4, 1)]) for n in (2, 3)}
+    store, copy = reopened(), MemoryStore()
+    store.commit(transaction(map=present, next_map=following, pasts=pasts, steps=[Step(3, 4, 0)]))
+    slices = list(store.slices(100))
+    assert [set(each.pasts) for each in slices] == [set(), {2}, {3}], "each may be long"
+    for each in slices:
+        copy.commit(each)
+    assert copy.load() == store.load()
+    checks = [store.digest(table, b"", 30) for table in range(6, 9)]
+    store.commit(transaction(map=following, pasts={2: None}))
+    checked = [check for check in checks if check.table]  # beyond the last table comes the first
+    assert checked
+    assert not any(map(store.matches, checked))
+
+
 def test_a_digest_is_of_rows_and_goes_round(reopened: Callable[[], Store]) -> None:
     store = reopened()
     for number in range(40):
