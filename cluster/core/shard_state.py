@@ -372,6 +372,9 @@ class ShardState:
         self._results.update(stored.results)
         self.history.restore(stored.lives, stored.first, stored.changes, now_ms, stored.steps)
         self._unstored.changes = self.history.next
+        if stored.offset > self.offset:  # slots came from a shard whose epoch ran ahead, where clocks disagree
+            self.offset = stored.offset
+            self.history.rise(stored.offset)
         for each in gone:  # who comes back is told; what lay over it may come to lie there again
             self.offset += 1
             self._unstored.entry(each.key)

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.core.position import MAX_TOKEN_BYTES, Tokens, scope_of
+from cluster.core.position import MAP, MAX_TOKEN_BYTES, Tokens, scope_of
+from cluster.core.slot_move import MAX_SHARDS
 from cluster.errors import ErrorCode, HarborError
 
 TOKENS = Tokens("a secret of the test", "harbor")
@@ -36,6 +37,13 @@ def test_a_token_for_many_shards_fits(shards: int, apart_ms: int, commits: int) 
     token = TOKENS.position(A, positions).decode()
     assert len(token) <= MAX_TOKEN_BYTES
     assert TOKENS.read(token, A) == dict(positions)
+
+
+def test_a_token_of_a_slot_map_and_all_the_shards_there_may_be_fits() -> None:
+    positions = [(n, (epoch := EPOCH + 10**8 * (n % 2), (epoch << 13) + 10**9)) for n in range(MAX_SHARDS)]
+    token = TOKENS.position(A, [*positions, (MAP, (300, 0))]).decode()
+    assert len(token) <= MAX_TOKEN_BYTES
+    assert TOKENS.read(token, A) == {**dict(positions), MAP: (300, 0)}
 
 
 def test_one_that_would_be_too_long_begins_again() -> None:

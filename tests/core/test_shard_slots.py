@@ -6,15 +6,17 @@ import orjson
 import pytest
 
 from cluster.core.declared_query import Response
+from cluster.core.history import Life
 from cluster.core.messages import Failure, Full, Outdated, Read, Rebalance, Requests, Write, Written
 from cluster.core.placement import assign_slots
 from cluster.core.position import scope_of
 from cluster.core.query_key import CanonicalKey
-from cluster.core.shard_state import Commit
+from cluster.core.shard_state import EPOCH_SHIFT, Commit
 from cluster.core.slot_move import Phase
+from cluster.core.transaction import Stored
 from tests.core.test_gateway_presence import PATTERNS
 from tests.core.test_mutations_whole import MAKE, SAVE, SLOWLY, mutate
-from tests.in_process import Client, InProcess
+from tests.in_process import Client, InProcess, new_shard
 
 KEYS = [f'["note",{n}]' for n in range(12)]
 
@@ -303,3 +305,14 @@ def test_a_version_is_not_used_again_for_a_key_that_was_removed_before_it_moved(
     client.read()
     again = {orjson.loads(key)[1]: version for key, (version, _) in client.views["w"].entries.items()}
     assert all(again[key] > version for key, version in removed.items())
+
+
+def test_a_life_begins_above_what_slots_have_raised_the_last_one_to() -> None:
+    shard = new_shard(0, 7, 1.0, [], [])
+    ahead = (9 << EPOCH_SHIFT) + 5
+    shard.restore(Stored(6, ahead, [], {}, {}, {}, [Life(6, ahead, 0)], 0, [('["a"]', 0)]), 1.0, lambda _: True)
+    assert shard.history.since(6, ahead, 1.0) == {'["a"]': 0}
+    written = shard._write(Write(1, "once", '["b"]', b"1"))
+    assert isinstance(written, Written)
+    assert written.version == shard.offset == ahead + 1
+    assert shard.history.since(7, ahead, 1.0) == {'["b"]': 0}
