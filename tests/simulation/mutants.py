@@ -153,8 +153,8 @@ MUTANTS = (
     Mutant(
         "drops a cursor in the transaction",
         "after a restart events are counted twice",
-        (Edit(transaction.Unstored, "cursor", "if self._keeps:", "if False:"),),
-        0,
+        (Edit(transaction.Unstored, "cursor", "if self.keeps:", "if False:"),),
+        3,
         Ledger,
     ),
     Mutant(
@@ -187,8 +187,8 @@ MUTANTS = (
     Mutant(
         "forgets the results of writes in the transaction",
         "a write whose answer was lost with the shard is done twice",
-        (Edit(transaction.Unstored, "result", "if self._keeps:", "if False:"),),
-        11,
+        (Edit(transaction.Unstored, "result", "if self.keeps:", "if False:"),),
+        10,
     ),
     Mutant(
         "sends change sets before the commit",
@@ -225,7 +225,7 @@ MUTANTS = (
     Mutant(
         "sends a mutation that is not stored",
         "its home has forgotten what was carried out",
-        (Edit(transaction.Unstored, "mutation", "if self._keeps:", "if False:"),),
+        (Edit(transaction.Unstored, "mutation", "if self.keeps:", "if False:"),),
         10,
     ),
     Mutant(
@@ -236,7 +236,7 @@ MUTANTS = (
                 world.World, "start", "next_life(process.now_ms(), self._last_life.get(name))", "int(process.now_ms())"
             ),
         ),
-        22,
+        112,
         Ledger,
     ),
 )
