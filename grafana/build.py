@@ -445,6 +445,35 @@ DELIVERY = Board(
             ],
         ),
         (
+            "Access",
+            [
+                Panel(
+                    "Limited",
+                    "Requests, messages and connections refused or ended by a limit, a second.",
+                    "cps",
+                    [Query(rate("harbor_limited_total", "limit", more=GATEWAY), "{{limit}}")],
+                ),
+                Panel(
+                    "Credentials refused",
+                    "Tokens and keys that were not recognised, a second, by why.",
+                    "cps",
+                    [Query(rate("harbor_credentials_refused_total", "reason", more=GATEWAY), "{{reason}}")],
+                ),
+                Panel(
+                    "Sessions barred",
+                    "Sessions closed since their credentials expired, were revoked or taken away, a second.",
+                    "cps",
+                    [Query(rate("harbor_sessions_barred_total", "reason", more=GATEWAY), "{{reason}}")],
+                ),
+                Panel(
+                    "Fetches of keys",
+                    "Of the keys that tokens are checked with, a second, by outcome.",
+                    "cps",
+                    [Query(rate("harbor_jwks_fetches_total", "outcome", more=GATEWAY), "{{outcome}}")],
+                ),
+            ],
+        ),
+        (
             "Presence",
             [
                 Panel(

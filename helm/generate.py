@@ -90,14 +90,21 @@ CONFIG: dict[str, Any] = {
         "history": {"max_bytes": ["string", "integer"], "max_age": "string"},
     },
     "cache": {"max_bytes": ["string", "integer", "null"], "max_entries": ["integer", "null"]},
-    "defaults": {"stale_time": "string", "gc_time": "string", "retry": ["integer", "boolean"]},
+    "defaults": {
+        "stale_time": "string",
+        "gc_time": "string",
+        "offline_time": "string",
+        "retry": ["integer", "boolean"],
+    },
     "services": {
         "*": {"base_url": "string", "headers": "object", "timeout": "string", "concurrency": "integer"},
     },
     "queries": [
         {
             "key": "array",
-            **dict.fromkeys(("service", "path", "function", "gc_time", "stale_time", "refetch_interval"), "string"),
+            **dict.fromkeys(
+                ("service", "path", "function", "gc_time", "stale_time", "offline_time", "refetch_interval"), "string"
+            ),
             "infinite": "object",
             **dict.fromkeys(("params", "retry", "retry_delay", "persist", "as_of"), None),
         }
@@ -144,7 +151,7 @@ CONFIG: dict[str, Any] = {
     "presence": {"*": {"heartbeat": "string", "timeout": "string"}},
     "resources": {
         "*": {
-            **dict.fromkeys(("service", "path", "id", "stale_time", "gc_time"), "string"),
+            **dict.fromkeys(("service", "path", "id", "stale_time", "gc_time", "offline_time"), "string"),
             "lists": "array",
             "stream": {
                 **dict.fromkeys(("source", "channel"), "string"),

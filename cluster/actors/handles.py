@@ -7,12 +7,15 @@ A call carries one blob and returns one; what can go wrong (the peer is starting
 import asyncio
 import contextlib
 import logging
+import re
 import signal
+import sys
 import threading
 from typing import Any
 
 import msgspec
 import ray
+from ray._private import worker as ray_worker
 from ray.exceptions import RayError
 
 from cluster.actors.node_link import Lost, NodeLink
@@ -377,9 +380,19 @@ class SupervisorHandle:
         ray.get(self._handle.stop.remote(), timeout=20)
 
 
+def _tell(data: Any, ignore_prefix: bool) -> None:  # noqa: ARG001 - as Ray calls it
+    """Print what Ray reports as commands say things: the first sentence, on standard error; the rest is in Ray's logs."""
+    for text in data["lines"]:
+        sentence = " ".join(text.split()).partition(". ")[0]
+        pid = re.search(r"Worker PID: (\d+)", text)
+        sys.stderr.write(f"harbor: ray: {sentence}{f' (process {pid[1]})' if pid else ''}\n")
+
+
 def connect(**options: Any) -> None:
     """Connect to Ray as a driver, or start one. Signals stay with those who have them: Ray would end the process at a SIGTERM."""
     held = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    # Ray prints what its processes report, such as a worker's death, on a driver's standard output, whatever `log_to_driver` says.
+    ray_worker.print_to_stdstream = _tell
     ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
     if threading.current_thread() is threading.main_thread():
         for number, handler in held.items():

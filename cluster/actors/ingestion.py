@@ -161,15 +161,17 @@ class IngestionActor(Shell):
         return now_ms
 
     def _received(self, goes_on: bool) -> bool:
-        machine = self.machine
-        for source, fault in machine.frame_faults:
-            self._decode_errors[source] += 1
-            self.log.sampled("frame_dropped", fault.reason, source=source, detail=str(fault)[:200])
-        machine.frame_faults.clear()
-        if machine.rearm:
-            machine.rearm = False
+        self._count_faults()
+        if self.machine.rearm:
+            self.machine.rearm = False
             self.arm()
         return goes_on
+
+    def _count_faults(self) -> None:
+        for source, fault in self.machine.frame_faults:
+            self._decode_errors[source] += 1
+            self.log.sampled("frame_dropped", fault.reason, source=source, detail=str(fault)[:200])
+        self.machine.frame_faults.clear()
 
     def refused(self, source: str, reason: str, size_bytes: int, detail: str = "was not read") -> None:
         """Something was dropped before it could be an event, or the upstream would not join a channel."""
@@ -300,10 +302,12 @@ class IngestionActor(Shell):
     async def samples(self) -> bytes:
         """Return the metrics, encoded."""
         machine, metrics = self.machine, self._metrics
+        received = machine.events_received
+        self._count_faults()  # of frames that had gathered
         for name, source in self._sources.items():
-            if not machine.reads(name) and not machine.events_received[name]:
+            if not machine.reads(name) and not received[name]:
                 continue
-            metrics.set("events_received_total", machine.events_received[name], source=name)
+            metrics.set("events_received_total", received[name], source=name)
             metrics.set("source_gaps_total", machine.gaps[name], source=name)
             metrics.set("event_decode_errors_total", self._decode_errors[name], source=name)
             metrics.set("source_connected", float(source.state is SourceState.CONNECTED), source=name)

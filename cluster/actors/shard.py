@@ -61,12 +61,12 @@ from cluster.core.role import EPOCH_ORIGIN_MS, Grant, Role, Standing, next_epoch
 from cluster.core.shard_roles import Record, Report
 from cluster.core.shard_state import Commit, Effect, ShardState, StartFetch, Sync
 from cluster.core.transaction import Transaction
-from cluster.errors import HarborError, StoreError, UnavailableError, UpstreamError
+from cluster.errors import ErrorCode, HarborError, StoreError, UnavailableError, UpstreamError
 from cluster.observability.logs import Log
 from cluster.observability.metrics import Metrics
 from cluster.services import ServiceClient
 from cluster.storage import LmdbStore, MemoryStore, ShardStores, Taken
-from cluster.wire.backup import Step, encode_answer
+from cluster.wire.backup import Refused, Step, encode_answer
 
 SYNC_S = 0.1
 """With `sync: window`, how long what was committed may wait to be written through."""
@@ -144,7 +144,6 @@ class ShardActor(Shell):
         self._beat: asyncio.TimerHandle | None = None
         self._copies = ShardCopies(index, self.log, self.now)
         self._functions = Functions(self.log)
-        self._copies = ShardCopies(index, self.log, self.now)
         self._services: dict[str, ServiceClient] = {}
         self._metrics = Metrics(component="shard", actor=self.address, shard=str(index))
         self._apply = self._metrics.histogram("shard_apply_seconds")
@@ -157,7 +156,8 @@ class ShardActor(Shell):
             await self._begin_alone(record)
         else:
             self._may_be_alone = False
-            await self._take_store(wait_s=0.0)
+            if await self._take_store() and self._taken is None and self._stores is not None:
+                self.spawn(self._seek_store(self._stores))
         await self.listen()
 
     # --- roles ---------------------------------------------------------------------------------------------------
@@ -205,8 +205,14 @@ class ShardActor(Shell):
         epoch = next_epoch(self.now(), *before)
         self._lead(epoch)
         made = Record(epoch, "" if self._taken is None else self._taken.id, self.address)
-        with contextlib.suppress(Unreachable):  # then the one on record stays, and is not found the next time
-            await asyncio.to_thread(ray_head.keep, self.specification.name, self._index, made)
+        while True:  # with another store on record the next life would not take this one
+            try:
+                await asyncio.to_thread(ray_head.keep, self.specification.name, self._index, made)
+            except Unreachable as error:
+                self.log.sampled("role_not_kept", "keep", reason=str(error))
+                await asyncio.sleep(STORE_POLL_S)
+            else:
+                return
 
     async def _take_store(self, wanted: str = "", wait_s: float = 0.0) -> bool:
         """Take a store of this shard, if one is here. Returns whether it is the one that is wanted."""
@@ -226,6 +232,23 @@ class ShardActor(Shell):
             return True
         self._tell_unreadable()
         return not wanted or (self._taken is not None and self._taken.id == wanted)
+
+    async def _seek_store(self, stores: ShardStores) -> None:
+        """Take a store that comes late, or that an earlier process has not let go of yet, as long as there is no role."""
+        while self.role is Role.NONE and self._store_state == "none" and not self._closed:
+            await asyncio.sleep(STORE_POLL_S)
+            try:
+                taken = await asyncio.to_thread(stores.take)
+            except StoreError:
+                return  # to begin one will say why
+            if taken is None:
+                continue
+            if self.role is Role.NONE and self._taken is None and not self._closed:
+                self._taken = taken
+                self._tell()
+            else:
+                taken.store.close()
+            return
 
     def _tell_unreadable(self) -> None:
         if self._stores is not None and self._stores.unreadable:
@@ -309,8 +332,8 @@ class ShardActor(Shell):
         match self.role, grant.role:
             case Role.PRIMARY, Role.PRIMARY:
                 if grant.epoch > replication.epoch:
-                    self._let_out(replication.detach(grant.epoch))
-                elif grant.epoch == replication.epoch and grant.other and replication.is_alone:
+                    self._go_alone(grant.epoch)
+                elif grant.epoch == replication.epoch and grant.other and self._may_attach:
                     self._let_out(replication.attach(grant.other, grant.other_life, self.now()))
                 self._tell()
             case Role.PRIMARY, _:
@@ -335,6 +358,18 @@ class ShardActor(Shell):
                     self._follow(grant)
             case _:
                 pass
+
+    @property
+    def _may_attach(self) -> bool:
+        """Whether there is no standby yet, and something to fill one from."""
+        return self._replication.is_alone and self._store is not None
+
+    def _go_alone(self, epoch: int) -> None:
+        try:
+            self._let_out(self._replication.detach(epoch))
+        except StoreError as error:  # the supervisor says it again
+            self._store_errors += 1
+            self.log.sampled("store_failed", "store", reason=error.message)
 
     def _step_down(self, reason: str) -> None:
         """End the process: what it has in memory is of a role that is over. Ray starts it anew, and it asks for another."""
@@ -394,7 +429,7 @@ class ShardActor(Shell):
         elif self._taken is not None and self._stores is not None:
             stored = self._stores.load(self._taken)
             if stored is None and self._stores.unreadable:
-                self._taken = None
+                self._taken = self._store = None
                 self._tell_unreadable()
                 self._begin_store()
         if self._taken is not None:
@@ -403,7 +438,11 @@ class ShardActor(Shell):
         elif self._store is None and self._is_replicated:
             self._store = MemoryStore()
         if self._store is not None:
-            self._store.stand(Standing(epoch, is_whole=True))
+            try:
+                self._store.stand(Standing(epoch, is_whole=True))
+            except StoreError as error:  # by what is committed from now on it is known as the later one as well
+                self._store_errors += 1
+                self.log.sampled("store_failed", "store", reason=error.message)
         self._replication = Replication(epoch, self._store)
         shard = self._shard = self.machine = self._made(epoch)
         if stored is not None:
@@ -526,11 +565,16 @@ class ShardActor(Shell):
 
     async def leave(self, _grace_s: float) -> None:
         """Write everything through and close the store: the node is about to go. Nothing is taken from now on."""
+        if self._closed:
+            return
         self._closed = True
         if self._taken is not None:
             async with self._sync_lock:
-                await asyncio.to_thread(self._taken.store.sync)
-                self._taken.store.close()
+                try:
+                    await asyncio.to_thread(self._taken.store.sync)
+                except StoreError as error:
+                    self.log.sampled("store_failed", "store", reason=error.message)
+                await asyncio.to_thread(self._taken.store.close)  # a copy that is being made is waited for
             self.log.info("store_closed")
 
     # --- steps ---------------------------------------------------------------------------------------------------
@@ -594,7 +638,8 @@ class ShardActor(Shell):
         for effect in effects:
             match effect:
                 case Commit():
-                    transaction = effect.transaction if self._commit(effect.transaction) else None
+                    self._commit(effect.transaction)
+                    transaction = effect.transaction
                 case Sync():
                     syncs = True
                 case StartMutation() if not self._primary.may_send(effect):
@@ -673,20 +718,21 @@ class ShardActor(Shell):
 
     # --- the store -----------------------------------------------------------------------------------------------
 
-    def _commit(self, transaction: Transaction) -> bool:
-        """Store a transaction. Returns whether it was."""
+    def _commit(self, transaction: Transaction) -> None:
+        """Store a transaction. What cannot be stored goes with the next."""
         if self._closed:
-            return False
+            return
         assert self._store is not None
         try:
             self._store.commit(transaction)
         except StoreError as error:
+            self._replication.is_behind = True
             self._primary.not_stored(transaction)
             self._store_errors += 1
             self.log.sampled("store_failed", "store", reason=error.message)
-            return False
-        self._written()
-        return True
+        else:
+            self._replication.is_behind = False
+            self._written()
 
     def _written(self) -> None:
         """Something was committed: sync it in time."""
@@ -775,11 +821,10 @@ class ShardActor(Shell):
 
     async def copy(self, step: Step, backup: str, number: int) -> bytes:
         """Make a step of a backup (`wire.backup`)."""
-        return encode_answer(
-            await self._copies.step(
-                None if self._closed or self._taken is None else self._taken.store, step, backup, number
-            )
-        )
+        if self._closed or self._shard is None:
+            return encode_answer(Refused(ErrorCode.UNAVAILABLE, f"{self.address} is not the primary"))
+        store = None if self._taken is None else self._taken.store
+        return encode_answer(await self._copies.step(store, step, backup, number))
 
     async def status(self) -> dict[str, object]:
         """Say what `/v1/cluster` shows of this actor."""

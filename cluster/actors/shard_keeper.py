@@ -37,6 +37,8 @@ AGAIN_S = 0.5
 CONFIRM_S = 0.4
 """How long Ray may take to hear of a process that has ended, before it is not waited for to say so: then the lease is."""
 CONFIRM_POLL_S = 0.01
+MAX_EFFECTS = 1_000
+"""That wait while Ray's head does not answer; beyond it only what is to be kept is added. The rest is decided again with the next report."""
 LEAVE_S = 2.0
 MOVE_S = 120.0
 """For a move: a standby is filled with some hundred MB a second, and its process takes seconds to start."""
@@ -239,8 +241,10 @@ class ShardKeeper:
         before = roles.primary
         roles.is_handing_over = True
         self._put(roles, roles.decide(self._clock.now_ms()))
-        await self._until(lambda: roles.primary != before and self.leads(roles.shard))
-        self._ending.discard(before or "")
+        try:
+            await self._until(lambda: roles.primary != before and self.leads(roles.shard))
+        finally:
+            self._ending.discard(before or "")  # another try ends it again
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         while not holds():  # noqa: ASYNC110 - reports come to others than who waits here
@@ -279,12 +283,15 @@ class ShardKeeper:
             except Unreachable as error:
                 known = b""
                 if not is_missed:
-                    is_heard, is_missed = False, True
+                    was_heard, is_heard, is_missed = is_heard, False, True
                     died_ms = self._clock.now_ms()
                     if actor == roles.primary:
                         self._lost_ms.setdefault(roles.shard, died_ms)
                     is_certain = await self._is_certain(actor, error.__cause__)
-                    self._log.warning("shard_actor_lost", actor=actor, certain=is_certain, reason=str(error))
+                    if was_heard:
+                        self._log.warning("shard_actor_lost", actor=actor, certain=is_certain, reason=str(error))
+                    else:  # as of every one at the start of a cluster
+                        self._log.info("shard_actor_awaited", actor=actor, reason=str(error))
                     self._put(roles, roles.died(actor, self._clock.now_ms(), is_certain=is_certain))
                 await asyncio.sleep(PAUSE_S)
                 continue
@@ -341,7 +348,8 @@ class ShardKeeper:
 
     def _put(self, roles: ShardRoles, effects: Iterable[Effect]) -> None:
         for effect in effects:
-            self._effects.put_nowait((roles, effect))
+            if self._effects.qsize() < MAX_EFFECTS or isinstance(effect, Keep | Missing):
+                self._effects.put_nowait((roles, effect))
 
     async def _work(self) -> None:
         """Carry out effects, in order: what is to be kept is, before anybody is told."""

@@ -66,8 +66,9 @@ def encode(config: Config, revision: int) -> bytes:
     storage, auth = config.storage, config.gateway.auth
     if storage.path is not None:
         storage = msgspec.structs.replace(storage, path=str(Path(storage.path).absolute()))
-    if auth.keys_file:
-        auth = msgspec.structs.replace(auth, keys_file=str(Path(auth.keys_file).absolute()))
+    for name in ("keys_file", "revoked_file"):
+        if file := getattr(auth, name):
+            auth = msgspec.structs.replace(auth, **{name: str(Path(file).absolute())})
     gateway = msgspec.structs.replace(config.gateway, auth=auth)
     made = msgspec.structs.replace(config, storage=storage, gateway=gateway)
     return msgspec.msgpack.encode((revision, made, token_secret(made)))

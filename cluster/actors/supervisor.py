@@ -263,8 +263,11 @@ class SupervisorActor:
 
     async def _look_at_places(self) -> bool:
         """Move a shard's actor to another node, if that is due. Returns whether there is another."""
-        if self._spec.config.storage.nodes:
+        config = self._spec.config
+        if config.storage.nodes:
             return False  # where their stores are
+        if config.storage.path is None and not config.cluster.replicas:
+            return False  # they keep nothing that a standby could be filled from
         if self._shards.is_moving or self._is_reconfiguring:
             return True
         nodes = {node["NodeID"] for node in await self._nodes() if node["Resources"].get("CPU")}

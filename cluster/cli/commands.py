@@ -18,7 +18,7 @@ import orjson
 import typer
 
 from cluster import __version__
-from cluster.errors import ErrorCode, HarborError
+from cluster.errors import ErrorCode, HarborError, StoreError
 
 app = typer.Typer(
     name="harbor",
@@ -45,6 +45,14 @@ def _fail(message: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
+def _name_faults(lines: list[str]) -> None:
+    """Print a configuration's faults; where there are some, the command ends."""
+    for line in lines:
+        sys.stderr.write(f"{line}\n")
+    if lines:
+        raise typer.Exit(2)
+
+
 def _command(run: Callable[P, None]) -> Callable[P, None]:
     """Turn errors into one line and an exit code."""
 
@@ -52,6 +60,8 @@ def _command(run: Callable[P, None]) -> Callable[P, None]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             run(*args, **kwargs)
+        except StoreError as error:  # of files on this machine; the code, INTERNAL, would say that it is a bug
+            _fail(error.message, 1)
         except HarborError as error:
             _fail(f"{error.message} ({error.code})", 2 if error.code in USAGE else 1)
         except KeyboardInterrupt:
@@ -213,11 +223,7 @@ def check(config: Annotated[Path, typer.Argument(help="harbor.yaml")]) -> None:
     """Validate a configuration: one line for each fault, exit 2."""
     from cluster.config import check as find_faults
 
-    lines = find_faults(config)
-    for line in lines:
-        sys.stderr.write(f"{line}\n")
-    if lines:
-        raise typer.Exit(2)
+    _name_faults(find_faults(config))
     if _is_terminal():
         sys.stdout.write(f"{config}: no faults\n")
 
@@ -319,13 +325,16 @@ def restore(
         return
     from msgspec import to_builtins
 
+    from cluster.config import check as find_faults
     from cluster.config import load
 
+    _name_faults(find_faults(config))
     done = put_back(directory, load(config, dict(os.environ)), shards=shard or [], replaces=replace)
     if not _is_terminal():
         _line(to_builtins(done))
         return
-    sys.stdout.write(f"restored: {done.entries} entries, {done.mutations} mutations, {len(done.shards)} shards\n")
+    counted = f"{done.entries} entries, {done.mutations} mutations, {len(done.shards)} shards"
+    sys.stdout.write(f"restored into {done.directory}: {counted}\n")
     if not done.is_exact:
         sys.stdout.write("the shards are not those of the backup: entries are out of date until fetched anew\n")
     for place in done.replaced:

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cluster.core.role import EPOCH_ORIGIN_MS
+
 _console = Console(highlight=False)
 _STYLES = {"snapshot": "cyan", "change": "green", "removed": "red", "invalidated": "yellow", "reset": "magenta"}
 
@@ -26,7 +28,7 @@ def show_status(described: dict[str, Any]) -> None:
     _console.print(f"[bold]{described['name']}[/] {described.get('version', '')} {ready}{scaling}")
     for kind, columns in {
         "nodes": ("id", "address"),
-        "shards": ("id", "pid", "role", "epoch", "keys", "subscribers", "lag_ms", "standby"),
+        "shards": ("id", "pid", "role", "since", "keys", "subscribers", "lag_ms", "standby"),
         "coordinators": ("id", "pid"),
         "ingestors": ("id", "pid"),
         "gateways": ("id", "pid", "address", "sessions"),
@@ -37,7 +39,9 @@ def show_status(described: dict[str, Any]) -> None:
             title = f"gateways ({described['gateways_wanted']} wanted)"
         table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, min_width=40)
         for row in described[kind]:
-            table.add_row(*(_cell(row.get(column, "-")) for column in columns))
+            # An epoch is when it began: for how long the primary has led, which is what a failover changes.
+            since = {"since": _time(EPOCH_ORIGIN_MS + row["epoch"])} if "epoch" in row else {}
+            table.add_row(*(_cell((row | since).get(column, "-")) for column in columns))
         _console.print(table)
 
 

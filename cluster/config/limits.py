@@ -47,11 +47,12 @@ def limits(section: Section) -> Limits:
     )
     largest = max(made.frame_bytes, made.body_bytes)
     if made.buffers_bytes < 4 * largest:
-        section.reader.fault(
-            section.at("buffers"), f"expected at least four times the largest frame or body ({largest} bytes)"
-        )
+        least = values.shown_size(4 * largest)
+        section.reader.fault(section.at("buffers"), f"expected at least four times the largest frame or body ({least})")
     if made.headers_bytes < made.header_bytes:
-        section.reader.fault(section.at("headers"), f"expected at least one header ({made.header_bytes} bytes)")
+        section.reader.fault(
+            section.at("headers"), f"expected at least one header ({values.shown_size(made.header_bytes)})"
+        )
     section.done()
     return made
 
@@ -92,7 +93,7 @@ def _size(least: int) -> Callable[[str, Any], int]:
     def parse(path: str, value: Any) -> int:
         made = values.size(path, value)
         if not least <= made <= MAX_BYTES:
-            raise ConfigError(path, f"expected a size from {least}B to 1GiB, got {value!r}")
+            raise ConfigError(path, f"expected a size from {values.shown_size(least)} to 1GiB, got {value!r}")
         return made
 
     return parse

@@ -563,6 +563,8 @@ class _Reader(Faults):
         if tenant_claim and made.auth.mode == "none":
             self.fault(f"{path}.tenant_claim", "tenants are told apart by their credentials: auth.mode is none")
         section.done()
+        if made.port == made.admin_port != 0 and made.host == made.admin_host:
+            self.fault(f"{path}.admin_port", f"expected another port than gateway.port, got {made.port} for both")
         for name, host in (("host", made.host), ("admin_host", made.admin_host)):
             if made.auth.mode == "none" and not is_loopback(host):
                 self.fault(
@@ -572,10 +574,20 @@ class _Reader(Faults):
         return made
 
     def origins(self, path: str, value: Any) -> tuple[str, ...]:
-        return tuple(origin(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))
+        return self._each(path, value, origin)
 
     def networks(self, path: str, value: Any) -> tuple[str, ...]:
-        return tuple(network(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))
+        return self._each(path, value, network)
+
+    def _each(self, path: str, value: Any, parse: Callable[[str, Any], str]) -> tuple[str, ...]:
+        """Read the elements of a list, and note the fault of each that has one."""
+        found = []
+        for position, each in enumerate(self.items(path, value)):
+            try:
+                found.append(parse(f"{path}.{position}", each))
+            except ConfigError as error:
+                self.faults.append(error)
+        return tuple(found)
 
     def store_nodes(self, path: str, value: Any) -> tuple[str, ...]:
         names = tuple(_name(f"{path}.{n}", each) for n, each in enumerate(self.items(path, value)))

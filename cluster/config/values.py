@@ -109,6 +109,12 @@ def size(path: str, value: Any) -> int:
     return int(match[1]) * _SIZE_BYTES[match[2]]
 
 
+def shown_size(size_bytes: int) -> str:
+    """Return bytes as they are written, in the largest unit that leaves a whole number."""
+    unit = next(unit for unit in reversed(_SIZE_BYTES) if size_bytes % _SIZE_BYTES[unit] == 0)
+    return f"{size_bytes // _SIZE_BYTES[unit]}{unit}"
+
+
 def one_of(*choices: str) -> Callable[[str, Any], str]:
     """One of several texts."""
 

@@ -21,7 +21,7 @@ from cluster.core.query_key import MAX_DEPTH, CanonicalKey, canonical, checked, 
 from cluster.core.rate import RateLimit
 from cluster.core.session_state import SessionState
 from cluster.core.tenant import NOBODYS, Tenant
-from cluster.errors import ErrorCode, HarborError, LimitError, RequestError, UnauthorizedError
+from cluster.errors import ErrorCode, HarborError, LimitError, RequestError, UnauthorizedError, UnavailableError
 
 PING_MS = 25_000
 """Between the server's pings on a socket; a peer that does not answer is gone."""
@@ -197,6 +197,10 @@ def _hello(state: GatewayState, session: SessionState, message: dict[str, Any], 
             principal = state.recognise(_token(message), now_ms)
         except UnauthorizedError as error:
             return [Close(session.id, protocol.CLOSE_BAD_TOKEN, f"bad token: {error.message}")]
+        except UnavailableError as error:
+            if session.principal is not None:
+                raise  # it goes on as it was
+            return [Close(session.id, protocol.CLOSE_UNCHECKED, error.message)]
         effects.extend(state.admit(session, principal, now_ms))
     refused: HarborError | None = None
     if resume is not None:

@@ -858,8 +858,7 @@ class GatewayState:
     def _notify(self, session: SessionState, members: dict[str, Any]) -> list[Effect]:
         if not session.server_sent:
             return self.say(session, protocol.message("notice", **members))
-        session.out.extend(protocol.events([(b"notice", orjson.dumps(members)[1:-1])]))
-        return [Deliver(session.id)]
+        return self._first(session, *protocol.events([(b"notice", orjson.dumps(members)[1:-1])]))
 
     def _warn(self, session: SessionState, topic: Topic, effects: list[Effect]) -> None:
         """Tell a new subscriber of what it depends on and cannot be reached."""
@@ -1041,6 +1040,7 @@ class GatewayState:
 
         Raises:
             UnauthorizedError: nobody does, and why.
+            UnavailableError: that cannot be said at the moment.
         """
         return ANYBODY if self.authority is None else self.authority.recognise(credentials, now_ms)
 
@@ -1224,9 +1224,14 @@ class GatewayState:
         return effects
 
     def say(self, session: SessionState, message: bytes) -> list[Effect]:
-        """Queue a whole message."""
-        session.control.append(message)
-        session.control_bytes += len(message)
+        """Queue a whole message; event streams have none but those about their keys, and notices."""
+        return [] if session.server_sent else self._first(session, message)
+
+    @staticmethod
+    def _first(session: SessionState, text: bytes) -> list[Effect]:
+        """Queue what goes before changes, and does not wait for their time."""
+        session.control.append(text)
+        session.control_bytes += len(text)
         return [Deliver(session.id)]
 
     def subscribe(
@@ -1572,8 +1577,8 @@ class GatewayState:
 
     def _let_go(self, session: SessionState) -> None:
         """Keep nothing for a session until its socket has drained."""
-        session.out = [text for text in session.out if session.server_sent and text.startswith(b"event: notice")]
-        session.out_bytes = sum(map(len, session.out))
+        session.out = []
+        session.out_bytes = 0
         session.attention.clear()
         for subscription in session.subscriptions.values():
             if subscription.phase is not Phase.AWAITING:
@@ -1630,8 +1635,7 @@ class GatewayState:
         if session.server_sent and not is_held:
             for subscription in session.subscriptions.values():
                 self._flush_topic(subscription.topic, effects)  # the event id speaks for all of them
-        if not session.server_sent:
-            parts.extend(session.control)
+        parts.extend(session.control)
         session.control.clear()
         session.control_bytes = 0
         if is_held:
@@ -1858,8 +1862,8 @@ def _moved(topic: Topic) -> dict[str, int] | None:
 
 
 def _counted(principal: Principal | None) -> str | None:
-    """Return the subject that a session is counted by; None: by none."""
-    return None if principal is None or principal is ANYBODY else principal.subject
+    """Return whom a session is counted by; None: by none."""
+    return None if principal is None or principal is ANYBODY else principal.account
 
 
 def _condition(before: str | None, state: str) -> str | None:

@@ -21,7 +21,9 @@ from cluster.errors import ConfigError, ErrorCode, HarborError, RequestError, Un
 
 ANY = "*"
 REMEMBERED = 10_000
-"""Keys of which it is known whether they are covered; beyond it they are looked at anew."""
+"""Keys of which it is known whether an API key covers them; beyond it they are looked at anew."""
+REMEMBERED_OF_TOKEN = 100
+"""The same of a token, which is one client's: a gateway remembers thousands of them, and a key may have a KiB."""
 SCHEME = "sha256:"
 
 KeyRight = Literal["read", "write"]
@@ -60,11 +62,16 @@ class Principal:
         self.expires_ms = expires_ms
         """When what it was recognised by ends (Unix ms); None: never, it is a key."""
         self.token_id = token_id
-        """`jti`, where it was recognised by a token that has one."""
+        """What it was recognised by: the `jti` of a token that has one, the hash of an API key."""
         self._read = [tenant.pattern(each) for each in grants.read]
         self._write = [tenant.pattern(each) for each in grants.write]
         self._presence = [tenant.inside_topic(each) for each in grants.presence]
         self._covered: dict[tuple[KeyRight, str], bool] = {}
+
+    @property
+    def account(self) -> str:
+        """Return whom it is counted as, and who may resume its sessions: a subject is another one in each tenant."""
+        return f"{self.tenant.name}\n{self.subject}" if self.tenant else self.subject
 
     @property
     def is_operator(self) -> bool:
@@ -77,7 +84,7 @@ class Principal:
         if known is None:
             parsed = parse(key)
             patterns = self._read if right == "read" else self._write
-            if len(self._covered) >= REMEMBERED:
+            if len(self._covered) >= (REMEMBERED if self.expires_ms is None else REMEMBERED_OF_TOKEN):
                 self._covered.clear()
             known = self._covered[right, key] = any(_covers(pattern, parsed) for pattern in patterns)
         return known
@@ -155,6 +162,7 @@ class Authority(Protocol):
 
         Raises:
             UnauthorizedError: nobody does, and why.
+            UnavailableError: that cannot be said at the moment.
         """
         ...
 
@@ -215,10 +223,10 @@ class ApiKeys:
         """Return somebody as the file has them now.
 
         Raises:
-            UnauthorizedError: it has them no more, or as another tenant's.
+            UnauthorizedError: it has them no more, or as another tenant's, or their id with another key.
         """
         found = self._by_subject.get(principal.subject)
-        if found is None or found.tenant.name != principal.tenant.name:
+        if found is None or found.tenant.name != principal.tenant.name or found.token_id != principal.token_id:
             raise UnauthorizedError("unknown_key", "the key does not count any more")
         return found
 
@@ -258,7 +266,7 @@ class ApiKeys:
                 raise ConfigError(place, f"the key {read.id!r:.60} is there twice")
             subjects.add(read.id)
             grants = Grants(read.read, read.write, read.mutate, read.presence, read.admin)
-            by_hash[read.hash] = Principal(read.id, grants, tenant=Tenant(read.tenant))
+            by_hash[read.hash] = Principal(read.id, grants, tenant=Tenant(read.tenant), token_id=read.hash)
         return cls(by_hash)
 
 

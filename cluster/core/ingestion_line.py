@@ -119,8 +119,8 @@ class Line:
 
     # --- sending -------------------------------------------------------------------------------------------------
 
-    def due(self, window_ms: float) -> float | None:
-        """When to send next; None: when something comes."""
+    def due(self, window_ms: float, gathers_ms: float = 0.0) -> float | None:
+        """When to send next; None: when something comes. `gathers_ms`: receipt of what may be for this line; 0.0: nothing is."""
         if not self.link.idle:
             return self.link.retry_at
         if self.claim_at is not None:
@@ -129,13 +129,14 @@ class Line:
             return 0.0
         if self.closes:
             return 0.0 if self.size or self.pending_folds else self.sent_at + CLOSING_ASK_MS if self.sent else None
-        if not self.size:
+        if not self.size and not gathers_ms:
             return self.sent_at + ASK_MS if self.sent else None
         soonest = self.sent_at + SPACING_MS
         if self.urgent or self.size >= EARLY_BYTES:
             return soonest
         aimed = self.close_at - self.aim_ms
-        earliest = max(soonest, self.oldest_ms())
+        oldest_ms = self.oldest_ms() or gathers_ms
+        earliest = max(soonest, min(oldest_ms, gathers_ms or oldest_ms))
         if aimed < earliest:
             aimed += -(-(earliest - aimed) // window_ms) * window_ms
         return aimed

@@ -1,7 +1,8 @@
 """Ingestion: from frames of upstream streams to folded operations per shard.
 
 `receive` is the hottest path of the cluster (100,000 frames a second and more), so it takes the frames of a read at once, and breaks the
-pattern of the other machines: it returns no effects, only whether to go on reading. What it collects leaves through `wake`.
+pattern of the other machines: it returns no effects, only whether to go on reading. What it collects leaves through `wake`. Frames of reads that
+are all of one kind gather (`gathering`): they count as pending, and are taken before anything looks that could tell the difference.
 
 Pending operations fold by key, so what waits is bounded by the distinct keys and by list operations; with what was sent and is not
 committed yet it counts towards the high-water mark, at which sources are told to stop reading, until the low-water mark.
@@ -31,6 +32,7 @@ from cluster.core.dead_letters import DeadLetters
 from cluster.core.feed import OPENED, EventId, Feed, Held, Repeats, feed_name, follows, owner, stem
 from cluster.core.feed import Sequence as EventSequence
 from cluster.core.fold import Fold
+from cluster.core.gathering import Gathering
 from cluster.core.hand_over import MAX_HELD, HandOvers, Manner, Taking
 from cluster.core.ingestion_cut import IngestionCut, inherit
 from cluster.core.ingestion_line import CLAIM_AGAIN_MS, EARLY_BYTES, Line, Pending
@@ -167,6 +169,7 @@ class _Source:
         "elsewhere",
         "faults",
         "feeds",
+        "gathers",
         "has_ids",
         "head",
         "high_water",
@@ -214,6 +217,8 @@ class _Source:
         """Events."""
         self.head: Head | None = None
         """The kind of all events of the last read, if they were of one."""
+        self.gathers = False
+        """And a third of them folded, at least, and need not leave at once: such reads are taken several at a time."""
         self.made = 0
         """Bytes of operations that its events have made, lately."""
         self.high_water = float(traits.max_buffer)
@@ -347,7 +352,7 @@ class _Cursor(NamedTuple):
 class IngestionState:
     """See the module."""
 
-    def __init__(  # noqa: PLR0915 - it has many parts, named here one by one
+    def __init__(  # noqa: PLR0915 - what an ingestor knows, in one place
         self,
         identity: str,
         incarnation: int,
@@ -413,6 +418,8 @@ class IngestionState:
         self._incoming: dict[str, Incoming] = {}
         self._announcements = Announcements(identity, incarnation, [f"shard-{shard}" for shard in self._shards])
         self.bytes_pending = 0
+        """Bytes of operations that are not committed, and of frames that gather."""
+        self._gathering = Gathering()
         self.pauses = 0
         """How often a source had to stop reading since too much waited."""
         self.rearm = False
@@ -430,6 +437,7 @@ class IngestionState:
     @property
     def events_received(self) -> dict[str, int]:
         """Return the number of events of each source."""
+        self._settle()
         return {source.name: source.received for source in self._sources.values()}
 
     def backlog(self, now_ms: float) -> tuple[int, dict[str, float]]:
@@ -437,6 +445,7 @@ class IngestionState:
 
         A source that is not read is as late as it has not been read, at least.
         """
+        self._settle()
         events = 0
         since: dict[str, float] = {source.name: source.paused_at for source in self._sources.values() if source.paused}
 
@@ -463,22 +472,44 @@ class IngestionState:
         A frame that is unusable is counted, goes to `frame_faults`, and the stream goes on.
         """
         source = self._sources[source_name]
-        head, source.head = source.head, None
+        gathering = self._gathering
+        if gathering and gathering.source != source_name:
+            self._settle()
+        if not source.gathers or self._cut.is_held:
+            return self._goes_on(source, self._take_frames(source, frames, now_ms), now_ms)
+        self.rearm = self.rearm or not gathering
+        self.bytes_pending += gathering.add(source_name, frames, now_ms)
+        if gathering.is_full or self.bytes_pending > source.high_water:
+            self._settle()
+        return self._goes_on(source, 0, now_ms)
+
+    def _take_frames(self, source: _Source, frames: Sequence[bytes], now_ms: float) -> int:
+        """Take frames that came together. Returns the number of events."""
+        head, source.head, source.gathers = source.head, None, False
         if head is not None and len(frames) >= MANY:
             alike = source.router.decode_alike(frames, head)
             if alike is not None:
                 source.head = head
-                return self._receive(source, alike, [event.id for event in alike], [], now_ms, head)
+                return self._take_read(source, alike, [event.id for event in alike], [], now_ms, head)
         events, faults = source.decode(frames)
-        return self._receive(source, events, [event.id for event in events], faults, now_ms)
+        return self._take_read(source, events, [event.id for event in events], faults, now_ms)
+
+    def _settle(self) -> None:
+        """Take the frames that have gathered."""
+        gathering = self._gathering
+        if gathering:
+            self.bytes_pending -= gathering.size
+            source, since_ms = self._sources[gathering.source], gathering.since_ms
+            self._take_frames(source, gathering.take(), since_ms)
 
     def receive_events(self, source_name: str, events: Sequence[Envelope], now_ms: float) -> bool:
         """As `receive`, for events whose name and data the transport or the dialect has read."""
         source = self._sources[source_name]
+        self._settle()
         envelopes, ids, faults = source.router.decode_events(events, asks=source.asks)
-        return self._receive(source, envelopes, ids, faults, now_ms)
+        return self._goes_on(source, self._take_read(source, envelopes, ids, faults, now_ms), now_ms)
 
-    def _receive(
+    def _take_read(
         self,
         source: _Source,
         events: Sequence[Envelope],
@@ -486,12 +517,11 @@ class IngestionState:
         faults: list[FrameFault],
         now_ms: float,
         head: Head | None = None,
-    ) -> bool:
-        """`head`: of all events, where it is known that they have the same."""
+    ) -> int:
+        """`head`: of all events, where it is known that they have the same. Returns the number of events."""
         if self._cut.is_held:
-            self._cut.later.append((source.name, lambda now_ms: self._receive(source, events, ids, faults, now_ms)))
-            source.paused, source.paused_at = True, now_ms
-            return False
+            self._cut.later.append((source.name, lambda now_ms: self._take_later(source, events, ids, faults, now_ms)))
+            return 0
         for fault in faults:
             self.events_dropped[source.name, fault.reason] += 1
             self.dead_letters.add(
@@ -501,16 +531,30 @@ class IngestionState:
         if source.waiting is not None:
             for envelope, event_id in zip(events, ids, strict=True):
                 self._wait(source, source.waiting, envelope, event_id)
-            return True
+            return len(events)
         self._take(source, events, ids, now_ms, head)
         if source.faults:
             self.dead_letters.take(source.name, source.faults, now_ms)
-        if self.bytes_pending > source.high_water or source.awaiting or source.bucket is not None:
-            return self._goes_on(source, len(events), now_ms)
-        return True
+        return len(events)
+
+    def _take_later(
+        self,
+        source: _Source,
+        events: Sequence[Envelope],
+        ids: Sequence[EventId | None],
+        faults: list[FrameFault],
+        now_ms: float,
+    ) -> None:
+        """Take what was read while things were held."""
+        self._goes_on(source, self._take_read(source, events, ids, faults, now_ms), now_ms)
 
     def _goes_on(self, source: _Source, count: int, now_ms: float) -> bool:
         """Whether a source is to be read on, after `count` events."""
+        if self._cut.is_held:
+            source.paused, source.paused_at = True, now_ms
+            return False
+        if source.waiting is not None:
+            return True
         if self.bytes_pending > source.high_water and not source.awaiting and source.overflow is not Overflow.PAUSE:
             return self._overflows(source, now_ms)
         if source.bucket is not None and not source.bucket.take(count, now_ms):
@@ -644,6 +688,7 @@ class IngestionState:
         if keys_count > len(keys_seen) or (len(events) > 1 and not without_id):
             return False  # their order matters
         source.received += len(envelopes)
+        made = source.made
         for sequence, count in events.items():
             sequence.number += count
             if not without_id:
@@ -655,6 +700,11 @@ class IngestionState:
             for key, value in latest.items():
                 pending = targets.get(key) or self._target(route.profile, key)
                 self._fold(source, route, feed, pending, key, Set(bytes(value)), first, last, counts[key])
+        # What does not fold gains nothing by waiting, and might fill a blob unseen.
+        folds = 3 * (source.made - made) <= 2 * len(envelopes) * len(value)
+        source.gathers = (
+            folds and source.head is not None and source.bucket is None and not self._leading[route.profile]
+        )
         return True
 
     def _fold(
@@ -843,6 +893,7 @@ class IngestionState:
 
     def opened(self, source_name: str, now_ms: float) -> list[Effect]:
         """The connection of a source is up, for the first time or again."""
+        self._settle()
         source = self._sources[source_name]
         if not source.is_running:
             return []
@@ -898,6 +949,7 @@ class IngestionState:
 
     def resume_id(self, source_name: str, channel: str | None = None) -> EventId | None:
         """Return the event after which a source, or one of its channels, is to go on; None: where it is."""
+        self._settle()
         source = self._sources[source_name]
         if source.repeats is Repeats.NOTHING:
             return None
@@ -936,6 +988,7 @@ class IngestionState:
 
     def missed(self, asked: AskMissed, events: Sequence[Envelope] | None, now_ms: float) -> list[Effect]:
         """What was missed, oldest first; None: the upstream does not know, or does not say."""
+        self._settle()
         source_name = asked.source
         source = self._sources[source_name]
         if not source.awaiting or asked.number != source.asked:
@@ -967,6 +1020,7 @@ class IngestionState:
 
     def demand(self, message: Demand, now_ms: float) -> tuple[Answer, list[Effect]]:
         """A shard says which channels its watched entries need."""
+        self._settle()
         sender = message.header.sender
         if message.epoch != self._moves.members.epoch or not self._started:
             return Full(RETRY_MS), []
@@ -1059,6 +1113,7 @@ class IngestionState:
 
     def members(self, message: Members, now_ms: float) -> tuple[Answer, list[Effect]]:
         """The supervisor says which ingestors there are."""
+        self._settle()
         before = self._moves.members
         effects: list[Effect] = []
         if message.epoch >= before.epoch and message != before:
@@ -1105,6 +1160,7 @@ class IngestionState:
             self.is_settled
             and not any(source.is_running for source in self._sources.values())
             and not any(line.size or line.sent for line in self._lines)
+            and not self._gathering
             and not self._untold
             and self._news.is_told
         )
@@ -1182,6 +1238,7 @@ class IngestionState:
 
     def take(self, message: Take, now_ms: float) -> tuple[Answer, list[Effect]]:
         """Another ingestor asks for units that are its own now."""
+        self._settle()
         if message.epoch != self._moves.members.epoch or not self._started:
             return Full(RETRY_MS), []
         effects: list[Effect] = []
@@ -1224,6 +1281,7 @@ class IngestionState:
 
     def hand_over(self, message: HandOver, now_ms: float) -> tuple[Answer, list[Effect]]:
         """Another ingestor says where units stand that it had."""
+        self._settle()
         effects: list[Effect] = []
         is_meant = message.epoch == self._moves.members.epoch and message.life == self.incarnation
         for moved in message.moved if is_meant else ():
@@ -1290,6 +1348,7 @@ class IngestionState:
 
     def claimed(self, message: Claimed, now_ms: float) -> tuple[Answer, list[Effect]]:
         """A shard says what it has committed."""
+        self._settle()
         if message.shard not in self._shards:
             return Noted(self.incarnation), self.wake(now_ms)
         line = self._line_of[message.shard]
@@ -1424,6 +1483,7 @@ class IngestionState:
         Not while sequences repeat what shards have in part: then each shard has got to another number, and that has to pass first.
         """
         if not self._cut.is_held:
+            self._settle()
             sequences = [each for source in self._sources.values() for each in source.sequences.values()]
             is_repeating = any(each.number < each.replay_until for each in sequences)
             asks = any(source.awaiting for source in self._sources.values())
@@ -1493,6 +1553,7 @@ class IngestionState:
 
     def announce(self, message: Announce, now_ms: float) -> tuple[Answer, list[Effect]]:
         """A shard lives anew."""
+        self._settle()
         shard = int(message.sender.removeprefix("shard-"))
         if shard in self._shards:
             self._remind(shard)
@@ -1540,8 +1601,12 @@ class IngestionState:
         """When to send something on a line, if only checkpoints."""
         if self._cut.is_quiet:
             return line.link.retry_at
-        due = line.due(self._window_ms)
+        due = line.due(self._window_ms, self._gathering.since_ms)
         return self._tell_at if due is None and line.link.idle else due
+
+    def _is_due(self, line: Line, now_ms: float) -> bool:
+        due = self._due(line)
+        return due is not None and due <= now_ms
 
     def wake(self, now_ms: float) -> list[Effect]:
         """Send what is due."""
@@ -1557,8 +1622,10 @@ class IngestionState:
                 blob = line.link.resend(now_ms)
                 if blob is not None:
                     effects.append(Send(line.address, blob))
-            elif (due := self._due(line)) is not None and due <= now_ms:
-                effects.append(self._send(line, now_ms))
+            elif self._is_due(line, now_ms):
+                self._settle()
+                if self._is_due(line, now_ms):  # what has gathered was for others, maybe
+                    effects.append(self._send(line, now_ms))
         if self._tell_at is not None and self._tell_at <= now_ms:
             self._tell_at = now_ms + TELL_MS if self._untold else None
         if self._shares_at <= now_ms:

@@ -23,6 +23,8 @@ Typed = tuple[bytes, bytes]
 """(message type, members as JSON text)."""
 
 CLOSE_DRAIN = 3001
+CLOSE_UNCHECKED = 3002
+"""Whether a token counts cannot be said at the moment."""
 CLOSE_TOO_SLOW = 3008
 CLOSE_NO_PONG = 3012
 CLOSE_BAD_TOKEN = 3500

@@ -34,6 +34,8 @@ SHARED_BYTES = 256 * 1024
 """Values beyond it are not compared part by part: it would hold the shard up for more than a few milliseconds."""
 COLLECT_SLICE = 500
 """Entries collected per wake: about a millisecond."""
+LOOK_AGAIN_MS = 1_000.0
+"""After which an entry whose gc time is 0 is looked at again while it is kept: at once would be all the time."""
 
 
 class Cancelled(Exception):  # noqa: N818 - an outcome, as query-core's CancelledError
@@ -868,7 +870,7 @@ class QueryCache(Generic[E]):
                 self._queue(entry)
             elif (kept_until := self.kept_until(entry)) > self.now_ms:
                 # The service may be back sooner: then its gc time counts anew.
-                self._look_at(entry, min(kept_until, self.now_ms + (entry.options.own_gc_time or 0.0)))
+                self._look_at(entry, min(kept_until, self.now_ms + (entry.options.own_gc_time or LOOK_AGAIN_MS)))
             else:
                 self.collect(entry)
 

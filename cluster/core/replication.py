@@ -127,6 +127,8 @@ class Replication:
         self.expirations = 0
         """How often something had to be held since the lease was over."""
         self._is_suspended = False
+        self.is_behind = False
+        """The store here lacks something that was committed, since it could not be written: neither fillings nor digests are made of it."""
 
     @property
     def is_alone(self) -> bool:
@@ -170,12 +172,14 @@ class Replication:
 
         Raises:
             ValueError: the epoch is not higher: that is no word of the supervisor's.
+            StoreError: the store cannot note it. Nothing has changed: were all to begin anew, the store of the standby that is removed
+                would pass for the later one.
         """
         if epoch <= self.epoch:
             raise ValueError(f"epoch {epoch} does not follow {self.epoch}")
-        self.epoch = epoch
         if self._store is not None:
             self._store.stand(Standing(epoch, is_whole=True))
+        self.epoch = epoch
         effects: list[Any] = []
         for held in self._held:
             effects.extend(held.effects)
@@ -211,15 +215,14 @@ class Replication:
         Args:
             effects: What it wants beside the commit.
             now_ms: The time.
-            transaction: What was committed; None: nothing.
+            transaction: What was committed, or was to be (`is_behind`): the standby is to have it either way; None: nothing.
             ticket: Who waits for `answer`.
             answer: To the call that was this step.
             promised: Its requests that ask to be replicated.
         """
         if transaction is not None and self.standby:
-            self._number += (
-                1  # a lost standby's too: it never has them, so what follows from them waits for another epoch
-            )
+            # A lost standby's too: it never has them, so what follows from them waits for another epoch.
+            self._number += 1
             if not self.lost:
                 record = _encode(transaction)
                 self._records.append(record)
@@ -254,15 +257,19 @@ class Replication:
         if not self.standby or self.lost or self._in_flight is not None:
             return []
         is_due = now_ms >= self._sent_ms + HEARTBEAT_MS
-        if not (self._records or self._slices is not None or is_due):
+        if not (self._records or (self._slices is not None and not self.is_behind) or is_due):
             return []
         records: list[bytes] = []
         size = 0
         while self._records and size < MESSAGE_BYTES:
             records.append(self._records.popleft())
             size += len(records[-1])
-        while self._slices is not None and not self._records and size < MESSAGE_BYTES:
-            slice_ = next(self._slices, None)
+        while self._slices is not None and not (self._records or self.is_behind) and size < MESSAGE_BYTES:
+            try:
+                slice_ = next(self._slices, None)
+            except StoreError as error:
+                self._slices, self.lost = None, f"it cannot be filled: {error}"
+                return []
             if slice_ is None:
                 self._slices = None
                 self._whole_at = self._number
@@ -278,7 +285,7 @@ class Replication:
         is_whole = self._whole_at is not None and self._sent >= self._whole_at
         check = None
         if (
-            is_whole and now_ms >= self._checked_ms + CHECK_MS and not self._records
+            is_whole and now_ms >= self._checked_ms + CHECK_MS and not (self._records or self.is_behind)
         ):  # the store is just where the standby will be
             self._checked_ms = now_ms
             check = self._next_check()
@@ -399,10 +406,14 @@ class Following:
             if message.is_whole and not self.is_whole:
                 self._store.stand(Standing(self.epoch, is_whole=True))
                 self.is_whole = True
+            is_late = (
+                message.first + len(message.records) <= self._number
+            )  # a repeat: the rows are those of later records
+            check = None if is_late or not self.is_whole else message.check
+            matches = check is None or self._store.matches(check)
         except (StoreError, msgspec.DecodeError) as error:
             return self._anew(str(error))
-        is_late = message.first + len(message.records) <= self._number  # a repeat: the rows are those of later records
-        if message.check is not None and self.is_whole and not is_late and not self._store.matches(message.check):
+        if not matches:
             self.divergences += 1
             return self._anew("its rows are not the primary's")
         self.renewed_ms = now_ms

@@ -43,7 +43,9 @@ class Revocations:
             if not stripped or stripped.startswith("#"):
                 continue
             kind, mark, name = stripped.partition(":")
-            if not mark or kind not in found or not name:
-                raise ConfigError(f"line {number}", "expected jti: or sub: and an id")
+            if (
+                not mark or kind not in found or name != name.strip() or not name
+            ):  # it would be nobody's, and revoke nothing
+                raise ConfigError(f"line {number}", "expected jti: or sub: and an id, without a space between")
             found[kind].add(name)
         return cls(frozenset(found["jti"]), frozenset(found["sub"]))

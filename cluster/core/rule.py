@@ -90,6 +90,9 @@ Head = tuple[str | None, str]
 """(channel, name) of an event."""
 MAX_ALIKE = 64
 """Kinds of events for which a source keeps a decoder of their own."""
+SLICE = 256
+"""Frames, or payloads, that are decoded by one call where there are many: texts of more than 128 KiB would come from the kernel, and go back to
+it, page by page, each time; and what was just copied is in a near cache still."""
 _NAME = attrgetter("event")
 _VALUE = attrgetter("value")
 _RAW = msgspec.json.Decoder(Raw).decode
@@ -265,13 +268,17 @@ class Router:
             channel, event = head
             struct: Any = self._envelope(typing.Literal[event], None if channel is None else typing.Literal[channel])
             decoder = self._alike[head] = msgspec.json.Decoder(list[struct])
-        joined = b",".join(frames)
+        events: list[Any] = []
         try:
-            _check_text(joined)
-            events: list[Any] = decoder.decode(b"[%b]" % joined)
+            for first in range(0, len(frames), SLICE):
+                joined = b",".join(frames[first : first + SLICE])
+                _check_text(joined)
+                events += decoder.decode(b"[%b]" % joined)
+                if len(events) != min(first + SLICE, len(frames)):
+                    return None
         except (msgspec.DecodeError, RecursionError, FrameFault):
             return None
-        return events if len(events) == len(frames) else None
+        return events
 
     def _decode_frame(self, frame: bytes, events: list[Any], faults: list[FrameFault]) -> None:
         _check_text(frame)
@@ -826,7 +833,9 @@ def _fast_set(
     def keys(heard: HeardOn, data: Sequence[Raw | bytes]) -> list[CanonicalKey] | None:
         # One decoding of them all, and look-ups in a row: half of what they cost one by one.
         try:
-            values = list(map(_VALUE, decode_all(b"[%b]" % b",".join(data))))
+            values: list[Any] = []
+            for first in range(0, len(data), SLICE):
+                values += map(_VALUE, decode_all(b"[%b]" % b",".join(data[first : first + SLICE])))
             known = [(heard, value) for value in values] if is_captured else values
             made: list[CanonicalKey] = list(map(memo.get, known))  # type: ignore[arg-type]  # see the next line
             if None in made:

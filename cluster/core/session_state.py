@@ -110,9 +110,9 @@ class SessionState:
 
     @property
     def owner(self) -> str:
-        """Whom its resume token is given to: a subject, of a tenant where there are some."""
+        """Whom its resume token is given to."""
         assert self.principal is not None
-        return f"{self.tenant.name}\n{self.principal.subject}" if self.tenant else self.principal.subject
+        return self.principal.account
 
     @property
     def in_step(self) -> bool:

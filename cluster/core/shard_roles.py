@@ -186,8 +186,10 @@ class ShardRoles:
         report = self.reports.get(primary or "")
         if primary is not None and self.record is not None:
             if report is not None and report.role is Role.PRIMARY and report.epoch > self.record.epoch:
-                # It was alone, and began anew without asking anybody; it has kept that itself.
+                # It was alone, and began anew without asking anybody; it has kept that itself, perhaps over that it is not alone any more.
                 self.record = self._record(report.epoch, report.store, primary)
+                if self._is_shared:
+                    return [Keep(self.shard, self.record), *self._led(primary, report, now_ms)]
             if report is not None and report.role is Role.PRIMARY and report.epoch == self.record.epoch:
                 return self._led(primary, report, now_ms)
             if report is not None and report.role is Role.PRIMARY:
@@ -320,9 +322,11 @@ class ShardRoles:
         report = ready[chosen]
         before = () if self.record is None else (self.record.epoch,)
         epoch = next_epoch(now_ms, *before, *(each.epoch for each in ready.values()), report.come_to[0])
-        self.record = self._record(epoch, "" if missing else report.store, chosen)
+        # A filling that was broken off has some rows and not others, and says that events are in that are not.
+        begins_empty = bool(missing) or (not report.is_whole and report.come_to > (0, 0))
+        self.record = self._record(epoch, "" if begins_empty else report.store, chosen)
         self._began_ms = now_ms
-        told = self._lead(chosen, report, is_dead=True, begins_empty=bool(missing))
+        told = self._lead(chosen, report, is_dead=True, begins_empty=begins_empty)
         return [*missing, Keep(self.shard, self.record), told]
 
     def _step_down(self, replaced: list[str], ready: Mapping[str, Report]) -> list[Effect]:

@@ -13,7 +13,7 @@ from cluster.config.model import AuthConfig, GatewayConfig
 from cluster.core.claims import ClaimRules, principal_of
 from cluster.core.grants import ApiKeys, Principal
 from cluster.core.revocation import Revocations
-from cluster.errors import UnauthorizedError
+from cluster.errors import UnauthorizedError, UnavailableError
 from cluster.gateway.access import CHECK_S, WatchedFile
 from cluster.gateway.jwks import Jwks
 from cluster.gateway.web_token import Keys, OneKey, claims_of, header_of
@@ -73,6 +73,15 @@ class ConfiguredAuthority:
             return f"no keys: {reasons}"
         return ""
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether somebody can be recognised; else it is no fault of the credentials that they are not."""
+        return (
+            self._revoked is not None
+            and (self._keys_file is None or len(self._keys) > 0)
+            and (self.jwks is None or self.jwks.keys is not None)
+        )
+
     async def keep(self, changed: Callable[[bool], None]) -> None:
         """Look at the files and keep the keys current, for ever; `changed` is told at each look whether something was other."""
         async with asyncio.TaskGroup() as group:
@@ -98,7 +107,10 @@ class ConfiguredAuthority:
 
         Raises:
             UnauthorizedError: nobody does, and why.
+            UnavailableError: that cannot be said at the moment.
         """
+        if not self.is_ready:
+            raise UnavailableError("credentials cannot be checked at the moment")
         try:
             if self._auth.mode == "api_keys":
                 found = self._keys.recognise(credentials, now_ms)
@@ -119,9 +131,8 @@ class ConfiguredAuthority:
             principal = self._keys.current(principal, now_ms)
         if principal.expires_ms is not None and principal.expires_ms <= now_ms:
             raise UnauthorizedError("expired", "the token has expired")
-        if self._revoked is None:
-            raise UnauthorizedError("revoked", "what was revoked is not known yet")
-        self._revoked.require(principal)
+        if self._revoked is not None:
+            self._revoked.require(principal)
         return principal
 
     def _by_token(self, token: str, now_ms: float) -> Principal:
@@ -134,8 +145,7 @@ class ConfiguredAuthority:
         known = self._checked.get(token)
         if known is not None:
             return known
-        if keys is None:
-            raise UnauthorizedError("unknown_key", "the keys that tokens are checked with cannot be read at the moment")
+        assert keys is not None, "`is_ready`"
         claims = claims_of(token, keys, self._auth.algorithms)
         principal = principal_of(claims, self._rules, now_ms)
         if len(self._checked) >= REMEMBERED:

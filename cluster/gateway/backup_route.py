@@ -15,6 +15,7 @@ from aiohttp import web
 from cluster import __version__
 from cluster.core.gateway_state import GatewayState
 from cluster.core.grants import Principal
+from cluster.core.query_key import CanonicalKey
 from cluster.core.transaction import SCHEMA
 from cluster.errors import ErrorCode, HarborError, UnavailableError
 from cluster.gateway import parameters
@@ -57,13 +58,17 @@ class BackupRoute:
         """Answer a request."""
         parameters.only(request)
         self._who(request).require_admin()
+        self._who(request).require(
+            "read", CanonicalKey("[]")
+        )  # whoever may see the cluster need not read what is in it
         described = await self._describe()
-        missing = [actor for actor in described["waits_for"] if actor.startswith("shard-")]
-        if missing:
-            raise UnavailableError(f"not all shards are there: waiting for {', '.join(missing)}")
-        backup = secrets.token_hex(8)
         slots = self._state.slots
         shards = sorted({row["id"] for row in described["shards"] if row.get("role", "primary") == "primary"})
+        if missing := sorted(set(slots.owners).difference(shards)):
+            raise UnavailableError(
+                f"not all shards are there: waiting for {', '.join(f'shard-{shard}' for shard in missing)}"
+            )
+        backup = secrets.token_hex(8)
         try:
             for step in ("begin", "take", "settle"):
                 await self._all(shards, step, backup)

@@ -164,6 +164,16 @@ class Connection(RequestHandler):
         if self._manager is not None:
             self._manager.keep(self, 0)
 
+    def hold_up(self) -> None:
+        """It is not read until `go_on`."""
+        self.is_held_up = True
+
+    def go_on(self) -> None:
+        """It is read again; what has begun to come meanwhile has its time from now on."""
+        self.is_held_up = False
+        if self.since:
+            self.since = self._loop.time()
+
     def late(self, now_s: float) -> None:
         """Look whether it takes too long."""
         if not self.since or self.is_held_up or self._manager is None:  # the last: it is gone, but its request is not

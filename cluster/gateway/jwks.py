@@ -76,7 +76,7 @@ class Jwks:
             keys = KeySet.parse(document, self._algorithms)
             if not keys:
                 raise ValueError(f"there is no key for {' or '.join(self._algorithms)}")
-        except (httpx.HTTPError, OSError, TimeoutError, ValueError, RecursionError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, TimeoutError, ValueError, RecursionError) as error:
             self.fetches["error"] += 1
             told = "it did not answer in time" if isinstance(error, TimeoutError) else _told(error)
             self.reason = f"{masked_url(self._url)}: {told}"
@@ -123,6 +123,6 @@ def _told(error: Exception) -> str:
     """Return what went wrong, without the URL, which may have credentials in it."""
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
         return "it answered with what is no JSON"
-    if isinstance(error, ValueError) and not isinstance(error, httpx.InvalidURL):
+    if isinstance(error, ValueError):
         return str(error)
     return f"it cannot be reached ({type(error).__name__})"

@@ -293,7 +293,11 @@ def document() -> dict[str, Any]:
                 "post": _operation(
                     "Copy all shards' stores, and stream the copies (docs/reliability.md)",
                     [],
-                    {"200": {"description": "frames", "content": {CONTENT_TYPE: {}}}},
+                    {
+                        "200": {"description": "frames", "content": {CONTENT_TYPE: {}}},
+                        "409": _answer("another is being made", "Error"),
+                        "501": _answer("this cluster stores nothing", "Error"),
+                    },
                 )
             },
             "/v1/cluster": {

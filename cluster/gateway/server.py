@@ -14,6 +14,7 @@ import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -160,6 +161,7 @@ class _SocketWire(_Wire):
         "again",
         "goodbye",
         "heard",
+        "is_held_up",
         "is_over",
         "opened_s",
         "pinged_s",
@@ -194,6 +196,8 @@ class _SocketWire(_Wire):
         """The peer has said something since the last ping."""
         self.pings = False
         """A ping is to be sent."""
+        self.is_held_up = False
+        """What it said is being seen to, and nothing more is read: neither a pong nor a hello."""
         self.opened_s = self.pinged_s = asyncio.get_running_loop().time()
         self.is_over = False
         """Goodbye was said, or could not be: nothing more is read."""
@@ -502,7 +506,7 @@ class GatewayServer:
     def _taker(self, request: web.BaseRequest, principal: Principal | None) -> str:
         if principal is None or principal is ANYBODY:
             return self._address(request)
-        return f"subject {principal.tenant} {principal.subject}"
+        return f"subject {principal.account}"
 
     async def _recognised(self, request: web.BaseRequest) -> Principal | None:
         """Return who asks; None on a socket that is to say hello with a token.
@@ -579,7 +583,7 @@ class GatewayServer:
         ack = parameters.acknowledgement(request)
         base_version = parameters.base_version(request)
         merges = parameters.merges(request, base_version)
-        request_id = _request_id(request)
+        request_id = _request_id(request, key)
         data = orjson.dumps(await parameters.body(request))
         return await self._write(request, key, lambda n: Write(n, request_id, key, data, base_version, ack, merges))
 
@@ -589,7 +593,7 @@ class GatewayServer:
         who(request).require("write", key)
         ack = parameters.acknowledgement(request)
         base_version = parameters.base_version(request)
-        request_id = _request_id(request)
+        request_id = _request_id(request, key)
         body = await parameters.body(request)
         if request.content_type == "application/json-patch+json":
             if not isinstance(body, list):
@@ -609,7 +613,7 @@ class GatewayServer:
         who(request).require("write", key)
         ack = parameters.acknowledgement(request)
         base_version = parameters.base_version(request)
-        request_id = _request_id(request)
+        request_id = _request_id(request, key)
         await self._ask(key, lambda n: Erase(n, request_id, key, base_version, ack), who(request).tenant)
         return web.Response(status=204)
 
@@ -785,6 +789,8 @@ class GatewayServer:
                 break
             if wire.close_code:
                 continue
+            connection.hold_up()
+            wire.is_held_up = True
             for token in () if self.state.authority is None else tokens_of(message.data, self.limits.frame_bytes):
                 await self.prepare(token)
             now_ms = self._clock.now_ms()
@@ -792,14 +798,14 @@ class GatewayServer:
                 self.state, wire.session, message.data, self._command, now_ms, new_mutation_id, self._take_back
             )
             self.run(effects)
-            connection.is_held_up = True
             while self._is_unread(wire.session) and not wire.close_code:
                 await wire.paused()
             pace = wire.session.pace
             while pace is not None and (pause_ms := pace.pause_ms(self._clock.now_ms())) and not wire.close_code:
                 asyncio.get_running_loop().call_later(pause_ms / 1000.0, wire.let_read)
                 await wire.paused()
-            connection.is_held_up = False
+            connection.go_on()
+            wire.is_held_up = False
 
     def _is_unread(self, session: SessionState) -> bool:
         """Whether so many answers wait for a client that no more of its requests are read."""
@@ -853,7 +859,9 @@ class GatewayServer:
                     self._look_after(wire, now_s)
 
     def _look_after(self, wire: _SocketWire, now_s: float) -> None:
-        if wire.session.principal is None and now_s - wire.opened_s >= self.limits.hello_within_ms / 1000.0:
+        if wire.is_held_up:
+            wire.heard = True  # what it has said since is not read yet
+        elif wire.session.principal is None and now_s - wire.opened_s >= self.limits.hello_within_ms / 1000.0:
             self.state.limited["hello_within"] += 1
             self._close(wire, protocol.CLOSE_HELLO_LATE, "no hello with a token")
         elif now_s - wire.pinged_s >= PING_S:
@@ -1077,15 +1085,20 @@ def _key(request: web.BaseRequest, name: str = "key") -> CanonicalKey:
     return who(request).tenant.inside(parameters.key(request, name))
 
 
-def _request_id(request: web.BaseRequest) -> str:
-    """Return the caller's `Idempotency-Key`, which is another one in each tenant, or an id of its own.
+def _request_id(request: web.BaseRequest, key: CanonicalKey) -> str:
+    """Return an id for a write of `key`: one of its own, or the caller's `Idempotency-Key`.
+
+    That is another one for each subject and entry: a shard answers a repeated id with what it did the first time, and writes nothing.
 
     Raises:
         RequestError: as `parameters.request_id`.
     """
-    tenant = who(request).tenant
-    given = parameters.request_id(request, secrets.token_hex(12))
-    return f"tenant/{tenant.name}/{given}" if tenant else given
+    own = secrets.token_hex(12)
+    given = parameters.request_id(request, own)
+    if given == own:
+        return own
+    whose = f"{who(request).account}\n{key}"  # a key has no line feed
+    return f"{given}/{sha256(whose.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
 
 
 def _key_row(row: KeyInfo, tenant: Tenant) -> dict[str, Any]:

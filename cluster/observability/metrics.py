@@ -95,7 +95,7 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "ingest_buffer_events": ("gauge", "Operations of events, before folding, that wait to be sent or committed.", ()),
     "ingest_buffer_bytes": (
         "gauge",
-        "Bytes of folded operations that wait to be sent or committed; at 16 MiB sources are no longer read.",
+        "Bytes of folded operations that wait to be sent or committed, and of frames that wait to be decoded; at 16 MiB sources are no longer read.",
         (),
     ),
     "operations_total": ("counter", "Operations made from events, before folding.", ("kind",)),

@@ -1,9 +1,9 @@
 """A cluster in one process: the machines of all its actors, and what carries their effects out.
 
 Every step comes from one seeded timeline, so a seed replays exactly; `trace` tells what happened. The rooms: `timeline`, `process` (lives,
-clocks, stops), `network`, `disk`, `upstream`, `clients`, `holder`, `supervision`, `rebalancing`.
+clocks, stops), `network`, `disk`, `holder` (a shard's actor), `supervision`, `rebalancing`, `upstream`, `clients`.
 
-It is one thing because every room reaches the others through it, and it holds nothing else.
+It is one thing because it is what every room calls back: it builds machines, carries their effects and calls, and knows who has which copy.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -194,9 +194,9 @@ class BackupWriter:
                 file.write(msgspec.json.format(msgspec.json.encode(made), indent=2) + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
-            _sync(self._partial)
+            sync_names(self._partial)
             self._partial.rename(self.directory)
-            _sync(self.directory.parent)
+            sync_names(self.directory.parent)
         except OSError as error:
             raise StoreError(f"{self.directory}: {error.strerror}") from error
         return made
@@ -316,7 +316,7 @@ def _bodies_in(frames: bytes) -> Iterator[bytes]:
         start = end
 
 
-def _sync(directory: Path) -> None:
+def sync_names(directory: Path) -> None:
     """Have names in a directory on the disk."""
     handle = os.open(directory, os.O_RDONLY)
     try:

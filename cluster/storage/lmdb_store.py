@@ -52,6 +52,7 @@ _MAPS = msgspec.msgpack.Decoder(tuple[SlotMap | None, SlotMap | None]).decode
 _PAST = msgspec.msgpack.Decoder(Past).decode
 _PASTS = b"past/"
 """Before the number of a shard that is no more, in the table of what is kept once."""
+UNREADABLE = ".unreadable"
 COPY = "copy"
 """Directory within a store's where a copy of it is made; what a killed process leaves there goes when the store is opened next."""
 
@@ -76,20 +77,25 @@ class LmdbStore:
         except OSError as error:
             os.close(self._lock)
             raise StoreError(f"{directory}: another process has it open") from error
-        held = directory / _DATA
-        size = max(map_bytes, 2 * held.stat().st_size if held.exists() else 0)
+        self._copying = threading.Lock()
+        """Held while a copy is made: the map may not move under it."""
         try:
-            self._env = lmdb.open(
-                str(directory), map_size=size, max_dbs=8, sync=always, metasync=always, readahead=False
-            )
-            shutil.rmtree(directory / COPY, ignore_errors=True)
-            self._copying = threading.Lock()
-            """Held while a copy is made: the map may not move under it."""
-            self._is_padded = self._pad(held)
-            self._open_tables()
-        except lmdb.Error as error:
+            self._open(directory, always=always, map_bytes=map_bytes)
+        except (lmdb.Error, OSError) as error:
             os.close(self._lock)
             raise StoreError(f"{directory}: {error}") from error
+
+    def _open(self, directory: Path, *, always: bool, map_bytes: int) -> None:
+        held = directory / _DATA
+        size = max(map_bytes, 2 * held.stat().st_size if held.exists() else 0)
+        self._env = lmdb.open(str(directory), map_size=size, max_dbs=8, sync=always, metasync=always, readahead=False)
+        try:
+            shutil.rmtree(directory / COPY, ignore_errors=True)
+            self._is_padded = self._pad(held)
+            self._open_tables()
+        except (lmdb.Error, OSError):
+            self._env.close()
+            raise
 
     def _pad(self, held: Path) -> bool:
         """Lengthen a file that is shorter than its pages take. Returns whether it was.
@@ -253,13 +259,13 @@ class LmdbStore:
     def slices(self, size: int) -> Iterator[Transaction]:
         """Return all rows, about `size` bytes at a time, each slice as the rows are when it is asked for."""
         # Each in a reading of its own: one that stayed open would keep pages from being used again, and the file from growing.
+        yield from self._slices_kept_once()  # of a store without rows, too
         for table in self._tables.values():
             after: bytes | None = b""
             while after is not None:
                 made, after = self._slice(table, after, size)
                 if made is not None:
                     yield made
-        yield from self._slices_kept_once()
 
     def _slices_kept_once(self) -> Iterator[Transaction]:
         """Return what stands beside the rows: slot maps, and one by one, as they may be long, the histories of shards that are no more."""
@@ -269,9 +275,8 @@ class LmdbStore:
                 pasts = [name for name in reading.cursor(self._meta).iternext(values=False) if name.startswith(_PASTS)]
             if raw is None:
                 return
-            if maps is not None:
-                slot_map, next_map = _MAPS(maps)
-                yield msgspec.structs.replace(self._empty(_META(raw)), map=slot_map, next_map=next_map)
+            slot_map, next_map = (None, None) if maps is None else _MAPS(maps)
+            yield msgspec.structs.replace(self._empty(_META(raw)), map=slot_map, next_map=next_map)
             for name in pasts:
                 with self._env.begin() as reading:
                     raw, past = reading.get(b"state", db=self._meta), reading.get(name, db=self._meta)
@@ -360,10 +365,17 @@ class LmdbStore:
         return int(self._env.info()["last_pgno"] + 1) * int(self._env.stat()["psize"])
 
     def meta(self) -> Meta | None:
-        """Return what stands beside the rows; None: nothing was stored yet."""
-        with self._env.begin() as reading:
-            raw = reading.get(b"state", db=self._meta)
-        return None if raw is None else _META(raw)
+        """Return what stands beside the rows; None: nothing was stored yet.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        try:
+            with self._env.begin() as reading:
+                raw = reading.get(b"state", db=self._meta)
+            return None if raw is None else _META(raw)
+        except (lmdb.Error, msgspec.MsgspecError) as error:
+            raise StoreError(f"{self.directory}: {error}") from error
 
     def rows(self, *tables: Table) -> Iterator[Row]:
         """Yield the rows of some tables (none named: of all), of one moment. They are to be read to the end before the next commit, which may move the map.
@@ -408,8 +420,9 @@ class LmdbStore:
             raise StoreError(f"{directory}: {getattr(error, 'strerror', None) or error}") from error
 
     def close(self) -> None:
-        """Give it up."""
-        self._env.close()
+        """Give it up, after a copy that is being made."""
+        with self._copying:
+            self._env.close()
         os.close(self._lock)
 
 
@@ -437,12 +450,17 @@ def stores_of(path: str, cluster: str, shard: int) -> list[Path]:
     return [each for each in (named, *sorted(found)) if each.is_dir()]
 
 
-def set_aside(directory: Path) -> None:
-    """Keep what cannot be read for somebody to look at, the last of it only."""
-    aside = directory.with_name(f"{directory.name}.unreadable")
+def set_aside(directory: Path) -> Path:
+    """Keep what cannot be read for somebody to look at. Returns where.
+
+    Raises:
+        StoreError: it cannot be renamed.
+    """
+    aside = directory.with_name(directory.name + UNREADABLE)
     with suppress(FileNotFoundError):
         shutil.rmtree(aside)
     try:
         directory.rename(aside)
     except OSError as error:
         raise StoreError(f"{directory}: {error.strerror}") from error
+    return aside

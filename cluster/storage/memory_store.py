@@ -107,6 +107,12 @@ class MemoryStore:
 
     def slices(self, _size: int) -> Iterator[Transaction]:
         """Return all rows, some at a time whatever their size, each slice as the rows are when it is asked for."""
+        if (made := self._sliced()) is not None:  # of a store without rows, too
+            slot_map, next_map = self._maps.get(MAPS, (None, None))
+            yield msgspec.structs.replace(made, map=slot_map, next_map=next_map)
+        for shard in list(self._pasts):
+            if shard in self._pasts and (made := self._sliced()) is not None:
+                yield msgspec.structs.replace(made, pasts={shard: self._pasts[shard]})
         for name in ("entries", "cursors", "checkpoints", "results", "mutations"):
             table: dict[str, Any] = getattr(self, f"_{name}")
             remaining = iter(list(table))
@@ -123,12 +129,6 @@ class MemoryStore:
             )
             if made is not None and kept:
                 yield msgspec.structs.replace(made, number=max(number, made.first), changes=kept)
-        if MAPS in self._maps and (made := self._sliced()) is not None:
-            slot_map, next_map = self._maps[MAPS]
-            yield msgspec.structs.replace(made, map=slot_map, next_map=next_map)
-        for shard in list(self._pasts):
-            if shard in self._pasts and (made := self._sliced()) is not None:
-                yield msgspec.structs.replace(made, pasts={shard: self._pasts[shard]})
 
     def _sliced(self) -> Transaction | None:
         last = self._last

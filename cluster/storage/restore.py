@@ -22,14 +22,14 @@ from cluster.core.query_key import CanonicalKey
 from cluster.core.stored_rows import transactions
 from cluster.core.transaction import Stored, StoredEntry
 from cluster.errors import StoreError
-from cluster.storage.backup_directory import Manifest, read_shard
+from cluster.storage.backup_directory import Manifest, read_shard, sync_names
 from cluster.storage.lmdb_store import LmdbStore
 
 CAUSE = "restored from a backup"
 """Why an entry is out of date that a mutation may have changed, or whose events may be missing."""
 RESTORING = ".restoring"
 REPLACED = ".replaced"
-"""What stood in a store's place is kept under its name with this behind it; the last of it only."""
+"""What stood in a store's place is kept under its name with this behind it; of a shard the last only."""
 LIFT = "lift/"
 """Results under such names are of shards' numbers."""
 
@@ -45,6 +45,8 @@ class Restored(Struct, frozen=True):
     """Feeds go on where they were; else the shards are others than those of the backup."""
     replaced: list[str]
     """Where what was there before is kept."""
+    directory: str
+    """Which the stores are in; a relative `storage.path` is another one wherever the command runs."""
 
 
 def check(directory: Path, manifest: Manifest) -> int:
@@ -101,7 +103,7 @@ def restore(
             shutil.rmtree(_beside(place(shard), RESTORING), ignore_errors=True)
         raise
     replaced = [str(aside) for shard in shards for aside in _swap(place(shard), present(shard))]
-    return Restored(entries, mutations, shards, is_exact, replaced)
+    return Restored(entries, mutations, shards, is_exact, replaced, str(place(shards[0]).parent.absolute()))
 
 
 def _beside(directory: Path, suffix: str) -> Path:
@@ -190,14 +192,17 @@ def _fill(directory: Path, stored: Stored) -> None:
 
 def _swap(directory: Path, present: list[Path]) -> list[Path]:
     """Put a new store in its place. Returns where what was there is kept."""
-    kept = []
+    for old in (_beside(directory, REPLACED), *directory.parent.glob(f"{directory.name}-*{REPLACED}")):
+        shutil.rmtree(old, ignore_errors=True)
+    kept = {each: _beside(each, REPLACED) for each in present}
     try:
-        for each in present:
-            aside = _beside(each, REPLACED)
-            shutil.rmtree(aside, ignore_errors=True)
-            each.rename(aside)
-            kept.append(aside)
+        if directory in kept:
+            directory.rename(kept[directory])
         _beside(directory, RESTORING).rename(directory)
+        for each, aside in kept.items():
+            if each != directory:  # not before: the new one counts, whatever is beside it
+                each.rename(aside)
+        sync_names(directory.parent)
     except OSError as error:
         raise StoreError(f"{directory}: {error.strerror}") from error
-    return kept
+    return list(kept.values())

@@ -17,7 +17,7 @@ import lmdb
 from cluster.core.role import Standing
 from cluster.core.transaction import Stored
 from cluster.errors import StoreError
-from cluster.storage.lmdb_store import LOCK_POLL_S, LmdbStore, set_aside
+from cluster.storage.lmdb_store import LOCK_POLL_S, UNREADABLE, LmdbStore, set_aside
 
 
 class Taken(NamedTuple):
@@ -41,6 +41,7 @@ class ShardStores:
         self._always = always
         self.unreadable = ""
         """Why the last one that was set aside cannot be read."""
+        self._aside: set[Path] = set()
 
     def ids(self) -> list[str]:
         """Return the ids of all that are here."""
@@ -111,8 +112,11 @@ class ShardStores:
         return best, is_held
 
     def _set_aside(self, store: str, error: StoreError) -> None:
+        """Keep a store for somebody to look at, in place of what earlier lives have kept."""
         self.unreadable = error.message
-        set_aside(self.directory(store))
+        for old in set(self._root.glob(f"{self._shard}-*{UNREADABLE}")) - self._aside:
+            shutil.rmtree(old, ignore_errors=True)
+        self._aside.add(set_aside(self.directory(store)))
 
     def load(self, taken: Taken) -> Stored | None:
         """Return what a store holds; None: nothing, or it cannot be read and was set aside, and then it is closed."""
@@ -130,18 +134,27 @@ class ShardStores:
             StoreError: the directory cannot be used.
         """
         store = self._new_id()
-        return Taken(store, LmdbStore(self.directory(store), always=self._always), Standing(0, is_whole=False), (0, 0))
+        try:
+            begun = LmdbStore(self.directory(store), always=self._always)
+        except StoreError as error:
+            if isinstance(error.__cause__, BlockingIOError):
+                return self.begin()  # whoever looks for a store was quicker
+            raise
+        return Taken(store, begun, Standing(0, is_whole=False), (0, 0))
 
     def tidy(self) -> list[str]:
         """Remove what nobody has taken: what it held is in two others. Returns the ids."""
         removed = []
         for store in self.ids():
+            held: LmdbStore | None = None
             try:
-                LmdbStore(self.directory(store)).close()
+                held = LmdbStore(self.directory(store))
             except StoreError as error:
                 if isinstance(error.__cause__, BlockingIOError):
                     continue
             shutil.rmtree(self.directory(store), ignore_errors=True)
+            if held is not None:
+                held.close()  # not before: somebody might take it
             removed.append(store)
         return removed
 

@@ -41,11 +41,13 @@ class StoreCopy:
         self._last: tuple[int, Piece] | None = None
 
     def take(self, now_ms: float) -> None:
-        """Copy the store. Blocks; to be called on a thread of its own, after `LmdbStore.make_room`.
+        """Copy the store, once. Blocks; to be called on a thread of its own, after `LmdbStore.make_room`.
 
         Raises:
             StoreError: it cannot be written, for want of space as well.
         """
+        if self._copy is not None:
+            return
         shutil.rmtree(self._directory, ignore_errors=True)
         self._taken_ms = now_ms
         self._store.copy_to(self._directory)

@@ -101,7 +101,8 @@ class Load:
         except aiohttp.InvalidURL as error:
             raise RequestError(ErrorCode.BAD_REQUEST, f"not a URL: {self._url!r}") from error
         except (OSError, TimeoutError, aiohttp.ClientError, orjson.JSONDecodeError) as error:
-            reason = f"no cluster answers at {self._url}: {error or type(error).__name__}"
+            cause = getattr(error, "os_error", error)  # aiohttp says of it "ssl:default" where there is no TLS
+            reason = f"no cluster answers at {self._url}: {cause or type(cause).__name__}"
             raise UnavailableError(reason) from error
 
     async def answered(

@@ -4,9 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
+from typer.testing import CliRunner
 
 from cluster.cli.backup import look_over, make, put_back
+from cluster.cli.commands import app
 from cluster.config import load_mapping
 from cluster.core.digest import digest_of
 from cluster.core.placement import assign_slots
@@ -73,6 +76,24 @@ def test_anything_else_leaves_nothing(tmp_path: Path, said: Any, code: str, says
         made(tmp_path, *said)
     assert raised.value.code == code
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_says_which_file_is_wrong_and_where_it_has_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(tmp_path, *STREAM)
+    monkeypatch.chdir(tmp_path)
+
+    def restore(*arguments: str) -> Any:
+        return CliRunner().invoke(app, ["restore", "backup", *arguments])
+
+    missing = restore("nope.yaml")
+    assert (missing.exit_code, missing.stderr) == (2, "nope.yaml: cannot be read: No such file or directory\n")
+    Path("harbor.yaml").write_text("cluster: {name: fresh, shards: 1}")
+    done = restore("harbor.yaml")
+    assert (done.exit_code, orjson.loads(done.stdout)["directory"]) == (0, str(tmp_path / ".harbor" / "fresh"))
+    again = restore("harbor.yaml")
+    assert (again.exit_code, again.stderr.endswith("a store is there already; --replace sets it aside\n")) == (1, True)
 
 
 def test_where_nothing_is_kept_nothing_is_put_back(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What people see on a terminal."""
 
 import io
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -49,6 +50,14 @@ def test_gateways_that_are_missing_are_told_of(terminal: io.StringIO) -> None:
     tables.show_status({**described, "gateways_wanted": 3, "scaling": True})
     assert "gateways (3 wanted)" in terminal.getvalue()
     assert "scaling" in terminal.getvalue()
+
+
+def test_a_shard_says_since_when_its_primary_leads(terminal: io.StringIO) -> None:
+    shard = {"id": 0, "pid": 7, "role": "primary", "epoch": 86_400_000 + 5_000}  # of a day and five seconds
+    kinds = ("nodes", "coordinators", "ingestors", "gateways", "sources")
+    tables.show_status({"name": "h", "ready": True, **{kind: [] for kind in kinds}, "shards": [shard]})
+    at = datetime(2025, 1, 2, 0, 0, 5, tzinfo=UTC).astimezone()
+    assert f"{at:%Y-%m-%d %H:%M:%S}" in terminal.getvalue()
 
 
 def test_mutations_are_a_table(terminal: io.StringIO) -> None:

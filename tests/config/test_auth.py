@@ -140,7 +140,10 @@ def test_a_list_of_what_was_revoked_is_checked(tmp_path: Path):
     revoked = tmp_path / "revoked"
     revoked.write_text("ann")
     (found,) = faults({**HS, "secret": SECRET, "revoked_file": str(revoked)})
-    assert found == f"gateway.auth.revoked_file: {revoked}, line 1: expected jti: or sub: and an id"
+    assert (
+        found
+        == f"gateway.auth.revoked_file: {revoked}, line 1: expected jti: or sub: and an id, without a space between"
+    )
 
 
 def test_keys_need_a_tenant_where_there_are_tenants(tmp_path: Path):

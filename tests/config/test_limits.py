@@ -75,9 +75,9 @@ def test_every_limit_can_be_set() -> None:
     [
         ({"frames": 1}, "gateway.limits.frames: unknown key, did you mean frame?"),
         ({"frame": 1024}, "gateway.limits.frame: expected a size such as 64KiB or 1MiB, got 1024"),
-        ({"frame": "1B"}, "gateway.limits.frame: expected a size from 1024B to 1GiB, got '1B'"),
-        ({"buffers": "2MiB"}, "gateway.limits.buffers: expected at least four times the largest frame or body (1048576 bytes)"),
-        ({"headers": "4KiB"}, "gateway.limits.headers: expected at least one header (8192 bytes)"),
+        ({"frame": "1B"}, "gateway.limits.frame: expected a size from 1KiB to 1GiB, got '1B'"),
+        ({"buffers": "2MiB"}, "gateway.limits.buffers: expected at least four times the largest frame or body (4MiB)"),
+        ({"headers": "4KiB"}, "gateway.limits.headers: expected at least one header (8KiB)"),
         ({"streams": 0}, "gateway.limits.streams: expected a whole number from 1 to 1000000, got 0"),
         ({"streams": True}, "gateway.limits.streams: expected a whole number from 1 to 1000000, got True"),
         ({"commands": 0}, "gateway.limits.commands: expected a number above 0, got 0"),
@@ -113,6 +113,22 @@ def test_networks_of_proxies() -> None:
     for wrong in ("10.0.0.1/8", "proxy", 7, None):
         with pytest.raises(ConfigError, match="expected a network"):
             network("n", wrong)
+
+
+def test_two_ports_of_one_host_are_two() -> None:
+    with pytest.raises(ConfigFaults, match=r"gateway\.admin_port: expected another port than gateway\.port, got 8701"):
+        gateway(port=8701)
+    assert gateway(port=0, admin_port=0).port == 0, "each takes a free one"
+    assert gateway(port=8701, admin_host="127.0.0.2").port == 8701
+
+
+def test_each_faulty_element_of_a_list_is_named() -> None:
+    with pytest.raises(ConfigFaults) as raised:
+        gateway(origins=["*", "https://a.example", 7], trusted_proxies=["proxy", "::1", "10.0.0.0/33"])
+    assert [each.path for each in raised.value.faults] == [
+        *("gateway.origins.0", "gateway.origins.2"),
+        *("gateway.trusted_proxies.0", "gateway.trusted_proxies.2"),
+    ]
 
 
 def test_strict_transport_security_is_off_by_default() -> None:

@@ -501,6 +501,31 @@ def test_an_event_stream_is_degraded_too() -> None:
     assert text.endswith(b"id: %b\n\n" % played.token.encode())
 
 
+def test_a_degraded_event_stream_is_told_at_once_that_it_ends() -> None:
+    played = Played()
+    ann = Principal("ann", Grants(read=[[]]), expires_ms=played.now_ms + 20_000.0)
+    session = played.session(server_sent=True, scope=scope_of([(A, False)]), principal=ann, now_ms=played.now_ms)
+    played.subscribe(session, b"0", A)
+    played.send(Snapshot(played.watch(), view(A, 5, 1)))
+    assert played.state.take(session, played.now_ms)[0]
+    for _ in range(5):
+        played.now_ms += LOOK_MS
+        played.state.look(played.now_ms, lambda _: 7)
+    played.note(played.state.written(session, played.now_ms))
+    played.send(change(5, 6, data=6))
+    played.tick()
+    assert b"event: change" in played.read(session)
+    session.due_ms = ann.expires_ms + 1_000.0
+    played.send(change(6, 7, data=7))
+    played.now_ms = ann.expires_ms
+    played.tick(0.0)
+    assert Close("s", 3500, "the token has expired") in played.effects
+    text = played.read(session)
+    assert b"the token has expired" in text
+    assert b"event: change" not in text
+    assert played.state.say(session, b'{"type":"drain"}') == []
+
+
 def test_what_waits_for_a_session_is_bounded() -> None:
     slow = Slow()
     slow.played.state.outbox_limit = 2_000

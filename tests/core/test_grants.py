@@ -3,8 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.core.grants import ANYBODY, ApiKeys, Grants, Principal, hashed, line
-from cluster.core.query_key import KeyMatcher, canonical, parse
-from cluster.errors import ConfigError, HarborError
+from cluster.core.query_key import CanonicalKey, KeyMatcher, canonical, parse
+from cluster.errors import ConfigError, HarborError, UnauthorizedError
 
 HASH = hashed("hk_x")
 
@@ -109,3 +109,19 @@ def test_which_mutations_a_grant_covers(pattern, name, covers):
     if not covers:
         with pytest.raises(HarborError, match=f"no grant to mutate {name}"):
             principal.require_mutation(name)
+
+
+def test_a_key_that_was_replaced_under_its_id_counts_no_more():
+    before = ApiKeys.parse(line("ann", "stolen", Grants(read=[[]]))).recognise("stolen", 0.0)
+    same = ApiKeys.parse(line("ann", "stolen", Grants()))
+    assert same.current(before, 0.0).grants == Grants()
+    with pytest.raises(UnauthorizedError, match="does not count any more"):
+        ApiKeys.parse(line("ann", "new", Grants(read=[[]]))).current(before, 0.0)
+
+
+def test_what_is_remembered_of_a_token_is_little():
+    for expires_ms, most in ((None, 5_000), (9e9, 100)):
+        principal = Principal("ann", Grants(read=[[]]), expires_ms=expires_ms)
+        for number in range(5_000):
+            assert principal.may("read", CanonicalKey(f"[{number}]"))
+        assert len(principal._covered) <= most

@@ -1,13 +1,15 @@
 """Ingestion: frames become folded blobs, sent shortly before the window's close; what may be lost is numbered."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from cluster.config import compile_config, load_mapping
-from cluster.core import dead_letters, ingestion_state, unasked_channels
+from cluster.core import dead_letters, gathering, ingestion_state, unasked_channels
 from cluster.core.feed import OPENED, Repeats, feed_name, owner, profile_of, stem
 from cluster.core.ingestion_line import AIM_MS, ASK_MS, CLAIM_AGAIN_MS, SPACING_MS
 from cluster.core.ingestion_state import (
@@ -1014,6 +1016,241 @@ def test_many_events_that_each_set_a_key_do_together_what_they_do_one_by_one(dat
             assert same.first <= feed.first
             assert same.last >= feed.last
     assert [together.resume_id("events"), together.backlog(START)] == [apart.resume_id("events"), apart.backlog(START)]
+
+
+def same_but_for_time(parts: list[Part], apart: list[Part]) -> None:
+    """What gathered says the same, and may count as older and in longer ranges."""
+    assert len(parts) == len(apart)
+    for part, other in zip(
+        sorted(parts, key=lambda each: each.shard), sorted(apart, key=lambda each: each.shard), strict=True
+    ):
+        assert (part.shard, part.profile, part.checkpoints, part.claim) == (
+            other.shard,
+            other.profile,
+            other.checkpoints,
+            other.claim,
+        )
+        assert sorted(part.keys, key=repr) == sorted(other.keys, key=repr)
+        assert part.oldest_ms <= other.oldest_ms
+        marks, others = ([each for each in of.feeds if each.first > each.last] for of in (part, other))
+        assert [(each.feed, each.incarnation) for each in marks] == [(each.feed, each.incarnation) for each in others]
+        for feed in other.feeds:
+            assert any(
+                each.feed == feed.feed
+                and each.incarnation == feed.incarnation
+                and (each.first <= feed.first or feed.first > feed.last)
+                and each.last >= feed.last
+                for each in part.feeds
+            )
+
+
+ODD = st.one_of(
+    st.sampled_from(
+        [b"", b"{", b"7", b"{}", b"\xff", b'[{"event":7},5]', frame("put", '{"id":1}')[:-3], frame("unheard", "1")]
+    ),
+    st.sampled_from([frame("put", data) for data in ("[]", '{"id":[1]}', "{}", '{"id":1.0}')]),
+    st.sampled_from([frame("add", '{"id":1}'), frame("put_here", '{"id":1}'), frame("put", '{"id":2}', "b")]),
+    st.just(b"[%b]" % b",".join([frame("put", '{"id":1}'), frame("put", '{"id":2}')])),
+)
+READ = st.tuples(st.integers(1, 40), st.integers(1, 5), st.one_of(st.none(), st.none(), st.none(), ODD))
+"""(events, keys, an odd one among them)"""
+STEPS = st.lists(
+    st.one_of(
+        READ,
+        READ,
+        READ,
+        st.sampled_from(["deadline", "wait", "refused", "look", "received", "idle", "event", "demand", "begun_anew"]),
+        st.sampled_from(["deadline", "open", "open_at_once"]),
+    ),
+    min_size=1,
+    max_size=25,
+)
+
+
+class Both:
+    """Two machines that hear the same, one of them event by event; what they have done is compared at every step."""
+
+    def __init__(self, *, has_ids: bool, room: int) -> None:
+        repeats = Repeats.SOURCE if has_ids else Repeats.NOTHING
+        traits = {"events": SourceTraits(repeats=repeats, has_ids=has_ids, max_buffer=room)}
+        self.together, self.apart = self.machines = [state(4, streams=KEYED, traits=traits) for _ in range(2)]
+        self.has_ids = has_ids
+        self.now = START
+        self.number = self.demands = self.gathered = 0
+        self.do("open")
+
+    def same(self, ask: Callable[[IngestionState], Any]) -> Any:
+        """Return what both say."""
+        ours, theirs = map(ask, self.machines)
+        assert ours == theirs
+        return ours
+
+    def effects(self, step: Callable[[IngestionState], list[Any]], *, refuse: bool = False) -> None:
+        """Compare what is to be done, and have it done."""
+        ours, theirs = map(step, self.machines)
+        assert [each for each in ours if not isinstance(each, Send)] == [
+            each for each in theirs if not isinstance(each, Send)
+        ]
+        sent, others = ([each for each in some if isinstance(each, Send)] for some in (ours, theirs))
+        for one, other in zip(sent, others, strict=True):
+            assert (one.to, type(one.message)) == (other.to, type(other.message))
+            answer: Any = Noted(1)
+            if isinstance(one.message, Blob):
+                same_but_for_time(one.message.parts, other.message.parts)
+                answer = Refused(10) if refuse else BlobTaken(9, 60.0, one.message.header.sequence)
+            messages = {id(self.together): one.message, id(self.apart): other.message}
+            self.effects(partial(self._answered, one.to, messages, answer))
+
+    def _answered(self, to: str, messages: dict[int, Any], answer: Any, machine: IngestionState) -> list[Any]:
+        effects = machine.answered(to, messages[id(machine)], answer, self.now)
+        line = machine._lines[0]
+        if line.claim_at is not None and isinstance(answer, BlobTaken):
+            for shard in line.unanswered_shards():
+                effects.extend(machine.claimed(Claimed(shard, line.claim, [], []), self.now)[1])
+        return effects
+
+    def read(self, count: int, keys: int, odd: bytes | None) -> None:
+        """Read events that each set one of some keys, and maybe an odd one."""
+        frames = []
+        for _ in range(count):
+            self.number += 1
+            event_id = f',"id":{self.number}' if self.has_ids else ""
+            frames.append(keyed(self.number, f',"id":{self.number % keys}', "put", "a", event_id))
+        if odd is not None:
+            frames.insert(count // 2, odd)
+        goes_on = self.together.receive("events", frames, self.now)
+        assert goes_on == [self.apart.receive("events", [each], self.now) for each in frames][-1]
+        self.gathered += bool(self.together._gathering)
+
+    def do(self, step: str) -> None:
+        """Do what is not reading."""
+        match step:
+            case "deadline" | "refused":
+                due, due_apart = (machine.deadline() for machine in self.machines)
+                assert (due is None) == (due_apart is None)
+                if due is not None and due_apart is not None:
+                    assert due <= due_apart
+                    self.now = max(self.now, due_apart)
+                self.effects(lambda machine: machine.wake(self.now), refuse=step == "refused")
+            case "wait":
+                self.now += 37
+                self.effects(lambda machine: machine.wake(self.now))
+            case "look":
+                self.same(lambda machine: machine.backlog(self.now))
+                self.same(lambda machine: (machine.bytes_pending, machine.events_received, machine.status()))
+            case "received":
+                self.same(lambda machine: machine.events_received)
+            case "open":
+                self.same(lambda machine: machine.resume_id("events"))
+                self.effects(lambda machine: machine.opened("events", self.now))
+            case "open_at_once":
+                self.effects(lambda machine: machine.opened("events", self.now))
+            case "begun_anew":
+                self.effects(lambda machine: machine.announce(Announce("shard-0", 7), self.now)[1])
+            case "event":
+                self.number += 1
+                said = [Envelope("put", b'{"id":1}', "c:a", self.number if self.has_ids else None)]
+                self.same(lambda machine: machine.receive_events("events", said, self.now))
+            case "demand":
+                self.demands += 1
+                header = Header("shard-1", 1, 0 if self.demands == 1 else LIFE, self.demands)
+                channel = [("events", "c:a")]
+                add, drop = (channel, []) if self.demands % 2 else ([], channel)
+                self.effects(lambda machine: machine.demand(Demand(header, 1, False, add, drop), self.now)[1])
+            case "idle":
+                self.same(lambda machine: machine.is_idle)
+            case _:
+                raise AssertionError(step)
+
+
+@pytest.mark.parametrize(("most", "room"), [(60, 100_000), (2_000, 6_000), (2_000, 100_000)])
+@pytest.mark.parametrize("has_ids", [False, True])
+@settings(max_examples=40)
+@given(STEPS)
+def test_reads_that_gather_do_what_their_events_do_one_by_one(
+    has_ids: bool, most: int, room: int, steps: list[Any]
+) -> None:
+    both = Both(has_ids=has_ids, room=room)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gathering, "MOST_FRAMES", most)
+        for step in [(40, 2, None), (40, 2, None), *steps]:  # the first two teach what is common
+            both.now += 3
+            if isinstance(step, str):
+                both.do(step)
+            else:
+                both.read(*step)
+        for _ in range(3):
+            both.now += 200
+            both.do("deadline")
+    both.do("look")
+    both.same(lambda machine: sorted(letters(machine), key=repr))
+    both.same(lambda machine: (wire(machine), machine.resume_id("events")))
+    event(f"gathered: {both.gathered > 0}")
+
+
+def taught(machine: IngestionState, *reads: list[bytes]) -> IngestionState:
+    """Return a machine that has read enough to know what is common."""
+    machine.opened("events", START)
+    for read in reads:
+        machine.receive("events", read, START)
+        machine.receive("events", read, START)
+        machine.receive("events", read, START)
+    return machine
+
+
+def test_reads_gather_and_are_taken_before_they_are_too_many() -> None:
+    machine = taught(state(streams=KEYED), [keyed(n, ',"id":1', "put", "a", "") for n in range(600)])
+    assert len(machine._gathering.take()) == 600, "what the first two had in common was not known before"
+    machine = taught(state(streams=KEYED), [keyed(n, ',"id":1', "put", "a", "") for n in range(gathering.MOST_FRAMES)])
+    assert not machine._gathering
+
+
+@pytest.mark.parametrize(
+    ("mode", "traits", "ids"),
+    [
+        ("leading", SourceTraits(), 2),
+        ("window", SourceTraits(max_rate=1e6), 2),
+        ("window", SourceTraits(), 1_000_000),
+    ],
+    ids=["what leaves at once", "what has a rate", "what does not fold"],
+)
+def test_reads_that_are_to_be_seen_at_once_do_not_gather(mode: str, traits: SourceTraits, ids: int) -> None:
+    machine = state(mode=mode, streams=KEYED, traits={"events": traits})
+    machine.opened("events", START)
+    for first in range(0, 400, 100):
+        frames = [keyed(n, f',"id":{n % ids}', "put", "a", "") for n in range(first, first + 100)]
+        machine.receive("events", frames, START)
+        assert not machine._gathering
+        assert machine.events_received == {"events": first + 100}
+
+
+def test_two_sources_that_gather_keep_the_order_of_what_they_say_about_a_key() -> None:
+    put = {"put": {"set": {"key": ["m", "{data.id}"], "value": "{data}"}}}
+    document = {
+        "sources": {name: {"type": "websocket", "url": "ws://upstream"} for name in ("one", "two")},
+        "streams": [{"source": name, "channel": "c:{name}", "on": put} for name in ("one", "two")],
+    }
+    compiled = compile_config(load_mapping(document, {}))
+    machine = IngestionState(
+        "ingestor-0",
+        LIFE,
+        routers={name: compiled.router(name) for name in ("one", "two")},
+        always=[],
+        slots=assign_slots(range(1), 1),
+        shards=1,
+        coordinators=1,
+        profiles=compiled.profiles,
+    )
+    number, gathered = 0, set()
+    for source in [*["one"] * 3, *["two"] * 3, *["one", "two"] * 4, "one"]:
+        frames = [keyed(n, ',"id":1', "put", "a", "") for n in range(number, number + MANY)]
+        number += MANY
+        machine.receive(source, frames, START)
+        gathered.add(machine._gathering.source)
+    assert gathered >= {"one", "two"}
+    assert machine.backlog(START)[0] == number
+    ((fold,),) = (pending.folds.values() for line in machine._lines for pending in line.pending.values())
+    assert fold.operations() == [Set(f'{{"n":{number - 1},"id":1}}'.encode())]
 
 
 def test_a_frame_that_is_cut_at_a_comma_is_not_pieced_together_unnoticed() -> None:

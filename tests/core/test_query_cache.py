@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.core.entry import Value
-from cluster.core.query_cache import Entry, Fetch, Observer, QueryCache
+from cluster.core.query_cache import LOOK_AGAIN_MS, Entry, Fetch, Observer, QueryCache
 from cluster.core.query_key import KeyMatcher, canonical, partial_match
 from cluster.core.query_options import QueryOptions
 
@@ -214,6 +214,17 @@ def test_an_offline_time_may_last_until_the_service_is_back(played: Played) -> N
     played.cache.wake()
     assert list(played.cache) == [entry]
     assert played.cache.deadline() == 10**12 + 100.0
+
+
+def test_an_entry_without_a_gc_time_that_is_kept_is_not_looked_at_all_the_time(played: Played) -> None:
+    entry = played.entry("a", service="api", gc_time=0.0, offline_time=None)
+    played.cache.set_online("api", online=False)
+    played.cache.wake()
+    assert (list(played.cache), played.cache.deadline()) == ([entry], 1_000.0 + LOOK_AGAIN_MS)
+    played.cache.set_online("api", online=True)
+    played.cache.now_ms = 1_000.0 + LOOK_AGAIN_MS
+    played.cache.wake()
+    assert list(played.cache) == []
 
 
 def test_of_a_service_nobody_knows_one_entry_is_fetched_before_any_is_dropped(played: Played) -> None:

@@ -296,6 +296,86 @@ def test_a_digest_that_comes_again_late_is_not_compared_with_later_rows() -> Non
     assert following.divergences == 0
 
 
+@pytest.mark.parametrize("kind", ["memory", "lmdb"])
+def test_a_standby_of_a_store_without_rows_has_what_is_stored_once(kind: str, tmp_path: Path) -> None:
+    store: Any = MemoryStore() if kind == "memory" else LmdbStore(tmp_path / "a")
+    kept: Any = MemoryStore() if kind == "memory" else LmdbStore(tmp_path / "b")
+    store.commit(Transaction(1, 9, {}, {}, {}, {}, [Life(1, 0, 0)], 0, [], 0))
+    primary, standby = Replication(5, store), Following("shard-0", 5, 7, kept)
+    message = sent(primary.attach(STANDBY, 7, 0.0))
+    primary.answered(message, standby.replicate(message, 0.0), 0.0)
+    for round_ in range(1, 9):  # more than there are tables
+        now_ms = round_ * CHECK_MS
+        message = sent(primary.wake(now_ms))
+        assert message.check is not None
+        primary.answered(message, standby.replicate(message, now_ms), now_ms)
+        assert (primary.lost, standby.divergences) == ("", 0)
+    assert kept.load() == store.load()
+
+
+def test_what_could_not_be_stored_here_is_stored_there_before_anybody_hears_of_it() -> None:
+    primary = in_sync()
+    primary.is_behind = True
+    out = primary.step(["change set"], CHECK_MS, transaction=transaction(1), ticket=1, answer=Noted(1))
+    message = sent(out)
+    assert (out, message.records, message.check) == ([Send(STANDBY, message)], [record(1)], None)
+    assert primary.answered(message, Replicated(7, 5, 1), CHECK_MS) == ["change set", Reply(1, Noted(1))]
+    primary.is_behind = False
+    assert sent(primary.wake(2 * CHECK_MS)).check is not None
+
+
+def test_nothing_is_filled_from_a_store_that_is_behind() -> None:
+    store = MemoryStore()
+    store.commit(transaction(1))
+    primary = Replication(5, store)
+    primary.is_behind = True
+    assert sent(primary.attach(STANDBY, 7, HEARTBEAT_MS)).records == []
+    assert not primary.holds
+    primary.answered(sent([Send(STANDBY, primary._in_flight)]), Replicated(7, 5, 0), HEARTBEAT_MS)
+    assert primary.step([], HEARTBEAT_MS) == []
+    primary.is_behind = False
+    assert sent(primary.step([], HEARTBEAT_MS)).is_whole
+
+
+def test_a_store_that_cannot_be_read_makes_no_standby_whole() -> None:
+    class Torn(MemoryStore):
+        def slices(self, size: int) -> Any:
+            yield from [transaction(1)]
+            raise StoreError("torn")
+
+    primary = Replication(5, Torn())
+    assert primary.attach(STANDBY, 7, 0.0) == []
+    assert (primary.lost, primary.holds) == ("it cannot be filled: torn", False)
+    assert primary.wake(1e6) == []
+
+
+def test_a_standby_is_kept_where_its_removal_cannot_be_noted() -> None:
+    class Full(MemoryStore):
+        def stand(self, standing: Standing) -> None:
+            if standing.epoch == 6:
+                raise StoreError("no space left")
+            super().stand(standing)
+
+    primary = in_sync(Full())
+    primary.step(["change set"], 1.0, transaction=transaction(1))
+    with pytest.raises(StoreError):
+        primary.detach(6)
+    assert (primary.epoch, primary.standby, primary.holds) == (5, STANDBY, True)
+    assert primary.detach(7) == ["change set"]
+
+
+def test_a_standby_that_cannot_read_what_it_has_is_filled_anew() -> None:
+    class Torn(MemoryStore):
+        def matches(self, check: Check) -> bool:
+            raise StoreError("torn")
+
+    standby = Following("shard-0", 5, 7, Torn())
+    assert standby.replicate(Replicate(5, 7, 1, [record(1)], True), 1.0) == Replicated(7, 5, 1)
+    check = Check(0, b"", b"", b"")
+    assert standby.replicate(Replicate(5, 7, 2, [record(2)], True, check), 1.0) == Refused(8)
+    assert (standby.failure, standby.divergences) == ("torn", 0)
+
+
 def test_a_repeated_message_acts_once_and_is_acknowledged_again() -> None:
     kept = MemoryStore()
     standby = Following("shard-0", 5, 7, kept)

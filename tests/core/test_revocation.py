@@ -20,7 +20,7 @@ def test_tokens_and_subjects():
         revoked.require(principal)
 
 
-@pytest.mark.parametrize("line", ["bob", "user:bob", "jti:", "sub", "eyJhbGciOiJI.secret"])
+@pytest.mark.parametrize("line", ["bob", "user:bob", "jti:", "sub", "sub: bob", "jti:\tt1", "eyJhbGciOiJI.secret"])
 def test_a_faulty_line_is_named_and_not_shown(line):
-    with pytest.raises(ConfigError, match=r"line 2: expected jti: or sub: and an id$"):
+    with pytest.raises(ConfigError, match=r"line 2: expected jti: or sub: and an id, without"):
         Revocations.parse(f"sub:a\n{line}")

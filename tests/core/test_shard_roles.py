@@ -123,6 +123,21 @@ def test_after_the_wait_the_shard_begins_empty_and_says_so() -> None:
     ]
 
 
+@pytest.mark.parametrize("record", [None, shared(5, "", A)])
+def test_a_filling_that_was_broken_off_does_not_count(record: Record | None) -> None:
+    made = roles(record)
+    made.reported(A, new(store="a", epoch=0, offset=7, is_whole=False), 0.0)
+    begun = 1 if record is None else 6
+    assert made.reported(B, new(store="b"), 0.0)[-1] == tell(B, 1, Role.PRIMARY, begun, is_dead=True)
+    made = roles(record)
+    made.reported(A, new(store="a", epoch=4, offset=7, is_whole=False), 0.0)
+    epoch = 5 if record is None else 6
+    assert made.reported(B, new(), 0.0) == [
+        Keep(0, shared(epoch, "", A)),
+        tell(A, 1, Role.PRIMARY, epoch, is_dead=True, begins_empty=True),
+    ]
+
+
 def test_a_standby_is_made_then_given_to_the_primary() -> None:
     made = roles(shared(5, "a", A))
     assert made.reported(A, leads(5), 1.0) == []
@@ -300,6 +315,12 @@ def test_a_primary_that_was_alone_has_begun_anew_by_itself() -> None:
     made = roles(Record(5, "a", A), actors=(A,))
     assert made.reported(A, leads(7), 0.0) == []
     assert made.record == Record(7, "a", A)
+
+
+def test_a_primary_that_began_anew_as_it_got_a_second_is_kept_as_one_of_two() -> None:
+    made = roles(shared(5, "a", A))
+    assert made.reported(A, leads(7), 0.0) == [Keep(0, shared(7, "a", A))]
+    assert made.reported(A, leads(7), 1.0) == []
 
 
 def test_a_successor_that_died_before_it_led_leaves_nobody_waiting() -> None:

@@ -74,10 +74,21 @@ async def test_slots_that_moved_meanwhile_fail_it(harness: Any) -> None:
     assert (await refusal(harness))[1:] == ("UNAVAILABLE", "slots have moved meanwhile: begin the backup anew")
 
 
-async def test_a_shard_that_is_not_there_is_waited_for(harness: Any) -> None:
+@pytest.mark.parametrize("roles", [[], ["none"], ["standby"]])
+async def test_a_shard_that_nobody_leads_is_waited_for(harness: Any, roles: list[str]) -> None:
     async def describe() -> dict[str, Any]:
-        return {"name": "test", "ready": False, "waits_for": ["ingestor-0", "shard-1"], "shards": []}
+        shards = [{"id": 0, "role": "primary"}, *({"id": 1, "role": role} for role in roles)]
+        return {"name": "test", "ready": False, "waits_for": ["ingestor-0"], "shards": shards}
 
     harness.server._routes["POST", "/v1/backup"].__self__._describe = describe
     assert await refusal(harness) == (503, "UNAVAILABLE", "not all shards are there: waiting for shard-1")
     assert harness.steps == []
+
+
+async def test_a_standby_that_is_not_there_is_not_waited_for(harness: Any) -> None:
+    async def describe() -> dict[str, Any]:
+        shards = [{"id": 0, "role": "primary"}, {"id": 1, "role": "primary"}]
+        return {"name": "test", "ready": False, "waits_for": ["shard-1-b"], "shards": shards}
+
+    harness.server._routes["POST", "/v1/backup"].__self__._describe = describe
+    assert (await streamed(harness))[-1] == End()

@@ -13,6 +13,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from cluster.config.model import AuthConfig, GatewayConfig
+from cluster.core.limits import Limits
 from cluster.errors import UnauthorizedError
 from cluster.gateway import ConfiguredAuthority, authority, jwks
 from tests.gateway.conftest import Harness, until
@@ -73,8 +74,8 @@ Begin = Callable[..., Awaitable[Guarded]]
 async def begin() -> AsyncIterator[Begin]:
     begun: list[Guarded] = []
 
-    async def make(auth: AuthConfig, **gateway: Any) -> Guarded:
-        begun.append(Guarded())
+    async def make(auth: AuthConfig, limits: Limits | None = None, **gateway: Any) -> Guarded:
+        begun.append(Guarded(limits=limits))
         return await begun[-1].begin(auth, **gateway)
 
     yield make
@@ -267,7 +268,11 @@ async def test_a_gateway_without_keys_is_not_ready_and_says_why(
     assert gateway.server.not_ready == f"no keys: http://***@127.0.0.1:{issuer.port}/jwks?key=***: it answered with 500"
     code, body = await gateway.get("/readyz")
     assert (code, body["error"]["message"]) == (503, gateway.server.not_ready)
-    assert (await gateway.ask(signed(claims(), kid="first")))[0] == 401
+    code, body = await gateway.ask(signed(claims(), kid="first"))
+    assert (code, body["error"]["temporary"]) == (503, True), "whoever has a token is to come again with it"
+    async with gateway.socket() as socket:
+        await say(socket, {"type": "hello", "token": signed(claims(), kid="first")})
+        assert await closed(socket) == (3002, "credentials cannot be checked at the moment")
     issuer.answer = lambda: web.json_response({"keys": issuer.keys})
     await eventually(lambda: not gateway.server.not_ready)
     assert (await gateway.ask(signed(claims(), kid="first")))[0] == 200
@@ -302,6 +307,32 @@ async def test_a_url_that_does_not_answer(begin: Begin, issuer: JwksServer, monk
     await issuer.start()
     gateway = await begin(AuthConfig("jwt", algorithms=RS, jwks_url=issuer.url))
     assert gateway.authority.faults == [f"{issuer.url}: it did not answer in time"]
+
+
+async def test_a_url_that_cannot_be_asked_is_said_and_does_not_end_the_looks(begin: Begin) -> None:
+    gateway = await begin(AuthConfig("jwt", algorithms=RS, jwks_url="https://127.0.0.1/\x01"))
+    assert gateway.authority.faults == ["https://127.0.0.1/\x01: it cannot be reached (InvalidURL)"]
+    assert not gateway.keeping.done()
+
+
+async def test_who_said_hello_in_time_is_not_late_while_keys_are_fetched(begin: Begin, issuer: JwksServer) -> None:
+    gateway = await begin(AuthConfig("jwt", algorithms=RS, jwks_url=issuer.url), Limits(hello_within_ms=100.0))
+    fetched = asyncio.Event()
+
+    async def prepare(_: str) -> None:
+        await fetched.wait()
+
+    gateway.server.prepare = prepare
+    async with gateway.socket() as socket:
+        await say(socket, {"type": "hello", "token": signed(claims(), kid="first")})
+        (wire,) = gateway.server._wires.values()
+        await eventually(lambda: wire.is_held_up)  # type: ignore[attr-defined]
+        now_s = asyncio.get_running_loop().time()
+        gateway.server._look_after(wire, now_s + 10.0)  # type: ignore[arg-type]
+        fetched.set()
+        assert (await until(socket, "welcome"))[0]["type"] == "welcome"
+    async with gateway.socket() as socket:
+        assert (await closed(socket))[0] == 3504
 
 
 # --- the end of a token ---
@@ -392,7 +423,7 @@ async def test_what_is_revoked_ends_its_sessions(begin: Begin, tmp_path: Path, m
 async def test_without_the_list_nobody_is_let_in(begin: Begin, tmp_path: Path) -> None:
     auth = AuthConfig("jwt", algorithms=RS, public_key=pem(rsa_key()), revoked_file=str(tmp_path / "none"))
     gateway = await begin(auth)
-    assert (await gateway.ask(signed(claims())))[0] == 401
+    assert (await gateway.ask(signed(claims())))[0] == 503
     assert "no list of what was revoked" in gateway.authority.not_ready
 
 
@@ -411,3 +442,44 @@ async def test_a_token_s_tenant(begin: Begin) -> None:
     for token in (signed(claims()), signed(claims(org="*")), signed(claims(org=["acme"])), signed(claims(org=""))):
         code, body = await gateway.ask(token)
         assert (code, "org" in body["error"]["message"]) == (401, True)
+
+
+async def test_a_subject_is_another_one_in_each_tenant(begin: Begin) -> None:
+    auth = AuthConfig("jwt", algorithms=RS, public_key=pem(rsa_key()))
+    gateway = await begin(auth, Limits(sessions_per_subject=1), tenant_claim="org")
+    async with gateway.open(signed(claims(org="acme"))), gateway.open(signed(claims(org="globex"))):
+        for org in ("acme", "globex"):
+            with pytest.raises(InvalidStatus) as refused:
+                async with gateway.open(signed(claims(org=org, jti="another"))):
+                    pass
+            assert refused.value.response.status_code == 429
+
+
+async def test_all_tokens_of_a_subject_share_its_rate(begin: Begin) -> None:
+    auth = AuthConfig("jwt", algorithms=RS, public_key=pem(rsa_key()))
+    gateway = await begin(auth, Limits(requests=0.001, requests_burst=2.0), tenant_claim="org")
+    tokens = [signed(claims(org="acme", jti=str(n))) for n in range(3)]
+    assert [(await gateway.ask(token))[0] for token in tokens] == [404, 404, 429]
+    assert (await gateway.ask(signed(claims(org="globex"))))[0] == 404
+
+
+async def test_a_request_id_is_another_one_for_each_subject(begin: Begin) -> None:
+    gateway = await begin(public())
+    for token in (
+        signed(good(), kid="a"),
+        signed(good(subject="bob")),
+        signed(good(), kid="b"),
+    ):  # the third repeats the first
+        headers = {"Authorization": f"Bearer {token}", "Idempotency-Key": "1", "Content-Type": "application/json"}
+        body = {"operations": [{"increment": {"at": "/n"}}]}
+        async with gateway.http.patch("/v1/entries", params={"key": NEWS}, json=body, headers=headers) as response:
+            assert response.status == 200, await response.text()
+    assert (await gateway.ask(signed(good())))[1]["data"] == {"n": 3}
+
+
+async def test_a_backup_is_for_who_may_read_everything(begin: Begin) -> None:
+    gateway = await begin(public())
+    for read, status in (([], 403), ([["news"]], 403), ([[]], 200)):
+        token = signed(good(harbor={"read": read, "admin": True}))
+        async with gateway.http.post("/v1/backup", headers={"Authorization": f"Bearer {token}"}) as response:
+            assert response.status == status, await response.text()

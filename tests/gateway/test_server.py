@@ -139,6 +139,14 @@ async def test_a_repeated_request_acts_once(harness: Harness) -> None:
     assert (await harness.get("/v1/entries", key=A))[1]["data"] == [1]
 
 
+async def test_a_request_id_is_another_one_for_each_entry(harness: Harness) -> None:
+    keys = [f'["batch",{n}]' for n in range(8)]  # of two shards
+    for key in keys:
+        await harness.put(key, key, headers={"Idempotency-Key": "the batch"})
+    for key in keys:
+        assert (await harness.get("/v1/entries", key=key))[1]["data"] == key
+
+
 async def test_a_request_id_that_is_not_utf_8_is_refused(harness: Harness) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", harness.port)
     writer.write(b'PUT /v1/entries?key=["a",1] HTTP/1.0\r\nIdempotency-Key: \xff\r\nContent-Length: 1\r\n\r\n1')

@@ -217,18 +217,19 @@ async def test_no_message_reaches_another_tenant(tenants: Tenants, names: dict[s
 async def test_what_changes_is_told_within_a_tenant_only(tenants: Tenants) -> None:
     async with tenants.open("globex") as globex, tenants.open("acme") as acme, tenants.open("operator") as operator:
         for socket in (globex, acme, operator):
-            await say(
-                socket,
-                {"type": "subscribe", "id": "all", "prefix": []},
-                {"type": "subscribe", "id": "patches", "prefix": [], "mode": "patch"},
-                {"type": "presence", "id": 1, "topic": "doc:1" if socket is not operator else MARKED},
-            )
+            for mode in ("data", "patch"):
+                await say(socket, {"type": "subscribe", "id": mode, "prefix": [], "mode": mode})
+                await until(socket, "snapshot_end")
+            await say(socket, {"type": "presence", "id": 1, "topic": "doc:1" if socket is not operator else MARKED})
             await until(socket, "presence")
         await tenants.ask("acme", "PUT", "/v1/entries", params={"key": '["p",2]'}, json=SECRET)
+        # Once told: an entry that comes and goes while a client's outbox waits is not told at all.
+        seen = {id(socket): await until(socket, "change") for socket in (acme, operator)}
         await tenants.ask("acme", "POST", "/v1/invalidate", json={"key": ["p"]})
         await tenants.ask("acme", "DELETE", "/v1/entries", params={"key": '["p",2]'})
         await tenants.ask("globex", "PUT", "/v1/entries", params={"key": '["own"]'}, json=1)
-        seen = {id(acme): await until(acme, "removed"), id(operator): await until(operator, "removed")}
+        for socket in (acme, operator):
+            seen[id(socket)] += await until(socket, "removed")
         heard = await until(globex, "change")
     assert {orjson.dumps(each["key"]) for each in heard if "key" in each} == {b'["own"]'}
     assert SECRET not in str(heard)

@@ -79,7 +79,7 @@ async def test_up_serves_queries_and_streams_and_leaves_nothing_behind(upstream:
             "batching.window: expected a duration such as 100ms, 60s, 5m or 24h, got 'fast'",
         ),
         ({"mutations": {"m": {}}}, "mutations.m.request: required"),
-        ({"cluster": {"replicas": 1}}, "cluster.replicas: not supported by this version, got 1"),
+        ({"cluster": {"replicas": 2}}, "cluster.replicas: expected 0 or 1, got 2"),
     ],
 )
 def test_a_bad_configuration_names_path_reason_and_value(change: dict[str, Any], line: str) -> None:

@@ -52,6 +52,13 @@ CASES: dict[str, tuple[Series, Series]] = {
         {'harbor_disconnects_total{gateway="0",code="3008"}': "0+30x60"},
         {'harbor_disconnects_total{gateway="0",code="1000"}': "0+30x60"},
     ),
+    "HarborKeysNotFetched": (
+        {'harbor_jwks_fetches_total{gateway="0",outcome="error"}': "0x5 1+1x55"},
+        {
+            'harbor_jwks_fetches_total{gateway="0",outcome="error"}': "0x5 1+1x55",
+            'harbor_jwks_fetches_total{gateway="0",outcome="success"}': "0+1x60",
+        },
+    ),
     "HarborSourceDisconnected": (
         {'harbor_source_connected{source="events"}': "1x9 0x50"},
         {'harbor_source_connected{source="events"}': "1x27 0 1x31"},

@@ -111,44 +111,33 @@ MUTANTS = (
         3,
     ),
     Mutant(
-        "says too early that the standby is whole",
-        "a standby without what was there before is promoted",
-        (
-            Edit(
-                replication.Replication,
-                "_advance",
-                "is_whole = self._whole_at is not None and self._sent >= self._whole_at",
-                "is_whole = True",
-            ),
-        ),
-        0,
-    ),
-    Mutant(
         "promotes a standby that was removed",
         "what the primary acknowledged without it is gone",
         (Edit(shard_roles.ShardRoles, "_successor", "report.epoch == self.record.epoch and ", ""),),
         90,
     ),
     Mutant(
-        "the standby takes records of a lower epoch",
-        "a primary that was replaced writes over its successor's",
+        "a standby that is to lead takes records of the epoch before",
+        "the primary that it replaces goes on beside it, under a lease that it renews",
         (
             Edit(
-                replication.Following, "replicate", "message.life != self.life or message.epoch < self.epoch", "False"
+                replication.Following,
+                "replicate",
+                "self.may_lead_at is not None or message.life != self.life or message.epoch < self.epoch",
+                "False",
             ),
-            Edit(replication.Following, "replicate", "message.epoch > self.epoch and message.first > 1", "False"),
         ),
-        0,
+        11,
     ),
     Mutant(
         "skips the fence: takes what an earlier life sends",
         "receivers go back to what a primary that was replaced has",
         (
             Edit(primaries.Primaries, "is_over", "incarnation < self._incarnations.get(shard, 0)", "False"),
-            Edit(link.Incoming, "admit", "header.incarnation < self._sender_incarnation", "False"),
+            Edit(link.Incoming, "admit", "return Foreign()", "return New(opened=False)"),
             Edit(gateway_state.GatewayState, "change_set", "message.epoch < shard.position[0]", "False"),
         ),
-        0,
+        3,
     ),
     Mutant(
         "drops a cursor in the transaction",
@@ -168,14 +157,14 @@ MUTANTS = (
                 "if True:",
             ),
         ),
-        0,
+        86,
         Ledger,
     ),
     Mutant(
         "forgets what is claimed",
         "an ingestor's next life sends again what is committed",
         (Edit(committed_feeds.CommittedFeeds, "claim", "if owner(feed) in sources", "if False"),),
-        0,
+        3,
         Ledger,
     ),
     Mutant(

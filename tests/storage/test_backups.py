@@ -128,6 +128,16 @@ def test_it_comes_in_pieces_of_some_size_and_again_if_asked(stores: list[LmdbSto
     assert not (stores[0].directory / COPY).exists()
 
 
+def test_a_copy_that_is_to_be_made_again_is_the_one_that_was_made(stores: list[LmdbStore]) -> None:
+    copy = StoreCopy(stores[0], "b", 0)
+    copy.take(1_000.0)
+    first = copy.piece(0)
+    copy.take(2_000.0)
+    assert copy.piece(0) is first
+    assert pieces(copy)[-1].whole.taken_ms == 1_000.0  # type: ignore[union-attr]
+    copy.drop()
+
+
 def test_checkpoints_are_of_before_the_copies_and_mutations_of_after(tmp_path: Path, stores: list[LmdbStore]) -> None:
     def between(step: str) -> None:
         if step == "begin":
@@ -380,6 +390,9 @@ def test_stores_with_ids_of_their_own_are_set_aside_too(tmp_path: Path, stores: 
         "shard-11",
         "shard-1-ab12.replaced",
     }
+    filled(tmp_path / "new" / "shard-1-cd34", 1).close()
+    done = put_back(tmp_path / "backup", tmp_path / "new", replaces=True)
+    assert {each.name for each in (tmp_path / "new").glob("*.replaced")} == {Path(each).name for each in done.replaced}
 
 
 def test_a_store_that_cannot_be_read_may_be_replaced(tmp_path: Path, stores: list[LmdbStore]) -> None:

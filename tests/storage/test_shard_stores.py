@@ -140,6 +140,22 @@ def test_what_cannot_be_read_is_set_aside(tmp_path: Path, spoil: str) -> None:
     assert of.ids() == []
 
 
+def test_a_new_store_that_somebody_else_took_is_left_to_him(tmp_path: Path) -> None:
+    theirs, ours = stores(tmp_path).begin(), stores(tmp_path).begin()
+    assert (theirs.id, ours.id) == ("id0", "id1")
+    theirs.store.close()
+    ours.store.close()
+
+
+def test_of_what_cannot_be_read_the_last_is_kept(tmp_path: Path) -> None:
+    for store in ("a", "b"):
+        life = ShardStores(tmp_path, "shard-1", lambda store=store: store)  # type: ignore[misc]
+        life.begin().store.close()
+        (life.directory(store) / "data.mdb").write_bytes(b"no database" * 10_000)
+        assert life.take() is None
+    assert [path.name for path in tmp_path.iterdir()] == ["shard-1-b.unreadable"]
+
+
 def test_a_directory_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     of = stores(tmp_path / "file")
