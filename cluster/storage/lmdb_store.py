@@ -7,6 +7,8 @@ pleases. In the latter two LMDB's pages may reach the disk in any order, so such
 The directory is one process's alone (`flock`, which ends with the process). Within it LMDB's own lock table lets a copy be read on one thread
 while another commits: without it pages would be written over that the reader has still to come to. A store that cannot be read, or is of another layout, is
 set aside under a name of its own and a new one begun.
+
+It is one thing because whatever is done, storing, copying, comparing, sending on, is done to the same tables of one environment.
 """
 
 import fcntl

@@ -19,13 +19,20 @@ DOCUMENT = {
     },
     "streams": [{"source": "s", "on": {"set": {"set": {"key": ["k", "{data.k}"], "value": "{data.n}"}}}}],
 }
+WHOLE = {
+    **DOCUMENT,
+    "streams": [{"source": "s", "on": {"set": {"set": {"key": ["k", "{data.k}"], "value": "{data}"}}}}],
+}
+"""Of events that each set a key to their data, of which reads gather."""
 
 
 class Driven:
     """An ingestor whose coordinators take everything at once."""
 
-    def __init__(self, traits: SourceTraits | None = None, claimed: Claimed | None = None) -> None:
-        compiled = compile_config(load_mapping(DOCUMENT, {}))
+    def __init__(
+        self, traits: SourceTraits | None = None, claimed: Claimed | None = None, document: Any = DOCUMENT
+    ) -> None:
+        compiled = compile_config(load_mapping(document, {}))
         self.now = NOW
         self.blobs: list[Any] = []
         self.commits = True
@@ -150,3 +157,35 @@ def test_what_is_sent_to_a_receiver_follows_on_what_the_sender_had() -> None:
     inherit([feed], [(0, 1), (0, 2)])
     assert feed.sent == {0: 9, 1: 9, 2: 12}
     assert FeedRange("s", 1, 13, 13, feed.sent[2]).previous == 12
+
+
+def test_frames_that_have_gathered_leave_before_the_cut_and_none_gather_in_it() -> None:
+    driven = Driven(document=WHOLE)
+
+    def read(number: int) -> bool:
+        frames = [
+            orjson.dumps({"event": "set", "data": {"k": n % 3, "n": number}, "id": 64 * number + n}) for n in range(64)
+        ]
+        return driven.machine.receive("s", frames, driven.now)
+
+    def numbers(parts: list[Any]) -> set[int]:
+        return {orjson.loads(bytes(each.operations[0].value))["n"] for part in parts for each in part.keys}
+
+    for number in range(3):
+        assert read(number)
+    assert driven.machine._gathering, "else this tests nothing"
+    driven.say("hold")
+    assert driven.say("hold")
+    assert not driven.machine._gathering
+    assert numbers(driven.parts()) == {2}
+    sent = len(driven.parts())
+    assert not read(3)
+    assert not driven.machine._gathering
+    driven.now += 100.0
+    driven.run(driven.machine.wake(driven.now))
+    assert len(driven.parts()) == sent
+    driven.say("release")
+    driven.now += 200.0
+    driven.run(driven.machine.wake(driven.now))
+    assert numbers(driven.parts()[sent:]) == {3}
+    assert driven.machine.events_received == {"s": 256}
