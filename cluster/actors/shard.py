@@ -556,10 +556,10 @@ class ShardActor(Shell):
 
     async def retire(self) -> None:
         """Remove what is stored here: the shard's slots are others', who have stored them, and the actor is about to be ended."""
-        self._closed = True
-        if self._taken is not None:
+        was_closed, self._closed = self._closed, True
+        if self._taken is not None and not was_closed:
             async with self._sync_lock:
-                self._taken.store.close()
+                await asyncio.to_thread(self._taken.store.close)  # a copy that is being made is waited for
         if self._stores is not None:
             await self._tidy(self._stores)
 
