@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -60,7 +61,10 @@ def test_get_why_says_where_data_came_from_and_why_it_is_stale(cluster: LiveClus
 @pytest.mark.cluster
 def test_watch_prints_changes_as_they_arrive(cluster: LiveCluster) -> None:
     command = [*HARBOR, "watch", '["w"]', "--prefix", "--patch", "--url", cluster.url]
+    # Where the tests run in the background Ctrl-C is ignored, and who is started inherits that, but no handler.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
     try:
         first: dict[str, Any] = json.loads(process.stdout.readline())
         assert first["type"] == "snapshot_end"
@@ -68,7 +72,7 @@ def test_watch_prints_changes_as_they_arrive(cluster: LiveCluster) -> None:
         message = json.loads(process.stdout.readline())
         assert (message["type"], message["key"], message["from"], message["data"]) == ("change", ["w", 1], 0, {"n": 1})
     finally:
-        process.send_signal(2)
+        process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors == ""
