@@ -454,6 +454,7 @@ class ShardActor(Shell):
         self.log.info("leading", epoch=epoch)
         self._tell()
         self.run(())
+        self.spawn(self._learn_slots())
         self.spawn(self._learn_members())
 
     def _made(self, epoch: int) -> ShardState:
@@ -518,7 +519,9 @@ class ShardActor(Shell):
         gateways = await self.peers.gateways()
         self._proclaim(slots, gateways, [])
         self._hear(Gateways(gateways))
-        # While slots move, the supervisor says more.
+
+    async def _learn_slots(self) -> None:
+        """Ask which slot map counts, before which nothing is taken in where there was one; while slots move, the supervisor says more."""
         slots = await self.peers.slot_map()
         self._proclaim(slots, [], [])
         self._hear(Rebalance("release", slots, 0))
