@@ -30,12 +30,12 @@ BATCH = 1_000
 """Rows to a transaction, where a store is filled."""
 
 _encode = msgspec.msgpack.Encoder().encode
-_ENTRY = msgspec.msgpack.Decoder(StoredEntry).decode
-_CURSOR = msgspec.msgpack.Decoder(tuple[str, Cursor]).decode
-_CHECKPOINT = msgspec.msgpack.Decoder(Checkpoint).decode
-_RESULT = msgspec.msgpack.Decoder(tuple[str, Result]).decode
+read_entry = msgspec.msgpack.Decoder(StoredEntry).decode
+read_cursor = msgspec.msgpack.Decoder(tuple[str, Cursor]).decode
+read_checkpoint = msgspec.msgpack.Decoder(Checkpoint).decode
+read_result = msgspec.msgpack.Decoder(tuple[str, Result]).decode
 _CHANGE = msgspec.msgpack.Decoder(tuple[int, Record]).decode
-_MUTATION = msgspec.msgpack.Decoder(MutationRecord).decode
+read_mutation = msgspec.msgpack.Decoder(MutationRecord).decode
 
 
 class Meta(Struct, frozen=True, array_like=True):
@@ -49,7 +49,7 @@ class Meta(Struct, frozen=True, array_like=True):
     """Number of the oldest change."""
 
 
-_META = msgspec.msgpack.Decoder(Meta).decode
+read_meta = msgspec.msgpack.Decoder(Meta).decode
 
 
 def meta_of(stored: Stored) -> Meta:
@@ -78,7 +78,7 @@ def checkpoint_row(row: bytes) -> Checkpoint:
     Raises:
         msgspec.MsgspecError: it is none.
     """
-    return _CHECKPOINT(row)
+    return read_checkpoint(row)
 
 
 def frame(table: Table, row: bytes) -> bytes:
@@ -100,7 +100,7 @@ def read_frame(body: bytes) -> Meta | Row:
     """
     try:
         if body[:1] == b"\xff":
-            return _META(body[1:])
+            return read_meta(body[1:])
         return TABLES[body[0]], body[1:]
     except (IndexError, msgspec.MsgspecError) as error:
         raise ValueError(f"a frame that cannot be read: {error}") from error
@@ -118,18 +118,18 @@ def gathered(meta: Meta, rows: Iterable[Row]) -> Stored:
         for table, row in rows:
             match table:
                 case "entry":
-                    found.entries.append(_ENTRY(row))
+                    found.entries.append(read_entry(row))
                 case "cursor":
-                    found.cursors.update([_CURSOR(row)])
+                    found.cursors.update([read_cursor(row)])
                 case "checkpoint":
-                    checkpoint = _CHECKPOINT(row)
+                    checkpoint = read_checkpoint(row)
                     found.checkpoints[checkpoint.sequence] = checkpoint
                 case "result":
-                    found.results.update([_RESULT(row)])
+                    found.results.update([read_result(row)])
                 case "change":
                     changes.append(_CHANGE(row))
                 case "mutation":
-                    found.mutations.append(_MUTATION(row))
+                    found.mutations.append(read_mutation(row))
     except msgspec.MsgspecError as error:
         raise ValueError(f"a row of the table {table!r} cannot be read: {error}") from error
     changes.sort()

@@ -24,11 +24,21 @@ import msgspec
 
 from cluster.core.digest import Digest
 from cluster.core.history import Record
-from cluster.core.messages import Check, Checkpoint
-from cluster.core.mutation_queue import MutationRecord
+from cluster.core.messages import Check
 from cluster.core.role import Standing
-from cluster.core.stored_rows import Meta, Row, Table, change_row
-from cluster.core.transaction import SCHEMA, Cursor, Result, Stored, StoredEntry, Transaction, empty, row_key
+from cluster.core.stored_rows import (
+    Meta,
+    Row,
+    Table,
+    change_row,
+    read_checkpoint,
+    read_cursor,
+    read_entry,
+    read_meta,
+    read_mutation,
+    read_result,
+)
+from cluster.core.transaction import SCHEMA, Stored, StoredEntry, Transaction, empty, row_key
 from cluster.errors import StoreError
 
 FIRST_MAP_BYTES = 16 * 1024 * 1024
@@ -37,15 +47,9 @@ LOCK_POLL_S = 0.05
 _DATA = "data.mdb"
 """What LMDB calls its file."""
 _ENCODE = msgspec.msgpack.Encoder().encode
-_ENTRY = msgspec.msgpack.Decoder(StoredEntry).decode
-_CURSOR = msgspec.msgpack.Decoder(tuple[str, Cursor]).decode
-_CHECKPOINT = msgspec.msgpack.Decoder(Checkpoint).decode
-_RESULT = msgspec.msgpack.Decoder(tuple[str, Result]).decode
 _RECORD = msgspec.msgpack.Decoder(Record).decode
-_MUTATION = msgspec.msgpack.Decoder(MutationRecord).decode
 
 
-_META = msgspec.msgpack.Decoder(Meta).decode
 _STANDING = msgspec.msgpack.Decoder(Standing).decode
 UNREADABLE = ".unreadable"
 COPY = "copy"
@@ -134,23 +138,23 @@ class LmdbStore:
                 raw = reading.get(b"state", db=self._meta)
                 if raw is None:
                     return None
-                meta = _META(raw)
+                meta = read_meta(raw)
                 if not 1 <= meta.schema <= SCHEMA:
                     raise StoreError(f"{self.directory}: it is of layout {meta.schema}, this version reads {SCHEMA}")
                 return Stored(
                     meta.epoch,
                     meta.offset,
-                    [self._whole(_ENTRY(value)) for _, value in reading.cursor(self._entries)],
-                    dict(_CURSOR(value) for _, value in reading.cursor(self._cursors)),
+                    [self._whole(read_entry(value)) for _, value in reading.cursor(self._entries)],
+                    dict(read_cursor(value) for _, value in reading.cursor(self._cursors)),
                     {
                         made.sequence: made
-                        for made in (_CHECKPOINT(value) for _, value in reading.cursor(self._checkpoints))
+                        for made in (read_checkpoint(value) for _, value in reading.cursor(self._checkpoints))
                     },
-                    dict(_RESULT(value) for _, value in reading.cursor(self._results)),
+                    dict(read_result(value) for _, value in reading.cursor(self._results)),
                     meta.lives,
                     meta.first,
                     [_RECORD(value) for _, value in reading.cursor(self._changes)],
-                    [_MUTATION(value) for _, value in reading.cursor(self._mutations)],
+                    [read_mutation(value) for _, value in reading.cursor(self._mutations)],
                 )
         except (lmdb.Error, msgspec.MsgspecError) as error:
             raise StoreError(f"{self.directory}: {error}") from error
@@ -208,7 +212,7 @@ class LmdbStore:
                 role, raw = reading.get(b"role", db=self._meta), reading.get(b"state", db=self._meta)
                 if raw is None and role is None:
                     return None
-                meta = None if raw is None else _META(raw)
+                meta = None if raw is None else read_meta(raw)
                 come_to = (0, 0) if meta is None else (meta.epoch, meta.offset)
                 # Before there were roles whoever had the store was alone.
                 return (Standing(come_to[0], is_whole=True) if role is None else _STANDING(role)), come_to
@@ -260,22 +264,22 @@ class LmdbStore:
                     taken += len(value)
                     if taken >= size:
                         break
-                return self._sliced(table, _META(raw), rows), rows[-1][0]
+                return self._sliced(table, read_meta(raw), rows), rows[-1][0]
         except (lmdb.Error, msgspec.MsgspecError) as error:
             raise StoreError(f"{self.directory}: {error}") from error
 
     def _sliced(self, table: Any, meta: Meta, rows: list[tuple[bytes, bytes]]) -> Transaction:
         made = empty(meta.epoch, meta.offset, meta.lives, meta.first)
         if table is self._entries:
-            made.entries.update((entry.key, entry) for entry in (_ENTRY(value) for _, value in rows))
+            made.entries.update((entry.key, entry) for entry in (read_entry(value) for _, value in rows))
         elif table is self._cursors:
-            made.cursors.update(_CURSOR(value) for _, value in rows)
+            made.cursors.update(read_cursor(value) for _, value in rows)
         elif table is self._checkpoints:
-            made.checkpoints.update((each.sequence, each) for each in (_CHECKPOINT(value) for _, value in rows))
+            made.checkpoints.update((each.sequence, each) for each in (read_checkpoint(value) for _, value in rows))
         elif table is self._results:
-            made.results.update(_RESULT(value) for _, value in rows)
+            made.results.update(read_result(value) for _, value in rows)
         elif table is self._mutations:
-            made.mutations.update((record.id, record) for record in (_MUTATION(value) for _, value in rows))
+            made.mutations.update((record.id, record) for record in (read_mutation(value) for _, value in rows))
         else:
             number = int.from_bytes(rows[0][0], "big")
             return msgspec.structs.replace(made, number=number, changes=[_RECORD(value) for _, value in rows])
@@ -329,7 +333,7 @@ class LmdbStore:
         try:
             with self._env.begin() as reading:
                 raw = reading.get(b"state", db=self._meta)
-            return None if raw is None else _META(raw)
+            return None if raw is None else read_meta(raw)
         except (lmdb.Error, msgspec.MsgspecError) as error:
             raise StoreError(f"{self.directory}: {error}") from error
 
