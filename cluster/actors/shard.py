@@ -54,7 +54,7 @@ from cluster.core.operation import UNCHANGED
 from cluster.core.primaries import actors_of
 from cluster.core.query_key import CanonicalKey
 from cluster.core.replication import Following, Replication, Reply
-from cluster.core.role import EPOCH_ORIGIN_MS, Grant, Role, Standing, next_epoch
+from cluster.core.role import EPOCH_ORIGIN_MS, Grant, Role, Roleless, Standing, next_epoch
 from cluster.core.shard_roles import Record, Report
 from cluster.core.shard_state import Commit, Effect, ShardState, StartFetch, Sync
 from cluster.core.transaction import Transaction
@@ -79,22 +79,6 @@ FUNCTION_TIMEOUT_MS = 10_000.0
 """A query function that has given nothing after so long has failed, as a service would have."""
 
 
-class _Roleless(Machine):
-    """What an actor runs that is not the primary: nothing."""
-
-    def answered(self, _to: str, _message: Any, _answer: Answer, _now_ms: float) -> list[Any]:
-        return []
-
-    def unanswered(self, _to: str, _message: Any, _now_ms: float) -> list[Any]:
-        return []
-
-    def deadline(self) -> float | None:
-        return None
-
-    def wake(self, _now_ms: float) -> list[Any]:
-        return []
-
-
 class ShardActor(Shell):
     """Shell of `ShardState`, `Replication` and `Following`."""
 
@@ -117,7 +101,7 @@ class ShardActor(Shell):
                 always=storage.sync == "always",
             )
         )
-        self.machine: Machine = _Roleless()
+        self.machine: Machine = Roleless()
         self._shard: ShardState | None = None
         self._replication = Replication(0, None)
         self._following: Following | None = None

@@ -10,6 +10,7 @@ What must not live here: records (`replication`), who gets which role (`shard_ro
 """
 
 from enum import StrEnum
+from typing import Any
 
 from msgspec import Struct
 
@@ -77,3 +78,23 @@ class Lease:
     def holds(self, now_ms: float) -> bool:
         """Whether the primary may serve."""
         return now_ms < self.until_ms
+
+
+class Roleless:
+    """What an actor runs that is not the primary: nothing."""
+
+    def answered(self, _to: str, _message: Any, _answer: Any, _now_ms: float) -> list[Any]:
+        """Return nothing."""
+        return []
+
+    def unanswered(self, _to: str, _message: Any, _now_ms: float) -> list[Any]:
+        """Return nothing."""
+        return []
+
+    def deadline(self) -> float | None:
+        """Return nothing."""
+        return None
+
+    def wake(self, _now_ms: float) -> list[Any]:
+        """Return nothing."""
+        return []

@@ -20,7 +20,7 @@ from cluster.core.messages import (
 )
 from cluster.core.primaries import shard_of
 from cluster.core.replication import Following, Replication, Reply
-from cluster.core.role import EPOCH_ORIGIN_MS, Grant, Role, Standing, next_epoch
+from cluster.core.role import EPOCH_ORIGIN_MS, Grant, Role, Roleless, Standing, next_epoch
 from cluster.core.shard_roles import Report
 from cluster.core.shard_state import Commit, ShardState, Sync
 from cluster.core.transaction import Transaction
@@ -35,26 +35,6 @@ REPORT_MS = 2_000.0
 FULL_RETRY_MS = 100.0
 PROCLAIM_MS = 200.0
 Answerer = Callable[[Any], None]
-
-
-class Roleless:
-    """What an actor runs that is not the primary: nothing."""
-
-    def answered(self, _to: str, _message: Any, _answer: Answer, _now_ms: float) -> list[Any]:
-        """Return nothing."""
-        return []
-
-    def unanswered(self, _to: str, _message: Any, _now_ms: float) -> list[Any]:
-        """Return nothing."""
-        return []
-
-    def deadline(self) -> float | None:
-        """Return nothing."""
-        return None
-
-    def wake(self, _now_ms: float) -> list[Any]:
-        """Return nothing."""
-        return []
 
 
 class Host(Protocol):
