@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Each actor is a process that loads the whole project: where Python may not keep what it has compiled, each compiles it anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: up test soak check bench monitor format clean
 
 up: $(STAMP)

@@ -615,9 +615,18 @@ NODES = Board(
                 ),
                 Panel(
                     "Rebalances",
-                    "Moves of slots between shards.",
+                    "Moves of slots between shards, and cuts that were given up and are tried again.",
                     "none",
-                    [Query(f"sum(increase(harbor_rebalances_total{{@}}[{RATE}]))", "rebalances")],
+                    [
+                        Query(f"sum(increase(harbor_rebalances_total{{@}}[{RATE}]))", "rebalances"),
+                        Query(f"sum(increase(harbor_rebalances_given_up_total{{@}}[{RATE}]))", "given up"),
+                    ],
+                ),
+                Panel(
+                    "Pause",
+                    "For how long events and requests waited for a move of slots.",
+                    "s",
+                    quantiles("harbor_rebalance_pause_seconds"),
                 ),
                 Panel(
                     "Moves",

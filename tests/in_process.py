@@ -14,15 +14,27 @@ from cluster.core.channel_demand import ChannelDemand
 from cluster.core.client_message import Command, answer, client_frame
 from cluster.core.declared_query import DeclaredQueries, DeclaredQuery
 from cluster.core.gateway_state import Close, Deliver, GatewayState, Respond
-from cluster.core.messages import Announce, ChangeSet, Erase, Members, Overlays, Requests, Send, Write
+from cluster.core.messages import (
+    Announce,
+    ChangeSet,
+    Erase,
+    Members,
+    Overlays,
+    Rebalance,
+    Requests,
+    Send,
+    SlotSlice,
+    Write,
+)
 from cluster.core.mutation import DeclaredMutation
 from cluster.core.mutation_queue import StartMutation
-from cluster.core.placement import assign_slots
+from cluster.core.placement import assign_slots, shard_at
 from cluster.core.position import Tokens
 from cluster.core.presence_room import Pattern
 from cluster.core.query_key import CanonicalKey, KeyMatcher, parse
 from cluster.core.session_state import SessionState
 from cluster.core.shard_state import ShardState, StartFetch
+from cluster.core.slot_move import Phase, SlotMoves
 
 START_MS = 1_000_000.0
 TOKENS = Tokens("a secret of the tests", "harbor")
@@ -177,6 +189,10 @@ class InProcess:
                 answer, effects = machine.overlays(message, self.now_ms)
             case Announce():
                 answer, effects = machine.announce(message, self.now_ms)
+            case SlotSlice():
+                answer, effects = machine.slot_slice(message, self.now_ms)
+            case Rebalance():
+                answer, effects = machine.rebalance(message, self.now_ms)
             case _:
                 raise AssertionError(message)
         self.run(to, effects)
@@ -221,6 +237,27 @@ class InProcess:
         name, call = self.sent.popleft()
         self.run(name, self.shards[name].mutated(call, result, self.now_ms))
         return call
+
+    def move(self, shards: int, meanwhile: Callable[[Phase], None] = lambda _: None) -> None:
+        """Have so many shards. `meanwhile` is called with each part of the move, before it is said."""
+        moves = SlotMoves(shards, 1, self.now_ms)
+        moves.map, moves.phase = self.slots, Phase.IDLE
+        for n in range(len(self.shards), shards):
+            self.shards[f"shard-{n}"] = self.shard_life(n)
+        for name in self.shards:
+            self.receive(name, Rebalance("release", self.slots, 0))
+        moves.begin([*self.shards, "coordinator-0"], self.now_ms)
+        while moves.phase is not Phase.IDLE:
+            meanwhile(moves.phase)
+            asks = {name: ask for name, ask in moves.asks([], self.names).items() if name != "coordinator-0"}
+            said = {name: self.receive(name, ask) for name, ask in asks.items()}
+            moves.heard(asks, said, self.now_ms)
+            self.settle(5.0)
+        assert moves.map is not None
+        self.slots = moves.map
+        for name in [name for name in self.shards if shard_at(name) >= shards]:
+            del self.shards[name]
+            self.calls = deque(call for call in self.calls if name not in (call[0], call[1].to))
 
     def restart(self, name: str) -> None:
         """Kill a shard and start it anew, empty."""

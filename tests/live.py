@@ -14,9 +14,8 @@ import ray
 from websockets.asyncio.client import ClientConnection, connect
 
 from cluster.actors import handles
-from cluster.actors.handles import SUPERVISOR, SupervisorHandle, namespace
+from cluster.actors.handles import SupervisorHandle
 from cluster.actors.specification import encode
-from cluster.actors.supervisor import ACTOR_OPTIONS, SupervisorActor
 from cluster.config import load_mapping
 from cluster.simulation.view import View
 
@@ -32,22 +31,20 @@ def free_port() -> int:
 
 
 class LiveCluster:
-    """A cluster on the session's Ray, of its own name and on its own port."""
+    """A cluster on the session's Ray, of its own name and on its own port where `config` has none."""
 
     def __init__(self, config: dict[str, Any], env: dict[str, str] | None = None) -> None:
         global _number  # noqa: PLW0603 - a name for each cluster of the session
         _number += 1
-        self.name = f"test-{_number}"
-        self.port = free_port()
-        cluster = {"shards": 2, **config.get("cluster", {}), "name": self.name}
-        gateway = {**config.get("gateway", {}), "port": self.port}
+        cluster = {"shards": 2, "name": f"test-{_number}", **config.get("cluster", {})}
+        gateway = {"port": free_port(), **config.get("gateway", {})}
+        self.name, self.port = cluster["name"], gateway["port"]
         storage = config.get("storage", {"path": None})
         self.config = load_mapping({**config, "cluster": cluster, "gateway": gateway, "storage": storage}, env or {})
         self.url = f"http://127.0.0.1:{self.port}"
 
     def start(self) -> "LiveCluster":
-        options = {**ACTOR_OPTIONS, "name": SUPERVISOR, "namespace": namespace(self.name)}
-        self._handle = handles.create(SupervisorActor, options, self.name, encode(self.config, 1))
+        self._handle = handles.create_supervisor(self.name, encode(self.config, 1))
         self.supervisor = SupervisorHandle(self._handle)
         eventually(lambda: self.supervisor.describe()["ready"])
         return self

@@ -89,7 +89,7 @@ class JwksServer:
     async def start(self) -> "JwksServer":
         app = web.Application()
         app.router.add_get("/{rest:.*}", self._handle)
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
         return self

@@ -18,7 +18,7 @@ from cluster.actors.handles import SupervisorHandle
 from cluster.clock import SystemClock
 from cluster.config import Config
 from cluster.errors import ErrorCode, HarborError
-from cluster.gateway import Browsers, ConfiguredAuthority, credentials, error_response, parameters
+from cluster.gateway import Browsers, configured_authority, credentials, error_response, parameters
 from cluster.observability import metrics
 
 
@@ -27,7 +27,7 @@ class _Admin:
 
     def __init__(self, config: Config, supervisor: SupervisorHandle) -> None:
         self._supervisor = supervisor
-        self._authority = None if config.gateway.auth.mode == "none" else ConfiguredAuthority(config.gateway)
+        self._authority = configured_authority(config.gateway)
         self._clock = SystemClock()
         self.routes = [
             web.get("/metrics", self._scrape),

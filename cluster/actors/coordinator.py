@@ -7,8 +7,7 @@ comes twice is taken once. Order: per feed and shard, as the ingestor sent.
 from cluster.actors.shell import Shell
 from cluster.actors.specification import Specification
 from cluster.core.coordinator_state import CoordinatorState
-from cluster.core.messages import Answer, Blob, Message
-from cluster.core.placement import coordinator_of
+from cluster.core.messages import Answer, Blob, Message, Rebalance
 from cluster.observability.metrics import Metrics
 
 
@@ -17,17 +16,10 @@ class CoordinatorActor(Shell):
 
     machine: CoordinatorState
 
-    async def __init__(self, specification: bytes, index: int) -> None:  # type: ignore[misc]  # Ray awaits it
+    async def __init__(self, specification: bytes, index: int) -> None:  # type: ignore[misc]  # it is awaited, as Ray has it
         spec = Specification.decode(specification)
         super().__init__(f"coordinator-{index}", spec)
-        config = spec.config
-        shards = [n for n in range(config.cluster.shards) if coordinator_of(n, config.cluster.coordinators) == index]
-        self.machine = CoordinatorState(
-            self.identity,
-            await self.begin_life(),
-            shards=shards,
-            profiles=spec.compiled.profiles,
-        )
+        self.machine = CoordinatorState(self.identity, await self.begin_life(), profiles=spec.compiled.profiles)
         self._metrics = Metrics(component="coordinator", actor=self.identity, shard="")
         self._sizes = self._metrics.histogram("window_size_operations")
         self._waits = self._metrics.histogram("window_wait_seconds")
@@ -39,6 +31,8 @@ class CoordinatorActor(Shell):
         match message:
             case Blob():
                 answer, effects = self.machine.blob(message, self.now())
+            case Rebalance():
+                return self.machine.rebalance(message)
             case _:
                 raise AssertionError(f"a coordinator does not take {type(message).__name__}")
         self.run(effects)

@@ -24,7 +24,6 @@ from ray.exceptions import GetTimeoutError, RayError
 from cluster.actors import admin, handles, node
 from cluster.actors.handles import SUPERVISOR, SupervisorHandle, connect, kill, namespace
 from cluster.actors.specification import encode
-from cluster.actors.supervisor import ACTOR_OPTIONS, SupervisorActor
 from cluster.clock import SystemClock
 from cluster.config import Config, refusals
 from cluster.errors import ConfigError, ErrorCode, HarborError
@@ -126,8 +125,7 @@ def up(
         handle = _supervisor(name)
         attached = handle is not None
         if handle is None:
-            options = {**ACTOR_OPTIONS, "name": SUPERVISOR, "namespace": namespace(name), "get_if_exists": True}
-            handle = handles.create(SupervisorActor, options, name, specification)
+            handle = handles.create_supervisor(name, specification)
         supervisor = SupervisorHandle(handle)
         try:
             if attached:

@@ -5,25 +5,33 @@ shard sent.
 """
 
 import asyncio
+import ctypes
 import resource
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 import ray
 
+from cluster.actors.reports import Reports
 from cluster.actors.shell import Shell
 from cluster.actors.specification import Specification
 from cluster.core.degradation import LOOK_MS
 from cluster.core.gateway_state import GatewayState
 from cluster.core.limits import Limits
-from cluster.core.messages import Announce, Answer, ChangeSet, Message, SourceStates
+from cluster.core.messages import Announce, Answer, ChangeSet, Message, Rebalance, SourceStates
 from cluster.core.position import Tokens
-from cluster.gateway import ConfiguredAuthority, GatewayServer
+from cluster.gateway import GatewayServer, configured_authority
 from cluster.observability.metrics import Metrics
 
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - what to show in place of it
 OTHER_FILES = 512
 """Of what a process may open is for what is no connection of a client: Ray, logs, links to shards."""
+M_MMAP_THRESHOLD = -3
+"""glibc's name of a setting (malloc.h)."""
+LARGE_BYTES = 128 * 1024
+"""Larger pieces of memory go back to the system as soon as they are free. By itself glibc raises that, up to 32 MiB, with the first that
+goes, and what a flood of requests took would stay with the process."""
 BIND_RETRY_S = 0.2
 BIND_ATTEMPTS = 100
 """A restarted gateway may find its port still held by the process that was killed."""
@@ -34,17 +42,20 @@ class GatewayActor(Shell):
 
     machine: GatewayState
 
-    async def __init__(self, specification: bytes, index: int) -> None:  # type: ignore[misc]  # Ray awaits it
+    async def __init__(self, specification: bytes, index: int) -> None:  # type: ignore[misc]  # it is awaited, as Ray has it
         spec = Specification.decode(specification)
         super().__init__(f"gateway-{index}", spec)
+        with suppress(OSError, AttributeError):  # of another C library
+            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
         config = spec.config.gateway
-        self._authority = None if config.auth.mode == "none" else ConfiguredAuthority(config)
+        slots = await self.peers.slot_map()
+        self._authority = configured_authority(config)
         self._faults: list[str] = []
         self.machine = GatewayState(
             self.identity,
             await self.begin_life(),
-            slots=spec.slots,
-            shards=spec.config.cluster.shards,
+            slots=slots,
+            shards=slots.shards,
             tokens=Tokens(spec.token_secret, spec.name),
             concerns=spec.compiled.concerns,
             authority=self._authority,
@@ -66,6 +77,7 @@ class GatewayActor(Shell):
             **({} if self._authority is None else {"prepare": self._authority.prepare}),
             trusted_proxies=config.trusted_proxies,
             hsts_s=int(config.hsts_ms / 1000),
+            demo_page=config.demo_page,
         )
         self._metrics = Metrics(component="gateway", actor=self.identity, gateway=str(index))
         self._ages = self._metrics.histogram("end_to_end_seconds")
@@ -75,6 +87,7 @@ class GatewayActor(Shell):
         self._port = await self._listen(config.host, config.port)
         await self.listen()
         self.spawn(self._watch_sockets())
+        self.spawn(Reports(self.machine, self._server, self.peers, self.clock, self.log).keep())
         if self._authority is not None:
             self.spawn(self._authority.keep(self._looked))
 
@@ -123,6 +136,8 @@ class GatewayActor(Shell):
                 answer, effects = self.machine.announce(message, self.now())
             case SourceStates():
                 answer, effects = self.machine.source_states(message, self.now())
+            case Rebalance():
+                answer, effects = self.machine.rebalance(message, self.now())
             case _:
                 raise AssertionError(f"a gateway does not take {type(message).__name__}")
         self.run(effects)

@@ -2,23 +2,30 @@
 
 A call carries one blob and returns one; what can go wrong (the peer is starting, restarting, unreachable, or slower than
 `CALL_TIMEOUT_S`) is one exception, `Unreachable`, after which the caller may send the same message again.
+
+It is one thing since who calls an actor needs nothing else of Ray: the calls, and how a driver comes to it.
 """
 
 import asyncio
 import contextlib
+import functools
 import logging
 import re
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
+import orjson
 import ray
 from ray._private import worker as ray_worker
+from ray._private.node import Node
 from ray.exceptions import RayError
 
 from cluster.actors.node_link import Lost, NodeLink
+from cluster.actors.ray_actor import RayActor
 from cluster.core.dead_letters import DeadLetter
 from cluster.core.messages import (
     Announce,
@@ -27,13 +34,17 @@ from cluster.core.messages import (
     Claimed,
     Demand,
     Elsewhere,
+    Measure,
+    Measured,
     Members,
     Message,
     Overlays,
     Primary,
+    SlotSlice,
 )
+from cluster.core.placement import SlotMap
 from cluster.core.primaries import Primaries
-from cluster.errors import UnavailableError
+from cluster.errors import ErrorCode, RequestError, UnavailableError
 from cluster.wire import blob
 from cluster.wire.backup import Step, StepAnswer, decode_answer
 
@@ -41,8 +52,25 @@ CALL_TIMEOUT_S = 10.0
 """A stopped process neither answers nor fails. Sending again after this is safe: repeats are recognised."""
 COPY_TIMEOUT_S = 600.0
 """For a step of a backup: a disk that writes 100 MB/s copies 60 GB meanwhile."""
+SPECTATORS = ("start_monitor", "start_api_server", "start_log_monitor")
+"""What `ray.init` has no option to leave out: the autoscaler's monitor, the dashboard's server without its dashboard, and what copies logs to drivers
+that ask for them. On a machine of one's own nobody does, and together they take 260 MB, a second and more of CPU at the start, a hundredth of a core after it."""
+RETIRE_TIMEOUT_S = 30.0
+"""An actor that was killed is back by then, and removes what it stored."""
 SUPERVISOR_PAUSE_S = 0.2
 SUPERVISOR = "supervisor"
+CPU_SHARE = 0.01
+"""The Ray resource each actor holds: explicit, so that a scheduler may count them, and small, so that all fit on a laptop."""
+ACTOR_OPTIONS: dict[str, Any] = {
+    "lifetime": "detached",
+    "get_if_exists": True,
+    "max_restarts": -1,
+    "max_task_retries": -1,
+    "num_cpus": CPU_SHARE,
+    "scheduling_strategy": "SPREAD",  # else Ray fills one node to the half first, which takes a hundred actors
+    "max_concurrency": 1000,
+    "enable_task_events": False,
+}
 NAMESPACE = "harbor-"
 
 
@@ -87,7 +115,7 @@ class Peers:
                 return self._primaries.is_over(sender, incarnation)
             case Claimed(shard=shard, incarnation=incarnation):
                 return self._primaries.is_over(f"shard-{shard}", incarnation)
-            case ChangeSet(header=header) | Demand(header=header) | Overlays(header=header):
+            case ChangeSet(header=header) | Demand(header=header) | Overlays(header=header) | SlotSlice(header=header):
                 return self._primaries.is_over(header.sender, header.incarnation)
             case _:
                 return False
@@ -186,6 +214,17 @@ class Peers:
         samples: bytes = await self._ask(to, "samples", timeout_s)
         return samples
 
+    async def measure(self, to: str) -> tuple[bytes, dict[str, Any]]:
+        """Return an actor's metrics, encoded, and what it says of itself: by a socket, where it is on this node, for a tenth of what Ray takes.
+
+        Raises:
+            Unreachable: no answer came.
+        """
+        answer = await self.call_actor(to, Measure())
+        assert isinstance(answer, Measured)
+        status: dict[str, Any] = msgspec.msgpack.decode(answer.status)
+        return answer.samples, status
+
     async def report(self, to: str, known: bytes, timeout_s: float) -> bytes:
         """Return a shard actor's `Report`, encoded, as soon as it is another than `known`, or after a while.
 
@@ -194,6 +233,14 @@ class Peers:
         """
         report: bytes = await self._ask(to, "report", timeout_s, known)
         return report
+
+    async def ended(self, to: str, pid: int, within_s: float) -> bool:
+        """Have an actor wait for the end of a process of its node. Returns whether it has ended; not within that time, if not.
+
+        Raises:
+            Unreachable: no answer came.
+        """
+        return bool(await self._ask(to, "ended", within_s + 2.0, pid, within_s))
 
     async def grant(self, to: str, life: int, grant: bytes) -> None:
         """Tell a shard's actor its role, in this life of it.
@@ -224,11 +271,14 @@ class Peers:
 
         Raises:
             UnavailableError: the supervisor does not answer.
+            RequestError: `BAD_REQUEST`, that cannot be.
         """
         try:
-            await self._ask(SUPERVISOR, "scale", 5.0, counts)
+            reason = await self._ask(SUPERVISOR, "scale", 5.0, counts)
         except Unreachable as error:
             raise UnavailableError("the supervisor does not answer") from error
+        if reason:
+            raise RequestError(ErrorCode.BAD_REQUEST, reason)
 
     async def dead_letters(self, to: str, timeout_s: float = 3.0) -> list[DeadLetter]:
         """Return the dead letters of an ingestor, newest first.
@@ -248,6 +298,18 @@ class Peers:
             return await self.dead_letters(SUPERVISOR, 5.0)
         except Unreachable as error:
             raise UnavailableError("the supervisor does not answer") from error
+
+    async def observed(self, names: list[str]) -> dict[str, Any]:
+        """Return what some of the reserved entries say, those that the supervisor knows of, by name.
+
+        Raises:
+            UnavailableError: the supervisor does not answer.
+        """
+        try:
+            observed: dict[str, Any] = orjson.loads(await self._ask(SUPERVISOR, "observed", 5.0, names))
+        except Unreachable as error:
+            raise UnavailableError("the supervisor does not answer") from error
+        return observed
 
     async def drain(self, node: str, timeout_s: float) -> None:
         """Have shards leave a node; errors do not matter, it is about to go."""
@@ -293,6 +355,23 @@ class Peers:
         encoded: bytes = await self._ask(to, "current", 5.0)
         return encoded
 
+    async def slot_map(self) -> SlotMap:
+        """Return the slot map that counts, as soon as the supervisor says so: not while slots are about to move."""
+        return msgspec.msgpack.decode(await self._told("slot_map"), type=SlotMap)
+
+    async def retire(self, to: str) -> None:
+        """Have a shard that nothing is left of remove its store, for it is about to be ended. One that was killed is waited for."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RETIRE_TIMEOUT_S):
+                while True:
+                    try:
+                        await self._ask(to, "retire", RETIRE_TIMEOUT_S)
+                    except Unreachable as error:
+                        if not isinstance(error.__cause__, ValueError):  # else there is none of this name
+                            await asyncio.sleep(SUPERVISOR_PAUSE_S)
+                            continue
+                    return
+
     async def gateways(self) -> list[str]:
         """Return which gateways there are, as soon as the supervisor says so."""
         names: list[str] = await self._told("gateways")
@@ -309,8 +388,8 @@ class Peers:
     async def _ask(self, to: str, method: str, timeout_s: float, *arguments: Any) -> Any:
         try:
             handle = await self._handle(to)
-            return await asyncio.wait_for(getattr(handle, method).remote(*arguments), timeout_s)
-        except (RayError, TimeoutError, ValueError) as error:
+            return await asyncio.wait_for(handle.ask.remote(method, *arguments), timeout_s)
+        except (RayError, TimeoutError, ValueError, AttributeError) as error:  # the last: it is of another version
             self._handles.pop(to, None)
             raise Unreachable(f"{to}: {type(error).__name__}") from error
 
@@ -335,29 +414,50 @@ class SupervisorHandle:
 
     def apply(self, config: bytes) -> None:
         """Make the cluster be what `config` (encoded) says."""
-        ray.get(self._handle.apply.remote(config), timeout=60)
+        self._ask("apply", 60, config)
 
     def describe(self) -> dict[str, Any]:
         """Return the description of the whole cluster."""
-        described: dict[str, Any] = ray.get(self._handle.describe.remote(), timeout=10)
+        described: dict[str, Any] = self._ask("describe", 10)
         return described
 
     def scale(self, counts: dict[str, int]) -> None:
-        """Have another number of actors."""
-        ray.get(self._handle.scale.remote(counts), timeout=10)
+        """Have another number of actors.
+
+        Raises:
+            RequestError: `BAD_REQUEST`, that cannot be.
+        """
+        reason = self._ask("scale", 10, counts)
+        if reason:
+            raise RequestError(ErrorCode.BAD_REQUEST, reason)
 
     def dead_letters(self) -> list[DeadLetter]:
         """Return the dead letters of the whole cluster, newest first."""
-        return _letters(ray.get(self._handle.dead_letters.remote(), timeout=10))
+        return _letters(self._ask("dead_letters", 10))
 
     def metrics(self) -> list[tuple[str, bytes | None]]:
         """Return (actor, encoded metrics or None where it did not answer) of every actor."""
-        gathered: list[tuple[str, bytes | None]] = ray.get(self._handle.metrics.remote(), timeout=10)
+        gathered: list[tuple[str, bytes | None]] = self._ask("metrics", 10)
         return gathered
 
     def stop(self) -> None:
         """Drain the gateways and end every actor but the supervisor."""
-        ray.get(self._handle.stop.remote(), timeout=20)
+        self._ask("stop", 20)
+
+    def _ask(self, method: str, timeout_s: float, *arguments: Any) -> Any:
+        """Call a method.
+
+        Raises:
+            UnavailableError: the cluster that runs is of a version with other calls.
+            RayError: no answer came.
+        """
+        try:
+            ask = self._handle.ask
+        except AttributeError as error:
+            raise UnavailableError(
+                "the cluster that runs is of another version: end it with that, then start it with this one"
+            ) from error
+        return ray.get(ask.remote(method, *arguments), timeout=timeout_s)
 
 
 def _tell(data: Any, ignore_prefix: bool) -> None:  # noqa: ARG001 - as Ray calls it
@@ -368,12 +468,26 @@ def _tell(data: Any, ignore_prefix: bool) -> None:  # noqa: ARG001 - as Ray call
         sys.stderr.write(f"harbor: ray: {sentence}{f' (process {pid[1]})' if pid else ''}\n")
 
 
-def connect(**options: Any) -> None:
-    """Connect to Ray as a driver, or start one. Signals stay with those who have them: Ray would end the process at a SIGTERM."""
+@contextlib.contextmanager
+def _lean() -> Iterator[None]:
+    """Have Ray start, of the processes beside its head, only those that somebody uses here (`SPECTATORS`)."""
+    were = {name: getattr(Node, name) for name in SPECTATORS}
+    for name in SPECTATORS:
+        setattr(Node, name, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        for name, method in were.items():
+            setattr(Node, name, method)
+
+
+def connect(*, address: str, **options: Any) -> None:
+    """Connect to Ray as a driver, or start one (`local`). Signals stay with those who have them: Ray would end the process at a SIGTERM."""
     held = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     # Ray prints what its processes report, such as a worker's death, on a driver's standard output, whatever `log_to_driver` says.
     ray_worker.print_to_stdstream = _tell
-    ray.init(logging_level=logging.ERROR, log_to_driver=False, **options)
+    with _lean() if address == "local" else contextlib.nullcontext():
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **options)
     if threading.current_thread() is threading.main_thread():
         for number, handler in held.items():
             signal.signal(number, handler)
@@ -398,6 +512,19 @@ def request_places(resource: str, count: int) -> None:
         raise Unreachable(f"autoscaler: {type(error).__name__}") from error
 
 
-def create(actor: type, options: dict[str, Any], *arguments: Any) -> Any:
-    """Make an actor, or find the one that has its name."""
-    return ray.remote(actor).options(**options).remote(*arguments)
+def create(kind: str, cluster: str, name: str, *arguments: Any, **options: Any) -> Any:
+    """Make an actor of a class (`module:Class`), or find the one that has its name; `options` are Ray's, over `ACTOR_OPTIONS`."""
+    options = {**ACTOR_OPTIONS, "name": name, "namespace": namespace(cluster), **options}
+    return _class_for_ray(kind).options(**options).remote(*arguments)
+
+
+def create_supervisor(cluster: str, specification: bytes) -> Any:
+    """Make the supervisor of a cluster, or find it."""
+    return create("cluster.actors.supervisor:SupervisorActor", cluster, SUPERVISOR, cluster, specification)
+
+
+@functools.cache
+def _class_for_ray(kind: str) -> Any:
+    """Return the class that Ray makes actors of: one for all of a kind, since it is sent to Ray's head."""
+    module, name = kind.split(":")
+    return ray.remote(type(name, (RayActor,), {"MODULE": module}))

@@ -9,7 +9,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import msgspec
@@ -36,15 +36,28 @@ from cluster.core.ingestion_state import (
     Start,
     Stop,
 )
-from cluster.core.messages import Announce, Answer, Claimed, Demand, Gateways, HandOver, Members, Message, Take
+from cluster.core.messages import (
+    Announce,
+    Answer,
+    Claimed,
+    Demand,
+    Gateways,
+    HandOver,
+    Members,
+    Message,
+    Rebalance,
+    Take,
+)
 from cluster.core.overflow import Overflow
 from cluster.core.retry import Backoff
 from cluster.core.rule import Envelope
 from cluster.errors import HarborError, UpstreamError
 from cluster.observability.logs import trace_id
 from cluster.observability.metrics import Metrics
-from cluster.services import ServiceClient
-from cluster.sources import HttpLinesSource, Source, SourceState, SseSource, WebSocketSource
+from cluster.sources import Source, SourceState
+
+if TYPE_CHECKING:
+    from cluster.services import ServiceClient
 
 MISSED_TRIES = 5
 """How often an endpoint is asked for what was missed, while it cannot be reached or answers that it may later."""
@@ -69,7 +82,7 @@ class IngestionActor(Shell):
 
     machine: IngestionState
 
-    async def __init__(self, specification: bytes, index: int) -> None:  # type: ignore[misc]  # Ray awaits it
+    async def __init__(self, specification: bytes, index: int) -> None:  # type: ignore[misc]  # it is awaited, as Ray has it
         spec = Specification.decode(specification)
         super().__init__(f"ingestor-{index}", spec)
         config = spec.config
@@ -84,14 +97,15 @@ class IngestionActor(Shell):
             if source.missed is not None
         }
         members = await self.peers.members()
+        slots = await self.peers.slot_map()
         self.machine = IngestionState(
             self.identity,
             await self.begin_life(),
             routers=self._routers,
             always=spec.compiled.feeds.always(),
-            slots=spec.slots,
-            shards=config.cluster.shards,
-            coordinators=config.cluster.coordinators,
+            slots=slots,
+            shards=slots.shards,
+            coordinators=slots.coordinators,
             profiles=spec.compiled.profiles,
             gateways=spec.gateways,
             traits={name: _traits(source) for name, source in config.sources.items()},
@@ -108,15 +122,21 @@ class IngestionActor(Shell):
         self._running: dict[str, asyncio.Task[None]] = {}
         self.run(())
         await self.listen()
-        if spec.has_places:
-            self.take(Gateways(await self.peers.gateways()))
+        if self.specification.gateways != (names := await self.peers.gateways()):
+            self.take(Gateways(names))
 
     def _source(self, name: str, config: SourceConfig) -> Source:
         backoff = Backoff(config.reconnect.initial_ms, config.reconnect.max_ms, config.reconnect.attempts)
         if config.type == "sse":
+            from cluster.sources.sse import SseSource  # noqa: PLC0415 - see `cluster.sources`
+
             return SseSource(name, config.url, self, backoff=backoff, **_sse_options(config))
         if config.type == "http":
+            from cluster.sources.http_lines import HttpLinesSource  # noqa: PLC0415
+
             return HttpLinesSource(name, config.url, self, backoff=backoff, **_sse_options(config))
+        from cluster.sources.websocket import WebSocketSource  # noqa: PLC0415
+
         return WebSocketSource(name, config.url, self, backoff=backoff, **_websocket_options(config))
 
     # --- listening -----------------------------------------------------------------------------------------------
@@ -196,6 +216,8 @@ class IngestionActor(Shell):
                 answer, effects = self.machine.take(message, self.now())
             case HandOver():
                 answer, effects = self.machine.hand_over(message, self.now())
+            case Rebalance():
+                answer, effects = self.machine.rebalance(message, self.now())
             case _:
                 raise AssertionError(f"an ingestor does not take {type(message).__name__}")
         self.run(effects)
@@ -350,8 +372,10 @@ def _without_id(node: Any) -> Any:
     return [_without_id(member) for member in node] if isinstance(node, list) else node
 
 
-def _missed_service(name: str, url: str, headers: dict[str, str]) -> tuple[ServiceClient, Callable[[EventId], str]]:
+def _missed_service(name: str, url: str, headers: dict[str, str]) -> tuple["ServiceClient", Callable[[EventId], str]]:
     """Return the service that tells what was missed, and the path to ask it."""
+    from cluster.services import ServiceClient  # noqa: PLC0415 - half of a start to load, for what few sources have
+
     parts = urlsplit(url)
     rest = urlunsplit(("", "", parts.path, parts.query, ""))
     service = ServiceClient(f"{name}.missed", f"{parts.scheme}://{parts.netloc}", headers)

@@ -32,6 +32,14 @@ LEAVE_S = 20.0
 """For shards to be taken over on other nodes; those that are not come back with their stores."""
 DRAIN_S = 10.0
 """For calls around a drain, beside the drain itself."""
+ENVIRONMENT = {
+    # Ray's own drain would wait, up to half a minute, for a raylet that the same signal has ended.
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+    # The head believes that a node is lost when it has refused five looks in a row, each 3 s after the last if nothing is said: until then
+    # nothing that was there is made anew. A raylet that is merely slow refuses none: it has 10 s for each.
+    "RAY_health_check_period_ms": "1000",
+}
+"""Of Ray's processes, where it does not say otherwise."""
 
 
 def _option(arguments: Sequence[str], name: str) -> str | None:
@@ -69,8 +77,7 @@ class RayNode:
         self.name = _option(arguments, "--node-name") or f"{socket.gethostname()}-{secrets.token_hex(4)}"
         named = [] if _option(arguments, "--node-name") else [f"--node-name={self.name}"]
         command = [str(Path(sys.executable).parent / "ray"), "start", *arguments, *named, "--block"]
-        # Ray's own drain would wait, up to half a minute, for a raylet that the same signal has ended.
-        environment = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0", **os.environ}
+        environment = {**ENVIRONMENT, **os.environ}
         self._process = subprocess.Popen(command, start_new_session=True, env=environment)  # noqa: S603 - what the operator gave
 
     def wait(self, seconds: float) -> int | None:

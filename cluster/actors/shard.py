@@ -12,6 +12,7 @@ It is one thing because every step ends in one commit, here and at the standby, 
 
 import asyncio
 import contextlib
+import importlib
 import os
 import secrets
 import time
@@ -19,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -45,12 +46,15 @@ from cluster.core.messages import (
     Message,
     Overlays,
     Primary,
+    Rebalance,
     Replicate,
     Requests,
     Send,
+    SlotSlice,
 )
 from cluster.core.mutation_queue import StartMutation
 from cluster.core.operation import UNCHANGED
+from cluster.core.placement import SlotMap
 from cluster.core.primaries import actors_of
 from cluster.core.query_key import CanonicalKey
 from cluster.core.replication import Following, Replication, Reply
@@ -61,9 +65,11 @@ from cluster.core.transaction import Transaction
 from cluster.errors import ErrorCode, HarborError, StoreError, UnavailableError, UpstreamError
 from cluster.observability.logs import Log
 from cluster.observability.metrics import Metrics
-from cluster.services import ServiceClient
 from cluster.storage import LmdbStore, MemoryStore, ShardStores, Taken
-from cluster.wire.backup import Refused, Step, encode_answer
+from cluster.wire.backup import Done, Refused, Step, encode_answer
+
+if TYPE_CHECKING:
+    from cluster.services import ServiceClient
 
 SYNC_S = 0.1
 """With `sync: window`, how long what was committed may wait to be written through."""
@@ -112,6 +118,8 @@ class ShardActor(Shell):
         self._store: LmdbStore | MemoryStore | None = None
         self._adopted = ""
         """Id of a store that was put here from outside: by a restore, or an earlier version."""
+        self._proclaimed: set[str] = set()
+        """Who has been told, or is, that this actor is the primary."""
         self._members: Members | None = None
         """The last that was heard of, as a standby."""
         self._memory_id = secrets.token_hex(4)
@@ -123,7 +131,8 @@ class ShardActor(Shell):
         self._beat: asyncio.TimerHandle | None = None
         self._copies = ShardCopies(index, self.log, self.now)
         self._functions = Functions(self.log)
-        self._services: dict[str, ServiceClient] = {}
+        self._services = spec.config.services
+        self._clients: dict[str, ServiceClient] = {}
         self._metrics = Metrics(component="shard", actor=self.address, shard=str(index))
         self._apply = self._metrics.histogram("shard_apply_seconds")
         self._fetch = self._metrics.histogram("fetch_seconds")
@@ -427,10 +436,13 @@ class ShardActor(Shell):
         if stored is not None:
             slots, index = self.specification.slots, self._index
             shard.restore(stored, started_ms, lambda key: slots.shard(CanonicalKey(key)) == index)
+            if stored.map is not None:
+                shard.slots.await_word(started_ms)
             self.log.info("store_restored", entries=len(shard.cache), ms=round(self.now() - started_ms))
         self.log.info("leading", epoch=epoch)
         self._tell()
         self.run(())
+        self.spawn(self._learn_slots())
         self.spawn(self._learn_members())
 
     def _made(self, epoch: int) -> ShardState:
@@ -448,12 +460,6 @@ class ShardActor(Shell):
         for reference in spec.compiled.reducers:
             with contextlib.suppress(HarborError):  # it is logged, and tried again with the first event
                 self._functions.resolve(reference)
-        self._services = {
-            name: ServiceClient(
-                name, service.base_url, service.headers, service.timeout_ms, max_connections=service.concurrency
-            )
-            for name, service in spec.config.services.items()
-        }
         return ShardState(
             self.identity,
             incarnation,
@@ -472,7 +478,6 @@ class ShardActor(Shell):
             keeps=self._store is not None,
             undurable="" if self._taken is not None else "unavailable" if self._store_state == "unavailable" else "off",
             mutations=spec.compiled.mutations,
-            shards=spec.config.cluster.shards,
             place=lambda key: spec.slots.shard(CanonicalKey(key)),
             history=partial(
                 History,
@@ -486,30 +491,39 @@ class ShardActor(Shell):
         self._members = await self.peers.members()
 
     async def _learn_members(self) -> None:
-        if self._members is not None:
-            self._hear(self._members)
-        if not self._may_be_alone:
-            self._proclaim([f"coordinator-{n}" for n in range(self.specification.config.cluster.coordinators)])
-            self._proclaim([f"shard-{n}" for n in range(self.specification.config.cluster.shards) if n != self._index])
-            self._proclaim(self.specification.gateways)
-            self._proclaim([] if self._members is None else self._members.ingestors)
+        members, slots = self._members, self._primary.slots.map or self.specification.slots
+        if members is not None:
+            self._hear(members)
+        self._proclaim(slots, self.specification.gateways, [] if members is None else members.ingestors)
         members = await self.peers.members()
-        if not self._may_be_alone:
-            self._proclaim(members.ingestors)
+        self._proclaim(slots, [], members.ingestors)
         self._hear(members)
-        if self.specification.has_places:
-            self._hear(Gateways(await self.peers.gateways()))
+        gateways = await self.peers.gateways()
+        self._proclaim(slots, gateways, [])
+        self._hear(Gateways(gateways))
+
+    async def _learn_slots(self) -> None:
+        """Ask which slot map counts, before which nothing is taken in where there was one; while slots move, the supervisor says more."""
+        slots = await self.peers.slot_map()
+        self._proclaim(slots, [], [])
+        self._hear(Rebalance("release", slots, 0))
 
     def _hear(self, message: Message) -> None:
         """Take what the supervisor says, unless this actor has left meanwhile."""
         if not self._closed:
             self.take(message)
 
-    def _proclaim(self, actors: Iterable[str]) -> None:
-        """Tell actors who leads: their calls to the one before need not run into their limits."""
+    def _proclaim(self, slots: SlotMap, gateways: list[str], ingestors: list[str]) -> None:
+        """Tell actors who leads, each once: their calls to the one before need not run into their limits."""
+        if self._may_be_alone:
+            return
+        coordinators = [f"coordinator-{n}" for n in range(slots.coordinators)]
+        shards = [f"shard-{n}" for n in range(slots.shards) if n != self._index]
         message = Primary(self.identity, self.address, self._primary.incarnation)
-        for actor in actors:
-            self.spawn(self._tell_primary(actor, message))
+        for actor in [*coordinators, *shards, *gateways, *ingestors]:
+            if actor not in self._proclaimed:
+                self._proclaimed.add(actor)
+                self.spawn(self._tell_primary(actor, message))
 
     async def _tell_primary(self, actor: str, message: Primary) -> None:
         for _ in range(PROCLAIM_TRIES):
@@ -524,6 +538,15 @@ class ShardActor(Shell):
     def _primary(self) -> ShardState:
         assert self._shard is not None, "only the primary has a machine"
         return self._shard
+
+    async def retire(self) -> None:
+        """Remove what is stored here: the shard's slots are others', who have stored them, and the actor is about to be ended."""
+        was_closed, self._closed = self._closed, True
+        if self._taken is not None and not was_closed:
+            async with self._sync_lock:
+                await asyncio.to_thread(self._taken.store.close)  # a copy that is being made is waited for
+        if self._stores is not None:
+            await self._tidy(self._stores)
 
     async def leave(self, _grace_s: float) -> None:
         """Write everything through and close the store: the node is about to go. Nothing is taken from now on."""
@@ -568,14 +591,18 @@ class ShardActor(Shell):
                 answer, effects = machine.members(message, self.now())
             case Overlays():
                 answer, effects = machine.overlays(message, self.now())
+            case SlotSlice():
+                answer, effects = machine.slot_slice(message, self.now())
+            case Rebalance():
+                answer, effects = machine.rebalance(message, self.now())
             case _:
                 raise AssertionError(f"a shard does not take {type(message).__name__}")
         if replication.is_alone:
             self.run(effects)
             return answer
-        promised, machine.acknowledgements.promised = machine.acknowledgements.promised, set()
+        promised, machine.acknowledgements.promised = machine.acknowledgements.promised, {}
         later: asyncio.Future[Answer] = self._loop.create_future()
-        self._step(effects, ticket=later, answer=answer, promised=frozenset(promised))
+        self._step(effects, ticket=later, answer=answer, promised=promised)
         return later.result() if later.done() else later
 
     def run(self, effects: Iterable[Any]) -> None:
@@ -738,6 +765,17 @@ class ShardActor(Shell):
         self._synced.observe(time.perf_counter() - started)
         return True
 
+    async def _client(self, name: str) -> "ServiceClient":
+        """Return the client of a service. Its libraries take a fifth of a start to load: on a thread, when one is first asked."""
+        if name not in self._clients:
+            services = await asyncio.to_thread(importlib.import_module, "cluster.services")
+            service = self._services[name]
+            client = services.ServiceClient(
+                name, service.base_url, service.headers, service.timeout_ms, max_connections=service.concurrency
+            )
+            self._clients.setdefault(name, client)
+        return self._clients[name]
+
     async def _fetched(self, call: StartFetch) -> None:
         started = time.perf_counter()
         request = call.request
@@ -746,7 +784,7 @@ class ShardActor(Shell):
             if isinstance(request, FunctionRequest):
                 result = Response(await self._run_function(request))
             else:
-                result = await self._services[request.service].fetch(request)
+                result = await (await self._client(request.service)).fetch(request)
         except UpstreamError as error:
             result = error
             self.log.sampled("fetch_failed", request.service or "function", reason=error.message)
@@ -763,7 +801,7 @@ class ShardActor(Shell):
             elif request.service not in self._services:
                 result = UpstreamError(f"service {request.service}: it is not configured any more", retryable=False)
             else:
-                result = await self._services[request.service].send(request)
+                result = await (await self._client(request.service)).send(request)
         except UpstreamError as error:
             result = error
             self.log.sampled("mutation_failed", request.service or "function", reason=error.message)
@@ -782,7 +820,10 @@ class ShardActor(Shell):
         if self._closed or self._shard is None:
             return encode_answer(Refused(ErrorCode.UNAVAILABLE, f"{self.address} is not the primary"))
         store = None if self._taken is None else self._taken.store
-        return encode_answer(await self._copies.step(store, step, backup, number))
+        answer = await self._copies.step(store, step, backup, number)
+        if isinstance(answer, Done) and (slots := self._shard.slots.map) is not None:
+            answer = Done(slots.epoch)
+        return encode_answer(answer)
 
     async def status(self) -> dict[str, object]:
         """Say what `/v1/cluster` shows of this actor."""
@@ -798,6 +839,9 @@ class ShardActor(Shell):
             "members_epoch": None if machine is None else machine.demand.epoch,
             "store": self._store_state,
             "standby": {"actor": standby, "in_sync": self._replication.is_in_sync} if standby else None,
+            "offline": []
+            if machine is None
+            else [service for service in self._services if machine.offline_ms(service, self.now())],
         }
 
     async def samples(self) -> bytes:

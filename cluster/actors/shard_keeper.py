@@ -1,7 +1,9 @@
 """The supervisor's part in failover: asks shards' actors how they are, and tells them what they are to be.
 
-One call waits at each actor for news (`report`). It ends with the actor's process, so a death is known as soon as the kernel or Ray knows it; one that does
-not end says within seconds that a process is stopped, or a network cut.
+One call waits at each actor for news (`report`); one that does not end says within seconds that a process is stopped, or a network cut. A death is known
+as soon as the kernel of its machine knows: here, or by way of an actor that is there too.
+
+It is one thing because what is heard of an actor, kept and told is one order of effects, which roles, moves and removals of shards share.
 
 What must not live here: who gets which role (`core.shard_roles`).
 """
@@ -9,14 +11,13 @@ What must not live here: who gets which role (`core.shard_roles`).
 import asyncio
 import contextlib
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, WorkerCrashedError
 
-from cluster.actors import ray_head
+from cluster.actors import process_end, ray_head
 from cluster.actors.handles import Peers, Unreachable
 from cluster.clock import SystemClock
 from cluster.core.placement import shard_at
@@ -37,6 +38,8 @@ AGAIN_S = 0.5
 CONFIRM_S = 0.4
 """How long Ray may take to hear of a process that has ended, before it is not waited for to say so: then the lease is."""
 CONFIRM_POLL_S = 0.01
+END_S = 60.0
+"""How long an actor of another node waits for the end of a process there before it is asked again."""
 MAX_EFFECTS = 1_000
 """That wait while Ray's head does not answer; beyond it only what is to be kept is added. The rest is decided again with the next report."""
 LEAVE_S = 2.0
@@ -45,14 +48,8 @@ MOVE_S = 120.0
 MOVE_POLL_S = 0.02
 
 
-def _has_ended(pid: int) -> bool:
-    """Whether a process of this machine is no more, or only waits to be reaped."""
-    try:
-        return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X")
-    except FileNotFoundError:
-        return Path("/proc/self/stat").exists()
-    except OSError:
-        return False
+class _EndedError(Unreachable):
+    """A peer's process has ended."""
 
 
 class ShardKeeper:
@@ -68,6 +65,7 @@ class ShardKeeper:
         end: Callable[[str], None],
         make: Callable[[str, str], None],
         changed: Callable[[], None],
+        neighbour: Callable[[str, str], str],
     ) -> None:
         """Begin without shards.
 
@@ -79,6 +77,7 @@ class ShardKeeper:
             end: Ends an actor for good; blocks.
             make: Makes an actor, on a node if that is possible; blocks.
             changed: Is told that a shard has other actors than before.
+            neighbour: Names an actor on a node, another than this one; "": there is none.
         """
         self.shards: dict[int, ShardRoles] = {}
         self.metrics = Metrics(component="supervisor")
@@ -91,14 +90,19 @@ class ShardKeeper:
         self._end = end
         self._make = make
         self._changed = changed
+        self._neighbour = neighbour
         self._move: asyncio.Task[None] | None = None
         self.moves = 0
         self._clock = SystemClock()
         self._loop = asyncio.get_running_loop()
         self._watches: dict[str, asyncio.Task[None]] = {}
+        self._ends: dict[str, asyncio.Task[None]] = {}
+        """Each is done when the process that an actor was last heard from has ended."""
         self._effects: asyncio.Queue[tuple[ShardRoles, Effect]] = asyncio.Queue()
         self._worker = self._loop.create_task(self._work())
         self._told: dict[str, tuple[Tell | None, float]] = {}
+        self._keeping = asyncio.Lock()
+        """One record is written at a time: the last word counts."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending: set[str] = set()
         """Actors that were ended so that their standbys take over."""
@@ -123,6 +127,8 @@ class ShardKeeper:
                 self._watches[actor] = self._loop.create_task(self._watch(roles, actor))
             elif actor not in actors and watch is not None:
                 self._watches.pop(actor).cancel()
+                if (end := self._ends.pop(actor, None)) is not None:
+                    end.cancel()
 
     async def recover(self, found: Collection[str], shards: int) -> None:
         """Go on where an earlier life stood, given the actors that there are: shards without replicas may have moved, or be moving."""
@@ -134,6 +140,24 @@ class ShardKeeper:
                 continue
             await self.follow(shard, there or names[:1])
             self.shards[shard].is_handing_over = len(there) > 1
+
+    async def forget(self, shard: int) -> None:
+        """A shard is no more: its actors are about to be ended, and should it be made again, it has no store to wait for."""
+        roles = self.shards.pop(shard, None)
+        self._lost_ms.pop(shard, None)
+        for actor in actors_of(f"shard-{shard}"):
+            self._told.pop(actor, None)
+            self.places.pop(actor, None)
+            for tasks in (self._watches, self._ends):
+                if (task := tasks.pop(actor, None)) is not None:
+                    task.cancel()
+        async with self._keeping:
+            record = await self._kept(shard)
+            if record is None or not (record.store or record.primary):
+                return
+            with contextlib.suppress(Unreachable):  # then its next life waits for the store for nothing
+                await asyncio.to_thread(ray_head.keep, self._cluster, shard, Record(record.epoch, "", ""))
+        self._log.info("shard_removed", shard=shard, had_roles=roles is not None)
 
     async def _kept(self, shard: int) -> Record | None:
         while True:
@@ -240,7 +264,7 @@ class ShardKeeper:
     def stop(self) -> None:
         """Ask and tell no more."""
         moves = [] if self._move is None else [self._move]
-        for task in (*moves, self._worker, *self._watches.values(), *self._tasks):
+        for task in (*moves, self._worker, *self._watches.values(), *self._ends.values(), *self._tasks):
             task.cancel()
 
     def life(self, actor: str) -> int:
@@ -260,7 +284,7 @@ class ShardKeeper:
         is_heard = is_missed = False
         while True:
             try:
-                encoded = await self._peers.report(actor, known, SILENT_S)
+                encoded = await self._heard(actor, known)
             except Unreachable as error:
                 known = b""
                 if not is_missed:
@@ -268,7 +292,7 @@ class ShardKeeper:
                     died_ms = self._clock.now_ms()
                     if actor == roles.primary:
                         self._lost_ms.setdefault(roles.shard, died_ms)
-                    is_certain = await self._is_certain(actor, error.__cause__)
+                    is_certain = isinstance(error, _EndedError) or await self._is_certain(actor, error.__cause__)
                     if was_heard:
                         self._log.warning("shard_actor_lost", actor=actor, certain=is_certain, reason=str(error))
                     else:  # as of every one at the start of a cluster
@@ -281,6 +305,24 @@ class ShardKeeper:
                 await self._find(actor)
             known, is_heard, is_missed = encoded, True, False
             self._reported(roles, actor, report)
+
+    async def _heard(self, actor: str, known: bytes) -> bytes:
+        """Return an actor's next report.
+
+        Raises:
+            Unreachable: none came, or its process has ended.
+        """
+        report = self._loop.create_task(self._peers.report(actor, known, SILENT_S))
+        end = self._ends.get(actor)
+        try:
+            await asyncio.wait({report} if end is None else {report, end}, return_when=asyncio.FIRST_COMPLETED)
+            if end is not None and end.done():
+                del self._ends[actor]
+                raise _EndedError(f"{actor}: its process has ended")
+            return await report
+        finally:
+            if not report.cancel() and not report.cancelled():
+                report.exception()  # it failed as the process ended, and is heard of by that
 
     async def _ask(self, roles: ShardRoles, actor: str) -> None:
         with contextlib.suppress(Unreachable):  # then the watch finds out
@@ -298,7 +340,28 @@ class ShardKeeper:
         except Unreachable:
             self.places.pop(actor, None)
         else:
-            self.places[actor] = (status["node"], status["pid"])
+            node, pid = self.places[actor] = (status["node"], status["pid"])
+            if (before := self._ends.pop(actor, None)) is not None:
+                before.cancel()
+            self._ends[actor] = self._loop.create_task(self._end_of(actor, node, pid))
+
+    async def _end_of(self, actor: str, node: str, pid: int) -> None:
+        """Return when an actor's process has ended."""
+        if node == self._node:
+            try:
+                await process_end.ended(pid)
+            except OSError as error:
+                self._log.sampled("ends_not_told", "end", reason=str(error))
+                await asyncio.Future()  # then Ray says so
+            return
+        while True:
+            neighbour = self._neighbour(node, actor)
+            try:
+                if neighbour and await self._peers.ended(neighbour, pid, END_S):
+                    return
+            except Unreachable:  # it may have ended itself
+                pass
+            await asyncio.sleep(PAUSE_S)
 
     def _note(self, roles: ShardRoles, actor: str, report: Report) -> None:
         """Measure how long a shard was without a primary."""
@@ -318,9 +381,10 @@ class ShardKeeper:
         if not isinstance(cause, ActorDiedError | ActorUnavailableError | WorkerCrashedError):
             return False
         node, pid = self.places.get(actor, ("", 0))
+        end = self._ends.get(actor)
         until = self._loop.time() + CONFIRM_S
         while self._loop.time() < until:
-            if node == self._node and _has_ended(pid):
+            if end is not None and end.done():
                 return True
             if node != self._node and await asyncio.to_thread(ray_head.has_ended, self._cluster, actor, node, pid):
                 return True
@@ -365,14 +429,15 @@ class ShardKeeper:
 
     async def _keep(self, roles: ShardRoles, record: Record) -> None:
         self._log.info("role_kept", shard=roles.shard, epoch=record.epoch, primary=record.primary)
-        while True:
-            try:
-                await asyncio.to_thread(ray_head.keep, self._cluster, roles.shard, record)
-            except Unreachable as error:
-                self._log.sampled("role_not_kept", "keep", reason=str(error))
-                await asyncio.sleep(PAUSE_S)
-            else:
-                return
+        async with self._keeping:
+            while self.shards.get(roles.shard) is roles:  # else the shard is no more
+                try:
+                    await asyncio.to_thread(ray_head.keep, self._cluster, roles.shard, record)
+                except Unreachable as error:
+                    self._log.sampled("role_not_kept", "keep", reason=str(error))
+                    await asyncio.sleep(PAUSE_S)
+                else:
+                    return
 
     def _tell(self, tell: Tell) -> None:
         """Tell an actor, unless it has just been told the same."""

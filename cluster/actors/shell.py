@@ -12,14 +12,15 @@ from abc import abstractmethod
 from collections.abc import Coroutine, Iterable
 from typing import Any, Protocol
 
+import msgspec
 import ray
 
-from cluster.actors import lives, node_link
+from cluster.actors import lives, node_link, process_end
 from cluster.actors.handles import Peers, Unreachable
 from cluster.actors.specification import Specification
 from cluster.clock import Millis, SystemClock
 from cluster.config import concerns
-from cluster.core.messages import Answer, Batch, Blob, ChangeSet, Message, Noted, Primary, Send
+from cluster.core.messages import Answer, Batch, Blob, ChangeSet, Measure, Measured, Message, Noted, Primary, Send
 from cluster.errors import UnavailableError
 from cluster.observability import traces
 from cluster.observability.logs import Log, trace_id
@@ -82,9 +83,8 @@ class Shell:
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
-        # Modules and configuration live as long as the process: collecting need not look at them again. What messages are made of
-        # dies by reference count; collecting 700 objects at a time would only interrupt a batch several times over.
-        gc.collect()
+        # Modules and configuration live as long as the process: collecting need not look at them again, not even now. What messages
+        # are made of dies by reference count; collecting 700 objects at a time would only interrupt a batch several times over.
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
 
@@ -111,6 +111,14 @@ class Shell:
             return False
         self.specification = specification
         self.reconfigured()
+        return True
+
+    async def ended(self, pid: int, within_s: float) -> bool:
+        """Return True as soon as a process of this node has ended; False after a while, or where the kernel does not tell."""
+        try:
+            await asyncio.wait_for(process_end.ended(pid), within_s)
+        except OSError:  # a TimeoutError is one
+            return False
         return True
 
     async def current(self) -> bytes:
@@ -164,10 +172,23 @@ class Shell:
             if self.peers.told(message):
                 self.log.info("primary_changed", shard=message.shard, actor=message.actor)
             return Noted(message.incarnation)
+        if isinstance(message, Measure):
+            return self._loop.create_task(self._measure_all())
         if self.peers.is_over(message):
             self.log.sampled("old_primary_refused", "shard")
             raise UnavailableError("a later life of the shard has been heard")
         return self.take(message)
+
+    async def _measure_all(self) -> Answer:
+        return Measured(await self.samples(), msgspec.msgpack.encode(await self.status()))
+
+    @abstractmethod
+    async def status(self) -> dict[str, object]:
+        """Say what `/v1/cluster` shows of this actor."""
+
+    @abstractmethod
+    async def samples(self) -> bytes:
+        """Return the metrics, encoded."""
 
     def _take_here(self, message: bytes) -> bytes | asyncio.Future[bytes]:
         try:

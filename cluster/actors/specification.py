@@ -50,7 +50,7 @@ class Specification(Struct, frozen=True):
     def decode(cls, encoded: bytes) -> "Specification":
         """Read what `encode` wrote."""
         revision, config, secret = msgspec.msgpack.decode(encoded, type=tuple[int, Config, str])
-        slots = assign_slots(range(config.cluster.shards), 1)
+        slots = assign_slots(range(config.cluster.shards), 1, config.cluster.coordinators)
         return cls(config, revision, encoded, compile_config(config), slots, secret)
 
     def following(self, before: "Specification") -> "Specification":

@@ -3,7 +3,7 @@
 Crash: the data plane goes on; the new life finds the others by name, takes the configuration from where Ray keeps it, and asks which
 ingestors there are. Retry: applying a configuration twice does nothing the second time.
 
-It is one thing because all it does changes, or follows from, the one list of actors that should be.
+It is one thing because whatever is begun (a configuration, a scale request, a repair) changes the one list of actors that there should be.
 """
 
 import asyncio
@@ -18,51 +18,40 @@ from ray.exceptions import RayError
 
 from cluster import __version__
 from cluster.actors import handles, ray_head
-from cluster.actors.coordinator import CoordinatorActor
-from cluster.actors.gateway import GatewayActor
-from cluster.actors.gateway_places import GATEWAY_RESOURCE, GatewayPlaces
+from cluster.actors.gateway_places import GATEWAY_RESOURCE, LEAVE_S, LEFT_S, GatewayPlaces
 from cluster.actors.handles import SUPERVISOR, Peers, Unreachable
-from cluster.actors.ingestion import IngestionActor
-from cluster.actors.shard import ShardActor
+from cluster.actors.observation import Observation
+from cluster.actors.rebalancing import Rebalancing
 from cluster.actors.shard_keeper import ShardKeeper
 from cluster.actors.specification import Specification
 from cluster.clock import SystemClock
 from cluster.config import refusals
 from cluster.core.dead_letters import DeadLetter, newest_first
 from cluster.core.messages import Gateways, Members
+from cluster.core.placement import shard_at
 from cluster.core.primaries import actors_of, shard_of
 from cluster.core.scaling import Autoscaler, Reported, Retire, Scaling
 from cluster.core.shard_places import Placed, place
+from cluster.core.slot_move import Phase
 from cluster.core.supervisor_state import CHECK_MS, Create, Effect, Remove, Replace, SupervisorState
 from cluster.observability.logs import Log
 from cluster.observability.logs import configure as configure_logs
 from cluster.observability.metrics import Metrics
 
-INTERNAL = ("units", "members_epoch", "paused", "revision")
+INTERNAL = ("units", "members_epoch", "paused", "revision", "offline")
 """Parts of actors' statuses that are the supervisor's business."""
 WORSE = ("connected", "connecting", "reconnecting", "failed", "disconnected")
 """States of a source, worst last."""
-KINDS: dict[str, type] = {
-    "shard": ShardActor,
-    "coordinator": CoordinatorActor,
-    "ingestor": IngestionActor,
-    "gateway": GatewayActor,
+KINDS = {
+    "shard": "cluster.actors.shard:ShardActor",
+    "coordinator": "cluster.actors.coordinator:CoordinatorActor",
+    "ingestor": "cluster.actors.ingestion:IngestionActor",
+    "gateway": "cluster.actors.gateway:GatewayActor",
 }
 STEP_S = 0.2
 """Between steps while ingestors are added or taken away."""
 SETTLE_S = 0.1
 """For calls under way to end, while stopping."""
-CPU_SHARE = 0.01
-"""The Ray resource each actor holds: explicit, so that a scheduler may count them, and small, so that all fit on a laptop."""
-ACTOR_OPTIONS: dict[str, Any] = {
-    "lifetime": "detached",
-    "max_restarts": -1,
-    "max_task_retries": -1,
-    "num_cpus": CPU_SHARE,
-    "scheduling_strategy": "SPREAD",  # else Ray fills one node to the half first, which takes a hundred actors
-    "max_concurrency": 1000,
-    "enable_task_events": False,
-}
 STORE_RESOURCE = "harbor_store:"
 """With a name from `storage.nodes` behind it: what the node offers that keeps stores under that name."""
 STORE_SHARE = 0.001
@@ -72,6 +61,11 @@ RESTART_TIMEOUT_S = 60.0
 
 def _alive() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def _shards_among(actors: list[str]) -> int:
+    """Return how many shards there are, at least, given who is there."""
+    return 1 + max((shard_at(shard_of(actor)) for actor in actors if actor.startswith("shard-")), default=-1)
 
 
 def _by_source(connections: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -90,7 +84,7 @@ def _by_source(connections: list[dict[str, Any]]) -> list[dict[str, Any]]:
 class SupervisorActor:
     """Shell of `SupervisorState`."""
 
-    async def __init__(self, cluster: str, specification: bytes) -> None:  # type: ignore[misc]  # Ray awaits it
+    async def __init__(self, cluster: str, specification: bytes) -> None:  # type: ignore[misc]  # it is awaited, as Ray has it
         self._namespace = handles.namespace(cluster)
         self._state = SupervisorState()
         self._peers = Peers(cluster)
@@ -113,17 +107,54 @@ class SupervisorActor:
             end=self._end,
             make=self._create,
             changed=self._shards_changed,
+            neighbour=self._neighbour,
+        )
+        self._observation = Observation(
+            self._clock,
+            spec=lambda: self._spec,
+            actors=lambda: self._state.desired,
+            measure=self._measure,
+            describe=self._described,
+            offline=lambda: self._offline,
+            dead_letters=self._letters,
         )
         self._made: dict[str, Placed] = {}
         """Where shards' actors were put that have not said yet where they are."""
         self._gcs = ray.get_runtime_context().gcs_address
         self._leaving: set[str] = set()
         """Nodes that shards are to leave, by word of those who stop them."""
+        self._gateways: list[str] = []
+        """Those there are, where they are a number."""
+        self._leaves: dict[str, asyncio.Task[None]] = {}
+        """Gateways that are being drained to be ended."""
         self._applying = asyncio.Lock()
+        self._is_adjusting = False
         self._loop = asyncio.get_running_loop()
         self._reconfiguring: asyncio.Task[None] | None = None
-        await self.apply(await self._recover(specification))
-        self._tasks = [self._loop.create_task(self._watch()), self._loop.create_task(self._scale())]
+        specification, found = await self._recover(specification)
+        cluster_config = Specification.decode(specification).config.cluster
+        self._gateways = [name for name in found if name.startswith("gateway-")] or self._numbered_gateways(
+            Specification.decode(specification)
+        )
+        self._rebalancing = Rebalancing(
+            self._peers,
+            self._log,
+            cluster_config.shards,
+            cluster_config.coordinators,
+            found=_shards_among(found),
+            keeps=bool(found),
+        )
+        await self.apply(specification)
+        works = (self._watch(), self._scale(), self._move_slots())
+        self._tasks = [self._loop.create_task(work) for work in works]
+        for task in self._tasks:
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Begin anew where one of the tasks that never end did: without it nobody would be watched, or scaled, any more."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("task_failed", error=repr(error), exc_info=error)
+            os._exit(70)
 
     async def apply(self, specification: bytes) -> None:
         """Make the cluster be what the configuration says.
@@ -145,6 +176,11 @@ class SupervisorActor:
                 await self._places.follow(gateways)
             if is_first or not is_live:
                 if not is_first:
+                    for leave in self._leaves.values():
+                        leave.cancel()
+                    self._leaves.clear()  # gateways are made anew, or ended, without being drained
+                    self._gateways = self._numbered_gateways(spec)
+                    self._rebalancing.moves.want(spec.config.cluster.shards, spec.config.cluster.coordinators)
                     self._scaling = Scaling(Members(self._scaling.members.epoch + 1, self._initial_ingestors()))
                 await self._find_gateways()
                 await self._follow_shards()
@@ -154,6 +190,10 @@ class SupervisorActor:
             old, new = before.config.cluster, spec.config.cluster
             if (old.ingestors, old.autoscale) != (new.ingestors, new.autoscale):
                 self._scaling.wanted = len(self._initial_ingestors())
+            if (old.shards, old.coordinators) != (new.shards, new.coordinators):
+                self._rebalancing.moves.want(new.shards, new.coordinators)
+            if old.gateways != new.gateways and isinstance(new.gateways, int):
+                self._want_gateways(new.gateways)
             if self._reconfiguring is not None:
                 self._reconfiguring.cancel()
             self._reconfiguring = self._loop.create_task(self._reconfigure(specification))
@@ -199,9 +239,17 @@ class SupervisorActor:
     def _is_reconfiguring(self) -> bool:
         return self._reconfiguring is not None and not self._reconfiguring.done()
 
+    def _neighbour(self, node: str, actor: str) -> str:
+        there = (name for name, status in self._statuses.items() if status["node"] == node and name != actor)
+        return next(there, "")
+
     def _shards_changed(self) -> None:
-        """A shard has moved to its other name."""
-        for effect in self._state.want(self._actors()):
+        """A shard has moved to its other name. Nothing else that is wanted by now counts as made."""
+        actors: dict[str, None] = {}
+        for actor in self._state.desired:
+            is_shard = actor.startswith("shard-")
+            actors.update(dict.fromkeys(self._shards.actors(shard_at(shard_of(actor))) if is_shard else [actor]))
+        for effect in self._state.want(list(actors)):
             if isinstance(effect, Remove):
                 self._statuses.pop(effect.actor, None)
 
@@ -218,7 +266,7 @@ class SupervisorActor:
     def _placed(self) -> dict[str, Placed]:
         """Return where shards' actors are, of those that have said so."""
         placed = {}
-        for shard in range(self._spec.config.cluster.shards):
+        for shard in self._shard_numbers:
             for actor in self._shards.actors(shard):
                 status = self._statuses.get(actor)
                 if status is not None:
@@ -237,14 +285,15 @@ class SupervisorActor:
         nodes = {node["NodeID"] for node in await self._nodes() if node["Resources"].get("CPU")}
         if len(nodes) < 2:
             return False
-        for shard in range(self._spec.config.cluster.shards):
+        for shard in self._shard_numbers:
             for actor in self._shards.actors(shard):
                 if await self._status(actor) is None:
                     return True  # first it has to be found
         leaving = self._leaving & nodes
         with contextlib.suppress(Unreachable):
             leaving |= await asyncio.to_thread(ray_head.draining, self._gcs) & nodes
-        self._shards.look(self._placed(), nodes - leaving, leaving)
+        if self._rebalancing.moves.phase is Phase.IDLE:  # else slots move, and shards stay where they are
+            self._shards.look(self._placed(), nodes - leaving, leaving)
         return True
 
     async def _find_gateways(self) -> bool:
@@ -268,41 +317,77 @@ class SupervisorActor:
 
     @property
     def _gateway_names(self) -> list[str]:
-        return self._places.names if self._spec.has_places else self._spec.gateways
+        return self._places.names if self._spec.has_places else self._gateways
 
     @property
     def _gateways_wanted(self) -> int:
-        return self._places.wanted if self._spec.has_places else len(self._spec.gateways)
+        return self._places.wanted if self._spec.has_places else len(self._gateways) - len(self._leaves)
+
+    @staticmethod
+    def _numbered_gateways(spec: Specification) -> list[str]:
+        count = spec.config.cluster.gateways
+        return [f"gateway-{n}" for n in range(count)] if isinstance(count, int) else []
+
+    def _want_gateways(self, count: int) -> None:
+        """Have so many gateways: those that go are drained first."""
+        wanted = [f"gateway-{n}" for n in range(count)]
+        for name in [name for name in self._leaves if name in wanted]:
+            self._leaves[name].cancel()
+            self._leaves[name] = self._loop.create_task(self._stay(name))
+        self._gateways = [*self._gateways, *(name for name in wanted if name not in self._gateways)]
+        for name in self._gateways:
+            if name not in wanted and name not in self._leaves:
+                self._leaves[name] = self._loop.create_task(self._leave(name))
+
+    async def _stay(self, gateway: str) -> None:
+        """A gateway is wanted again that has begun to send clients elsewhere: it is made anew."""
+        await self._run(Replace(gateway))
+        self._leaves.pop(gateway, None)
+
+    async def _leave(self, gateway: str) -> None:
+        """Drain a gateway; then it is not one of them any more, and is ended."""
+        self._log.info("gateway_leaves", actor=gateway)
+        status = await self._status(gateway)
+        grace_s = 0.0 if status is not None and not status["sessions"] else LEAVE_S
+        await self._peers.leave(gateway, grace_s, grace_s + LEFT_S)
+        self._leaves.pop(gateway, None)
+        self._gateways = [name for name in self._gateways if name != gateway]
 
     def _initial_ingestors(self) -> list[str]:
         return [f"ingestor-{n}" for n in range(self._spec.config.cluster.ingestors)]
 
     def _actors(self) -> list[str]:
         """Return what should be, in the order in which it is made."""
-        cluster = self._spec.config.cluster
-        shards = [actor for n in range(cluster.shards) for actor in self._shards.actors(n)]
-        coordinators = [f"coordinator-{n}" for n in range(cluster.coordinators)]
+        shards = [actor for n in self._shard_numbers for actor in self._shards.actors(n)]
+        coordinators = [name for name in self._rebalancing.moves.actors if not name.startswith("shard-")]
         return [*shards, *coordinators, *self._gateway_names, *self._scaling.actors]
+
+    @property
+    def _shard_numbers(self) -> list[int]:
+        """Return the shards that there should be."""
+        return [shard_at(name) for name in self._rebalancing.moves.actors if name.startswith("shard-")]
 
     async def _follow_shards(self) -> None:
         """Have roles given to shards that have two actors."""
-        cluster = self._spec.config.cluster
-        self._shards.keeps_two = cluster.replicas > 0
-        if cluster.replicas:
-            for shard in range(cluster.shards):
+        self._shards.keeps_two = self._spec.config.cluster.replicas > 0
+        if self._shards.keeps_two:
+            for shard in self._shard_numbers:
                 await self._shards.follow(shard, actors_of(f"shard-{shard}"))
 
-    async def _recover(self, specification: bytes) -> bytes:
-        """Find out how things are, from actors that an earlier life has made. Returns the newest configuration among theirs and `specification`."""
+    async def _recover(self, specification: bytes) -> tuple[bytes, list[str]]:
+        """Find out how things are, from actors that an earlier life has made.
+
+        Returns the newest configuration among theirs and `specification`, and who there is.
+        """
         named = await asyncio.to_thread(ray.util.list_named_actors, True)  # of all namespaces
         names = [each["name"] for each in named if each["namespace"] == self._namespace and each["name"] != SUPERVISOR]
         statuses = dict(zip(names, await asyncio.gather(*map(self._status, names)), strict=True))
         found = {name: status for name, status in statuses.items() if status is not None}
-        units = [status["units"] for name, status in found.items() if name.startswith("ingestor-")]
-        self._scaling.recover([Reported(*each).members for each in units])
+        units = {name: status["units"] for name, status in found.items() if name.startswith("ingestor-")}
+        self._scaling.recover({name: Reported(*each).members for name, each in units.items()})
         self._places.names = [name for name in found if name.startswith("gateway-")]
         if not self._spec.config.cluster.replicas:
-            await self._shards.recover(names, self._spec.config.cluster.shards)
+            await self._shards.recover(names, max(self._spec.config.cluster.shards, _shards_among(names)))
         newest = max(found, key=lambda name: int(found[name]["revision"]), default=None)
         if newest is not None:
             with contextlib.suppress(Unreachable):
@@ -310,16 +395,66 @@ class SupervisorActor:
                 self._spec = self._spec.following(Specification.decode(current))
                 if found[newest]["revision"] > self._spec.revision:
                     specification = current
-        return specification
+        return specification, names
 
     async def members(self) -> bytes:
         """Say which ingestors there are (msgpack)."""
         return msgspec.msgpack.encode(self._scaling.members)
 
-    async def scale(self, counts: dict[str, int]) -> None:
-        """Have another number of ingestors; `describe` shows when it is so."""
-        self._scaling.wanted = counts["ingestors"]
+    async def slot_map(self) -> bytes:
+        """Say which slot map counts (msgpack), as soon as that is settled."""
+        return msgspec.msgpack.encode(await self._rebalancing.slot_map())
+
+    async def scale(self, counts: dict[str, int]) -> str:
+        """Have other numbers of actors, by kind; `describe` shows when it is so. Returns why that cannot be, if so."""
+        moves = self._rebalancing.moves
+        shards, coordinators = counts.get("shards", moves.wanted[0]), counts.get("coordinators", moves.wanted[1])
+        if coordinators > shards:
+            return f"coordinators: expected at most one per shard ({shards}), got {coordinators}"
+        if "gateways" in counts and self._spec.has_places:
+            return "gateways: there are as many as nodes have places for, see cluster.gateways"
+        if "ingestors" in counts:
+            self._scaling.wanted = counts["ingestors"]
+        if (shards, coordinators) != moves.wanted:
+            moves.want(shards, coordinators)
+        if "gateways" in counts:
+            self._want_gateways(counts["gateways"])
         self._log.info("scaling", **counts)
+        return ""
+
+    async def _move_slots(self) -> None:
+        """Move slots, step by step, and have the shards, coordinators and gateways that this needs."""
+        told = list(self._gateway_names)
+        while True:
+            pause_s = STEP_S
+            try:
+                pause_s, told = await self._move_on(told)
+            except Exception as error:  # noqa: BLE001 - such as of Ray: a cut that nobody goes on with would hold everything for ever
+                self._log.error("slots_failed", error=repr(error), exc_info=error)
+            await asyncio.sleep(pause_s)
+
+    async def _move_on(self, told: list[str]) -> tuple[float, list[str]]:
+        """Make one step. Returns how long to wait before the next, and which gateways others were told of."""
+        moves = self._rebalancing.moves
+        pause_s = STEP_S
+        may_begin = (
+            self._scaling.is_done
+            and not self._is_reconfiguring
+            and not self._shards.is_moving
+            and all(map(self._shards.leads, self._shard_numbers))
+        )
+        if not moves.is_done and (may_begin or moves.phase is not Phase.IDLE):
+            missing = self._state.missing
+            present = [shard_of(actor) for actor in self._state.desired if actor not in missing]
+            pause_s = await self._rebalancing.step(present, self._scaling.actors, self._gateway_names)
+        if moves.may_adjust(map(shard_of, self._state.desired)):
+            if set(self._actors()) != set(self._state.desired) and self._scaling.is_done:
+                async with self._applying:
+                    await self._adjust()
+            if not self._spec.has_places and told != (names := list(self._gateway_names)):
+                await self._tell_gateways()
+                told = names
+        return pause_s, told
 
     async def _scale(self) -> None:
         """Add and take away ingestors, step by step."""
@@ -330,7 +465,10 @@ class SupervisorActor:
             if self._scaling.is_done:
                 await self._autoscale()
                 continue
-            shards = [f"shard-{n}" for n in range(self._spec.config.cluster.shards)]
+            slots = self._rebalancing.moves.map
+            if slots is None or self._rebalancing.moves.phase is not Phase.IDLE:
+                continue
+            shards = [f"shard-{n}" for n in range(slots.shards)]
             names = [*shards, *self._scaling.actors]
             asked = [self._shards.primary(n) for n in range(len(shards))] + self._scaling.actors
             statuses = dict(zip(names, await asyncio.gather(*map(self._status, asked)), strict=True))
@@ -350,7 +488,21 @@ class SupervisorActor:
                 await self._adjust()
 
     async def _adjust(self) -> None:
-        """End ingestors that are no longer needed, make others, and count on those as soon as they answer."""
+        """End actors that are no longer needed, make others, and count on those as soon as they answer."""
+        self._is_adjusting = True
+        try:
+            await self._make_as_wanted()
+        finally:
+            self._is_adjusting = False
+
+    @property
+    def _has_too_many(self) -> bool:
+        """Whether there are actors that are to be ended, and what shards among them have stored removed."""
+        wanted = set(self._actors())
+        return self._is_adjusting or any(actor not in wanted for actor in self._state.desired)
+
+    async def _make_as_wanted(self) -> None:
+        await self._follow_shards()
         wanted, desired = self._actors(), self._state.desired
         for actor in wanted:
             if actor not in desired:
@@ -384,13 +536,19 @@ class SupervisorActor:
                 await asyncio.to_thread(self._end, actor)
                 await asyncio.to_thread(self._create, actor)
             case Remove(actor=actor):
+                if actor.startswith("shard-") and shard_at(shard_of(actor)) not in self._shard_numbers:
+                    shard = shard_of(actor)
+                    await self._shards.forget(shard_at(shard))
+                    # The other's store is free to be removed when the other has closed it.
+                    await asyncio.gather(*(self._peers.retire(each) for each in actors_of(shard)))
+                    await self._peers.retire(actor)
                 await asyncio.to_thread(self._end, actor)
 
     def _create(self, actor: str, node: str = "") -> None:
         """Make an actor, on `node` if it is named and there."""
         shard = shard_of(actor)
         kind, _, index = shard.rpartition("-")
-        options = {**ACTOR_OPTIONS, "name": actor, "namespace": self._namespace, "get_if_exists": True}
+        options: dict[str, Any] = {}
         config = self._spec.config
         arguments: list[Any] = [self._spec.encoded, int(index)]
         if kind == "shard" and config.cluster.replicas:
@@ -406,7 +564,7 @@ class SupervisorActor:
             options["resources"] = {f"{STORE_RESOURCE}{nodes[at]}": STORE_SHARE}
         elif kind == "shard" and (node := node or self._free_node(actor)):
             options["scheduling_strategy"] = ray_head.on_node(node)
-        handles.create(KINDS[kind], options, *arguments)
+        handles.create(KINDS[kind], self._spec.name, actor, *arguments, **options)
 
     def _free_node(self, actor: str) -> str:
         """Return the node for a shard's actor: not that of its other; "": where Ray likes. It blocks."""
@@ -443,6 +601,7 @@ class SupervisorActor:
             for actor in self._state.desired:
                 await asyncio.sleep(CHECK_MS / 1000.0 / len(self._state.desired))
                 await self._check(actor)
+            self._observation.look()
 
     async def _check_all(self) -> None:
         await asyncio.gather(*map(self._check, self._state.desired))
@@ -452,9 +611,11 @@ class SupervisorActor:
         async with self._applying:
             for effect in self._state.want(self._actors()):
                 await self._run(effect)
-        message = Gateways(self._places.names)
-        shards = [f"shard-{n}" for n in range(self._spec.config.cluster.shards)]
-        for actor in [*shards, *self._scaling.actors]:
+        await self._tell_gateways()
+
+    async def _tell_gateways(self) -> None:
+        message = Gateways(list(self._gateway_names))
+        for actor in [*(f"shard-{n}" for n in self._shard_numbers), *self._scaling.actors]:
             with contextlib.suppress(Unreachable):  # it asks when it starts
                 await self._peers.call(actor, message)
 
@@ -474,6 +635,18 @@ class SupervisorActor:
             status = await self._peers.status(actor, 3.0)
         except Unreachable:
             return None
+        return self._heard(actor, status)
+
+    async def _measure(self, actor: str) -> bytes | None:
+        """Return an actor's metrics, encoded, and take note of its status; None: it does not answer."""
+        try:
+            samples, status = await self._peers.measure(actor)
+        except Unreachable:
+            return None
+        self._heard(actor, status)
+        return samples
+
+    def _heard(self, actor: str, status: dict[str, Any]) -> dict[str, Any]:
         self._statuses[actor] = status
         self._restarts[actor] += self._pids.get(actor, status["pid"]) != status["pid"]
         self._pids[actor] = status["pid"]
@@ -481,7 +654,22 @@ class SupervisorActor:
 
     async def describe(self) -> dict[str, Any]:
         """Return what `/v1/cluster` and `harbor status` show."""
-        await self._check_all()
+        # Silence counts only at the pace of `_watch`: who is asked ten times a second would be taken for dead while it starts.
+        for actor, status in zip(
+            desired := self._state.desired, await asyncio.gather(*map(self._status, desired)), strict=True
+        ):
+            if status is not None:
+                self._state.answered(actor)
+        nodes = [{"id": node["NodeID"], "address": node["NodeManagerAddress"]} for node in await self._nodes()]
+        return {**self._described(), "nodes": nodes}
+
+    @property
+    def _offline(self) -> list[str]:
+        """Return the services that shards could not reach when they were last asked."""
+        return sorted({service for status in self._statuses.values() for service in status.get("offline", ())})
+
+    def _described(self) -> dict[str, Any]:
+        """Return the description but for the nodes, as actors said last."""
         spec = self._spec
         kinds: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
         sources: list[dict[str, Any]] = []
@@ -505,15 +693,23 @@ class SupervisorActor:
             "version": __version__,
             "ready": not waits_for,
             "waits_for": waits_for,
-            "nodes": [{"id": node["NodeID"], "address": node["NodeManagerAddress"]} for node in await self._nodes()],
+            "nodes": [],
             "shards": kinds["shard"],
             "coordinators": kinds["coordinator"],
             "ingestors": kinds["ingestor"],
             "gateways": kinds["gateway"],
             "gateways_wanted": self._gateways_wanted,
+            "wanted": {
+                "shards": self._rebalancing.moves.wanted[0],
+                "coordinators": self._rebalancing.moves.wanted[1],
+                "ingestors": self._scaling.wanted,
+                "gateways": self._gateways_wanted,
+            },
             "supervisor": {"pid": os.getpid()},
             "sources": _by_source(sources),
-            "scaling": not self._scaling.is_done,
+            "scaling": not (self._scaling.is_done and self._rebalancing.moves.is_done)
+            or bool(self._leaves)
+            or self._has_too_many,
             "reconfiguring": self._is_reconfiguring,
         }
 
@@ -528,9 +724,16 @@ class SupervisorActor:
 
     async def dead_letters(self) -> bytes:
         """Return the events that came to nothing, of all ingestors that answer, newest first, encoded."""
+        return msgspec.msgpack.encode(await self._letters())
+
+    async def _letters(self) -> list[DeadLetter]:
         ingestors = [actor for actor in self._state.desired if actor.startswith("ingestor")]
         found = await asyncio.gather(*map(self._dead_letters, ingestors))
-        return msgspec.msgpack.encode(newest_first([letter for letters in found for letter in letters]))
+        return newest_first([letter for letters in found for letter in letters])
+
+    async def observed(self, names: list[str]) -> bytes:
+        """Return what some of the reserved entries say (JSON, by name), and go on observing for a while."""
+        return await self._observation.observed(names)
 
     async def _dead_letters(self, ingestor: str) -> list[DeadLetter]:
         try:
@@ -550,7 +753,8 @@ class SupervisorActor:
         for actor, samples in gathered:
             own.set("actor_up", float(samples is not None), actor=actor)
             own.set("actor_restarts_total", self._restarts[actor], actor=actor)
-        return [("supervisor", own.encode()), ("shards", self._shards.metrics.encode()), *gathered]
+        moves = [("supervisor", self._rebalancing.samples()), ("shards", self._shards.metrics.encode())]
+        return [("supervisor", own.encode()), *moves, *gathered]
 
     async def _samples(self, actor: str) -> bytes | None:
         try:
@@ -562,6 +766,9 @@ class SupervisorActor:
         """Drain the gateways and end every actor but this one."""
         for task in self._tasks:
             task.cancel()
+        for leave in self._leaves.values():
+            leave.cancel()
+        self._observation.stop()
         await self._places.stop()
         self._shards.stop()
         actors, self._state.desired = self._state.desired, ()

@@ -256,7 +256,7 @@ def status(
 @app.command()
 @_command
 def scale(
-    counts: Annotated[list[str], typer.Argument(help="Such as ingestors=4.", metavar="KIND=N...")],
+    counts: Annotated[list[str], typer.Argument(help="Such as shards=8 ingestors=4.", metavar="KIND=N...")],
     url: Url = URL,
     token: Token = None,
 ) -> None:
@@ -267,12 +267,20 @@ def scale(
     for count in counts:
         kind, _, number = count.partition("=")
         if not number.isdecimal():
-            raise HarborError(ErrorCode.BAD_REQUEST, f"expected KIND=N such as ingestors=4, got {count!r}")
+            raise HarborError(ErrorCode.BAD_REQUEST, f"expected KIND=N such as shards=8, got {count!r}")
         wanted[kind] = int(number)
     client = HttpClient(url, token)
     client.scale(wanted)
     deadline = time.monotonic() + SCALE_TIMEOUT_S
-    while (described := client.cluster())["scaling"] or len(described["ingestors"]) != wanted["ingestors"]:
+    while (described := client.cluster())["scaling"] or any(
+        len(described[kind]) != number for kind, number in wanted.items()
+    ):
+        if not described["scaling"] and any(described["wanted"][kind] != number for kind, number in wanted.items()):
+            raise HarborError(
+                ErrorCode.CONFLICT,
+                "other numbers are wanted by now: somebody asked for them, or the supervisor began anew before this was "
+                "under way; see harbor status, and ask again",
+            )
         if time.monotonic() > deadline:
             raise HarborError(ErrorCode.TIMEOUT, "it was accepted, and goes on: see harbor status")
         time.sleep(SCALE_PAUSE_S)
@@ -496,6 +504,10 @@ def verify(
     rate: Annotated[float, typer.Option(help="Writes a second.")] = 100.0,
     clients: Annotated[int, typer.Option(help="Clients that watch.")] = 12,
     keys: Annotated[int, typer.Option(help="Entries that are written.")] = 40,
+    ack: Annotated[
+        str,
+        typer.Option(help="Levels that writes ask for in turn, of memory, replicated, durable; empty: the default."),
+    ] = "",
     prefix: Annotated[str, typer.Option(help="Under which entries are made, and deleted again.")] = '["harbor-verify"]',
     max_silence: Annotated[float, typer.Option(help="Seconds that nothing may be delivered for.")] = 30.0,
     max_age_p99: Annotated[float | None, typer.Option(help="Milliseconds, of the age of deliveries.")] = None,
@@ -524,6 +536,7 @@ def verify(
         variables=variables,
         seed=seed,
         yes=yes,
+        ack=ack,
     )
     raise typer.Exit(run(url, token, settings, json=json))
 

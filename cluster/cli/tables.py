@@ -24,7 +24,8 @@ def _cell(value: Any) -> str:
 def show_status(described: dict[str, Any]) -> None:
     """Print the cluster's description."""
     ready = "[green]ready[/]" if described["ready"] else "[red]not ready[/]"
-    _console.print(f"[bold]{described['name']}[/] {described.get('version', '')} {ready}")
+    scaling = " [yellow]scaling[/]" if described.get("scaling") else ""
+    _console.print(f"[bold]{described['name']}[/] {described.get('version', '')} {ready}{scaling}")
     for kind, columns in {
         "nodes": ("id", "address"),
         "shards": ("id", "pid", "role", "since", "keys", "subscribers", "lag_ms", "standby"),

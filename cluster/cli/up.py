@@ -60,7 +60,7 @@ def run(
         environment = (
             {"UPSTREAM_URL": upstream, "UPSTREAM_WS": upstream.replace("http", "ws", 1) + "/ws"} if upstream else {}
         )
-        given = Given(path, app, {**os.environ, **environment}, port)
+        given = Given(path, app, {**os.environ, **environment}, port, demo_page=demo)
         config = given.first()
         from cluster.actors import deploy
 
@@ -79,11 +79,20 @@ def run(
 class Given:
     """What a file and an app say together; the file is read again when it changes."""
 
-    def __init__(self, path: Path | None, app: str | None, environment: dict[str, str], port: int | None) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        app: str | None,
+        environment: dict[str, str],
+        port: int | None,
+        *,
+        demo_page: bool = False,
+    ) -> None:
         self._path = path
         self._app = app
         self._environment = environment
         self._port = port
+        self._demo_page = demo_page
         self._content: bytes | None = None
         self._files: list[Path] = [] if path is None else [path]
 
@@ -128,9 +137,9 @@ class Given:
             made = load_app(self._app)
             self._files = [path for path in (self._path, made.file) if path is not None]
             config = made.config(self._environment, *documents)
-        if self._port is None:
-            return config
-        return msgspec.structs.replace(config, gateway=msgspec.structs.replace(config.gateway, port=self._port))
+        port = config.gateway.port if self._port is None else self._port
+        gateway = msgspec.structs.replace(config.gateway, port=port, demo_page=self._demo_page)
+        return msgspec.structs.replace(config, gateway=gateway)
 
 
 def _stop_on_signals(stop: threading.Event) -> None:

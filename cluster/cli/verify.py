@@ -13,14 +13,21 @@ import msgspec
 import orjson
 
 from cluster.errors import ErrorCode, RequestError
-from cluster.verify.plan import ON_PROCESSES, Settings, checked, faults_of
+from cluster.verify.plan import ON_PROCESSES, Settings, acks_of, checked, faults_of
 from cluster.verify.run import Report, Run, Trace
 
 INTERRUPTED = 130
 
 
 def settings_of(
-    *, faults: str, prefix: list[Any], seed: int | None, yes: bool, variables: str = "{}", **more: Any
+    *,
+    faults: str,
+    prefix: list[Any],
+    seed: int | None,
+    yes: bool,
+    ack: str = "",
+    variables: str = "{}",
+    **more: Any,
 ) -> Settings:
     """Return what the options say.
 
@@ -31,6 +38,7 @@ def settings_of(
         faults=faults_of(faults),
         prefix=tuple(prefix),
         seed=secrets.randbelow(1_000_000) if seed is None else seed,
+        acks=acks_of(ack),
         variables=_object(variables),
         **more,
     )

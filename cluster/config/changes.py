@@ -7,9 +7,7 @@ from cluster.core.gateway_scaling import GatewayScale
 
 FIXED = (
     "cluster.name",
-    "cluster.shards",
     "cluster.replicas",
-    "cluster.coordinators",
     "cluster.gateways",
     "gateway.host",
     "gateway.port",
@@ -20,7 +18,7 @@ FIXED = (
     "gateway.token_secret",
     "storage",
 )
-"""What only a restart changes: which slots are where, what is listened on, where things are stored."""
+"""What only a restart changes: how gateways are placed, what is listened on, where things are stored."""
 UNTOLD = ("storage", "gateway.auth", "gateway.token_secret")
 """Of these, what they were and are is long, or a secret."""
 INGESTION = ("batching", "sources", "streams", "entities", "relations", "confirmations")
@@ -36,7 +34,8 @@ def refusals(before: Config, after: Config) -> list[str]:
     for path in FIXED:
         old, new = attrgetter(path)(before), attrgetter(path)(after)
         scale = isinstance(old, GatewayScale) and isinstance(new, GatewayScale)
-        if old != new and not scale:
+        count = path == "cluster.gateways" and isinstance(old, int) and isinstance(new, int)
+        if old != new and not scale and not count:
             shown = "" if path in UNTOLD else f" ({old} -> {new})"
             lines.append(f"{path}: cannot change while the cluster runs{shown}: restart it")
     return lines

@@ -56,6 +56,7 @@ from cluster.core.query_options import DEFAULT_OFFLINE_TIME_MS
 from cluster.core.rule import BROADCAST
 from cluster.core.scaling import MAX_INGESTORS, Autoscale
 from cluster.core.session_state import OUTBOX_BYTES
+from cluster.core.slot_move import MAX_SHARDS
 from cluster.core.staleness import StaleTime
 from cluster.core.tenant import VARIABLE
 from cluster.core.window import Profile
@@ -64,7 +65,6 @@ from cluster.errors import ConfigError
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z")
-MAX_SHARDS = 64
 MIN_OUTBOX_BYTES = 64 * 1024
 """As much as one frame of a snapshot."""
 MIN_SECRET = 32

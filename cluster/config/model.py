@@ -118,6 +118,8 @@ class GatewayConfig(_Confidential, frozen=True):
     """What may wait for one client."""
     token_secret: str = ""
     """What resume tokens are signed with; empty: one that the cluster makes."""
+    demo_page: bool = False
+    """Whether `/demo` is served: not said in a file, but by `harbor up --demo`."""
 
     def redacted(self) -> Self:
         """Return a copy without what may be a credential."""

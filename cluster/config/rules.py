@@ -13,6 +13,7 @@ from cluster.core.json_pointer import tokens
 from cluster.core.mutation import in_data
 from cluster.core.operation import Missing
 from cluster.core.query_key import canonical, checked
+from cluster.core.reserved import ROOT, is_reserved
 from cluster.core.rule import BROADCAST, RuleOperation
 from cluster.core.template import Hole, Literal, Node
 from cluster.errors import ConfigError, OperationError, RequestError
@@ -136,6 +137,8 @@ def parse_rule(  # noqa: PLR0915 - one check after another
     key = node(f"{kind}.key", given_key)
     if not isinstance(given_key, list) and not isinstance(key, Hole):
         fault(f"{kind}.key", f"expected an array or one placeholder, got {given_key!r}")
+    elif isinstance(given_key, list) and is_reserved(given_key):
+        fault(f"{kind}.key", f'keys under "{ROOT}" are the cluster\'s own')
     elif isinstance(key, Literal):
         try:
             canonical(checked(key.value))

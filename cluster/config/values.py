@@ -12,6 +12,7 @@ from cluster.config.model import masked_url
 from cluster.config.rules import FUNCTION
 from cluster.core import template
 from cluster.core.json_pointer import tokens
+from cluster.core.reserved import ROOT, is_reserved
 from cluster.core.staleness import STATIC, StaleTime
 from cluster.errors import ConfigError, OperationError
 
@@ -135,6 +136,8 @@ def key(path: str, value: Any) -> list[Any]:
     """A key, or the template of one."""
     if not isinstance(value, list) or not value:
         raise ConfigError(path, f"expected an array with at least one element, got {value!r}")
+    if is_reserved(value):
+        raise ConfigError(path, f'keys under "{ROOT}" are the cluster\'s own')
     return value
 
 

@@ -46,8 +46,8 @@ class Acknowledgements:
     def __init__(self, undurable: Undurable) -> None:
         self._undurable = undurable
         self.standby: Standby = "off"
-        self.promised: set[int] = set()
-        """Requests of this step whose writes are to be replicated when they are answered; the shell takes them."""
+        self.promised: dict[int, str] = {}
+        """Requests of this step whose writes are to be replicated when they are answered, with the level asked for; the shell takes them."""
         self._waiting: list[Held] = []
         self._syncing: list[Held] | None = None
         """Those that the sync under way is for; None: there is none."""
@@ -76,11 +76,16 @@ class Acknowledgements:
     def promise(self, level: str, request: int) -> None:
         """A request has written at a level; note it where that means replicated."""
         if self.standby == "in_sync" and level in ("", "replicated"):
-            self.promised.add(request)
+            self.promised[request] = level
 
     def hold(self, held: Held) -> None:
         """Let an answer wait for the next sync; what it speaks of is committed by the end of this step."""
         self._waiting.append(held)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits."""
+        return not self._waiting and self._syncing is None
 
     def begin(self) -> bool:
         """Return whether to sync now: somebody waits and no sync is under way. From now on one is."""

@@ -10,7 +10,7 @@ What must not live here: which channels feed a key (`rule`), sockets.
 
 from collections.abc import Callable, Collection
 
-from cluster.core.link import MAX_RELINKS, Outgoing
+from cluster.core.link import Outgoing
 from cluster.core.messages import Answer, Demand, DemandMet, Full, Members, Refused, Send
 from cluster.core.placement import rendezvous, unit
 
@@ -18,6 +18,8 @@ RETRY_MS = 200.0
 GREET_MS = 10_000.0
 """A restarted shard says the whole of what it needs only after gateways have had time to watch again. Sooner, ingestors would leave
 channels that are about to be wanted, and events would be lost between leaving and joining."""
+INHERITED_MS = 5_000.0
+"""How long a shard that slots have come to keeps their channels, at least: until gateways watch what has moved here."""
 Channel = tuple[str, str]
 """(source, channel)."""
 
@@ -63,6 +65,9 @@ class ChannelDemand:
         self._leaving: dict[Channel, float] = {}
         self._joined: set[Channel] = set()
         self._lines = {address: _IngestorLine(address, identity, incarnation) for address in members.ingestors}
+        self._ended: dict[str, _IngestorLine] = {}
+        """To ingestors that are no more: another of such a name is to be told under a later incarnation, but none that the shard's next primary,
+        whose incarnation follows from the time, would have to catch up with."""
         self._greet_at: float | None = now_ms + GREET_MS
 
     @property
@@ -82,14 +87,13 @@ class ChannelDemand:
         self._members = message
         lines = {}
         for address in message.ingestors:
-            line = self._lines.get(address)
+            line = self._lines.get(address) or self._ended.pop(address, None)
             if line is None:
-                # Above the incarnations that a line to an earlier ingestor of this name may have had.
-                self._incarnation += MAX_RELINKS
                 line = _IngestorLine(address, self._identity, self._incarnation)
             else:
                 line.link.relink()
             lines[address] = line
+        self._ended.update((address, line) for address, line in self._lines.items() if address not in lines)
         self._lines = lines
         for line in lines.values():
             line.told.clear()
@@ -120,6 +124,20 @@ class ChannelDemand:
             count = self._counts[channel] = self._counts[channel] - 1
             if not count:
                 self._leaving[channel] = now_ms + self._linger_ms(*channel)
+
+    @property
+    def needed(self) -> list[tuple[str, str, float]]:
+        """Return (source, channel, since when) of all that are needed, or were lately."""
+        return [(*channel, since) for channel, since in self._since.items()]
+
+    def inherit(self, joined: list[tuple[str, str, float]], now_ms: float) -> None:
+        """Channels were needed without a break where entries come from that are about to be watched here."""
+        for source, name, since_ms in joined:
+            channel = (source, name)
+            if channel not in self._counts:
+                self.need([channel], since_ms)
+                self._counts[channel] = 0
+                self._leaving[channel] = now_ms + max(self._linger_ms(*channel), INHERITED_MS)
 
     def joined_since(self, channels: list[Channel]) -> float:
         """Return from when all of `channels`, which are needed, have been joined, or were to be (Unix ms)."""

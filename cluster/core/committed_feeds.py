@@ -28,13 +28,13 @@ LOOKS = 2
 class CommittedFeeds:
     """See the module."""
 
-    __slots__ = ("_claims", "_incarnation", "_is_needed", "_profiles", "_shard", "_unstored", "checkpoints", "cursors")
+    __slots__ = ("_claims", "_incarnation", "_is_needed", "_profiles", "_unstored", "checkpoints", "cursors", "shard")
 
     def __init__(
         self, shard: int, incarnation: int, unstored: Unstored, is_needed: Callable[[tuple[str, str]], bool]
     ) -> None:
         """`is_needed`: whether a channel, as (source, channel), is."""
-        self._shard = shard
+        self.shard = shard
         self._incarnation = incarnation
         self._unstored = unstored
         self._is_needed = is_needed
@@ -76,6 +76,18 @@ class CommittedFeeds:
         if feed.incarnation > incarnation:
             return feed.previous > 0 and (incarnation > 0 or is_empty)
         return feed.previous > last
+
+    def inherit(self, cursors: Iterable[tuple[str, Cursor]]) -> None:
+        """Another shard has committed so much, of slots that are here now; of the shard's own nothing is missing either at such a cut."""
+        for feed, cursor in cursors:
+            if cursor > self.cursors.get(feed, NONE):
+                self._move(feed, cursor)
+
+    def give_away(self, sequences: Iterable[str]) -> None:
+        """Checkpoints are kept elsewhere now."""
+        for name in list(sequences):
+            if self.checkpoints.pop(name, None) is not None:
+                self._unstored.checkpoint(name)
 
     def forget(self, channels: Iterable[tuple[str, str]]) -> None:
         """Channels, as (source, channel), are no longer joined: should they be again, their feeds begin anew."""
@@ -124,7 +136,7 @@ class CommittedFeeds:
         ]
         checkpoints = [each for each in self.checkpoints.values() if owner(each.sequence) in sources]
         self._claims[claim.ingestor] = (
-            Claimed(self._shard, claim.number, cursors, checkpoints, self._incarnation),
+            Claimed(self.shard, claim.number, cursors, checkpoints, self._incarnation),
             now_ms,
         )
 

@@ -26,6 +26,8 @@ from cluster.core.messages import (
     Full,
     KeyOperations,
     Part,
+    Progress,
+    Rebalance,
     Refused,
     Send,
 )
@@ -81,7 +83,7 @@ class _Pending:
 class _Lane:
     """One shard: its link and its pending profiles."""
 
-    __slots__ = ("blobs", "claims", "link", "pending", "shard")
+    __slots__ = ("blobs", "claims", "closes", "link", "pending", "shard")
 
     def __init__(self, shard: int, identity: str, incarnation: int, profiles: Sequence[Profile]) -> None:
         self.shard = shard
@@ -89,6 +91,8 @@ class _Lane:
         self.pending = [_Pending(profile) for profile in profiles]
         self.claims: list[Claim] = []
         """To go with the next batch, which leaves at once."""
+        self.closes = False
+        """What waits leaves at once."""
         self.blobs: list[Source] = []
         """Of which a part is in the batch in flight."""
 
@@ -96,10 +100,15 @@ class _Lane:
     def size(self) -> int:
         return sum(pending.size for pending in self.pending)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no operations wait, or are on their way; claims may."""
+        return not self.blobs and not any(pending.blobs for pending in self.pending)
+
     def due(self) -> float | None:
         if not self.link.idle:
             return self.link.retry_at
-        if self.claims:
+        if self.claims or self.closes:
             return 0.0
         return min((due for pending in self.pending if (due := pending.window.due()) is not None), default=None)
 
@@ -130,14 +139,19 @@ class CoordinatorState:
         identity: str,
         incarnation: int,
         *,
-        shards: Sequence[int],
         profiles: Sequence[Profile],
+        shards: Sequence[int] = (),
     ) -> None:
+        """`shards`: those it is known to serve; of others ingestors say so, with what they send."""
         self.identity = identity
         self.incarnation = incarnation
-        self._lanes = {shard: _Lane(shard, identity, incarnation, profiles) for shard in shards}
-        self._by_address = {f"shard-{shard}": lane for shard, lane in self._lanes.items()}
+        self._lanes: dict[int, _Lane] = {}
+        self._by_address: dict[str, _Lane] = {}
         self._profiles = profiles
+        self._ended: dict[int, Outgoing] = {}
+        """To shards that are no more, by word that may have come late."""
+        for shard in shards:
+            self._open(shard)
         self._incoming: dict[str, Incoming] = {}
         self._progress: dict[tuple[str, int], _Progress] = {}
         """By sender and its incarnation."""
@@ -169,8 +183,7 @@ class CoordinatorState:
         progress = self._progress.setdefault(sender, _Progress())
         progress.open_parts[blob.header.sequence] = 0
         for part in blob.parts:
-            lane = self._lanes.get(part.shard)
-            assert lane is not None, f"{self.identity} does not serve shard {part.shard}"
+            lane = self._lanes.get(part.shard) or self._open(part.shard)
             if part.claim is not None:
                 lane.claims.append(part.claim)
                 continue
@@ -180,9 +193,29 @@ class CoordinatorState:
             pending.blobs.append(source)
             self.operations_in += sum(key.count for key in part.keys)
         progress.settle()
+        for lane in self._lanes.values() if blob.closes else ():
+            lane.closes = any(pending.window.due() is not None for pending in lane.pending)
         effects = self.wake(now_ms)
         left = self._lanes_window_left(now_ms)
         return incoming.answered(BlobTaken(self.incarnation, left, progress.committed)), effects
+
+    def _open(self, shard: int) -> _Lane:
+        lane = self._lanes[shard] = _Lane(shard, self.identity, self.incarnation, self._profiles)
+        if (link := self._ended.pop(shard, None)) is not None:
+            link.relink()  # else the shard would take the first batch for a repeat, if it is the one of before
+            lane.link = link
+        self._by_address[f"shard-{shard}"] = lane
+        return lane
+
+    def rebalance(self, message: Rebalance) -> Progress:
+        """Slots have moved, or nothing has: forget the shards that are no more. A coordinator needs no map.
+
+        Nothing waits for those. What does is for shards of a later map, where this word comes late.
+        """
+        for lane in [lane for lane in self._lanes.values() if lane.shard >= message.map.shards and lane.is_empty]:
+            del self._lanes[lane.shard], self._by_address[f"shard-{lane.shard}"]
+            self._ended[lane.shard] = lane.link
+        return Progress(message.map, True)
 
     def _committed(self, lane: _Lane) -> None:
         """What was in flight to a shard is committed there."""
@@ -194,9 +227,7 @@ class CoordinatorState:
         lane.blobs = []
 
     def _lanes_window_left(self, now_ms: float) -> float:
-        for lane in self._lanes.values():
-            return lane.pending[0].window.window_left_ms(now_ms)
-        return 0.0
+        return Window(self._profiles[0]).window_left_ms(now_ms)
 
     def mailboxes(self, now_ms: float) -> dict[int, int]:
         """Return, by shard, the batches that it has not committed: the one on its way, and those whose windows have closed meanwhile."""
@@ -225,8 +256,8 @@ class CoordinatorState:
 
     def answered(self, to: str, message: Any, answer: Answer, now_ms: float) -> list[Send]:
         """A peer answered `message`."""
-        lane = self._by_address[to]
-        if lane.link.in_flight is not message:
+        lane = self._by_address.get(to)
+        if lane is None or lane.link.in_flight is not message:
             return []
         match answer:
             case BatchCommitted(incarnation=incarnation):
@@ -245,8 +276,9 @@ class CoordinatorState:
 
     def unanswered(self, to: str, message: Any, now_ms: float) -> list[Send]:
         """The call failed; what it carried is kept and sent again."""
-        if self._by_address[to].link.in_flight is message:
-            self._by_address[to].link.failed(now_ms, RETRY_MS)
+        lane = self._by_address.get(to)
+        if lane is not None and lane.link.in_flight is message:
+            lane.link.failed(now_ms, RETRY_MS)
         return []
 
     def _flush(self, lane: _Lane, now_ms: float) -> Send:
@@ -256,9 +288,10 @@ class CoordinatorState:
         oldest_ms = 0.0
         before = 0
         claims, lane.claims = lane.claims, []
+        closes, lane.closes = lane.closes or bool(claims), False
         for index, pending in enumerate(lane.pending):
             due = pending.window.due()
-            if due is None or (due > now_ms and not claims):
+            if due is None or (due > now_ms and not closes):
                 continue
             lane.blobs.extend(pending.blobs)
             checkpoints.extend(pending.checkpoints.values())

@@ -89,7 +89,7 @@ class Value:
 
     def size(self) -> int:
         """Bytes of JSON text."""
-        return len(self.json())
+        return len(self._json if self._json is not None else self.json())
 
 
 class _Undecoded:

@@ -12,7 +12,7 @@ What must not live here: what a mutation does (`mutation`, `mutation_queue`), li
 (`protocol`).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -231,6 +231,8 @@ class GatewayMutations:
             return []
         news: News = []
         followed.view = view
+        if followed.home is None:
+            followed.home = home
         for session, ear in list(followed.ears.items()):
             if ear.pending:
                 ear.held.append(view)
@@ -350,6 +352,12 @@ class GatewayMutations:
             if followed.view is not None and not ear.pending:  # never a settled one: of those nothing is kept
                 self._tell(new, ear, followed.view, news)
         return news
+
+    def moved(self, homes: Collection[int]) -> None:
+        """Some of what these shards were the home of has another now, which will say so."""
+        for followed in self._followed.values():
+            if followed.home in homes:
+                followed.home = None
 
     def unsure(self, home: int) -> Iterator[str]:
         """Yield the mutations of a home that has said how they are: what came later may be lost."""

@@ -8,7 +8,8 @@ each from the version last sent; or `reset` and a new snapshot. How each path ke
 - A tick flushes each dirty topic once: changes folded since the last tick, encoded once per mode, the same bytes for every subscriber
   in step. Before a subscription comes into step its topic is flushed, so that it is at exactly the replicas' versions.
 - Others (snapshot under way, paused, socket full) fold into an outbox of their own; when that is written they are in step.
-- A shard's new life, or a link that lost its thread, resets every subscription it concerns.
+- After a shard's new life, or where a link lost its thread, subscriptions go on from what they were told if the shard has that still;
+  who is in the middle of a snapshot is reset.
 
 It is one thing because these paths meet in the same few fields of replicas, topics and subscriptions.
 
@@ -45,6 +46,7 @@ from cluster.core.messages import (
     Failure,
     Full,
     Item,
+    ListMembers,
     ListMutations,
     Mend,
     Meta,
@@ -53,11 +55,15 @@ from cluster.core.messages import (
     Mutate,
     MutationView,
     Noted,
+    Outdated,
     Payload,
     PresenceDiff,
     PresenceResume,
     PresenceWanted,
+    Progress,
+    Read,
     Ready,
+    Rebalance,
     Refused,
     Removed,
     Request,
@@ -79,13 +85,15 @@ from cluster.core.messages import (
 from cluster.core.mutation import DeclaredMutation
 from cluster.core.outbox import Outbox, Pending, encode
 from cluster.core.placement import SlotMap
-from cluster.core.position import Position, Scope, Tokens, scope_of
+from cluster.core.position import MAP, Position, Scope, Tokens, scope_of
 from cluster.core.presence_room import Mode, Pattern
 from cluster.core.presence_session import PresenceSessions
 from cluster.core.query_key import CanonicalKey, KeyMatcher, parse
 from cluster.core.replica import Replica
+from cluster.core.reserved import KEYS, OWN, reserved
 from cluster.core.session_expiry import Expiries, expiry_notice
 from cluster.core.session_state import OUTBOX_BYTES, SessionState
+from cluster.core.structural_sharing import difference, share
 from cluster.core.subscription import Interests
 from cluster.core.tenant import Tenant
 from cluster.core.topic import Phase, Subscription, Topic
@@ -101,6 +109,8 @@ one or two writes a window."""
 RETRY_MS = 150.0
 CHUNK_BYTES = 64 * 1024
 """Of a snapshot, in one frame. The socket asks for the next when this one is written."""
+NOWHERE: Position = (-1, 0)
+"""No shard has ever been there."""
 PIECE_BYTES = 256 * 1024
 """Of what has folded, in one frame: it is mostly all of it, and a client that has it all can go on from there."""
 AT_ONCE = 4
@@ -157,10 +167,14 @@ class Concerns(Protocol):
 class _Gather:
     """A one-shot request, sent to one or more shards."""
 
-    __slots__ = ("payloads", "ticket", "until_ms", "waiting")
+    __slots__ = ("make", "payloads", "ticket", "until_ms", "waiting")
 
-    def __init__(self, ticket: int, waiting: int, until_ms: float) -> None:
+    def __init__(
+        self, ticket: int, waiting: int, until_ms: float, make: Callable[[int], Request] | None = None
+    ) -> None:
         self.ticket = ticket
+        self.make = make
+        """Makes the request anew, where every shard is asked."""
         self.waiting = waiting
         self.until_ms = until_ms
         self.payloads: list[Payload] = []
@@ -286,7 +300,7 @@ class GatewayState:
         self._now_ms = 0.0
         self.presence = PresenceSessions(
             incarnation,
-            lambda topic: slots.shard(CanonicalKey(topic)),
+            self._home_of,
             shards,
             patterns,
             updates_per_s=self.limits.presence_updates,
@@ -302,8 +316,10 @@ class GatewayState:
     def change_set(self, message: ChangeSet, now_ms: float) -> tuple[Answer, list[Effect]]:
         """Apply what a shard sends to the replicas."""
         self._now_ms = now_ms
-        shard = self._by_address[message.header.sender]
+        shard = self._by_address.get(message.header.sender)
         effects: list[Effect] = []
+        if shard is None:
+            return Refused(self.incarnation), []  # it is about to end, or of a slot map that is yet to come
         match shard.incoming.admit(message.header):
             case Foreign():
                 return Refused(self.incarnation), []
@@ -466,7 +482,13 @@ class GatewayState:
             self._sweep([replica])
             replica = None
         if replica is None:
-            self._replica(view.key, shard).replace(view)
+            replica = self._replica(view.key, shard)
+            replica.replace(view)
+            for each in replica.topics if view.version else ():
+                if each.is_watched_anew:  # it came to be after slots had moved, and before that shard was asked
+                    pending = self._pending(each, view.key, 0)
+                    pending.patches = None
+                    pending.coalesced += 1
             return
         if topic not in replica.topics:
             replica.topics.append(topic)
@@ -493,9 +515,12 @@ class GatewayState:
         topic.awaited.discard(shard.index)
         if not topic.ready:
             return
+        topic.is_watched_anew = False
         self._flush_topic(topic, effects)
         moved = _moved(topic)
         for subscription in list(topic.subscriptions):
+            if subscription.phase in (Phase.LAGGING, Phase.SNAPSHOT):
+                self._attend(subscription, effects)
             if subscription.phase is Phase.REJOINING:
                 self._rejoin(subscription, moved, effects)
             elif subscription.phase is Phase.AWAITING:
@@ -547,7 +572,7 @@ class GatewayState:
         topics = list(shard.watching.values())
         shard.watching.clear()
         for topic in topics:
-            self._flush_topic(topic, effects)
+            self._flush_topic(topic, effects, at_once=True)
             held = {key: replica.version for key, replica in topic.replicas.items() if replica.shard == shard.index}
             for key in held:
                 del topic.replicas[key]
@@ -557,7 +582,9 @@ class GatewayState:
             for subscription in topic.subscriptions:
                 if subscription.phase in (Phase.LIVE, Phase.LAGGING):
                     subscription.phase = Phase.REJOINING
-                elif subscription.phase in (Phase.SNAPSHOT, Phase.RESUMING):
+                elif subscription.phase is Phase.RESUMING:
+                    self._stop_resuming(subscription)  # it was told nothing yet, and the next life knows what it missed
+                elif subscription.phase is Phase.SNAPSHOT:
                     self._start_over(subscription)
                     self._attend(subscription, effects)
         self._ask_again(shard)
@@ -597,7 +624,7 @@ class GatewayState:
         shard.queue[:0] = self.presence.news(shard.index, self._now_ms)
         if not shard.queue:
             return []
-        message = Requests(shard.out.header(), shard.queue)
+        message = Requests(shard.out.header(), shard.queue, self._slots.epoch)
         shard.queue = []
         shard.out.sent(message)
         return [Send(shard.address, message)]
@@ -605,18 +632,23 @@ class GatewayState:
     def answered(self, to: str, message: Any, answer: Answer, now_ms: float) -> list[Effect]:
         """A shard answered `message`."""
         self._now_ms = now_ms
-        shard = self._by_address[to]
+        shard = self._by_address.get(to)
         effects: list[Effect] = []
-        if shard.out.in_flight is not message:
+        if shard is None or shard.out.in_flight is not message:
             return effects
         match answer:
             case Answers(incarnation=incarnation, items=items):
                 shard.out.acknowledged(incarnation)
                 for request, payload in items:
                     self._settle(shard, request, payload, effects)
+                if message.map != self._slots.epoch:
+                    self._ask_elsewhere(shard, effects)
                 effects.extend(self._pump(shard))
             case Full(retry_ms=retry_ms):
                 shard.out.failed(now_ms, retry_ms)
+            case Outdated(map=slots):
+                self._take_map(slots, effects)
+                self._send_rest(shard, message, effects)
             case Refused():
                 self._relink(shard, effects)
             case _:
@@ -625,10 +657,156 @@ class GatewayState:
 
     def unanswered(self, to: str, message: Any, now_ms: float) -> list[Effect]:
         """The call failed; what it carried is kept and sent again."""
-        shard = self._by_address[to]
-        if shard.out.in_flight is message:
+        shard = self._by_address.get(to)
+        if shard is not None and shard.out.in_flight is message:
             shard.out.failed(now_ms, RETRY_MS)
         return []
+
+    # --- moves of slots ------------------------------------------------------------------------------------------
+
+    def _home_of(self, topic: str) -> int:
+        return self._slots.shard(CanonicalKey(topic))
+
+    def rebalance(self, message: Rebalance, now_ms: float) -> tuple[Progress, list[Effect]]:
+        """Take a slot map, if it is a newer one; a gateway has no other part in a move."""
+        self._now_ms = now_ms
+        effects: list[Effect] = []
+        if message.phase == "release":
+            self._take_map(message.map, effects)
+        return Progress(self._slots, True), effects
+
+    def _take_map(self, slots: SlotMap, effects: list[Effect]) -> None:
+        """Slots are elsewhere from now on. Entries are what they were, so subscribers are told nothing of it.
+
+        What is watched of the shards to which slots have come is watched anew: their snapshots hold the versions that are known here,
+        or later ones, which subscribers get as changes.
+        """
+        before = self._slots
+        if slots.epoch <= before.epoch:
+            return
+        pairs = before.moves(slots)
+        for index in range(len(self._shards), slots.shards):
+            shard = _Shard(index, self.identity, self.incarnation)
+            self._shards.append(shard)
+            self._by_address[shard.address] = shard
+        gone = self._shards[slots.shards :]
+        senders, receivers = {sender for sender, _ in pairs}, {to for _, to in pairs}
+        receivers |= {shard.index for shard in self._shards if shard.index >= before.shards} | ({0} if gone else set())
+        self._slots = slots
+        self.presence.rehome(slots.shards)
+        self.mutations.moved(senders)
+        for replica in self.replicas.values():
+            index = slots.shard(CanonicalKey(replica.key))
+            if index != replica.shard:
+                replica.shard = index
+                replica.doubted_until = self._shards[index].sets + 2 if replica.doubted_until else 0
+        for topic in self._topics.values():
+            self._watch_elsewhere(topic, receivers)
+        for shard in [*self._shards]:
+            self._ask_elsewhere(shard, effects)
+        del self._shards[slots.shards :]
+        for shard in gone:
+            del self._by_address[shard.address]
+        for topic in self._topics.values():
+            for subscription in topic.subscriptions if topic.ready else ():
+                if subscription.phase is Phase.AWAITING:
+                    self._begin(subscription, effects)
+        for gather in {id(each): each for each in self._gathers.values() if each.make is not None}.values():
+            self._gather_anew(gather)
+        for shard in self._shards:
+            effects.extend(self._pump(shard))
+
+    def _watch_elsewhere(self, topic: Topic, receivers: set[int]) -> None:
+        """Watch what a topic is about where it is now."""
+        old = dict(topic.watches)
+        if not old:
+            return  # a reserved entry, which no shard has
+        owner = self._slots.shard(CanonicalKey(topic.key))
+        shards = self._slots.shards
+        wanted = {each for each in receivers if each < shards} if topic.prefix else {owner} - old.keys()
+        ended = {index for index in old if index >= shards or (not topic.prefix and index != owner)} | (
+            wanted & old.keys()
+        )
+        for subscription in topic.subscriptions:
+            if subscription.phase is Phase.RESUMING:  # who was asked may be no more, and others are to be asked too
+                self._stop_resuming(subscription)
+        if not wanted and not ended:
+            return
+        topic.is_watched_anew = topic.is_watched_anew or topic.ready
+        is_rejoining = bool(topic.held)
+        for index in sorted(wanted):
+            self._watch(self._shards[index], topic)
+        for index in ended:
+            shard = self._shards[index]
+            shard.watching.pop(old[index], None)
+            shard.queue.append(Unwatch(old[index]))
+            if topic.watches[index] == old[index]:
+                del topic.watches[index]
+                topic.awaited.discard(index)
+                topic.seen.pop(index, None)
+        if is_rejoining:  # what was held of one shard would have to be looked for in several
+            topic.held.clear()
+        for subscription in topic.subscriptions:
+            if subscription.phase is Phase.REJOINING:
+                self._start_over(subscription)
+
+    def _stop_resuming(self, subscription: Subscription) -> None:
+        """Let no answer count any more of what it missed; where it goes on, all are asked anew when its topic is ready."""
+        for request in subscription.asked:
+            self._resuming.pop(request, None)
+        subscription.asked.clear()
+        subscription.phase = Phase.AWAITING
+        subscription.outbox.empty()
+
+    def _asked_of(self, request: Request) -> int | None:
+        """Return the shard that a request is for; None: for any that was asked."""
+        match request:
+            case Read(key=key) | Write(key=key) | Edit(key=key) | Erase(key=key):
+                return self._slots.shard(CanonicalKey(key))
+            case Mutate(scope=scope):
+                return self._slots.shard(CanonicalKey(scope))
+            case ListMembers(topic=topic):
+                return self._slots.shard(CanonicalKey(topic))
+            case Watch(key=key, prefix=False):
+                return self._slots.shard(CanonicalKey(key))
+            case _:
+                return None
+
+    def _ask_elsewhere(self, shard: _Shard, effects: list[Effect]) -> None:
+        """Ask other shards what this one would no longer answer, but for what is on its way to it."""
+        message = shard.out.in_flight
+        under_way = set() if message is None else {request.id for request in message.items}
+        for request in list(shard.outstanding.values()):
+            index = self._asked_of(request)
+            if index is not None and index != shard.index and request.id not in under_way:
+                del shard.outstanding[request.id]
+                other = self._shards[index]
+                other.outstanding[request.id] = request
+                other.queue.append(request)
+                effects.extend(self._pump(other))
+        shard.queue = [each for each in shard.queue if self._asked_of(each) in (None, shard.index)]
+
+    def _send_rest(self, shard: _Shard, message: Requests, effects: list[Effect]) -> None:
+        """A message was not taken since another map counts: send what of it is for this shard still."""
+        if shard.out.in_flight is not message:
+            return
+        items = [request for request in message.items if self._asked_of(request) in (None, shard.index)]
+        rest = Requests(message.header, items, self._slots.epoch)
+        shard.out.sent(rest)
+        self._ask_elsewhere(shard, effects)
+        effects.append(Send(shard.address, rest))
+
+    def _gather_anew(self, gather: _Gather) -> None:
+        """Ask every shard again: between two answers entries may have passed from one that had yet to be asked to one that had been."""
+        for asked in [request for request, each in self._gathers.items() if each is gather]:
+            self._drop_request(asked)
+        assert gather.make is not None
+        gather.payloads, gather.waiting = [], len(self._shards)
+        for shard in self._shards:
+            request = gather.make(self._id())
+            self._gathers[request.id] = gather
+            shard.outstanding[request.id] = request
+            shard.queue.append(request)
 
     # --- upstreams -----------------------------------------------------------------------------------------------
 
@@ -700,6 +878,45 @@ class GatewayState:
             if self._depends(topic, "service", service):
                 effects.extend(self._notify(session, _service_notice(service, is_offline=True)))
 
+    # --- reserved entries ----------------------------------------------------------------------------------------
+
+    def reported(self) -> list[str]:
+        """Return the names of reserved entries that somebody here watches, and has not paused."""
+        return [name for name, key in KEYS.items() if (topic := self._topics.get((key, False))) and not topic.rests]
+
+    def report(self, name: str, data: Any, now_ms: float) -> list[Effect]:
+        """Say what a reserved entry is now, where somebody watches it."""
+        self._now_ms = now_ms
+        effects: list[Effect] = []
+        key = KEYS[name]
+        topic = self._topics.get((key, False))
+        if topic is None:
+            return effects
+        replica = topic.replicas.get(key)
+        if replica is None:
+            replica = topic.replicas[key] = Replica(key, OWN)
+            replica.topics.append(topic)
+            encoded = orjson.dumps(data)
+            replica.replace(EntryView(key, int(now_ms), encoded, int(now_ms), "success", "idle", False, None))
+            topic.awaited.clear()
+            for subscription in list(topic.subscriptions):
+                self._begin(subscription, effects)
+            return effects
+        assert replica.value is not None
+        held = replica.value.object()
+        members = difference(held, share(held, data))
+        if members == []:
+            return effects
+        before = replica.version
+        patch = None if members is None else b"[" + b",".join(members) + b"]"
+        version = max(before + 1, int(now_ms))  # also after what another gateway, or an earlier life, has said
+        whole = orjson.dumps(data) if patch is None else None
+        replica.take(Change(key, before, version, whole, patch, 1, int(now_ms)))
+        pending = self._pending(topic, key, before)
+        pending.add_patch(patch)
+        pending.coalesced += 1
+        return effects
+
     # --- one-shot requests ---------------------------------------------------------------------------------------
 
     def request(
@@ -714,7 +931,7 @@ class GatewayState:
         shards = self._shards if key is None else [self._shards[self._slots.shard(key)]]
         if any(len(shard.outstanding) >= MAX_REQUESTS for shard in shards):
             raise UnavailableError("too many requests wait for a shard")
-        gather = _Gather(ticket, len(shards), now_ms + REQUEST_MS)
+        gather = _Gather(ticket, len(shards), now_ms + REQUEST_MS, make if key is None else None)
         effects: list[Effect] = []
         for shard in shards:
             request = make(self._id())
@@ -1084,6 +1301,8 @@ class GatewayState:
         session.principal.require("read", key)
         scope = scope_of([(key, prefix)])
         positions = None if since is None else self.tokens.read(since, session.scope or scope)
+        parsed = parse(key)
+        is_own = reserved(key, parsed, prefix=prefix)
         self._now_ms = now_ms
         if name in session.subscriptions:
             raise RequestError(ErrorCode.CONFLICT, f"the subscription {name.decode()} exists already")
@@ -1092,11 +1311,13 @@ class GatewayState:
         effects: list[Effect] = []
         topic = self._topics.get((key, prefix))
         if topic is None:
-            topic = self._topics[key, prefix] = Topic(key, KeyMatcher(parse(key)) if prefix else None, scope)
-            self._add_interest(topic)
-            shards = self._shards if prefix else [self._shards[self._slots.shard(key)]]
-            for shard in shards:
-                self._watch(shard, topic)
+            topic = self._topics[key, prefix] = Topic(key, KeyMatcher(parsed) if prefix else None, scope)
+            if is_own:
+                topic.awaited.add(OWN)
+            else:
+                self._add_interest(topic)
+                for shard in self._shards if prefix else [self._shards[self._slots.shard(key)]]:
+                    self._watch(shard, topic)
         subscription = Subscription(name, topic, mode)
         subscription.since = positions
         session.subscriptions[name] = subscription
@@ -1125,27 +1346,46 @@ class GatewayState:
         if self.sessions[topic.subscriptions[subscription]].step is Step.ON_DRAIN:
             return  # it begins when its socket has drained
         self._flush_topic(topic, effects)  # while it is still awaiting: its snapshot holds what is pending now
+        if subscription.since is not None and not topic.watches:  # nobody knows what was said before
+            self._start_over(subscription)
         if subscription.since is None:
             subscription.phase = Phase.SNAPSHOT
             subscription.remaining = dict.fromkeys(topic.replicas)
             self._attend(subscription, effects)
             return
         subscription.phase = Phase.RESUMING
-        subscription.unanswered = 0
-        for index in topic.watches:
+        subscription.asked.clear()
+        subscription.listed.clear()
+        since = {index: each if each[0] else NOWHERE for index, each in subscription.since.items()}
+        unnamed = (0, 0) if since else NOWHERE
+        map_epoch = since.pop(MAP, (1, 0))[0]
+        if map_epoch == self._slots.epoch:
+            asked = [
+                (index, Missed(self._id(), topic.key, topic.prefix, *since.get(index, NOWHERE)))
+                for index in topic.watches
+            ]
+        else:
+            # Whoever has the entries now, others had them since, and know what changed there.
+            asked = [
+                (index, Missed(self._id(), topic.key, topic.prefix, *since.get(index, unnamed), map_epoch))
+                for index in range(len(self._shards))
+            ]
+            gone = [(index, *position) for index, position in since.items() if index >= len(self._shards)]
+            asked.append((0, Missed(self._id(), topic.key, topic.prefix, 0, 0, map_epoch, gone)))
+        for index, request in asked:
             shard = self._shards[index]
-            epoch, offset = subscription.since.get(index, (0, 0))
-            request = Missed(self._id(), topic.key, topic.prefix, epoch, offset)
             self._resuming[request.id] = subscription
-            subscription.unanswered += 1
+            subscription.asked.add(request.id)
             shard.outstanding[request.id] = request
             shard.queue.append(request)
-            effects.extend(self._pump(shard))
+        for index in dict(asked):
+            effects.extend(self._pump(self._shards[index]))
 
     def _verify(self, effects: list[Effect]) -> None:
         """Ask shards whether replicas, and keys that are known to have none, are what they hold."""
         keys = self.anti_entropy.due(
-            (*self.replicas, *(key for key, prefix in self._topics if not prefix)), self._now_ms
+            (*self.replicas, *(topic.key for topic in self._topics.values() if topic.watches and not topic.prefix)),
+            self._now_ms,
         )
         checked: dict[int, list[str]] = {}
         for key in keys:
@@ -1166,7 +1406,8 @@ class GatewayState:
         def held(key: str) -> int | None:
             replica, topic = self.replicas.get(key), self._topics.get((key, False))
             topics = replica.topics if replica is not None else [] if topic is None else [topic]
-            if not topics or any(shard.index in each.awaited for each in topics):
+            is_elsewhere = self._slots.shard(CanonicalKey(key)) != shard.index  # since it was asked
+            if is_elsewhere or not topics or any(shard.index in each.awaited for each in topics):
                 return None  # it is no longer watched, or is on its way
             return self._version(key)
 
@@ -1184,23 +1425,27 @@ class GatewayState:
     def _missed(self, shard: _Shard, missed: MissedKeys, effects: list[Effect]) -> None:
         shard.outstanding.pop(missed.id, None)
         subscription = self._resuming.pop(missed.id, None)
-        if subscription is None or subscription.phase is not Phase.RESUMING:
+        if subscription is None or subscription.phase is not Phase.RESUMING or missed.id not in subscription.asked:
             return
+        subscription.asked.discard(missed.id)
         if missed.reset:
             self.resumes["reset"] += 1
             self._start_over(subscription)
             self._begin(subscription, effects)
             return
         self._flush_topic(subscription.topic, effects)
-        changed = dict(missed.keys)
+        changed, listed = dict(missed.keys), subscription.listed
         for key in list(subscription.outbox):
             # The client may come from a gateway that was ahead of this one: what the shard does not list, it has.
-            if key not in changed and self._slots.shard(CanonicalKey(key)) == shard.index:
+            if key not in changed and key not in listed and self._slots.shard(CanonicalKey(key)) == shard.index:
                 subscription.outbox.drop(key)
-        for key, version in changed.items():
-            subscription.outbox.missed(key, version)
-        subscription.unanswered -= 1
-        if not subscription.unanswered:
+        for (
+            key,
+            version,
+        ) in changed.items():  # of shards that had an entry one after the other, the first knows what was held
+            listed[key] = min(version, listed.get(key, version))
+            subscription.outbox.missed(key, listed[key])
+        if not subscription.asked:
             self.resumes["resumed"] += 1
             subscription.phase = Phase.LAGGING
             self._attend(subscription, effects)
@@ -1228,9 +1473,7 @@ class GatewayState:
         session.attention.pop(subscription, None)
         topic = subscription.topic
         del topic.subscriptions[subscription]
-        for request, resuming in list(self._resuming.items()):
-            if resuming is subscription:
-                del self._resuming[request]
+        self._stop_resuming(subscription)
         if topic.subscriptions:
             self._settle_rest(topic, effects)
             return
@@ -1295,9 +1538,9 @@ class GatewayState:
             session.attention[subscription] = None
             effects.append(Deliver(session.id))
 
-    def _flush_topic(self, topic: Topic, effects: list[Effect]) -> None:
-        """Hand what changed in a topic to its subscribers."""
-        if not topic.dirty:
+    def _flush_topic(self, topic: Topic, effects: list[Effect], *, at_once: bool = False) -> None:
+        """Hand what changed in a topic to its subscribers; `at_once`: even where it waits."""
+        if not topic.dirty or (topic.waits and not at_once):
             return
         topic.dirty = False
         self._dirty.remove(topic)
@@ -1403,16 +1646,21 @@ class GatewayState:
         return messages
 
     def _token(self, topic: Topic) -> bytes:
+        if topic.waits:
+            return self.tokens.position(topic.scope)
         return self._position(topic.scope, sorted(topic.watches))
 
     def _position(self, scope: Scope, shards: Sequence[int]) -> bytes:
-        return self.tokens.position(scope, [(index, self._shards[index].position) for index in shards])
+        positions = [(index, self._shards[index].position) for index in shards]
+        if self._slots.epoch > 1:
+            positions.append((MAP, (self._slots.epoch, 0)))
+        return self.tokens.position(scope, positions)
 
     def _event_id(self, session: SessionState) -> bytes | None:
         """Return the token for all of an event stream's subscriptions, if what is being written brings them all up to it."""
         topics = [each.topic for each in session.subscriptions.values()]
         if any(each.phase is not Phase.LIVE for each in session.subscriptions.values()) or any(
-            topic.dirty for topic in topics
+            topic.dirty or topic.waits for topic in topics
         ):
             return None
         return self._position(session.scope, sorted({index for topic in topics for index in topic.watches}))
@@ -1535,7 +1783,9 @@ class GatewayState:
             messages.append(protocol.reset(None))
             # Until it has been sent everything anew, a client that comes back has to begin again.
             token = self.tokens.position(subscription.topic.scope)
-        if not subscription.paused and subscription.phase is Phase.SNAPSHOT:
+        if subscription.topic.waits:
+            pass
+        elif not subscription.paused and subscription.phase is Phase.SNAPSHOT:
             token = self._snapshot_chunk(session, subscription, budget, messages, effects) or token
         elif not subscription.paused and subscription.phase is Phase.LAGGING:
             self._flush_topic(subscription.topic, effects)

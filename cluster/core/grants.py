@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from cluster.core.query_key import CanonicalKey, checked, parse, partial_match
+from cluster.core.reserved import is_reserved
 from cluster.core.tenant import NAME_TEXT, NOBODYS, Tenant, is_name
 from cluster.errors import ConfigError, ErrorCode, HarborError, RequestError, UnauthorizedError
 
@@ -84,6 +85,8 @@ class Principal:
         if known is None:
             parsed = parse(key)
             patterns = self._read if right == "read" else self._write
+            if is_reserved(parsed) or (self.tenant and is_reserved(parsed[1:])):
+                return right == "read" and self.is_operator
             if len(self._covered) >= (REMEMBERED if self.expires_ms is None else REMEMBERED_OF_TOKEN):
                 self._covered.clear()
             known = self._covered[right, key] = any(_covers(pattern, parsed) for pattern in patterns)

@@ -7,7 +7,11 @@ It is bounded three ways, since each alone fails somewhere: by changes, as what 
 be long; by age, since who was away for longer is as well served by a snapshot.
 
 Changes are numbered through all lives of a shard. A life (epoch) counts its own offsets, so it says at which number they begin; a
-position is one of an offset that its life has reached, and of no later one.
+position is one of an offset that its life has reached, and of no later one. Where slots come from a shard with a higher offset, the life
+goes on at that: it has two entries then, each with offsets of its own.
+
+When slots move, a position may name shards that had them and not the one that has them. So each step from one slot map to the next is
+noted with the number at which it was taken, in every shard: a position of an earlier map means there, in a shard that it does not name.
 
 What must not live here: positions of several shards (`position`).
 """
@@ -31,6 +35,15 @@ Record = tuple[str, int]
 """(key, version before the change); 0: there was no data."""
 
 
+class Step(Struct, frozen=True, array_like=True):
+    """The change of number `number` was the first under the slot map `later`, which followed on `earlier`."""
+
+    earlier: int
+    """Its epoch; -1: the shard was made for the move, and had nothing before."""
+    later: int
+    number: int
+
+
 class Life(Struct, frozen=True, array_like=True):
     """One epoch: the change at offset `offset + 1` has number `number`."""
 
@@ -39,10 +52,21 @@ class Life(Struct, frozen=True, array_like=True):
     number: int
 
 
+class Past(Struct, frozen=True, array_like=True):
+    """The history of a shard that is no more."""
+
+    ended: int
+    """Epoch of the slot map without it."""
+    lives: list[Life]
+    first: int
+    changes: list[Record]
+    steps: list[Step]
+
+
 class History:
     """The last changes of a shard, within bounds."""
 
-    __slots__ = ("_changes", "_marks", "_max_age_ms", "_max_bytes", "_max_changes", "bytes", "first", "lives")
+    __slots__ = ("_changes", "_marks", "_max_age_ms", "_max_bytes", "_max_changes", "bytes", "first", "lives", "steps")
 
     def __init__(
         self,
@@ -59,6 +83,7 @@ class History:
         """Number of the oldest change that is kept."""
         self.lives = [Life(epoch, offset, 0)]
         """The last is the present one."""
+        self.steps: list[Step] = []
         self._max_changes = max_changes
         self._max_bytes = max_bytes
         self._max_age_ms = max_age_ms
@@ -71,8 +96,24 @@ class History:
         """Changes that are kept."""
         return len(self._changes)
 
-    def restore(self, lives: list[Life], first: int, changes: list[Record], now_ms: float) -> None:
+    @classmethod
+    def of(cls, past: Past) -> "History":
+        """Return the history of a shard that is no more, to be asked."""
+        made = cls(0, 0)
+        made.lives, made.first, made.steps = past.lives, past.first, past.steps
+        made._changes.extend(past.changes)
+        return made
+
+    def past(self, ended: int) -> Past:
+        """Return what is kept for others of a shard that is about to end."""
+        last = Step(ended - 1, ended, self.next)
+        return Past(ended, self.lives, self.first, list(self._changes), [*self.steps, last])
+
+    def restore(
+        self, lives: list[Life], first: int, changes: list[Record], now_ms: float, steps: list[Step] | None = None
+    ) -> None:
         """Put what earlier lives left before this one, which has changed nothing yet. Their age counts from now."""
+        self.steps = [*(steps or []), *self.steps]
         present = self.lives[-1]
         self.first = first
         self._changes.extend(changes)
@@ -105,6 +146,16 @@ class History:
             self.first += 1
         while len(self.lives) > 1 and self.lives[1].number < self.first:
             del self.lives[0]
+        while self.steps and self.steps[0].number < self.first:
+            self.steps = self.steps[1:]
+
+    def rise(self, offset: int) -> None:
+        """The life goes on at a higher offset."""
+        self.lives = [*self.lives, Life(self.lives[-1].epoch, offset, self.next)]
+
+    def step(self, earlier: int, later: int) -> None:
+        """Another slot map counts from the next change on."""
+        self.steps = [*self.steps, Step(earlier, later, self.next)]
 
     @property
     def next(self) -> int:
@@ -125,10 +176,18 @@ class History:
         self._trim(now_ms)
         ends = [*(life.number for life in self.lives[1:]), self.next]
         for life, end in zip(self.lives, ends, strict=True):
-            if life.epoch == epoch:
-                number = life.number + offset - life.offset
-                if not max(life.number, self.first) <= number <= end:
-                    return None
-                # Going back in time, the last that is put in counts: the first change after the position.
-                return dict(islice(reversed(self._changes), self.next - number))
+            number = life.number + offset - life.offset
+            if life.epoch == epoch and max(life.number, self.first) <= number <= end:
+                return self._after(number)
         return None
+
+    def since_map(self, map_epoch: int) -> dict[str, int] | None:
+        """As `since`, for a position of an earlier slot map that does not name this shard."""
+        for step in self.steps:
+            if step.earlier <= map_epoch < step.later and step.number >= self.first:
+                return self._after(step.number)
+        return None
+
+    def _after(self, number: int) -> dict[str, int]:
+        # Going back in time, the last that is put in counts: the first change after the position.
+        return dict(islice(reversed(self._changes), self.next - number))

@@ -18,6 +18,8 @@ SPACING_MS = 25.0
 """Blobs to one coordinator are never closer than this, so that calls stay few at any rate."""
 AIM_MS = 20.0
 """How long before a window's close its blob is sent, as a first guess. Each acknowledgement says how much was to spare."""
+CLOSING_ASK_MS = 10.0
+"""The same while everybody waits for that."""
 ASK_MS = 200.0
 """After so long without anything to send, an empty blob asks whether what was sent is committed."""
 CLAIM_AGAIN_MS = 2_000.0
@@ -74,6 +76,7 @@ class Line:
         "claim",
         "claim_at",
         "close_at",
+        "closes",
         "count",
         "early",
         "link",
@@ -98,6 +101,8 @@ class Line:
         """Enough waits to be sent before the window's end."""
         self.urgent = False
         """Something waits that the coordinator may send at once."""
+        self.closes = False
+        """Slots are about to move: all that waits is to be sent, and committed, as soon as can be."""
         self.sent_at = 0.0
         self.close_at = 0.0
         """A past or coming close of the coordinator's window, as last heard."""
@@ -122,6 +127,8 @@ class Line:
             return self.claim_at
         if self.marks or (self.sent and not self.sent[-1].sequence):
             return 0.0
+        if self.closes:
+            return 0.0 if self.size or self.pending_folds else self.sent_at + CLOSING_ASK_MS if self.sent else None
         if not self.size and not gathers_ms:
             return self.sent_at + ASK_MS if self.sent else None
         soonest = self.sent_at + SPACING_MS
@@ -133,6 +140,16 @@ class Line:
         if aimed < earliest:
             aimed += -(-(earliest - aimed) // window_ms) * window_ms
         return aimed
+
+    @property
+    def pending_folds(self) -> bool:
+        """Whether operations wait to be sent."""
+        return any(pending.folds for pending in self.pending.values())
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing waits to be sent, committed or claimed."""
+        return self.link.idle and self.claim_at is None and not (self.sent or self.marks or self.pending_folds)
 
     def oldest_ms(self) -> float:
         """Return the receipt of the oldest event that waits."""

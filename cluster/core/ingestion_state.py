@@ -34,6 +34,7 @@ from cluster.core.feed import Sequence as EventSequence
 from cluster.core.fold import Fold
 from cluster.core.gathering import Gathering
 from cluster.core.hand_over import MAX_HELD, HandOvers, Manner, Taking
+from cluster.core.ingestion_cut import IngestionCut, inherit
 from cluster.core.ingestion_line import CLAIM_AGAIN_MS, EARLY_BYTES, Line, Pending
 from cluster.core.link import Announcements, Foreign, Incoming, Repeat
 from cluster.core.messages import (
@@ -54,6 +55,8 @@ from cluster.core.messages import (
     Moved,
     Noted,
     Part,
+    Progress,
+    Rebalance,
     Refused,
     Send,
     SourceStates,
@@ -377,6 +380,9 @@ class IngestionState:
         self._unclaimed: set[str] = set()
         """Units that shards are asked about, since their last ingestor could not say."""
         self._slots = slots
+        self._cut = IngestionCut()
+        self._reached_before: dict[str, int] = {}
+        """Blobs of lines to coordinators that are no more, all committed."""
         self._shards = range(shards)
         self._lines = [
             Line(
@@ -469,7 +475,7 @@ class IngestionState:
         gathering = self._gathering
         if gathering and gathering.source != source_name:
             self._settle()
-        if not source.gathers:
+        if not source.gathers or self._cut.is_held:
             return self._goes_on(source, self._take_frames(source, frames, now_ms), now_ms)
         self.rearm = self.rearm or not gathering
         self.bytes_pending += gathering.add(source_name, frames, now_ms)
@@ -513,6 +519,9 @@ class IngestionState:
         head: Head | None = None,
     ) -> int:
         """`head`: of all events, where it is known that they have the same. Returns the number of events."""
+        if self._cut.is_held:
+            self._cut.later.append((source.name, lambda now_ms: self._take_later(source, events, ids, faults, now_ms)))
+            return 0
         for fault in faults:
             self.events_dropped[source.name, fault.reason] += 1
             self.dead_letters.add(
@@ -528,8 +537,22 @@ class IngestionState:
             self.dead_letters.take(source.name, source.faults, now_ms)
         return len(events)
 
+    def _take_later(
+        self,
+        source: _Source,
+        events: Sequence[Envelope],
+        ids: Sequence[EventId | None],
+        faults: list[FrameFault],
+        now_ms: float,
+    ) -> None:
+        """Take what was read while things were held."""
+        self._goes_on(source, self._take_read(source, events, ids, faults, now_ms), now_ms)
+
     def _goes_on(self, source: _Source, count: int, now_ms: float) -> bool:
         """Whether a source is to be read on, after `count` events."""
+        if self._cut.is_held:
+            source.paused, source.paused_at = True, now_ms
+            return False
         if source.waiting is not None:
             return True
         if self.bytes_pending > source.high_water and not source.awaiting and source.overflow is not Overflow.PAUSE:
@@ -879,6 +902,7 @@ class IngestionState:
         source.left.clear()
         if source.repeats is not Repeats.NOTHING:
             source.waiting = None  # it comes again
+            self._cut.forget(source_name)
         for taking in self._moves.taking.values():
             if taking.source == source_name:
                 taking.has("open", now_ms)
@@ -948,6 +972,9 @@ class IngestionState:
 
     def _mark(self, source: _Source, name: str, incarnation: int) -> None:
         """Tell shards that events of a source, or of a channel of it, may have passed unseen."""
+        if self._cut.is_held:
+            self._cut.marks.append((name, incarnation))
+            return
         self.gaps[source.name] += 1
         mark = FeedRange(name, incarnation, 1, 0, 0)
         for shard in self._shards:
@@ -966,6 +993,9 @@ class IngestionState:
         source = self._sources[source_name]
         if not source.awaiting or asked.number != source.asked:
             return []  # it is asked again already
+        if self._cut.is_held:
+            self._cut.later.append((source_name, lambda now_ms: self.missed(asked, events, now_ms)))
+            return []
         source.awaiting = False
         source.seen = {str(each.id) for each in events or () if each.id is not None}
         held, source.kept = source.kept, []
@@ -1199,7 +1229,9 @@ class IngestionState:
 
     def _heard(self, sender: str, now_ms: float) -> None:
         """A shard has said what it needs of these members."""
-        self._told_by.add(int(sender.removeprefix("shard-")))
+        shard = int(sender.removeprefix("shard-"))
+        if shard in self._shards:
+            self._told_by.add(shard)
         if len(self._told_by) == len(self._shards):
             for taking in self._moves.taking.values():
                 taking.has("demand", now_ms)
@@ -1317,6 +1349,8 @@ class IngestionState:
     def claimed(self, message: Claimed, now_ms: float) -> tuple[Answer, list[Effect]]:
         """A shard says what it has committed."""
         self._settle()
+        if message.shard not in self._shards:
+            return Noted(self.incarnation), self.wake(now_ms)
         line = self._line_of[message.shard]
         if message.number == line.claim and line.claim_at is not None:
             line.answers[message.shard] = {feed: (incarnation, last) for feed, incarnation, last in message.cursors}
@@ -1411,7 +1445,7 @@ class IngestionState:
 
     def _reached(self) -> dict[str, int]:
         """Return, by coordinator, up to which all blobs are committed."""
-        return {each.address: each.reached for each in self._lines}
+        return {**self._reached_before, **{each.address: each.reached for each in self._lines}}
 
     def _checkpoints(self, line: Line) -> dict[int, list[Checkpoint]]:
         """Return the checkpoints that have moved, by the shard of a line that keeps them."""
@@ -1429,12 +1463,103 @@ class IngestionState:
                 del self._untold[sequence]
         return found
 
+    # --- moves of slots ------------------------------------------------------------------------------------------
+
+    def rebalance(self, message: Rebalance, now_ms: float) -> tuple[Progress, list[Effect]]:
+        """Hold back what is taken while slots move, or go on, by the map that counts then."""
+        is_done, effects = True, list[Effect]()
+        if message.phase == "hold" and message.map.epoch > self._slots.epoch:
+            is_done = message.attempt > self._cut.over and self._hold()
+            self._cut.attempt = max(self._cut.attempt, message.attempt)
+        elif self._cut.is_held and message.attempt < self._cut.attempt and message.map.epoch <= self._slots.epoch:
+            is_done = False  # of an earlier attempt: this one goes on
+        elif message.phase == "release":
+            self._cut.over = max(self._cut.over, message.attempt)
+            if message.map.epoch > self._slots.epoch:
+                effects = self._take_map(message.map, now_ms)
+            effects.extend(self._go_on(now_ms))
+        return Progress(self._slots, is_done, self._cut.is_held), [*effects, *self.wake(now_ms)]
+
+    def _hold(self) -> bool:
+        """Hold back what is taken from now on. Returns whether all that was taken before is committed.
+
+        Not while sequences repeat what shards have in part: then each shard has got to another number, and that has to pass first.
+        """
+        if not self._cut.is_held:
+            self._settle()
+            sequences = [each for source in self._sources.values() for each in source.sequences.values()]
+            is_repeating = any(each.number < each.replay_until for each in sequences)
+            asks = any(source.awaiting for source in self._sources.values())
+            if not self._started or not self._moves.is_settled or self._unclaimed or is_repeating or asks:
+                return False
+            self._cut.is_held = True
+            for line in self._lines:
+                line.closes = True
+        self._cut.is_quiet = self._cut.is_quiet or all(line.is_quiet for line in self._lines)
+        return self._cut.is_quiet
+
+    def _take_map(self, slots: SlotMap, now_ms: float) -> list[Effect]:
+        """Another map counts: everything made by the one before is committed, unless this ingestor has only just begun."""
+        before, self._slots = self._slots, slots
+        self._shards = range(slots.shards)
+        marks = {place: each for line in self._lines for place, each in line.marks.items() if place[0] < slots.shards}
+        self._reached_before = self._reached()
+        known = self._by_address
+        self._lines = []
+        for n in range(slots.coordinators):
+            line = known.get(f"coordinator-{n}")
+            if line is None:
+                line = Line(f"coordinator-{n}", self.identity, self.incarnation, [])
+                line.count = self._reached_before.get(line.address, 0)
+            if not self._started:
+                line.begin_claim(now_ms)
+            line.shards = [shard for shard in self._shards if coordinator_of(shard, slots.coordinators) == n]
+            line.marks.clear()
+            line.pending.clear()
+            self._lines.append(line)
+        self._by_address = {line.address: line for line in self._lines}
+        self._line_of = [self._lines[coordinator_of(shard, slots.coordinators)] for shard in self._shards]
+        for (shard, profile), each in marks.items():
+            self._line_of[shard].marks[shard, profile] = each
+        self._targets = [{} for _ in self._targets]
+        feeds = [feed for source in self._sources.values() for feed in source.feeds.values()]
+        inherit(feeds, before.moves(slots))
+        for feed in feeds:
+            for gone in [shard for shard in feed.sent if shard >= slots.shards]:
+                del feed.sent[gone]
+        self._told_by &= set(self._shards)
+        effects: list[Effect] = []
+        names = {f"shard-{shard}" for shard in self._shards}
+        for channel, shards in list(self._demanded.items()):
+            if left := tuple(shard for shard in shards if shard in names):
+                self._demanded[channel] = left
+                continue
+            del self._demanded[channel]
+            if channel not in self._always:
+                effects.extend(self._leave(self._sources[channel[0]], channel[1], now_ms))
+        return effects
+
+    def _go_on(self, now_ms: float) -> list[Effect]:
+        """Take what was held back."""
+        effects: list[Effect] = []
+        later, marks = self._cut.end()
+        for line in self._lines:
+            line.closes = False
+        for name, incarnation in marks:
+            self._mark(self._sources[owner(name)], name, incarnation)
+        for each in later:
+            made = each(now_ms)
+            effects.extend(made if isinstance(made, list) else ())
+        return effects
+
     # --- sending -------------------------------------------------------------------------------------------------
 
     def announce(self, message: Announce, now_ms: float) -> tuple[Answer, list[Effect]]:
         """A shard lives anew."""
         self._settle()
-        self._remind(int(message.sender.removeprefix("shard-")))
+        shard = int(message.sender.removeprefix("shard-"))
+        if shard in self._shards:
+            self._remind(shard)
         return Noted(self.incarnation), self.wake(now_ms)
 
     def _relink(self, line: Line, now_ms: float) -> None:
@@ -1477,6 +1602,8 @@ class IngestionState:
 
     def _due(self, line: Line) -> float | None:
         """When to send something on a line, if only checkpoints."""
+        if self._cut.is_quiet:
+            return line.link.retry_at
         due = line.due(self._window_ms, self._gathering.since_ms)
         return self._tell_at if due is None and line.link.idle else due
 
@@ -1507,7 +1634,7 @@ class IngestionState:
         if self._shares_at <= now_ms:
             self._shares_at = now_ms + SHARES_MS
             self._share()
-        for source in self._sources.values():
+        for source in self._sources.values() if not self._cut.is_held else ():
             if source.paused or source.waiting is not None or source.limited:
                 effects.extend(self._relieve(source, now_ms))
         return effects
@@ -1574,7 +1701,7 @@ class IngestionState:
                         sequence.mark(needs)
                         self._moved(sequence, now_ms)
         line.sent_at = now_ms
-        blob = Blob(header, parts)
+        blob = Blob(header, parts, line.closes)
         line.link.sent(blob)
         return Send(line.address, blob)
 
@@ -1598,8 +1725,8 @@ class IngestionState:
         if isinstance(answer, Noted):
             self._announcements.answered(to)
             return []
-        line = self._by_address[to]
-        if line.link.in_flight is not message:
+        line = self._by_address.get(to)
+        if line is None or line.link.in_flight is not message:
             return []
         match answer:
             case BlobTaken(incarnation=incarnation, window_left_ms=left, committed=committed):
@@ -1625,8 +1752,8 @@ class IngestionState:
             self._news.unanswered(to, now_ms)
         elif isinstance(message, Take | HandOver):
             self._moves.unanswered(to, message, now_ms)
-        elif self._by_address[to].link.in_flight is message:
-            self._by_address[to].link.failed(now_ms, RETRY_MS)
+        elif (line := self._by_address.get(to)) is not None and line.link.in_flight is message:
+            line.link.failed(now_ms, RETRY_MS)
         return []
 
 

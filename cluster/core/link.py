@@ -114,6 +114,10 @@ class Incoming:
         self._sequence = 0
         self._answer: Any = None
 
+    def is_repeat(self, header: Header) -> bool:
+        """Whether a message was admitted before, and may be answered again whatever has changed since."""
+        return header.incarnation == self._sender_incarnation and header.sequence <= self._sequence
+
     def admit(self, header: Header) -> New | Repeat | Foreign:
         """Judge a message by its header."""
         if header.receiver not in (0, self._incarnation):

@@ -102,7 +102,8 @@ class Memory:
 
     def replaced(self, entry: Sized) -> None:
         """An entry's data is new, and its text is at hand."""
-        self._edited.pop(id(entry), None)
+        if self._edited:
+            self._edited.pop(id(entry), None)
         size = entry.bytes_held()
         self._bytes += size - entry.size
         entry.size, entry.counts_decoded = size, entry.is_decoded

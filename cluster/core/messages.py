@@ -18,6 +18,7 @@ from typing import Any
 from msgspec import Struct
 
 from cluster.core.operation import Operation
+from cluster.core.placement import SlotMap
 
 
 class Header(Struct, frozen=True, array_like=True):
@@ -111,6 +112,8 @@ class Blob(Struct, frozen=True, array_like=True, tag="blob"):
 
     header: Header
     parts: list[Part]
+    closes: bool = False
+    """Windows close with this: nothing follows it for a while (`slot_move`)."""
 
 
 class BlobTaken(Struct, frozen=True, array_like=True, tag="blob_taken"):
@@ -283,7 +286,13 @@ class Missed(Struct, frozen=True, array_like=True, tag="missed"):
     key: str
     prefix: bool
     epoch: int
+    """0: the position does not name this shard."""
     offset: int
+    map: int = 0
+    """Epoch of the slot map that the position was told under, where that was another; what is not named counts from that map's end."""
+    gone: list[tuple[int, int, int]] | None = None
+    """Not about the shard itself but those that are no more, of which it keeps the history: what the position says of them, as (shard, epoch,
+    offset)."""
 
 
 class Verify(Struct, frozen=True, array_like=True, tag="verify"):
@@ -373,6 +382,17 @@ class ListKeys(Struct, frozen=True, array_like=True, tag="keys"):
     prefix: str
     after: str
     limit: int
+    contains: str = ""
+    """Only keys with this in their text."""
+
+
+class ListBranches(Struct, frozen=True, array_like=True, tag="branches"):
+    """List the elements that follow `prefix`, in order of their text, after `after`. Answer: `BranchList`."""
+
+    id: int
+    prefix: str
+    after: str
+    limit: int
 
 
 class Mutate(Struct, frozen=True, array_like=True, tag="mutate"):
@@ -402,6 +422,8 @@ class ListMutations(Struct, frozen=True, array_like=True, tag="mutations"):
     mutation: str = ""
     statuses: list[str] = []
     """Empty: all."""
+    newest: int = 0
+    """At most so many, the newest; 0: all."""
 
 
 # --- presence, gateway -> home (a shard) ---
@@ -458,6 +480,13 @@ class ListMembers(Struct, frozen=True, array_like=True, tag="members_of"):
     limit: int
 
 
+class ListTopics(Struct, frozen=True, array_like=True, tag="topics"):
+    """List the topics with the most members. Answer: `TopicList`."""
+
+    id: int
+    limit: int
+
+
 Request = (
     Mutate
     | Undo
@@ -474,9 +503,11 @@ Request = (
     | Erase
     | Act
     | ListKeys
+    | ListBranches
     | PresenceNews
     | PresenceResume
     | ListMembers
+    | ListTopics
 )
 
 
@@ -485,6 +516,14 @@ class Requests(Struct, frozen=True, array_like=True, tag="requests"):
 
     header: Header
     items: list[Request]
+    map: int = 0
+    """Epoch of the slot map by which the shard was chosen; 0: of none. With an older one than the shard's it answers `Outdated`."""
+
+
+class Outdated(Struct, frozen=True, array_like=True, tag="outdated"):
+    """The message was made by a slot map that counts no longer, and was not taken; this one does."""
+
+    map: SlotMap
 
 
 class EntryView(Struct, frozen=True, array_like=True, tag="entry"):
@@ -559,6 +598,13 @@ class KeyList(Struct, frozen=True, array_like=True, tag="key_list"):
     more: bool
 
 
+class BranchList(Struct, frozen=True, array_like=True, tag="branch_list"):
+    """At most `limit` rows (`key_tree`); `more` where others follow."""
+
+    branches: list[tuple[str, int, bool]]
+    more: bool
+
+
 class MutationView(Struct, frozen=True, array_like=True, tag="mutation"):
     """A mutation as clients see it; also told unasked, as its status changes, to the gateway that began it."""
 
@@ -589,6 +635,13 @@ class MemberList(Struct, frozen=True, array_like=True, tag="member_list"):
     more: bool
 
 
+class TopicList(Struct, frozen=True, array_like=True, tag="topic_list"):
+    """At most `limit` topics with how many members each has; `count`: topics there are."""
+
+    topics: list[tuple[str, int]]
+    count: int
+
+
 class Restored(Struct, frozen=True, array_like=True, tag="restored"):
     """What this home knew of a session that came back."""
 
@@ -596,7 +649,19 @@ class Restored(Struct, frozen=True, array_like=True, tag="restored"):
     """(topic, generation, member)."""
 
 
-Payload = EntryView | Failure | Written | Matched | KeyList | MutationView | MutationList | MemberList | Restored
+Payload = (
+    EntryView
+    | Failure
+    | Written
+    | Matched
+    | KeyList
+    | BranchList
+    | MutationView
+    | MutationList
+    | MemberList
+    | TopicList
+    | Restored
+)
 
 
 class Answers(Struct, frozen=True, array_like=True, tag="answers"):
@@ -787,6 +852,8 @@ class Lay(Struct, frozen=True, array_like=True, tag="lay"):
     variables: bytes = b"{}"
     """JSON object. With these and `name` events of streams can be told that are of the mutation."""
     created_ms: float = 0.0
+    scope: str = ""
+    """Whose slot says which shard is its home."""
 
 
 class Lift(Struct, frozen=True, array_like=True, tag="lift"):
@@ -870,9 +937,69 @@ class Primary(Struct, frozen=True, array_like=True, tag="primary"):
     incarnation: int
 
 
+# --- moves of slots ----------------------------------------------------------------------------------------------
+
+
+class Rebalance(Struct, frozen=True, array_like=True, tag="rebalance"):
+    """Supervisor -> anyone: do this part of a move to the slot map `map` (`slot_move`). It is said again until it is done."""
+
+    phase: str
+    map: SlotMap
+    attempt: int
+    """Rises with every beginning of a move: what belongs to an earlier one is void."""
+
+
+class Progress(Struct, frozen=True, array_like=True, tag="progress"):
+    """How far the one that was told `Rebalance` is."""
+
+    map: SlotMap | None
+    """That counts here; None: none was told yet."""
+    is_done: bool
+    is_held: bool = False
+    """It holds what it would send, or refuses what is sent to it."""
+    entries: int = 0
+    """Sent in this move, as the next."""
+    bytes: int = 0
+    next: SlotMap | None = None
+    """To which slots move."""
+    lacks: bool = False
+    """It has not been sent all that it is to adopt: it was, perhaps, in an earlier life."""
+    attempt: int = 0
+    """The last that it has heard of."""
+
+
+class SlotSlice(Struct, frozen=True, array_like=True, tag="slot_slice"):
+    """Shard -> shard: a part of what moves. The first on a link begins anew."""
+
+    header: Header
+    epoch: int
+    """Of the map to which the slots move."""
+    content: bytes
+    """A `slot_slice.Content`."""
+
+
+class SliceTaken(Struct, frozen=True, array_like=True, tag="slice_taken"):
+    """The receiver keeps it until the map counts; or has it, since that does."""
+
+    incarnation: int
+
+
+class Measure(Struct, frozen=True, array_like=True, tag="measure"):
+    """Supervisor -> any actor, about every two seconds while somebody watches. Answer: `Measured`."""
+
+
+class Measured(Struct, frozen=True, array_like=True, tag="measured"):
+    """An actor's counters and what it says of itself, encoded as each is where it is asked for alone."""
+
+    samples: bytes
+    status: bytes
+
+
 Message = (
     Replicate
     | Primary
+    | Rebalance
+    | SlotSlice
     | Overlays
     | Announce
     | Blob
@@ -886,10 +1013,14 @@ Message = (
     | SourceStates
     | Requests
     | ChangeSet
+    | Measure
 )
 Answer = (
     Replicated
     | Elsewhere
+    | Progress
+    | SliceTaken
+    | Outdated
     | Refused
     | Full
     | Noted
@@ -899,6 +1030,7 @@ Answer = (
     | Answers
     | ChangeSetTaken
     | OverlaysTaken
+    | Measured
 )
 
 

@@ -194,26 +194,88 @@ class MutationQueue:
                     renamed = None if record.lift is None else record.lift.renamed
                     self._renamed[record.temporary] = (renamed, record.settled_ms + MEMORY_MS)
                 continue
-            if record.name not in self._declared:  # the configuration has changed
-                record.status = Status.QUEUED  # from which it may fail, and which belongs to no service
-                self._enter(record)
-                self._fail(record, ErrorCode.UNKNOWN_MUTATION, f"no mutation {record.name} is declared any more")
-                continue
-            self._enter(record)
-            if record.temporary:
-                self._create(record.temporary, record.id, record.variables)
-            if record.status is Status.SCHEDULED:
-                self._wait(record.id, record.due_ms)
-            else:
-                record.status = Status.QUEUED
-            for old in record.awaits:  # its home, which may be another, will say what became of it
-                if orjson.dumps(old) in record.variables:
-                    self._temporaries.setdefault(old, "")
+            self._reenter(record)
         self._settled = deque(sorted(self._settled, key=lambda each: each.settled_ms))
         for shard in range(self._shards):
             self.items[shard] = self.outstanding(shard)
         for scope in list(self._scopes):
             self._advance(scope)
+
+    def _reenter(self, record: MutationRecord) -> None:
+        """Go on with what was not settled in an earlier life, or in another shard."""
+        if record.name not in self._declared:  # the configuration has changed
+            record.status = Status.QUEUED  # from which it may fail, and which belongs to no service
+            self._enter(record)
+            self._fail(record, ErrorCode.UNKNOWN_MUTATION, f"no mutation {record.name} is declared any more")
+            return
+        self._enter(record)
+        if record.temporary:
+            self._create(record.temporary, record.id, record.variables)
+        if record.status is Status.SCHEDULED:
+            self._wait(record.id, record.due_ms)
+        else:
+            record.status = Status.QUEUED
+        for old in record.awaits:  # its home, which may be another, will say what became of it
+            if orjson.dumps(old) in record.variables:
+                self._temporaries.setdefault(old, "")
+
+    # --- moves of slots ------------------------------------------------------------------------------------------
+
+    def take_in(self, records: list[MutationRecord], now_ms: float) -> None:
+        """Be the home of what was another shard's: as after a restart."""
+        self._now_ms = now_ms
+        for record in sorted(records, key=lambda each: each.number):
+            if record.id in self.records:
+                continue  # a client gave two mutations one id: that of this home counts
+            self._number = max(
+                self._number, record.number
+            )  # of one scope all were of one home, so their order is theirs still
+            self.records[record.id] = record
+            self._changed(record.id)
+            self.told[record.id] = record
+            if record.status.is_settled:
+                self._remember(record)
+                if record.temporary:
+                    renamed = None if record.lift is None else record.lift.renamed
+                    self._renamed[record.temporary] = (renamed, record.settled_ms + MEMORY_MS)
+                continue
+            self._reenter(record)
+            if not record.status.is_settled:
+                self._lay(record)
+        self._settled = deque(sorted(self._settled, key=lambda each: each.settled_ms))
+        for scope in {record.scope for record in records}:
+            self._advance(scope)
+
+    def let_go(self, records: Iterable[MutationRecord]) -> None:
+        """Their home is another shard now: whole scopes, of which nothing is told here any more."""
+        for record in records:
+            del self.records[record.id]
+            self._changed(record.id)
+            self.told.pop(record.id, None)
+            if record.status.is_settled:
+                self._result_bytes -= len(record.result or b"")
+                continue
+            if record.status is Status.PAUSED:
+                self._resume(record)
+            self.unsettled -= 1
+            self._scopes.pop(record.scope, None)
+            self._ready.pop(record.id, None)
+            self._waiting.pop(record.id, None)
+            self._under_way.discard(record.id)
+            self._sent.get(record.name, {}).pop(record.id, None)
+            for blocked in self._blocked.values():
+                blocked.pop(record.id, None)
+        self.calls = [call for call in self.calls if call.mutation in self.records]
+        self._settled = deque(each for each in self._settled if each.id in self.records)
+
+    def count_shards(self, shards: int) -> None:
+        """There are so many shards now; others have nothing to be told."""
+        self._shards = shards
+        for gone in [shard for shard in self.items if shard >= shards]:
+            del self.items[gone]
+        for record in list(self._settled):
+            for gone in [shard for shard in record.unlifted if shard >= shards]:
+                self.lifted(gone, record.id)
 
     def outstanding(self, shard: int) -> list[Lay | Lift]:
         """Return all that a shard is to know."""
@@ -309,13 +371,13 @@ class MutationQueue:
         self._settle(record, Status.CANCELLED, result=_doubts(record) if record.attempts else [])
         return record.view()
 
-    def listed(self, mutation: str, statuses: list[str]) -> list[MutationView]:
-        """Return the mutations of some statuses, or the one of an id; the oldest first."""
+    def listed(self, mutation: str, statuses: list[str], newest: int = 0) -> list[MutationView]:
+        """Return the mutations of some statuses (0: all, else the `newest`), or the one of an id; the oldest first."""
         if mutation:
             record = self.records.get(mutation)
             return [] if record is None else [record.view()]
         found = [each for each in self.records.values() if not statuses or each.status in statuses]
-        return [each.view() for each in sorted(found, key=lambda each: each.number)]
+        return [each.view() for each in sorted(found, key=lambda each: each.number)[-newest:]]
 
     def oldest_ms(self, now_ms: float) -> float:
         """Return for how long the oldest that is not settled could have been sent; 0: there is none."""
@@ -753,6 +815,7 @@ class MutationQueue:
             record.name,
             record.variables,
             record.created_ms,
+            record.scope,
         )
 
     def _lift_for(self, shard: int, record: MutationRecord) -> Lift:

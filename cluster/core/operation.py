@@ -14,7 +14,7 @@ What must not live here: combining operations (`fold`), prefixes and refetching 
 import math
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import orjson
 from msgspec import Struct
@@ -166,7 +166,7 @@ class _Unchanged:
 UNCHANGED: Final = _Unchanged()
 
 
-class Outcome(NamedTuple):
+class Outcome(Struct, frozen=True):
     """What applying operations to one entry came to."""
 
     value: Value | None
@@ -189,6 +189,9 @@ def apply_all(operations: list[Operation], value: Value | None, reducer: Reducer
 
     `reducer` runs the functions of `Call`s.
     """
+    if len(operations) == 1 and type(only := operations[0]) is Set and not only.at and only.guard is None:
+        if value is not None or only.missing is Missing.CREATE:  # the commonest, at a third of what it takes below
+            return Outcome(Value.from_json(only.value), None, changed=True, dropped=[])
     patch: list[bytes] | None = []
     changed = False
     dropped: list[str] = []

@@ -19,12 +19,12 @@ still to come goes on lying over the base, as its echo, until that event or a se
 What must not live here: which mutations there are (`mutation_queue`), numbering and sending changes (`shard_state`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice, takewhile
 from typing import Any
 
 import orjson
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from cluster.core.entry import Value
 from cluster.core.json_pointer import resolve, tokens
@@ -73,6 +73,19 @@ class _Made(Struct, frozen=True):
     """JSON, as that of the view; None: there was none."""
     laid: list[Laid]
     view: bytes | None
+
+
+class Remembered:
+    """What lay over an entry in the life before, of which nothing was heard yet: only what it showed is known."""
+
+    __slots__ = ("_shown",)
+
+    def __init__(self, shown: Value) -> None:
+        self._shown = shown
+
+    def shown(self, _base: Value | None, _reducer: Reducer | None = None) -> Value | None:
+        """Return the view, as it was."""
+        return self._shown
 
 
 class Overlay:
@@ -156,6 +169,7 @@ class Known(Struct):
     """A stream's event of it has come by here: the bases have what it did, and what came after it."""
     is_echo: bool = False
     """It is settled; only its event is still to come."""
+    scope: str = ""
 
 
 class Overlays:
@@ -201,7 +215,8 @@ class Overlays:
             overlay.laid.sort(key=lambda each: each.order)
         again = known is not None and known.is_confirmed
         variables = orjson.loads(lay.variables)
-        self.mutations[lay.mutation] = Known(home, lay.name, variables, lay.created_ms, dict.fromkeys(by_key), again)
+        keyed = dict.fromkeys(by_key)
+        self.mutations[lay.mutation] = Known(home, lay.name, variables, lay.created_ms, keyed, again, scope=lay.scope)
         return keys
 
     def lift(self, mutation: str) -> dict[str, Laid]:
@@ -224,6 +239,53 @@ class Overlays:
         known.keys, known.is_echo = dict.fromkeys(did), True
         self._echoes[mutation] = now_ms + ECHO_MS
         self.mutations[mutation] = known
+
+    def moved(self, key: str) -> tuple[list[Laid], list[tuple[str, Known, float | None]], list[tuple[str, Any, float]]]:
+        """Return what lies over an entry, as it goes to another shard: laid, mutations, what is kept out of the view."""
+        overlay = self.by_key.get(key)
+        if overlay is None:
+            return [], [], []
+        known = [
+            (each.mutation, self.mutations[each.mutation], self._echoes.get(each.mutation)) for each in overlay.laid
+        ]
+        return overlay.laid, known, [(at, item, until) for (at, item), until in overlay.hidden.items()]
+
+    def take_in(
+        self,
+        key: str,
+        laid: list[Laid],
+        known: list[tuple[str, Known, float | None]],
+        hidden: list[tuple[str, Any, float]],
+    ) -> None:
+        """Have lie over an entry what lay there in another shard."""
+        overlay = self.by_key[key] = Overlay()
+        overlay.laid = sorted(laid, key=lambda each: each.order)
+        overlay.hidden = {(at, item): until for at, item, until in hidden}
+        if hidden:
+            self._hiding[key] = None
+        for mutation, said, until in known:
+            fresh = structs.replace(said, keys={})
+            self.mutations.setdefault(mutation, fresh).keys[key] = None
+            if until is not None:
+                self._echoes.setdefault(mutation, until)
+
+    def rehome(self, home_of: Callable[[str], int]) -> None:
+        """Mutations have other homes, by their scopes."""
+        for known in self.mutations.values():
+            known.home = home_of(known.scope)
+
+    def let_go(self, keys: Iterable[str]) -> None:
+        """Entries are another shard's now, with what lies over them."""
+        for key in keys:
+            overlay = self.by_key.pop(key, None)
+            self._hiding.pop(key, None)
+            for laid in () if overlay is None else overlay.laid:
+                known = self.mutations.get(laid.mutation)
+                if known is not None:
+                    known.keys.pop(key, None)
+                    if not known.keys:
+                        del self.mutations[laid.mutation]
+                        self._echoes.pop(laid.mutation, None)
 
     def silence(self, key: str) -> None:
         """An entry is written past all mutations: what they did does not lie over that."""

@@ -21,19 +21,29 @@ def slot(key: CanonicalKey) -> int:
     return crc32(key.encode()) % SLOTS
 
 
-class SlotMap(Struct, frozen=True):
-    """Which shard owns each slot; a later map has a higher epoch."""
+class SlotMap(Struct, frozen=True, array_like=True):
+    """Which shard owns each slot, how many shards there are, and how many coordinators serve them; a later map has a higher epoch."""
 
     epoch: int
     owners: tuple[int, ...]
     """Shard by slot."""
+    shards: int = 1
+    coordinators: int = 1
 
     def shard(self, key: CanonicalKey) -> int:
         """Return the shard that owns a key."""
         return self.owners[crc32(key.encode()) % SLOTS]
 
+    def moves(self, later: "SlotMap") -> dict[tuple[int, int], frozenset[int]]:
+        """Return the slots that have another owner in a later map, by (shard that has them, shard that gets them)."""
+        found: dict[tuple[int, int], set[int]] = {}
+        for number, (old, new) in enumerate(zip(self.owners, later.owners, strict=True)):
+            if old != new:
+                found.setdefault((old, new), set()).add(number)
+        return {pair: frozenset(slots) for pair, slots in found.items()}
 
-def assign_slots(shards: Sequence[int], epoch: int) -> SlotMap:
+
+def assign_slots(shards: Sequence[int], epoch: int, coordinators: int = 1) -> SlotMap:
     """Spread the slots over shards by rendezvous hashing.
 
     Shares differ by chance, and more the fewer slots a shard has. The largest has, over its fair share: with 2 and 4 shards 4 %, with 8
@@ -43,9 +53,8 @@ def assign_slots(shards: Sequence[int], epoch: int) -> SlotMap:
     Raises:
         ValueError: there is no shard.
     """
-    return SlotMap(
-        epoch, tuple(max(shards, key=lambda shard: _weight(f"slot-{n}", f"shard-{shard}")) for n in range(SLOTS))
-    )
+    owners = tuple(max(shards, key=lambda shard: _weight(f"slot-{n}", f"shard-{shard}")) for n in range(SLOTS))
+    return SlotMap(epoch, owners, len(shards), coordinators)
 
 
 def rendezvous(name: str, nodes: Sequence[str]) -> str:

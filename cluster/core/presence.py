@@ -13,9 +13,11 @@ heartbeat, and a home that began anew would know nobody. So authority is divided
   the diff is built, at most once a window.
 
 What must not live here: sessions and sockets, timeouts of members (`presence_session`), what clients are sent (`presence_room`).
+
+It is one thing since who is there, who watches and which gateways are heard of decide together what may be told.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from heapq import nsmallest
 
 from cluster.core.messages import (
@@ -27,6 +29,7 @@ from cluster.core.messages import (
     PresenceResume,
     PresenceWanted,
     Restored,
+    TopicList,
 )
 
 WINDOW_MS = 100.0
@@ -372,12 +375,42 @@ class PresenceTopics:
         rows = [members[member].shown(member) for member in found[: request.limit]]
         return MemberList(len(members), rows, len(found) > request.limit)
 
+    def listed(self, limit: int) -> TopicList:
+        """Return the topics with the most members, of those that are known."""
+        counts = [(topic.name, len(topic.members)) for topic in self._topics.values() if topic.members]
+        return TopicList(nsmallest(limit, counts, key=lambda each: (-each[1], each[0])), len(counts))
+
     def answers(self, now_ms: float) -> Iterator[tuple[str, int, MemberList | Restored]]:
         """Yield (gateway, request id, answer) of what had to wait and no longer does."""
         if self.settled and self._held:
             held, self._held = self._held, []
             for gateway, request in held:
                 yield gateway, request.id, self._answer(gateway, request, now_ms)
+
+    # --- moves of slots ------------------------------------------------------------------------------------------
+
+    def let_go(self, leaves: Callable[[str], bool]) -> None:
+        """The home of some topics is another shard from now on, which gateways tell all they have: here they are forgotten, unsaid."""
+        for name in [name for name in self._topics if leaves(name)]:
+            topic = self._topics.pop(name)
+            for watcher in topic.watchers.values():
+                watcher.outbox.watching -= 1
+                watcher.outbox.fresh.pop(name, None)
+                watcher.outbox.dirty.pop(name, None)
+            for member, present in topic.members.items():
+                present.owner.members.pop((name, member), None)
+                if present.owner.unconfirmed is not None:
+                    present.owner.unconfirmed.pop((name, member), None)
+                places = self._places[member]
+                del places[name]
+                if not places:
+                    del self._places[member]
+                self.member_count -= 1
+
+    def begin_anew(self) -> None:
+        """Topics have come here: nobody is missing before all gateways have said whom they have."""
+        self.settled, self._settles_ms = False, None
+        self._said.clear()
 
     # --- time ----------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@ token, and whoever reads member ids cannot bear one.
 A session that comes back to another gateway is asked for at all homes (`PresenceResume`): they move what they know of it here. Of two
 gateways that claim a member the one with the higher generation has it.
 
+It is one thing because what a session says, what it is shown and what homes are told of it meet in the same memberships.
+
 What must not live here: who is present (`presence`), how homes are told (`presence_news`), what watchers are written (`presence_room`),
 parsing (`presence_message`).
 """
@@ -404,6 +406,17 @@ class PresenceSessions:
         if home.begins and not (self.patterns or self._rooms):
             return None
         return home.due_at()
+
+    def rehome(self, homes: int) -> None:
+        """Topics have other homes. All are told all there is: those that had topics have forgotten them, the others ask for it."""
+        self._homes = [HomeNews() for _ in range(homes)]
+        for room in self._rooms.values():
+            room.home = self._home_of(room.name)
+            self._homes[room.home].members += len(room.local)
+            if room.mode:
+                self._homes[room.home].watched.add(room.name)
+        for index in range(homes):
+            self.relinked(index)
 
     # --- delivery and time ---------------------------------------------------------------------------------------
 

@@ -968,7 +968,7 @@ def head(key: str) -> str | None:
     if not key.startswith('["'):
         return None
     end = key.find('"', 2)
-    while end > 0 and _escaped(key, end):
+    while key[end - 1] == "\\" and _escaped(key, end):
         end = key.find('"', end + 1)
     return key[1 : end + 1]
 

@@ -10,16 +10,18 @@ A standby is filled while the primary serves: slices of the store's rows as they
 slice has the latest rows, and every later change of a row follows as a record, so the order of slices and records does not matter as
 long as records keep theirs. With the last slice the primary begins to hold, and only when the standby has all up to there is it
 whole: it says so itself, in its store, and may be made the primary from then on. From then on, too, only the supervisor can remove it.
+The first message has nothing in it: what a standby needs before it answers at all (its process is new, its store is cleared) holds up nobody.
 
 Once a second a digest goes along, of some rows as the primary's store has them after the records sent by then. A standby that finds
 others has diverged: it refuses everything, and is filled anew.
 
 What must not live here: roles (`role`, `shard_roles`), what a step does (`shard_state`). Both machines read and write their store
-through the port `Store`, since what they answer depends on what came of it.
+through the port `Replicable`, since what they answer depends on what came of it. It is one thing: what either end may do follows from what the
+other has said.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
@@ -42,6 +44,7 @@ CHECK_MS = 1_000.0
 CHECK_ROWS = 1_000
 """Rows a digest covers; 100,000 entries are gone through in less than two minutes, at some milliseconds a second."""
 
+_NOTHING: Mapping[int, str] = {}
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Transaction).decode
 
@@ -87,8 +90,8 @@ class _Held(NamedTuple):
     ticket: Any
     """None: nobody waits for an answer."""
     answer: Answer | None
-    promised: frozenset[int]
-    """Requests that are not to be told that they succeeded unless the standby has them."""
+    promised: Mapping[int, str]
+    """Requests whose writes are to be replicated (`Acknowledgements.promised`)."""
     effects: list[Any]
 
 
@@ -111,6 +114,8 @@ class Replication:
         self._number = self._sent = self._acknowledged = 0
         """Of the last record made, sent, acknowledged."""
         self._slices: Iterator[Transaction] | None = None
+        self._is_filling = False
+        """The standby has answered: what is committed from now on goes to it; what was before is in slices."""
         self._whole_at: int | None = None
         """The standby is whole when it has this record; None: there are slices to be sent."""
         self._whole = False
@@ -164,7 +169,6 @@ class Replication:
         assert self._store is not None
         self._forget()
         self.standby, self.life = standby, life
-        self._slices = self._store.slices(SLICE_BYTES)
         return self._advance(now_ms)
 
     def detach(self, epoch: int) -> list[Any]:
@@ -184,9 +188,28 @@ class Replication:
         for held in self._held:
             effects.extend(held.effects)
             if held.ticket is not None:
-                effects.append(Reply(held.ticket, _unreplicated(held)))
+                assert held.answer is not None
+                self._correct(held)
+                effects.append(Reply(held.ticket, held.answer))
         self._forget()
         return effects
+
+    def _correct(self, held: _Held) -> None:
+        """The standby may not have a step: of its writes those have failed that asked to be replicated, or may not be stored here either.
+
+        What asked for nothing is on the disk by now (`Replicable.stand`), as safe as it can be without a standby. The answer is corrected
+        where it stands: who repeats the call is told the same.
+        """
+        if not isinstance(held.answer, Answers):
+            return
+        lost = Failure(
+            ErrorCode.UNAVAILABLE, "the write was applied, but the standby is gone; repeat it to know that it is kept"
+        )
+        items = held.answer.items
+        for at, (request, _) in enumerate(items):
+            level = held.promised.get(request)
+            if level == "replicated" or (level is not None and self.is_behind):
+                items[at] = (request, lost)
 
     def _forget(self) -> None:
         self.standby, self.life, self.lost = "", 0, ""
@@ -195,7 +218,7 @@ class Replication:
         self._sizes.clear()
         self._bytes = self._number = self._sent = self._acknowledged = 0
         self._slices = self._whole_at = self._in_flight = self._retry_at = None
-        self._whole = self._is_suspended = False
+        self._whole = self._is_suspended = self._is_filling = False
         self.lease = Lease()
 
     # --- steps ---------------------------------------------------------------------------------------------------
@@ -208,7 +231,7 @@ class Replication:
         transaction: Transaction | None = None,
         ticket: Any = None,
         answer: Answer | None = None,
-        promised: frozenset[int] = frozenset(),
+        promised: Mapping[int, str] = _NOTHING,
     ) -> list[Any]:
         """A step of the shard is done, and committed here: let out what may be.
 
@@ -218,9 +241,9 @@ class Replication:
             transaction: What was committed, or was to be (`is_behind`): the standby is to have it either way; None: nothing.
             ticket: Who waits for `answer`.
             answer: To the call that was this step.
-            promised: Its requests that ask to be replicated.
+            promised: Its requests that are to be replicated (`Acknowledgements.promised`).
         """
-        if transaction is not None and self.standby:
+        if transaction is not None and self._is_filling:
             # A lost standby's too: it never has them, so what follows from them waits for another epoch.
             self._number += 1
             if not self.lost:
@@ -256,6 +279,8 @@ class Replication:
         """Send what there is, if nothing is under way."""
         if not self.standby or self.lost or self._in_flight is not None:
             return []
+        if not self._is_filling:
+            return [self._send(Replicate(self.epoch, self.life, 1, [], False), now_ms)]
         is_due = now_ms >= self._sent_ms + HEARTBEAT_MS
         if not (self._records or (self._slices is not None and not self.is_behind) or is_due):
             return []
@@ -320,6 +345,9 @@ class Replication:
                     self._bytes -= self._sizes.popleft()
                     self._acknowledged += 1
                 self._whole = self._whole or message.is_whole
+                if not self._is_filling:
+                    assert self._store is not None
+                    self._is_filling, self._slices = True, self._store.slices(SLICE_BYTES)
                 return [*self._released(now_ms), *self._advance(now_ms)]
             case Refused() | Elsewhere():
                 # It lives anew, has diverged, or is to become the primary itself.
@@ -350,19 +378,6 @@ class Replication:
         if self._retry_at is not None and self._retry_at <= now_ms:
             return [self._send(self._in_flight, now_ms)]
         return []
-
-
-def _unreplicated(held: _Held) -> Answer:
-    """Return an answer of a step that the standby may not have: writes that asked to be replicated have failed."""
-    answer = held.answer
-    assert answer is not None
-    if not held.promised or not isinstance(answer, Answers):
-        return answer
-    lost = Failure(
-        ErrorCode.UNAVAILABLE, "the write was applied, but the standby is gone; repeat it to know that it is kept"
-    )
-    items = [(request, lost if request in held.promised else payload) for request, payload in answer.items]
-    return Answers(answer.incarnation, answer.epoch, items)
 
 
 class Following:

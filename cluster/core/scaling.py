@@ -87,13 +87,18 @@ class Scaling:
         self.wanted = len(members.ingestors)
         self._retiring: dict[str, None] = {}
 
-    def recover(self, found: Sequence[Members]) -> None:
-        """Go on from what actors know, after the supervisor's last life."""
-        for members in found:
-            if (members.epoch, not members.previous) > (self.members.epoch, not self.members.previous):
-                self.members = members
-                self.wanted = len(members.ingestors)
-                self._retiring = dict.fromkeys(each for each in members.previous if each not in members.ingestors)
+    def recover(self, found: Mapping[str, Members]) -> None:
+        """Go on from what ingestors know, after the supervisor's last life.
+
+        What that life began with does not count, however late its epoch: it is a configuration's, and ingestors may have been scaled.
+        """
+        if not found:
+            return
+        self.members = max(found.values(), key=lambda members: (members.epoch, not members.previous))
+        self.wanted = len(self.members.ingestors)
+        self._retiring = dict.fromkeys(
+            each for each in (*self.members.previous, *found) if each not in self.members.ingestors
+        )
 
     @property
     def actors(self) -> list[str]:

@@ -13,7 +13,7 @@ from cluster.core.entry import Value
 from cluster.core.memory import DECODED, ENTRY_BYTES
 from cluster.core.messages import EntryView, KeyInfo
 from cluster.core.operation import Operation
-from cluster.core.overlay import Overlay
+from cluster.core.overlay import Overlay, Remembered
 from cluster.core.query_cache import Entry
 from cluster.core.query_key import CanonicalKey
 from cluster.core.query_options import QueryOptions
@@ -74,7 +74,7 @@ class ShardEntry(Entry):
         self.may_give_way = False
         self.moved_at = 0.0
         """When anything but a mutation last changed its data."""
-        self.overlay: Overlay | None = None
+        self.overlay: Overlay | Remembered | None = None
         """What lies over its data."""
         self.shown: Value | None = None
         """What clients see instead, where something does."""
@@ -102,11 +102,7 @@ class ShardEntry(Entry):
         if value is None:
             return ENTRY_BYTES + len(self.key)
         size = value.size()
-        return (
-            ENTRY_BYTES + len(self.key) + size * (1 + DECODED)
-            if value.is_decoded
-            else ENTRY_BYTES + len(self.key) + size
-        )
+        return ENTRY_BYTES + len(self.key) + (size * (1 + DECODED) if value.is_decoded else size)
 
     def view(self, *, is_offline: bool) -> EntryView:
         """Return the entry as readers see it."""
@@ -137,16 +133,24 @@ class ShardEntry(Entry):
         if self.visible is None:
             return None
         lasts = self.value is not None and (self.query is None or self.query.persist)
+        return self._row(self.value.json() if lasts and self.value is not None else b"")
+
+    def moved(self) -> StoredEntry | None:
+        """Return what of it goes along to another shard, whether or not it lasts; None: it has no data."""
+        return None if self.value is None else self._row(self.value.json())
+
+    def _row(self, data: bytes) -> StoredEntry:
         return StoredEntry(
             self.key,
             self.version,
-            self.value.json() if lasts and self.value is not None else b"",
+            data,
             self.data_updated_at,
             self.fetched_at,
             self.origin.removeprefix(RESTORED),
             (self.cause, self.cause_at) if self.is_invalidated else None,
             self.etag,
             self.overlay is not None,
+            self.shown.json() if self.overlay is not None and self.shown is not None else b"",
         )
 
     def info(self, now_ms: float, subscribers: int) -> KeyInfo:

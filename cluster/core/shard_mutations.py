@@ -4,6 +4,8 @@ What a mutation does to views travels from its home to the shards of its keys ov
 link has all that counts, so whichever end starts anew, what the other showed or waited for is made good by it. A lift may come twice: a
 shard notes in its store, with what it applied, that it has it.
 
+It is one thing because what is laid, lifted and told shares the links to other shards and what is known of their lives.
+
 What must not live here: when a mutation is sent (`mutation_queue`), how views come about (`overlay`), numbering changes (`shard_state`).
 """
 
@@ -19,6 +21,7 @@ from cluster.core.entry import Value
 from cluster.core.link import Foreign, Incoming, New, Outgoing, Repeat
 from cluster.core.messages import (
     Answer,
+    Full,
     Lay,
     Lift,
     ListMutations,
@@ -38,6 +41,7 @@ from cluster.core.operation import Append, Delete, Invalidate, Operation, Set, i
 from cluster.core.overlay import Known, Laid, missing
 from cluster.core.overlay import Overlays as AllLaid
 from cluster.core.placement import shard_at
+from cluster.core.slot_slice import MovedOverlay
 from cluster.errors import UpstreamError
 
 RETRY_MS = 150.0
@@ -123,6 +127,8 @@ class ShardMutations:
         self._incoming: dict[str, Incoming] = {}
         self._announcing: dict[str, tuple[str, int, set[str]]] = {}
         """Mutations with a temporary id of which other shards do not know yet: (gateway, its request, those shards)."""
+        self.moved: dict[str, None] = {}
+        """Mutations that have moved here: gateways that began them have yet to hear of that from this shard."""
         self._lifted: dict[int, list[str]] = {}
         """Of each home, the lifts that came with its last message."""
 
@@ -152,8 +158,8 @@ class ShardMutations:
                 return None
             case Undo(mutation=mutation):
                 return self.queue.undo(mutation, now_ms)
-            case ListMutations(mutation=mutation, statuses=statuses):
-                return MutationList(self.queue.listed(mutation, statuses))
+            case ListMutations(mutation=mutation, statuses=statuses, newest=newest):
+                return MutationList(self.queue.listed(mutation, statuses, newest))
 
     def responded(self, call: StartMutation, answer: Response | UpstreamError, now_ms: float) -> None:
         """A request to a service ended."""
@@ -342,13 +348,16 @@ class ShardMutations:
         if peer is not None and peer.peer not in (0, incarnation):
             peer.relink()
 
-    def answered(self, to: str, message: Overlays, answer: Answer) -> None:
+    def answered(self, to: str, message: Overlays, answer: Answer, now_ms: float) -> None:
         """A shard has what it was told, or lives anew."""
-        peer = self._peers[to]
-        if peer.in_flight is not message:
+        peer = self._peers.get(to)
+        if peer is None or peer.in_flight is not message:
             return
         if isinstance(answer, Refused):
             peer.relink()
+            return
+        if isinstance(answer, Full):
+            peer.failed(now_ms, RETRY_MS)
             return
         assert isinstance(answer, OverlaysTaken)
         peer.acknowledged(answer.incarnation)
@@ -359,8 +368,8 @@ class ShardMutations:
 
     def unanswered(self, to: str, message: Overlays, now_ms: float) -> None:
         """The call failed."""
-        peer = self._peers[to]
-        if peer.in_flight is message:
+        peer = self._peers.get(to)
+        if peer is not None and peer.in_flight is message:
             peer.failed(now_ms, RETRY_MS)
         for mutation in list(self._announcing):
             self._knows(mutation, to)  # it begins anew, with all that counts
@@ -375,6 +384,44 @@ class ShardMutations:
         if not peers:
             del self._announcing[mutation]
             self._bases.answer(gateway, request, self.queue.records[mutation].view())
+
+    # --- moves of slots ------------------------------------------------------------------------------------------
+
+    def moved_of(self, gateway: str) -> list[MutationView]:
+        """Return how the mutations are that have moved here and a gateway wants to hear of, as it opens its link."""
+        records = [record for each in self.moved if (record := self.queue.records.get(each)) is not None]
+        self.moved = dict.fromkeys(record.id for record in records)
+        return [record.view() for record in records if gateway == record.owner or gateway in record.others]
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether every shard has heard all there is, and nothing is to be sent."""
+        queue = self.queue
+        return not (any(queue.items.values()) or queue.calls) and all(
+            peer.idle and peer.peer for peer in self._peers.values()
+        )
+
+    def take_in(self, overlays: list[MovedOverlay]) -> None:
+        """Have lie here what lay over entries elsewhere."""
+        for each in overlays:
+            self.laid.take_in(each.key, each.laid, each.known, each.hidden)
+            for mutation, known, _ in each.known:
+                declared = self._declared.get(known.name)
+                channel = None if declared is None else declared.confirm_channel(known.variables, mutation)
+                if channel is not None and not known.is_confirmed:
+                    self._unconfirmed.setdefault((known.name, channel), {})[mutation] = None
+
+    def count_shards(self, identity: str, incarnation: int, shards: int) -> tuple[list[str], list[str]]:
+        """There are so many shards now. Returns those that are told of mutations: before, and now."""
+        before = self.peers
+        if self._declared:
+            for shard in range(shards):
+                if shard != self.shard:
+                    self._peers.setdefault(f"shard-{shard}", Outgoing(identity, incarnation))
+            for gone in [address for address in self._peers if shard_at(address) >= shards]:
+                del self._peers[gone]
+        self.queue.count_shards(shards)
+        return before, self.peers
 
     # --- time ----------------------------------------------------------------------------------------------------
 
@@ -394,6 +441,14 @@ class ShardMutations:
                 self._bases.show(key, "")
         for key in self.laid.expired(now_ms):
             self._bases.show(key, "")
+        return self.resends(now_ms)
+
+    def resends_at(self) -> float | None:
+        """When a shard is to be told again."""
+        return min((at for peer in self._peers.values() if (at := peer.retry_at) is not None), default=None)
+
+    def resends(self, now_ms: float) -> list[Send]:
+        """Tell shards again that could not be told."""
         effects = []
         for address, peer in self._peers.items():
             message: Any = peer.resend(now_ms)

@@ -118,6 +118,8 @@ class ShardRoles:
         """Actors that are gone; whether their process is known to have ended."""
         self._missed: dict[str, None] = {}
         """Those that cannot be reached, since when the primary has not been heard."""
+        self._fresh: set[str] = set()
+        """Those that were heard since the primary was last known to lead."""
         self.promotions = 0
         """Of standbys whose primaries were lost; hand-overs are none."""
 
@@ -155,6 +157,7 @@ class ShardRoles:
         if actor == self.primary:
             self._missed.clear()
         self.reports[actor] = report
+        self._fresh.add(actor)
         return self.decide(now_ms)
 
     def died(self, actor: str, now_ms: float, *, is_certain: bool) -> list[Effect]:
@@ -165,6 +168,7 @@ class ShardRoles:
                 self._missed[actor] = None
             if self.reports.pop(actor, None) is not None and actor == self.primary:
                 self._began_ms = now_ms
+                self._fresh.clear()
         return self.decide(now_ms)
 
     # --- what follows --------------------------------------------------------------------------------------------
@@ -202,7 +206,8 @@ class ShardRoles:
             if report is not None and told is not None and (told.actor, told.life) == (primary, report.life):
                 return [told]  # it has not done so yet
             if successor := self._successor():
-                return self._promoted(successor, now_ms)
+                # What it said before may be of a life that has ended, and its store with it: then the primary's is the one that counts.
+                return self._promoted(successor, now_ms) if successor in self._fresh else [Ask(self.shard, successor)]
             if report is None and primary in self.actors and primary not in self._dead:
                 return []  # it was not heard of yet
         return self._begun(now_ms)
@@ -211,6 +216,7 @@ class ShardRoles:
         """The primary serves: is its standby as it should be?"""
         assert self.record is not None
         self._began_ms = now_ms
+        self._fresh.clear()
         others = [actor for actor in self.actors if actor != primary]
         if report.standby:
             of = self.reports.get(report.standby)

@@ -16,9 +16,10 @@ What must not live here: what operations do (`operation`), the life of an entry 
 (`gateway_link`), which channels to join (`channel_demand`), where entities occur (`entity_index`), HTTP.
 """
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import nsmallest
+from itertools import islice
 from typing import Any, Final, Protocol, TypeVar
 
 import orjson
@@ -39,8 +40,9 @@ from cluster.core.gateway_link import (
     GatewayLink,
     encode_pending,
 )
-from cluster.core.history import History
+from cluster.core.history import History, Past
 from cluster.core.infinite import Direction
+from cluster.core.key_tree import Branches
 from cluster.core.link import Announcements, Foreign, Incoming, New, Repeat
 from cluster.core.memory import Memory
 from cluster.core.messages import (
@@ -52,6 +54,7 @@ from cluster.core.messages import (
     Answers,
     Batch,
     BatchCommitted,
+    BranchList,
     ChangeSet,
     ChangeSetTaken,
     Claimed,
@@ -65,9 +68,11 @@ from cluster.core.messages import (
     Gateways,
     Item,
     KeyList,
+    ListBranches,
     ListKeys,
     ListMembers,
     ListMutations,
+    ListTopics,
     Matched,
     Members,
     Mend,
@@ -76,18 +81,22 @@ from cluster.core.messages import (
     Mutate,
     MutationView,
     Noted,
+    Outdated,
     Overlays,
     Payload,
     PresenceNews,
     PresenceResume,
+    Progress,
     Read,
     Ready,
+    Rebalance,
     Refused,
     Request,
     Requests,
     Rest,
     Send,
     ServiceState,
+    SlotSlice,
     Snapshot,
     Undo,
     Unwatch,
@@ -98,7 +107,7 @@ from cluster.core.messages import (
     Written,
 )
 from cluster.core.mutation import DeclaredMutation
-from cluster.core.mutation_queue import StartMutation
+from cluster.core.mutation_queue import MutationRecord, StartMutation
 from cluster.core.operation import (
     Append,
     Invalidate,
@@ -109,7 +118,8 @@ from cluster.core.operation import (
     apply_all,
     is_unrepeatable,
 )
-from cluster.core.placement import shard_at, slot
+from cluster.core.overlay import Remembered
+from cluster.core.placement import SlotMap, shard_at, slot
 from cluster.core.presence import PresenceTopics
 from cluster.core.query_cache import CANCELLED, Fetch, Observer, QueryCache, head
 from cluster.core.query_key import CanonicalKey, KeyMatcher, elements, parse
@@ -118,6 +128,9 @@ from cluster.core.relation import Relations
 from cluster.core.service_health import OFFLINE_AFTER, UNREACHABLE, ServiceHealth
 from cluster.core.shard_entry import RESTORED, UNCERTAIN, WRITE, ShardEntry, error_of
 from cluster.core.shard_mutations import ORIGIN, ShardMutations
+from cluster.core.shard_slots import ShardSlots
+from cluster.core.slot_slice import SLICE_BYTES as MOVED_BYTES
+from cluster.core.slot_slice import Content, MovedEntry, MovedOverlay, past_slices, whole_pasts
 from cluster.core.structural_sharing import difference, share
 from cluster.core.sweep import SLICE, Sweeps
 from cluster.core.tenant import NOBODYS, Tenant
@@ -129,12 +142,18 @@ EPOCH_SHIFT = 13
 """Offsets per millisecond of epoch. 2^53, the largest integer a browser holds exactly, lasts until 2059; no shard commits 8 million
 changes a second."""
 RETRY_MS = 150.0
+SEALED_MS = 20.0
+"""Between tries of what comes while slots move: a cut takes some tens of milliseconds from here."""
+DRAIN_MS = 500.0
+"""How long a cut waits, at most, for gateways to take what they were to be told: it is made good by what they are told after it."""
 GATEWAY_GONE_MS = 60_000.0
 """A gateway that has not answered for this long loses its watches; should it live, it is told to start over."""
 JOIN_WAIT_MS = 1_000.0
 """How long a fetch waits for its channels to be joined, should an ingestor be starting."""
 REQUEST_MEMORY_MS = 600_000.0
 """Results of writes are kept this long for repeats."""
+MOST_RESULTS = 250_000
+"""Beyond it the oldest are forgotten earlier: some 90 MB, and a minute and a half of as many writes as a shard can take."""
 MAX_EDITED_BYTES = 16 * 1024 * 1024
 """What clients' edits may make of an entry: as much as a service may answer with. A write in one piece is no longer than its frame."""
 MAX_FETCH_TRIES = 3
@@ -278,17 +297,26 @@ class ShardState:
         self._joins: dict[str | None, bool] = {}
         """Whether channels may be to be joined, by the head of a key."""
         self._prefix_channels: dict[tuple[str, int], list[Channel]] = {}
-        self._results: dict[str, Result] = {}
+        self._results: OrderedDict[str, Result] = OrderedDict()
         """By request id, oldest first."""
         self._unstored = Unstored(keeps=keeps)
         self.acknowledgements = Acknowledgements(("" if keeps else "off") if undurable is None else undurable)
+        self.slots = ShardSlots(identity, incarnation, self, self._unstored)
+        self._place = place
+        self.pasts: dict[int, Past] = {}
+        """Histories of shards that are no more."""
+        self._late: list[Callable[[float], list[Effect]]] = []
+        """What came while nothing is taken in."""
+        self._is_late = False
+        """That is being made good, in one step."""
+        self._lets_go = False
         self._recent_values = RecentValues()
         self._committed = CommittedFeeds(shard_at(identity), incarnation, self._unstored, self._is_needed)
         self.mutations = ShardMutations(
             identity,
             incarnation,
             shards=shards,
-            place=place,
+            place=self._shard_of,
             declared=mutations or {},
             bases=self,
             changed=self._unstored.mutation,
@@ -333,41 +361,55 @@ class ShardState:
     def restore(self, stored: Stored, now_ms: float, owns: Callable[[str], bool]) -> None:
         """Begin with what a store holds; to be called before anything else. `owns`: whether a key belongs to this shard."""
         self._now_ms = now_ms
+        self.slots.restore(stored)
+        self.pasts.update(stored.pasts)
         gone: list[StoredEntry] = []
         for each in stored.entries:
-            if not owns(each.key):
+            if not (owns(each.key) if stored.map is None else self._shard_of(each.key) == self._committed.shard):
                 self._unstored.entry(each.key)
                 continue
             if not each.data:
                 gone.append(each)
                 continue
-            entry = self._create(each.key)
-            self.cache.written(entry, Value.from_json(each.data), each.data_updated_at)
-            entry.version, entry.origin, entry.fetched_at = each.version, RESTORED + each.origin, each.fetched_at
-            entry.etag, entry.moved_at = each.etag, now_ms
-            if entry.options.own_service:
-                self.cache.unheard(entry.options.own_service)
-            if each.is_overlaid:
-                self._unlaid[entry.key] = now_ms + UNLAID_MS
-            self.memory.replaced(entry)
-            if self.entities.types:
-                self.entities.replaced(entry.key, entry.covering, each.data)
-            if each.doubt is not None:
-                entry.is_invalidated = True
-                entry.cause, entry.cause_at = each.doubt
-            elif channels := self._channels_for(entry.key):
+            entry = self._restored(each, RESTORED + each.origin)
+            if each.doubt is None and (channels := self._channels_for(entry.key)):
                 # They were joined: what is left unjoined goes out of date, as ever, after its linger.
                 self.demand.need(channels, 0.0)
                 self.demand.release(channels, now_ms)
         self._committed.restore(stored)
         self._results.update(stored.results)
-        self.history.restore(stored.lives, stored.first, stored.changes, now_ms)
+        self.history.restore(stored.lives, stored.first, stored.changes, now_ms, stored.steps)
         self._unstored.changes = self.history.next
+        if stored.offset > self.offset:  # slots came from a shard whose epoch ran ahead, where clocks disagree
+            self.offset = stored.offset
+            self.history.rise(stored.offset)
         for each in gone:  # who comes back is told; what lay over it may come to lie there again
             self.offset += 1
             self._unstored.entry(each.key)
             self.history.record(each.key, each.version, now_ms)
         self.mutations.restore(stored.mutations, now_ms)
+        if stored.map is not None:
+            self._count_shards(stored.map.shards)
+
+    def _restored(self, stored: StoredEntry, origin: str) -> ShardEntry:
+        """Make an entry of what lasts of it."""
+        entry = self._create(stored.key)
+        self.cache.written(entry, Value.from_json(stored.data), stored.data_updated_at)
+        entry.version, entry.origin, entry.fetched_at = stored.version, origin, stored.fetched_at
+        entry.etag, entry.moved_at = stored.etag, self._now_ms
+        if entry.options.own_service:
+            self.cache.unheard(entry.options.own_service)
+        if stored.is_overlaid and stored.shown and entry.overlay is None:
+            entry.shown = Value.from_json(stored.shown)
+            entry.overlay = Remembered(entry.shown)
+            self._unlaid[entry.key] = self._now_ms + UNLAID_MS
+        self.memory.replaced(entry)
+        if self.entities.types:
+            self.entities.replaced(entry.key, entry.covering, stored.data)
+        if stored.doubt is not None:
+            entry.is_invalidated = True
+            entry.cause, entry.cause_at = stored.doubt
+        return entry
 
     def not_stored(self, transaction: Transaction) -> None:
         """A transaction could not be stored; what was in it goes with the next.
@@ -382,6 +424,8 @@ class ShardState:
         """What `Sync` asked for is done, or could not be: acknowledge the writes that waited for it."""
         self._now_ms = now_ms
         for held in self.acknowledgements.synced(failed=failed):
+            if not held.gateway and self.slots.synced(failed=failed):
+                self.sync()
             link = self._links.get(held.gateway)
             if link is not None:
                 link.answer(held.id, held.payload)
@@ -398,6 +442,8 @@ class ShardState:
         """Commit what a window folded."""
         self._now_ms = now_ms
         incoming = self._incoming.setdefault(message.header.sender, Incoming(self.incarnation))
+        if self.slots.is_sealed and not incoming.is_repeat(message.header):
+            return Full(SEALED_MS), []
         match incoming.admit(message.header):
             case Foreign():
                 return Refused(self.incarnation), []
@@ -424,7 +470,7 @@ class ShardState:
                 continue
             self.slot_operations[slot(CanonicalKey(item.key))] += item.count
             operations = item.operations
-            if any(isinstance(operation, Invalidate) for operation in operations):
+            if Invalidate in map(type, operations):
                 late.append((item.key, origin, [each for each in operations if isinstance(each, Invalidate)], 0))
                 operations = [operation for operation in operations if not isinstance(operation, Invalidate)]
             if operations:
@@ -449,7 +495,8 @@ class ShardState:
             self._remember(entry, operations)
         self.mutations.laid.came(key, operations, None if entry is None else entry.value, self._now_ms)
         outcome = apply_all(operations, None if entry is None else entry.value, self._reducer)
-        self.operations_dropped.update(outcome.dropped)
+        if outcome.dropped:
+            self.operations_dropped.update(outcome.dropped)
         if not outcome.changed:
             return
         if outcome.value is None:
@@ -672,14 +719,17 @@ class ShardState:
         is_new: bool = False,
     ) -> None:
         """Make an entry's view anew, which was `before`; `is_new`: it is a step whatever that comes to."""
+        was_unlaid = self._unlaid.pop(entry.key, None) is not None
         overlay = entry.overlay = self.mutations.laid.of(entry.key)
         entry.shown = None if overlay is None else overlay.shown(entry.value, self._reducer)
         after = entry.visible
         if before is None and after is None:
             return
         patch = _patch(before, after)
-        if patch == [] and not is_new and entry.key not in self._unlaid:
+        if patch == [] and not is_new:
             return
+        if was_unlaid:
+            patch = None  # so early in a life those who watch may have nothing yet that a patch would start from
         from_version = 0 if before is None else entry.version
         self._number(entry, patch, from_version, count, oldest_ms, mutation)
 
@@ -697,8 +747,6 @@ class ShardState:
         entry.version = from_version + 1 if from_version > self._begun else self.offset
         self._unstored.entry(entry.key)
         self.history.record(entry.key, from_version, self._now_ms)
-        if self._unlaid and self._unlaid.pop(entry.key, None) is not None:
-            patch = None  # what gateways have is not what a patch would start from
         size = sum(map(len, patch)) + len(patch) if patch is not None else 0
         for link in self._watchers.get(entry.key, ()):
             pending = link.pend(entry.key, from_version)
@@ -725,9 +773,10 @@ class ShardState:
 
     def removed(self, entry: ShardEntry) -> None:
         """The cache drops an entry."""
-        self.offset += 1
         self._unstored.entry(entry.key)
-        self.history.record(entry.key, entry.version, self._now_ms)
+        if not self._lets_go:
+            self.offset += 1
+            self.history.record(entry.key, entry.version, self._now_ms)
         self.memory.removed(entry)
         self.entities.removed(entry.key)
         self._recent_values.removed(entry.key)
@@ -738,7 +787,7 @@ class ShardState:
         for observer in entry.observers:
             observer.entry = None
             observer.unschedule()
-        for link in self._watchers.get(entry.key, ()):
+        for link in () if self._lets_go else self._watchers.get(entry.key, ()):
             pending = link.pend(entry.key, entry.version)
             pending.patches = None
             pending.reset = False
@@ -864,6 +913,8 @@ class ShardState:
     def overlays(self, message: Overlays, now_ms: float) -> tuple[Answer, list[Effect]]:
         """Take what another shard, the home of mutations, says of them."""
         self._now_ms = now_ms
+        if self.slots.is_closed:
+            return Full(SEALED_MS), []
         answer = self.mutations.overlays(message, now_ms)
         self._flush()
         return answer, self._taken()
@@ -882,6 +933,9 @@ class ShardState:
     def mutated(self, call: StartMutation, result: Response | UpstreamError, now_ms: float) -> list[Effect]:
         """A mutation's request ended: with a response, or not."""
         self._now_ms = now_ms
+        if self.slots.is_sealed:
+            self._late.append(lambda now_ms: self.mutated(call, result, now_ms))
+            return []
         service = call.request.service
         if service and isinstance(result, UpstreamError):
             self._heard(service, result)
@@ -1025,6 +1079,9 @@ class ShardState:
     def fetched(self, call: StartFetch, result: Response | UpstreamError, now_ms: float) -> list[Effect]:
         """A request ended: with a response, or not."""
         self._now_ms = now_ms
+        if self.slots.is_sealed:
+            self._late.append(lambda now_ms: self.fetched(call, result, now_ms))
+            return []
         service = call.request.service
         if isinstance(result, UpstreamError):
             if service:
@@ -1193,6 +1250,11 @@ class ShardState:
         self._now_ms = now_ms
         sender = message.header.sender
         incoming = self._incoming.setdefault(sender, Incoming(self.incarnation))
+        if not incoming.is_repeat(message.header):
+            if self.slots.is_sealed:
+                return Full(SEALED_MS), []
+            if self.slots.map is not None and self.slots.is_outdated(message.map):
+                return Outdated(self.slots.map), []
         match incoming.admit(message.header):
             case Foreign():
                 return Refused(self.incarnation), []
@@ -1219,6 +1281,7 @@ class ShardState:
         else:
             self._close(link)
         link.tasks.extend(ServiceState(service, True) for service, _ in self._health.offline())
+        link.tasks.extend(self.mutations.moved_of(gateway))
 
     def _close(self, link: GatewayLink) -> None:
         for (address, watch), channels in list(self._prefix_channels.items()):
@@ -1251,7 +1314,14 @@ class ShardState:
             case Act():
                 return self._act(link, request)
             case ListKeys():
-                return self._list(request)
+                return self._list(link, request)
+            case ListBranches(id=asked, prefix=prefix, after=after, limit=limit):
+                found = Branches(prefix, after, limit)
+                keys = [entry.key for entry in self.cache.matching(KeyMatcher(parse(prefix)))]
+                is_done = self._sweep(keys, found.add, lambda: link.answer(asked, BranchList(*found.listed())))
+                return BranchList(*found.listed()) if is_done else None
+            case ListTopics(limit=limit):
+                return self.presence.listed(limit)
             case Mutate() | Undo() | ListMutations():
                 return self.mutations.request(link.address, request, self._now_ms)
             case Write() | Edit() | Erase():
@@ -1312,13 +1382,21 @@ class ShardState:
         self.cache.use(entry)
         self.memory.use(entry)
 
-    def _list(self, request: ListKeys) -> KeyList:
+    def _list(self, link: GatewayLink, request: ListKeys) -> KeyList | None:
+        """List entries; where there are many to be looked through the answer comes later."""
+        found: list[ShardEntry] = []
+
+        def step(entry: ShardEntry) -> None:
+            if entry.key > request.after and request.contains in entry.key and self.cache.get(entry.key) is entry:
+                found.append(entry)
+
+        def listed() -> KeyList:
+            first = nsmallest(request.limit + 1, found, key=lambda entry: entry.key)
+            rows = [entry.info(self._now_ms, len(self._watchers.get(entry.key, ()))) for entry in first]
+            return KeyList(rows[: request.limit], len(first) > request.limit)
+
         matching = self.cache.matching(KeyMatcher(parse(request.prefix)))
-        found = nsmallest(
-            request.limit + 1, (entry for entry in matching if entry.key > request.after), key=lambda entry: entry.key
-        )
-        rows = [entry.info(self._now_ms, len(self._watchers.get(entry.key, ()))) for entry in found[: request.limit]]
-        return KeyList(rows, len(found) > request.limit)
+        return listed() if self._sweep(matching, step, lambda: link.answer(request.id, listed())) else None
 
     def _write(self, request: Write | Edit | Erase) -> Payload:
         self._forget_results()
@@ -1439,8 +1517,8 @@ class ShardState:
         return Written(entry.version)
 
     def _forget_results(self) -> None:
-        for request_id, (until, _) in list(self._results.items())[:8]:
-            if until <= self._now_ms:
+        for request_id, (until, _) in list(islice(self._results.items(), 8)):
+            if until <= self._now_ms or len(self._results) > MOST_RESULTS:
                 del self._results[request_id]
                 self._unstored.result(request_id)
 
@@ -1581,6 +1659,8 @@ class ShardState:
     # --- sending -------------------------------------------------------------------------------------------------
 
     def _taken(self) -> list[Effect]:
+        if self._is_late:
+            return []  # a step has one transaction
         effects, self._effects = self._effects, []
         transaction = self._unstored.taken(
             self.epoch,
@@ -1602,14 +1682,16 @@ class ShardState:
     def _flush(self) -> None:
         """Send what can be sent: change sets on idle links, channel demands, fetches whose channels are joined."""
         self._sweeps.advance()
-        self._evict()
-        self._effects.extend(self.mutations.flush(self._now_ms))
-        while self._uncovered:
-            self.show(self._uncovered.popitem()[0], "")
-        for entry in list(self._held.values()):
-            if self.demand.settled(self._channels.get(entry.key, [])):
-                self._held.pop(entry.key, None)
-                self.cache.release(entry)
+        if not self.slots.is_sealed:
+            self._evict()
+            self._effects.extend(self.mutations.flush(self._now_ms))
+            while self._uncovered:
+                self.show(self._uncovered.popitem()[0], "")
+            for entry in list(self._held.values()):
+                if self.demand.settled(self._channels.get(entry.key, [])):
+                    self._held.pop(entry.key, None)
+                    self.cache.release(entry)
+        self._effects.extend(self.slots.sends(self._now_ms))
         self._effects.extend(self._committed.wake(self._now_ms))
         self._effects.extend(self.demand.sends(self._now_ms))
         for gateway, request, payload in self.presence.answers(self._now_ms):
@@ -1674,7 +1756,12 @@ class ShardState:
         return entry.view(is_offline=not self.cache.is_online(entry.options.own_service))
 
     def _missed(self, request: Missed) -> MissedKeys:
-        missed = self.history.since(request.epoch, request.offset, self._now_ms)
+        if request.gone is not None:
+            missed = self._missed_of_others(request.map, {shard: each for shard, *each in request.gone})
+        elif request.epoch:
+            missed = self.history.since(request.epoch, request.offset, self._now_ms)
+        else:
+            missed = self.history.since_map(request.map)
         if missed is None:
             return MissedKeys(request.id, reset=True, keys=[])
         if not request.prefix:
@@ -1692,12 +1779,216 @@ class ShardState:
     def _mend(self, link: GatewayLink, held: list[tuple[str, int]]) -> None:
         """Send a gateway anew what it holds wrongly."""
         for key, version in held:
+            if self.slots.map is not None and self._shard_of(key) != self._committed.shard:
+                continue  # it has moved since, and another shard says what it is
             entry = self.cache.get(key)
             if key in link.exact or any(matcher.matches(key) for matcher in link.prefixes.values()):
                 self._add_watcher(link, key)
                 pending = link.pend(key, version)
                 pending.from_version, pending.patches = version, None
                 pending.reset = entry is not None and entry.visible is not None
+
+    def _missed_of_others(self, map_epoch: int, positions: dict[int, list[int]]) -> dict[str, int] | None:
+        """As `History.since`, of all shards that are no more and were there under a map, or are named."""
+        found: dict[str, int] = {}
+        if not positions.keys() <= self.pasts.keys():
+            return None
+        for shard, past in self.pasts.items():
+            if past.ended <= map_epoch:
+                continue
+            history = History.of(past)
+            position = positions.get(shard)
+            missed = (
+                history.since_map(map_epoch)
+                if position is None
+                else history.since(position[0], position[1], self._now_ms)
+            )
+            if missed is None:
+                return None
+            for key, version in missed.items():
+                found[key] = min(version, found.get(key, version))
+        return found
+
+    # --- moves of slots ------------------------------------------------------------------------------------------
+
+    def _shard_of(self, key: str) -> int:
+        return self._place(key) if self.slots.map is None else self.slots.map.shard(CanonicalKey(key))
+
+    def rebalance(self, message: Rebalance, now_ms: float) -> tuple[Progress, list[Effect]]:
+        """Do a part of a move, as the supervisor says."""
+        self._now_ms = now_ms
+        if message.phase == "seal" and not self.slots.is_sealed:
+            self._flush()  # what is to be said to other shards is, once more
+        progress = self.slots.rebalance(message, now_ms)
+        late, self._late = ([], self._late) if self.slots.is_sealed else (self._late, [])
+        self._is_late = True
+        for each in late:
+            each(now_ms)
+        self._is_late = False
+        if self.slots.map is not None:
+            self._count_shards(self.slots.map.shards)
+        self._flush()
+        return progress, self._taken()
+
+    def slot_slice(self, message: SlotSlice, now_ms: float) -> tuple[Answer, list[Effect]]:
+        """Keep what another shard sends of slots that move here."""
+        self._now_ms = now_ms
+        return self.slots.slice(message), []
+
+    def _count_shards(self, shards: int) -> None:
+        self._announcements.exchange(*self.mutations.count_shards(self.identity, self.incarnation, shards))
+
+    def is_quiet(self, sealed_ms: float) -> bool:
+        """Whether nothing is under way that changes entries, or that a gateway waits for."""
+        links = (link.link.idle and not link.busy for link in self._links.values())
+        return (
+            not self._sweeps
+            and self.mutations.is_quiet
+            and self.acknowledgements.is_idle
+            and (self._now_ms - sealed_ms >= DRAIN_MS or all(links))
+        )
+
+    def moved_keys(self, slots: frozenset[int]) -> Iterable[str]:
+        """Return the keys of all entries in some slots."""
+        return [entry.key for entry in self.cache if slot(entry.key) in slots]
+
+    def moved_entry(self, key: str) -> MovedEntry | None:
+        """Return an entry as it goes to another shard; None: there is none, or it has no data."""
+        entry = self.cache.get(key)
+        stored = None if entry is None else entry.moved()
+        if entry is None or stored is None:
+            return None
+        return MovedEntry(stored, None if entry.recent is None else list(entry.recent), entry.fetch is not None)
+
+    def moved_results(self) -> dict[str, Result]:
+        """Return the results of writes."""
+        return self._results
+
+    def last_content(self, slots: frozenset[int], to: int, next_map: SlotMap) -> list[Content]:
+        """Return what has to be of one moment, in parts; the last one says so."""
+        contents = [Content(offset=self.offset, joined=self.demand.needed)]
+        if slots:
+            laid = [key for key in self.mutations.laid.by_key if slot(CanonicalKey(key)) in slots]
+            contents[0].overlays = [MovedOverlay(key, *self.mutations.laid.moved(key)) for key in laid]
+            contents[0].checkpoints = [
+                each for each in self._committed.checkpoints.values() if slot(CanonicalKey(each.sequence)) in slots
+            ]
+            cursors = list(self._committed.cursors.items())
+            rows = MOVED_BYTES // 100
+            contents += [Content(cursors=cursors[start : start + rows]) for start in range(0, len(cursors), rows)]
+            mutations, rows = self._moved_mutations(slots), MOVED_BYTES // 1_000
+            contents += [Content(mutations=mutations[start : start + rows]) for start in range(0, len(mutations), rows)]
+        if to == 0 and self._committed.shard >= next_map.shards:
+            contents += past_slices(self._committed.shard, self.history.past(next_map.epoch))
+        if to in self.pasts:
+            contents += past_slices(to, self.pasts[to])
+        contents[-1].is_last = True
+        return contents
+
+    def _moved_mutations(self, slots: frozenset[int]) -> list[MutationRecord]:
+        return [each for each in self.mutations.queue.records.values() if slot(CanonicalKey(each.scope)) in slots]
+
+    def lay(self, overlays: list[MovedOverlay]) -> None:
+        """Have lie here what lay over entries that are about to move in."""
+        self.mutations.take_in(overlays)
+
+    def adopt(self, contents: dict[int, list[Content]], next_map: SlotMap) -> None:
+        """Make what others have sent beside the entries this shard's own: for those who watch nothing has changed."""
+        earlier = -1 if self.slots.map is None or self.slots.is_new else self.slots.map.epoch
+        for content in (content for each in contents.values() for content in each):
+            self._results.update(content.results)
+            for request, _ in content.results:
+                self._unstored.result(request)
+            self._committed.inherit(content.cursors)
+            for checkpoint in content.checkpoints:
+                self._committed.check(checkpoint)
+            self.demand.inherit(content.joined, self._now_ms)
+        for shard, past in whole_pasts(content for each in contents.values() for content in each).items():
+            if shard != self._committed.shard:
+                self.pasts[shard] = past
+                self._unstored.past(shard, past)
+                continue
+            earlier = past.ended
+            if not self.history.next:  # else it was about to end, and has it still
+                self.history.restore(past.lives, past.first, past.changes, self._now_ms, past.steps)
+                self._unstored.changes = past.first
+        offset = max((content.offset for each in contents.values() for content in each), default=0)
+        if offset > self.offset:
+            self.offset = offset
+            self.history.rise(offset)
+        self.history.step(earlier, next_map.epoch)
+        self.presence.begin_anew()
+        self.slots.map = next_map  # by which is placed what follows
+        self.mutations.laid.rehome(self._shard_of)
+        for each in contents.values():
+            records = [record for content in each for record in content.mutations]
+            self.mutations.queue.take_in(records, self._now_ms)
+            self.mutations.moved.update((record.id, None) for record in records)
+
+    def sync(self) -> None:
+        """Write through what changes with this step."""
+        if self._unstored.keeps:
+            self.acknowledgements.hold(Held("", 0, "", Matched(0)))
+
+    def move_in(self, moved: MovedEntry) -> None:
+        """Take in an entry that another shard has sent."""
+        stored = moved.stored
+        if (stale := self.cache.get(stored.key)) is not None:
+            self._drop_unsaid(stale)
+        entry = self._restored(stored, stored.origin)
+        self._unstored.entry(entry.key)
+        if moved.recent is not None:
+            entry.recent = deque(moved.recent) or FORGOTTEN
+        if entry.overlay is not None:
+            entry.shown = entry.overlay.shown(entry.value, self._reducer)
+        if moved.is_fetched and entry.query is not None:
+            self._doubt(entry, "it was being fetched when it moved here")
+
+    def move_out(self, keys: Iterable[str]) -> None:
+        """Drop entries, and what lies over them, that are another shard's: for those who watch nothing has changed."""
+        keys = list(keys)
+        for key in keys:
+            if (entry := self.cache.get(key)) is not None:
+                self._drop_unsaid(entry)
+        self.mutations.laid.let_go(keys)
+
+    def empty(self, slots: frozenset[int]) -> None:
+        """Drop all that there is in slots that are another shard's."""
+        laid = [key for key in self.mutations.laid.by_key if slot(CanonicalKey(key)) in slots]
+        self.move_out([*self.moved_keys(slots), *laid])
+
+    def let_go(self, next_map: SlotMap) -> None:
+        """Drop what is others' by a map: for those who watch nothing has changed."""
+        before, own = self.slots.map, self._committed.shard
+        assert before is not None
+        leaving = frozenset(
+            number for (sender, _), slots in before.moves(next_map).items() if sender == own for number in slots
+        )
+        if leaving:
+            self.empty(leaving)
+            self.mutations.queue.let_go(self._moved_mutations(leaving))
+            self._committed.give_away(
+                [name for name in self._committed.checkpoints if slot(CanonicalKey(name)) in leaving]
+            )
+            self.presence.let_go(lambda topic: slot(CanonicalKey(topic)) in leaving)
+        self.mutations.laid.rehome(lambda scope: next_map.shard(CanonicalKey(scope)))
+        for made in [shard for shard in self.pasts if shard < next_map.shards]:
+            del self.pasts[made]
+            self._unstored.past(made, None)
+        if own < max(before.shards, next_map.shards):  # else it is yet to be one of them
+            self.history.step(-1 if self.slots.is_new else before.epoch, next_map.epoch)
+
+    def _drop_unsaid(self, entry: ShardEntry) -> None:
+        """Drop an entry that is another shard's now."""
+        self._lets_go = True
+        self.cache.remove(entry)
+        self._lets_go = False
+        self._uncovered.pop(entry.key, None)
+        for link in list(self._watchers.get(entry.key, ())):
+            link.pending.pop(entry.key, None)
+            if entry.key not in link.exact:
+                link.watched.discard(entry.key)
+                self._drop_watcher(link, entry.key)
 
     # --- time and answers ----------------------------------------------------------------------------------------
 
@@ -1737,7 +2028,9 @@ class ShardState:
         elif isinstance(message, Demand):
             self.demand.answered(to, message, answer, now_ms)
         elif isinstance(message, Overlays):
-            self.mutations.answered(to, message, answer)
+            self.mutations.answered(to, message, answer, now_ms)
+        elif isinstance(message, SlotSlice):
+            self.slots.answered(to, message, answer, now_ms)
         else:
             link = self._links.get(to)
             if link is None or link.link.in_flight is not message:
@@ -1766,6 +2059,8 @@ class ShardState:
             self.demand.unanswered(to, message, now_ms)
         elif isinstance(message, Overlays):
             self.mutations.unanswered(to, message, now_ms)
+        elif isinstance(message, SlotSlice):
+            self.slots.unanswered(to, message, now_ms)
         else:
             link = self._links.get(to)
             if link is not None and link.link.in_flight is message:
@@ -1782,15 +2077,14 @@ class ShardState:
 
     def deadline(self) -> float | None:
         """When anything is due."""
-        if self._sweeps or self._evicting:
+        if self._sweeps or (self._evicting and not self.slots.is_sealed):
             return self._now_ms
-        times = [
-            self._announcements.deadline(),
-            self.demand.deadline(),
-            self.cache.deadline(),
-            self.presence.deadline(),
-        ]
+        times = [self._announcements.deadline(), self.demand.deadline(), self.slots.deadline()]
         times.extend(link.deadline() for link in self._links.values())
+        if self.slots.is_sealed:
+            times.append(self.mutations.resends_at())
+            return min((at for at in times if at is not None), default=None)
+        times.extend((self.cache.deadline(), self.presence.deadline()))
         times.extend((self._committed.deadline(), self.mutations.deadline(), min(self._unlaid.values(), default=None)))
         times.extend(at for _, at in self._health.offline())
         return min((at for at in times if at is not None), default=None)
@@ -1799,6 +2093,9 @@ class ShardState:
         """Do what is due."""
         self._now_ms = now_ms
         self._effects.extend(self._announcements.wake(now_ms))
+        if self.slots.is_sealed:
+            self._effects.extend(self.mutations.resends(now_ms))
+            return self._wake_links(now_ms)
         self.presence.wake(now_ms)
         self.cache.wake()
         for service, at in list(self._health.offline()):
@@ -1811,10 +2108,13 @@ class ShardState:
         self._committed.forget(gone)
         self._effects.extend(self.mutations.wake(now_ms))
         for key in [key for key, until in self._unlaid.items() if until <= now_ms]:
-            if (entry := self.cache.get(key)) is not None and entry.value is not None:
-                self._number(entry, None, entry.version, 0, 0.0)
+            if (entry := self.cache.get(key)) is not None:
+                self._show(entry, entry.shown)
         for source, channel in gone:
             self._left(source, channel)
+        return self._wake_links(now_ms)
+
+    def _wake_links(self, now_ms: float) -> list[Effect]:
         self._flush()
         for link in self._links.values():
             if not link.link.idle:

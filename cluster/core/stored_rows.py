@@ -12,7 +12,7 @@ from typing import Literal, TypeVar, get_args
 import msgspec
 from msgspec import Struct
 
-from cluster.core.history import Life, Record
+from cluster.core.history import Life, Record, Step
 from cluster.core.messages import Checkpoint
 from cluster.core.mutation_queue import MutationRecord
 from cluster.core.transaction import SCHEMA, Cursor, Result, Stored, StoredEntry, Transaction
@@ -47,6 +47,7 @@ class Meta(Struct, frozen=True, array_like=True):
     lives: list[Life]
     first: int
     """Number of the oldest change."""
+    steps: list[Step] = []
 
 
 read_meta = msgspec.msgpack.Decoder(Meta).decode
@@ -54,7 +55,7 @@ read_meta = msgspec.msgpack.Decoder(Meta).decode
 
 def meta_of(stored: Stored) -> Meta:
     """Return what stands before the rows."""
-    return Meta(SCHEMA, stored.epoch, stored.offset, stored.lives, stored.first)
+    return Meta(SCHEMA, stored.epoch, stored.offset, stored.lives, stored.first, stored.steps)
 
 
 def rows_of(stored: Stored) -> Iterator[Row]:
@@ -112,7 +113,7 @@ def gathered(meta: Meta, rows: Iterable[Row]) -> Stored:
     Raises:
         ValueError: a row cannot be read.
     """
-    found = Stored(meta.epoch, meta.offset, [], {}, {}, {}, meta.lives, meta.first, [], [])
+    found = Stored(meta.epoch, meta.offset, [], {}, {}, {}, meta.lives, meta.first, [], [], meta.steps)
     changes: list[tuple[int, Record]] = []
     try:
         for table, row in rows:

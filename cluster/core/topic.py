@@ -32,7 +32,19 @@ class Phase(Enum):
 class Subscription:
     """One session's interest in a topic."""
 
-    __slots__ = ("mode", "name", "outbox", "paused", "phase", "remaining", "resets", "since", "topic", "unanswered")
+    __slots__ = (
+        "asked",
+        "listed",
+        "mode",
+        "name",
+        "outbox",
+        "paused",
+        "phase",
+        "remaining",
+        "resets",
+        "since",
+        "topic",
+    )
 
     def __init__(self, name: bytes, topic: "Topic", mode: str) -> None:
         self.name = name
@@ -50,8 +62,10 @@ class Subscription:
         """The client is to be told to start over before its snapshot."""
         self.since: dict[int, tuple[int, int]] | None = None
         """The position it came back with, by shard."""
-        self.unanswered = 0
-        """RESUMING: shards yet to answer."""
+        self.asked: set[int] = set()
+        """RESUMING: requests of shards that are yet to answer."""
+        self.listed: dict[str, int] = {}
+        """RESUMING: the version that was held of what shards have said was missed."""
 
 
 class Topic:
@@ -61,6 +75,7 @@ class Topic:
         "awaited",
         "dirty",
         "held",
+        "is_watched_anew",
         "key",
         "matcher",
         "outbox",
@@ -83,6 +98,8 @@ class Topic:
         """Watch id by shard."""
         self.awaited: set[int] = set()
         """Shards whose snapshot is not complete."""
+        self.is_watched_anew = False
+        """It awaits shards to which slots have moved."""
         self.seen: dict[int, set[str]] = {}
         """Keys whose snapshots an awaited shard has sent."""
         self.held: dict[int, dict[str, int]] = {}
@@ -95,6 +112,11 @@ class Topic:
         self.dirty = False
         self.rests = False
         """All subscribers have paused."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether subscribers are told nothing: until shards to which slots have moved have said what they have, there is no position of it."""
+        return self.is_watched_anew and bool(self.awaited)
 
     @property
     def ready(self) -> bool:

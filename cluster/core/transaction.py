@@ -12,9 +12,10 @@ from typing import Protocol
 
 from msgspec import Struct, structs
 
-from cluster.core.history import History, Life, Record
+from cluster.core.history import History, Life, Past, Record, Step
 from cluster.core.messages import Check, Checkpoint, Payload
 from cluster.core.mutation_queue import MutationRecord
+from cluster.core.placement import SlotMap
 from cluster.core.role import Standing
 
 SCHEMA = 2
@@ -41,6 +42,8 @@ class StoredEntry(Struct, frozen=True, array_like=True):
     etag: tuple[str, int] | None
     is_overlaid: bool = False
     """Clients see something else of it, of which only mutations tell."""
+    shown: bytes = b""
+    """That, in JSON: whoever begins with this entry goes on showing it under this version until it has heard of the mutations."""
 
 
 class Transaction(Struct, frozen=True, array_like=True):
@@ -63,6 +66,13 @@ class Transaction(Struct, frozen=True, array_like=True):
     """Number of the oldest change that is kept."""
     mutations: dict[str, MutationRecord | None] = {}
     """By id."""
+    steps: list[Step] = []
+    map: SlotMap | None = None
+    """The slot map, where it, or the next, is another than before."""
+    next_map: SlotMap | None = None
+    """With `map`: to which slots may have moved already."""
+    pasts: dict[int, Past | None] = {}
+    """Histories of shards that are no more."""
 
 
 class Stored(Struct, frozen=True):
@@ -78,6 +88,10 @@ class Stored(Struct, frozen=True):
     first: int
     changes: list[Record]
     mutations: list[MutationRecord] = []
+    steps: list[Step] = []
+    map: SlotMap | None = None
+    next_map: SlotMap | None = None
+    pasts: dict[int, Past] = {}
 
 
 class Store(Protocol):
@@ -143,9 +157,9 @@ class Store(Protocol):
         ...
 
 
-def empty(epoch: int, offset: int, lives: list[Life], first: int) -> Transaction:
+def empty(epoch: int, offset: int, lives: list[Life], first: int, steps: list[Step]) -> Transaction:
     """Return a transaction without rows, for those of a slice."""
-    return Transaction(epoch, offset, {}, {}, {}, {}, list(lives), first, [], first)
+    return Transaction(epoch, offset, {}, {}, {}, {}, list(lives), first, [], first, {}, list(steps))
 
 
 def row_key(name: str) -> bytes:
@@ -156,10 +170,25 @@ def row_key(name: str) -> bytes:
 class Unstored:
     """What has changed since the last transaction; nothing, where nothing is stored."""
 
-    __slots__ = ("_checkpoints", "_cursors", "_entries", "_keeps", "_mutations", "_results", "changes", "is_new")
+    __slots__ = (
+        "_checkpoints",
+        "_cursors",
+        "_entries",
+        "_map",
+        "_mutations",
+        "_next_map",
+        "_pasts",
+        "_results",
+        "changes",
+        "is_new",
+        "keeps",
+        "moving",
+        "new_results",
+    )
 
     def __init__(self, *, keeps: bool) -> None:
-        self._keeps = keeps
+        self.keeps = keeps
+        """Anything is stored."""
         self._entries: dict[str, None] = {}
         self._cursors: dict[str, None] = {}
         self._checkpoints: dict[str, None] = {}
@@ -167,33 +196,59 @@ class Unstored:
         self._mutations: dict[str, None] = {}
         self.changes = 0
         """Number of the first change of the history that is not stored."""
+        self._map: SlotMap | None = None
+        self._next_map: SlotMap | None = None
+        self._pasts: dict[int, Past | None] = {}
+        self.moving: dict[str, None] | None = None
+        """While slots move: entries that have changed, or are gone."""
+        self.new_results: dict[str, None] = {}
+        """The same of results that have come."""
         self.is_new = True
         """Nothing of this life is stored: were it to end so, the next would not know positions that clients have of it."""
 
     def entry(self, key: str) -> None:
         """An entry has changed, or is gone."""
-        if self._keeps:
+        if self.moving is not None:
+            self.moving[key] = None
+        if self.keeps:
             self._entries[key] = None
 
     def cursor(self, feed: str) -> None:
         """A feed's cursor has moved, or is gone."""
-        if self._keeps:
+        if self.keeps:
             self._cursors[feed] = None
 
     def checkpoint(self, sequence: str) -> None:
         """A sequence's checkpoint has moved, or is gone."""
-        if self._keeps:
+        if self.keeps:
             self._checkpoints[sequence] = None
 
     def result(self, request: str) -> None:
         """The result of a write has come, or is forgotten."""
-        if self._keeps:
+        if self.moving is not None:
+            self.new_results[request] = None
+        if self.keeps:
             self._results[request] = None
 
     def mutation(self, mutation: str) -> None:
         """A mutation has moved on, or is forgotten."""
-        if self._keeps:
+        if self.keeps:
             self._mutations[mutation] = None
+
+    def map(self, slot_map: SlotMap, next_map: SlotMap | None = None) -> None:
+        """There is another slot map, or one to which slots are about to move."""
+        if self.keeps:
+            self._map, self._next_map = slot_map, next_map
+
+    def past(self, shard: int, past: Past | None) -> None:
+        """The history of another shard, which is no more, is kept here, or no longer."""
+        if self.keeps:
+            self._pasts[shard] = past
+
+    @property
+    def has_map(self) -> bool:
+        """Whether there is a slot map to be stored."""
+        return self._map is not None
 
     def taken(
         self,
@@ -207,8 +262,9 @@ class Unstored:
         mutations: Mapping[str, MutationRecord],
     ) -> Transaction | None:
         """Return what is to be stored now; None: nothing has changed."""
-        changed = self.is_new or self._entries or self._cursors or self._checkpoints or self._results or self._mutations
-        if not (self._keeps and (changed or self.changes < history.next)):
+        rows = self._entries or self._cursors or self._checkpoints or self._results or self._mutations
+        changed = self.is_new or rows or self._pasts or self._map is not None
+        if not (self.keeps and (changed or self.changes < history.next)):
             return None
         number = max(self.changes, history.first)
         made = Transaction(
@@ -223,7 +279,12 @@ class Unstored:
             history.numbered(number),
             history.first,
             {mutation: _copied(mutations.get(mutation)) for mutation in self._mutations},
+            history.steps,
+            self._map,
+            self._next_map,
+            self._pasts,
         )
+        self._map, self._next_map, self._pasts = None, None, {}
         self._entries, self._cursors, self._checkpoints, self._results, self._mutations = {}, {}, {}, {}, {}
         self.changes = history.next
         self.is_new = False
@@ -236,6 +297,9 @@ class Unstored:
         self._checkpoints.update(dict.fromkeys(transaction.checkpoints))
         self._results.update(dict.fromkeys(transaction.results))
         self._mutations.update(dict.fromkeys(transaction.mutations))
+        if self._map is None:
+            self._map, self._next_map = transaction.map, transaction.next_map
+        self._pasts = {**transaction.pasts, **self._pasts}
         self.changes = min(self.changes, transaction.number)
 
 

@@ -22,6 +22,7 @@ from cluster.gateway import parameters
 from cluster.wire.backup import (
     CONTENT_TYPE,
     FORMAT,
+    Done,
     End,
     Failed,
     Part,
@@ -71,24 +72,24 @@ class BackupRoute:
         backup = secrets.token_hex(8)
         try:
             for step in ("begin", "take", "settle"):
-                await self._all(shards, step, backup)
-            if self._state.slots != slots:
-                raise UnavailableError("slots have moved meanwhile: begin the backup anew")
+                await self._all(shards, step, backup, slots.epoch)
             start = Start(FORMAT, __version__, SCHEMA, described["name"], shards, slots.epoch, list(slots.owners))
             return await self._streamed(request, start, backup)
         finally:
             await asyncio.gather(*(self._copy(shard, "drop", backup, 0) for shard in shards), return_exceptions=True)
 
-    async def _all(self, shards: list[int], step: Step, backup: str) -> None:
+    async def _all(self, shards: list[int], step: Step, backup: str, slots_epoch: int) -> None:
         """Make a step at every shard.
 
         Raises:
-            HarborError: one has refused it, or does not answer.
+            HarborError: one has refused it, does not answer, or has its entries by another slot map.
         """
         answers = await asyncio.gather(*(self._copy(shard, step, backup, 0) for shard in shards))
         for answer in answers:
             if isinstance(answer, Refused):
                 raise HarborError(ErrorCode(answer.code), answer.message)
+            if isinstance(answer, Done) and answer.slots_epoch != slots_epoch:
+                raise UnavailableError("slots move: begin the backup anew")
 
     async def _streamed(self, request: web.BaseRequest, start: Start, backup: str) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})

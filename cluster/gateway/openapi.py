@@ -7,7 +7,7 @@ from cluster.core.acknowledgement import LEVELS
 from cluster.core.gateway_mutations import MAX_DELAY_MS
 from cluster.core.mutation import MAX_ID, Status
 from cluster.core.presence_room import MAX_TOPIC
-from cluster.core.scaling import MAX_INGESTORS
+from cluster.core.slot_move import MAX_ACTORS
 from cluster.wire.backup import CONTENT_TYPE
 
 _KEY = {
@@ -173,6 +173,12 @@ def document() -> dict[str, Any]:
                         _PREFIX,
                         _parameter("limit", "rows", pattern="^[0-9]+$"),
                         _parameter("cursor", "from an earlier answer"),
+                        _parameter("contains", "only keys with this in their text"),
+                        _parameter(
+                            "branches",
+                            "the elements that follow the prefix, with how many entries are under each, in place of the entries",
+                            enum=["false", "true"],
+                        ),
                     ],
                     {"200": _answer("rows", "Keys")},
                 )
@@ -271,7 +277,7 @@ def document() -> dict[str, Any]:
             },
             "/v1/scale": {
                 "post": _operation(
-                    "Have another number of ingestors; /v1/cluster shows when it is so",
+                    "Have other numbers of actors; /v1/cluster shows when it is so",
                     [],
                     {"200": _answer("what was asked for", "Object")},
                     **_body(
@@ -281,7 +287,8 @@ def document() -> dict[str, Any]:
                                 "type": "object",
                                 "additionalProperties": False,
                                 "properties": {
-                                    "ingestors": {"type": "integer", "minimum": 1, "maximum": MAX_INGESTORS}
+                                    name: {"type": "integer", "minimum": 1, "maximum": most}
+                                    for name, most in MAX_ACTORS.items()
                                 },
                             },
                         )
@@ -387,9 +394,20 @@ def document() -> dict[str, Any]:
                 "Matched": {"type": "object", "required": ["matched"], "properties": {"matched": {"type": "integer"}}},
                 "Keys": {
                     "type": "object",
-                    "required": ["keys"],
                     "properties": {
                         "keys": {"type": "array", "items": {"type": "object"}},
+                        "branches": {
+                            "type": "array",
+                            "items": {
+                                "type": "object",
+                                "required": ["element", "keys", "is_entry"],
+                                "properties": {
+                                    "element": {"description": "any JSON"},
+                                    "keys": {"type": "integer", "description": "entries whose key goes on with it"},
+                                    "is_entry": {"type": "boolean", "description": "one ends with it"},
+                                },
+                            },
+                        },
                         "cursor": {"type": "string"},
                     },
                 },

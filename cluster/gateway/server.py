@@ -21,7 +21,6 @@ import msgspec
 import orjson
 from aiohttp import HttpVersion11, WSMsgType, web
 
-from cluster import __version__
 from cluster.clock import Clock
 from cluster.core import protocol
 from cluster.core.addresses import Addresses
@@ -32,12 +31,14 @@ from cluster.core.grants import ANYBODY, Principal
 from cluster.core.limits import refuse
 from cluster.core.messages import (
     Act,
+    BranchList,
     Edit,
     EntryView,
     Erase,
     Failure,
     KeyInfo,
     KeyList,
+    ListBranches,
     ListKeys,
     ListMembers,
     Matched,
@@ -55,8 +56,8 @@ from cluster.core.presence_session import identity_of
 from cluster.core.query_key import CanonicalKey, KeyMatcher, canonical, checked, normalized, parse
 from cluster.core.rate import RateLimits
 from cluster.core.replica import Replica
-from cluster.core.scaling import MAX_INGESTORS
 from cluster.core.session_state import COMMANDS, CONTROL, SessionState
+from cluster.core.slot_move import MAX_ACTORS
 from cluster.core.tenant import NOBODYS, Tenant
 from cluster.errors import ErrorCode, HarborError, LimitError, RequestError, UnauthorizedError
 from cluster.gateway import parameters
@@ -68,13 +69,14 @@ from cluster.gateway.entry_response import DateHeader, EntryResponse
 from cluster.gateway.error_response import error_response
 from cluster.gateway.mutation_routes import MUTATION, MutationRoutes, new_mutation_id
 from cluster.gateway.openapi import document
+from cluster.gateway.pages import Pages
 
 PING_S = PING_MS / 1000.0
 """Between pings on a socket or comments on an event stream; a peer that does not answer the former is gone."""
 KEEP_S = 1.0
 """Between looks at which sockets are quiet: how much later than after `PING_S` or the time for a hello something may be done."""
-OPEN = frozenset({"/healthz", "/readyz", "/openapi.json", "/"})
-"""What anybody may ask: there is nothing of anybody's in it."""
+OPEN = frozenset({"/healthz", "/readyz", "/openapi.json"})
+"""What anybody may ask, beside pages: there is nothing of anybody's in it."""
 COOKIED = frozenset({"/v1/socket", "/v1/stream"})
 """Where a cookie will do, since browsers can send no header."""
 PRINCIPAL: web.RequestKey[Principal | None] = web.RequestKey("principal", object)  # type: ignore[arg-type]  # it is for help in debuggers
@@ -246,8 +248,9 @@ class GatewayServer:
         prepare: Callable[[str], Awaitable[None]] = _nothing_to_prepare,
         trusted_proxies: tuple[str, ...] = (),
         hsts_s: int = 0,
+        demo_page: bool = False,
     ) -> None:
-        """`prepare` fetches what it takes to recognise who bears credentials."""
+        """`prepare` fetches what it takes to recognise who bears credentials; `demo_page`: whether the demonstration is served."""
         self.prepare = prepare
         self.state = state
         self.limits = state.limits
@@ -282,6 +285,9 @@ class GatewayServer:
         self.disconnects: Counter[int] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._keeper: asyncio.Task[None] | None = None
+        pages = Pages(demo=demo_page)
+        self.open = OPEN | pages.paths
+        """Paths that ask for no credentials."""
         self._routes: dict[tuple[str, str], Handler] = {
             ("GET", "/v1/entries"): self._get_entry,
             ("PUT", "/v1/entries"): self._put_entry,
@@ -300,7 +306,7 @@ class GatewayServer:
             ("GET", "/healthz"): self._healthz,
             ("GET", "/readyz"): self._readyz,
             ("GET", "/openapi.json"): self._openapi_json,
-            ("GET", "/"): self._index,
+            **pages.handlers(),
         }
 
     @property
@@ -468,7 +474,7 @@ class GatewayServer:
         try:
             self._browsers.check(request, is_guarded=self.state.authority is not None)
             principal = request[PRINCIPAL] = await self._recognised(request)
-            if self._requests is not None and request.path not in OPEN:
+            if self._requests is not None and request.path not in self.open:
                 self._requests.take(self._taker(request, principal), self._clock.now_ms())
             response = await handler(request)
         except HarborError as error:
@@ -514,7 +520,7 @@ class GatewayServer:
         Raises:
             HarborError: `UNAUTHORIZED`, nobody is recognised.
         """
-        if self.state.authority is None or request.path in OPEN or request.method == "OPTIONS":
+        if self.state.authority is None or request.path in self.open or request.method == "OPTIONS":
             return ANYBODY
         token = self._said(request)
         if token is None and request.path == "/v1/socket":
@@ -627,13 +633,18 @@ class GatewayServer:
         return web.Response(body=body, headers={**JSON, "ETag": f'"{written.version}"'})
 
     async def _keys(self, request: web.BaseRequest) -> web.StreamResponse:
-        parameters.only(request, "prefix", "limit", "cursor")
+        parameters.only(request, "prefix", "limit", "cursor", "contains", "branches")
         tenant = who(request).tenant
         prefix = _key(request, "prefix") if "prefix" in request.query else tenant.inside(CanonicalKey("[]"))
         who(request).require("read", prefix)
         limit = parameters.limit(request, 100, 1000)
+        contains = request.query.get("contains", "")
+        if parameters.choice(request.query, "branches", "false", "true") == "true":
+            if contains:
+                raise RequestError(ErrorCode.BAD_REQUEST, "branches are listed whatever they contain")
+            return await self._branches(prefix, request.query.get("cursor", ""), limit)
         after = tenant.cursor(request.query.get("cursor", ""))
-        payloads = await self._ask(None, lambda n: ListKeys(n, prefix, after, limit))
+        payloads = await self._ask(None, lambda n: ListKeys(n, prefix, after, limit, contains))
         lists = [payload for payload in payloads if isinstance(payload, KeyList)]
         rows = sorted((row for each in lists for row in each.keys), key=lambda row: row.key)
         more = len(rows) > limit or any(each.more for each in lists)
@@ -641,6 +652,24 @@ class GatewayServer:
         answer: dict[str, Any] = {"keys": [_key_row(row, tenant) for row in rows]}
         if more and rows:
             answer["cursor"] = tenant.outside(rows[-1].key)
+        return web.Response(body=orjson.dumps(answer), headers=JSON)
+
+    async def _branches(self, prefix: CanonicalKey, after: str, limit: int) -> web.StreamResponse:
+        payloads = await self._ask(None, lambda n: ListBranches(n, prefix, after, limit))
+        lists = [payload for payload in payloads if isinstance(payload, BranchList)]
+        counts: dict[str, tuple[int, bool]] = {}
+        for each in lists:
+            for element, count, is_entry in each.branches:
+                held = counts.get(element, (0, False))
+                counts[element] = (held[0] + count, held[1] or is_entry)
+        names = sorted(counts)
+        rows = [
+            {"element": orjson.Fragment(name), "keys": counts[name][0], "is_entry": counts[name][1]}
+            for name in names[:limit]
+        ]
+        answer: dict[str, Any] = {"branches": rows}
+        if rows and (len(names) > limit or any(each.more for each in lists)):
+            answer["cursor"] = names[len(rows) - 1]
         return web.Response(body=orjson.dumps(answer), headers=JSON)
 
     async def _act(self, action: str, request: web.BaseRequest) -> web.StreamResponse:
@@ -988,24 +1017,20 @@ class GatewayServer:
         return web.Response(body=orjson.dumps(described), headers=JSON)
 
     async def _scale_cluster(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Have another number of ingestors."""
+        """Have other numbers of actors."""
         parameters.only(request)
         who(request).require_admin()
         body = await parameters.body(request)
         if not isinstance(body, dict) or not body:
             raise RequestError(ErrorCode.BAD_REQUEST, 'the body is an object such as {"ingestors": 4}')
         for name, count in body.items():
-            if name in ("shards", "coordinators", "gateways"):
-                raise RequestError(
-                    ErrorCode.UNSUPPORTED,
-                    f"{name} cannot be changed while the cluster runs: restart it with another number",
-                )
-            if name != "ingestors":
-                raise RequestError(ErrorCode.BAD_REQUEST, f"unknown member {name!r}, there is: ingestors")
-            if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_INGESTORS:
+            if name not in MAX_ACTORS:
+                there_are = ", ".join(MAX_ACTORS)
+                raise RequestError(ErrorCode.BAD_REQUEST, f"unknown member {name!r}, there are: {there_are}")
+            if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= MAX_ACTORS[name]:
                 raise RequestError(
                     ErrorCode.BAD_REQUEST,
-                    f"ingestors: expected a whole number from 1 to {MAX_INGESTORS}, got {count!r}",
+                    f"{name}: expected a whole number from 1 to {MAX_ACTORS[name]}, got {count!r}",
                 )
         await self._scale(body)
         return web.Response(body=orjson.dumps(body), headers=JSON)
@@ -1027,14 +1052,6 @@ class GatewayServer:
 
     async def _openapi_json(self, request: web.BaseRequest) -> web.StreamResponse:  # noqa: ARG002
         return web.Response(body=self._openapi, headers=JSON)
-
-    async def _index(self, request: web.BaseRequest) -> web.StreamResponse:  # noqa: ARG002
-        page = (
-            "<!doctype html><meta charset=utf-8><title>Harbor Cluster</title><h1>Harbor Cluster</h1>"
-            f"<p>Version {__version__}. <a href=/v1/cluster>Status</a> · <a href=/v1/keys>Keys</a> · "
-            "<a href=/openapi.json>API</a></p>"
-        )
-        return web.Response(text=page, content_type="text/html")
 
     async def _unknown(self, request: web.BaseRequest) -> web.StreamResponse:
         raise RequestError(ErrorCode.NOT_FOUND, f"no such endpoint: {request.method} {request.path[:120]}")

@@ -54,6 +54,21 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Gateways there are to be; above those there are, nodes with a place are missing.",
         (),
     ),
+    "rebalances_total": (
+        "counter",
+        "Moves of slots, and other changes of shards and coordinators, that were made.",
+        (),
+    ),
+    "rebalances_given_up_total": (
+        "counter",
+        "Cuts that were given up since somebody did not answer or repeated events; they are tried again.",
+        (),
+    ),
+    "rebalance_pause_seconds": (
+        "histogram",
+        "For how long events and requests waited while slots moved: from the hold to the release.",
+        (),
+    ),
     "process_cpu_seconds_total": ("counter", "CPU time of the actor's process.", ("actor",)),
     "process_resident_bytes": ("gauge", "Resident memory of the actor's process.", ("actor",)),
     "actor_up": ("gauge", "1 while the actor answers.", ("actor",)),

@@ -279,6 +279,8 @@ class Holder:
         )
         if stored is not None:
             shard.restore(stored, process.now_ms(), lambda _: True)
+            if stored.map is not None:
+                shard.slots.await_word(process.now_ms())
         self._host.timeline.note(f"{process.name} leads as {epoch}")
         self._tell()
         self.run(())
@@ -312,8 +314,8 @@ class Holder:
             answer(Full(FULL_RETRY_MS))
             return
         answered, effects = getattr(machine, step)(message, self._process.now_ms())
-        promised, machine.acknowledgements.promised = machine.acknowledgements.promised, set()
-        self._step(effects, ticket=answer, answer=answered, promised=frozenset(promised))
+        promised, machine.acknowledgements.promised = machine.acknowledgements.promised, {}
+        self._step(effects, ticket=answer, answer=answered, promised=promised)
 
     def run(self, effects: Iterable[Any]) -> None:
         """Run what a step wants."""

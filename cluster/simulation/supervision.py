@@ -42,27 +42,48 @@ class Host(Protocol):
 class Supervision:
     """One life of the supervisor."""
 
-    def __init__(self, host: Host, process: Process, shards: int, *, replicas: int, wait_ms: float) -> None:
+    def __init__(self, host: Host, process: Process, shards: Iterable[int], *, replicas: int, wait_ms: float) -> None:
         self._host = host
         self._process = process
         self._effects: deque[Effect] = deque()
         self._is_working = False
         self._told: dict[str, tuple[Tell, float]] = {}
         self._is_heard: dict[str, Process] = {}
-        now_ms = process.now_ms()
-        self.shards = [ShardRoles(n, host.records.get(n), wait_ms=wait_ms, now_ms=now_ms) for n in range(shards)]
-        for roles in self.shards:
-            actors = actors_of(f"shard-{roles.shard}")[: 1 + replicas]
-            self._put(roles.want(actors, now_ms))
-            for actor in actors:
-                self._watch(roles, actor, None)
+        self._replicas = replicas
+        self._wait_ms = wait_ms
+        self.shards: dict[int, ShardRoles] = {}
+        for shard in shards:
+            self.follow(shard)
+
+    def follow(self, shard: int) -> None:
+        """Give roles to a shard's actors, which exist or are about to."""
+        if shard in self.shards:
+            return
+        now_ms = self._process.now_ms()
+        roles = ShardRoles(shard, self._host.records.get(shard), wait_ms=self._wait_ms, now_ms=now_ms)
+        self.shards[shard] = roles
+        actors = actors_of(f"shard-{shard}")[: 1 + self._replicas]
+        self._put(roles.want(actors, now_ms))
+        for actor in actors:
+            self._watch(roles, actor, None)
+
+    def forget(self, shard: int) -> None:
+        """A shard is no more."""
+        self.shards.pop(shard, None)
+        for actor in actors_of(f"shard-{shard}"):
+            self._told.pop(actor, None)
+            self._is_heard.pop(actor, None)
 
     def _watch(self, roles: ShardRoles, actor: str, known: Report | None) -> None:
-        """Wait for news of an actor, for ever."""
+        """Wait for news of an actor, for as long as there is the shard."""
+        if self.shards.get(roles.shard) is not roles:
+            return
         process = self._process
         heard: list[Process] = []
 
         def done(report: Report | None) -> None:
+            if self.shards.get(roles.shard) is not roles:
+                return
             if report is None:
                 if actor in self._is_heard:
                     lost = self._is_heard.pop(actor)
@@ -88,7 +109,9 @@ class Supervision:
 
     def _ask(self, actor: str) -> None:
         """Ask an actor how it is now."""
-        roles = self.shards[shard_at(shard_of(actor))]
+        roles = self.shards.get(shard_at(shard_of(actor)))
+        if roles is None:
+            return
 
         def done(report: Report | None) -> None:
             if report is not None:
@@ -99,6 +122,8 @@ class Supervision:
         )
 
     def _died(self, roles: ShardRoles, actor: str, *, is_certain: bool) -> None:
+        if self.shards.get(roles.shard) is not roles:
+            return
         self._host.timeline.note(f"supervisor lost {actor}, certainly: {is_certain}")
         self._put(roles.died(actor, self._process.now_ms(), is_certain=is_certain))
 
@@ -126,8 +151,9 @@ class Supervision:
                     raise AssertionError(f"supervisor: {effect!r}")
 
     def _keep(self, shard: int, record: Record) -> None:
-        self._host.timeline.note(f"shard-{shard} is {record.primary}'s as {record.epoch}, in {record.store}")
-        self._host.keep(shard, record)
+        if shard in self.shards:
+            self._host.timeline.note(f"shard-{shard} is {record.primary}'s as {record.epoch}, in {record.store}")
+            self._host.keep(shard, record)
         self._work()
 
     def _tell(self, tell: Tell) -> None:

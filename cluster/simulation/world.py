@@ -1,7 +1,7 @@
 """A cluster in one process: the machines of all its actors, and what carries their effects out.
 
 Every step comes from one seeded timeline, so a seed replays exactly; `trace` tells what happened. The rooms: `timeline`, `process` (lives,
-clocks, stops), `network`, `disk`, `holder` (a shard's actor), `supervision`, `upstream`, `clients`.
+clocks, stops), `network`, `disk`, `holder` (a shard's actor), `supervision`, `rebalancing`, `upstream`, `clients`.
 
 It is one thing because it is what every room calls back: it builds machines, carries their effects and calls, and knows who has which copy.
 """
@@ -39,12 +39,14 @@ from cluster.core.messages import (
     Noted,
     Overlays,
     Primary,
+    Rebalance,
     Requests,
     Send,
+    SlotSlice,
     Take,
 )
 from cluster.core.mutation_queue import StartMutation
-from cluster.core.placement import assign_slots, shard_at
+from cluster.core.placement import SlotMap, shard_at
 from cluster.core.position import Tokens
 from cluster.core.primaries import actors_of, shard_of
 from cluster.core.query_key import CanonicalKey
@@ -52,18 +54,22 @@ from cluster.core.role import EPOCH_ORIGIN_MS
 from cluster.core.scaling import Reported, Retire, Scaling
 from cluster.core.shard_roles import Record
 from cluster.core.shard_state import ShardState, StartFetch
+from cluster.core.slot_move import Phase, SlotMoves
 from cluster.core.transaction import Store
 from cluster.simulation.clients import Clients
 from cluster.simulation.disk import Volume
 from cluster.simulation.holder import Holder
 from cluster.simulation.network import Call, Faults, Network
 from cluster.simulation.process import Machine, Process
+from cluster.simulation.rebalancing import MAP_POLL_MS, Moves
 from cluster.simulation.supervision import SUPERVISOR, Supervision
 from cluster.simulation.timeline import Timeline, void
 from cluster.simulation.upstream import Upstream
 from cluster.simulation.view import Violation
 
 LEVELS_OF_ALL = ("memory", "replicated", "durable", "")
+ORDER = ("ingestor", "coordinator", "gateway", "shard", SUPERVISOR)
+"""Down the stream: so they end where somebody ends them."""
 STEPS: dict[type, str] = {
     Announce: "announce",
     Batch: "batch",
@@ -74,7 +80,9 @@ STEPS: dict[type, str] = {
     HandOver: "hand_over",
     Members: "members",
     Overlays: "overlays",
+    Rebalance: "rebalance",
     Requests: "requests",
+    SlotSlice: "slot_slice",
     Take: "take",
 }
 """What a machine does with a message."""
@@ -144,15 +152,17 @@ class World:
         self.on_loss: Callable[[int, tuple[str, ...], bool], None] | None = None
         """Told of what may be lost: shard, levels of what was acknowledged by now, whether the last copy of the rest is gone too."""
         cluster = self.config.cluster
-        self.slots = assign_slots(range(cluster.shards), 1)
+        self._moves = Moves(self, cluster.shards, cluster.coordinators)
         self.scaling = Scaling(Members(1, [f"ingestor-{n}" for n in range(cluster.ingestors)]))
         self.gateways = [f"gateway-{n}" for n in range(cluster.gateways if isinstance(cluster.gateways, int) else 1)]
         self.clients = Clients(self, self.timeline, self.gateways)
         self._ended: set[str] = set()
         """Actors that do not come back."""
+        self._is_down = False
+        """Nobody begins before all do."""
         self._last_life: dict[str, int] = {}
         """As Ray keeps it."""
-        shards = [actor for n in range(cluster.shards) for actor in actors_of(f"shard-{n}")[: 1 + replicas]]
+        shards = [actor for n in range(cluster.shards) for actor in self._actors(f"shard-{n}")]
         names = [*shards, *self.gateways, *([SUPERVISOR] if replicas else [])]
         names += [f"coordinator-{n}" for n in range(cluster.coordinators)] + self.scaling.actors
         for name in names:
@@ -168,6 +178,16 @@ class World:
         """The machines that live, by actor."""
         return {name: process.machine for name, process in self.processes.items()}
 
+    @property
+    def slots(self) -> SlotMap:
+        """Return the slot map that counts."""
+        return self._moves.slots
+
+    @property
+    def moves(self) -> SlotMoves:
+        """What moves slots."""
+        return self._moves.machine
+
     # --- processes -----------------------------------------------------------------------------------------------
 
     def node(self, name: str) -> Machine:
@@ -176,16 +196,20 @@ class World:
 
     def start(self, name: str) -> None:
         """Begin a life of an actor."""
+        kind = name.partition("-")[0]
+        if self._is_down:
+            return
+        if kind in ("ingestor", "gateway") and not self.moves.is_settled:  # it asks for the map, and waits
+            self.at(MAP_POLL_MS, lambda: self.start(name) if self._is_due(name) else None)
+            return
         process = self.processes[name] = Process(name, self.node(name), self.timeline)
         process.life = self._last_life[name] = next_life(process.now_ms(), self._last_life.get(name))
         self.note(f"{name} lives as {process.life}")
-        kind = name.partition("-")[0]
         if kind == "shard":
             self._hold(process)
         elif kind == SUPERVISOR:
-            process.machine = Supervision(
-                self, process, self.config.cluster.shards, replicas=self.replicas, wait_ms=self.store_wait_ms
-            )
+            shards = [shard_at(name) for name in self.existing if name.startswith("shard-")]
+            process.machine = Supervision(self, process, shards, replicas=self.replicas, wait_ms=self.store_wait_ms)
         else:
             process.machine = self._machine(process)
             self.run_effects(process, ())
@@ -203,21 +227,19 @@ class World:
 
     def _machine(self, process: Process) -> Any:
         name, life = process.name, process.life
-        kind, _, index = name.partition("-")
-        cluster, compiled = self.config.cluster, self.compiled
-        match kind:
+        slots, compiled = self.slots, self.compiled
+        match name.partition("-")[0]:
             case "coordinator":
-                shards = [n for n in range(cluster.shards) if n % cluster.coordinators == int(index)]
-                return CoordinatorState(name, life, shards=shards, profiles=compiled.profiles)
+                return CoordinatorState(name, life, profiles=compiled.profiles)
             case "ingestor":
                 return IngestionState(
                     name,
                     life,
                     routers={source: compiled.router(source) for source in self.config.sources},
                     always=compiled.feeds.always(),
-                    slots=self.slots,
-                    shards=cluster.shards,
-                    coordinators=cluster.coordinators,
+                    slots=slots,
+                    shards=slots.shards,
+                    coordinators=slots.coordinators,
                     profiles=compiled.profiles,
                     traits=dict.fromkeys(self.config.sources, self._traits),
                     members=self.scaling.members,
@@ -226,8 +248,8 @@ class World:
                 return GatewayState(
                     name,
                     life,
-                    slots=self.slots,
-                    shards=cluster.shards,
+                    slots=slots,
+                    shards=slots.shards,
                     tokens=Tokens("simulated", "simulation"),
                     mutations=compiled.mutations,
                 )
@@ -257,14 +279,15 @@ class World:
             keeps=keeps,
             undurable="" if on_disk else "off",
             mutations=compiled.mutations,
-            shards=self.config.cluster.shards,
+            shards=self.slots.shards,
             place=lambda key: self.slots.shard(CanonicalKey(key)),
         )
 
     def leads(self, process: Process) -> None:
-        """A process is the primary of its shard from now on: the supervisor tells it which ingestors there are."""
+        """A process is the primary of its shard from now on: the supervisor tells it which ingestors there are, and which slot map."""
         machine = process.machine
         self.run_effects(process, machine.members(self.scaling.members, process.now_ms())[1])
+        process.later(self.network.delay(), lambda: self._moves.tell(process))
 
     def primary(self, shard: int) -> Process | None:
         """Return the process that leads a shard under the highest epoch, if one does."""
@@ -347,6 +370,25 @@ class World:
         self._end(name)
         self.at(self.faults.restart_ms, lambda: self.start(name) if self._is_due(name) else None)
 
+    def restart(self, shards: int, coordinators: int, for_ms: float, *, in_order: bool) -> None:
+        """End everybody, down the stream or as it comes; they begin anew after a while, configured for so many shards and coordinators."""
+        self.note(f"all end, to be {shards} shards, {coordinators} coordinators")
+        self._is_down = True
+        for name in list(self.processes):
+            at = ORDER.index(name.partition("-")[0]) * for_ms / 10 if in_order else self.random.uniform(0.0, for_ms / 2)
+            self.at(at, lambda name=name: self.kill(name))  # type: ignore[misc]
+        self.at(for_ms, lambda: self._restarted(shards, coordinators))
+
+    def _restarted(self, shards: int, coordinators: int) -> None:
+        self._is_down = False
+        self._moves.begin_configured(shards, coordinators)
+        count = self.config.cluster.ingestors
+        self.scaling = Scaling(Members(1, [f"ingestor-{n}" for n in range(count)]))
+        names = [*self.moves.actors, *self.gateways, *([SUPERVISOR] if self.replicas else []), *self.scaling.actors]
+        self._ended.update(name for name in self._last_life if shard_of(name) not in names)
+        for name in names:
+            self.begin(name)
+
     def _is_due(self, name: str) -> bool:
         return name not in self.processes and name not in self._ended
 
@@ -411,6 +453,9 @@ class World:
         """Act as the supervisor does, until there is what is wanted."""
         if self.scaling.is_done:
             return
+        if self.moves.phase is not Phase.IDLE:
+            self.at(50.0, self._supervise)
+            return
         for name in self.scaling.actors:
             if name not in self.processes and (name in self._ended or name not in self.nodes):
                 self._ended.discard(name)
@@ -423,7 +468,7 @@ class World:
         }
         shards = {
             f"shard-{n}": None if (process := self.primary(n)) is None else process.machine.demand.epoch
-            for n in range(self.config.cluster.shards)
+            for n in range(self.slots.shards)
         }
         for effect in self.scaling.step(ingestors, shards):
             if isinstance(effect, Retire):
@@ -431,14 +476,63 @@ class World:
                 self._end(effect.actor)
                 self._ended.add(effect.actor)
                 self.upstream.connections.pop(effect.actor, None)
-            elif self.random.random() >= self.faults.lose and (to := self._process(effect.actor)) is not None:
-                to.later(self.network.delay(), lambda to=to, members=effect.members: self._receive(to, members, void))  # type: ignore[misc]
+            elif self.random.random() >= self.faults.lose and (to := self.living(effect.actor)) is not None:
+                to.later(self.network.delay(), lambda to=to, members=effect.members: self.receive(to, members, void))  # type: ignore[misc]
         self.at(50.0, self._supervise)
 
-    def _process(self, address: str) -> Process | None:
+    def living(self, address: str) -> Process | None:
+        """Return the process that has an address, of a shard its primary; None: there is none."""
         if address.startswith("shard-"):
-            return self.primary(int(address.partition("-")[2]))
+            return self.primary(shard_at(address))
         return self.processes.get(address)
+
+    # --- shards and coordinators ---------------------------------------------------------------------------------
+
+    def rescale(self, shards: int, coordinators: int) -> None:
+        """Have other numbers of shards and coordinators."""
+        self.note(f"scale to {shards} shards, {coordinators} coordinators")
+        self._moves.want(shards, coordinators)
+
+    def kill_supervisor(self) -> None:
+        """Let the supervisor begin anew, as to slots."""
+        self.note(f"kill supervisor ({self.moves.phase.value})")
+        self._moves.begin_anew()
+
+    @property
+    def existing(self) -> list[str]:
+        """Return all addresses of which there is an actor, alive or about to be."""
+        return list(dict.fromkeys(shard_of(name) for name in self._last_life if name not in self._ended))
+
+    @property
+    def may_move_slots(self) -> bool:
+        """Whether nothing else is being changed."""
+        return self.scaling.is_done
+
+    def _actors(self, address: str) -> tuple[str, ...]:
+        return actors_of(address)[: 1 + self.replicas] if address.startswith("shard-") else (address,)
+
+    def begin(self, address: str) -> None:
+        """Have an actor, or a shard's two."""
+        for actor in self._actors(address):
+            self._ended.discard(actor)
+            self.start(actor)
+        if address.startswith("shard-") and (supervisor := self.processes.get(SUPERVISOR)) is not None:
+            supervisor.do(lambda: supervisor.machine.follow(shard_at(address)))
+
+    def retire(self, address: str) -> None:
+        """End an actor, or a shard's two, for good, and what they stored."""
+        self.note(f"{address} retires")
+        if address.startswith("shard-"):
+            shard = shard_at(address)
+            for kept in (self.records, self._copies):
+                kept.pop(shard, None)
+            if (supervisor := self.processes.get(SUPERVISOR)) is not None:
+                supervisor.do(lambda: supervisor.machine.forget(shard))
+        for actor in self._actors(address):
+            self._ended.add(actor)
+            self.volumes.pop(actor, None)
+            if actor in self.processes:
+                self._end(actor)
 
     # --- effects -------------------------------------------------------------------------------------------------
 
@@ -539,9 +633,10 @@ class World:
 
     def ship(self, process: Process, actor: str, message: Any, done: Callable[[Any], None]) -> Call:
         """Make a call to this very actor."""
-        return self.network.call(process, actor, lambda other, answer: self._receive(other, message, answer), done)
+        return self.network.call(process, actor, lambda other, answer: self.receive(other, message, answer), done)
 
-    def _receive(self, process: Process, message: Any, answer: Callable[[Any], None]) -> None:
+    def receive(self, process: Process, message: Any, answer: Callable[[Any], None]) -> None:
+        """Have a message taken by a process."""
         if isinstance(message, Primary):
             before = process.primaries.actor(message.shard)
             if process.primaries.told(message.shard, message.actor, message.incarnation) and before != message.actor:
@@ -552,6 +647,8 @@ class World:
             answer(None)
         elif process.holder is not None:
             process.holder.take(STEPS.get(type(message), ""), message, answer)
+        elif isinstance(process.machine, CoordinatorState) and isinstance(message, Rebalance):
+            answer(process.machine.rebalance(message))
         else:
             answered, effects = getattr(process.machine, STEPS[type(message)])(message, process.now_ms())
             self.run_effects(process, effects)
@@ -561,21 +658,18 @@ class World:
 
     def _shown(self, process: Process, shard: str) -> None:
         """A gateway has heard of a shard: it never goes back to an earlier epoch."""
-        epoch = process.machine._by_address[shard].position[0]
+        link = process.machine._by_address.get(shard)
+        if link is None:
+            return  # it is no more
+        epoch = link.position[0]
         if epoch < self._epochs.get((process, shard), 0):
             raise Violation(f"{process.name} went back to epoch {epoch} of {shard}")
         self._epochs[process, shard] = epoch
 
     def peers(self, process: Process) -> list[str]:
         """Return all who may call a shard."""
-        cluster, own = self.config.cluster, shard_of(process.name)
-        shards = [f"shard-{n}" for n in range(cluster.shards) if f"shard-{n}" != own]
-        return [
-            *(f"coordinator-{n}" for n in range(cluster.coordinators)),
-            *shards,
-            *self.gateways,
-            *self.scaling.actors,
-        ]
+        own = shard_of(process.name)
+        return [*(name for name in self.moves.actors if name != own), *self.gateways, *self.scaling.actors]
 
     def disk_ms(self) -> float:
         """Return how long a sync takes."""
@@ -589,7 +683,7 @@ def _is_over(process: Process, message: Any) -> bool:
             return process.primaries.is_over(sender, incarnation)
         case Claimed(shard=shard, incarnation=incarnation):
             return process.primaries.is_over(f"shard-{shard}", incarnation)
-        case ChangeSet(header=header) | Demand(header=header) | Overlays(header=header):
+        case ChangeSet(header=header) | Demand(header=header) | Overlays(header=header) | SlotSlice(header=header):
             return process.primaries.is_over(header.sender, header.incarnation)
         case _:
             return False

@@ -1,8 +1,8 @@
-"""Upstream streams: connections that hand frames and events to a listener, and come back by themselves."""
+"""Upstream streams: connections that hand frames and events to a listener, and come back by themselves.
 
-from cluster.sources.http_lines import HttpLinesSource
+The kinds (`http_lines`, `sse`, `websocket`) are loaded by name: their libraries take a good part of an ingestor's start.
+"""
+
 from cluster.sources.source import Source, SourceListener, SourceState
-from cluster.sources.sse import SseSource
-from cluster.sources.websocket import WebSocketSource
 
-__all__ = ["HttpLinesSource", "Source", "SourceListener", "SourceState", "SseSource", "WebSocketSource"]
+__all__ = ["Source", "SourceListener", "SourceState"]

@@ -7,14 +7,17 @@ pleases. In the latter two LMDB's pages may reach the disk in any order, so such
 The directory is one process's alone (`flock`, which ends with the process). Within it LMDB's own lock table lets a copy be read on one thread
 while another commits: without it pages would be written over that the reader has still to come to. A store that cannot be read, or is of another layout, is
 set aside under a name of its own and a new one begun.
+
+It is one thing because whatever is done, storing, copying, comparing, sending on, is done to the same tables of one environment.
 """
 
 import fcntl
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -23,8 +26,9 @@ import lmdb
 import msgspec
 
 from cluster.core.digest import Digest
-from cluster.core.history import Record
+from cluster.core.history import Past, Record
 from cluster.core.messages import Check
+from cluster.core.placement import SlotMap
 from cluster.core.role import Standing
 from cluster.core.stored_rows import (
     Meta,
@@ -47,10 +51,16 @@ LOCK_POLL_S = 0.05
 _DATA = "data.mdb"
 """What LMDB calls its file."""
 _ENCODE = msgspec.msgpack.Encoder().encode
+_HOT_ROWS = 16_384
+"""Entries whose row's key is remembered, since what changes in one window mostly does in the next: 3 MB with keys of 60 characters."""
 _RECORD = msgspec.msgpack.Decoder(Record).decode
 
 
 _STANDING = msgspec.msgpack.Decoder(Standing).decode
+_MAPS = msgspec.msgpack.Decoder(tuple[SlotMap | None, SlotMap | None]).decode
+_PAST = msgspec.msgpack.Decoder(Past).decode
+_PASTS = b"past/"
+"""Before the number of a shard that is no more, in the table of what is kept once."""
 UNREADABLE = ".unreadable"
 COPY = "copy"
 """Directory within a store's where a copy of it is made; what a killed process leaves there goes when the store is opened next."""
@@ -155,6 +165,13 @@ class LmdbStore:
                     meta.first,
                     [_RECORD(value) for _, value in reading.cursor(self._changes)],
                     [read_mutation(value) for _, value in reading.cursor(self._mutations)],
+                    meta.steps,
+                    *((None, None) if (kept := reading.get(b"maps", db=self._meta)) is None else _MAPS(kept)),
+                    {
+                        int(name.removeprefix(_PASTS)): _PAST(value)
+                        for name, value in reading.cursor(self._meta)
+                        if name.startswith(_PASTS)
+                    },
                 )
         except (lmdb.Error, msgspec.MsgspecError) as error:
             raise StoreError(f"{self.directory}: {error}") from error
@@ -188,17 +205,27 @@ class LmdbStore:
             raise StoreError(f"{self.directory}: {error}") from error
 
     def _write(self, writing: Any, transaction: Transaction) -> None:
-        _put(writing, self._entries, transaction.entries)
+        _put(writing, self._entries, transaction.entries, key=_hot_row_key)
         _put(writing, self._cursors, transaction.cursors, is_named=True)
         _put(writing, self._checkpoints, transaction.checkpoints)
         _put(writing, self._results, transaction.results, is_named=True)
         _put(writing, self._mutations, transaction.mutations)
-        for number, change in enumerate(transaction.changes, transaction.number):
-            writing.put(number.to_bytes(8, "big"), _ENCODE(change), db=self._changes)
         with writing.cursor(self._changes) as changes:
+            numbered = enumerate(transaction.changes, transaction.number)
+            changes.putmulti((number.to_bytes(8, "big"), _ENCODE(change)) for number, change in numbered)
             while changes.first() and int.from_bytes(changes.key(), "big") < transaction.first:
                 changes.delete()
-        meta = Meta(SCHEMA, transaction.epoch, transaction.offset, transaction.lives, transaction.first)
+        if transaction.map is not None:
+            writing.put(b"maps", _ENCODE((transaction.map, transaction.next_map)), db=self._meta)
+        for shard, past in transaction.pasts.items():
+            name = _PASTS + str(shard).encode()
+            if past is None:
+                writing.delete(name, db=self._meta)
+            else:
+                writing.put(name, _ENCODE(past), db=self._meta)
+        meta = Meta(
+            SCHEMA, transaction.epoch, transaction.offset, transaction.lives, transaction.first, transaction.steps
+        )
         writing.put(b"state", _ENCODE(meta), db=self._meta)
 
     def standing(self) -> tuple[Standing, tuple[int, int]] | None:
@@ -241,14 +268,36 @@ class LmdbStore:
     def slices(self, size: int) -> Iterator[Transaction]:
         """Return all rows, about `size` bytes at a time, each slice as the rows are when it is asked for."""
         # Each in a reading of its own: one that stayed open would keep pages from being used again, and the file from growing.
-        if (meta := self.meta()) is not None:  # of a store without rows, too
-            yield empty(meta.epoch, meta.offset, meta.lives, meta.first)
+        yield from self._slices_kept_once()  # of a store without rows, too
         for table in self._tables.values():
             after: bytes | None = b""
             while after is not None:
                 made, after = self._slice(table, after, size)
                 if made is not None:
                     yield made
+
+    def _slices_kept_once(self) -> Iterator[Transaction]:
+        """Return what stands beside the rows: slot maps, and one by one, as they may be long, the histories of shards that are no more."""
+        try:
+            with self._env.begin() as reading:
+                raw, maps = reading.get(b"state", db=self._meta), reading.get(b"maps", db=self._meta)
+                pasts = [name for name in reading.cursor(self._meta).iternext(values=False) if name.startswith(_PASTS)]
+            if raw is None:
+                return
+            slot_map, next_map = (None, None) if maps is None else _MAPS(maps)
+            yield msgspec.structs.replace(self._empty(read_meta(raw)), map=slot_map, next_map=next_map)
+            for name in pasts:
+                with self._env.begin() as reading:
+                    raw, past = reading.get(b"state", db=self._meta), reading.get(name, db=self._meta)
+                if raw is not None and past is not None:
+                    kept = {int(name.removeprefix(_PASTS)): _PAST(past)}
+                    yield msgspec.structs.replace(self._empty(read_meta(raw)), pasts=kept)
+        except (lmdb.Error, msgspec.MsgspecError) as error:
+            raise StoreError(f"{self.directory}: {error}") from error
+
+    @staticmethod
+    def _empty(meta: Meta) -> Transaction:
+        return empty(meta.epoch, meta.offset, meta.lives, meta.first, meta.steps)
 
     def _slice(self, table: Any, after: bytes, size: int) -> tuple[Transaction | None, bytes | None]:
         """Return the rows behind a key, and the last one's; None: there are none, there are no more."""
@@ -269,7 +318,7 @@ class LmdbStore:
             raise StoreError(f"{self.directory}: {error}") from error
 
     def _sliced(self, table: Any, meta: Meta, rows: list[tuple[bytes, bytes]]) -> Transaction:
-        made = empty(meta.epoch, meta.offset, meta.lives, meta.first)
+        made = self._empty(meta)
         if table is self._entries:
             made.entries.update((entry.key, entry) for entry in (read_entry(value) for _, value in rows))
         elif table is self._cursors:
@@ -386,14 +435,28 @@ class LmdbStore:
         os.close(self._lock)
 
 
-def _put(writing: Any, table: Any, rows: Mapping[str, Any], *, is_named: bool = False) -> None:
+_hot_row_key = lru_cache(_HOT_ROWS)(row_key)
+
+
+def _put(
+    writing: Any,
+    table: Any,
+    rows: Mapping[str, Any],
+    *,
+    is_named: bool = False,
+    key: Callable[[str], bytes] = row_key,
+) -> None:
     """Put rows, or take out those that are None. `is_named`: a row does not say its name itself."""
+    if not rows:
+        return
+    # Names may be longer than the 511 bytes that LMDB takes.
     for name, row in rows.items():
-        key = row_key(name)  # names may be longer than the 511 bytes that LMDB takes
         if row is None:
-            writing.delete(key, db=table)
-        else:
-            writing.put(key, _ENCODE((name, row) if is_named else row), db=table)
+            writing.delete(key(name), db=table)
+    with writing.cursor(table) as cursor:
+        cursor.putmulti(
+            (key(name), _ENCODE((name, row) if is_named else row)) for name, row in rows.items() if row is not None
+        )
 
 
 def directory_of(path: str, cluster: str, shard: int) -> Path:

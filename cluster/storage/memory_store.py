@@ -9,14 +9,17 @@ from typing import Any, TypeVar
 import msgspec
 
 from cluster.core.digest import Digest, digest_of
-from cluster.core.history import Life, Record
+from cluster.core.history import Life, Past, Record, Step
 from cluster.core.messages import Check, Checkpoint
 from cluster.core.mutation_queue import MutationRecord
+from cluster.core.placement import SlotMap
 from cluster.core.role import Standing
 from cluster.core.transaction import Cursor, Result, Stored, StoredEntry, Transaction, empty
 
 T = TypeVar("T")
+K = TypeVar("K")
 _ENCODE = msgspec.msgpack.Encoder().encode
+MAPS = "maps"
 SLICE_ROWS = 250
 """Rows in a slice, of whatever size: they are not copied."""
 
@@ -34,6 +37,10 @@ class MemoryStore:
         self._changes: dict[int, Record] = {}
         self._lives: list[Life] = []
         self._mutations: dict[str, MutationRecord] = {}
+        self._steps: list[Step] = []
+        self._maps: dict[str, tuple[SlotMap | None, SlotMap | None]] = {}
+        """Under `MAPS`: the one that counts, and the next."""
+        self._pasts: dict[int, Past] = {}
 
     def load(self) -> Stored | None:
         """Return what was stored."""
@@ -52,6 +59,9 @@ class MemoryStore:
             min(self._changes, default=last.number),
             changes,
             list(self._mutations.values()),
+            list(self._steps),
+            *self._maps.get(MAPS, (None, None)),
+            dict(self._pasts),
         )
 
     def commit(self, transaction: Transaction) -> None:
@@ -66,6 +76,10 @@ class MemoryStore:
         for number in [number for number in self._changes if number < transaction.first]:
             del self._changes[number]
         self._lives = transaction.lives
+        self._steps = transaction.steps
+        if transaction.map is not None:
+            self._maps[MAPS] = (transaction.map, transaction.next_map)
+        _update(self._pasts, transaction.pasts)
 
     def stand(self, standing: Standing) -> None:
         """Note in which role it is written."""
@@ -73,19 +87,32 @@ class MemoryStore:
 
     def clear(self) -> None:
         """Forget everything, and not be whole from now on."""
-        self.standing, self._last, self._lives = Standing(0, is_whole=False), None, []
+        self.standing, self._last, self._lives, self._steps = Standing(0, is_whole=False), None, [], []
         for table in self._tables:
             table.clear()
 
     @property
     def _tables(self) -> tuple[dict[Any, Any], ...]:
         """As digests name them."""
-        return (self._entries, self._cursors, self._checkpoints, self._results, self._mutations, self._changes)
+        return (
+            self._entries,
+            self._cursors,
+            self._checkpoints,
+            self._results,
+            self._mutations,
+            self._changes,
+            self._maps,
+            self._pasts,
+        )
 
     def slices(self, _size: int) -> Iterator[Transaction]:
         """Return all rows, some at a time whatever their size, each slice as the rows are when it is asked for."""
         if (made := self._sliced()) is not None:  # of a store without rows, too
-            yield made
+            slot_map, next_map = self._maps.get(MAPS, (None, None))
+            yield msgspec.structs.replace(made, map=slot_map, next_map=next_map)
+        for shard in list(self._pasts):
+            if shard in self._pasts and (made := self._sliced()) is not None:
+                yield msgspec.structs.replace(made, pasts={shard: self._pasts[shard]})
         for name in ("entries", "cursors", "checkpoints", "results", "mutations"):
             table: dict[str, Any] = getattr(self, f"_{name}")
             remaining = iter(list(table))
@@ -105,7 +132,7 @@ class MemoryStore:
 
     def _sliced(self) -> Transaction | None:
         last = self._last
-        return None if last is None else empty(last.epoch, last.offset, self._lives, last.first)
+        return None if last is None else empty(last.epoch, last.offset, self._lives, last.first, self._steps)
 
     def digest(self, table: int, after: bytes, rows: int) -> Check:
         """Return a digest of at most so many rows of a table (beyond the last: of the first) that follow `after`."""
@@ -148,7 +175,7 @@ class MemoryStore:
         """What is stored stays."""
 
 
-def _update(table: dict[str, T], rows: dict[str, T | None]) -> None:
+def _update(table: dict[K, T], rows: dict[K, T | None]) -> None:
     for name, row in rows.items():
         if row is None:
             table.pop(name, None)

@@ -2,8 +2,9 @@
 
 Everything is looked over before anything is touched; the new stores are made beside the old ones and take their places when all are whole.
 
-Where the shards are as they were (the same slots, which have never moved), each gets its own back: entries with the cursors of the feeds that made them, so that
-upstreams which can repeat go on exactly where the copies were. Where they are others, entries go by their keys. Cursors cannot: two
+Where the shards are as they were, each gets its own back: entries with the cursors of the feeds that made them, so that upstreams which can
+repeat go on exactly where the copies were. Where slots had ever moved, histories are left out: they mean something by the maps of then
+alone, and the cluster begins with its first. Where the shards are others, entries go by their keys. Cursors cannot: two
 shards' entries, which have seen different events, may end up in one. So feeds begin anew, all entries are out of date until they were
 fetched, and positions of clients are reset. Versions go on in either case: a shard's next life has a higher epoch, and begins its
 versions there.
@@ -19,6 +20,7 @@ from msgspec import Struct, structs
 
 from cluster.core.placement import SlotMap
 from cluster.core.query_key import CanonicalKey
+from cluster.core.slot_move import MAX_SHARDS
 from cluster.core.stored_rows import transactions
 from cluster.core.transaction import Stored, StoredEntry
 from cluster.errors import StoreError
@@ -86,10 +88,11 @@ def restore(
             before the one that the message names where what failed was to rename, the last step.
     """
     check(directory, manifest)
-    # Slots that have moved have left histories and cursors behind that mean something by their map alone.
-    is_exact = (slots.epoch, list(slots.owners)) == (manifest.slots_epoch, manifest.owners)
+    is_exact = list(slots.owners) == manifest.owners
     shards = sorted(only or set(slots.owners))
-    for shard in shards:
+    # Of a cluster that was scaled: its shards would be taken for such as know a later slot map.
+    surplus = [] if only else [shard for shard in range(max(shards) + 1, MAX_SHARDS) if present(shard)]
+    for shard in [*shards, *surplus]:
         for there in present(shard):
             _require_free(there, replaces=replaces)
     entries = mutations = 0
@@ -102,7 +105,8 @@ def restore(
         for shard in shards:
             shutil.rmtree(_beside(place(shard), RESTORING), ignore_errors=True)
         raise
-    replaced = [str(aside) for shard in shards for aside in _swap(place(shard), present(shard))]
+    replaced = [str(aside) for shard in surplus for aside in _set_aside(place(shard), present(shard))]
+    replaced += [str(aside) for shard in shards for aside in _swap(place(shard), present(shard))]
     return Restored(entries, mutations, shards, is_exact, replaced, str(place(shards[0]).parent.absolute()))
 
 
@@ -131,7 +135,11 @@ def _for_shard(
     """Return what a shard is to hold."""
     if is_exact:
         entry = next(each for each in manifest.shards if each.shard == shard)
-        return _later(read_shard(directory, entry), now_ms - entry.taken_ms, now_ms)
+        whole = read_shard(directory, entry)
+        if manifest.slots_epoch > 1:
+            own = [each for each in whole.entries if _owner(manifest, each) == shard]
+            whole = structs.replace(whole, entries=own, lives=[], first=0, changes=[], steps=[])
+        return _later(whole, now_ms - entry.taken_ms, now_ms)
     found = Stored(0, 0, [], {}, {}, {}, [], 0, [], [])
     epoch = offset = 0
     for entry in manifest.shards:
@@ -190,10 +198,23 @@ def _fill(directory: Path, stored: Stored) -> None:
         store.close()
 
 
-def _swap(directory: Path, present: list[Path]) -> list[Path]:
-    """Put a new store in its place. Returns where what was there is kept."""
+def _forget_replaced(directory: Path) -> None:
     for old in (_beside(directory, REPLACED), *directory.parent.glob(f"{directory.name}-*{REPLACED}")):
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _set_aside(directory: Path, present: list[Path]) -> list[Path]:
+    """Have no store where one was. Returns where what was there is kept."""
+    _forget_replaced(directory)
+    try:
+        return [each.rename(_beside(each, REPLACED)) for each in present]
+    except OSError as error:
+        raise StoreError(f"{directory}: {error.strerror}") from error
+
+
+def _swap(directory: Path, present: list[Path]) -> list[Path]:
+    """Put a new store in its place. Returns where what was there is kept."""
+    _forget_replaced(directory)
     kept = {each: _beside(each, REPLACED) for each in present}
     try:
         if directory in kept:

@@ -139,7 +139,10 @@ class Load:
         """
         self._request += 1
         headers = {"Idempotency-Key": f"{self._ids}-{self._request}", "Content-Type": kind}
+        acks = self._settings.acks
         params = {"key": key} | ({} if base is None else {"base_version": str(base)})
+        if acks:
+            params["ack"] = acks[self._request % len(acks)]
         answer = await self.answered(method, "/v1/entries", body=body, params=params, headers=headers)
         if answer is None:
             self.counts["writes without an answer"] += 1

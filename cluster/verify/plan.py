@@ -5,12 +5,13 @@ What must not live here: doing it (`load`, `watchers`, `faults`).
 
 import random
 from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from msgspec import Struct
 
 from cluster.errors import ErrorCode, RequestError
 
+Name = TypeVar("Name", bound=str)
 FaultKind = Literal["flap", "slow", "pause", "kill"]
 FAULTS: tuple[FaultKind, ...] = get_args(FaultKind)
 ON_PROCESSES: frozenset[FaultKind] = frozenset({"pause", "kill"})
@@ -42,6 +43,10 @@ PAD_BYTES = (0, 400)
 """Values are so much longer than what they say."""
 
 
+Ack = Literal["memory", "replicated", "durable"]
+ACKS: tuple[Ack, ...] = get_args(Ack)
+
+
 class Settings(Struct, frozen=True):
     """What the user asks for. Rates are per second."""
 
@@ -54,6 +59,8 @@ class Settings(Struct, frozen=True):
     max_silence_s: float = 30.0
     max_age_p99_ms: float | None = None
     seed: int = 0
+    acks: tuple[Ack, ...] = ()
+    """Levels that writes ask for in turn; none: the cluster's default."""
     mutation: str = ""
     """Declared by the cluster, and begun again and again; "": none."""
     variables: dict[str, Any] = {}
@@ -93,12 +100,27 @@ def faults_of(text: str) -> tuple[FaultKind, ...]:
     Raises:
         RequestError: `BAD_REQUEST`, there is no such fault.
     """
+    return _listed(text, FAULTS, "--faults")
+
+
+def acks_of(text: str) -> tuple[Ack, ...]:
+    """Read `--ack`; none: the cluster's default.
+
+    Raises:
+        RequestError: `BAD_REQUEST`, there is no such level.
+    """
+    return _listed(text, ACKS, "--ack")
+
+
+def _listed(text: str, known: tuple[Name, ...], option: str) -> tuple[Name, ...]:
+    """Return those of the known names that a text lists, in the order in which they are known."""
     named = [each.strip() for each in text.split(",") if each.strip()]
     for each in named:
-        if each not in FAULTS:
-            known = ", ".join(FAULTS)
-            raise RequestError(ErrorCode.BAD_REQUEST, f"--faults: there is no {each!r}, expected some of {known}")
-    return tuple(kind for kind in FAULTS if kind in named)
+        if each not in known:
+            raise RequestError(
+                ErrorCode.BAD_REQUEST, f"{option}: there is no {each!r}, expected some of {', '.join(known)}"
+            )
+    return tuple(each for each in known if each in named)
 
 
 class Fault(Struct, frozen=True):

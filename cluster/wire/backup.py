@@ -8,6 +8,8 @@ A backup has three steps, each for all shards before the next begins:
 3. `settle`: each shard notes the mutations whose home it is. They may not be older than any copy: what a copy has applied of a mutation
    that is still pending in its home would be applied again.
 
+Slots may not move from the first step to the last: entries would be in two copies, or in none.
+
 Then the copies are fetched piece by piece, and dropped. What must not live here: files (`storage`), who asks whom (`gateway`, `actors`).
 """
 
@@ -30,6 +32,9 @@ Step = Literal["begin", "take", "settle", "piece", "drop"]
 
 class Done(Struct, frozen=True, tag="done"):
     """A step was made."""
+
+    slots_epoch: int = 0
+    """Of the slot map by which the shard has its entries; 0: it does not know yet."""
 
 
 class Refused(Struct, frozen=True, tag="refused"):

@@ -31,7 +31,10 @@ from rich.table import Table
 from tests.bench.blaster import KEYS
 from tests.bench.cache import shards_part, whole
 from tests.bench.clients import idle_clients, reconnect, slow_clients
+from tests.bench.console import console as open_console
+from tests.bench.console import played, shown
 from tests.bench.mutations import mutations
+from tests.bench.page import page
 from tests.bench.presence import presence
 from tests.bench.recovery import kills, restart
 from tests.bench.reference import missing, pair
@@ -44,14 +47,16 @@ console = Console(highlight=False)
 class Harbor:
     """A cluster started as a user would, on a configuration of our own."""
 
-    def __init__(self, upstream_port: int, mode: str = "window", kind: str = "websocket") -> None:
+    shards = 4
+
+    def __init__(self, upstream_port: int, mode: str = "window", kind: str = "websocket", copies: int = 1) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.admin_port = probe.getsockname()[1]
         self.directory = tempfile.TemporaryDirectory()
         config = {
-            "cluster": {"name": f"bench-{os.getpid()}"},
-            "storage": {"path": str(Path(self.directory.name) / "store")},
+            "cluster": {"name": f"bench-{os.getpid()}", "shards": self.shards, "replicas": max(copies - 1, 0)},
+            "storage": {"path": str(Path(self.directory.name) / "store") if copies else None},
             "batching": {"mode": mode},
             "gateway": {"port": 0, "admin_port": self.admin_port},
             "sources": {
@@ -131,11 +136,17 @@ class Child:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
-    def ask(self, command: str) -> Any:
+    def tell(self, command: str) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(command + "\n")
         self.process.stdin.flush()
+
+    def answer(self) -> Any:
         return json.loads(self.line())
+
+    def ask(self, command: str) -> Any:
+        self.tell(command)
+        return self.answer()
 
     def stop(self) -> None:
         self.process.kill()
@@ -159,11 +170,20 @@ def quantile(before: dict[float, int], after: dict[float, int], q: float) -> flo
 
 @contextmanager
 def running(
-    subscribers: int = 1, *, mode: str = "window", delivery: str = "data", keys: int = 0, kind: str = "websockets"
+    subscribers: int = 1,
+    *,
+    mode: str = "window",
+    delivery: str = "data",
+    keys: int = 0,
+    kind: str = "websockets",
+    copies: int = 1,
 ) -> Iterator[tuple[Child, Harbor, Child]]:
-    """A blaster, a cluster on it, and subscribers that have their snapshots."""
+    """A blaster, a cluster on it, and subscribers that have their snapshots.
+
+    `copies` of what shards hold are stored: 0 keeps nothing, 2 are a primary's and its standby's.
+    """
     blaster = Child("tests.bench.blaster")
-    harbor = Harbor(int(blaster.line()), mode, kind)
+    harbor = Harbor(int(blaster.line()), mode, kind, copies)
     clients = Child("tests.bench.subscribers", harbor.host, harbor.port, subscribers, delivery, keys)
     try:
         assert clients.line() == "ready"
@@ -174,9 +194,9 @@ def running(
         blaster.stop()
 
 
-def saturated(kind: str, per_frame: int, count: int) -> dict[str, Any]:
+def saturated(kind: str, per_frame: int, count: int, copies: int = 1) -> dict[str, Any]:
     """As many events as are taken, one client that watches everything: how long until it has the last of them."""
-    with running(kind=kind) as (blaster, harbor, clients):
+    with running(kind=kind, copies=copies) as (blaster, harbor, clients):
         blaster.ask(f"flood {count // 10} {per_frame}")  # warm
         time.sleep(1)
         before, usage = harbor.get("/v1/cluster")["sources"][0]["events"], harbor.usage()
@@ -227,6 +247,18 @@ def throughput(rate: int, subscribers: int, seconds: float, mode: str, keys: int
             "delivered_mb_per_s": round(final["bytes"] / sent["seconds"] / 1e6, 1),
             "ready_s": round(harbor.ready_s, 1),
         }
+
+
+def durability() -> dict[str, Any]:
+    """What the store and a standby cost: events per second with none, one and two copies, and their ratios to none."""
+    rates = {copies: saturated("websockets", 1, 8_000_000, copies)["events_per_s"] for copies in (0, 1, 2)}
+    return {
+        "nothing_kept_per_s": rates[0],
+        "stored_per_s": rates[1],
+        "stored_and_replicated_per_s": rates[2],
+        "stored_ratio": round(rates[1] / rates[0], 2),
+        "stored_and_replicated_ratio": round(rates[2] / rates[0], 2),
+    }
 
 
 def reference(seconds: float) -> dict[str, Any]:
@@ -325,8 +357,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--shards", type=int, default=Harbor.shards, help="of the clusters that are measured")
     parser.add_argument("--output", default="bench.json")
     options = parser.parse_args()
+    Harbor.shards = options.shards
     cases = {
         "100k events/s, 1 subscriber": lambda: throughput(100_000, 1, options.seconds, "data"),
         "100k events/s, 100 subscribers": lambda: throughput(100_000, 100, options.seconds, "data"),
@@ -336,20 +370,27 @@ def main() -> None:
         "saturated, websockets, 50 a frame": lambda: saturated("websockets", 50, 3_000_000),
         "saturated, sse, 1 a chunk": lambda: saturated("sse", 1, 1_000_000),
         "saturated, sse, 50 a chunk": lambda: saturated("sse", 50, 2_000_000),
+        "durability, saturated": durability,
         "10k events/s, 1 subscriber": lambda: throughput(10_000, 1, options.seconds, "data"),
         "leading, lone events": lambda: leading(60),
         "idle, 1 subscriber": lambda: idle(15),
         "mutations": lambda: mutations(Child),
         "presence, 333 heartbeats/s, 100 watchers": lambda: presence(min(options.seconds, 15.0)),
-        "slow clients, 25 of 500 stop reading": lambda: slow_clients(max(options.seconds, 60.0)),
+        "page, 1,000 changes/s": lambda: page(min(options.seconds, 15.0)),
+        "slow clients, 25 of 500 stop reading": lambda: slow_clients(options.seconds),
         "idle clients, 5,000": idle_clients,
         "reconnect, 1,000 at once": reconnect,
         "100,000 entries, shards": shards_part,
         "100,000 entries, cluster": whole,
+        "an open console, 100,000 entries, no events": lambda: open_console(running, quantile, played, 0),
+        "an open console, 100,000 entries, 50k events/s": lambda: open_console(running, quantile, played, 50_000),
+        "an open console in Chromium, 100,000 entries, 50k events/s": lambda: open_console(
+            running, quantile, shown, 50_000
+        ),
         "transport": lambda: transports(Child),
         "kills": lambda: kills(0),
         "kills, with standbys": lambda: kills(1),
-        "restart with 100,000 entries": restart,
+        "restart with 100,000 entries": lambda: restart(options.shards),
         "10,000 channels": lambda: json.loads(Child("tests.bench.channels", 10_000).line()),
     }
     if shutil.which("wrk"):

@@ -20,7 +20,7 @@ from cluster.core.feed import Repeats
 from cluster.core.ingestion_state import Effect, IngestionState, Join, SourceTraits
 from cluster.core.messages import Blob, BlobTaken, Claimed, Demand, Header, Send
 from cluster.core.placement import assign_slots
-from cluster.sources import WebSocketSource
+from cluster.sources.websocket import WebSocketSource
 from tests.bench.transport import Undisturbed
 
 SHARDS = 4

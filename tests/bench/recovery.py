@@ -13,9 +13,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import quote
+from urllib.request import urlopen
 
 import orjson
 import psutil
@@ -24,14 +28,17 @@ import uvloop
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
+from cluster.actors.handles import connect as connect_to_ray
 from cluster.core.placement import assign_slots
 from cluster.core.query_key import CanonicalKey
-from tests.live import LiveCluster, eventually, free_port
+from tests.live import LiveCluster, eventually, free_port, text
 
 RATE = 2_000
 KILLS = 5
 """Of each kind of actor."""
 ENTRIES, ENTRY_BYTES = 100_000, 1_024
+SAMPLE = range(0, ENTRIES, ENTRIES // 16)
+"""Entries that are read, of every shard some."""
 LOT = 250
 """Writes under way at once."""
 VICTIMS = ("shard-0", "coordinator-0", "ingestor-0", "gateway-0")
@@ -39,7 +46,7 @@ VICTIMS = ("shard-0", "coordinator-0", "ingestor-0", "gateway-0")
 
 @contextmanager
 def _ray() -> Iterator[None]:
-    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, object_store_memory=2**27)
+    connect_to_ray(address="local", num_cpus=8, include_dashboard=False, object_store_memory=2**27)
     try:
         yield
     finally:
@@ -105,8 +112,14 @@ async def _silence(live: LiveCluster, client: "_Client", victim: str) -> float:
     await client.heard_of(victim, last + RATE // 4)
     silence = time.perf_counter() - began
     await asyncio.to_thread(eventually, lambda: live.pids().get(victim) not in (None, pid), "it lives again")
-    await asyncio.to_thread(eventually, lambda: live.supervisor.describe()["ready"])
+    await asyncio.to_thread(eventually, lambda: _is_whole(live.supervisor.describe()))
     return silence
+
+
+def _is_whole(described: dict[str, Any]) -> bool:
+    """Whether everything is there, standbys with all they are to have."""
+    standbys = [shard["standby"] for shard in described["shards"]]
+    return described["ready"] and all(each is None or each["in_sync"] for each in standbys)
 
 
 class _Client:
@@ -152,23 +165,43 @@ class _Client:
             await self._news.wait()
 
 
-def restart() -> dict[str, Any]:
-    """Fill a cluster, end its Ray, start both anew: how long from Ray's being up until all shards serve."""
+def restart(shards: int) -> dict[str, Any]:
+    """Fill a cluster, end its Ray, start both anew: how long from Ray's being up until entries of all shards can be read, and all is there."""
     with TemporaryDirectory() as directory:
         with _ray():
-            live = LiveCluster({"cluster": {"shards": 4}, "storage": {"path": directory}}).start()
+            limits = {"commands": 1e6, "commands_burst": 1e6}
+            config = {"cluster": {"shards": shards}, "storage": {"path": directory}, "gateway": {"limits": limits}}
+            live = LiveCluster(config).start()
+            began = time.perf_counter()
             uvloop.run(_fill(live.url))
+            writes_per_s = ENTRIES / (time.perf_counter() - began)
             live.stop()
         with _ray():
             began = time.perf_counter()
-            live.start()
+            with ThreadPoolExecutor() as threads:
+                starting = threads.submit(live.start)
+                eventually(lambda: all(_reads(live, n) for n in SAMPLE), every_s=0.05)
+                serving_s = time.perf_counter() - began
+                starting.result()
             ready_s = time.perf_counter() - began
-            shards = live.supervisor.describe()["shards"]
-            rss = sum(psutil.Process(shard["pid"]).memory_info().rss for shard in shards)
+            rows = live.supervisor.describe()["shards"]
+            rss = sum(psutil.Process(row["pid"]).memory_info().rss for row in rows)
             live.stop()
-    count = sum(int(shard["keys"]) for shard in shards)
+    count = sum(int(row["keys"]) for row in rows)
     assert count == ENTRIES, f"{count} entries of {ENTRIES}"
-    return {"entries": count, "serving_s": round(ready_s, 2), "shards_rss_mib": round(rss / 2**20)}
+    return {
+        "entries": count,
+        "writes_per_s": round(writes_per_s),
+        "serving_s": round(serving_s, 2),
+        "ready_s": round(ready_s, 2),
+        "shards_rss_mib": round(rss / 2**20),
+    }
+
+
+def _reads(live: LiveCluster, number: int) -> bool:
+    """Whether an entry can be read, asked in a way that takes little of what the cluster starts with."""
+    with urlopen(f"{live.url}/v1/entries?key={quote(text('entry', number))}", timeout=5) as response:
+        return bool(response.status == HTTPStatus.OK)
 
 
 async def _fill(url: str) -> None:

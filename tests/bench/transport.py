@@ -17,7 +17,8 @@ from cluster.config import compile_config, load_mapping
 from cluster.core.ingestion_state import IngestionState
 from cluster.core.placement import assign_slots
 from cluster.core.rule import Envelope
-from cluster.sources import SourceState, WebSocketSource
+from cluster.sources import SourceState
+from cluster.sources.websocket import WebSocketSource
 
 SET = {"set": {"key": ["metrics", "{data.id}"], "value": "{data}"}}
 

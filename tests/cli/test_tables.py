@@ -46,8 +46,10 @@ def test_gateways_that_are_missing_are_told_of(terminal: io.StringIO) -> None:
     described: dict[str, Any] = {"name": "h", "ready": True, **{kind: [] for kind in kinds}, "gateways": [gateway]}
     tables.show_status({**described, "gateways_wanted": 1})
     assert "wanted" not in terminal.getvalue()
-    tables.show_status({**described, "gateways_wanted": 3})
+    assert "scaling" not in terminal.getvalue()
+    tables.show_status({**described, "gateways_wanted": 3, "scaling": True})
     assert "gateways (3 wanted)" in terminal.getvalue()
+    assert "scaling" in terminal.getvalue()
 
 
 def test_a_shard_says_since_when_its_primary_leads(terminal: io.StringIO) -> None:

@@ -80,3 +80,8 @@ def test_on_a_terminal_processes_are_killed_on_request(
             settings_of(faults=faults, prefix=["v"], seed=None, yes=yes)
     else:
         assert settings_of(faults=faults, prefix=["v"], seed=None, yes=yes).faults == (faults,)
+
+
+def test_levels_are_what_the_option_names() -> None:
+    made = settings_of(faults="", prefix=["v"], seed=None, yes=False, ack="replicated,durable")
+    assert made.acks == ("replicated", "durable")

@@ -12,7 +12,7 @@ from cluster.client.token_source import TokenSource
 from cluster.config.model import AuthConfig, GatewayConfig
 from cluster.core.revocation import Revocations
 from cluster.errors import HarborError, UnavailableError
-from cluster.gateway import ConfiguredAuthority
+from cluster.gateway.authority import ConfiguredAuthority
 from tests.client.conftest import AT_ONCE
 from tests.gateway.conftest import Harness
 from tests.tokens import SECRET, claims, signed

@@ -17,7 +17,6 @@ def config(**more: object) -> Config:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"cluster": {"shards": 8}}, "cluster.shards: cannot change while the cluster runs (4 -> 8): restart it"),
         (
             {"cluster": {"gateways": "auto"}},
             "cluster.gateways: cannot change while the cluster runs (1 -> None): restart it",
@@ -33,6 +32,10 @@ def config(**more: object) -> Config:
 def test_what_only_a_restart_changes_is_refused(change, line):
     assert refusals(config(), config(**change)) == [line]
     assert refusals(config(**change), config(**change)) == []
+
+
+def test_numbers_of_actors_change_as_the_cluster_runs():
+    assert refusals(config(), config(cluster={"shards": 8, "coordinators": 2, "gateways": 3, "ingestors": 2})) == []
 
 
 def test_bounds_of_gateways_change_as_the_cluster_runs_but_not_who_decides():
@@ -51,6 +54,7 @@ def test_bounds_of_gateways_change_as_the_cluster_runs_but_not_who_decides():
     [
         ({}, set()),
         ({"cluster": {"ingestors": 2}}, set()),
+        ({"cluster": {"shards": 8, "coordinators": 2, "gateways": 2}}, set()),
         ({"gateway": {"origins": ["https://a"]}}, set()),
         ({"presence": {"doc:{id}": {}}}, set()),
         ({"cache": {"max_entries": 5}}, {"shard"}),

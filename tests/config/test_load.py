@@ -197,6 +197,7 @@ FAULTS: list[tuple[str, str]] = [
     (SERVICES + "queries: [7]", "queries.0: expected a mapping, got 7"),
     (SERVICES + "queries: [{service: api, path: /}]", "queries.0.key: required"),
     (SERVICES + "queries: [{key: [], service: api, path: /}]", "queries.0.key: expected an array with at least one element, got []"),
+    (SERVICES + "queries: [{key: [$harbor, x], service: api, path: /}]", "queries.0.key: keys under \"$harbor\" are the cluster's own"),
     (SERVICES + "queries: [{key: a, service: api, path: /}]", "queries.0.key: expected an array with at least one element, got 'a'"),
     (SERVICES + "queries: [{key: [a], path: /}]", "queries.0.service: required"),
     (SERVICES + "queries: [{key: [a], service: other, path: /}]", "queries.0.service: no such service, there are api, got 'other'"),

@@ -125,6 +125,7 @@ FAULTS: list[tuple[Any, str]] = [
     ({"increment": {"key": ["k"]}}, "r.increment.at: required"),
     ({"delete": {"key": ["k"], "value": 1}}, "r.delete.value: unknown key, expected one of at, key"),
     ({"upsert": {"key": ["k"], "item": 1, "max_items": 5}}, "r.upsert.max_items: unknown key, expected one of at, by, default, item, key, when_missing"),
+    ({"delete": {"key": ["$harbor", "{id}"]}}, "r.delete.key: keys under \"$harbor\" are the cluster's own"),
     ({"delete": {"key": "k"}}, "r.delete.key: expected an array or one placeholder, got 'k'"),
     ({"delete": {"key": "k-{id}"}}, "r.delete.key: expected an array or one placeholder, got 'k-{id}'"),
     ({"delete": {"key": ["x" * 2000]}}, "r.delete.key: a query key may have 1024 bytes, this one has 2004"),

@@ -42,15 +42,15 @@ def test_what_cannot_be_had_is_refused(level: str, why: str, code: ErrorCode, sa
 @pytest.mark.parametrize(
     ("level", "standby", "is_durable", "promised"),
     [
-        ("", "in_sync", False, {7}),
-        ("replicated", "in_sync", False, {7}),
-        ("durable", "in_sync", True, set()),
-        ("memory", "in_sync", False, set()),
-        ("", "missing", True, set()),
+        ("", "in_sync", False, {7: ""}),
+        ("replicated", "in_sync", False, {7: "replicated"}),
+        ("durable", "in_sync", True, {}),
+        ("memory", "in_sync", False, {}),
+        ("", "missing", True, {}),
     ],
 )
 def test_with_a_standby_writes_are_replicated_unless_something_else_is_asked_for(
-    level: str, standby: Any, is_durable: bool, promised: set[int]
+    level: str, standby: Any, is_durable: bool, promised: dict[int, str]
 ) -> None:
     acknowledgements = Acknowledgements("")
     acknowledgements.standby = standby

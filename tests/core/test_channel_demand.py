@@ -154,6 +154,16 @@ class TestFailures:
         assert of.sends(0.0) == []
         assert of.settled([A])
 
+    def test_an_ingestor_that_is_back_is_told_under_the_next_incarnation_and_no_later_one(self) -> None:
+        """A primary that follows within seconds has one that follows from the time: it must not be refused for being lower."""
+        of = demand()
+        met(of, of.sends(0.0))
+        of.members(Members(2, ["ingestor-1"]))
+        met(of, of.sends(0.0))
+        of.members(Members(3, ["ingestor-0", "ingestor-1"]))
+        sends = of.sends(0.0)
+        assert [send.message.header for send in sends] == [Header("shard-0", 6, 0, 1), Header("shard-0", 7, 0, 1)]
+
     def test_a_refusal_starts_over(self) -> None:
         of = demand()
         of.need([A], 0.0)

@@ -11,10 +11,12 @@ from cluster.core.messages import (
     Header,
     KeyOperations,
     Part,
+    Rebalance,
     Refused,
     Send,
 )
 from cluster.core.operation import Append, Operation, Set
+from cluster.core.placement import assign_slots
 from cluster.core.window import Profile
 
 START = 1_000_000.0
@@ -59,6 +61,27 @@ def test_blobs_of_a_window_become_one_batch_per_shard_at_its_close() -> None:
         ),
     ]
     assert machine.deadline() is None
+
+
+def test_a_late_word_of_an_earlier_map_loses_nothing_that_is_for_shards_of_the_next() -> None:
+    machine = state()
+    machine.blob(blob(1, part(2, "k", Set(b"1"))), START + 10)
+    machine.rebalance(Rebalance("release", assign_slots(range(2), 1), 3))
+    assert [send.to for send in machine.wake(START + 100)] == ["shard-2"]
+    machine.rebalance(Rebalance("release", assign_slots(range(2), 1), 3))
+    machine.unanswered("shard-2", machine._lanes[2].link.in_flight, START + 110)
+    assert [send.to for send in machine.wake(START + 110 + RETRY_MS)] == ["shard-2"]
+
+
+def test_shards_that_are_no_more_are_forgotten() -> None:
+    machine = state()
+    machine.blob(blob(1, part(1, "k", Set(b"1"))), START + 10)
+    (sent,) = machine.wake(START + 100)
+    machine.answered("shard-1", sent.message, BatchCommitted(4, 1), START + 110)
+    machine.rebalance(Rebalance("release", assign_slots(range(1), 2), 3))
+    assert list(machine._lanes) == [0]
+    _, (again,) = machine.blob(blob(2, part(1, "k", Set(b"2"), number=2)), START + 120)
+    assert again.message.header == Header("coordinator-0", 8, 0, 1), "which is no repeat, should it be the same shard"
 
 
 def test_while_a_batch_is_in_flight_the_next_window_keeps_folding() -> None:

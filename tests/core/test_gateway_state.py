@@ -653,7 +653,7 @@ def test_a_client_that_missed_too_much_is_reset() -> None:
     again = played.session("again")
     played.subscribe(again, since={})
     (missed,) = played.requests()
-    assert (missed.epoch, missed.offset) == (0, 0)
+    assert (missed.epoch, missed.offset) == (-1, 0)
     played.send(MissedKeys(missed.id, reset=True, keys=[]))
     assert [message["type"] for message in played.read(again)] == ["reset", "snapshot", "snapshot_end"]
 
@@ -755,6 +755,23 @@ def test_a_shard_that_dies_again_meanwhile_changes_nothing() -> None:
     watch = renewed(played, since=40)
     played.send(Snapshot(watch, view(A, 501, 1)))
     assert [message.get("from") for message in played.read(session)] == [5, None]
+
+
+def test_who_comes_back_while_a_shard_is_away_goes_on_with_its_next_life() -> None:
+    played = Played()
+    played.live()
+    again = played.session("again")
+    played.subscribe(again, since={0: (EPOCH, 90)})
+    (asked,) = played.requests()
+    watch = renewed(played)
+    late = MissedKeys(asked.id, reset=False, keys=[])  # of the life before
+    played.send(Snapshot(watch, view(A, 501, 1)), late)
+    missed = next(each for each in played.requests() if isinstance(each, Missed))
+    assert missed == Missed(missed.id, A, False, EPOCH, 90)
+    assert played.read(again) is None
+    played.send(MissedKeys(missed.id, reset=False, keys=[(A, 4)]))
+    got = [(message["type"], message.get("from"), message.get("version")) for message in played.read(again)]
+    assert got == [("change", 4, 501), ("position", None, None)]
 
 
 def test_a_shard_that_starts_its_link_over_unasked_is_watched_anew() -> None:

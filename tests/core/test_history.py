@@ -133,3 +133,58 @@ def test_the_age_of_what_an_earlier_life_left_counts_from_its_end() -> None:
     assert (len(new), new.bytes) == (2, 2 + 2 * RECORD_BYTES)
     assert new.since(EPOCH, 10, NOW + 10**9 + 9_000) == {"a": 1, "b": 2}
     assert new.since(EPOCH, 10, NOW + 10**9 + 12_000) is None
+
+
+def test_a_life_goes_on_at_a_higher_offset() -> None:
+    made = history(("a", 3), ("b", 0))
+    made.rise(50)
+    made.record("c", 9, NOW)
+    assert made.since(EPOCH, 11, NOW) == {"b": 0, "c": 9}
+    assert made.since(EPOCH, 12, NOW) == made.since(EPOCH, 50, NOW) == {"c": 9}
+    assert made.since(EPOCH, 51, NOW) == {}
+    assert made.since(EPOCH, 30, NOW) is None, "nobody has been there"
+
+
+def test_a_position_that_does_not_name_the_shard_counts_from_the_end_of_its_map() -> None:
+    made = history(("a", 3))
+    made.step(4, 5)
+    made.record("b", 7, NOW)
+    made.step(5, 6)
+    made.record("c", 8, NOW)
+    assert made.since_map(4) == {"b": 7, "c": 8}
+    assert made.since_map(5) == {"c": 8}
+    assert made.since_map(6) is None, "that map counts still"
+    assert made.since_map(3) is None, "it was not there"
+
+
+def test_a_shard_that_was_made_for_a_move_had_nothing_before() -> None:
+    made = history()
+    made.step(-1, 5)
+    made.record("a", 3, NOW)
+    assert made.since_map(1) == made.since_map(4) == {"a": 3}
+
+
+def test_what_is_trimmed_is_not_known_of_a_map_either() -> None:
+    made = history(max_changes=2)
+    made.step(1, 2)
+    for version in range(3):
+        made.record("a", version, NOW)
+    assert made.since_map(1) is None
+    assert made.steps == []
+
+
+def test_the_history_of_a_shard_that_ends_is_asked_and_given_back() -> None:
+    ended = history(("a", 3))
+    ended.step(1, 2)
+    ended.record("b", 5, NOW)
+    past = ended.past(3)
+    asked = History.of(past)
+    assert asked.since(EPOCH, 10, NOW) == {"a": 3, "b": 5}
+    assert asked.since_map(1) == {"b": 5}
+    assert asked.since_map(2) == {}
+    again = History(9, 1_000)
+    again.restore(past.lives, past.first, past.changes, NOW, past.steps)
+    again.step(past.ended, 4)
+    again.record("c", 7, NOW)
+    assert again.since(EPOCH, 11, NOW) == {"b": 5, "c": 7}
+    assert again.since(9, 1_000, NOW) == again.since_map(3) == {"c": 7}

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
@@ -978,6 +979,17 @@ def keyed(n: int, id_: str, event: str, name: str, event_id: str) -> bytes:
     return f'{{"event":"{event}","channel":"c:{name}","data":{{"n":{n}{id_}}}{event_id}}}'.encode()
 
 
+def driven(reads: list[list[bytes]], *, apart: bool = False, **more: Any) -> IngestionState:
+    """A machine that has taken reads, or their frames one by one."""
+    machine = state(4, streams=KEYED, **more)
+    (opening,) = (each for each in machine.opened("events", START) if isinstance(each, Send))
+    machine.answered("coordinator-0", opening.message, BlobTaken(9, 100.0, 2), START)
+    for read in reads:
+        for frames in [[each] for each in read] if apart else [read]:
+            machine.receive("events", frames, START + 10)
+    return machine
+
+
 @settings(max_examples=40)
 @given(st.data())
 def test_many_events_that_each_set_a_key_do_together_what_they_do_one_by_one(data: st.DataObject) -> None:
@@ -992,13 +1004,9 @@ def test_many_events_that_each_set_a_key_do_together_what_they_do_one_by_one(dat
         keyed(n, id_, event, name, f',"id":{n}' if has_id else "")
         for n, (id_, event, name, has_id) in enumerate(data.draw(st.lists(pick, min_size=MANY, max_size=60)), 1)
     ]
-    together, apart = (state(4, streams=KEYED) for _ in range(2))
+    together, apart = (driven([frames], apart=True) for _ in range(2))  # so that routes and keys are known
     sent = []
     for machine in (together, apart):
-        (opening,) = (each for each in machine.opened("events", START) if isinstance(each, Send))
-        machine.answered("coordinator-0", opening.message, BlobTaken(9, 100.0, 2), START)
-        for each in frames:  # so that routes and keys are known
-            machine.receive("events", [each], START + 10)
         for send in machine.wake(START + 95):
             assert isinstance(send, Send)
             machine.answered("coordinator-0", send.message, BlobTaken(9, 100.0, 3), START + 100)
@@ -1016,6 +1024,37 @@ def test_many_events_that_each_set_a_key_do_together_what_they_do_one_by_one(dat
             assert same.first <= feed.first
             assert same.last >= feed.last
     assert [together.resume_id("events"), together.backlog(START)] == [apart.resume_id("events"), apart.backlog(START)]
+
+
+ALIKE = [keyed(n, f',"id":{n % 5}', "put", "a", f',"id":{n}') for n in range(1, 41)]
+"""Of which a read is known to be of one kind after the first twenty."""
+
+
+def test_events_without_an_id_among_others_count_as_they_do_one_by_one() -> None:
+    reads = [ALIKE[:1], ALIKE[1:20], [*ALIKE[20:], keyed(41, ',"id":1', "put", "a", "")]]
+    traits = {"events": SourceTraits(repeats=Repeats.SOURCE)}
+    together, apart = (driven(reads, apart=apart, traits=traits) for apart in (False, True))
+    assert wire(together)[1:] == wire(apart)[1:]
+    assert together.resume_id("events") == apart.resume_id("events") == 40
+
+
+def test_events_of_a_source_that_waits_wait_too() -> None:
+    traits = {"events": SourceTraits(overflow=Overflow.DROP_OLDEST, max_buffer=100)}
+    machine = driven([ALIKE[:1], ALIKE[1:20], ALIKE[20:]], traits=traits)
+    assert machine.events_received == {"events": 20}
+
+
+def test_data_goes_to_the_key_that_it_names_also_where_frames_are_broken_at_commas() -> None:
+    a, b, d, e, f = (keyed(n, f',"id":"{id_}"', "put", "a", "") for n, id_ in enumerate("abdef"))
+    half = b'{"event":"put","channel":"c:a"'
+    halves = [[half, b'"data":{"n":%d,"id":"%b"}}' % (n, id_)] for n, id_ in enumerate((b"c", b"f"))]
+    broken = [b"%b,%b" % (a, b), *halves[0], b"%b,%b" % (d, e), *halves[1], a, e, f]
+    machine = driven([ALIKE[:1], [keyed(n, f',"id":{n % 5}', "put", "a", "") for n in range(20)], broken + [a] * MANY])
+    sets = {key.key: key.operations for part in wire(machine)[0] for key in part.keys}
+    assert {'["m","b"]', '["m","c"]', '["m","d"]'} <= sets.keys()
+    for key, (operation,) in sets.items():
+        assert isinstance(operation, Set)
+        assert orjson.loads(operation.value)["id"] == orjson.loads(key)[1]
 
 
 def same_but_for_time(parts: list[Part], apart: list[Part]) -> None:

@@ -102,6 +102,15 @@ def test_of_one_scope_they_go_one_after_another_and_of_many_side_by_side() -> No
     assert len(queue.sent()) == PARALLEL - 2, "as many as there are connections"
 
 
+def test_the_newest_of_some_statuses_are_listed_the_oldest_first() -> None:
+    queue = Queue()
+    for n in range(3):
+        queue.begin("put", f"a{n}", "one")
+    assert [view.mutation for view in queue.queue.listed("", ["queued"], 1)] == ["a2"]
+    assert [view.mutation for view in queue.queue.listed("", [], 2)] == ["a1", "a2"]
+    assert [view.mutation for view in queue.queue.listed("", [])] == ["a0", "a1", "a2"]
+
+
 def test_the_same_id_is_the_same_mutation() -> None:
     queue = Queue()
     assert queue.begin("put", "m").status == "pending"
@@ -396,6 +405,20 @@ def test_a_lift_is_told_until_every_shard_has_it() -> None:
     queue.queue.lifted(1, "m")
     assert queue.queue.outstanding(1) == []
     assert queue.queue.records["m"].variables == b"{}", "what it was made of is of no use any more"
+
+
+def test_of_what_moves_to_another_home_nothing_is_told_any_more() -> None:
+    queue = Queue()
+    for mutation in "mn":
+        queue.begin("put", mutation, f"of its own {mutation}", id="ab")  # the other shard's key
+    for call in queue.sent():
+        queue.answer(call)
+    queue.queue.let_go([queue.queue.records["m"]])
+    assert [each.mutation for each in queue.queue.outstanding(1)] == ["n"]
+    queue.queue.lifted(1, "n")
+    queue.now += MEMORY_MS
+    queue.begin("put", "o")
+    assert list(queue.queue.records) == ["o"]
 
 
 def test_what_services_answered_is_remembered_in_so_many_bytes() -> None:

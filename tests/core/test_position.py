@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.core.position import MAX_TOKEN_BYTES, Tokens, scope_of
+from cluster.core.position import MAP, MAX_TOKEN_BYTES, Tokens, scope_of
+from cluster.core.slot_move import MAX_SHARDS
 from cluster.errors import ErrorCode, HarborError
 
 TOKENS = Tokens("a secret of the test", "harbor")
@@ -26,7 +27,7 @@ def test_a_token_reads_back(positions: dict[int, tuple[int, int]]) -> None:
 
 def test_its_text_is_one_that_a_url_and_a_header_take() -> None:
     token = TOKENS.position(A, [(0, (EPOCH, (EPOCH << 13) + 5)), (10, (EPOCH + 2, 255))])
-    assert token.startswith(b"p2.")
+    assert token.startswith(b"p3.")
     assert set(token[3:].decode()) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
@@ -36,6 +37,13 @@ def test_a_token_for_many_shards_fits(shards: int, apart_ms: int, commits: int) 
     token = TOKENS.position(A, positions).decode()
     assert len(token) <= MAX_TOKEN_BYTES
     assert TOKENS.read(token, A) == dict(positions)
+
+
+def test_a_token_of_a_slot_map_and_all_the_shards_there_may_be_fits() -> None:
+    positions = [(n, (epoch := EPOCH + 10**8 * (n % 2), (epoch << 13) + 10**9)) for n in range(MAX_SHARDS)]
+    token = TOKENS.position(A, [*positions, (MAP, (300, 0))]).decode()
+    assert len(token) <= MAX_TOKEN_BYTES
+    assert TOKENS.read(token, A) == {**dict(positions), MAP: (300, 0)}
 
 
 def test_one_that_would_be_too_long_begins_again() -> None:
@@ -64,7 +72,7 @@ def test_no_bit_of_it_may_be_another() -> None:
     for bit in range(len(signed) * 8):
         flipped = bytearray(signed)
         flipped[bit // 8] ^= 1 << bit % 8
-        refused("p2." + urlsafe_b64encode(flipped).decode().rstrip("="))
+        refused("p3." + urlsafe_b64encode(flipped).decode().rstrip("="))
     refused(token[:-1])
     refused(token + "A")
     refused(token + "=")
@@ -83,14 +91,14 @@ def test_it_is_good_for_what_it_was_made_for_in_the_cluster_that_made_it() -> No
     "token",
     [
         "",
-        "p2",
-        "p2.",
-        "p2.AAAA",
-        "p2." + "A" * 22,
-        "p2.\u0663" + "A" * 22,
-        "p2.\ud800" + "A" * 22,
-        "p2.%" + "A" * 22,
-        "p2." + "A" * MAX_TOKEN_BYTES,
+        "p3",
+        "p3.",
+        "p3.AAAA",
+        "p3." + "A" * 22,
+        "p3.\u0663" + "A" * 22,
+        "p3.\ud800" + "A" * 22,
+        "p3.%" + "A" * 22,
+        "p3." + "A" * MAX_TOKEN_BYTES,
         "p1.0-0-0",
         "p1.0-1-1.1-1-1",
         "s2.x.y",

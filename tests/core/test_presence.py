@@ -11,6 +11,7 @@ from cluster.core.messages import (
     PresenceResume,
     PresenceWanted,
     Restored,
+    TopicList,
 )
 from cluster.core.presence import GATEWAY_GRACE_MS, WINDOW_MS, PresenceOutbox, PresenceTopics
 
@@ -118,6 +119,15 @@ def test_a_long_listing_is_sent_in_pieces_and_only_the_last_is_whole() -> None:
         pieces.extend(home.told("b", budget=250))
     assert [each.whole for each in pieces] == [False, False, False, True]
     assert [row.member for each in pieces for row in each.members] == [f"m{n}" for n in range(10)]
+
+
+def test_topics_are_listed_by_how_many_are_in_them() -> None:
+    home = Home()
+    home.watch("b")
+    home.join("a", member("m1"), member("m2"))
+    home.say("a", put=[("u", 1, member("m1"))])
+    assert home.topics.listed(1) == TopicList([("t", 2)], 2)
+    assert home.topics.listed(9) == TopicList([("t", 2), ("u", 1)], 2)
 
 
 def test_members_are_listed_by_pages() -> None:

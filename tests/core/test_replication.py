@@ -56,10 +56,17 @@ def sent(effects: list[Any]) -> Replicate:
     return message
 
 
+def attached(primary: Replication, now_ms: float = 0.0) -> list[Any]:
+    """Attach a standby of life 7, which answers at once; what the primary sends then."""
+    opening = sent(primary.attach(STANDBY, 7, now_ms))
+    assert opening == Replicate(primary.epoch, 7, 1, [], False)
+    return primary.answered(opening, Replicated(7, primary.epoch, 0), now_ms)
+
+
 def in_sync(store: MemoryStore | None = None, now_ms: float = 0.0) -> Replication:
     """A primary at epoch 5 whose standby, of life 7, has everything, acknowledged just now."""
     primary = Replication(5, store or MemoryStore())
-    message = sent(primary.attach(STANDBY, 7, now_ms))
+    message = sent(attached(primary, now_ms))
     assert (message.first, message.is_whole) == (1, True)
     assert primary.answered(message, Replicated(7, 5, len(message.records)), now_ms) == []
     assert primary.is_in_sync
@@ -190,14 +197,29 @@ def test_only_a_higher_epoch_removes_the_standby() -> None:
     assert (primary.epoch, primary.is_alone, primary.serves(1e12)) == (6, True, True)
 
 
-def test_what_was_promised_to_be_replicated_and_is_not_has_failed() -> None:
+@pytest.mark.parametrize(
+    ("level", "is_behind", "is_lost"),
+    [("replicated", False, True), ("", False, False), ("", True, True)],
+    ids=["replicated", "the best there is", "the best there is, and the store does not take it"],
+)
+def test_without_the_standby_what_is_not_as_safe_as_was_asked_for_has_failed(
+    level: str, is_behind: bool, is_lost: bool
+) -> None:
     primary = in_sync()
     answer = Answers(1, 5, [(1, Written(3)), (2, Written(4))])
-    primary.step([], 10.0, transaction=transaction(1), ticket="t", answer=answer, promised=frozenset({2}))
-    (reply,) = primary.detach(6)
-    assert reply.answer.items[0] == (1, Written(3))
-    assert isinstance(reply.answer.items[1][1], Failure)
-    assert "repeat it" in reply.answer.items[1][1].message
+    primary.step([], 10.0, transaction=transaction(1), ticket="t", answer=answer, promised={2: level})
+    primary.step([], 11.0, ticket="repeated", answer=answer)
+    primary.is_behind = is_behind
+    replies = primary.detach(6)
+    assert [reply.ticket for reply in replies] == ["t", "repeated"]
+    for reply in replies:
+        assert reply.answer.items[0] == (1, Written(3))
+        payload = reply.answer.items[1][1]
+        if is_lost:
+            assert isinstance(payload, Failure)
+            assert "repeat it" in payload.message
+        else:
+            assert payload == Written(4)
 
 
 def test_it_takes_no_more_when_too_much_waits() -> None:
@@ -217,7 +239,7 @@ def test_while_a_standby_is_filled_nothing_waits_for_it() -> None:
     for number in range(1, 301):
         store.commit(transaction(number, data=b"1" * 10_000))
     primary = Replication(5, store)
-    first = sent(primary.attach(STANDBY, 7, 0.0))
+    first = sent(attached(primary))
     assert not first.is_whole
     store.commit(transaction(301))
     assert primary.step(["change set"], 1.0, transaction=transaction(301)) == ["change set"]
@@ -231,7 +253,7 @@ def test_a_standby_is_filled_and_takes_over_what_was_committed_meanwhile(kind: s
     for number in range(1, 1001):
         store.commit(transaction(number, data=b"1" * 5_000))
     primary, standby = Replication(5, store), Following("shard-0", 5, 7, kept)
-    out = primary.attach(STANDBY, 7, 0.0)
+    out = attached(primary)
     number, now_ms = 1000, 0.0
     while not primary.is_in_sync:
         now_ms += 1.0
@@ -269,13 +291,13 @@ def test_digests_go_round_and_tell_what_differs() -> None:
         primary.answered(message, answer, now_ms)
         return answer
 
-    out = primary.attach(STANDBY, 7, 0.0)
+    out = attached(primary)
     while out:
         message = sent(out)
         out = primary.answered(message, standby.replicate(message, 0.0), 0.0)
-    for _ in range(10):
+    for _ in range(12):
         assert isinstance(beat(), Replicated)
-    assert [check.table for check in checks] == [0, 0, 0, 1, 2, 3, 4, 5, 5, 5]
+    assert [check.table for check in checks] == [0, 0, 0, 1, 2, 3, 4, 5, 5, 5, 6, 7]
     assert checks[2].until == checks[9].until == b"", "to the table's end, and then from the beginning"
     kept.commit(transaction(2501, key="k17"))
     assert beat() == Refused(8)
@@ -302,8 +324,10 @@ def test_a_standby_of_a_store_without_rows_has_what_is_stored_once(kind: str, tm
     kept: Any = MemoryStore() if kind == "memory" else LmdbStore(tmp_path / "b")
     store.commit(Transaction(1, 9, {}, {}, {}, {}, [Life(1, 0, 0)], 0, [], 0))
     primary, standby = Replication(5, store), Following("shard-0", 5, 7, kept)
-    message = sent(primary.attach(STANDBY, 7, 0.0))
-    primary.answered(message, standby.replicate(message, 0.0), 0.0)
+    out = primary.attach(STANDBY, 7, 0.0)
+    while not primary.is_in_sync:
+        message = sent(out)
+        out = primary.answered(message, standby.replicate(message, 0.0), 0.0)
     for round_ in range(1, 9):  # more than there are tables
         now_ms = round_ * CHECK_MS
         message = sent(primary.wake(now_ms))
@@ -329,9 +353,8 @@ def test_nothing_is_filled_from_a_store_that_is_behind() -> None:
     store.commit(transaction(1))
     primary = Replication(5, store)
     primary.is_behind = True
-    assert sent(primary.attach(STANDBY, 7, HEARTBEAT_MS)).records == []
+    assert attached(primary, HEARTBEAT_MS) == []
     assert not primary.holds
-    primary.answered(sent([Send(STANDBY, primary._in_flight)]), Replicated(7, 5, 0), HEARTBEAT_MS)
     assert primary.step([], HEARTBEAT_MS) == []
     primary.is_behind = False
     assert sent(primary.step([], HEARTBEAT_MS)).is_whole
@@ -344,9 +367,24 @@ def test_a_store_that_cannot_be_read_makes_no_standby_whole() -> None:
             raise StoreError("torn")
 
     primary = Replication(5, Torn())
-    assert primary.attach(STANDBY, 7, 0.0) == []
+    assert attached(primary) == []
     assert (primary.lost, primary.holds) == ("it cannot be filled: torn", False)
     assert primary.wake(1e6) == []
+
+
+def test_what_is_committed_before_a_standby_first_answers_holds_up_nobody_and_is_in_its_slices() -> None:
+    """A standby's process may be new, and its store large to clear: seconds."""
+    store, kept = MemoryStore(), MemoryStore()
+    primary, standby = Replication(5, store), Following("shard-0", 5, 7, kept)
+    opening = sent(primary.attach(STANDBY, 7, 0.0))
+    for number in range(1, 101):
+        store.commit(transaction(number))
+        assert primary.step(["change set"], 1.0, transaction=transaction(number)) == ["change set"]
+    assert (primary.holds, primary.is_full) == (False, False)
+    message = sent(primary.answered(opening, standby.replicate(opening, 2_000.0), 2_000.0))
+    assert primary.answered(message, standby.replicate(message, 2_001.0), 2_001.0) == []
+    assert primary.is_in_sync
+    assert kept.content_digest() == store.content_digest()
 
 
 def test_a_standby_is_kept_where_its_removal_cannot_be_noted() -> None:
@@ -439,6 +477,7 @@ def test_the_primary_s_lease_is_over_before_the_standby_leads() -> None:
     """Whatever is lost: the standby acknowledges last what the primary sent at some time, and hears of it no sooner."""
     primary, standby = Replication(5, MemoryStore()), Following("shard-0", 5, 7, MemoryStore())
     message = sent(primary.attach(STANDBY, 7, 0.0))
+    message = sent(primary.answered(message, standby.replicate(message, 0.0), 0.0))
     message = sent(primary.answered(message, standby.replicate(message, 300.0), 600.0))
     leads_at = standby.lead(1_200.0, is_dead=False)
     primary.answered(message, standby.replicate(message, 1_300.0), 1_400.0)

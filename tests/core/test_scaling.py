@@ -54,12 +54,29 @@ def test_from_one_to_two_and_back() -> None:
 
 def test_the_next_life_goes_on_from_what_ingestors_know() -> None:
     scaling = Scaling(Members(1, NAMES[:1]))
-    scaling.recover([Members(5, NAMES[:1], NAMES[:3]), Members(4, NAMES[:3])])
+    scaling.recover({NAMES[0]: Members(5, NAMES[:1], NAMES[:3]), NAMES[1]: Members(4, NAMES[:3])})
     assert scaling.members == Members(5, NAMES[:1], NAMES[:3])
     assert scaling.actors == NAMES[:3]
     assert scaling.wanted == 1
     scaling = Scaling(Members(9, NAMES[:1]))
-    scaling.recover([])
+    scaling.recover({})
+    assert scaling.is_done
+
+
+def test_a_life_that_begins_later_keeps_the_ingestors_that_there_are() -> None:
+    two = Members(5, NAMES[:2])
+    scaling = Scaling(Members(9, NAMES[:1]))
+    scaling.recover(dict.fromkeys(NAMES[:2], two))
+    assert (scaling.members, scaling.wanted, scaling.is_done) == (two, 2, True)
+
+
+def test_the_next_life_ends_ingestors_that_nobody_counts_on() -> None:
+    """Made, and not told yet; or about to be ended."""
+    one = Members(5, NAMES[:1])
+    scaling = Scaling(Members(9, NAMES[:1]))
+    scaling.recover(dict.fromkeys(NAMES[:2], one))
+    assert scaling.actors == NAMES[:2]
+    assert scaling.step(reports(one, *NAMES[:2], idle=True), dict.fromkeys(SHARDS, 5)) == [Retire(NAMES[1])]
     assert scaling.is_done
 
 

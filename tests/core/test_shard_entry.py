@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from cluster.core import template
 from cluster.core.declared_query import DeclaredQuery
@@ -49,6 +50,15 @@ def test_a_failure_is_seen_beside_the_data() -> None:
     view = held.view(is_offline=False)
     assert (view.data, view.error, view.stale_at) == (b"[1]", ("UPSTREAM_ERROR", "no"), 0.0)
     assert view.doubt == ("fetch:api failed", 1_200)
+
+
+def test_what_is_not_to_last_goes_to_another_shard_all_the_same() -> None:
+    assert entry().moved() is None
+    held = entry(b"[1]", query=replace(QUERY, persist=False))
+    moved, stored = held.moved(), held.stored()
+    assert moved is not None
+    assert stored is not None
+    assert (moved.data, moved.version, stored.data, stored.version) == (b"[1]", 41, b"", 41)
 
 
 def test_there_is_a_doubt_only_as_long_as_it_is_invalidated() -> None:

@@ -47,6 +47,12 @@ def in_sync(epoch: int = 5) -> ShardRoles:
     return made
 
 
+def succeeds(made: ShardRoles, effects: list[Any], now_ms: float) -> list[Any]:
+    """`B` is asked before it takes over, and is as it was."""
+    assert effects == [Ask(0, B)]
+    return made.reported(B, follows(5, is_whole=True), now_ms)
+
+
 def test_a_new_cluster_begins_when_all_have_been_heard() -> None:
     made = roles()
     assert made.reported(A, new(), 1.0) == []
@@ -157,16 +163,25 @@ def test_a_word_that_was_not_heard_is_said_again() -> None:
 
 def test_a_dead_primary_is_followed_by_its_standby_at_once() -> None:
     made = in_sync()
-    assert made.died(A, 1.0, is_certain=True) == [
+    assert succeeds(made, made.died(A, 1.0, is_certain=True), 1.5) == [
         Keep(0, shared(6, "b", B)),
         tell(B, 1, Role.PRIMARY, 6, is_dead=True),
     ]
     assert made.promotions == 1
 
 
+def test_a_standby_that_has_begun_anew_unheard_does_not_take_over_from_a_primary_that_has_everything() -> None:
+    """The supervisor was cut off: what it knew of the standby is of a life that has lost its disk since."""
+    made = in_sync()
+    assert made.died(A, 1.0, is_certain=False) == [Ask(0, B)]
+    assert made.reported(B, new(2), 2.0) == []
+    assert made.reported(A, leads(5, standby=B, is_lost=True), 3.0)[0] == Keep(0, shared(6, "a", A))
+
+
 def test_a_silent_primary_is_followed_when_its_lease_is_over() -> None:
     made = in_sync()
-    assert made.died(A, 1.0, is_certain=False) == [Keep(0, shared(6, "b", B)), tell(B, 1, Role.PRIMARY, 6)]
+    promoted = succeeds(made, made.died(A, 1.0, is_certain=False), 1.5)
+    assert promoted == [Keep(0, shared(6, "b", B)), tell(B, 1, Role.PRIMARY, 6)]
     assert made.died(A, 2.0, is_certain=True) == [tell(B, 1, Role.PRIMARY, 6, is_dead=True)], (
         "now there is no need to wait"
     )
@@ -174,14 +189,14 @@ def test_a_silent_primary_is_followed_when_its_lease_is_over() -> None:
 
 def test_an_old_primary_that_goes_on_becomes_the_standby() -> None:
     made = in_sync()
-    made.died(A, 1.0, is_certain=False)
+    succeeds(made, made.died(A, 1.0, is_certain=False), 1.5)
     made.reported(B, leads(6, store="b"), 2.0)
     assert made.reported(A, leads(5, standby=B, is_lost=True), 3.0) == [tell(A, 1, Role.STANDBY, 6, B)]
 
 
 def test_a_primary_that_was_started_anew_does_not_come_back_to_its_role() -> None:
     made = in_sync()
-    assert made.reported(A, new(2, store="a", epoch=5), 1.0) == [
+    assert succeeds(made, made.reported(A, new(2, store="a", epoch=5), 1.0), 1.5) == [
         Keep(0, shared(6, "b", B)),
         tell(B, 1, Role.PRIMARY, 6, is_dead=True),
     ]
@@ -191,7 +206,7 @@ def test_a_standby_counts_though_the_supervisor_had_not_heard_that_it_is_whole()
     made = roles(shared(5, "a", A))
     made.reported(A, leads(5, standby=B), 0.0)
     made.reported(B, follows(5, is_whole=True), 0.0)
-    assert made.died(A, 1.0, is_certain=True)[0] == Keep(0, shared(6, "b", B))
+    assert succeeds(made, made.died(A, 1.0, is_certain=True), 1.5)[0] == Keep(0, shared(6, "b", B))
 
 
 def test_a_new_life_of_the_supervisor_hears_the_standby_before_the_primary_begins_anew() -> None:
@@ -243,7 +258,7 @@ def test_a_standby_that_cannot_be_reached_is_removed_only_if_the_primary_can() -
 
 def test_whoever_was_to_lead_and_cannot_be_reached_is_waited_for_from_then_on() -> None:
     made = in_sync()
-    made.died(A, 1.0, is_certain=True)
+    succeeds(made, made.died(A, 1.0, is_certain=True), 1.5)
     made.reported(A, new(2), 2.0)
     assert made.died(B, WAIT_MS, is_certain=False) == [], "it may have led until now"
     (missing, *_) = made.decide(2 * WAIT_MS)
@@ -285,7 +300,7 @@ def test_a_hand_over_ends_the_primary_once_its_standby_has_everything() -> None:
     assert made.reported(A, leads(5, standby=B), 0.0) == []
     made.reported(B, follows(5, is_whole=True), 1.0)
     assert made.reported(A, leads(5, standby=B, is_in_sync=True), 1.0) == [End(0, A)]
-    assert made.died(A, 2.0, is_certain=True)[0] == Keep(0, shared(6, "b", B))
+    assert succeeds(made, made.died(A, 2.0, is_certain=True), 2.5)[0] == Keep(0, shared(6, "b", B))
     assert (made.is_handing_over, made.promotions) == (False, 0)
 
 
@@ -325,7 +340,7 @@ def test_a_primary_that_began_anew_as_it_got_a_second_is_kept_as_one_of_two() ->
 
 def test_a_successor_that_died_before_it_led_leaves_nobody_waiting() -> None:
     made = in_sync()
-    (kept, told) = made.died(A, 1.0, is_certain=False)
+    (kept, told) = succeeds(made, made.died(A, 1.0, is_certain=False), 1.5)
     assert (kept, told) == (Keep(0, shared(6, "b", B)), tell(B, 1, Role.PRIMARY, 6))
     assert made.reported(A, leads(5, standby=B, is_lost=True), 2.0) == [told], "it may be about to lead"
     assert made.died(B, 3.0, is_certain=False) == [], "it may lead, for all that is known"

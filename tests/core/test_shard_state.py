@@ -3,6 +3,7 @@
 import orjson
 import pytest
 
+from cluster.core import shard_state, sweep
 from cluster.core.messages import (
     Absent,
     Act,
@@ -19,6 +20,7 @@ from cluster.core.messages import (
     Header,
     KeyList,
     KeyOperations,
+    ListBranches,
     ListKeys,
     Matched,
     Meta,
@@ -278,6 +280,19 @@ def test_listing_pages_in_key_order(shard: Shard) -> None:
     assert ([row.key for row in page.keys], page.more) == (['["k",1]', '["k",2]'], True)
     rest = shard.ask(lambda n: ListKeys(n, '["k"]', '["k",2]', 2))
     assert ([row.key for row in rest.keys], rest.more) == (['["k",3]'], False)
+
+
+def test_many_keys_are_looked_through_in_slices(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "SLICE", 2)
+    monkeypatch.setattr(shard_state, "SLICE", 2)
+    shard.batch(*((f'["k",{n}]', [Set(b"1")]) for n in range(7)))
+    assert shard.ask(lambda n: ListKeys(n, "[]", "", 2, contains="6")) is None, "later"
+    assert shard.ask(lambda n: ListBranches(n, '["k"]', "", 2)) is None
+    while shard.machine._sweeps:
+        shard.wake(shard.now)
+    keys, branches = shard.answers().values()
+    assert ([row.key for row in keys.keys], keys.more) == (['["k",6]'], False)
+    assert (branches.branches, branches.more) == ([("0", 1, True), ("1", 1, True)], True)
 
 
 def test_an_idle_entry_is_collected_after_its_gc_time_and_a_watched_one_never(shard: Shard) -> None:

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from cluster.core.messages import EntryView, Erase, FeedRange, Missed, MissedKeys, Read, Write, Written
-from cluster.core.operation import Append, Set
-from cluster.core.shard_state import EPOCH_SHIFT, JOIN_WAIT_MS, Commit
+from cluster.core.messages import EntryView, Erase, FeedRange, Lay, Missed, MissedKeys, Read, Write, Written
+from cluster.core.operation import Append, Increment, Set
+from cluster.core.shard_state import EPOCH_SHIFT, JOIN_WAIT_MS, UNLAID_MS, Commit
 from cluster.storage import MemoryStore
 from tests.core.shard import DOCUMENT, DOWN, EPOCH, Shard
 
@@ -36,6 +36,24 @@ def test_entries_are_as_they_were(store: MemoryStore) -> None:
     assert after.origin == "restored:write:"
     assert second.data('["q","1"]') == [1, 2, 3]
     assert len(second.machine.cache) == 2
+
+
+def test_what_mutations_of_others_showed_is_shown_under_its_version_until_they_are_heard_of(store: MemoryStore) -> None:
+    first = Shard(store=store)
+    first.put('["q","1"]', {"n": 3})
+    first.machine.mutations.laid.lay(Lay("vote-1", 1, [('["q","1"]', Increment("/n"))]), 7, {})
+    first.machine.show('["q","1"]', "vote-1")
+    first.wake(first.now)
+    before = first.machine.view('["q","1"]')
+    assert before is not None
+    assert before.data == b'{"n":4}'
+    second = Shard(store=store, life=4)
+    watch = second.watch('["q","1"]')
+    assert (second.held['["q","1"]'].version, second.data('["q","1"]')) == (before.version, {"n": 4})
+    second.wake(second.now + UNLAID_MS)
+    assert second.data('["q","1"]') == {"n": 3}, "nobody knows of it any more"
+    assert second.held['["q","1"]'].version > before.version
+    second.unwatch(watch)
 
 
 def test_what_was_removed_stays_so(store: MemoryStore) -> None:

@@ -1,11 +1,13 @@
 """Direct writes to a shard: conditions, merges, and when they are acknowledged."""
 
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
 import orjson
 import pytest
 
+from cluster.core import shard_state
 from cluster.core.messages import Change, Edit, Erase, Failure, Write, Written
 from cluster.core.operation import Append, Set
 from cluster.core.recent_values import MAX_VALUES
@@ -260,3 +262,33 @@ def test_a_sync_that_fails_acknowledges_nothing() -> None:
     durable(shard, "r1")
     (lost,) = shard.synced(failed=True).values()
     assert lost.code == ErrorCode.UNAVAILABLE
+
+
+def test_a_write_costs_the_same_however_many_are_remembered() -> None:
+    shard = Shard()
+
+    def peak(writes: int) -> int:
+        for number in range(writes):
+            write(shard, number)
+        tracemalloc.start()
+        write(shard, 0)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    few = peak(100)
+    assert peak(5_000) < few + 10_000, "bytes: of a list of them all there would be 40,000 and more"
+
+
+def test_no_more_than_so_many_are_remembered_the_oldest_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_state, "MOST_RESULTS", 3)
+    store = MemoryStore()
+    shard = Shard(store=store)
+    for number in range(9):
+        shard.ask(lambda n, number=number: Write(n, f"same{number}", K, b"%d" % number, None))  # type: ignore[misc]
+    stored = store.load()
+    assert stored is not None
+    assert len(stored.results) <= 4
+    newest = version(shard)
+    assert shard.ask(lambda n: Write(n, "same8", K, b"8", None)).version == newest, "it is remembered"
+    assert shard.ask(lambda n: Write(n, "same0", K, b"0", None)).version > newest, "it is not"

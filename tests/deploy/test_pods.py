@@ -149,11 +149,9 @@ def test_the_cluster_goes_on_without_its_controller(running: Deployment) -> None
 def test_a_changed_configuration_is_applied_as_it_runs(running: Deployment) -> None:
     log = running.pods["controller"].log
     assert running.request("PUT", "/v1/entries", params=NOTE, content=b'"before"').status_code == 200
-    running.write_config(cluster={"shards": 3})
-    eventually(
-        lambda: "cluster.shards: cannot change while the cluster runs (2 -> 3)" in log.read_text(), "not refused"
-    )
-    running.write_config(cluster={"shards": 2}, queries=[{"key": ["q"], "service": "nowhere", "path": "/q"}])
+    running.write_config(storage={"sync": "never"})
+    eventually(lambda: "storage: cannot change while the cluster runs" in log.read_text(), "not refused")
+    running.write_config(storage={"sync": "window"}, queries=[{"key": ["q"], "service": "nowhere", "path": "/q"}])
     eventually(lambda: "queries.0.service: no such service" in log.read_text(), log.read_text()[-500:])
     with socket(running) as client:
         say(client, type="subscribe", id=1, key=["note"])

@@ -1,9 +1,9 @@
 """An upstream whose n-th event follows from n, so that it can say anything again and a test knows what should have come of it.
 
-python -m tests.e2e.ledger_upstream PORT RATE [CHANNELS]
+python -m tests.e2e.ledger_upstream PORT RATE [CHANNELS [LAST]]
 
-serves /sse, /ws (`{join, after?}`, `{leave}`; events have ids unless asked for at /ws?ids=no) and /last/KEY, the value that `set` gave last;
-POST /cut drops all connections, POST /stop ends the ledger
+begins after the event LAST, as one that was away does, and serves /sse, /ws (`{join, after?}`, `{leave}`; events have ids unless asked for at /ws?ids=no) and /last/KEY, the value that `set` gave last;
+POST /cut drops all connections, POST /stop ends the ledger, POST /go?rate=RATE goes on with it
 """
 
 import asyncio
@@ -50,8 +50,10 @@ def truth(last: int) -> dict[str, Any]:
 
 
 class Ledger:
-    def __init__(self, rate: float, channels: int) -> None:
+    def __init__(self, rate: float, channels: int = 2, last: int = 0) -> None:
         self._rate = rate
+        self._before = last
+        """Number of the last event before those that are told by the clock."""
         self._channels = channels
         self._began: float | None = None
         self._stopped: int | None = None
@@ -62,7 +64,7 @@ class Ledger:
         """Number of the last event that has happened."""
         if self._stopped is not None:
             return self._stopped
-        return 0 if self._began is None else int((time.monotonic() - self._began) * self._rate)
+        return self._before + (0 if self._began is None else int((time.monotonic() - self._began) * self._rate))
 
     async def _events(self, after: int) -> Any:
         """Yield ranges of new events, until the connection is cut."""
@@ -97,11 +99,12 @@ class Ledger:
         self._began = self._began or time.monotonic()
 
         async def feed(channel: str, after: int) -> None:
+            fed = {n for n in range(KEYS) if event(n, self._channels)[0] == channel}
             with suppress(ConnectionError):
                 async for numbers in self._events(after):
                     for n in numbers:
-                        on, name, data = event(n, self._channels)
-                        if on == channel:
+                        if n % KEYS in fed:
+                            _, name, data = event(n)
                             said = {"event": name, "channel": channel, "data": data}
                             await socket.send_bytes(orjson.dumps({**said, "id": n} if with_ids else said))
             if request.transport is not None:
@@ -139,9 +142,14 @@ class Ledger:
         self._stopped = self.last
         return web.json_response({"last": self._stopped})
 
+    async def go(self, request: web.Request) -> web.Response:
+        self._before, self._stopped = self.last, None
+        self._rate, self._began = float(request.query["rate"]), time.monotonic()
+        return web.json_response({"last": self._before})
+
 
 def main() -> None:
-    ledger = Ledger(float(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 2)
+    ledger = Ledger(float(sys.argv[2]), *map(int, sys.argv[3:5]))
     app = web.Application()
     app.add_routes(
         [
@@ -150,6 +158,7 @@ def main() -> None:
             web.get("/last/{key}", ledger.last_of),
             web.post("/cut", ledger.cut),
             web.post("/stop", ledger.stop),
+            web.post("/go", ledger.go),
         ]
     )
     web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None)

@@ -35,7 +35,7 @@ def killed_and_back(live: LiveCluster, actor: str) -> None:
 
 
 def revision(live: LiveCluster, actor: str) -> int:
-    status = ray.get(ray.get_actor(actor, namespace(live.name)).status.remote())
+    status = ray.get(ray.get_actor(actor, namespace(live.name)).ask.remote("status"))
     return int(status["revision"])
 
 

@@ -46,7 +46,7 @@ async def test_a_shard_that_cannot_fails_it_before_the_first_byte(harness: Any, 
         harness.steps.append((shard, step, backup, number))
         if (shard, step) == (1, failing):
             return Refused(ErrorCode.UNAVAILABLE, "shard-1: No space left on device")
-        return Done()
+        return Done(1)
 
     harness.server._routes["POST", "/v1/backup"].__self__._copy = copy
     assert await refusal(harness) == (503, "UNAVAILABLE", "shard-1: No space left on device")
@@ -64,14 +64,14 @@ async def test_a_shard_that_dies_meanwhile_ends_the_stream_with_a_word(harness: 
     assert frames[-1] == Failed("UNAVAILABLE", "shard-1 does not answer")
 
 
-async def test_slots_that_moved_meanwhile_fail_it(harness: Any) -> None:
+@pytest.mark.parametrize("moved", ["begin", "take", "settle"])
+async def test_slots_that_move_meanwhile_fail_it(harness: Any, moved: str) -> None:
     async def copy(shard: int, step: str, backup: str, number: int) -> Any:
-        if step == "take":
-            harness.state._slots = assign_slots(range(2), 2)
-        return await harness.copy(shard, step, backup, number)
+        answer = await harness.copy(shard, step, backup, number)
+        return Done(2) if (shard, step) == (1, moved) else answer
 
     harness.server._routes["POST", "/v1/backup"].__self__._copy = copy
-    assert (await refusal(harness))[1:] == ("UNAVAILABLE", "slots have moved meanwhile: begin the backup anew")
+    assert (await refusal(harness))[1:] == ("UNAVAILABLE", "slots move: begin the backup anew")
 
 
 @pytest.mark.parametrize("roles", [[], ["none"], ["standby"]])

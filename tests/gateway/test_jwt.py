@@ -15,7 +15,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from cluster.config.model import AuthConfig, GatewayConfig
 from cluster.core.limits import Limits
 from cluster.errors import UnauthorizedError
-from cluster.gateway import ConfiguredAuthority, authority, jwks
+from cluster.gateway import authority, jwks
+from cluster.gateway.authority import ConfiguredAuthority
 from tests.gateway.conftest import Harness, until
 from tests.tokens import SECRET, JwksServer, claims, encoded, jwk, pem, rsa_key, signed
 

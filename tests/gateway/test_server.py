@@ -281,6 +281,39 @@ async def test_keys_are_listed_in_pages(harness: Harness) -> None:
     assert set(page["keys"][0]) == {"key", "version", "status", "is_stale", "subscribers"}
 
 
+async def test_keys_are_found_by_text_and_listed_as_branches(harness: Harness) -> None:
+    for key in ('["k",1]', '["k",2,"deep"]', '["k",2]', '["other"]', '["k","\\"q\\""]'):
+        await harness.put(key, 1)
+    _, found = await harness.get("/v1/keys", contains="deep")
+    assert [row["key"] for row in found["keys"]] == [["k", 2, "deep"]]
+    _, page = await harness.get("/v1/keys", branches="true", prefix='["k"]', limit="2")
+    assert page["branches"] == [
+        {"element": '"q"', "keys": 1, "is_entry": True},
+        {"element": 1, "keys": 1, "is_entry": True},
+    ]
+    _, rest = await harness.get("/v1/keys", branches="true", prefix='["k"]', limit="2", cursor=page["cursor"])
+    assert rest == {"branches": [{"element": 2, "keys": 2, "is_entry": True}]}  # of which each shard may have one
+    _, root = await harness.get("/v1/keys", branches="true")
+    assert {row["element"]: row["keys"] for row in root["branches"]} == {"k": 4, "other": 1}
+    assert (await harness.get("/v1/keys", branches="true", contains="deep"))[0] == 400
+
+
+async def test_a_reserved_entry_is_live_for_who_subscribes_to_it(harness: Harness) -> None:
+    async with harness.socket() as socket:
+        await socket.send(orjson.dumps({"type": "subscribe", "id": 1, "key": ["$harbor", "overview"]}).decode())
+        await socket.send(orjson.dumps({"type": "ping", "id": 2}).decode())
+        while not any(message.get("re") == 2 for message in orjson.loads(await socket.recv())):
+            pass
+        assert harness.state.reported() == ["overview"]
+        harness.server.run(harness.state.report("overview", {"ready": True}, harness.clock.now_ms()))
+        messages = orjson.loads(await socket.recv())
+        assert (messages[0]["type"], messages[0]["data"]) == ("snapshot", {"ready": True})
+    status, answer = await harness.get("/v1/entries", key='["$harbor","overview"]')
+    assert (status, answer["error"]["code"]) == (404, "NOT_FOUND")
+    async with harness.http.put("/v1/entries", params={"key": '["$harbor","overview"]'}, data=b"1") as response:
+        assert response.status == 403
+
+
 async def test_invalidate_counts_and_is_seen_by_the_next_read(harness: Harness) -> None:
     await harness.put(A, 1)
     await harness.put('["a",2]', 1)
@@ -856,3 +889,31 @@ async def test_a_drain_with_a_grace_goes_in_groups_and_answers_requests_meanwhil
         with pytest.raises(ConnectionClosed):
             await until(sockets[4], "never")
         assert sockets[4].close_code == 3001
+
+
+# --- scaling -----------------------------------------------------------------------------------------------------
+
+
+async def test_numbers_of_actors_are_asked_for_together(harness: Harness) -> None:
+    wanted = {"shards": 64, "coordinators": 2, "ingestors": 3, "gateways": 1}
+    async with harness.http.post("/v1/scale", json=wanted) as response:
+        assert (response.status, await response.json()) == (200, wanted)
+    assert harness.scaled == wanted
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"shards": 0}, "shards: expected a whole number from 1 to 64, got 0"),
+        ({"shards": 65}, "shards: expected a whole number from 1 to 64, got 65"),
+        ({"gateways": -1}, "gateways: expected a whole number from 1 to 64, got -1"),
+        ({"coordinators": 1.5}, "coordinators: expected a whole number from 1 to 64, got 1.5"),
+        ({"ingestors": True}, "ingestors: expected a whole number from 1 to 64, got True"),
+        ({"nodes": 2}, "unknown member 'nodes', there are: shards, coordinators, ingestors, gateways"),
+        ({}, 'the body is an object such as {"ingestors": 4}'),
+    ],
+)
+async def test_numbers_that_cannot_be_are_refused(harness: Harness, body: Any, message: str) -> None:
+    async with harness.http.post("/v1/scale", json=body) as response:
+        answer = await response.json()
+    assert (response.status, answer["error"]["code"], answer["error"]["message"]) == (400, "BAD_REQUEST", message)

@@ -168,7 +168,7 @@ async def test_what_anybody_may_ask_tells_nothing(tenants: Tenants, path: str) -
 
 
 async def test_every_route_has_a_row(tenants: Tenants) -> None:
-    rows = {(method, path) for method, path, _ in ROUTES} | {("GET", path) for path in server.OPEN}
+    rows = {(method, path) for method, path, _ in ROUTES} | {("GET", path) for path in tenants.server.open}
     assert set(tenants.server._routes) - rows == {("GET", "/v1/socket")}, "that is what the messages below are for"
 
 

@@ -45,4 +45,4 @@ async def test_a_server_sent_client_sees_the_same(cluster: LiveCluster, upstream
     assert events[-1] == "change"
     change = orjson.loads(lines[-1].removeprefix("data: "))
     assert change["patch"][0] == {"op": "add", "path": "/0", "value": {"id": "for-sse"}}
-    assert any(line.startswith("id: p2.") for line in lines)
+    assert any(line.startswith("id: p3.") for line in lines)

@@ -72,6 +72,7 @@ class Failover:
         self.replicas = pick.choice([0, 1, 1, 1])
         has_disks = pick.random() < 0.75
         repeats = pick.choice([Repeats.SOURCE, Repeats.CHANNEL])
+        self.sequences = 3 if repeats is Repeats.CHANNEL else 1
         gateways, coordinators, ingestors = pick.choice([1, 2, 2]), pick.randint(1, shards), pick.choice([1, 2])
         self.machines = [Machine(f"node-{n}") for n in range(3)]
         for machine in self.machines:
@@ -142,6 +143,7 @@ class Failover:
             for sub, prefix in enumerate(("log", "cell", "steps", "list", "count", "last", "votes")):
                 world.clients.subscribe(client, sub, prefix=[prefix], mode=choose.choice(["data", "patch"]))
         world.run(world.now_ms + 1_500)
+        self._until(self._unrepeatable)
         end = world.now_ms + LOAD_MS
         for writer in self.writers:
             writer.begin(end)
@@ -254,6 +256,12 @@ class Failover:
             if self.replicas and not process.holder.replication.is_in_sync:
                 return f"shard-{shard}: no standby in sync"
         return ""
+
+    def _unrepeatable(self) -> str:
+        """Until an event's id is stored of it, a sequence whose ingestor ends begins anew, and what it fed is invalidated."""
+        led = [self.world.led(shard) for shard in range(self.shards)]
+        known = {name for each in led if each is not None for name in each.machine._committed.checkpoints}
+        return "" if len(known) >= self.sequences else f"ids are stored of {sorted(known)}"
 
     def _unsettled(self) -> str:
         world = self.world

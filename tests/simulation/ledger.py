@@ -61,7 +61,7 @@ def streams() -> list[dict[str, Any]]:
 class Ledger:
     """A world whose upstream can repeat, and faults of every kind."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, replicas: int = 0) -> None:
         pick = random.Random(seed)
         faults = Faults(
             delay_ms=pick.choice([1.0, 4.0, 12.0]),
@@ -82,6 +82,7 @@ class Ledger:
             repeats=repeats,
             asks=repeats is Repeats.SOURCE and pick.random() < 0.4,
             store=MemoryStore,
+            replicas=replicas,
             can_leave=pick.random() < 0.7,
         )
         self.truth: dict[str, Any] = {}
@@ -164,7 +165,7 @@ class Ledger:
     def check(self) -> None:
         held: dict[str, Any] = {}
         for name, machine in self.world.machines.items():
-            if name.startswith("shard-"):
+            if name.startswith("shard-") and self.world.processes[name].holder.shard is not None:
                 held.update({entry.key: entry.value.object() for entry in machine.cache if entry.value is not None})
         wrong = {
             key: (held.get(key), self.truth.get(key))

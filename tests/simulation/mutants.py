@@ -15,16 +15,20 @@ from typing import Any
 from cluster.core import (
     acknowledgement,
     committed_feeds,
+    coordinator_state,
     gateway_state,
     history,
+    ingestion_state,
     link,
     primaries,
     replication,
     shard_roles,
+    shard_slots,
     shard_state,
     transaction,
 )
 from cluster.simulation import world
+from tests.simulation import rebalancing
 from tests.simulation.failover import Failover
 from tests.simulation.ledger import Ledger
 
@@ -104,8 +108,8 @@ MUTANTS = (
             Edit(
                 replication.Replication,
                 "step",
-                "if transaction is not None and self.standby:",
-                "if transaction is not None and self.standby and not self.lost:",
+                "if transaction is not None and self._is_filling:",
+                "if transaction is not None and self._is_filling and not self.lost:",
             ),
         ),
         3,
@@ -114,7 +118,26 @@ MUTANTS = (
         "promotes a standby that was removed",
         "what the primary acknowledged without it is gone",
         (Edit(shard_roles.ShardRoles, "_successor", "report.epoch == self.record.epoch and ", ""),),
-        90,
+        284,
+    ),
+    Mutant(
+        "promotes a standby by what was heard of it long ago",
+        "the primary, which has everything, loses its role to one that has lost its disk",
+        (
+            Edit(
+                shard_roles.ShardRoles,
+                "decide",
+                " if successor in self._fresh else [Ask(self.shard, successor)]",
+                "",
+            ),
+        ),
+        503,
+    ),
+    Mutant(
+        "shows after a restart the base alone under a version that mutations lay over",
+        "one version has two values",
+        (Edit(shard_state.ShardState, "_restored", "stored.is_overlaid and stored.shown", "False"),),
+        56,
     ),
     Mutant(
         "a standby that is to lead takes records of the epoch before",
@@ -142,8 +165,8 @@ MUTANTS = (
     Mutant(
         "drops a cursor in the transaction",
         "after a restart events are counted twice",
-        (Edit(transaction.Unstored, "cursor", "if self._keeps:", "if False:"),),
-        4,
+        (Edit(transaction.Unstored, "cursor", "if self.keeps:", "if False:"),),
+        3,
         Ledger,
     ),
     Mutant(
@@ -176,8 +199,8 @@ MUTANTS = (
     Mutant(
         "forgets the results of writes in the transaction",
         "a write whose answer was lost with the shard is done twice",
-        (Edit(transaction.Unstored, "result", "if self._keeps:", "if False:"),),
-        11,
+        (Edit(transaction.Unstored, "result", "if self.keeps:", "if False:"),),
+        10,
     ),
     Mutant(
         "sends change sets before the commit",
@@ -214,7 +237,7 @@ MUTANTS = (
     Mutant(
         "sends a mutation that is not stored",
         "its home has forgotten what was carried out",
-        (Edit(transaction.Unstored, "mutation", "if self._keeps:", "if False:"),),
+        (Edit(transaction.Unstored, "mutation", "if self.keeps:", "if False:"),),
         10,
     ),
     Mutant(
@@ -225,8 +248,57 @@ MUTANTS = (
                 world.World, "start", "next_life(process.now_ms(), self._last_life.get(name))", "int(process.now_ms())"
             ),
         ),
-        22,
+        92,
         Ledger,
+    ),
+    Mutant(
+        "lets an ingestor go on in the middle of a cut",
+        "what it makes by the old map goes to shards that have let go of it",
+        (Edit(ingestion_state.IngestionState, "rebalance", "message.attempt < self._cut.attempt", "False"),),
+        125,
+        rebalancing.make,
+    ),
+    Mutant(
+        "begins a link to a shard that is back as it began the last",
+        "by a late word the shard was the same, and takes what is new for a repeat",
+        (
+            Edit(
+                coordinator_state.CoordinatorState,
+                "_open",
+                "link.relink()",
+                "link = Outgoing(self.identity, self.incarnation)",
+            ),
+        ),
+        6071,
+        rebalancing.make,
+    ),
+    Mutant(
+        "does not wait for commits before slots move",
+        "a shard that has got further hides what another has yet to commit",
+        (
+            Edit(
+                ingestion_state.IngestionState,
+                "_hold",
+                "all(line.is_quiet for line in self._lines)",
+                "True",
+            ),
+        ),
+        0,
+        rebalancing.make,
+    ),
+    Mutant(
+        "does not send again what has changed since it was copied",
+        "the next owner has what entries were",
+        (Edit(shard_slots.ShardSlots, "_note", "if not moving and not results:", "if True:"),),
+        0,
+        rebalancing.make,
+    ),
+    Mutant(
+        "takes a map without the cursors of those who had the slots",
+        "events of before are counted again",
+        (Edit(committed_feeds.CommittedFeeds, "inherit", "if cursor > ", "if False and cursor > "),),
+        0,
+        rebalancing.make,
     ),
 )
 

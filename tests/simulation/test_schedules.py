@@ -1,12 +1,14 @@
 """All state machines together under seeded schedules; a failing seed replays with `python -m tests.simulation.schedule SEED`."""
 
 import random
+import re
 from pathlib import Path
 
 import pytest
 
+from cluster.core.slot_move import FOLLOWING
 from tests.lasting import lasting
-from tests.simulation import mutations, replay
+from tests.simulation import mutations, rebalancing, replay
 from tests.simulation.ledger import Ledger
 from tests.simulation.schedule import Schedule, make
 
@@ -14,6 +16,7 @@ pytestmark = pytest.mark.soak
 SEEDS = lasting(120, 1_000)
 LEDGERS, LEDGERS_A_TEST = lasting(500, 2_000), 25
 MUTATIONS, MUTATIONS_A_TEST = lasting(200, 2_000), 25
+MOVES, MOVES_A_TEST = lasting(60, 2_000), 10
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -48,6 +51,24 @@ def test_faults_do_happen() -> None:
 def test_every_event_counts_once_whatever_dies(first: int, tmp_path: Path) -> None:
     for seed in range(first, first + LEDGERS_A_TEST):
         replay.run(Ledger, seed, tmp_path)
+
+
+@pytest.mark.parametrize("first", range(0, MOVES, MOVES_A_TEST))
+def test_slots_move_and_nobody_notices_whatever_dies(first: int, tmp_path: Path) -> None:
+    for seed in range(first, first + MOVES_A_TEST):
+        replay.run(rebalancing.make, seed, tmp_path)
+
+
+def test_somebody_dies_in_every_part_of_a_move() -> None:
+    struck: set[str] = set()
+    for seed in range(1, 120, 2):
+        schedule = rebalancing.make(seed)
+        schedule.run()
+        trace = "\n".join(schedule.world.trace)
+        struck.update(re.findall(r"(?:strike at |kill supervisor \()(\w+)", trace))
+        if struck >= {phase.value for phase in FOLLOWING}:
+            return
+    raise AssertionError(f"only at {struck}")
 
 
 @pytest.mark.parametrize("first", range(0, MUTATIONS, MUTATIONS_A_TEST))

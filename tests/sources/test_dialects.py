@@ -4,7 +4,6 @@ import asyncio
 import json
 import shutil
 import subprocess
-import tempfile
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,36 +12,18 @@ from aiohttp import web
 from websockets.asyncio.server import serve
 
 from cluster.core.dialect import GraphQl, SocketIo, _Members, dialect
-from cluster.sources import HttpLinesSource, WebSocketSource
-from cluster.sources.http_lines import LineSplitter
+from cluster.sources.http_lines import HttpLinesSource, LineSplitter
+from cluster.sources.websocket import WebSocketSource
+from tests.npm import installed
 from tests.sources.conftest import QUICK
 
 SERVERS = Path(__file__).parent / "servers"
-INSTALL_S = 90.0
-"""For npm; below the limit of a test."""
 
 
 @pytest.fixture(scope="session")
 def packages():
     """A directory with the servers and what npm says they need: installed once, outside the project."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("Node.js and npm are not installed")
-    place = Path(tempfile.gettempdir()) / f"harbor-test-servers-{(SERVERS / 'package.json').stat().st_size}"
-    place.mkdir(exist_ok=True)
-    shutil.copy(SERVERS / "package.json", place)
-    if not (place / "node_modules" / "graphql-ws").exists():
-        try:
-            subprocess.run(
-                ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--fetch-retries=1"],
-                cwd=place,
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=INSTALL_S,
-            )
-        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-            pytest.skip(f"npm cannot install the servers: {str(error.stderr)[-200:]}")
-    return place
+    return installed(SERVERS / "package.json", "servers", "graphql-ws", "the servers")
 
 
 class Server:

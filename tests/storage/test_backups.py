@@ -334,12 +334,35 @@ def test_what_a_mutation_lay_over_is_out_of_date(tmp_path: Path, stores: list[Lm
     assert laid.doubt == (CAUSE, NOW)
 
 
-def test_slots_that_have_moved_are_others(tmp_path: Path, stores: list[LmdbStore]) -> None:
+def test_of_shards_that_slots_have_moved_to_all_is_as_it_was_but_positions(
+    tmp_path: Path, stores: list[LmdbStore]
+) -> None:
+    other = next(key for key in KEYS if SLOTS.shard(CanonicalKey(key)) == 1)
+    stores[0].commit(transaction(1, entries={other: entry(other, b'"left behind"')}))
     backed_up(stores, tmp_path / "backup")
     rewritten(tmp_path / "backup", slots_epoch=3)
     done = put_back(tmp_path / "backup", tmp_path / "new")
-    assert (done.entries, done.is_exact) == (len(KEYS), False)
-    assert held(tmp_path / "new" / "shard-0").cursors == {}
+    assert (done.entries, done.is_exact) == (len(KEYS), True)
+    for shard, store in enumerate(stores):
+        was, now = store.load(), held(tmp_path / "new" / f"shard-{shard}")
+        assert was is not None
+        assert now.entries == [each for each in was.entries if SLOTS.shard(CanonicalKey(each.key)) == shard]
+        assert (now.cursors, now.checkpoints) == (was.cursors, was.checkpoints)
+        assert (now.changes, now.lives, now.steps, now.map) == ([], [], [], None)
+
+
+def test_stores_of_shards_that_are_not_configured_are_set_aside(tmp_path: Path, stores: list[LmdbStore]) -> None:
+    backed_up(stores, tmp_path / "backup")
+    surplus = LmdbStore(tmp_path / "new" / "shard-5-ab")
+    surplus.commit(transaction(1))
+    surplus.close()
+    with pytest.raises(StoreError, match="--replace sets it aside"):
+        put_back(tmp_path / "backup", tmp_path / "new")
+    put_back(tmp_path / "backup", tmp_path / "new", only=[0])
+    assert (tmp_path / "new" / "shard-5-ab").exists()
+    done = put_back(tmp_path / "backup", tmp_path / "new", replaces=True)
+    assert str(tmp_path / "new" / "shard-5-ab.replaced") in done.replaced
+    assert not (tmp_path / "new" / "shard-5-ab").exists()
 
 
 @pytest.mark.parametrize("shards", [1, 3])
@@ -379,7 +402,7 @@ def test_stores_in_use_or_not_empty_are_not_touched(tmp_path: Path, stores: list
 def test_stores_with_ids_of_their_own_are_set_aside_too(tmp_path: Path, stores: list[LmdbStore]) -> None:
     backed_up(stores, tmp_path / "backup")
     filled(tmp_path / "new" / "shard-1-ab12", 1).close()
-    filled(tmp_path / "new" / "shard-11", 1).close()
+    filled(tmp_path / "new" / "shard-100", 1).close()
     with pytest.raises(StoreError, match="shard-1-ab12: a store is there already"):
         put_back(tmp_path / "backup", tmp_path / "new")
     done = put_back(tmp_path / "backup", tmp_path / "new", replaces=True)
@@ -387,7 +410,7 @@ def test_stores_with_ids_of_their_own_are_set_aside_too(tmp_path: Path, stores: 
     assert {each.name for each in (tmp_path / "new").iterdir()} == {
         "shard-0",
         "shard-1",
-        "shard-11",
+        "shard-100",
         "shard-1-ab12.replaced",
     }
     filled(tmp_path / "new" / "shard-1-cd34", 1).close()

@@ -10,9 +10,10 @@ import pytest
 from msgspec.structs import replace
 
 from cluster.core.digest import Digest, digest_of
-from cluster.core.history import Life
+from cluster.core.history import Life, Past, Step
 from cluster.core.messages import Checkpoint, Failure, Written
 from cluster.core.mutation_queue import MutationRecord
+from cluster.core.placement import assign_slots
 from cluster.core.role import Standing
 from cluster.core.transaction import Store, StoredEntry, Transaction
 from cluster.errors import StoreError
@@ -91,6 +92,25 @@ def test_slices_are_all_there_is(reopened: Callable[[], Store]) -> None:
     assert sorted(copied.entries, key=attrgetter("key")) == sorted(stored.entries, key=attrgetter("key"))
     assert sorted(copied.mutations, key=attrgetter("id")) == sorted(stored.mutations, key=attrgetter("id"))
     assert replace(copied, entries=[], mutations=[]) == replace(stored, entries=[], mutations=[])
+
+
+def test_slices_and_digests_know_slot_maps_and_the_histories_of_shards_that_are_no_more(
+    reopened: Callable[[], Store],
+) -> None:
+    present, following = assign_slots(range(2), 4), assign_slots(range(3), 5)
+    pasts: dict[int, Past | None] = {n: Past(4, [Life(2, 50, 0)], 0, [('["a"]', n)], [Step(3, 4, 1)]) for n in (2, 3)}
+    store, copy = reopened(), MemoryStore()
+    store.commit(transaction(map=present, next_map=following, pasts=pasts, steps=[Step(3, 4, 0)]))
+    slices = list(store.slices(100))
+    assert [set(each.pasts) for each in slices] == [set(), {2}, {3}], "each may be long"
+    for each in slices:
+        copy.commit(each)
+    assert copy.load() == store.load()
+    checks = [store.digest(table, b"", 30) for table in range(6, 9)]
+    store.commit(transaction(map=following, pasts={2: None}))
+    checked = [check for check in checks if check.table]  # beyond the last table comes the first
+    assert checked
+    assert not any(map(store.matches, checked))
 
 
 def test_a_digest_is_of_rows_and_goes_round(reopened: Callable[[], Store]) -> None:
@@ -265,3 +285,18 @@ def test_a_copy_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
     store.close()
     LmdbStore(tmp_path / "store").close()
     assert not (tmp_path / "store" / COPY).exists()
+
+
+def test_slot_maps_and_the_histories_of_shards_that_are_no_more_are_kept(reopened: Callable[[], Store]) -> None:
+    present, following = assign_slots(range(2), 4), assign_slots(range(3), 5)
+    past = Past(4, [Life(2, 50, 0)], 0, [('["a"]', 3)], [Step(3, 4, 1)])
+    reopened().commit(transaction(map=present, next_map=following, pasts={2: past, 3: past}, steps=[Step(3, 4, 0)]))
+    reopened().commit(transaction(1, steps=[Step(3, 4, 0)]))
+    stored = reopened().load()
+    assert stored is not None
+    assert (stored.map, stored.next_map, stored.pasts) == (present, following, {2: past, 3: past})
+    assert stored.steps == [Step(3, 4, 0)]
+    reopened().commit(transaction(2, map=following, pasts={2: None}))
+    stored = reopened().load()
+    assert stored is not None
+    assert (stored.map, stored.next_map, stored.pasts) == (following, None, {3: past})

@@ -56,6 +56,15 @@ async def test_a_write_is_repeated_with_its_key_until_there_is_an_answer(gateway
     assert (loading.owned[0].version, loading.counts["repeats for want of an answer"]) == (7, 2)
 
 
+async def test_writes_ask_for_the_levels_in_turn(gateway: Gateway, loading: Load) -> None:
+    loading._settings = Settings(keys=4, acks=("replicated", "durable"))
+    for _ in range(4):
+        await loading._act("set", 0, "", repeats=False)
+    asked = [request.query["ack"] for request in gateway.asked]
+    assert sorted(asked[:2]) == ["durable", "replicated"]
+    assert asked[:2] == asked[2:]
+
+
 async def test_without_an_answer_either_may_be(gateway: Gateway, loading: Load) -> None:
     gateway.answers = lambda *_: web.Response(status=503)
     loading.give_up_s = 0.0

@@ -3,7 +3,7 @@
 import pytest
 
 from cluster.errors import RequestError
-from cluster.verify.plan import ACTORS, FAULTS, QUIET_S, Choices, Settings, checked, fault_plan, faults_of
+from cluster.verify.plan import ACTORS, FAULTS, QUIET_S, Choices, Settings, acks_of, checked, fault_plan, faults_of
 
 
 def test_the_same_seed_gives_the_same() -> None:
@@ -32,6 +32,13 @@ def test_faults_are_read() -> None:
     assert faults_of("kill, flap") == ("flap", "kill")
     with pytest.raises(RequestError, match="there is no 'flood'"):
         faults_of("flap,flood")
+
+
+def test_levels_are_read() -> None:
+    assert acks_of("durable, memory") == ("memory", "durable")
+    assert acks_of("") == ()
+    with pytest.raises(RequestError, match="there is no 'disk', expected some of memory, replicated, durable"):
+        acks_of("disk")
 
 
 @pytest.mark.parametrize(
