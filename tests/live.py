@@ -1,6 +1,7 @@
 """A real cluster on a real Ray for tests, and a real WebSocket client."""
 
 import asyncio
+import secrets
 import socket
 import time
 from collections.abc import Callable
@@ -21,13 +22,24 @@ from cluster.simulation.view import View
 
 LOOK_S = 0.05
 """Between looks at what nobody tells of."""
+PORTS = range(22_500, 32_768)
+"""Ports for servers that begin later, or again: above those of Ray's workers, below those that the kernel gives to whoever connects or asks for any."""
 _number = 0
+_ports: set[int] = set()
+"""Those that were handed out."""
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    while True:
+        port = secrets.choice(PORTS)
+        with socket.socket() as probe:
+            # As servers do: what a connection that has ended leaves behind is no hindrance.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                if port not in _ports:
+                    _ports.add(port)
+                    return port
 
 
 class LiveCluster:

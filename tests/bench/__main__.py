@@ -10,7 +10,6 @@ import platform
 import re
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -40,6 +39,7 @@ from tests.bench.recovery import kills, restart
 from tests.bench.reference import missing, pair
 from tests.bench.transport import transports
 from tests.bench.usage import usage
+from tests.live import free_port
 
 console = Console(highlight=False)
 
@@ -50,9 +50,7 @@ class Harbor:
     shards = 4
 
     def __init__(self, upstream_port: int, mode: str = "window", kind: str = "websocket", copies: int = 1) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.admin_port = probe.getsockname()[1]
+        self.admin_port = free_port()
         self.directory = tempfile.TemporaryDirectory()
         config = {
             "cluster": {"name": f"bench-{os.getpid()}", "shards": self.shards, "replicas": max(copies - 1, 0)},

@@ -13,6 +13,7 @@ from typing import Any
 
 from tests.bench.blaster import KEYS
 from tests.bench.usage import usage
+from tests.live import free_port
 
 
 def missing() -> list[str]:
@@ -25,9 +26,7 @@ def missing() -> list[str]:
 @contextmanager
 def _redis() -> Iterator[tuple[int, int]]:
     """A Redis that keeps nothing. Gives its port and its pid."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--save", "", "--appendonly", "no"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:

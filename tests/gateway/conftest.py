@@ -23,6 +23,7 @@ from cluster.core.shard_state import ShardState, StartFetch
 from cluster.gateway import GatewayServer
 from cluster.wire.backup import Done, Piece, StepAnswer, Whole
 from tests.in_process import TOKENS, new_shard
+from tests.live import free_port
 
 QUERIES = [
     DeclaredQuery(key=template.parse(["q", "{id}"]), service="api", path=template.parse("/q/{id}"), retry=0),
@@ -82,7 +83,7 @@ class Harness:
         self.fetches: list[tuple[ShardState, StartFetch]] = []
 
     async def start(self) -> "Harness":
-        self.port = await self.server.start("127.0.0.1", 0)
+        self.port = await self.server.start("127.0.0.1", free_port())
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = aiohttp.ClientSession(self.url)
         return self

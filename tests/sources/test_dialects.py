@@ -14,6 +14,7 @@ from websockets.asyncio.server import serve
 from cluster.core.dialect import GraphQl, SocketIo, _Members, dialect
 from cluster.sources.http_lines import HttpLinesSource, LineSplitter
 from cluster.sources.websocket import WebSocketSource
+from tests.live import free_port
 from tests.npm import installed
 from tests.sources.conftest import QUICK
 
@@ -45,10 +46,10 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(packages, name, port=0):
+async def serving(packages, name, port=None):
     shutil.copy(SERVERS / name, packages)
     process = await asyncio.create_subprocess_exec(
-        "node", name, str(port), cwd=packages, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        "node", name, str(port or free_port()), cwd=packages, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     server = Server(process)
     server.port = (await server.hear("port"))["port"]

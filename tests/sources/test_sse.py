@@ -5,6 +5,7 @@ from aiohttp import web
 
 from cluster.core.retry import Backoff
 from cluster.sources.sse import SseSource
+from tests.live import free_port
 
 QUICK = Backoff(initial_ms=5, max_ms=20, attempts=3)
 
@@ -28,12 +29,12 @@ class Upstream:
         await self.release.wait()
         return response
 
-    async def start(self, port=0):
+    async def start(self, port=None):
         app = web.Application()
         app.add_routes([web.get("/stream", self.handle)])
         self.runner = web.AppRunner(app, shutdown_timeout=0.01, handler_cancellation=True)
         await self.runner.setup()
-        await web.TCPSite(self.runner, "127.0.0.1", port).start()
+        await web.TCPSite(self.runner, "127.0.0.1", port or free_port()).start()
         self.port = self.runner.addresses[0][1]
         self.url = f"http://127.0.0.1:{self.port}/stream"
 

@@ -7,6 +7,8 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
+from tests.live import free_port
+
 
 class Upstream:
     """A real server; what clients say is in `said`, a connection at a time in `sockets`."""
@@ -30,8 +32,8 @@ class Upstream:
             return [await self.said.get() for _ in range(count)]
 
     @asynccontextmanager
-    async def serving(self, port=0, **options):
-        async with serve(self.handle, "127.0.0.1", port, close_timeout=0.1, **options) as server:
+    async def serving(self, port=None, **options):
+        async with serve(self.handle, "127.0.0.1", port or free_port(), close_timeout=0.1, **options) as server:
             self.port = server.sockets[0].getsockname()[1]
             self.url = f"ws://127.0.0.1:{self.port}/ws"
             yield self
