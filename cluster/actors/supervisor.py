@@ -357,10 +357,10 @@ class SupervisorActor:
         return [f"ingestor-{n}" for n in range(self._spec.config.cluster.ingestors)]
 
     def _actors(self) -> list[str]:
-        """Return what should be, in the order in which it is made."""
+        """Return what should be, in the order in which it is made: first what readers wait for, and of that what takes longest to start."""
         shards = [actor for n in self._shard_numbers for actor in self._shards.actors(n)]
         coordinators = [name for name in self._rebalancing.moves.actors if not name.startswith("shard-")]
-        return [*shards, *coordinators, *self._gateway_names, *self._scaling.actors]
+        return [*self._gateway_names, *shards, *coordinators, *self._scaling.actors]
 
     @property
     def _shard_numbers(self) -> list[int]:
