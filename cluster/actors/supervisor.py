@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -27,6 +28,7 @@ from cluster.actors.specification import Specification
 from cluster.clock import SystemClock
 from cluster.config import refusals
 from cluster.core.dead_letters import DeadLetter, newest_first
+from cluster.core.gateway_scaling import Drain, NumberedGateways, Renew
 from cluster.core.messages import Gateways, Members
 from cluster.core.placement import shard_at
 from cluster.core.primaries import actors_of, shard_of
@@ -123,18 +125,19 @@ class SupervisorActor:
         self._gcs = ray.get_runtime_context().gcs_address
         self._leaving: set[str] = set()
         """Nodes that shards are to leave, by word of those who stop them."""
-        self._gateways: list[str] = []
-        """Those there are, where they are a number."""
-        self._leaves: dict[str, asyncio.Task[None]] = {}
-        """Gateways that are being drained to be ended."""
+        self._gateways = NumberedGateways(())
+        """Where they are a number."""
+        self._gateway_tasks: dict[str, asyncio.Task[None]] = {}
+        """Gateways that are being drained to be ended, or made anew."""
         self._applying = asyncio.Lock()
         self._is_adjusting = False
         self._loop = asyncio.get_running_loop()
         self._reconfiguring: asyncio.Task[None] | None = None
         specification, found = await self._recover(specification)
         cluster_config = Specification.decode(specification).config.cluster
-        self._gateways = [name for name in found if name.startswith("gateway-")] or self._numbered_gateways(
-            Specification.decode(specification)
+        self._gateways = NumberedGateways(
+            [name for name in found if name.startswith("gateway-")]
+            or self._numbered_gateways(Specification.decode(specification))
         )
         self._rebalancing = Rebalancing(
             self._peers,
@@ -176,10 +179,10 @@ class SupervisorActor:
                 await self._places.follow(gateways)
             if is_first or not is_live:
                 if not is_first:
-                    for leave in self._leaves.values():
-                        leave.cancel()
-                    self._leaves.clear()  # gateways are made anew, or ended, without being drained
-                    self._gateways = self._numbered_gateways(spec)
+                    for task in self._gateway_tasks.values():
+                        task.cancel()
+                    self._gateway_tasks.clear()  # gateways are made anew, or ended, without being drained
+                    self._gateways = NumberedGateways(self._numbered_gateways(spec))
                     self._rebalancing.moves.want(spec.config.cluster.shards, spec.config.cluster.coordinators)
                     self._scaling = Scaling(Members(self._scaling.members.epoch + 1, self._initial_ingestors()))
                 await self._find_gateways()
@@ -193,7 +196,7 @@ class SupervisorActor:
             if (old.shards, old.coordinators) != (new.shards, new.coordinators):
                 self._rebalancing.moves.want(new.shards, new.coordinators)
             if old.gateways != new.gateways and isinstance(new.gateways, int):
-                self._want_gateways(new.gateways)
+                self._tend_gateways(self._gateways.want(new.gateways))
             if self._reconfiguring is not None:
                 self._reconfiguring.cancel()
             self._reconfiguring = self._loop.create_task(self._reconfigure(specification))
@@ -317,41 +320,37 @@ class SupervisorActor:
 
     @property
     def _gateway_names(self) -> list[str]:
-        return self._places.names if self._spec.has_places else self._gateways
+        return self._places.names if self._spec.has_places else self._gateways.names
 
     @property
     def _gateways_wanted(self) -> int:
-        return self._places.wanted if self._spec.has_places else len(self._gateways) - len(self._leaves)
+        return self._places.wanted if self._spec.has_places else self._gateways.wanted
 
     @staticmethod
     def _numbered_gateways(spec: Specification) -> list[str]:
         count = spec.config.cluster.gateways
         return [f"gateway-{n}" for n in range(count)] if isinstance(count, int) else []
 
-    def _want_gateways(self, count: int) -> None:
-        """Have so many gateways: those that go are drained first."""
-        wanted = [f"gateway-{n}" for n in range(count)]
-        for name in [name for name in self._leaves if name in wanted]:
-            self._leaves[name].cancel()
-            self._leaves[name] = self._loop.create_task(self._stay(name))
-        self._gateways = [*self._gateways, *(name for name in wanted if name not in self._gateways)]
-        for name in self._gateways:
-            if name not in wanted and name not in self._leaves:
-                self._leaves[name] = self._loop.create_task(self._leave(name))
+    def _tend_gateways(self, effects: Sequence[Drain | Renew]) -> None:
+        for effect in effects:
+            if (before := self._gateway_tasks.pop(effect.gateway, None)) is not None:
+                before.cancel()
+            work = self._leave(effect.gateway) if isinstance(effect, Drain) else self._renew(effect.gateway)
+            self._gateway_tasks[effect.gateway] = self._loop.create_task(work)
 
-    async def _stay(self, gateway: str) -> None:
-        """A gateway is wanted again that has begun to send clients elsewhere: it is made anew."""
-        await self._run(Replace(gateway))
-        self._leaves.pop(gateway, None)
+    async def _renew(self, gateway: str) -> None:
+        with contextlib.suppress(RayError):  # what is silent is made anew when it is next looked at
+            await self._run(Replace(gateway))
+        self._gateway_tasks.pop(gateway, None)
+        self._tend_gateways(self._gateways.renewed(gateway))
 
     async def _leave(self, gateway: str) -> None:
-        """Drain a gateway; then it is not one of them any more, and is ended."""
         self._log.info("gateway_leaves", actor=gateway)
         status = await self._status(gateway)
         grace_s = 0.0 if status is not None and not status["sessions"] else LEAVE_S
         await self._peers.leave(gateway, grace_s, grace_s + LEFT_S)
-        self._leaves.pop(gateway, None)
-        self._gateways = [name for name in self._gateways if name != gateway]
+        self._gateway_tasks.pop(gateway, None)
+        self._gateways.left(gateway)
 
     def _initial_ingestors(self) -> list[str]:
         return [f"ingestor-{n}" for n in range(self._spec.config.cluster.ingestors)]
@@ -418,7 +417,7 @@ class SupervisorActor:
         if (shards, coordinators) != moves.wanted:
             moves.want(shards, coordinators)
         if "gateways" in counts:
-            self._want_gateways(counts["gateways"])
+            self._tend_gateways(self._gateways.want(counts["gateways"]))
         self._log.info("scaling", **counts)
         return ""
 
@@ -708,7 +707,7 @@ class SupervisorActor:
             "supervisor": {"pid": os.getpid()},
             "sources": _by_source(sources),
             "scaling": not (self._scaling.is_done and self._rebalancing.moves.is_done)
-            or bool(self._leaves)
+            or not self._gateways.is_done
             or self._has_too_many,
             "reconfiguring": self._is_reconfiguring,
         }
@@ -766,8 +765,8 @@ class SupervisorActor:
         """Drain the gateways and end every actor but this one."""
         for task in self._tasks:
             task.cancel()
-        for leave in self._leaves.values():
-            leave.cancel()
+        for task in self._gateway_tasks.values():
+            task.cancel()
         self._observation.stop()
         await self._places.stop()
         self._shards.stop()

@@ -7,10 +7,12 @@ towards them, an idle one as soon as another, and never take that one away.
 A gateway that goes is drained first: it stays one of them, since shards still tell it of changes, until its sessions have gone elsewhere.
 Those of an earlier life of the supervisor are known by what they say of themselves.
 
+Where there are to be so many and no others (`NumberedGateways`), those too many are drained as well.
+
 What must not live here: how gateways are asked, made and ended, and how Ray is asked (`cluster.actors.supervisor`).
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -51,6 +53,53 @@ class Drain(Struct, frozen=True):
     """Effect: have a gateway send its clients elsewhere, then say `left`."""
 
     gateway: str
+
+
+class Renew(Struct, frozen=True):
+    """Effect: make a gateway anew, whose drain is not to go on, then say `renewed`."""
+
+    gateway: str
+
+
+class NumberedGateways:
+    """Gateways of a given number. One that is wanted again while it is drained is made anew: it has sent clients elsewhere, and takes none."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        """Begin with those that there are, or are to be."""
+        self.names = list(names)
+        """Those there are: one that is drained is one of them until it has left."""
+        self.wanted = len(names)
+        self._leaving: set[str] = set()
+        self._renewed: set[str] = set()
+        """Being made anew."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there are as many as are wanted."""
+        return not self._leaving and not self._renewed
+
+    def want(self, count: int) -> list[Drain | Renew]:
+        """Have so many."""
+        self.wanted = count
+        wanted = [f"gateway-{n}" for n in range(count)]
+        again = [name for name in wanted if name in self._leaving]
+        self._leaving.difference_update(again)
+        self._renewed.update(again)
+        self.names += [name for name in wanted if name not in self.names]
+        gone = [name for name in self.names if name not in {*wanted, *self._leaving, *self._renewed}]
+        self._leaving.update(gone)
+        return [*map(Renew, again), *map(Drain, gone)]
+
+    def left(self, gateway: str) -> None:
+        """A gateway is drained, or could not be."""
+        if gateway in self._leaving:
+            self._leaving.remove(gateway)
+            self.names.remove(gateway)
+
+    def renewed(self, gateway: str) -> list[Drain | Renew]:
+        """A gateway was made anew; fewer may be wanted by now."""
+        self._renewed.discard(gateway)
+        return self.want(self.wanted)
 
 
 class GatewayScaling:

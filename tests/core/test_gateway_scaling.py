@@ -4,7 +4,16 @@ from collections.abc import Mapping
 
 import pytest
 
-from cluster.core.gateway_scaling import REPEAT_MS, Ask, Drain, GatewayScale, GatewayScaling, Seen
+from cluster.core.gateway_scaling import (
+    REPEAT_MS,
+    Ask,
+    Drain,
+    GatewayScale,
+    GatewayScaling,
+    NumberedGateways,
+    Renew,
+    Seen,
+)
 
 SCALE = GatewayScale(min=1, max=3, sessions=10, cool_down_ms=1_000.0)
 ALIVE = {"a", "b", "c"}
@@ -155,3 +164,32 @@ def test_a_gateway_that_is_no_longer_there_is_forgotten() -> None:
     assert made.step({"gateway-0": Seen("a", 15)}, ALIVE, 2, 1_001.0) == (NAMES, [])
     made.left("gateway-1")
     assert made.step({**TWO, "gateway-0": Seen("a", 15)}, ALIVE, 2, 1_002.0) == (NAMES, [])
+
+
+class TestNumbered:
+    def test_more_are_there_at_once_and_those_too_many_when_they_have_left(self) -> None:
+        made = NumberedGateways(["gateway-0"])
+        assert (made.want(3), made.names) == ([], ["gateway-0", "gateway-1", "gateway-2"])
+        assert made.want(1) == [Drain("gateway-1"), Drain("gateway-2")]
+        assert (made.wanted, len(made.names), made.is_done) == (1, 3, False)
+        made.left("gateway-2")
+        made.left("gateway-1")
+        assert (made.names, made.is_done) == (["gateway-0"], True)
+
+    def test_one_that_is_wanted_again_while_it_is_drained_is_made_anew(self) -> None:
+        made = NumberedGateways(NAMES)
+        made.want(1)
+        assert made.want(2) == [Renew("gateway-1")]
+        made.left("gateway-1")  # its drain was over as it was wanted again
+        assert made.renewed("gateway-1") == []
+        assert (made.names, made.is_done) == (NAMES, True)
+
+    def test_one_that_is_not_wanted_after_all_is_drained_once_it_was_made_anew(self) -> None:
+        made = NumberedGateways(NAMES)
+        made.want(1)
+        made.want(2)
+        assert made.want(1) == []
+        assert not made.is_done
+        assert made.renewed("gateway-1") == [Drain("gateway-1")]
+        made.left("gateway-1")
+        assert (made.names, made.is_done) == (["gateway-0"], True)
