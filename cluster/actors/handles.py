@@ -22,8 +22,10 @@ import orjson
 import ray
 from ray._private import worker as ray_worker
 from ray._private.node import Node
+from ray._private.parameter import RayParams
 from ray.exceptions import RayError
 
+from cluster.actors import ray_start
 from cluster.actors.node_link import Lost, NodeLink
 from cluster.actors.ray_actor import RayActor
 from cluster.core.dead_letters import DeadLetter
@@ -470,15 +472,17 @@ def _tell(data: Any, ignore_prefix: bool) -> None:  # noqa: ARG001 - as Ray call
 
 @contextlib.contextmanager
 def _lean() -> Iterator[None]:
-    """Have Ray start, of the processes beside its head, only those that somebody uses here (`SPECTATORS`)."""
-    were = {name: getattr(Node, name) for name in SPECTATORS}
-    for name in SPECTATORS:
-        setattr(Node, name, lambda *_, **__: None)
+    """Have Ray start, of the processes beside its head, only those that somebody uses here (`SPECTATORS`), and actors by our script (`ray_start`)."""
+    others: list[tuple[type, str, Any]] = [(Node, name, lambda *_, **__: None) for name in SPECTATORS]
+    others.append((RayParams, "__init__", ray_start.OURS))
+    were = [(of, name, getattr(of, name)) for of, name, _ in others]
+    for of, name, other in others:
+        setattr(of, name, other)
     try:
         yield
     finally:
-        for name, method in were.items():
-            setattr(Node, name, method)
+        for of, name, method in were:
+            setattr(of, name, method)
 
 
 def connect(*, address: str, **options: Any) -> None:

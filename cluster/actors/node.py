@@ -15,11 +15,11 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import ray
 from ray.exceptions import RayError
 
+from cluster.actors import ray_start
 from cluster.actors.handles import NAMESPACE, Peers, Unreachable, connect
 from cluster.errors import ErrorCode, HarborError
 
@@ -76,7 +76,7 @@ class RayNode:
     def __init__(self, arguments: Sequence[str]) -> None:
         self.name = _option(arguments, "--node-name") or f"{socket.gethostname()}-{secrets.token_hex(4)}"
         named = [] if _option(arguments, "--node-name") else [f"--node-name={self.name}"]
-        command = [str(Path(sys.executable).parent / "ray"), "start", *arguments, *named, "--block"]
+        command = [sys.executable, "-P", "-m", ray_start.__name__, "start", *arguments, *named, "--block"]
         environment = {**ENVIRONMENT, **os.environ}
         self._process = subprocess.Popen(command, start_new_session=True, env=environment)  # noqa: S603 - what the operator gave
 
