@@ -65,6 +65,16 @@ class LiveCluster:
         self.supervisor.stop()
         ray.kill(self._handle)
 
+    def metrics(self) -> list[tuple[str, bytes]]:
+        """Return (actor, encoded metrics) of every actor, once all of them answer."""
+
+        def all_there() -> list[tuple[str, bytes]]:
+            gathered = self.supervisor.metrics()
+            found = [(name, encoded) for name, encoded in gathered if encoded is not None]
+            return found if len(found) == len(gathered) else []
+
+        return eventually(all_there, "every actor says its metrics")
+
     def pids(self) -> dict[str, int]:
         """Process by actor."""
         described = self.supervisor.describe()

@@ -339,8 +339,10 @@ class SupervisorActor:
             self._gateway_tasks[effect.gateway] = self._loop.create_task(work)
 
     async def _renew(self, gateway: str) -> None:
-        with contextlib.suppress(RayError):  # what is silent is made anew when it is next looked at
+        try:
             await self._run(Replace(gateway))
+        except Exception as error:  # noqa: BLE001 - such as of Ray: what is silent is made anew when it is next looked at
+            self._log.error("gateway_not_renewed", actor=gateway, error=repr(error), exc_info=error)
         self._gateway_tasks.pop(gateway, None)
         self._tend_gateways(self._gateways.renewed(gateway))
 

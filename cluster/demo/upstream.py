@@ -4,7 +4,8 @@
 
 REST below `/`, one WebSocket at `/ws` (`{"action": "subscribe", "channel": ...}`), event streams below `/api`, switches below `/control`:
 
-    POST /control   any of: outage {ms}, errors {status, count, path, method}, swallow {count, path, method}, latency_ms, rate,
+    POST /control   any of: outage {ms}, errors {status, count, path, method}, swallow {count, path, method}, latency_ms (another ends the wait of
+                    those that wait), rate,
                     weights {action: weight}, ws up|down, sse up|down, drop_connections true,
                     emit {channel, event, data, count} or {channel, raw} or {channel, raw_bytes}
     GET  /control/stats   connections, requests per path, joins per channel, how often each Idempotency-Key was acted upon and sent
@@ -27,6 +28,7 @@ import signal
 import sys
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -76,6 +78,7 @@ class Upstream:
         self._errors: Json = {}
         self._swallowing: Json = {}
         self._latency_s = 0.0
+        self._other_latency = asyncio.Event()
         self._websockets_up = True
         self._streams_up = True
 
@@ -152,6 +155,9 @@ class Upstream:
                     self.swallow(int(value.get("count", 1)), str(value.get("path", "")), str(value.get("method", "")))
                 case "latency_ms", int() | float():
                     self._latency_s = value / 1000.0
+                    # Those that wait go on.
+                    self._other_latency.set()
+                    self._other_latency = asyncio.Event()
                 case "rate", int() | float():
                     self.set_rate(value)
                 case "weights", dict():
@@ -273,7 +279,8 @@ class Upstream:
         if _is_next(self._errors, request):
             return _refused(self._errors["status"], "INJECTED", "an error was asked for")
         if self._latency_s:
-            await asyncio.sleep(self._latency_s)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._other_latency.wait(), self._latency_s)
         is_swallowed = _is_next(self._swallowing, request)
         try:
             answer = await handler(request)

@@ -1,12 +1,16 @@
 """What an actor's process puts off: modules are loaded by their first use, and Ray's own start uses none of them."""
 
+import inspect
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from ray import cloudpickle
 
 from cluster.actors.ray_worker import SELDOM, put_off
 
@@ -15,10 +19,10 @@ from cluster.actors.ray_worker import SELDOM, put_off
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A package, put off, that says when it is loaded."""
     (tmp_path / "seldom").mkdir()
-    (tmp_path / "seldom" / "__init__.py").write_text("import sys\nsys.loaded_seldom = True\nANSWER = 42\n")
+    (tmp_path / "seldom" / "__init__.py").write_text("import sys\nsys.loaded_seldom += 1\nANSWER = 42\n")
     (tmp_path / "seldom" / "part.py").write_text("from . import ANSWER\nPART = ANSWER + 1\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys, "loaded_seldom", False, raising=False)
+    monkeypatch.setattr(sys, "loaded_seldom", 0, raising=False)
     put_off("seldom")
     yield "seldom"
     for name in [name for name in sys.modules if name.partition(".")[0] == "seldom"]:
@@ -46,6 +50,27 @@ def test_it_is_loaded_by_its_first_use(package: str) -> None:
 def test_any_import_of_something_in_it_is_a_use(statement: str) -> None:
     exec(statement, {})
     assert is_loaded()
+
+
+def test_to_ask_for_it_is_no_use_of_it(package: str) -> None:
+    put_off(package)
+    assert find_spec(package) is not None
+    assert inspect.getmodule(lambda: None) is not None
+    assert not is_loaded()
+
+
+@pytest.mark.parametrize("uses_it", [False, True])
+def test_it_is_sent_by_name(package: str, *, uses_it: bool) -> None:
+    held = import_module(package)
+    assert not uses_it or held.ANSWER == 42
+    assert cloudpickle.loads(cloudpickle.dumps(lambda: held))().ANSWER == 42
+
+
+def test_threads_that_use_it_at_once_load_it_once(package: str) -> None:
+    held = [import_module(package)] * 8
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(lambda module: module.ANSWER, held)) == [42] * 8
+    assert sys.loaded_seldom == 1  # type: ignore[attr-defined]
 
 
 @pytest.mark.usefixtures("package")

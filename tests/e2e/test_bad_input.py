@@ -54,8 +54,8 @@ async def client(cluster: LiveCluster) -> AsyncIterator[Client]:
 def _dropped(cluster: LiveCluster) -> dict[str, float]:
     """Drops of the source, by reason."""
     found: dict[str, float] = {}
-    for _, encoded in cluster.supervisor.metrics():
-        for sample in metrics.decode(encoded) if encoded else ():
+    for _, encoded in cluster.metrics():
+        for sample in metrics.decode(encoded):
             if sample.name == "events_dropped_total" and sample.labels[1] == "events":
                 found[sample.labels[2]] = sample.value
     return found

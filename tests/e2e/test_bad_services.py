@@ -76,9 +76,10 @@ def cluster(local_ray: None, service: Service) -> Iterator[LiveCluster]:
     live = LiveCluster(
         {
             "cluster": {"shards": 1},
-            "services": {"api": {"base_url": service.url, "timeout": "700ms"}},
+            "services": {"api": {"base_url": service.url}, "hasty": {"base_url": service.url, "timeout": "700ms"}},
             "queries": [
                 {"key": ["q", "{n}"], "service": "api", "path": "/q/{n}", "retry": 0},
+                {"key": ["silent", "{n}"], "service": "hasty", "path": "/s/{n}", "retry": 0},
                 {"key": ["patient", "{n}"], "service": "api", "path": "/p/{n}", "retry": 2, "retry_delay": "10ms"},
             ],
         }
@@ -126,11 +127,11 @@ def test_the_entry_keeps_its_data_and_says_what_was_wrong(
 @pytest.mark.parametrize(("how", "reason"), [("nothing", "no answer within 0.7 s"), ("hang up", "")])
 def test_a_service_that_says_nothing(cluster: LiveCluster, service: Service, how: str, reason: str) -> None:
     service.how = how
-    missing = cluster.get("q", f"silent {how}")
+    missing = cluster.get("silent", how)
     assert (missing.status_code, missing.json()["error"]["code"]) == (502, "UPSTREAM_ERROR")
     assert reason in missing.json()["error"]["message"]
     service.how = "good"
-    eventually(lambda: cluster.get("q", f"silent {how}", fetch="force").json().get("status") == "success")
+    eventually(lambda: cluster.get("silent", how, fetch="force").json().get("status") == "success")
 
 
 def test_what_is_held_already_is_not_sent_again(cluster: LiveCluster, service: Service) -> None:

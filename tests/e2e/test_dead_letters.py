@@ -57,8 +57,8 @@ def status(cluster: LiveCluster, *arguments: str) -> Any:
 def dropped(cluster: LiveCluster) -> dict[str, float]:
     """Drops of the source, by reason."""
     found: dict[str, float] = {}
-    for _, encoded in cluster.supervisor.metrics():
-        for sample in metrics.decode(encoded) if encoded else ():
+    for _, encoded in cluster.metrics():
+        for sample in metrics.decode(encoded):
             assert SECRET not in repr(sample)
             if sample.name == "events_dropped_total" and sample.labels[1] == "events":
                 found[sample.labels[2]] = sample.value

@@ -18,7 +18,7 @@ from tests.live import LiveCluster, eventually, free_port
 
 pytestmark = [pytest.mark.cluster, pytest.mark.soak]
 SECONDS = lasting(8.0, 60.0)
-RATE = lasting(5_000.0, 20_000.0)
+RATE = lasting(2_500.0, 20_000.0)
 PAUSE_S = 2.0
 RULES = {
     "append": {

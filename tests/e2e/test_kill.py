@@ -15,7 +15,7 @@ from cluster.simulation.view import View
 from tests.live import Client, LiveCluster, eventually, websocket_source
 
 pytestmark = pytest.mark.cluster
-LIMIT_S = 20.0
+LIMIT_S = 60.0
 """One or two on a quiet machine: longer waits are for something that did not notice."""
 
 
@@ -69,8 +69,7 @@ async def test_clients_receive_again_and_losses_are_said(cluster: LiveCluster, u
             LIMIT_S,
         )
         assert (view.resets > 0) == (actor == "ingestor-0"), "its upstream cannot say again what was lost"
-        pids = await asyncio.to_thread(cluster.pids)
-        assert pids[actor] != old
+        await asyncio.to_thread(eventually, lambda: cluster.pids().get(actor) not in (None, old))
     finally:
         stop.set()
         await load

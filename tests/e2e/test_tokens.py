@@ -73,7 +73,7 @@ async def test_tokens_and_tenants_on_a_cluster(local_ray: None, tmp_path: Path) 
                 await http.get("/v1/cluster", headers=bearing(token("acme", harbor={"admin": True})))
             ).status_code == 403
 
-            short = token("acme", seconds=4)
+            short = token("acme", seconds=15)
             async with (
                 connect(url, additional_headers=bearing(acme), proxy=None) as first,
                 connect(url, additional_headers=bearing(short), proxy=None) as ends,

@@ -349,7 +349,7 @@ async def test_who_said_hello_in_time_is_not_late_while_keys_are_fetched(begin: 
 
 async def test_a_session_is_told_before_and_closed_at_the_end(begin: Begin) -> None:
     gateway = await begin(public())
-    ends = time.time() + 1.0
+    ends = time.time() + 4.0
     async with gateway.open(signed({**good(), "exp": ends})) as socket:
         notice = next(each for each in await until(socket, "notice") if each["type"] == "notice")
         assert (notice["code"], notice["expires_at"]) == ("token_expires", int(ends * 1000))
@@ -361,7 +361,7 @@ async def test_a_session_is_told_before_and_closed_at_the_end(begin: Begin) -> N
 
 async def test_an_event_stream_is_told_and_ends(begin: Begin) -> None:
     gateway = await begin(public())
-    headers = {"Authorization": f"Bearer {signed(good(seconds=1.0))}"}
+    headers = {"Authorization": f"Bearer {signed(good(seconds=4.0))}"}
     async with gateway.http.get("/v1/stream", params={"key": NEWS}, headers=headers) as response:
         async with asyncio.timeout(30):
             text = (await response.read()).decode()
@@ -370,7 +370,7 @@ async def test_an_event_stream_is_told_and_ends(begin: Begin) -> None:
 
 async def test_another_token_goes_on_where_the_first_ends(begin: Begin) -> None:
     gateway = await begin(public())
-    async with gateway.open(signed(good(seconds=1.0))) as socket:
+    async with gateway.open(signed(good(seconds=4.0))) as socket:
         await say(
             socket, {"type": "subscribe", "id": "n", "key": ["news"]}, {"type": "subscribe", "id": "o", "key": ["own"]}
         )

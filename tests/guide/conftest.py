@@ -11,6 +11,8 @@ from cluster.config import read_document
 from tests.live import Client, LiveCluster, eventually, websocket_source
 
 DEMO = Path(__file__).parents[2] / "cluster" / "demo" / "harbor.yaml"
+LATENCY_MS = 8_000
+"""Of a server that acts when the test has seen what is to be seen before: below what a service is waited for; another latency ends the wait."""
 
 
 def config(url: str) -> dict[str, Any]:

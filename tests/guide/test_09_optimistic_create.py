@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.guide.conftest import DEMO
+from tests.guide.conftest import DEMO, LATENCY_MS
 from tests.live import Client
 
 pytestmark = pytest.mark.cluster
@@ -51,7 +51,7 @@ async def settled(clients: list[Client], upstream: Any, key: list[Any]) -> None:
 async def test_a_temporary_id_becomes_the_servers_in_place(clients: list[Client], upstream: Any) -> None:
     key = await watch(clients, upstream, "1")
     place = len(tasks(upstream, "1"))
-    upstream.do(lambda up: up.control({"latency_ms": 500}))
+    upstream.do(lambda up: up.control({"latency_ms": LATENCY_MS}))
     await clients[0].mutate("answered", "create_task", id="temp-1", projectId="1", title="New")
     for client in clients:
         await client.until(lambda client=client: client.views["tasks"].data(*key)[-1]["id"] == "temp-1")
@@ -101,14 +101,14 @@ async def test_what_names_the_temporary_id_is_sent_with_the_servers(clients: lis
     """In the same scope, and in another, whose home may be another shard; and once the real id is known, too."""
     key = await watch(clients, upstream, "4")
     before = upstream.do(lambda up: dict(up.stats()["requests"]))
-    upstream.do(lambda up: up.control({"latency_ms": 500}))
+    upstream.do(lambda up: up.control({"latency_ms": LATENCY_MS}))
     await clients[0].mutate("make", "create_task", id="temp-4", projectId="4", title="New")
     await clients[0].mutate("edit", "update_task", id="temp-4", projectId="4", status="done")
     await clients[0].mutate("follow", "create_task", id="temp-5", projectId="5", title="After", blockedBy="temp-4")
     await clients[1].until(lambda: clients[1].views["tasks"].data(*key)[-1]["status"] == "done")
     assert clients[1].views["tasks"].data(*key)[-1]["id"] == "temp-4", "seen before the server has any of it"
-    await clients[0].until(lambda: clients[0].statuses("edit") == ["queued", "pending", "success"])
     upstream.do(lambda up: up.control({"latency_ms": 0}))
+    await clients[0].until(lambda: clients[0].statuses("edit") == ["queued", "pending", "success"])
     await clients[0].mutate("late", "update_task", id="temp-4", projectId="4", title="Renamed")
     for mutation in ("make", "edit", "follow", "late"):
         await clients[0].until(lambda mutation=mutation: clients[0].statuses(mutation)[-1:] == ["success"])
@@ -124,11 +124,11 @@ async def test_what_names_the_temporary_id_is_sent_with_the_servers(clients: lis
 async def test_what_others_create_meanwhile_is_seen_once_too(clients: list[Client], upstream: Any) -> None:
     key = await watch(clients, upstream, "6")
     before = len(tasks(upstream, "6"))
-    upstream.do(lambda up: up.control({"latency_ms": 300}))
+    upstream.do(lambda up: up.control({"latency_ms": LATENCY_MS}))
     await clients[0].mutate("ours", "create_task", id="temp-6", projectId="6", title="Ours")
     upstream.do(lambda up: up.emit(up.tracker.create_task({"projectId": "6", "title": "Theirs"})[1]))
-    await clients[0].until(lambda: clients[0].statuses("ours") == ["pending", "success"])
     upstream.do(lambda up: up.control({"latency_ms": 0}))
+    await clients[0].until(lambda: clients[0].statuses("ours") == ["pending", "success"])
     await settled(clients, upstream, key)
     assert [each["title"] for each in tasks(upstream, "6")][before:] == ["Theirs", "Ours"]
     for client in clients:

@@ -18,7 +18,7 @@ def cluster(local_ray: None, upstream: Any, tmp_path_factory: pytest.TempPathFac
     document = {
         "storage": {"path": str(tmp_path_factory.mktemp("store"))},
         "services": {"api": {"base_url": upstream.url}},
-        "defaults": {"stale_time": "0s", "gc_time": "1500ms", "retry": 1},
+        "defaults": {"stale_time": "0s", "gc_time": "8s", "retry": 1},
         "queries": [
             {"key": ["projects", "detail", "{id}"], "service": "api", "path": "/projects/{id}"},
             {

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.guide.conftest import LATENCY_MS
 from tests.live import Client, LiveCluster, eventually, websocket_source
 
 pytestmark = pytest.mark.cluster
@@ -102,9 +103,9 @@ async def test_a_storm_of_invalidations_makes_one_more_fetch(
     cluster: LiveCluster, client: Client, upstream: Any
 ) -> None:
     await client.subscribe("p", key=["projects", "detail", "2"])
-    upstream.do(lambda up: up.control({"latency_ms": 1_500}))
+    upstream.do(lambda up: up.control({"latency_ms": LATENCY_MS}))
     before = upstream.do(lambda up: dict(up._requests))
-    async with httpx.AsyncClient(base_url=cluster.url) as http:
+    async with httpx.AsyncClient(base_url=cluster.url, timeout=60) as http:
         asked = [http.post("/v1/invalidate", json={"key": ["projects", "detail", "2"]}) for _ in range(30)]
         assert [answer.json() for answer in await asyncio.gather(*asked)] == [{"matched": 1}] * 30
     upstream.do(lambda up: up.control({"latency_ms": 0}))

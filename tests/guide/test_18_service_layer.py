@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.guide.conftest import LATENCY_MS
 from tests.live import Client, LiveCluster, eventually
 
 pytestmark = pytest.mark.cluster
@@ -37,7 +38,7 @@ async def test_a_resource_is_read_written_and_kept_in_step(
     await client.until(lambda: view.data(*key) == truth(upstream, "3"))
     before = len(truth(upstream, "3"))
 
-    upstream.do(lambda up: up.control({"latency_ms": 500}))
+    upstream.do(lambda up: up.control({"latency_ms": LATENCY_MS}))
     begun = mutate(demonstration, "messages.create", wait=False, channelId="3", content="first", authorId="u1")
     await client.until(lambda: view.data(*key)[-1]["content"] == "first")
     shown = view.data(*key)[-1]

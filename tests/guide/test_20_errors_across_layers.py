@@ -53,7 +53,9 @@ async def test_500s_are_tried_again_after_one_and_two_seconds(cluster: LiveClust
     entry = cluster.get("projects", "detail", "1").json()
     assert (entry["status"], entry["data"]["id"]) == ("success", "1")
     delays = [later - earlier for earlier, later in itertools.pairwise(times)]
-    assert [round(delay) for delay in delays] == [1, 2]
+    assert len(delays) == 2
+    assert delays[0] > 0.9
+    assert delays[1] > 1.9
 
 
 def watch_requests(upstream: Any, path: str, times: list[float]) -> None:

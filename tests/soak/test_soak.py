@@ -26,7 +26,7 @@ SECONDS = lasting(0.0, 60.0)
 STOPPED_S = lasting(5.0, 10.0)
 EVENTS = 2_000.0
 WRITES = lasting(100.0, 500.0)
-BUSY_EVENTS, BUSY_WRITES = 20_000.0, 500.0
+BUSY_EVENTS, BUSY_WRITES = lasting(5_000.0, 20_000.0), lasting(200.0, 500.0)
 ACTORS = ["primary", "standby", "coordinator", "ingestor", "gateway", "supervisor"]
 Figures = dict[str, list[float]]
 
@@ -137,7 +137,9 @@ async def test_a_standby_leads_while_there_is_much_to_do(fleet: Fleet, ledger: L
     made = Trial(fleet, ledger, events=BUSY_EVENTS, writes=BUSY_WRITES, seed=24)
     async with made.run():
         async for _ in made.rounds(SECONDS):
-            figures["kill primary, at 20,000 events/s and 500 writes/s"] += await made.fault(_killed(fleet, "primary"))
+            figures[f"kill primary, at {BUSY_EVENTS:,.0f} events/s and {BUSY_WRITES:.0f} writes/s"] += await made.fault(
+                _killed(fleet, "primary")
+            )
     assert made.resets == 0
 
 

@@ -86,6 +86,7 @@ async def test_two_tabs_stay_in_step(pages: Pages, tracker: LiveCluster, upstrea
     await field.fill(edited)
     await field.press("Enter")
     await until(one, SHOWN_TITLE, edited)
+    await until(two, "!harbor.mutations.length")
     await one.get_by_role("button", name=f"Delete {edited}", exact=True).click()
     assert edited not in await shown(one)
     await until(two, f"!{SHOWN_TITLE}", edited)
@@ -149,7 +150,7 @@ async def test_the_queue_outlives_the_page(pages: Pages, tracker: LiveCluster, u
     again = await pages.tab(context, f"{tracker.url}/demo?project=3")
     await until(
         again,
-        "harbor.state === 'connected' && document.querySelectorAll('#tasks li').length > 0 && !harbor.mutations.length",
+        "harbor.restored.then(() => harbor.state === 'connected' && document.querySelectorAll('#tasks li').length > 0 && !harbor.mutations.length)",
     )
     await until(again, SHOWN_TITLE, title)
     assert titles(upstream, "3").count(title) == 1
