@@ -127,6 +127,8 @@ async def test_what_others_create_meanwhile_is_seen_once_too(clients: list[Clien
     upstream.do(lambda up: up.control({"latency_ms": LATENCY_MS}))
     await clients[0].mutate("ours", "create_task", id="temp-6", projectId="6", title="Ours")
     upstream.do(lambda up: up.emit(up.tracker.create_task({"projectId": "6", "title": "Theirs"})[1]))
+    for client in clients:
+        await client.until(lambda client=client: places(client, key, "Theirs")[-1:] == [[before]])
     upstream.do(lambda up: up.control({"latency_ms": 0}))
     await clients[0].until(lambda: clients[0].statuses("ours") == ["pending", "success"])
     await settled(clients, upstream, key)

@@ -7,6 +7,7 @@ import asyncio
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -96,7 +97,11 @@ async def test_a_shard_is_stopped_and_goes_on(fleet: Fleet, ledger: LedgerProces
 
 
 def _killed(fleet: Fleet, kind: str) -> Callable[[dict[str, Any]], None]:
-    return lambda found: fleet.process(found, kind).kill()
+    def kill(found: dict[str, Any]) -> None:
+        with suppress(psutil.NoSuchProcess):  # it has just ended by itself
+            fleet.process(found, kind).kill()
+
+    return kill
 
 
 def _has_ended(process: psutil.Process) -> bool:

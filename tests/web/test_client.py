@@ -2,8 +2,6 @@
 
 import asyncio
 import itertools
-import os
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,9 +83,8 @@ def new_title() -> str:
 
 
 def kill_gateways(live: LiveCluster) -> None:
-    pids = live.pids()
     for name in ("gateway-0", "gateway-1"):
-        os.kill(pids[name], signal.SIGKILL)
+        live.kill(name)
 
 
 async def test_changes_come_as_patches_and_what_they_do_not_touch_keeps_its_identity(
