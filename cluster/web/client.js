@@ -335,6 +335,7 @@ class Socket {
       }
     };
     socket.onclose = ({ code, reason }) => on.closed(code, reason);
+    socket.onerror = () => on.closed(1006); // after which Node.js says no more where nobody listens
   }
 
   send(messages) {
