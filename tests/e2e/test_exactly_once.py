@@ -44,17 +44,22 @@ def ledger() -> Iterator[str]:
         upstream.kill()
 
 
+def by_socket(at: str) -> dict[str, Any]:
+    """The ledger as a source: its WebSocket, which goes on after an event."""
+    return {
+        "type": "websocket",
+        "url": f"ws://{at}/ws",
+        "subscribe": {"join": "{channel}", "after": "{last_event_id}"},
+        "reconnect": RECONNECT,
+    }
+
+
 def document(transport: str, at: str, store: Path) -> dict[str, Any]:
     if transport == "sse":
         source: dict[str, Any] = {"type": "sse", "url": f"http://{at}/sse", "reconnect": RECONNECT}
         streams = [{"source": "ledger", "on": RULES}]
     else:
-        source = {
-            "type": "websocket",
-            "url": f"ws://{at}/ws",
-            "subscribe": {"join": "{channel}", "after": "{last_event_id}"},
-            "reconnect": RECONNECT,
-        }
+        source = by_socket(at)
         streams = [{"source": "ledger", "channel": f"ledger:{n}", "join": "always", "on": RULES} for n in range(2)]
     return {
         "cluster": {"shards": 2},

@@ -21,7 +21,7 @@ from cluster.client import HttpClient
 from cluster.observability import metrics
 from cluster.simulation.view import View
 from tests.e2e.ledger_upstream import truth
-from tests.e2e.test_exactly_once import RECONNECT, RULES, _entry, _last
+from tests.e2e.test_exactly_once import RULES, _entry, _last, by_socket
 from tests.e2e.test_failover import in_sync
 from tests.live import Client, LiveCluster, eventually, free_port
 
@@ -51,14 +51,7 @@ def document(ledger: str, store: Path, **counts: int) -> dict[str, Any]:
     return {
         "cluster": counts,
         "storage": {"path": str(store)},
-        "sources": {
-            "ledger": {
-                "type": "websocket",
-                "url": f"ws://{ledger}/ws",
-                "subscribe": {"join": "{channel}", "after": "{last_event_id}"},
-                "reconnect": RECONNECT,
-            }
-        },
+        "sources": {"ledger": by_socket(ledger)},
         "streams": [
             {"source": "ledger", "channel": f"ledger:{n}", "join": "always", "on": RULES} for n in range(CHANNELS)
         ],

@@ -14,7 +14,7 @@ import pytest
 
 from cluster.observability import metrics
 from tests.e2e.ledger_upstream import KEYS, truth
-from tests.e2e.test_exactly_once import RATE, RECONNECT, RULES, _entry, _last
+from tests.e2e.test_exactly_once import RATE, RECONNECT, RULES, _entry, _last, by_socket
 from tests.live import Client, LiveCluster, eventually, free_port
 
 pytestmark = pytest.mark.cluster
@@ -46,14 +46,7 @@ def with_ids(ledger: str, store: Path, ingestors: Any = 1) -> dict[str, Any]:
     return {
         "cluster": {"shards": 2, "ingestors": ingestors},
         "storage": {"path": str(store)},
-        "sources": {
-            "ledger": {
-                "type": "websocket",
-                "url": f"ws://{ledger}/ws",
-                "subscribe": {"join": "{channel}", "after": "{last_event_id}"},
-                "reconnect": RECONNECT,
-            }
-        },
+        "sources": {"ledger": by_socket(ledger)},
         "streams": [{"source": "ledger", "channel": f"ledger:{n}", "join": "always", "on": RULES} for n in range(8)],
     }
 
