@@ -22,7 +22,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from cluster.actors import admin, handles, node
-from cluster.actors.handles import SUPERVISOR, SupervisorHandle, connect, kill, namespace
+from cluster.actors.handles import NAMESPACE, SUPERVISOR, SupervisorHandle, connect, kill, namespace
 from cluster.actors.specification import encode
 from cluster.clock import SystemClock
 from cluster.config import Config, refusals
@@ -33,6 +33,10 @@ DOWN_CHECK_S = 2.0
 """How soon `up` ends after `down`, and notices another configuration."""
 TELL_S = 10.0
 """Between words on what is waited for."""
+PROBE_S = 5.0
+"""For a Ray to take a connection."""
+DEFAULT_NAME = "harbor"
+"""Of a cluster whose configuration names none."""
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
 """Ours is a local Ray for messages of some hundred KB."""
 
@@ -51,6 +55,11 @@ def running(name: str) -> dict[str, Any] | None:
     return note
 
 
+def _noted() -> list[str]:
+    """Return the names of the clusters of which there is a note of a driver that lives."""
+    return sorted(note.stem for note in _note("").parent.glob("*.json") if running(note.stem) is not None)
+
+
 def _local_address(name: str) -> str | None:
     note = running(name)
     return None if note is None else str(note["address"])
@@ -63,6 +72,7 @@ def _ray(address: str | None, name: str, upstream: str | None = None) -> Iterato
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
     try:
         if address is not None:
+            _probe(address)
             connect(address=address, namespace=namespace(name))
         else:
             connect(
@@ -72,7 +82,7 @@ def _ray(address: str | None, name: str, upstream: str | None = None) -> Iterato
                 object_store_memory=OBJECT_STORE_BYTES,
                 num_cpus=max(os.cpu_count() or 1, 1),
             )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:  # a ConnectionError is an OSError
         raise HarborError(ErrorCode.UNAVAILABLE, f"no Ray at {address or 'this machine'}: {error}") from error
     own = address is None
     note = _note(name)
@@ -86,6 +96,17 @@ def _ray(address: str | None, name: str, upstream: str | None = None) -> Iterato
         if own:
             note.unlink(missing_ok=True)
         ray.shutdown()
+
+
+def _probe(address: str) -> None:
+    """Find out whether somebody listens there. Ray itself would go on trying for minutes, and print that it does.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), PROBE_S).close()
 
 
 def up(
@@ -208,23 +229,54 @@ def _check_port(host: str, port: int) -> None:
             ) from error
 
 
-def down(address: str | None, name: str, *, joins: bool = False) -> bool:
-    """Stop a cluster. Returns whether there was one. `joins` as in `up`.
+def down(address: str | None, name: str | None = None, *, joins: bool = False) -> str | None:
+    """Stop a cluster. Returns its name, or None where there is none.
+
+    Args:
+        address: Of a Ray that is there; None: the one that this user's `up` has started.
+        name: None: of the only cluster there, or of the one that has the default name.
+        joins: As in `up`.
 
     Raises:
-        HarborError: no Ray there.
+        HarborError: no Ray there; or several clusters, and none is named.
     """
-    address = address or _local_address(name)
     if address is None:
-        return False
-    with node.joined(address, threading.Event()) if joins else nullcontext(), _ray(address, name):
-        handle = _supervisor(name)
+        name = _only(_noted(), "here") if name is None else name
+        address = None if name is None else _local_address(name)
+    if address is None:
+        return None
+    with (
+        node.joined(address, threading.Event()) if joins else nullcontext(),
+        _ray(address, name or ""),  # to look at all namespaces, any will do
+    ):
+        name = _only(_supervised(), f"at {address}") if name is None else name
+        handle = None if name is None else _supervisor(name)
         if handle is None:
-            return False
+            return None
         with suppress(RayError):
             SupervisorHandle(handle).stop()
         kill(handle)
-        return True
+        return name
+
+
+def _only(names: list[str], where: str) -> str | None:
+    """Return the one name there is, or of several the one that clusters have by default; else which is meant is not guessed."""
+    if DEFAULT_NAME in names:
+        return DEFAULT_NAME
+    if len(names) > 1:
+        raise HarborError(
+            ErrorCode.BAD_REQUEST, f"several clusters are running {where}: {', '.join(names)}; say which with --name"
+        )
+    return names[0] if names else None
+
+
+def _supervised() -> list[str]:
+    """Return the names of the clusters that have a supervisor on this Ray."""
+    return sorted(
+        each["namespace"].removeprefix(NAMESPACE)
+        for each in ray.util.list_named_actors(all_namespaces=True)
+        if each["name"] == SUPERVISOR and each["namespace"].startswith(NAMESPACE)
+    )
 
 
 def _supervisor(name: str) -> Any:

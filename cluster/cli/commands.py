@@ -8,7 +8,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from functools import wraps
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Annotated, Any, NoReturn, ParamSpec
 
 import orjson
 import typer
+from typer.main import get_command
 
 from cluster import __version__
 from cluster.errors import ErrorCode, HarborError, StoreError
@@ -202,7 +203,9 @@ def new_key(
 @_command
 def down(
     address: Annotated[str | None, typer.Option(help="The Ray cluster; without it the local one.")] = None,
-    name: Annotated[str, typer.Option(help="The cluster's name.")] = "harbor",
+    name: Annotated[
+        str | None, typer.Option(help="The cluster's name; without it the only one that runs there.")
+    ] = None,
     join: Annotated[bool, typer.Option("--join", help="As in `harbor up`.")] = False,
 ) -> None:
     """Stop a cluster."""
@@ -213,9 +216,11 @@ def down(
     prepare_ray(address)
     from cluster.actors import deploy
 
-    if not deploy.down(address, name, joins=join):
-        raise HarborError(ErrorCode.NOT_FOUND, f"no cluster {name!r} is running{f' at {address}' if address else ''}")
-    sys.stdout.write(f"harbor stopped: {name}\n")
+    stopped = deploy.down(address, name, joins=join)
+    if stopped is None:
+        which, where = "" if name is None else f" {name!r}", "" if address is None else f" at {address}"
+        raise HarborError(ErrorCode.NOT_FOUND, f"no cluster{which} is running{where}")
+    sys.stdout.write(f"harbor stopped: {stopped}\n")
 
 
 @app.command()
@@ -312,16 +317,25 @@ def backup(
 @_command
 def restore(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A backup.")],
-    config: Annotated[Path | None, typer.Argument(help="harbor.yaml of the cluster, which may not run.")] = None,
+    config: Annotated[
+        Path | None, typer.Argument(help="Of the cluster, which may not run; without one ./harbor.yaml.")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Only look the backup over.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Set aside what is stored there.")] = False,
     shard: Annotated[list[int] | None, typer.Option(help="Only of this shard (several: again).")] = None,
 ) -> None:
     """Fill the stores of a cluster that does not run from a backup."""
     from cluster.cli.backup import look_over, put_back
+    from cluster.cli.up import configuration_here
 
+    if config is None and not check:
+        config = configuration_here()
     if check == (config is not None):
-        raise HarborError(ErrorCode.BAD_REQUEST, "expected either CONFIG, the cluster to restore, or --check")
+        raise HarborError(
+            ErrorCode.BAD_REQUEST,
+            "expected either CONFIG, the cluster to restore, or --check"
+            + ("" if check else "; there is no ./harbor.yaml"),
+        )
     if config is None:
         found = look_over(directory)
         if _is_terminal():
@@ -542,5 +556,28 @@ def verify(
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line. Wrong use, which Typer would frame and explain, is one line too."""
+    command = get_command(app)
+    try:
+        code = command.main(prog_name="harbor", standalone_mode=False)
+    except typer.Abort:
+        sys.stderr.write("harbor: aborted\n")
+        code = 1
+    except typer.TyperException as error:
+        code = error.exit_code
+        if type(error).__name__ == "NoArgsIsHelpError":  # which Typer does not export
+            sys.stdout.write(f"{error.message}\n" if error.message else "")  # Rich, where it is used, has printed it
+        else:
+            said = " ".join(error.format_message().split()).removesuffix(".")
+            meant = " ".join(["harbor", *_meant(command, sys.argv[1:])])
+            sys.stderr.write(f"harbor: {said[:1].lower()}{said[1:]} (see {meant} --help)\n")
+    sys.exit(code)
+
+
+def _meant(command: Any, words: list[str]) -> Iterator[str]:
+    """Yield the names that lead to the command that was meant: not every error says of which it is."""
+    for word in words:
+        command = getattr(command, "commands", {}).get(word)
+        if command is None:
+            return
+        yield word

@@ -35,6 +35,12 @@ def prepare_ray(address: str | None) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
+def configuration_here() -> Path | None:
+    """Return the configuration that commands take where none is named, if there is one."""
+    path = Path("harbor.yaml")
+    return path if path.exists() else None
+
+
 def run(
     config_path: Path | None,
     *,
@@ -50,8 +56,8 @@ def run(
     if app is not None:
         # What runs the app's functions are the workers of a local Ray, which find its module where we do.
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
-    elif config_path is None and not demo and Path("harbor.yaml").exists():
-        config_path = Path("harbor.yaml")
+    elif config_path is None and not demo:
+        config_path = configuration_here()
     demo = demo or (config_path is None and app is None)
     path = config_path or (DEMO_CONFIG if demo else None)
     stop = threading.Event()

@@ -96,6 +96,31 @@ def test_the_command_says_which_file_is_wrong_and_where_it_has_restored(
     assert (again.exit_code, again.stderr.endswith("a store is there already; --replace sets it aside\n")) == (1, True)
 
 
+def test_restore_takes_the_configuration_that_lies_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(tmp_path, *STREAM)
+    monkeypatch.chdir(tmp_path)
+
+    def restore(*arguments: str) -> Any:
+        return CliRunner().invoke(app, ["restore", "backup", *arguments])
+
+    none = restore()
+    assert (none.exit_code, none.stdout) == (2, "")
+    assert none.stderr == (
+        "harbor: expected either CONFIG, the cluster to restore, or --check; there is no ./harbor.yaml (BAD_REQUEST)\n"
+    )
+    Path("harbor.yaml").write_text("cluster: {name: here, shards: 1}")
+    checked = restore("--check")
+    assert (checked.exit_code, orjson.loads(checked.stdout)["entries"]) == (0, 3)
+    assert not Path(".harbor").exists()
+    done = restore()
+    assert (done.exit_code, orjson.loads(done.stdout)["directory"]) == (0, str(tmp_path / ".harbor" / "here"))
+    both = restore("harbor.yaml", "--check")
+    assert (both.exit_code, both.stderr) == (
+        2,
+        "harbor: expected either CONFIG, the cluster to restore, or --check (BAD_REQUEST)\n",
+    )
+
+
 def test_where_nothing_is_kept_nothing_is_put_back(tmp_path: Path) -> None:
     made(tmp_path, *STREAM)
     config = load_mapping({"cluster": {"shards": 2}, "storage": {"path": None}}, {})

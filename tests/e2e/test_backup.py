@@ -135,13 +135,14 @@ def require_the_ledger(cluster: LiveCluster, ledger: str) -> None:
     eventually(is_there)
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "cluster.cli", *arguments],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
+        cwd=cwd,
         env={**os.environ, "HARBOR_TOKEN": ""},
     )
 
@@ -168,10 +169,11 @@ def test_the_commands_say_what_is_wrong_in_one_line(local_ray: None, tmp_path: P
     assert (gone.returncode, gone.stderr.count("\n")) == (1, 1)
     assert not (tmp_path / "other").exists()
     assert (checked := run("restore", directory, "--check")).returncode == 0, checked.stderr
-    assert (wrong := run("restore", directory)).returncode == 2
-    assert "expected either CONFIG" in wrong.stderr
+    nowhere = run("restore", directory, cwd=tmp_path / "store")
+    assert (nowhere.returncode, nowhere.stderr.count("\n")) == (2, 1)
+    assert "expected either CONFIG" in nowhere.stderr
     assert run("restore", directory, str(config)).returncode == 0
-    twice = run("restore", directory, str(config))
+    twice = run("restore", directory, cwd=tmp_path)
     assert (twice.returncode, "--replace sets it aside" in twice.stderr) == (1, True)
     assert run("restore", directory, str(config), "--replace").returncode == 0
     (tmp_path / "backup" / "shard-0.rows").write_bytes(b"")
