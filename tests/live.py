@@ -218,6 +218,10 @@ class Client:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._news.wait(), LOOK_S)
 
+    def break_off(self) -> None:
+        """Lose the connection, as a client that has left its network does."""
+        self._socket.transport.abort()
+
     async def close(self) -> None:
         self._reader.cancel()
         await self._socket.close()

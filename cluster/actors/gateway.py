@@ -161,6 +161,7 @@ class GatewayActor(Shell):
             **self.about(),
             "address": f"http://{self._shown_host}:{self._port}",
             "sessions": len(self.machine.sessions),
+            "subscriptions": dict(self.machine.subscriptions()),
             "draining": self._server.draining,
         }
 
@@ -183,6 +184,8 @@ class GatewayActor(Shell):
         machine, metrics = self.machine, self._metrics
         metrics.set("gateway_sessions", len(machine.sessions))
         metrics.set("gateway_outbox_bytes", machine.outbox_bytes())
+        for shard, count in machine.subscriptions().items():
+            metrics.set("shard_subscriptions", count, shard=str(shard))
         for level, count in machine.degraded().items():
             metrics.set("sessions_degraded", count, level=level)
         metrics.set("replica_divergences_total", machine.anti_entropy.divergences)

@@ -5,8 +5,9 @@ to. Answer and news take different ways, so that news may be here first. A sessi
 the `result` of what it asked: while a request of its own is under way, what is heard is held. One that waits by HTTP is answered once the
 mutation is settled.
 
-Of a mutation that is settled nothing but its id is remembered, for a while, and nothing for a session that is gone. When a home begins a
-new life, what may have been lost on the way is asked for again.
+Of a mutation that is settled nothing but its id is remembered, for a while, and nothing for a session that is gone: homes know which session
+began what, and are asked where one comes back, to whatever gateway. When a home begins a new life, what may have been lost on the way is
+asked for again.
 
 What must not live here: what a mutation does (`mutation`, `mutation_queue`), links and requests (`gateway_state`), message texts
 (`protocol`).
@@ -52,9 +53,9 @@ class Order(Struct, frozen=True):
         """What says which shard is its home."""
         return CanonicalKey(self.scope)
 
-    def request(self, request: int) -> Mutate:
-        """Return what its home is asked."""
-        return Mutate(request, self.mutation, self.name, self.variables, self.scope, self.delay_ms)
+    def request(self, request: int, author: str = "") -> Mutate:
+        """Return what its home is asked, for a session of this identity."""
+        return Mutate(request, self.mutation, self.name, self.variables, self.scope, self.delay_ms, author)
 
 
 class Said(Struct, frozen=True):
@@ -339,18 +340,19 @@ class GatewayMutations:
         for mutation in list(self._sessions.get(session, ())):
             self._leave(session, mutation)
 
-    def move(self, old: str, new: str) -> News:
-        """A session goes on as another, which is told how its mutations are now."""
+    def regained(self, session: str, view: MutationView, home: int) -> News:
+        """A home says how a mutation is that a session had begun before its connection was lost; the session hears of it from now on."""
+        followed = self._follow(view.mutation, home)
+        followed.view = view
+        ear = followed.ears.setdefault(session, _Ear())
+        self._sessions.setdefault(session, {})[view.mutation] = None
         news: News = []
-        for mutation in list(self._sessions.get(old, ())):
-            followed = self._followed[mutation]
-            ear = followed.ears.get(new)
-            if ear is None:
-                ear = followed.ears[new] = _Ear()
-                self._sessions.setdefault(new, {})[mutation] = None
-            self._leave(old, mutation)
-            if followed.view is not None and not ear.pending:  # never a settled one: of those nothing is kept
-                self._tell(new, ear, followed.view, news)
+        if ear.pending:
+            ear.held.append(view)
+            return news
+        self._tell(session, ear, view, news)
+        if view.status in SETTLED:
+            self._settled(session, view.mutation)
         return news
 
     def moved(self, homes: Collection[int]) -> None:

@@ -18,6 +18,7 @@ What must not live here: HTTP and sockets (`cluster.gateway`), message texts (`p
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import orjson
@@ -46,6 +47,7 @@ from cluster.core.messages import (
     Failure,
     Full,
     Item,
+    KeyInfo,
     ListMembers,
     ListMutations,
     Mend,
@@ -53,6 +55,7 @@ from cluster.core.messages import (
     Missed,
     MissedKeys,
     Mutate,
+    MutationList,
     MutationView,
     Noted,
     Outdated,
@@ -950,6 +953,8 @@ class GatewayState:
                     replica.awaited_version = max(replica.awaited_version, payload.version)
             case Act():
                 self._doubt(shard, asked)
+            case ListMutations(author=author) if author:
+                self._regain(shard, author, payload, effects)
             case ListMutations(mutation=mutation) if request not in self._gathers:
                 self._pass_on(self.mutations.found(mutation, payload), effects)
             case PresenceResume(member=member) if isinstance(payload, Restored):
@@ -1022,6 +1027,20 @@ class GatewayState:
             return None
         return replica
 
+    def subscribers(self, row: KeyInfo) -> int:
+        """Return how many subscriptions an entry has, given how many gateways watch it: exactly of those here, of each other gateway one."""
+        replica = self.replicas.get(row.key)
+        own = 0 if replica is None else sum(len(topic.subscriptions) for topic in replica.topics)
+        return own + max(row.subscribers - bool(own), 0)
+
+    def subscriptions(self) -> Counter[int]:
+        """Return how many subscriptions concern each shard; one of a prefix concerns all."""
+        counts = Counter({shard.index: 0 for shard in self._shards})
+        for topic in self._topics.values():
+            for shard in topic.watches:
+                counts[shard] += len(topic.subscriptions)
+        return counts
+
     # --- mutations -----------------------------------------------------------------------------------------------
 
     def mutate(
@@ -1034,7 +1053,8 @@ class GatewayState:
         """
         home = self._slots.shard(order.home)
         self.mutations.require_home(order.mutation, home)
-        effects = self.request(ticket, order.home, order.request, now_ms)
+        author = "" if session is None else session.identity
+        effects = self.request(ticket, order.home, partial(order.request, author=author), now_ms)
         if session is not None:
             self.mutations.attach(session.id, order.mutation, home)
         if waits:
@@ -1071,6 +1091,13 @@ class GatewayState:
                         effects.extend(self.say(session, protocol.message(kind, **_told(members, session.tenant))))
                 case Concluded(ticket=ticket, payloads=payloads):
                     effects.append(Respond(ticket, payloads))
+
+    def _regain(self, shard: _Shard, author: str, payload: Payload, effects: list[Effect]) -> None:
+        """A shard says which mutations a session had begun before it came back."""
+        session = self.presence.session_of(author)
+        if session is not None and isinstance(payload, MutationList):
+            for view in payload.mutations:
+                self._pass_on(self.mutations.regained(session.id, view, shard.index), effects)
 
     def _ask_again(self, shard: _Shard) -> None:
         """Ask a shard that began anew how its mutations are: what it told last may have been lost."""
@@ -1247,10 +1274,15 @@ class GatewayState:
         effects: list[Effect] = []
         if earlier is not None:
             effects.append(Close(earlier.id, protocol.CLOSE_RESUMED, "resumed by another connection"))
-        for shard in self._shards if self.presence.patterns else ():
-            request = PresenceResume(self._id(), self.incarnation, session.identity)
-            shard.outstanding[request.id] = request
-            shard.queue.append(request)
+        for shard in self._shards:
+            requests: list[Request] = []
+            if self.presence.patterns:
+                requests.append(PresenceResume(self._id(), self.incarnation, session.identity))
+            if self.mutations.declared:
+                requests.append(ListMutations(self._id(), author=session.identity))
+            for request in requests:
+                shard.outstanding[request.id] = request
+                shard.queue.append(request)
         return [*effects, *self._told()]
 
     def declare(self, patterns: Sequence[Pattern], now_ms: float) -> list[Effect]:

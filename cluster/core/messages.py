@@ -406,6 +406,8 @@ class Mutate(Struct, frozen=True, array_like=True, tag="mutate"):
     scope: str
     delay_ms: float | None = None
     """None: as it is declared."""
+    author: str = ""
+    """The session that begins it, by its public identity; "": nobody comes back for it."""
 
 
 class Undo(Struct, frozen=True, array_like=True, tag="undo"):
@@ -416,7 +418,10 @@ class Undo(Struct, frozen=True, array_like=True, tag="undo"):
 
 
 class ListMutations(Struct, frozen=True, array_like=True, tag="mutations"):
-    """List the mutations whose home this shard is: one by its id, or those of some statuses. Answer: `MutationList`."""
+    """List the mutations whose home this shard is: one by its id, or those of some statuses. Answer: `MutationList`.
+
+    Those of an `author` are asked for by the gateway to which this session came back: it is told their statuses from then on.
+    """
 
     id: int
     mutation: str = ""
@@ -424,6 +429,8 @@ class ListMutations(Struct, frozen=True, array_like=True, tag="mutations"):
     """Empty: all."""
     newest: int = 0
     """At most so many, the newest; 0: all."""
+    author: str = ""
+    """Those that this session began: not settled, or lately."""
 
 
 # --- presence, gateway -> home (a shard) ---
@@ -589,6 +596,7 @@ class KeyInfo(Struct, frozen=True, array_like=True):
     status: str
     is_stale: bool
     subscribers: int
+    """Gateways that watch it."""
 
 
 class KeyList(Struct, frozen=True, array_like=True, tag="key_list"):

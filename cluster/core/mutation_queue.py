@@ -44,6 +44,8 @@ MAX_SETTLED = 100_000
 a shard is still to hear of it: where it cannot be, and as many wait, more mutations are refused."""
 MAX_RESULT_BYTES = 64 * 1024 * 1024
 """What services have answered to all that are remembered: 640 bytes each, or four of the longest answers. Beyond it as above."""
+MAX_REGAINED = 100
+"""Settled mutations of which a session that comes back is told, of each home. Of some it may have heard before."""
 UNSTORED_MS = 1_000.0
 """How long a mutation waits that could not be stored, and so was not sent."""
 MAX_CONFLICTS = 3
@@ -90,6 +92,8 @@ class MutationRecord(Struct, array_like=True):
     """Gateways that have asked for it since."""
     awaits: list[str] = []
     """Temporary ids of what was still being created when it was looked at."""
+    author: str = ""
+    """The session that began it, by its public identity; "": none that could come back."""
 
     def view(self) -> MutationView:
         """Return it as clients see it."""
@@ -139,6 +143,8 @@ class MutationQueue:
         self._changed = changed
         self.records: dict[str, MutationRecord] = {}
         """By id."""
+        self._authors: dict[str, dict[str, None]] = {}
+        """Their ids, by the session that began them."""
         self._scopes: dict[str, deque[MutationRecord]] = {}
         """Those that are not settled, in order."""
         self._settled: deque[MutationRecord] = deque()
@@ -185,7 +191,7 @@ class MutationQueue:
         self._now_ms = now_ms
         for record in sorted(records, key=lambda each: each.number):
             self._number = max(self._number, record.number)
-            self.records[record.id] = record
+            self._keep(record)
             if record.status.is_settled:
                 self._remember(record)
                 if not record.unlifted:
@@ -230,7 +236,7 @@ class MutationQueue:
             self._number = max(
                 self._number, record.number
             )  # of one scope all were of one home, so their order is theirs still
-            self.records[record.id] = record
+            self._keep(record)
             self._changed(record.id)
             self.told[record.id] = record
             if record.status.is_settled:
@@ -249,7 +255,7 @@ class MutationQueue:
     def let_go(self, records: Iterable[MutationRecord]) -> None:
         """Their home is another shard now: whole scopes, of which nothing is told here any more."""
         for record in records:
-            del self.records[record.id]
+            self._drop(record)
             self._changed(record.id)
             self.told.pop(record.id, None)
             if record.status.is_settled:
@@ -344,8 +350,9 @@ class MutationQueue:
             [(key, operation) for key, operation in laid],
             temporary=temporary,
             awaits=sorted(named & self._temporaries.keys()),
+            author=request.author,
         )
-        self.records[record.id] = record
+        self._keep(record)
         self._enter(record)
         if temporary:
             self._create(temporary, record.id, record.variables)
@@ -378,6 +385,32 @@ class MutationQueue:
             return [] if record is None else [record.view()]
         found = [each for each in self.records.values() if not statuses or each.status in statuses]
         return [each.view() for each in sorted(found, key=lambda each: each.number)[-newest:]]
+
+    def regained(self, author: str, owner: str) -> list[MutationView]:
+        """Return what a session began that has come back to a gateway, the oldest first; of what is settled the latest.
+
+        That gateway is told of them from now on.
+        """
+        records = [self.records[each] for each in self._authors.get(author, ())]
+        settled = sorted((each for each in records if each.status.is_settled), key=lambda each: each.settled_ms)
+        shown = [*settled[-MAX_REGAINED:], *(each for each in records if not each.status.is_settled)]
+        for record in shown:
+            if owner != record.owner and owner not in record.others:
+                record.others.append(owner)
+        return [each.view() for each in sorted(shown, key=lambda each: each.number)]
+
+    def _keep(self, record: MutationRecord) -> None:
+        self.records[record.id] = record
+        if record.author:
+            self._authors.setdefault(record.author, {})[record.id] = None
+
+    def _drop(self, record: MutationRecord) -> None:
+        del self.records[record.id]
+        if record.author:
+            ids = self._authors[record.author]
+            del ids[record.id]
+            if not ids:
+                del self._authors[record.author]
 
     def oldest_ms(self, now_ms: float) -> float:
         """Return for how long the oldest that is not settled could have been sent; 0: there is none."""
@@ -855,7 +888,7 @@ class MutationQueue:
                 break
             record = settled.popleft()
             self._result_bytes -= len(record.result or b"")
-            del self.records[record.id]
+            self._drop(record)
             self._changed(record.id)
         for old, (_, until) in list(islice(self._renamed.items(), 8)):
             if until <= self._now_ms:

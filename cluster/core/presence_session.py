@@ -235,6 +235,10 @@ class PresenceSessions:
         """There is another session."""
         self._here[session.identity] = session
 
+    def session_of(self, identity: str) -> SessionState | None:
+        """Return the session that has an identity, if it is here."""
+        return self._here.get(identity)
+
     def gone(self, session: SessionState, now_ms: float, *, lingers: bool) -> None:
         """A session's socket is gone. `lingers`: it may come back, so its memberships last a little longer."""
         self._here.pop(session.identity, None)

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-OFFLINE_AFTER = 5
-"""Calls in a row that did not reach a service before it counts as offline: more than the tries of one fetch with default retries, so
-that a fetch fails with its own error first."""
+OFFLINE_AFTER = 4
+"""Calls in a row that did not reach a service before it counts as offline: the tries of one fetch with default retries. That fetch fails with
+its own error, and who watches hears why."""
 PROBE_MS, MAX_PROBE_MS = 1_000.0, 30_000.0
 """First and longest wait between calls that try whether an offline service is back."""
 UNREACHABLE = frozenset({502, 503, 504})

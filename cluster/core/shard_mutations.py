@@ -158,6 +158,8 @@ class ShardMutations:
                 return None
             case Undo(mutation=mutation):
                 return self.queue.undo(mutation, now_ms)
+            case ListMutations(author=author) if author:
+                return MutationList(self.queue.regained(author, gateway))
             case ListMutations(mutation=mutation, statuses=statuses, newest=newest):
                 return MutationList(self.queue.listed(mutation, statuses, newest))
 

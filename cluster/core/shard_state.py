@@ -2151,11 +2151,6 @@ class ShardState:
 
     # --- figures -------------------------------------------------------------------------------------------------
 
-    @property
-    def subscriptions(self) -> int:
-        """Watches of all gateways."""
-        return sum(len(link.watches) for link in self._links.values())
-
     def view(self, key: str) -> EntryView | None:
         """Return an entry as readers see it."""
         entry = self.cache.get(key)

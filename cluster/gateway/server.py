@@ -649,7 +649,7 @@ class GatewayServer:
         rows = sorted((row for each in lists for row in each.keys), key=lambda row: row.key)
         more = len(rows) > limit or any(each.more for each in lists)
         rows = rows[:limit]
-        answer: dict[str, Any] = {"keys": [_key_row(row, tenant) for row in rows]}
+        answer: dict[str, Any] = {"keys": [_key_row(row, self.state.subscribers(row), tenant) for row in rows]}
         if more and rows:
             answer["cursor"] = tenant.outside(rows[-1].key)
         return web.Response(body=orjson.dumps(answer), headers=JSON)
@@ -1122,13 +1122,13 @@ def _request_id(request: web.BaseRequest, key: CanonicalKey) -> str:
     return f"{given}/{sha256(whose.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
 
 
-def _key_row(row: KeyInfo, tenant: Tenant) -> dict[str, Any]:
+def _key_row(row: KeyInfo, subscribers: int, tenant: Tenant) -> dict[str, Any]:
     return {
         "key": orjson.Fragment(tenant.outside(row.key)),
         "version": row.version,
         "status": row.status,
         "is_stale": row.is_stale,
-        "subscribers": row.subscribers,
+        "subscribers": subscribers,
     }
 
 

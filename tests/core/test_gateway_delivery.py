@@ -12,7 +12,7 @@ import pytest
 
 from cluster.core import anti_entropy, gateway_state, shard_state, template
 from cluster.core.declared_query import DeclaredQuery, Response
-from cluster.core.messages import Edit
+from cluster.core.messages import Edit, KeyInfo
 from cluster.core.operation import parse_operations
 from cluster.errors import UpstreamError
 from tests.in_process import Client, InProcess, View
@@ -278,3 +278,26 @@ def test_what_changes_all_the_time_is_no_divergence(monkeypatch: pytest.MonkeyPa
         world.advance(20.0)
     world.settle(10_000)
     assert [gateway.anti_entropy.divergences for gateway in world.gateways.values()] == [0, 0]
+
+
+# --- who watches -------------------------------------------------------------------------------------------------
+
+
+def test_subscriptions_are_counted_by_entry_and_by_shard() -> None:
+    world = InProcess(shards=2, gateways=2)
+    world.write('["a",1]', 0)
+    home = int(world.shard_of('["a",1]').identity.removeprefix("shard-"))
+    for n in range(3):
+        Client(world, f"c{n}").subscribe(1, key=["a", 1])
+    prefixed = Client(world, "prefixed")
+    prefixed.subscribe(1, prefix=["a"])
+    Client(world, "elsewhere", "gateway-1").subscribe(1, key=["a", 1])
+    world.settle(100)
+    row = KeyInfo('["a",1]', 1, "success", is_stale=False, subscribers=2)
+    assert [gateway.subscribers(row) for gateway in world.gateways.values()] == [5, 2]
+    assert world.gateway.subscriptions() == {home: 4, 1 - home: 1}
+    unwatched = KeyInfo('["b",1]', 1, "success", is_stale=False, subscribers=0)
+    assert world.gateway.subscribers(unwatched) == 0
+    prefixed.close()
+    world.settle(100)
+    assert (world.gateway.subscribers(row), +world.gateway.subscriptions()) == (4, {home: 3})

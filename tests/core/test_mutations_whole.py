@@ -10,6 +10,7 @@ from cluster.core import template
 from cluster.core.declared_query import Response
 from cluster.core.messages import Overlays
 from cluster.core.mutation import DeclaredMutation, in_data
+from cluster.core.presence_session import identity_of
 from cluster.core.query_key import CanonicalKey
 from cluster.core.rule import RuleOperation
 from cluster.errors import UpstreamError
@@ -205,6 +206,36 @@ def test_a_client_that_comes_back_elsewhere_attaches_to_it_again() -> None:
     made.settle()
     assert "success" in kinds(second.read())
     assert not made.sent
+
+
+@pytest.mark.parametrize("gateway", ["gateway-0", "gateway-1"])
+@pytest.mark.parametrize("shards", [1, 4])
+def test_a_session_that_comes_back_hears_of_its_own_mutations(gateway: str, shards: int) -> None:
+    made = world(shards)
+    first = Client(made, identity_of("a secret"))
+    first.session.secret = "a secret"
+    other = Client(made, "other")
+    for mutation in ("settles", "goes-on"):
+        mutate(first, mutation, id=mutation, text="new")
+    mutate(other, "others", id="others", text="newer")
+    at_once(made)
+    token = made.gateways["gateway-0"].tokens.session(first.session.secret, first.session.owner)
+    first.close()
+    while made.sent[0][1].mutation != "settles":
+        made.sent.rotate()
+    made.answered(Response(b"{}"))
+    made.settle()
+
+    second = Client(made, "again", gateway)
+    second.say(type="hello", id=1, resume=token)
+    made.settle()
+    outcomes = [(each["mutation_id"], each["status"]) for each in second.read() if each["type"] == "mutation"]
+    assert sorted(outcomes) == [("goes-on", "pending"), ("settles", "success")]
+    made.answered(Response(b"{}"))
+    made.answered(Response(b"{}"))
+    made.settle()
+    outcomes = [(each["mutation_id"], each["status"]) for each in second.read() if each["type"] == "mutation"]
+    assert outcomes == [("goes-on", "success")]
 
 
 def test_those_of_two_gateways_who_asked_for_the_same_are_both_told() -> None:

@@ -39,6 +39,7 @@ SERVED: dict[str, Any] = {
         {"key": ["r", "{id}"], "service": "api", "path": "/r/{id}", "stale_time": "10s", "retry": 5},
         {"key": ["o", "{id}"], "service": "other", "path": "/o/{id}", "retry": 0},
         {"key": ["often"], "service": "api", "path": "/often", "stale_time": "infinity", "refetch_interval": "30s"},
+        {"key": ["usual", "{id}"], "service": "api", "path": "/usual/{id}"},
         {"key": ["made", "{n}"], "function": "package.module:make", "retry": 0},
         {"key": ["list"], "service": "api", "path": "/list", "params": {"sort": "age"}, "infinite": {"page_size": 2}},
     ],
@@ -593,6 +594,20 @@ class TestLostServices:
         shard.fetched(1)
         assert shard.data('["r",1]') == 1
         assert shard.machine.cache.is_online("api")
+
+    def test_one_fetch_with_the_usual_tries_is_enough_and_what_failed_is_fetched_when_the_service_is_back(
+        self, shard: Shard
+    ) -> None:
+        key = '["usual",1]'
+        shard.watch(key)
+        asked = read(shard, key)
+        for _ in range(4):  # the first call and three retries
+            until_asked(shard)
+            shard.fetched(DOWN)
+        assert (shard.answers()[asked].code, known(shard, key).is_offline) == ("UPSTREAM_ERROR", True)
+        until_asked(shard)
+        shard.fetched("back")
+        assert (shard.held[key].view().data, known(shard, key).is_offline) == (b'"back"', False)
 
     def test_a_gateway_that_comes_later_is_told(self, shard: Shard) -> None:
         lose(shard)

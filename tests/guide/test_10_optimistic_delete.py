@@ -106,6 +106,29 @@ async def test_without_undo_the_server_gets_one_delete(
     assert (by_http.status_code, by_http.json()["error"]["code"]) == (409, "CONFLICT")
 
 
+async def test_an_author_whose_connection_broke_off_goes_on_with_it(
+    clients: list[Client], demonstration: LiveCluster, upstream: Any
+) -> None:
+    key = await watch(clients, upstream, "1")
+    author, *others = clients
+    task = tasks(upstream, "1")[-1]["id"]
+    await author.mutate("kept", "delete_task", delay_ms=LONG_MS, id=task, projectId="1")
+    await gone(clients, key, task)
+    (welcome,) = [each for each in author.log if each["type"] == "welcome"]
+    author.break_off()
+
+    back = await Client.open(demonstration.url)
+    await back.send(type="hello", resume=welcome["resume_token"])
+    await back.until(lambda: any(each.get("code") == "undo_available" for each in back.log))
+    assert back.statuses("kept") == ["scheduled"]
+    assert (await back.ask(type="undo", id="u", mutation_id="kept"))["type"] == "result"
+    await back.until(lambda: back.statuses("kept") == ["scheduled", "cancelled"])
+    for other in others:
+        await other.until(lambda other=other: other.views["tasks"].data(*key) == tasks(upstream, "1"))
+    assert [each for other in others for each in other.log if each["type"] == "mutation"] == []
+    await back.close()
+
+
 async def test_a_delete_that_the_server_refuses_is_taken_back(clients: list[Client], upstream: Any) -> None:
     key = await watch(clients, upstream, "3")
     task = tasks(upstream, "3")[0]["id"]
