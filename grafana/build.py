@@ -152,7 +152,7 @@ OVERVIEW = Board(
                     "Events that came to nothing",
                     "By reason; `filtered` and `no_rule` are as configured.",
                     "eps",
-                    [Query(rate("harbor_events_dropped_total", "reason"), "{{reason}}")],
+                    [Query(rate("harbor_events_dropped_total", "reason") + " > 0", "{{reason}}")],
                 ),
                 Panel(
                     "On the way to shards",
@@ -219,7 +219,7 @@ INGESTION = Board(
                     "eps",
                     [
                         Query(
-                            rate("harbor_events_dropped_total", "source", "reason", more=OF_SOURCE),
+                            rate("harbor_events_dropped_total", "source", "reason", more=OF_SOURCE) + " > 0",
                             "{{source}} {{reason}}",
                         )
                     ],
@@ -233,7 +233,7 @@ INGESTION = Board(
                     "Operations",
                     "Made of events, by kind, before folding.",
                     "ops",
-                    [Query(rate("harbor_operations_total", "kind"), "{{kind}}")],
+                    [Query(rate("harbor_operations_total", "kind") + " > 0", "{{kind}}")],
                 ),
                 Panel(
                     "Folded away",

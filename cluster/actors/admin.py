@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from cluster.actors.handles import SupervisorHandle
 from cluster.clock import SystemClock
 from cluster.config import Config
-from cluster.errors import ErrorCode, HarborError
+from cluster.errors import ErrorCode, HarborError, RequestError
 from cluster.gateway import Browsers, configured_authority, credentials, error_response, parameters
 from cluster.observability import metrics
 
@@ -85,7 +85,8 @@ class _Admin:
         described = await asyncio.to_thread(self._supervisor.describe)
         if described["ready"]:
             return web.Response(text="ready\n")
-        return web.Response(text=f"not ready: waiting for {', '.join(described['waits_for'])}\n", status=503)
+        reason = f"not ready: waiting for {', '.join(described['waits_for'])}"
+        return error_response(HarborError(ErrorCode.UNAVAILABLE, reason))
 
 
 def _careful(config: Config) -> Any:
@@ -102,13 +103,22 @@ def _careful(config: Config) -> Any:
         else:
             try:
                 response = await handler(request)
-            except web.HTTPException as error:  # an answer, for aiohttp
-                browsers.guard(error)
-                raise
+            except (web.HTTPNotFound, web.HTTPMethodNotAllowed) as error:
+                response = _no_such(request, error)
         browsers.guard(response)
         return response
 
     return careful
+
+
+def _no_such(request: web.Request, error: web.HTTPNotFound | web.HTTPMethodNotAllowed) -> web.Response:
+    """Return as the gateway's port has it what the library would answer with a page of text."""
+    refusal = RequestError(ErrorCode.NOT_FOUND, f"no such endpoint: {request.method} {request.path[:120]}")
+    response = error_response(refusal)
+    response.set_status(error.status)
+    if (methods := error.headers.get("Allow")) is not None:
+        response.headers["Allow"] = methods
+    return response
 
 
 @web.middleware

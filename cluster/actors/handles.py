@@ -240,9 +240,9 @@ class Peers:
         """Have an actor wait for the end of a process of its node. Returns whether it has ended; not within that time, if not.
 
         Raises:
-            Unreachable: no answer came.
+            Unreachable: no answer came; its next life, which may be on another node, is not asked.
         """
-        return bool(await self._ask(to, "ended", within_s + 2.0, pid, within_s))
+        return bool(await self._ask(to, "ended", within_s + 2.0, pid, within_s, is_repeated=False))
 
     async def grant(self, to: str, life: int, grant: bytes) -> None:
         """Tell a shard's actor its role, in this life of it.
@@ -387,10 +387,12 @@ class Peers:
             except Unreachable:
                 await asyncio.sleep(SUPERVISOR_PAUSE_S)
 
-    async def _ask(self, to: str, method: str, timeout_s: float, *arguments: Any) -> Any:
+    async def _ask(self, to: str, method: str, timeout_s: float, *arguments: Any, is_repeated: bool = True) -> Any:
+        """`is_repeated`: where the actor ends before it has answered, Ray may ask its next life."""
         try:
             handle = await self._handle(to)
-            return await asyncio.wait_for(handle.ask.remote(method, *arguments), timeout_s)
+            ask = handle.ask if is_repeated else handle.ask.options(max_task_retries=0)
+            return await asyncio.wait_for(ask.remote(method, *arguments), timeout_s)
         except (RayError, TimeoutError, ValueError, AttributeError) as error:  # the last: it is of another version
             self._handles.pop(to, None)
             raise Unreachable(f"{to}: {type(error).__name__}") from error

@@ -52,6 +52,7 @@ from cluster.core.overflow import Overflow
 from cluster.core.retry import Backoff
 from cluster.core.rule import Envelope
 from cluster.errors import HarborError, UpstreamError
+from cluster.observability.label_values import DROPPED
 from cluster.observability.logs import trace_id
 from cluster.observability.metrics import Metrics
 from cluster.sources import Source, SourceState
@@ -111,7 +112,9 @@ class IngestionActor(Shell):
             traits={name: _traits(source) for name, source in config.sources.items()},
             members=members,
         )
-        self._metrics = Metrics(component="ingestion", actor=self.identity)
+        self._metrics = Metrics(component="ingestor", actor=self.identity)
+        self._begun: set[str] = set()
+        """Sources whose drops were said to be none yet, by reason."""
         self._decode_errors: dict[str, int] = dict.fromkeys(config.sources, 0)
         self._refused: Counter[tuple[str, str]] = Counter()
         self._sources = {name: self._source(name, source) for name, source in config.sources.items()}
@@ -322,6 +325,9 @@ class IngestionActor(Shell):
             for state in SourceState:
                 metrics.set("source_state", float(source.state is state), source=name, state=state.value)
             metrics.set("source_reconnects_total", source.reconnects, source=name)
+            if name not in self._begun:
+                self._begun.add(name)
+                metrics.begin("events_dropped_total", "reason", DROPPED, source=name)
             for reason, count in self._routers[name].dropped.items():
                 metrics.set("events_dropped_total", count, source=name, reason=reason)
         for (name, reason), count in [*machine.events_dropped.items(), *self._refused.items()]:

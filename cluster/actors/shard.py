@@ -834,7 +834,6 @@ class ShardActor(Shell):
             "epoch": self._following.epoch if self._following is not None else self._replication.epoch,
             "role": str(self.role),
             "keys": 0 if machine is None else len(machine.cache),
-            "subscribers": 0 if machine is None else machine.subscriptions,
             "lag_ms": 0 if machine is None else round(machine.lag_ms),
             "members_epoch": None if machine is None else machine.demand.epoch,
             "store": self._store_state,
@@ -847,8 +846,8 @@ class ShardActor(Shell):
     async def samples(self) -> bytes:
         """Return the metrics, encoded."""
         metrics = self._metrics
-        if self._taken is not None and not self._closed:
-            metrics.set("journal_bytes", self._taken.store.size())
+        if not self._closed:
+            metrics.set("journal_bytes", 0 if self._taken is None else self._taken.store.size())
             metrics.set("journal_errors_total", self._store_errors)
         metrics.set("stores_lost_total", self._stores_lost)
         if self._following is not None:
@@ -868,7 +867,6 @@ class ShardActor(Shell):
         metrics.set("shard_bytes", machine.memory.bytes())
         busy, machine.slot_operations = machine.slot_operations, Counter()
         metrics.set("shard_hot_slot_share", max(busy.values()) / busy.total() if busy else 0.0)
-        metrics.set("shard_subscriptions", machine.subscriptions)
         metrics.set("presence_members", machine.presence.member_count)
         metrics.set("evictions_total", machine.cache.collected, reason="collected")
         for reason, count in machine.evictions.items():

@@ -11,6 +11,7 @@ What must not live here: who gets which role (`core.shard_roles`).
 import asyncio
 import contextlib
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -184,6 +185,54 @@ class ShardKeeper:
         report = roles.reports.get(roles.primary or "")
         return report is not None and report.role is Role.PRIMARY
 
+    # --- shards with one actor, which Ray makes anew by itself ----------------------------------------------------
+
+    def checked(self, actor: str, status: Mapping[str, Any] | None) -> None:
+        """A shard's actor was asked how it is, and has said so or not (None): measure how long a shard without roles is led by nobody.
+
+        Checks are seconds apart, so between them the end of its process is waited for, and after that its return.
+        """
+        shard = shard_at(shard_of(actor))
+        if shard in self.shards:
+            return
+        place = self.places.get(actor)
+        if status is None:
+            if place is not None:
+                self._lost_ms.setdefault(shard, self._clock.now_ms())
+        elif (status["node"], status["pid"]) == place:
+            if not self._ends[actor].done():
+                self._lost_ms.pop(shard, None)  # it was slow
+        elif status["role"] == Role.PRIMARY:
+            self._recovered(shard, actor, status["epoch"])
+            self.places[actor] = (status["node"], status["pid"])
+            self._await_end(shard, actor)
+
+    def _await_end(self, shard: int, actor: str) -> None:
+        if (before := self._ends.pop(actor, None)) is not None:
+            before.cancel()
+        end = self._ends[actor] = self._loop.create_task(self._end_of(actor, *self.places[actor]))
+        end.add_done_callback(partial(self._ended_alone, shard, actor))
+
+    def _ended_alone(self, shard: int, actor: str, end: asyncio.Task[None]) -> None:
+        if self._ends.get(actor) is end and not end.cancelled() and end.exception() is None:
+            self._lost_ms.setdefault(shard, self._clock.now_ms())
+            self._spawn(self._await_return(shard, actor, end))
+
+    async def _await_return(self, shard: int, actor: str, end: asyncio.Task[None]) -> None:
+        while True:
+            status = None
+            with contextlib.suppress(Unreachable):
+                status = await self._peers.status(actor, SILENT_S)
+            if self._ends.get(actor) is not end:
+                return  # a check was quicker, or the shard is no more, or has roles
+            if status is not None and (status["node"], status["pid"]) == self.places[actor]:
+                # It was asked after its end: that was said by a neighbour which has itself begun anew, on another node.
+                self._lost_ms.pop(shard, None)
+                self._await_end(shard, actor)
+            elif status is not None:
+                self.checked(actor, status)
+            await asyncio.sleep(PAUSE_S)
+
     # --- moving --------------------------------------------------------------------------------------------------
 
     @property
@@ -255,11 +304,12 @@ class ShardKeeper:
         while not holds():  # noqa: ASYNC110 - reports come to others than who waits here
             await asyncio.sleep(MOVE_POLL_S)
 
-    def sample(self) -> None:
-        """Put the figures into `metrics`."""
+    def sample(self, shards: Iterable[int]) -> None:
+        """Put the figures into `metrics`; `shards`: those that there are, also without roles."""
         self.metrics.set("shard_moves_total", self.moves)
-        for shard, roles in self.shards.items():
-            self.metrics.set("failovers_total", roles.promotions, shard=str(shard))
+        for shard in {*shards, *self.shards}:
+            roles = self.shards.get(shard)
+            self.metrics.set("failovers_total", 0 if roles is None else roles.promotions, shard=str(shard))
 
     def stop(self) -> None:
         """Ask and tell no more."""
@@ -366,15 +416,17 @@ class ShardKeeper:
     def _note(self, roles: ShardRoles, actor: str, report: Report) -> None:
         """Measure how long a shard was without a primary."""
         if report.role is Role.PRIMARY and roles.record is not None and report.epoch == roles.record.epoch:
-            since = self._lost_ms.pop(roles.shard, None)
-            if since is not None:
-                took_s = (self._clock.now_ms() - since) / 1000.0
-                self._recovery.observe(took_s)
-                self._log.info(
-                    "shard_recovered", shard=roles.shard, actor=actor, epoch=report.epoch, seconds=round(took_s, 3)
-                )
+            self._recovered(roles.shard, actor, report.epoch)
         elif actor == roles.primary and report.role is Role.NONE:
             self._lost_ms.setdefault(roles.shard, self._clock.now_ms())
+
+    def _recovered(self, shard: int, actor: str, epoch: int) -> None:
+        """A shard has a primary, as it had unless it was lost."""
+        since = self._lost_ms.pop(shard, None)
+        if since is not None:
+            took_s = (self._clock.now_ms() - since) / 1000.0
+            self._recovery.observe(took_s)
+            self._log.info("shard_recovered", shard=shard, actor=actor, epoch=epoch, seconds=round(took_s, 3))
 
     async def _is_certain(self, actor: str, cause: BaseException | None) -> bool:
         """Whether an actor's process has ended: this machine's kernel says so, or the node it was on, by way of Ray's head."""

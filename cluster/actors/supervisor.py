@@ -40,7 +40,7 @@ from cluster.observability.logs import Log
 from cluster.observability.logs import configure as configure_logs
 from cluster.observability.metrics import Metrics
 
-INTERNAL = ("units", "members_epoch", "paused", "revision", "offline")
+INTERNAL = ("units", "members_epoch", "paused", "revision", "offline", "subscriptions")
 """Parts of actors' statuses that are the supervisor's business."""
 WORSE = ("connected", "connecting", "reconnecting", "failed", "disconnected")
 """States of a source, worst last."""
@@ -635,6 +635,7 @@ class SupervisorActor:
         try:
             status = await self._peers.status(actor, 3.0)
         except Unreachable:
+            self._checked(actor, None)
             return None
         return self._heard(actor, status)
 
@@ -651,7 +652,12 @@ class SupervisorActor:
         self._statuses[actor] = status
         self._restarts[actor] += self._pids.get(actor, status["pid"]) != status["pid"]
         self._pids[actor] = status["pid"]
+        self._checked(actor, status)
         return status
+
+    def _checked(self, actor: str, status: dict[str, Any] | None) -> None:
+        if actor.startswith("shard-") and actor in self._state.desired:  # else it is about to be no more
+            self._shards.checked(actor, status)
 
     async def describe(self) -> dict[str, Any]:
         """Return what `/v1/cluster` and `harbor status` show."""
@@ -669,6 +675,11 @@ class SupervisorActor:
         """Return the services that shards could not reach when they were last asked."""
         return sorted({service for status in self._statuses.values() for service in status.get("offline", ())})
 
+    def _subscribers(self, shard: int) -> int:
+        """Return how many subscriptions concern a shard, as gateways said last."""
+        said = (self._statuses.get(name, {}).get("subscriptions", {}) for name in self._gateway_names)
+        return sum(each.get(shard, 0) for each in said)
+
     def _described(self) -> dict[str, Any]:
         """Return the description but for the nodes, as actors said last."""
         spec = self._spec
@@ -685,6 +696,7 @@ class SupervisorActor:
         waits_for = [actor for actor in self._state.desired if actor in missing or actor not in self._statuses]
         for row in kinds["shard"]:
             row["standby"] = self._standby(row["id"], row.get("standby"))
+            row["subscribers"] = self._subscribers(row["id"])
             if not self._shards.leads(row["id"]):
                 waits_for.append(f"a primary of shard-{row['id']}")
         if not kinds["gateway"]:
@@ -748,11 +760,13 @@ class SupervisorActor:
         own.set("nodes", len(await self._nodes()))
         own.set("gateways_wanted", self._gateways_wanted)
         own.set("build_info", 1, version=__version__, ray_version=ray.__version__)
-        self._shards.sample()
+        self._shards.sample(self._shard_numbers)
         actors = self._state.desired
         gathered = list(zip(actors, await asyncio.gather(*map(self._samples, actors)), strict=True))
         for actor, samples in gathered:
-            own.set("actor_up", float(samples is not None), actor=actor)
+            kind, _, index = shard_of(actor).rpartition("-")
+            place = {kind: index} if kind in ("shard", "gateway") else {}
+            own.set("actor_up", float(samples is not None), component=kind, actor=actor, **place)
             own.set("actor_restarts_total", self._restarts[actor], actor=actor)
         moves = [("supervisor", self._rebalancing.samples()), ("shards", self._shards.metrics.encode())]
         return [("supervisor", own.encode()), *moves, *gathered]

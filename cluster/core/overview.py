@@ -116,7 +116,7 @@ class Overview:
             "services_offline": self.offline(),
             "mutations": {
                 "pending": int(sum(waiting.values())),
-                "settled": {name: int(count) for name, count in meter.values("mutations_total", STATUS).items()},
+                "settled": _whole(meter.values("mutations_total", STATUS)),
             },
             "presence_members": int(sum(meter.values("presence_members", SHARD).values())),
         }
@@ -143,9 +143,7 @@ class Overview:
             "operations": _whole(meter.values("operations_total", 1)),
             "operations_per_s": _rate(meter.rate("operations_total")),
             "coalesced_per_s": _rate(meter.rate("operations_coalesced_total")),
-            "dropped": {
-                reason: count for reason, count in _whole(meter.values("events_dropped_total", REASON)).items() if count
-            },
+            "dropped": _whole(meter.values("events_dropped_total", REASON)),
             "undecodable": int(sum(meter.values("event_decode_errors_total", SOURCE).values())),
         }
 
@@ -165,4 +163,5 @@ def _ms(seconds: float | None) -> float | None:
 
 
 def _whole(values: Mapping[str, float]) -> dict[str, int]:
-    return {name: int(count) for name, count in values.items()}
+    """Leave out what there was none of: counters begin at 0."""
+    return {name: int(count) for name, count in values.items() if count}

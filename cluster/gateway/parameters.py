@@ -74,15 +74,16 @@ def flag(values: Mapping[str, Any], name: str) -> bool | None:
 
 
 def limit(request: web.BaseRequest, default: int, maximum: int) -> int:
-    """Return the page size asked for.
+    """Return the page size asked for, or the greatest there is: the cursor brings the rest.
 
     Raises:
-        RequestError: `BAD_REQUEST`.
+        RequestError: `BAD_REQUEST`, it is no number, or 0.
     """
     text = request.query.get("limit", str(default))
-    if not text.isascii() or not text.isdecimal() or len(text) > 16 or not 1 <= int(text) <= maximum:
-        raise RequestError(ErrorCode.BAD_REQUEST, f"limit is a number from 1 to {maximum}, got {text!r:.60}")
-    return int(text)
+    digits = text.lstrip("0")
+    if not text.isascii() or not text.isdecimal() or not digits:
+        raise RequestError(ErrorCode.BAD_REQUEST, f"limit is a number from 1 on, got {text!r:.60}")
+    return maximum if len(digits) > 16 else min(int(digits), maximum)
 
 
 def base_version(request: web.BaseRequest) -> int | None:

@@ -2,6 +2,8 @@
 
 Nothing in a hot path touches a metrics library: machines count integers, shells copy them into samples when asked. Labels are
 component, shard, source, gateway and those of the table; never a key or a client.
+
+It is one thing since all of it follows from the one table of names: what actors count, what it begins with, and how it is shown and documented.
 """
 
 import sys
@@ -16,6 +18,8 @@ from msgspec import Struct
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from cluster.observability.label_values import BEGUN, DROPPED
 
 BUCKETS = (
     0.001,
@@ -71,7 +75,7 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
     "process_cpu_seconds_total": ("counter", "CPU time of the actor's process.", ("actor",)),
     "process_resident_bytes": ("gauge", "Resident memory of the actor's process.", ("actor",)),
-    "actor_up": ("gauge", "1 while the actor answers.", ("actor",)),
+    "actor_up": ("gauge", "1 while the actor answers; `component` is its kind.", ("actor", "shard", "gateway")),
     "events_received_total": ("counter", "Events read from upstream streams.", ("source",)),
     "events_dropped_total": (
         "counter",
@@ -110,7 +114,11 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "Share of a shard's operations since the last scrape that its busiest slot had; near 1 one key has them all.",
         ("shard",),
     ),
-    "shard_subscriptions": ("gauge", "Watches of gateways.", ("shard",)),
+    "shard_subscriptions": (
+        "gauge",
+        "Subscriptions that concern the shard; one of a prefix concerns all.",
+        ("shard", "gateway"),
+    ),
     "presence_members": ("gauge", "Members of the presence topics that the shard is home to.", ("shard",)),
     "mutations_total": ("counter", "Mutations that were settled.", ("shard", "status")),
     "mutations_pending": ("gauge", "Mutations that are not settled.", ("shard",)),
@@ -220,13 +228,23 @@ class Histogram:
 
 
 class Metrics:
-    """The numbers of one actor, with the labels it always bears; `actor` among them makes it tell of its process, too."""
+    """The numbers of one actor, with the labels it always bears; `actor` among them makes it tell of its process, too.
+
+    It has what `BEGUN` says of its component from the beginning.
+    """
 
     def __init__(self, **labels: str) -> None:
         self._labels = labels
         self._process = psutil.Process()
         self._values: dict[tuple[str, tuple[str, ...]], float] = {}
         self._histograms: dict[str, Histogram] = {}
+        for name, (label, values) in BEGUN.get(labels.get("component", ""), {}).items():
+            self.begin(name, label, values)
+
+    def begin(self, name: str, label: str, values: Iterable[str], **labels: str) -> None:
+        """Have a counter be 0 for each value of a label of which nothing was counted yet."""
+        for value in values:
+            self._values.setdefault((name, self._place(name, {**labels, label: value})), 0.0)
 
     def set(self, name: str, value: float, **labels: str) -> None:
         """Set a counter or gauge."""
@@ -273,25 +291,28 @@ def _merged(samples: Iterable[Sample]) -> Iterable[Sample]:
     return merged.values()
 
 
+def _family(name: str) -> CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily:
+    kind, text, labels = NAMES[name]
+    full, names = f"harbor_{name}", ("component", *labels)
+    match kind:
+        case "counter":
+            return CounterMetricFamily(full, text, labels=names)
+        case "gauge":
+            return GaugeMetricFamily(full, text, labels=names)
+        case _:
+            return HistogramMetricFamily(full, text, labels=names)
+
+
 class _Gathered(Collector):
     def __init__(self, samples: Iterable[Sample]) -> None:
         self._samples = list(samples)
 
     def collect(self) -> Iterator[Metric]:
-        families: dict[str, CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily] = {}
+        families = {
+            name: _family(name) for name in NAMES
+        }  # also those without a series: they are known, and nothing happened
         for sample in _merged(self._samples):
-            kind, text, labels = NAMES[sample.name]
-            full = f"harbor_{sample.name}"
-            family = families.get(sample.name)
-            names = ("component", *labels)
-            if family is None:
-                if kind == "counter":
-                    family = CounterMetricFamily(full, text, labels=names)
-                elif kind == "gauge":
-                    family = GaugeMetricFamily(full, text, labels=names)
-                else:
-                    family = HistogramMetricFamily(full, text, labels=names)
-                families[sample.name] = family
+            family = families[sample.name]
             if isinstance(family, HistogramMetricFamily):
                 bounds = BUCKETS if sample.name.endswith("_seconds") else SIZE_BUCKETS
                 total = 0
@@ -312,20 +333,38 @@ def document() -> str:
         for name, (kind, text, labels) in sorted(NAMES.items())
     ]
     bounds = [", ".join(f"{bound:g}" for bound in bounds) for bounds in (BUCKETS, SIZE_BUCKETS)]
-    return HEAD.format(seconds=bounds[0], operations=bounds[1]) + "\n".join(rows) + "\n"
+    begun = [(name, component, *of) for component, counters in BEGUN.items() for name, of in counters.items()]
+    begun.append(("events_dropped_total", "ingestor", "reason", DROPPED))
+    values = [
+        f"| `harbor_{name}` | `{component}` | `{label}` | {', '.join(f'`{value}`' for value in values)} |"
+        for name, component, label, values in sorted(begun)
+    ]
+    head = HEAD.format(seconds=bounds[0], operations=bounds[1])
+    return head + "\n".join(rows) + "\n" + BEGIN + "\n".join(values) + "\n"
 
 
 HEAD = """# Metrics
 
 `GET /metrics` on the admin port is the whole cluster as one Prometheus target. Labels never hold a key or a client. An actor that does not answer is
 `harbor_actor_up` 0, and its other series are missing meanwhile. What several actors say under the same labels is added up; of `harbor_source_connected` and
-`harbor_source_lag_seconds` the worst counts.
+`harbor_source_lag_seconds` the worst counts. Every name is there with its help and type, also where it has no series: what is counted by source, for one,
+has none in a cluster without sources.
 
 Histograms of seconds have the bounds {seconds}; those of operations {operations}.
 
 Made by `python -m cluster.observability.metrics` from the table that the actors use; a test compares.
 
 | name | kind | labels | |
+|---|---|---|---|
+"""
+
+
+BEGIN = """
+## Values from the beginning
+Of these labels every value is there at 0 before anything is counted, so that `rate` and `increase` see the first of a kind; those of an ingestor for each
+source that it reads. What the reasons mean: [ingestion.md](ingestion.md#dead-letters). Other values may come.
+
+| name | component | label | values |
 |---|---|---|---|
 """
 

@@ -97,6 +97,21 @@ def test_before_anything_was_read_it_says_what_is_known() -> None:
     assert said["sources"][0]["lag_ms"] is None
 
 
+def test_what_there_was_none_of_is_left_out() -> None:
+    overview = Overview(())
+    counters = [
+        Sample("operations_total", ("ingestor", "set"), 2.0),
+        Sample("operations_total", ("ingestor", "merge"), 0.0),
+        Sample("events_dropped_total", ("ingestor", "s", "no_rule"), 0.0),
+        Sample("mutations_total", ("shard", "0", "success"), 1.0),
+        Sample("mutations_total", ("shard", "0", "error"), 0.0),
+    ]
+    overview.take("shard-0", counters, 0.0)
+    assert overview.overview(DESCRIBED)["mutations"]["settled"] == {"success": 1}
+    totals = overview.totals()
+    assert (totals["operations"], totals["dropped"]) == ({"set": 2}, {})
+
+
 def test_the_history_is_bounded() -> None:
     overview = Overview(())
     lengths = []

@@ -1,5 +1,6 @@
 """The commands against a real cluster, as a user types them into a pipe."""
 
+import asyncio
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from cluster.core.grants import ApiKeys, Grants
-from tests.live import LiveCluster, eventually
+from tests.live import Client, LiveCluster, eventually
 
 HARBOR = [sys.executable, "-m", "cluster.cli"]
 
@@ -44,6 +45,21 @@ def test_set_get_keys_invalidate_status(cluster: LiveCluster) -> None:
     assert described["name"] == cluster.name
     assert described["ready"] is True
     assert described["nodes"][0]["id"] == described["shards"][0]["node"]
+
+
+@pytest.mark.cluster
+async def test_it_is_shown_how_many_subscriptions_there_are(cluster: LiveCluster) -> None:
+    clients = [await Client.open(cluster.url) for _ in range(3)]
+    for client in clients:
+        await client.subscribe(1, key=["counted"])
+    await clients[0].subscribe(2, prefix=["counted"])
+    await asyncio.to_thread(cluster.put, ["counted"], 1)
+    (row,) = (await asyncio.to_thread(harbor, "keys", '["counted"]', url=cluster.url)).stdout.splitlines()
+    described = (await asyncio.to_thread(harbor, "status", "--json", url=cluster.url)).stdout
+    assert (json.loads(row)["subscribers"], json.loads(described)["shards"][0]["subscribers"]) == (4, 4)
+    assert "subscriptions" not in json.loads(described)["gateways"][0]
+    for client in clients:
+        await client.close()
 
 
 @pytest.mark.cluster
@@ -117,9 +133,44 @@ def test_errors_are_one_line_without_a_traceback(arguments: list[str], code: int
     assert done.stdout == ""
 
 
-def test_wrong_use_is_exit_2() -> None:
-    assert harbor("get").returncode == 2
-    assert harbor("dance").returncode == 2
+@pytest.mark.parametrize(
+    ("command", "says", "of"),
+    [
+        ("get", "missing argument 'key'", "harbor get"),
+        ("dance", "no such command 'dance'", "harbor"),
+        ("stat", "no such command 'stat'. Did you mean 'status'?", "harbor"),
+        ("--loud", "no such option: --loud", "harbor"),
+        ("get --loud", "no such option: --loud", "harbor get"),
+        ("get --url", "option '--url' requires an argument", "harbor get"),
+        ("get a b", "got unexpected extra argument(s) (b)", "harbor get"),
+        ("up --port x", "invalid value for '--port': Input should be a valid integer", "harbor up"),
+        ("up --port 65536", "invalid value for '--port': Input should be less than or equal to 65535", "harbor up"),
+        ("up --demo=yes", "option '--demo' does not take a value", "harbor up"),
+        ("key dance", "no such command 'dance'", "harbor key"),
+        ("key new --loud", "no such option: --loud", "harbor key new"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_2(command: str, says: str, of: str) -> None:
+    done = harbor(*command.split(" "))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"harbor: {says}")
+    assert done.stderr.endswith(f" (see {of} --help)\n")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_wrong_use_of_several_lines_is_one_line() -> None:
+    done = harbor("get", "a", "b\nc\r\u2028d")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("command", "code"), [("", 2), ("key", 2), ("--help", 0), ("key --help", 0)])
+@pytest.mark.parametrize("uses_rich", ["1", "0"])
+def test_help_is_on_standard_output(command: str, code: int, uses_rich: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TYPER_USE_RICH", uses_rich)
+    done = harbor(*command.split())
+    assert (done.returncode, done.stderr) == (code, "")
+    assert done.stdout.count("Usage: harbor ") == 1
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import psutil
 import pytest
 from websockets.exceptions import WebSocketException
 
+from cluster.observability.metrics import decode
 from cluster.simulation.view import View
 from tests.live import Client, LiveCluster, eventually, websocket_source
 
@@ -74,6 +75,18 @@ async def test_clients_receive_again_and_losses_are_said(cluster: LiveCluster, u
         stop.set()
         await load
         await client.close()
+
+
+def test_how_long_a_shard_without_a_standby_was_away_is_counted(cluster: LiveCluster) -> None:
+    def recoveries() -> tuple[int, float]:
+        samples = [sample for _, encoded in cluster.metrics() for sample in decode(encoded)]
+        (of,) = [sample for sample in samples if sample.name == "recovery_seconds"]
+        return sum(of.buckets), of.value
+
+    before, away_s = recoveries()
+    cluster.kill("shard-1")
+    eventually(lambda: recoveries()[0] > before)
+    assert 0.1 < recoveries()[1] - away_s < LIMIT_S, "a process takes a while to start"
 
 
 async def _come_back(url: str, token: str, entries: dict[str, Any]) -> tuple[Client, Any]:

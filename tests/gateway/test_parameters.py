@@ -37,14 +37,20 @@ def test_choices_default_to_the_first() -> None:
         refused(ErrorCode.BAD_REQUEST, parameters.choice, {"mode": value}, "mode", "data", "patch")
 
 
-@pytest.mark.parametrize("text", ["0", "11", "-1", "x", "1.5", "", "٣", "9" * 5000])
-def test_limits_out_of_range_are_refused(text: str) -> None:
+@pytest.mark.parametrize("text", ["0", "000", "-1", "-99", "x", "1.5", "1e9", "", "٣", "٣" * 50])
+def test_limits_that_are_no_number_from_1_on_are_refused(text: str) -> None:
     refused(ErrorCode.BAD_REQUEST, parameters.limit, request(f"/?limit={text}"), 5, 10)
 
 
 def test_a_limit_in_range() -> None:
     assert parameters.limit(request("/"), 5, 10) == 5
     assert parameters.limit(request("/?limit=10"), 5, 10) == 10
+    assert parameters.limit(request("/?limit=007"), 5, 10) == 7
+
+
+@pytest.mark.parametrize("text", ["11", "1001", "0000000000000000000011", "9" * 5000])
+def test_a_limit_above_the_greatest_is_the_greatest(text: str) -> None:
+    assert parameters.limit(request(f"/?limit={text}"), 5, 10) == 10
 
 
 def test_the_version_a_write_is_based_on() -> None:

@@ -197,6 +197,8 @@ async def test_members_are_read_by_pages(harness: Harness) -> None:
         assert [each["member"] for each in first["members"] + second["members"]] == ids
         assert "cursor" not in second
         assert second["members"][0]["state"] == {"é": 1}
+        _, all_of_them = await harness.get("/v1/presence", topic="doc:1", limit="1001")
+        assert [each["member"] for each in all_of_them["members"]] == ids
         assert (await harness.get("/v1/presence", topic="doc:2"))[1] == {"topic": "doc:2", "count": 0, "members": []}
     for params, status, code in (
         ({}, 400, "BAD_REQUEST"),

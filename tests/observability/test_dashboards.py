@@ -25,10 +25,8 @@ BOARDS = [pytest.param(json.loads(build.build(board)), id=board.uid) for board i
 PROMETHEUS = build.HERE / "prometheus.yaml"
 QUIET = {
     "harbor_credentials_refused_total",
-    "harbor_evictions_total",
     "harbor_jwks_fetches_total",
     "harbor_limited_total",
-    "harbor_resumes_total",
     "harbor_sessions_barred_total",
 }
 """Shown by panels, and without a series in a cluster where nothing of the kind has happened."""

@@ -1,0 +1,158 @@
+"""How long a shard without replicas is led by nobody is measured, whoever notices first that its process has ended."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from cluster.actors import shard_keeper
+from cluster.actors.handles import Peers, Unreachable
+from cluster.actors.shard_keeper import ShardKeeper
+from cluster.observability.logs import Log
+from cluster.observability.metrics import decode
+
+HERE, THERE = "here", "there"
+
+
+class Neighbours:
+    """Stands in for the actors: those that `statuses` name answer, and all say of every process that it has ended if `lies`."""
+
+    def __init__(self) -> None:
+        self.statuses: dict[str, dict[str, Any]] = {}
+        self.lies = self.asked = 0
+
+    async def status(self, to: str, _timeout_s: float = 2.0) -> dict[str, Any]:
+        self.asked += 1
+        await asyncio.sleep(0)
+        if to not in self.statuses:
+            raise Unreachable(to)
+        return self.statuses[to]
+
+    async def ended(self, _to: str, _pid: int, _within_s: float) -> bool:
+        self.lies -= 1
+        if self.lies < 0:
+            await asyncio.Future()
+        return True
+
+
+@pytest.fixture
+def actors() -> Neighbours:
+    return Neighbours()
+
+
+@pytest.fixture
+async def keeper(actors: Neighbours, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ShardKeeper]:
+    context = SimpleNamespace(get_node_id=lambda: HERE)
+    monkeypatch.setattr(shard_keeper.ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr(shard_keeper, "PAUSE_S", 0.005)
+    made = ShardKeeper(
+        "test",
+        cast(Peers, actors),
+        Log(),
+        wait_ms=0.0,
+        end=lambda _: None,
+        make=lambda *_: None,
+        changed=lambda: None,
+        neighbour=lambda *_: "gateway-0",
+    )
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def process() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"]) as sleeper:
+        yield sleeper
+        sleeper.kill()
+
+
+def status(pid: int, node: str = HERE, role: str = "primary") -> dict[str, Any]:
+    return {"node": node, "pid": pid, "role": role, "epoch": 1}
+
+
+def figures(keeper: ShardKeeper) -> tuple[int, float]:
+    """Return how many times shards were without a primary, and how long in all (s)."""
+    (of,) = [sample for sample in decode(keeper.metrics.encode()) if sample.name == "recovery_seconds"]
+    return sum(of.buckets), of.value
+
+
+async def until(holds: Any) -> None:
+    async with asyncio.timeout(10.0):
+        while not holds():
+            await asyncio.sleep(0.005)
+
+
+async def test_the_end_of_a_lone_process_is_noticed_at_once_and_its_return_counted(
+    keeper: ShardKeeper, actors: Neighbours, process: subprocess.Popen[bytes]
+) -> None:
+    keeper.checked("shard-0", None)  # it starts
+    keeper.checked("shard-0", status(process.pid))
+    assert figures(keeper) == (0, 0.0)
+    process.kill()
+    await asyncio.sleep(0.1)
+    actors.statuses["shard-0"] = status(1, role="none")
+    await asyncio.sleep(0.05)
+    assert figures(keeper)[0] == 0, "nobody leads"
+    actors.statuses["shard-0"] = status(2)
+    await until(lambda: figures(keeper)[0])
+    assert 0.1 < figures(keeper)[1] < 10.0
+    keeper.checked("shard-0", status(2))
+    assert figures(keeper)[0] == 1
+
+
+async def test_a_shard_whose_node_is_lost_is_missed_by_a_check(keeper: ShardKeeper) -> None:
+    keeper.checked("shard-0", status(1, THERE))
+    keeper.checked("shard-0", None)
+    await asyncio.sleep(0.05)
+    keeper.checked("shard-0", None)
+    keeper.checked("shard-0", status(1, HERE))
+    assert figures(keeper)[0] == 1
+    assert 0.04 < figures(keeper)[1] < 10.0, "since it was first missed"
+
+
+async def test_a_shard_that_was_slow_to_answer_was_not_lost(keeper: ShardKeeper) -> None:
+    keeper.checked("shard-0", status(1, THERE))
+    keeper.checked("shard-0", None)
+    keeper.checked("shard-0", status(1, THERE))
+    keeper.checked("shard-0", status(2, THERE))
+    assert figures(keeper) == (0, 0.0)
+
+
+async def test_an_end_that_was_none_is_not_counted_and_the_next_is(keeper: ShardKeeper, actors: Neighbours) -> None:
+    actors.lies = 1
+    actors.statuses["shard-0"] = status(1, THERE)
+    keeper.checked("shard-0", status(1, THERE))
+    await until(lambda: actors.lies == -1)  # asked again, after the answer that it is there
+    keeper.checked("shard-0", status(2, THERE))
+    assert figures(keeper) == (0, 0.0), "of the end of that nobody has said anything"
+    actors.statuses.clear()
+    actors.lies = 1
+    keeper.checked("shard-0", status(3, THERE))
+    await until(lambda: actors.lies == 0)
+    actors.statuses["shard-0"] = status(4, THERE)
+    await until(lambda: figures(keeper)[0] == 1)
+
+
+async def test_a_shard_that_is_no_more_is_not_waited_for(
+    keeper: ShardKeeper, monkeypatch: pytest.MonkeyPatch, process: subprocess.Popen[bytes], actors: Neighbours
+) -> None:
+    monkeypatch.setattr(shard_keeper.ray_head, "kept", lambda *_: None)
+    keeper.checked("shard-0", status(process.pid))
+    process.kill()
+    await until(lambda: actors.asked > 2)
+    await keeper.forget(0)
+    asked = actors.asked
+    await asyncio.sleep(0.1)
+    assert actors.asked <= asked + 1
+    assert figures(keeper) == (0, 0.0)
+
+
+async def test_shards_without_roles_have_failed_over_never(keeper: ShardKeeper) -> None:
+    keeper.sample([0, 1])
+    samples = decode(keeper.metrics.encode())
+    found = {sample.labels: sample.value for sample in samples if sample.name == "failovers_total"}
+    assert found == {("supervisor", "0"): 0, ("supervisor", "1"): 0}
