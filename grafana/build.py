@@ -294,8 +294,8 @@ SHARDS = Board(
                     [Query(level("harbor_journal_bytes", "shard", more=SHARD), "shard {{shard}}")],
                 ),
                 Panel(
-                    "Watches",
-                    "Watches of gateways.",
+                    "Subscriptions",
+                    "Subscriptions that concern the shard; one of a prefix concerns all.",
                     "none",
                     [Query(level("harbor_shard_subscriptions", "shard", more=SHARD), "shard {{shard}}")],
                 ),

@@ -26,6 +26,7 @@ from cluster.actors.handles import NAMESPACE, SUPERVISOR, SupervisorHandle, conn
 from cluster.actors.specification import encode
 from cluster.clock import SystemClock
 from cluster.config import Config, refusals
+from cluster.config.model import ClusterConfig
 from cluster.errors import ConfigError, ErrorCode, HarborError
 
 READY_TIMEOUT_S = 90.0
@@ -35,8 +36,7 @@ TELL_S = 10.0
 """Between words on what is waited for."""
 PROBE_S = 5.0
 """For a Ray to take a connection."""
-DEFAULT_NAME = "harbor"
-"""Of a cluster whose configuration names none."""
+DEFAULT_NAME = ClusterConfig().name
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
 """Ours is a local Ray for messages of some hundred KB."""
 
@@ -104,9 +104,9 @@ def _probe(address: str) -> None:
     Raises:
         OSError: nobody does.
     """
-    host, _, port = address.rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), PROBE_S).close()
+    place = node.host_and_port(address)
+    if place is not None:
+        socket.create_connection(place, PROBE_S).close()
 
 
 def up(

@@ -161,7 +161,7 @@ class GatewayActor(Shell):
             **self.about(),
             "address": f"http://{self._shown_host}:{self._port}",
             "sessions": len(self.machine.sessions),
-            "subscriptions": dict(self.machine.subscriptions()),
+            "subscriptions": self.machine.subscriptions(),
             "draining": self._server.draining,
         }
 
@@ -184,6 +184,7 @@ class GatewayActor(Shell):
         machine, metrics = self.machine, self._metrics
         metrics.set("gateway_sessions", len(machine.sessions))
         metrics.set("gateway_outbox_bytes", machine.outbox_bytes())
+        metrics.forget("shard_subscriptions")  # of shards that are no more
         for shard, count in machine.subscriptions().items():
             metrics.set("shard_subscriptions", count, shard=str(shard))
         for level, count in machine.degraded().items():

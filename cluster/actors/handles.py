@@ -236,13 +236,13 @@ class Peers:
         report: bytes = await self._ask(to, "report", timeout_s, known)
         return report
 
-    async def ended(self, to: str, pid: int, within_s: float) -> bool:
-        """Have an actor wait for the end of a process of its node. Returns whether it has ended; not within that time, if not.
+    async def ended(self, to: str, node: str, pid: int, within_s: float) -> bool:
+        """Have an actor wait for the end of a process of its node. Returns whether it has ended; not within that time, or it is on another node, if not.
 
         Raises:
             Unreachable: no answer came; its next life, which may be on another node, is not asked.
         """
-        return bool(await self._ask(to, "ended", within_s + 2.0, pid, within_s, is_repeated=False))
+        return bool(await self._ask(to, "ended", within_s + 2.0, node, pid, within_s, is_repeated=False))
 
     async def grant(self, to: str, life: int, grant: bytes) -> None:
         """Tell a shard's actor its role, in this life of it.

@@ -52,14 +52,22 @@ def _option(arguments: Sequence[str], name: str) -> str | None:
     return None
 
 
-def _await_head(address: str, stop: threading.Event) -> None:
+def host_and_port(address: str) -> tuple[str, int] | None:
+    """Read HOST:PORT, where IPv6 addresses have brackets; None: it is something else (`auto`, `ray://...`)."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdigit() or "://" in address:
+        return None
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _await_head(address: str, stop: threading.Event) -> None:
+    place = host_and_port(address)
+    if place is None:
         raise HarborError(ErrorCode.BAD_REQUEST, f"--address: expected HOST:PORT, got {address!r}")
     deadline = time.monotonic() + HEAD_TIMEOUT_S
     while not stop.is_set():
         try:
-            socket.create_connection((host, int(port)), PROBE_S).close()
+            socket.create_connection(place, PROBE_S).close()
         except OSError as error:
             if time.monotonic() > deadline:
                 raise HarborError(

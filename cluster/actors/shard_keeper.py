@@ -54,7 +54,7 @@ class _EndedError(Unreachable):
 
 
 class ShardKeeper:
-    """The shell of `ShardRoles`, one of each shard that may have two actors."""
+    """The shell of `ShardRoles`, one of each shard that may have two actors; of the others it measures how long they are away."""
 
     def __init__(
         self,
@@ -226,7 +226,7 @@ class ShardKeeper:
             if self._ends.get(actor) is not end:
                 return  # a check was quicker, or the shard is no more, or has roles
             if status is not None and (status["node"], status["pid"]) == self.places[actor]:
-                # It was asked after its end: that was said by a neighbour which has itself begun anew, on another node.
+                # It was asked after its end: that was another's.
                 self._lost_ms.pop(shard, None)
                 self._await_end(shard, actor)
             elif status is not None:
@@ -407,7 +407,7 @@ class ShardKeeper:
         while True:
             neighbour = self._neighbour(node, actor)
             try:
-                if neighbour and await self._peers.ended(neighbour, pid, END_S):
+                if neighbour and await self._peers.ended(neighbour, node, pid, END_S):
                     return
             except Unreachable:  # it may have ended itself
                 pass

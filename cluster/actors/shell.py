@@ -113,8 +113,10 @@ class Shell:
         self.reconfigured()
         return True
 
-    async def ended(self, pid: int, within_s: float) -> bool:
-        """Return True as soon as a process of this node has ended; False after a while, or where the kernel does not tell."""
+    async def ended(self, node: str, pid: int, within_s: float) -> bool:
+        """Return True as soon as a process of this node has ended; False after a while, where the kernel does not tell, or this is not the node."""
+        if node != self.node:
+            return False
         try:
             await asyncio.wait_for(process_end.ended(pid), within_s)
         except OSError:  # a TimeoutError is one

@@ -9,6 +9,8 @@ Of a mutation that is settled nothing but its id is remembered, for a while, and
 began what, and are asked where one comes back, to whatever gateway. When a home begins a new life, what may have been lost on the way is
 asked for again.
 
+It is one thing because who asks, who hears and who waits meet in one table of the mutations that are followed.
+
 What must not live here: what a mutation does (`mutation`, `mutation_queue`), links and requests (`gateway_state`), message texts
 (`protocol`).
 """
@@ -342,13 +344,24 @@ class GatewayMutations:
 
     def regained(self, session: str, view: MutationView, home: int) -> News:
         """A home says how a mutation is that a session had begun before its connection was lost; the session hears of it from now on."""
-        followed = self._follow(view.mutation, home)
-        followed.view = view
-        ear = followed.ears.setdefault(session, _Ear())
-        self._sessions.setdefault(session, {})[view.mutation] = None
+        followed = self._followed.get(view.mutation)
+        if followed is not None and followed.home not in (None, home):
+            return []  # others here follow another mutation of that id
+        ear = None if followed is None else followed.ears.get(session)
         news: News = []
+        if ear is None or followed is None:
+            if view.status in SETTLED:
+                self._tell(session, _Ear(), view, news)
+                return news
+            if len(self._sessions.get(session, ())) >= FOLLOWED:
+                return []
+            followed = self._follow(view.mutation, home)
+            ear = followed.ears[session] = _Ear()
+            self._sessions.setdefault(session, {})[view.mutation] = None
+        followed.view = view
         if ear.pending:
             ear.held.append(view)
+            del ear.held[:-HELD]
             return news
         self._tell(session, ear, view, news)
         if view.status in SETTLED:

@@ -27,7 +27,7 @@ from msgspec import Struct
 from cluster.core import protocol
 from cluster.core.anti_entropy import AntiEntropy
 from cluster.core.degradation import LEVELS, WINDOW_MS, Degradation, Step
-from cluster.core.gateway_mutations import Concluded, GatewayMutations, News, Order, Said
+from cluster.core.gateway_mutations import Concluded, GatewayMutations, News, Order, Said, visible
 from cluster.core.grants import ANYBODY, Authority, Principal
 from cluster.core.limits import Limits, SessionCounts, refuse
 from cluster.core.link import Foreign, Incoming, New, Outgoing, Repeat
@@ -55,7 +55,6 @@ from cluster.core.messages import (
     Missed,
     MissedKeys,
     Mutate,
-    MutationList,
     MutationView,
     Noted,
     Outdated,
@@ -279,6 +278,10 @@ class GatewayState:
         self.sessions: dict[str, SessionState] = {}
         self.replicas: dict[str, Replica] = {}
         self._topics: dict[tuple[str, bool], Topic] = {}
+        self._subscribed: Counter[int] = Counter()
+        """Subscriptions by shard that their topics watch."""
+        self._regains: dict[str, set[int]] = {}
+        """By session that came back: the requests for its mutations that are not answered."""
         self._interests: Interests[Topic] = Interests()
         self._dirty: list[Topic] = []
         self._flush_at: float | None = None
@@ -632,6 +635,13 @@ class GatewayState:
         shard.out.sent(message)
         return [Send(shard.address, message)]
 
+    @staticmethod
+    def _greet(shard: _Shard) -> Send:
+        """Let a shard know of this gateway, or say that it knows it no longer."""
+        message = Requests(shard.out.header(), [])
+        shard.out.sent(message)
+        return Send(shard.address, message)
+
     def answered(self, to: str, message: Any, answer: Answer, now_ms: float) -> list[Effect]:
         """A shard answered `message`."""
         self._now_ms = now_ms
@@ -716,8 +726,12 @@ class GatewayState:
                     self._begin(subscription, effects)
         for gather in {id(each): each for each in self._gathers.values() if each.make is not None}.values():
             self._gather_anew(gather)
+        for session_id in list(self._regains):
+            self._ask_for_own(self.sessions[session_id])
         for shard in self._shards:
             effects.extend(self._pump(shard))
+            if shard.index in receivers and shard.out.idle and not self.mutations.is_idle:
+                effects.append(self._greet(shard))  # which tells how those are that have moved there
 
     def _watch_elsewhere(self, topic: Topic, receivers: set[int]) -> None:
         """Watch what a topic is about where it is now."""
@@ -747,6 +761,8 @@ class GatewayState:
                 del topic.watches[index]
                 topic.awaited.discard(index)
                 topic.seen.pop(index, None)
+        for index in old.keys() ^ topic.watches.keys():
+            self._subscribed[index] += len(topic.subscriptions) * (1 if index in topic.watches else -1)
         if is_rejoining:  # what was held of one shard would have to be looked for in several
             topic.held.clear()
         for subscription in topic.subscriptions:
@@ -954,7 +970,7 @@ class GatewayState:
             case Act():
                 self._doubt(shard, asked)
             case ListMutations(author=author) if author:
-                self._regain(shard, author, payload, effects)
+                self._regain(shard, author, request, payload, effects)
             case ListMutations(mutation=mutation) if request not in self._gathers:
                 self._pass_on(self.mutations.found(mutation, payload), effects)
             case PresenceResume(member=member) if isinstance(payload, Restored):
@@ -1031,15 +1047,11 @@ class GatewayState:
         """Return how many subscriptions an entry has, given how many gateways watch it: exactly of those here, of each other gateway one."""
         replica = self.replicas.get(row.key)
         own = 0 if replica is None else sum(len(topic.subscriptions) for topic in replica.topics)
-        return own + max(row.subscribers - bool(own), 0)
+        return own + max(row.gateways - bool(own), 0)
 
-    def subscriptions(self) -> Counter[int]:
+    def subscriptions(self) -> dict[int, int]:
         """Return how many subscriptions concern each shard; one of a prefix concerns all."""
-        counts = Counter({shard.index: 0 for shard in self._shards})
-        for topic in self._topics.values():
-            for shard in topic.watches:
-                counts[shard] += len(topic.subscriptions)
-        return counts
+        return {shard.index: self._subscribed[shard.index] for shard in self._shards}
 
     # --- mutations -----------------------------------------------------------------------------------------------
 
@@ -1092,12 +1104,31 @@ class GatewayState:
                 case Concluded(ticket=ticket, payloads=payloads):
                     effects.append(Respond(ticket, payloads))
 
-    def _regain(self, shard: _Shard, author: str, payload: Payload, effects: list[Effect]) -> None:
-        """A shard says which mutations a session had begun before it came back."""
+    def _ask_for_own(self, session: SessionState) -> None:
+        """Ask every shard which mutations a session began before it came back."""
+        self._stop_regaining(session.id)
+        for shard in self._shards if self.mutations.declared else ():
+            request = ListMutations(self._id(), author=session.identity)
+            shard.outstanding[request.id] = request
+            shard.queue.append(request)
+            self._regains.setdefault(session.id, set()).add(request.id)
+
+    def _stop_regaining(self, session_id: str) -> None:
+        for request in self._regains.pop(session_id, ()):
+            for shard in self._shards:
+                shard.outstanding.pop(request, None)
+
+    def _regain(self, shard: _Shard, author: str, request: int, payload: Payload, effects: list[Effect]) -> None:
+        """A shard says which mutations a session had begun; the session hears of those it may, as who lists them does."""
         session = self.presence.session_of(author)
-        if session is not None and isinstance(payload, MutationList):
-            for view in payload.mutations:
-                self._pass_on(self.mutations.regained(session.id, view, shard.index), effects)
+        asked = set() if session is None else self._regains.get(session.id, set())
+        if session is None or session.principal is None or request not in asked:
+            return
+        asked.discard(request)
+        if not asked:
+            del self._regains[session.id]
+        for view in visible([payload], session.principal):
+            self._pass_on(self.mutations.regained(session.id, view, shard.index), effects)
 
     def _ask_again(self, shard: _Shard) -> None:
         """Ask a shard that began anew how its mutations are: what it told last may have been lost."""
@@ -1229,6 +1260,7 @@ class GatewayState:
         for collection in (self._writing, self._degraded, self._held):
             collection.pop(session_id, None)
         self.mutations.forget(session_id)
+        self._stop_regaining(session_id)
         if session is not None:
             self.expiries.end(session)
             self.counts.close(session.address, _counted(session.principal), server_sent=session.server_sent)
@@ -1274,15 +1306,11 @@ class GatewayState:
         effects: list[Effect] = []
         if earlier is not None:
             effects.append(Close(earlier.id, protocol.CLOSE_RESUMED, "resumed by another connection"))
-        for shard in self._shards:
-            requests: list[Request] = []
-            if self.presence.patterns:
-                requests.append(PresenceResume(self._id(), self.incarnation, session.identity))
-            if self.mutations.declared:
-                requests.append(ListMutations(self._id(), author=session.identity))
-            for request in requests:
-                shard.outstanding[request.id] = request
-                shard.queue.append(request)
+        for shard in self._shards if self.presence.patterns else ():
+            request = PresenceResume(self._id(), self.incarnation, session.identity)
+            shard.outstanding[request.id] = request
+            shard.queue.append(request)
+        self._ask_for_own(session)
         return [*effects, *self._told()]
 
     def declare(self, patterns: Sequence[Pattern], now_ms: float) -> list[Effect]:
@@ -1359,6 +1387,7 @@ class GatewayState:
         if topic.ready:
             self._begin(subscription, effects)
         for index in topic.watches:
+            self._subscribed[index] += 1
             effects.extend(self._pump(self._shards[index]))
         return effects
 
@@ -1505,6 +1534,7 @@ class GatewayState:
         session.attention.pop(subscription, None)
         topic = subscription.topic
         del topic.subscriptions[subscription]
+        self._subscribed.subtract(topic.watches.keys())
         self._stop_resuming(subscription)
         if topic.subscriptions:
             self._settle_rest(topic, effects)
@@ -1915,9 +1945,7 @@ class GatewayState:
             is_watched = shard.watching or self.presence.watches(shard.index)
             if is_watched and shard.out.idle and shard.heard_ms + SILENCE_MS <= now_ms:
                 shard.heard_ms = now_ms
-                message = Requests(shard.out.header(), [])
-                shard.out.sent(message)
-                effects.append(Send(shard.address, message))
+                effects.append(self._greet(shard))
         for session_id, due_ms in list(self._held.items()):
             if due_ms <= now_ms:
                 del self._held[session_id]

@@ -62,7 +62,7 @@ from cluster.core.messages import (
     SourceStates,
     Take,
 )
-from cluster.core.operation import Operation, Set
+from cluster.core.operation import KINDS, Operation, Set
 from cluster.core.overflow import Overflow, Waiting
 from cluster.core.placement import SlotMap, coordinator_of, unit
 from cluster.core.query_key import CanonicalKey
@@ -1710,7 +1710,7 @@ class IngestionState:
         for key in part.keys:
             folded_away = key.count - len(key.operations)
             for operation in key.operations:
-                kind = type(operation).__name__.lower()
+                kind = KINDS[type(operation)]
                 self.operations[kind] += 1 + folded_away
                 folded_away = 0
 

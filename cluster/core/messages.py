@@ -595,8 +595,8 @@ class KeyInfo(Struct, frozen=True, array_like=True):
     version: int
     status: str
     is_stale: bool
-    subscribers: int
-    """Gateways that watch it."""
+    gateways: int
+    """That watch it."""
 
 
 class KeyList(Struct, frozen=True, array_like=True, tag="key_list"):

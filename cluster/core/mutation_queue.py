@@ -46,6 +46,8 @@ MAX_RESULT_BYTES = 64 * 1024 * 1024
 """What services have answered to all that are remembered: 640 bytes each, or four of the longest answers. Beyond it as above."""
 MAX_REGAINED = 100
 """Settled mutations of which a session that comes back is told, of each home. Of some it may have heard before."""
+MAX_REGAINED_BYTES = 1024 * 1024
+"""What services have answered to those, in all."""
 UNSTORED_MS = 1_000.0
 """How long a mutation waits that could not be stored, and so was not sent."""
 MAX_CONFLICTS = 3
@@ -309,8 +311,7 @@ class MutationQueue:
         if record is not None:
             if record.name != request.name:  # of which the client may have no right to know
                 raise HarborError(ErrorCode.CONFLICT, f"the id {request.mutation:.128} is that of another mutation")
-            if owner != record.owner and owner not in record.others:
-                record.others.append(owner)
+            self._also_tell(record, owner)
             return record.view()
         declared = self._declared.get(request.name)
         if declared is None:
@@ -391,13 +392,26 @@ class MutationQueue:
 
         That gateway is told of them from now on.
         """
-        records = [self.records[each] for each in self._authors.get(author, ())]
-        settled = sorted((each for each in records if each.status.is_settled), key=lambda each: each.settled_ms)
-        shown = [*settled[-MAX_REGAINED:], *(each for each in records if not each.status.is_settled)]
+        records = sorted(
+            (self.records[each] for each in self._authors.get(author, ())),
+            key=lambda each: (each.settled_ms, each.number),
+        )
+        settled = [each for each in records if each.status.is_settled]
+        shown = [each for each in records if not each.status.is_settled]
         for record in shown:
-            if owner != record.owner and owner not in record.others:
-                record.others.append(owner)
+            self._also_tell(record, owner)
+        size = 0
+        for record in settled[: -MAX_REGAINED - 1 : -1]:
+            size += len(record.result or b"")
+            if size > MAX_REGAINED_BYTES:
+                break
+            shown.append(record)
         return [each.view() for each in sorted(shown, key=lambda each: each.number)]
+
+    def _also_tell(self, record: MutationRecord, owner: str) -> None:
+        if owner != record.owner and owner not in record.others:
+            record.others.append(owner)
+            self._changed(record.id)
 
     def _keep(self, record: MutationRecord) -> None:
         self.records[record.id] = record

@@ -14,7 +14,7 @@ What must not live here: combining operations (`fold`), prefixes and refetching 
 import math
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import orjson
 from msgspec import Struct
@@ -155,6 +155,8 @@ class Call(Struct, frozen=True, array_like=True, tag=10):
 
 
 Operation = Set | Merge | Append | Prepend | Upsert | MergeWhere | Remove | Increment | Delete | Invalidate | Call
+KINDS: dict[type, str] = {kind: kind.__name__.lower() for kind in get_args(Operation)} | {MergeWhere: "merge_where"}
+"""As rules call them."""
 Reducer = Callable[[str, Any, Any], Any]
 """Runs a function: (reference, old, event) -> new, `UNCHANGED`; raises `OperationError`."""
 
@@ -413,7 +415,7 @@ def _array(operation: Append | Prepend | Upsert, document: Any, path: Tokens) ->
         array: list[Any] = []
         return _place(document, parent, path, array, is_new=True), array, True, parent
     if not isinstance(target, list):
-        raise OperationError(f"{type(operation).__name__.lower()} needs an array")
+        raise OperationError(f"{KINDS[type(operation)]} needs an array")
     return document, target, False, parent
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 OFFLINE_AFTER = 4
-"""Calls in a row that did not reach a service before it counts as offline: the tries of one fetch with default retries. That fetch fails with
-its own error, and who watches hears why."""
+"""Calls in a row that did not reach a service before it counts as offline: the tries of one fetch with default retries. One that is alone
+fails with its own error, and who watches hears why; of several at once the later ones are paused by the first four."""
 PROBE_MS, MAX_PROBE_MS = 1_000.0, 30_000.0
 """First and longest wait between calls that try whether an offline service is back."""
 UNREACHABLE = frozenset({502, 503, 504})

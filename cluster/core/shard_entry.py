@@ -153,9 +153,9 @@ class ShardEntry(Entry):
             self.shown.json() if self.overlay is not None and self.shown is not None else b"",
         )
 
-    def info(self, now_ms: float, subscribers: int) -> KeyInfo:
+    def info(self, now_ms: float, gateways: int) -> KeyInfo:
         """Return the entry's row in a key listing."""
-        return KeyInfo(self.key, self.version, self.status, self.is_stale(now_ms), subscribers)
+        return KeyInfo(self.key, self.version, self.status, self.is_stale(now_ms), gateways)
 
 
 def error_of(error: Any) -> tuple[str, str] | None:

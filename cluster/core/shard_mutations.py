@@ -159,7 +159,9 @@ class ShardMutations:
             case Undo(mutation=mutation):
                 return self.queue.undo(mutation, now_ms)
             case ListMutations(author=author) if author:
-                return MutationList(self.queue.regained(author, gateway))
+                # It goes the way of the news, so that none of these overtakes it.
+                self._bases.answer(gateway, request.id, MutationList(self.queue.regained(author, gateway)))
+                return None
             case ListMutations(mutation=mutation, statuses=statuses, newest=newest):
                 return MutationList(self.queue.listed(mutation, statuses, newest))
 

@@ -32,7 +32,7 @@ BEGUN: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
                 "append",
                 "prepend",
                 "upsert",
-                "mergewhere",
+                "merge_where",
                 "remove",
                 "increment",
                 "delete",

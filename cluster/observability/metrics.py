@@ -246,6 +246,10 @@ class Metrics:
         for value in values:
             self._values.setdefault((name, self._place(name, {**labels, label: value})), 0.0)
 
+    def forget(self, name: str) -> None:
+        """Have no series of a counter or gauge."""
+        self._values = {at: value for at, value in self._values.items() if at[0] != name}
+
     def set(self, name: str, value: float, **labels: str) -> None:
         """Set a counter or gauge."""
         self._values[name, self._place(name, labels)] = value

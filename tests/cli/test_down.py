@@ -1,4 +1,4 @@
-"""`harbor down` without a name: the only cluster there, and or the one that has the name of clusters by default, and no guess otherwise."""
+"""`harbor down` without a name: the only cluster there, or the one that has the name of clusters by default, and no guess otherwise."""
 
 import json
 import os

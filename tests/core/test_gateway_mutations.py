@@ -320,6 +320,64 @@ def test_a_session_that_is_gone_costs_nothing() -> None:
     assert world.is_idle()
 
 
+def come_back(world: World, session: Any) -> None:
+    world.state._ask_for_own(session)
+    world.run(world.state._told())
+
+
+def test_who_comes_back_is_told_what_it_may_be_told() -> None:
+    world = World(2)
+    session = world.session("back", Principal("p", Grants(mutate=["note"])))
+    come_back(world, session)
+    assert [request.author for request in world.requests(0, ListMutations)] == ["back"]
+    said = [view("open", "pending"), view("hidden", "pending", name="save"), view("over", "success")]
+    world.reply(0, ListMutations, MutationList(said))
+    world.reply(1, ListMutations, MutationList([]))
+    assert [(each["mutation_id"], each["status"]) for each in world.hear(session)] == [
+        ("open", "pending"),
+        ("over", "success"),
+    ]
+    world.tell(0, view("open", "success"), view("hidden", "success", name="save"), view("over", "success"))
+    assert [each["mutation_id"] for each in world.hear(session)] == ["open"]
+    assert world.is_idle()
+    assert not world.state._regains
+
+
+def test_who_comes_back_takes_nothing_of_another_mutation_with_the_id_of_one_of_its_own() -> None:
+    world = World(2)
+    first, back = world.session("first"), world.session("back")
+    home = world.begin(first, "m1")
+    world.reply(home, Mutate, view("m1", "pending"))
+    world.hear(first)
+    come_back(world, back)
+    world.reply(1 - home, ListMutations, MutationList([view("m1", "paused")]))
+    world.reply(home, ListMutations, MutationList([]))
+    assert (world.hear(first), world.hear(back)) == ([], [])
+    world.tell(home, view("m1", "success"))
+    assert (statuses(world.hear(first)), world.hear(back)) == (["success"], [])
+
+
+def test_who_comes_back_and_asks_again_is_told_after_its_answer() -> None:
+    world = World(1)
+    session = world.session("back")
+    come_back(world, session)
+    world.begin(session, "m1")
+    world.reply(0, ListMutations, MutationList([view("m1", "pending")]))
+    assert world.hear(session) == []
+    world.reply(0, Mutate, view("m1", "pending"))
+    assert statuses(world.hear(session)) == ["result", "pending"]
+
+
+def test_who_is_gone_again_is_asked_for_no_longer() -> None:
+    world = World(1)
+    session = world.session("back")
+    come_back(world, session)
+    world.run(world.state.close_session("back", world.now_ms))
+    assert not world.state._shards[0].outstanding
+    world.reply(0, ListMutations, MutationList([view("m1", "pending")]))
+    assert world.is_idle()
+
+
 def test_the_author_of_a_delayed_one_is_told_until_when_it_can_be_undone() -> None:
     world = World(1)
     session = world.session()

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 
@@ -10,7 +11,15 @@ from cluster.core import mutation_queue
 from cluster.core.declared_query import Response
 from cluster.core.messages import Failure, Lay, Lift, Mutate, MutationView
 from cluster.core.mutation import Status
-from cluster.core.mutation_queue import MAX_RESULT_BYTES, MAX_SETTLED, MEMORY_MS, PARALLEL, MutationQueue, StartMutation
+from cluster.core.mutation_queue import (
+    MAX_RESULT_BYTES,
+    MAX_SETTLED,
+    MEMORY_MS,
+    PARALLEL,
+    MutationQueue,
+    MutationRecord,
+    StartMutation,
+)
 from cluster.core.service_health import PROBE_MS
 from cluster.errors import ErrorCode, HarborError, UpstreamError
 
@@ -100,6 +109,72 @@ def test_of_one_scope_they_go_one_after_another_and_of_many_side_by_side() -> No
     for n in range(PARALLEL + 5):
         queue.begin("put", f"c{n}", f"of its own {n}")
     assert len(queue.sent()) == PARALLEL - 2, "as many as there are connections"
+
+
+def by(queue: Queue, author: str, mutation: str, name: str = "put") -> None:
+    given = orjson.dumps({"id": mutation, "scope": mutation})
+    asked = Mutate(1, mutation, name, given, f"scope:{mutation}", author=author)
+    queue.queue.begin(asked, "gateway-0", queue.now)
+
+
+def test_who_comes_back_is_told_of_its_own_and_of_what_is_settled_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mutation_queue, "MAX_REGAINED", 2)
+    queue = Queue()
+    for name in ("first", "second", "third", "open"):
+        by(queue, "a", name)
+        queue.now += 1
+    by(queue, "b", "others")
+    by(queue, "", "nobodys")
+    for call in queue.sent():
+        if call.mutation in ("first", "second", "third"):
+            queue.answer(call, {})
+            queue.now += 1
+    queue.stored.clear()
+    said = queue.queue.regained("a", "gateway-1")
+    assert [view.mutation for view in said] == ["second", "third", "open"]
+    assert queue.queue.records["open"].others == ["gateway-1"]
+    assert queue.stored == {"open"}, "a later life of this home tells that gateway as well"
+    assert [view.mutation for view in queue.queue.regained("a", "gateway-0")] == ["second", "third", "open"]
+    assert queue.queue.records["open"].others == ["gateway-1"]
+    assert queue.queue.regained("", "gateway-1") == queue.queue.regained("c", "gateway-1") == []
+
+
+def test_answers_of_which_who_comes_back_is_told_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mutation_queue, "MAX_REGAINED_BYTES", 20)
+    queue = Queue()
+    for n in range(4):
+        by(queue, "a", f"m{n}")
+        queue.answer(queue.sent()[0], {"said": n})  # 10 bytes
+        queue.now += 1
+    assert [view.mutation for view in queue.queue.regained("a", "gateway-0")] == ["m2", "m3"]
+
+
+def test_authors_are_forgotten_with_their_mutations() -> None:
+    queue = Queue()
+    for name in ("moves", "settles"):
+        by(queue, "a", name)
+    calls = {call.mutation: call for call in queue.sent()}
+    queue.answer(calls["settles"], {})
+    moving = queue.queue.records["moves"]
+    queue.queue.let_go([moving])
+    assert [view.mutation for view in queue.queue.regained("a", "gateway-0")] == ["settles"]
+    for shard in (0, 1):
+        queue.queue.lifted(shard, "settles")
+    queue.now += MEMORY_MS + 1
+    queue.begin("put", "another")
+    assert not queue.queue._authors
+    queue.queue.take_in([moving], queue.now)
+    assert [view.mutation for view in queue.queue.regained("a", "gateway-0")] == ["moves"]
+
+
+def test_a_mutation_that_was_stored_before_authors_were_is_nobodys() -> None:
+    queue = Queue()
+    by(queue, "a", "stored")
+    row = msgspec.to_builtins(queue.queue.records["stored"])[:-1]
+    later = Queue()
+    later.queue.restore([msgspec.convert(row, MutationRecord)], later.now)
+    assert later.queue.records["stored"].author == ""
+    assert later.queue.regained("a", "gateway-0") == []
 
 
 def test_the_newest_of_some_statuses_are_listed_the_oldest_first() -> None:

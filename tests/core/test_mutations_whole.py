@@ -8,7 +8,7 @@ from msgspec import structs
 
 from cluster.core import template
 from cluster.core.declared_query import Response
-from cluster.core.messages import Overlays
+from cluster.core.messages import Answered, Answers, Header, ListMutations, Overlays, Requests, Send
 from cluster.core.mutation import DeclaredMutation, in_data
 from cluster.core.presence_session import identity_of
 from cluster.core.query_key import CanonicalKey
@@ -236,6 +236,63 @@ def test_a_session_that_comes_back_hears_of_its_own_mutations(gateway: str, shar
     made.settle()
     outcomes = [(each["mutation_id"], each["status"]) for each in second.read() if each["type"] == "mutation"]
     assert outcomes == [("goes-on", "success")]
+
+
+def unsettled(made: InProcess, count: int = 1) -> Client:
+    """Have an author begin mutations, and lose its connection. Returns who comes back for them, at the other gateway."""
+    first = Client(made, identity_of("a secret"))
+    first.session.secret = "a secret"
+    for n in range(count):
+        mutate(first, f"m{n}", id=f"note-{n}", text="new")
+    at_once(made)
+    token = made.gateways["gateway-0"].tokens.session(first.session.secret, first.session.owner)
+    first.close()
+    second = Client(made, "again", "gateway-1")
+    second.say(type="hello", id=1, resume=token)
+    return second
+
+
+@pytest.mark.parametrize("steps", range(8))
+def test_no_outcome_is_lost_between_coming_back_and_being_told(steps: int) -> None:
+    made = world(1)
+    second = unsettled(made)
+    for _ in range(steps):
+        made.step()
+    made.answered(Response(b"{}"))
+    made.settle()
+    statuses = [each["status"] for each in second.read() if each["type"] == "mutation"]
+    assert statuses in (["success"], ["pending", "success"])
+
+
+def test_what_a_home_says_to_who_comes_back_goes_the_way_of_its_news() -> None:
+    made = world(1)
+    unsettled(made)
+    asked = Requests(Header("gateway-9", 4, 0, 1), [ListMutations(1, author=identity_of("a secret"))])
+    answer, effects = made.shards["shard-0"].requests(asked, made.now_ms)
+    assert isinstance(answer, Answers)
+    assert answer.items == [], "which another call might overtake"
+    (sent,) = [each.message for each in effects if isinstance(each, Send) and each.to == "gateway-9"]
+    (said,) = [each.payload for each in sent.items if isinstance(each, Answered)]
+    assert [view.mutation for view in said.mutations] == ["m0"]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 5])
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (2, 4)])
+def test_who_comes_back_while_slots_move_is_told_as_well(before: int, after: int, steps: int) -> None:
+    made = world(before)
+    second = unsettled(made, 12)
+    for _ in range(steps):
+        made.step()
+    made.move(after)
+    while made.sent:
+        if made.sent[0][0] in made.shards:
+            made.answered(Response(b"{}"))
+        else:
+            made.sent.popleft()  # its process has ended
+    made.settle(1_000)
+    outcomes = [(each["mutation_id"], each["status"]) for each in second.read() if each["type"] == "mutation"]
+    assert sorted(name for name, status in outcomes if status == "success") == sorted(f"m{n}" for n in range(12))
+    assert not made.gateways["gateway-1"]._regains
 
 
 def test_those_of_two_gateways_who_asked_for_the_same_are_both_told() -> None:

@@ -60,7 +60,7 @@ def dropped(cluster: LiveCluster) -> dict[str, float]:
     for _, encoded in cluster.metrics():
         for sample in metrics.decode(encoded):
             assert SECRET not in repr(sample)
-            if sample.name == "events_dropped_total" and sample.labels[1] == "events":
+            if sample.name == "events_dropped_total" and sample.labels[1] == "events" and sample.value:
                 found[sample.labels[2]] = sample.value
     return found
 

@@ -83,6 +83,7 @@ def test_how_long_a_shard_without_a_standby_was_away_is_counted(cluster: LiveClu
         (of,) = [sample for sample in samples if sample.name == "recovery_seconds"]
         return sum(of.buckets), of.value
 
+    eventually(lambda: cluster.supervisor.describe()["ready"])
     before, away_s = recoveries()
     cluster.kill("shard-1")
     eventually(lambda: recoveries()[0] > before)

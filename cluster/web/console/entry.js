@@ -147,7 +147,7 @@ export class EntryView {
       figure('freshness', h('span', {}, freshness)),
       figure('updated', isNumber(updated) && updated > 0 ? `${duration(now - updated)} ago` : NONE, isNumber(updated) && updated > 0 ? clock(updated) : ''),
       figure('origin', origin(details.origin, now)),
-      figure('watched by', isNumber(this.row?.subscribers) && JSON.stringify(this.row.key) === this.text ? `${count(this.row.subscribers)} ${this.row.subscribers === 1 ? 'gateway' : 'gateways'}` : NONE),
+      figure('watched by', isNumber(this.row?.subscribers) && JSON.stringify(this.row.key) === this.text ? `${count(this.row.subscribers)} ${this.row.subscribers === 1 ? 'subscription' : 'subscriptions'}` : NONE),
       figure('size', `${size.isExact ? '' : 'about '}${bytes(size.size)}`),
       entry?.error && figure('last fetch', foreign(clip(entry.error.message, 300))),
     );
