@@ -81,7 +81,7 @@ async def test_keys_are_unfolded_found_and_watched(pages: Pages, live: LiveClust
         await expect(entry.locator("h2")).to_have_text('["projects","detail","1"]')
         await expect(entry.locator(".badge", has_text="fresh")).to_be_visible()
         await expect(entry.locator(".figures")).to_contain_text("· fetched ")
-        await expect(entry.locator(".figures")).to_contain_text("1 gateway")
+        await expect(entry.locator(".figures")).to_contain_text("2 subscriptions")  # somebody's, and this one
         eventually(lambda: tracker.do(lambda up: up.hub.joined().get("project:1", 0)))
         title = f"Seen at {time.monotonic_ns()}"
         tracker.do(lambda up: up.emit(up.tracker.create_task({"projectId": "1", "title": title})[1]))
