@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import orjson
 import pytest
 from aiohttp import web
@@ -86,6 +87,34 @@ async def test_the_author_sees_it_before_its_service_has_answered(cluster: LiveC
     named = [each["mutations"] for each in client.log if each["type"] == "change"]
     assert named == [["m1"], ["m1"]]
     await client.close()
+
+
+@pytest.mark.parametrize("actor", ["gateway", "shard"])
+async def test_an_author_that_comes_back_after_a_death_is_told_the_outcome(
+    cluster: LiveCluster, service: Service, actor: str
+) -> None:
+    service.open.clear()
+    author = await Client.open(cluster.url)
+    await author.mutate(f"lost with {actor}", "save", id=actor, text="new")
+    await author.until(lambda: author.statuses(f"lost with {actor}") == ["pending"])
+    (welcome,) = [each for each in author.log if each["type"] == "welcome"]
+    author.break_off()
+    before = await asyncio.to_thread(cluster.pids)
+    victims = [each for each in before if each.startswith(actor)]
+    for victim in victims:
+        await asyncio.to_thread(cluster.kill, victim)
+    await asyncio.to_thread(
+        eventually, lambda: all(cluster.pids().get(each) not in (None, before[each]) for each in victims)
+    )
+    await asyncio.to_thread(eventually, lambda: httpx.get(f"{cluster.url}/readyz", timeout=60).status_code == 200)
+
+    back = await Client.open(cluster.url)
+    await back.send(type="hello", resume=welcome["resume_token"])
+    await back.until(lambda: back.statuses(f"lost with {actor}"))
+    service.open.set()
+    await back.until(lambda: back.statuses(f"lost with {actor}")[-1] == "success")
+    assert back.statuses(f"lost with {actor}").count("success") == 1
+    await back.close()
 
 
 def harbor(cluster: LiveCluster, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -12,6 +12,7 @@ from cluster.core.entry import Value
 from cluster.core.operation import apply_all, parse_operations
 from cluster.core.query_key import KeyMatcher, canonical, checked
 from cluster.errors import HarborError
+from cluster.gateway.pages import WEB
 from tests.web.node import Node
 
 NAMES = ["a", "b", "id", "a/b", "m~n", "~1", "", "0", "é", "__proto__", "constructor"]
@@ -211,3 +212,21 @@ async def test_keys_are_hashed_and_matched_as_on_the_cluster(node: Node) -> None
     assert found[0] == [canonical(checked(key)) for key in keys]
     expected = [KeyMatcher(checked(prefix)).matches(canonical(checked(key)), checked(key)) for prefix, key in pairs]
     assert [pair for pair, a, b in zip(pairs, found[1], expected, strict=True) if a != b] == []
+
+
+async def test_the_console_marks_all_that_was_appended_at_once(node: Node) -> None:
+    appended = {"op": "add", "path": "/tasks/-", "value": {}}
+    patch = [
+        appended,
+        {"op": "add", "path": "/tags/-", "value": "x"},
+        {"op": "replace", "path": "/version", "value": 2},
+        {"op": "remove", "path": "/gone"},
+        appended,
+    ]
+    found = await node.run(
+        "const { touchedBy } = await import(args.script); return [...touchedBy(args.patch, args.value)]",
+        script=(WEB / "console" / "value.js").as_uri(),
+        patch=patch,
+        value={"tasks": [{}, {}, {}], "tags": ["x"], "version": 2},
+    )
+    assert sorted(found) == ["\0", "/tags/0", "/tasks/1", "/tasks/2", "/version"]

@@ -71,12 +71,16 @@ export function isTouched(path, touched) {
 /** The paths that a patch touched, in a value as it is now; `/-` is the last item. What lost a member is named with `LESS` behind it. */
 export function touchedBy(patch, value) {
   const paths = new Set();
-  for (const each of Array.isArray(patch) ? patch.slice(0, 100) : []) {
+  const ends = new Map(); // by array: where what is appended before the operations seen so far stands
+  for (const each of Array.isArray(patch) ? patch.slice(-100).reverse() : []) {
     const { op, path } = each ?? {};
     if (typeof path !== 'string') continue;
     if (op === 'remove') paths.add(`${path.slice(0, path.lastIndexOf('/'))}${LESS}`);
-    else if (path.endsWith('/-')) paths.add(`${path.slice(0, -1)}${Math.max(0, lengthAt(value, path.slice(0, -2)) - 1)}`);
-    else paths.add(path);
+    else if (path.endsWith('/-')) {
+      const end = ends.get(path) ?? lengthAt(value, path.slice(0, -2)) - 1;
+      ends.set(path, end - 1);
+      paths.add(`${path.slice(0, -1)}${Math.max(0, end)}`);
+    } else paths.add(path);
   }
   return paths;
 }
