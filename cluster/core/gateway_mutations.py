@@ -237,13 +237,7 @@ class GatewayMutations:
         if followed.home is None:
             followed.home = home
         for session, ear in list(followed.ears.items()):
-            if ear.pending:
-                ear.held.append(view)
-                del ear.held[:-HELD]
-                continue
-            self._tell(session, ear, view, news)
-            if view.status in SETTLED:
-                self._settled(session, view.mutation)
+            self._hear(session, ear, view, news)
         for ticket in list(followed.tickets):
             wait = self._waits[ticket]
             wait.view = view
@@ -280,6 +274,16 @@ class GatewayMutations:
         if ear.told in SETTLED and not ear.pending:
             self._settled(session, mutation)
         return news
+
+    def _hear(self, session: str, ear: _Ear, view: MutationView, news: News) -> None:
+        """Tell a session, or hold it until its request is answered."""
+        if ear.pending:
+            ear.held.append(view)
+            del ear.held[:-HELD]
+            return
+        self._tell(session, ear, view, news)
+        if view.status in SETTLED:
+            self._settled(session, view.mutation)
 
     @staticmethod
     def _tell(session: str, ear: _Ear, view: MutationView, news: News) -> None:
@@ -359,13 +363,7 @@ class GatewayMutations:
             ear = followed.ears[session] = _Ear()
             self._sessions.setdefault(session, {})[view.mutation] = None
         followed.view = view
-        if ear.pending:
-            ear.held.append(view)
-            del ear.held[:-HELD]
-            return news
-        self._tell(session, ear, view, news)
-        if view.status in SETTLED:
-            self._settled(session, view.mutation)
+        self._hear(session, ear, view, news)
         return news
 
     def moved(self, homes: Collection[int]) -> None:
