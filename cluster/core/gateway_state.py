@@ -227,6 +227,11 @@ class _Shard:
         """Change sets applied, heartbeats included."""
         self.heard_ms = 0.0
 
+    def ask(self, request: Request) -> None:
+        """Have a request sent with what goes next, and again until it is answered."""
+        self.outstanding[request.id] = request
+        self.queue.append(request)
+
 
 class GatewayState:
     """See the module."""
@@ -800,8 +805,7 @@ class GatewayState:
             if index is not None and index != shard.index and request.id not in under_way:
                 del shard.outstanding[request.id]
                 other = self._shards[index]
-                other.outstanding[request.id] = request
-                other.queue.append(request)
+                other.ask(request)
                 effects.extend(self._pump(other))
         shard.queue = [each for each in shard.queue if self._asked_of(each) in (None, shard.index)]
 
@@ -824,8 +828,7 @@ class GatewayState:
         for shard in self._shards:
             request = gather.make(self._id())
             self._gathers[request.id] = gather
-            shard.outstanding[request.id] = request
-            shard.queue.append(request)
+            shard.ask(request)
 
     # --- upstreams -----------------------------------------------------------------------------------------------
 
@@ -955,8 +958,7 @@ class GatewayState:
         for shard in shards:
             request = make(self._id())
             self._gathers[request.id] = gather
-            shard.outstanding[request.id] = request
-            shard.queue.append(request)
+            shard.ask(request)
             effects.extend(self._pump(shard))
         return effects
 
@@ -1109,8 +1111,7 @@ class GatewayState:
         self._stop_regaining(session.id)
         for shard in self._shards if self.mutations.declared else ():
             request = ListMutations(self._id(), author=session.identity)
-            shard.outstanding[request.id] = request
-            shard.queue.append(request)
+            shard.ask(request)
             self._regains.setdefault(session.id, set()).add(request.id)
 
     def _stop_regaining(self, session_id: str) -> None:
@@ -1308,8 +1309,7 @@ class GatewayState:
             effects.append(Close(earlier.id, protocol.CLOSE_RESUMED, "resumed by another connection"))
         for shard in self._shards if self.presence.patterns else ():
             request = PresenceResume(self._id(), self.incarnation, session.identity)
-            shard.outstanding[request.id] = request
-            shard.queue.append(request)
+            shard.ask(request)
         self._ask_for_own(session)
         return [*effects, *self._told()]
 
@@ -1437,8 +1437,7 @@ class GatewayState:
             shard = self._shards[index]
             self._resuming[request.id] = subscription
             subscription.asked.add(request.id)
-            shard.outstanding[request.id] = request
-            shard.queue.append(request)
+            shard.ask(request)
         for index in dict(asked):
             effects.extend(self._pump(self._shards[index]))
 
