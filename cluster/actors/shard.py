@@ -827,17 +827,18 @@ class ShardActor(Shell):
 
     async def status(self) -> dict[str, object]:
         """Say what `/v1/cluster` shows of this actor."""
-        machine = self._shard
-        standby = self._replication.standby
+        machine, replication = self._shard, self._replication
+        standby = {"actor": replication.standby, "life": replication.life, "in_sync": replication.is_in_sync}
         return {
             **self.about(),
-            "epoch": self._following.epoch if self._following is not None else self._replication.epoch,
+            "life": self._report().life,
+            "epoch": self._following.epoch if self._following is not None else replication.epoch,
             "role": str(self.role),
             "keys": 0 if machine is None else len(machine.cache),
             "lag_ms": 0 if machine is None else round(machine.lag_ms),
             "members_epoch": None if machine is None else machine.demand.epoch,
             "store": self._store_state,
-            "standby": {"actor": standby, "in_sync": self._replication.is_in_sync} if standby else None,
+            "standby": standby if replication.standby else None,
             "offline": []
             if machine is None
             else [service for service in self._services if machine.offline_ms(service, self.now())],

@@ -270,13 +270,13 @@ class ShardKeeper:
 
     async def _move_one(self, move: Move) -> None:
         """Move one of a shard's two actors: a standby as it is, a primary when the other leads."""
-        roles = self.shards[move.shard]
+        roles, life = self.shards[move.shard], self.life(move.actor)
         if roles.primary == move.actor:
             await self._hand_over(roles)
         else:
             await asyncio.to_thread(self._end, move.actor)
         await asyncio.to_thread(self._make, move.actor, move.node)
-        await self._until(lambda: roles.standby == move.actor)
+        await self.settled(move.actor, life)
 
     async def _move_all(self, move: Move) -> None:
         """Move a shard that has one actor: another takes over from it, on the other node."""

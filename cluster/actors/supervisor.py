@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -40,7 +40,7 @@ from cluster.observability.logs import Log
 from cluster.observability.logs import configure as configure_logs
 from cluster.observability.metrics import Metrics
 
-INTERNAL = ("units", "members_epoch", "paused", "revision", "offline", "subscriptions")
+INTERNAL = ("units", "members_epoch", "paused", "revision", "offline", "subscriptions", "life")
 """Parts of actors' statuses that are the supervisor's business."""
 WORSE = ("connected", "connecting", "reconnecting", "failed", "disconnected")
 """States of a source, worst last."""
@@ -68,6 +68,15 @@ def _alive() -> list[dict[str, Any]]:
 def _shards_among(actors: list[str]) -> int:
     """Return how many shards there are, at least, given who is there."""
     return 1 + max((shard_at(shard_of(actor)) for actor in actors if actor.startswith("shard-")), default=-1)
+
+
+def standby_row(actor: str, status: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `/v1/cluster` shows of a standby, given its own status and what its primary's says of one.
+
+    It is in sync only if both speak of the same life: a primary may have answered before its standby ended, and that when it had begun anew.
+    """
+    is_same = (said.get("actor"), said.get("life")) == (actor, status.get("life"))
+    return {"node": status.get("node"), "pid": status.get("pid"), "in_sync": is_same and said["in_sync"]}
 
 
 def _by_source(connections: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -729,11 +738,7 @@ class SupervisorActor:
     def _standby(self, shard: int, of: Any) -> dict[str, Any] | None:
         """Return how a shard's standby is, given what its primary says; None: there is none and need not be."""
         actors = [actor for actor in self._shards.actors(shard) if actor != self._shards.primary(shard)]
-        if not actors:
-            return None
-        status = self._statuses.get(actors[0], {})
-        is_in_sync = bool(of) and of["actor"] == actors[0] and of["in_sync"]
-        return {"node": status.get("node"), "pid": status.get("pid"), "in_sync": is_in_sync}
+        return standby_row(actors[0], self._statuses.get(actors[0], {}), of or {}) if actors else None
 
     async def dead_letters(self) -> bytes:
         """Return the events that came to nothing, of all ingestors that answer, newest first, encoded."""

@@ -180,9 +180,12 @@ class ShardRoles:
 
     @property
     def standby(self) -> str | None:
-        """The actor that is a standby in sync with the primary."""
+        """The actor that is a standby in sync with the primary, in the life that it was last heard in itself."""
         led = self.reports.get(self.primary or "")
-        return led.standby if led is not None and led.role is Role.PRIMARY and led.is_in_sync else None
+        if led is None or led.role is not Role.PRIMARY or not led.is_in_sync:
+            return None
+        of = self.reports.get(led.standby)
+        return led.standby if of is not None and of.life == led.standby_life else None
 
     def decide(self, now_ms: float) -> list[Effect]:
         """Return what is to be done. Idempotent: what was told and not done is told again."""

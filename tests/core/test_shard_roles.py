@@ -47,6 +47,12 @@ def in_sync(epoch: int = 5) -> ShardRoles:
     return made
 
 
+def test_a_standby_that_began_anew_is_not_in_sync_whatever_its_primary_still_says() -> None:
+    made = in_sync()
+    made.reported(B, follows(5, life=2), 1.0)
+    assert made.standby is None
+
+
 def succeeds(made: ShardRoles, effects: list[Any], now_ms: float) -> list[Any]:
     """`B` is asked before it takes over, and is as it was."""
     assert effects == [Ask(0, B)]
