@@ -83,4 +83,6 @@ def has_ended(cluster: str, actor: str, node: str, pid: int) -> bool:
         return False  # it was ended for good; who did it knows
     except (RayError, RuntimeError, OSError):
         return False
-    return alive and (found["State"] in ("RESTARTING", "DEAD") or found["Pid"] not in (0, pid))
+    if not alive or not found:  # nor does one that Ray has forgotten tell anything
+        return False
+    return found["State"] in ("RESTARTING", "DEAD") or found["Pid"] not in (0, pid)
