@@ -104,8 +104,10 @@ class Shell:
         return {"pid": os.getpid(), "node": self.node, "revision": self.specification.revision}
 
     async def reconfigure(self, encoded: bytes) -> bool:
-        """Take another configuration, unless the actor has to be made anew for it. Returns whether it was taken."""
+        """Take another configuration, unless it has a later one, or has to be made anew for it: then it returns False."""
         specification = Specification.decode(encoded)
+        if specification.revision < self.specification.revision:
+            return True  # it has a later one
         kind = self.identity.partition("-")[0]
         if concerns(kind, self.specification.config, specification.config):
             return False

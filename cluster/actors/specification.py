@@ -60,6 +60,12 @@ class Specification(Struct, frozen=True):
         encoded = msgspec.msgpack.encode((self.revision, self.config, before.token_secret))
         return msgspec.structs.replace(self, encoded=encoded, token_secret=before.token_secret)
 
+    def after(self, before: "Specification") -> "Specification":
+        """Return it with a later number than another's: whoever says it last counts, whatever that machine's clock says."""
+        revision = max(self.revision, before.revision + (self.config != before.config))
+        encoded = msgspec.msgpack.encode((revision, self.config, self.token_secret))
+        return msgspec.structs.replace(self, encoded=encoded, revision=revision)
+
 
 def encode(config: Config, revision: int) -> bytes:
     """Write a configuration for actors, which run in directories of their own."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cluster.actors.specification import encode
+from cluster.actors.specification import Specification, encode
 from cluster.config import Config, load_mapping
 
 
@@ -26,3 +26,13 @@ def test_what_is_not_given_stays_so() -> None:
         encode(load_mapping({"storage": {"path": None}}, {}), 1), type=tuple[int, Config, str]
     )
     assert (made.storage.path, made.gateway.auth.keys_file, made.gateway.auth.revoked_file) == (None, "", "")
+
+
+def test_what_is_said_last_has_the_highest_number_whatever_clocks_say() -> None:
+    one, other = load_mapping({}, {}), load_mapping({"cluster": {"shards": 3}}, {})
+    before = Specification.decode(encode(one, 7))
+    for config, said, counts in ((other, 9, 9), (other, 7, 8), (other, 3, 8), (one, 3, 7), (one, 9, 9)):
+        after = Specification.decode(encode(config, said)).after(before)
+        assert (after.config, after.revision) == (Specification.decode(encode(config, said)).config, counts)
+        assert Specification.decode(after.encoded).revision == counts
+        assert after.token_secret == Specification.decode(after.encoded).token_secret
