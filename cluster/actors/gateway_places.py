@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster.actors import handles
 from cluster.actors.handles import Peers, Unreachable
+from cluster.actors.tasks import Tasks
 from cluster.clock import SystemClock
 from cluster.core.gateway_scaling import Ask, GatewayScale, GatewayScaling, Seen
 from cluster.core.supervisor_state import match_gateways
@@ -48,7 +49,7 @@ class GatewayPlaces:
         self._statuses = statuses
         self._clock = SystemClock()
         self._scaling: GatewayScaling | None = None
-        self._leaves: dict[str, asyncio.Task[None]] = {}
+        self._leaves = Tasks(log)
 
     @property
     def wanted(self) -> int:
@@ -82,8 +83,7 @@ class GatewayPlaces:
                 if isinstance(effect, Ask):
                     await self._ask(effect.places)
                 else:
-                    task = asyncio.get_running_loop().create_task(self._leave(effect.gateway))
-                    self._leaves[effect.gateway] = task
+                    self._leaves.spawn(self._leave(effect.gateway))
         changed = found != self.names
         if changed:
             self._log.info("gateways", names=found)
@@ -92,8 +92,7 @@ class GatewayPlaces:
 
     async def stop(self) -> None:
         """Leave drains to themselves, and take back what Ray was asked for."""
-        for task in tuple(self._leaves.values()):
-            task.cancel()
+        await self._leaves.stop()
         await self.follow(None)
 
     async def _seen(self, gateway: str) -> Seen:
@@ -118,6 +117,5 @@ class GatewayPlaces:
         try:
             await self._peers.leave(gateway, LEAVE_S, LEAVE_S + LEFT_S)
         finally:
-            self._leaves.pop(gateway, None)
             if self._scaling is not None:
                 self._scaling.left(gateway)

@@ -17,6 +17,7 @@ from cluster.clock import Clock
 from cluster.core.chronicle import Chronicle
 from cluster.core.dead_letters import DeadLetter
 from cluster.core.overview import Overview
+from cluster.observability.logs import Log
 from cluster.observability.metrics import BUCKETS, decode
 
 ROUND_S = 2.0
@@ -38,6 +39,7 @@ class Observation:
     def __init__(
         self,
         clock: Clock,
+        log: Log,
         *,
         spec: Callable[[], Specification],
         actors: Callable[[], Sequence[str]],
@@ -47,6 +49,7 @@ class Observation:
         dead_letters: Callable[[], Awaitable[list[DeadLetter]]],
     ) -> None:
         self._clock = clock
+        self._log = log
         self._spec = spec
         self._actors = actors
         self._measure = measure
@@ -97,6 +100,8 @@ class Observation:
     async def _observe(self) -> None:
         try:
             await self._go_round()
+        except Exception as error:  # noqa: BLE001 - whatever it is: with the next question another begins
+            self._log.error("observation_failed", error=repr(error), exc_info=error)
         finally:
             self._has_read.set()  # whoever waits is told what is known, also where this has failed
 

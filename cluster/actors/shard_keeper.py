@@ -10,16 +10,17 @@ What must not live here: who gets which role (`core.shard_roles`).
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import msgspec
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, WorkerCrashedError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, WorkerCrashedError
 
 from cluster.actors import process_end, ray_head
 from cluster.actors.handles import Peers, Unreachable
+from cluster.actors.tasks import Tasks
 from cluster.clock import SystemClock
 from cluster.core.placement import shard_at
 from cluster.core.primaries import actors_of, shard_of
@@ -53,6 +54,23 @@ class _EndedError(Unreachable):
     """A peer's process has ended."""
 
 
+def _read(actor: str, encoded: bytes) -> Report:
+    """Return a report.
+
+    Raises:
+        Unreachable: the actor is of another version.
+    """
+    try:
+        return msgspec.msgpack.decode(encoded, type=Report)
+    except msgspec.DecodeError as error:
+        raise Unreachable(f"{actor}: {type(error).__name__}") from error
+
+
+def _is_over(end: asyncio.Task[None]) -> bool:
+    """Whether a process has ended, given the task that waits for it: one that failed has seen no end."""
+    return end.done() and not end.cancelled() and end.exception() is None
+
+
 class ShardKeeper:
     """The shell of `ShardRoles`, one of each shard that may have two actors; of the others it measures how long they are away."""
 
@@ -63,8 +81,8 @@ class ShardKeeper:
         log: Log,
         *,
         wait_ms: float,
-        end: Callable[[str], None],
-        make: Callable[[str, str], None],
+        end: Callable[[str], Awaitable[None]],
+        make: Callable[[str, str], Awaitable[None]],
         changed: Callable[[], None],
         neighbour: Callable[[str, str], str],
     ) -> None:
@@ -75,8 +93,8 @@ class ShardKeeper:
             peers: Who asks and tells.
             log: Where what is done is said.
             wait_ms: How long a store is waited for.
-            end: Ends an actor for good; blocks.
-            make: Makes an actor, on a node if that is possible; blocks.
+            end: Ends an actor for good.
+            make: Makes an actor, on a node if that is possible.
             changed: Is told that a shard has other actors than before.
             neighbour: Names an actor on a node, another than this one; "": there is none.
         """
@@ -100,11 +118,11 @@ class ShardKeeper:
         self._ends: dict[str, asyncio.Task[None]] = {}
         """Each is done when the process that an actor was last heard from has ended."""
         self._effects: asyncio.Queue[tuple[ShardRoles, Effect]] = asyncio.Queue()
-        self._worker = self._loop.create_task(self._work())
         self._told: dict[str, tuple[Tell | None, float]] = {}
         self._keeping = asyncio.Lock()
         """One record is written at a time: the last word counts."""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(log)
+        self._tasks.spawn(self._work())
         self._ending: set[str] = set()
         """Actors that were ended so that their standbys take over."""
         self._lost_ms: dict[int, float] = {}
@@ -125,7 +143,7 @@ class ShardKeeper:
         for actor in actors_of(f"shard-{shard}"):
             watch = self._watches.get(actor)
             if actor in actors and (watch is None or watch.done()):
-                self._watches[actor] = self._loop.create_task(self._watch(roles, actor))
+                self._watches[actor] = self._tasks.spawn(self._watch(roles, actor))
             elif actor not in actors and watch is not None:
                 self._watches.pop(actor).cancel()
                 if (end := self._ends.pop(actor, None)) is not None:
@@ -200,7 +218,7 @@ class ShardKeeper:
             if place is not None:
                 self._lost_ms.setdefault(shard, self._clock.now_ms())
         elif (status["node"], status["pid"]) == place:
-            if not self._ends[actor].done():
+            if not _is_over(self._ends[actor]):
                 self._lost_ms.pop(shard, None)  # it was slow
         elif status["role"] == Role.PRIMARY:
             self._recovered(shard, actor, status["epoch"])
@@ -210,13 +228,13 @@ class ShardKeeper:
     def _await_end(self, shard: int, actor: str) -> None:
         if (before := self._ends.pop(actor, None)) is not None:
             before.cancel()
-        end = self._ends[actor] = self._loop.create_task(self._end_of(actor, *self.places[actor]))
+        end = self._ends[actor] = self._tasks.spawn(self._end_of(actor, *self.places[actor]))
         end.add_done_callback(partial(self._ended_alone, shard, actor))
 
     def _ended_alone(self, shard: int, actor: str, end: asyncio.Task[None]) -> None:
-        if self._ends.get(actor) is end and not end.cancelled() and end.exception() is None:
+        if self._ends.get(actor) is end and _is_over(end):
             self._lost_ms.setdefault(shard, self._clock.now_ms())
-            self._spawn(self._await_return(shard, actor, end))
+            self._tasks.spawn(self._await_return(shard, actor, end))
 
     async def _await_return(self, shard: int, actor: str, end: asyncio.Task[None]) -> None:
         while True:
@@ -246,9 +264,9 @@ class ShardKeeper:
             return
         half = next((roles for roles in self.shards.values() if roles.is_handing_over), None)
         if half is not None and half.primary is not None:
-            self._move = self._loop.create_task(self._moved(Move(half.shard, half.primary, "")))
+            self._move = self._tasks.spawn(self._moved(Move(half.shard, half.primary, "")))
         elif (move := next_move(placed, nodes, leaving)) is not None:
-            self._move = self._loop.create_task(self._moved(move))
+            self._move = self._tasks.spawn(self._moved(move))
 
     def _is_well(self, roles: ShardRoles) -> bool:
         return self.leads(roles.shard) and (len(roles.actors) == 1 or roles.standby is not None)
@@ -262,8 +280,8 @@ class ShardKeeper:
                     await self._move_one(move)
                 else:
                     await self._move_all(move)
-        except TimeoutError:
-            self._log.error("move_failed", shard=move.shard, actor=move.actor, seconds=MOVE_S)
+        except (TimeoutError, RayError) as error:  # it is tried again
+            self._log.error("move_failed", shard=move.shard, actor=move.actor, reason=type(error).__name__)
             return
         self.moves += 1
         self._log.info("moved", shard=move.shard, actor=move.actor, seconds=round(self._loop.time() - started, 3))
@@ -274,8 +292,8 @@ class ShardKeeper:
         if roles.primary == move.actor:
             await self._hand_over(roles)
         else:
-            await asyncio.to_thread(self._end, move.actor)
-        await asyncio.to_thread(self._make, move.actor, move.node)
+            await self._end(move.actor)
+        await self._make(move.actor, move.node)
         await self.settled(move.actor, life)
 
     async def _move_all(self, move: Move) -> None:
@@ -283,7 +301,7 @@ class ShardKeeper:
         shard = move.shard
         if len(self.actors(shard)) == 1:
             (other,) = (each for each in actors_of(f"shard-{shard}") if each != move.actor)
-            await asyncio.to_thread(self._make, other, move.node)
+            await self._make(other, move.node)
             await self.follow(shard, (move.actor, other))
         roles = self.shards[shard]
         await self._hand_over(roles)
@@ -311,11 +329,9 @@ class ShardKeeper:
             roles = self.shards.get(shard)
             self.metrics.set("failovers_total", 0 if roles is None else roles.promotions, shard=str(shard))
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Ask and tell no more."""
-        moves = [] if self._move is None else [self._move]
-        for task in (*moves, self._worker, *self._watches.values(), *self._ends.values(), *self._tasks):
-            task.cancel()
+        await self._tasks.stop()
 
     def life(self, actor: str) -> int:
         """Return the life of an actor that was last heard of; 0: of none."""
@@ -335,6 +351,7 @@ class ShardKeeper:
         while True:
             try:
                 encoded = await self._heard(actor, known)
+                report = _read(actor, encoded)
             except Unreachable as error:
                 known = b""
                 if not is_missed:
@@ -350,7 +367,6 @@ class ShardKeeper:
                     self._put(roles, roles.died(actor, self._clock.now_ms(), is_certain=is_certain))
                 await asyncio.sleep(PAUSE_S)
                 continue
-            report = msgspec.msgpack.decode(encoded, type=Report)
             if not is_heard:
                 await self._find(actor)
             known, is_heard, is_missed = encoded, True, False
@@ -366,7 +382,7 @@ class ShardKeeper:
         end = self._ends.get(actor)
         try:
             await asyncio.wait({report} if end is None else {report, end}, return_when=asyncio.FIRST_COMPLETED)
-            if end is not None and end.done():
+            if end is not None and _is_over(end):
                 del self._ends[actor]
                 raise _EndedError(f"{actor}: its process has ended")
             return await report
@@ -377,7 +393,7 @@ class ShardKeeper:
     async def _ask(self, roles: ShardRoles, actor: str) -> None:
         with contextlib.suppress(Unreachable):  # then the watch finds out
             encoded = await self._peers.report(actor, b"", SILENT_S)
-            self._reported(roles, actor, msgspec.msgpack.decode(encoded, type=Report))
+            self._reported(roles, actor, _read(actor, encoded))
 
     def _reported(self, roles: ShardRoles, actor: str, report: Report) -> None:
         self._note(roles, actor, report)
@@ -393,7 +409,7 @@ class ShardKeeper:
             node, pid = self.places[actor] = (status["node"], status["pid"])
             if (before := self._ends.pop(actor, None)) is not None:
                 before.cancel()
-            self._ends[actor] = self._loop.create_task(self._end_of(actor, node, pid))
+            self._ends[actor] = self._tasks.spawn(self._end_of(actor, node, pid))
 
     async def _end_of(self, actor: str, node: str, pid: int) -> None:
         """Return when an actor's process has ended."""
@@ -436,7 +452,7 @@ class ShardKeeper:
         end = self._ends.get(actor)
         until = self._loop.time() + CONFIRM_S
         while self._loop.time() < until:
-            if end is not None and end.done():
+            if end is not None and _is_over(end):
                 return True
             if node != self._node and await asyncio.to_thread(ray_head.has_ended, self._cluster, actor, node, pid):
                 return True
@@ -458,13 +474,13 @@ class ShardKeeper:
                 case Tell():
                     self._tell(effect)
                 case Ask(actor=actor):
-                    self._spawn(self._ask(roles, actor))
+                    self._tasks.spawn(self._ask(roles, actor))
                 case Missing(store=store):
                     self._log.error("store_lost", shard=roles.shard, store=store, waited_s=self._wait_ms / 1000.0)
                 case End(actor=actor):
                     if actor not in self._ending:
                         self._ending.add(actor)
-                        self._spawn(self._end_primary(roles, actor))
+                        self._tasks.spawn(self._end_primary(roles, actor))
 
     async def _end_primary(self, roles: ShardRoles, actor: str) -> None:
         """End a primary whose standby has everything. When it has left it lets nothing out any more, so there is no lease to wait for."""
@@ -472,12 +488,7 @@ class ShardKeeper:
         self._log.info("handing_over", shard=roles.shard, actor=actor)
         has_left = await self._peers.leave(actor, 0.0, LEAVE_S)
         self._put(roles, roles.died(actor, self._clock.now_ms(), is_certain=has_left))
-        await asyncio.to_thread(self._end, actor)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        await self._end(actor)
 
     async def _keep(self, roles: ShardRoles, record: Record) -> None:
         self._log.info("role_kept", shard=roles.shard, epoch=record.epoch, primary=record.primary)
@@ -498,7 +509,7 @@ class ShardKeeper:
         if before == tell and now - at < AGAIN_S:
             return
         self._told[tell.actor] = (tell, now)
-        self._spawn(self._grant(tell))
+        self._tasks.spawn(self._grant(tell))
 
     async def _grant(self, tell: Tell) -> None:
         try:

@@ -25,6 +25,7 @@ from cluster.actors.observation import Observation
 from cluster.actors.rebalancing import Rebalancing
 from cluster.actors.shard_keeper import ShardKeeper
 from cluster.actors.specification import Specification
+from cluster.actors.tasks import Tasks, cancel, finish
 from cluster.clock import SystemClock
 from cluster.config import refusals
 from cluster.core.dead_letters import DeadLetter, newest_first
@@ -101,7 +102,9 @@ class SupervisorActor:
         self._peers = Peers(cluster)
         configure_logs()
         self._log = Log(cluster=cluster, component="supervisor")
-        self._has_applied = False
+        self._tasks = Tasks(self._log)
+        self._has_applied = self._is_over = False
+        """`_is_over`: this cluster is being ended, nothing is applied any more."""
         self._spec = Specification.decode(specification)
         self._statuses: dict[str, dict[str, Any]] = {}
         self._pids: dict[str, int] = {}
@@ -122,6 +125,7 @@ class SupervisorActor:
         )
         self._observation = Observation(
             self._clock,
+            self._log,
             spec=lambda: self._spec,
             actors=lambda: self._state.desired,
             measure=self._measure,
@@ -157,16 +161,8 @@ class SupervisorActor:
             keeps=bool(found),
         )
         await self.apply(specification)
-        works = (self._watch(), self._scale(), self._move_slots())
-        self._tasks = [self._loop.create_task(work) for work in works]
-        for task in self._tasks:
-            task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        """Begin anew where one of the tasks that never end did: without it nobody would be watched, or scaled, any more."""
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._log.error("task_failed", error=repr(error), exc_info=error)
-            os._exit(70)
+        for work in (self._watch(), self._scale(), self._move_slots()):
+            self._tasks.spawn(work)
 
     async def apply(self, specification: bytes) -> None:
         """Make the cluster be what the configuration says.
@@ -175,12 +171,15 @@ class SupervisorActor:
         something else has changed all are.
         """
         async with self._applying:
+            if self._is_over:
+                return
             before, is_first, self._has_applied = self._spec, not self._has_applied, True
-            spec = self._spec = Specification.decode(specification).following(before)
+            spec = self._spec = Specification.decode(specification).following(before).after(before)
             specification = spec.encoded
             is_live = not refusals(before.config, spec.config)
             if not is_first and before.config == spec.config:
                 return  # of the revision actors hear when they are next checked
+            await self._stop_reconfiguring()
             autoscale = spec.config.cluster.autoscale
             self._autoscaler = None if autoscale is None else Autoscaler(autoscale, self._clock.now_ms())
             gateways = spec.config.cluster.gateways
@@ -188,8 +187,7 @@ class SupervisorActor:
                 await self._places.follow(gateways)
             if is_first or not is_live:
                 if not is_first:
-                    for task in self._gateway_tasks.values():
-                        task.cancel()
+                    await cancel(self._gateway_tasks.values())
                     self._gateway_tasks.clear()  # gateways are made anew, or ended, without being drained
                     self._gateways = NumberedGateways(self._numbered_gateways(spec))
                     self._rebalancing.moves.want(spec.config.cluster.shards, spec.config.cluster.coordinators)
@@ -206,9 +204,7 @@ class SupervisorActor:
                 self._rebalancing.moves.want(new.shards, new.coordinators)
             if old.gateways != new.gateways and isinstance(new.gateways, int):
                 self._tend_gateways(self._gateways.want(new.gateways))
-            if self._reconfiguring is not None:
-                self._reconfiguring.cancel()
-            self._reconfiguring = self._loop.create_task(self._reconfigure(specification))
+            self._reconfiguring = self._tasks.spawn(self._reconfigure(specification))
 
     async def _reconfigure(self, specification: bytes) -> None:
         """Give every actor the configuration: gateways first, shards one by one, then ingestors and coordinators at once.
@@ -226,13 +222,15 @@ class SupervisorActor:
                 with contextlib.suppress(TimeoutError):  # not both of a shard's at once
                     await asyncio.wait_for(self._shards.settled(actor, life), RESTART_TIMEOUT_S)
         anew = [each for each in kinds["ingestor"] + kinds["coordinator"] if not await self._takes(each, specification)]
-        for actor in anew:
-            await asyncio.to_thread(self._end, actor)
-        for actor in reversed(anew):
-            await asyncio.to_thread(self._create, actor)
+        await finish(self._replace(anew))
         for actor in anew:
             await self._returned(actor)
         self._log.info("reconfigured", revision=self._spec.revision)
+
+    async def _stop_reconfiguring(self) -> None:
+        """Give nobody an earlier configuration any more."""
+        if self._reconfiguring is not None:
+            await cancel([self._reconfiguring])
 
     async def _takes(self, actor: str, specification: bytes) -> bool:
         """Whether an actor has taken the configuration, or will: one that does not answer is given it when it does."""
@@ -345,7 +343,7 @@ class SupervisorActor:
             if (before := self._gateway_tasks.pop(effect.gateway, None)) is not None:
                 before.cancel()
             work = self._leave(effect.gateway) if isinstance(effect, Drain) else self._renew(effect.gateway)
-            self._gateway_tasks[effect.gateway] = self._loop.create_task(work)
+            self._gateway_tasks[effect.gateway] = self._tasks.spawn(work)
 
     async def _renew(self, gateway: str) -> None:
         try:
@@ -389,8 +387,7 @@ class SupervisorActor:
 
         Returns the newest configuration among theirs and `specification`, and who there is.
         """
-        named = await asyncio.to_thread(ray.util.list_named_actors, True)  # of all namespaces
-        names = [each["name"] for each in named if each["namespace"] == self._namespace and each["name"] != SUPERVISOR]
+        names = await self._named()
         statuses = dict(zip(names, await asyncio.gather(*map(self._status, names)), strict=True))
         found = {name: status for name, status in statuses.items() if status is not None}
         units = {name: status["units"] for name, status in found.items() if name.startswith("ingestor-")}
@@ -406,6 +403,11 @@ class SupervisorActor:
                 if found[newest]["revision"] > self._spec.revision:
                     specification = current
         return specification, names
+
+    async def _named(self) -> list[str]:
+        """Return who there is, whoever made it."""
+        named = await asyncio.to_thread(ray.util.list_named_actors, True)  # of all namespaces
+        return [each["name"] for each in named if each["namespace"] == self._namespace and each["name"] != SUPERVISOR]
 
     async def members(self) -> bytes:
         """Say which ingestors there are (msgpack)."""
@@ -540,11 +542,10 @@ class SupervisorActor:
     async def _run(self, effect: Effect) -> None:
         match effect:
             case Create(actor=actor):
-                await asyncio.to_thread(self._create, actor)
+                await self._create(actor)
             case Replace(actor=actor):
                 self._log.warning("actor_replaced", actor=actor)
-                await asyncio.to_thread(self._end, actor)
-                await asyncio.to_thread(self._create, actor)
+                await finish(self._replace([actor]))
             case Remove(actor=actor):
                 if actor.startswith("shard-") and shard_at(shard_of(actor)) not in self._shard_numbers:
                     shard = shard_of(actor)
@@ -552,9 +553,15 @@ class SupervisorActor:
                     # The other's store is free to be removed when the other has closed it.
                     await asyncio.gather(*(self._peers.retire(each) for each in actors_of(shard)))
                     await self._peers.retire(actor)
-                await asyncio.to_thread(self._end, actor)
+                await self._end(actor)
 
-    def _create(self, actor: str, node: str = "") -> None:
+    async def _replace(self, actors: Sequence[str]) -> None:
+        for actor in actors:
+            await self._end(actor)
+        for actor in reversed(actors):
+            await self._create(actor)
+
+    async def _create(self, actor: str, node: str = "") -> None:
         """Make an actor, on `node` if it is named and there."""
         shard = shard_of(actor)
         kind, _, index = shard.rpartition("-")
@@ -572,17 +579,17 @@ class SupervisorActor:
             nodes = config.storage.nodes
             at = (int(index) + (shard != actor)) % len(nodes)
             options["resources"] = {f"{STORE_RESOURCE}{nodes[at]}": STORE_SHARE}
-        elif kind == "shard" and (node := node or self._free_node(actor)):
+        elif kind == "shard" and (node := node or await self._free_node(actor)):
             options["scheduling_strategy"] = ray_head.on_node(node)
-        handles.create(KINDS[kind], self._spec.name, actor, *arguments, **options)
+        work = asyncio.to_thread(handles.create, KINDS[kind], self._spec.name, actor, *arguments, **options)
+        await finish(work)  # a thread goes on where its task is cancelled
 
-    def _free_node(self, actor: str) -> str:
-        """Return the node for a shard's actor: not that of its other; "": where Ray likes. It blocks."""
+    async def _free_node(self, actor: str) -> str:
+        """Return the node for a shard's actor: not that of its other; "": where Ray likes."""
         if not self._spec.config.cluster.replicas:
             return ""
-        try:
-            nodes = {node["NodeID"] for node in _alive() if node["Resources"].get("CPU")} - self._leaving
-        except RayError:
+        nodes = {node["NodeID"] for node in await self._nodes() if node["Resources"].get("CPU")} - self._leaving
+        if not nodes:
             return ""
         shard = int(shard_of(actor).rpartition("-")[2])
         placed = {name: each for name, each in {**self._made, **self._placed()}.items() if each.node in nodes}
@@ -590,12 +597,13 @@ class SupervisorActor:
         self._made[actor] = Placed(shard, node, actor == shard_of(actor))
         return node
 
-    def _end(self, actor: str) -> None:
+    async def _end(self, actor: str) -> None:
         self._statuses.pop(actor, None)
-        try:
+        await asyncio.to_thread(self._kill, actor)
+
+    def _kill(self, actor: str) -> None:
+        with contextlib.suppress(ValueError):  # there is none
             handles.kill(ray.get_actor(actor, self._namespace))
-        except ValueError:
-            return
 
     async def _watch(self) -> None:
         while True:
@@ -784,17 +792,21 @@ class SupervisorActor:
 
     async def stop(self) -> None:
         """Drain the gateways and end every actor but this one."""
-        for task in self._tasks:
-            task.cancel()
-        for task in self._gateway_tasks.values():
-            task.cancel()
+        self._is_over = True
+        await self._tasks.stop()
         self._observation.stop()
         await self._places.stop()
-        self._shards.stop()
+        await self._shards.stop()
+        async with self._applying:
+            await self._end_all()
+
+    async def _end_all(self) -> None:
         actors, self._state.desired = self._state.desired, ()
+        with contextlib.suppress(RayError):  # also those that were made and not yet counted on
+            actors = tuple(dict.fromkeys([*actors, *await self._named()]))
         await asyncio.gather(*(self._peers.leave(actor) for actor in actors if actor.startswith("gateway")))
         for kind in ("ingestor", "coordinator", "gateway", "shard"):  # down the stream, so that nobody calls the dead
             for actor in actors:
                 if actor.startswith(kind):
-                    await asyncio.to_thread(self._end, actor)
+                    await self._end(actor)
             await asyncio.sleep(SETTLE_S)

@@ -12,6 +12,7 @@ from cluster.actors.observation import Observation
 from cluster.actors.specification import Specification, encode
 from cluster.clock import ManualClock
 from cluster.config import load_mapping
+from cluster.observability.logs import Log
 from cluster.observability.metrics import Metrics
 
 DESCRIBED: dict[str, Any] = {
@@ -30,6 +31,7 @@ def observing(
 ) -> Observation:
     return Observation(
         ManualClock(),
+        Log(),
         spec=spec,
         actors=actors,
         measure=measure,
@@ -57,7 +59,7 @@ async def test_an_actor_that_does_not_answer_is_not_waited_for(monkeypatch: pyte
     assert orjson.loads(said) == {"notices": {"notices": []}}
 
 
-async def test_a_round_that_fails_leaves_nobody_waiting() -> None:
+async def test_a_round_that_fails_leaves_nobody_waiting_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def measure(actor: str) -> bytes:
         raise ValueError(actor)
 
@@ -65,8 +67,10 @@ async def test_a_round_that_fails_leaves_nobody_waiting() -> None:
     async with asyncio.timeout(5.0):
         await made.observed(["notices"])
     assert made._rounds is not None
-    with pytest.raises(ValueError, match="shard-0"):
-        await made._rounds
+    await made._rounds
+    (said,) = caplog.records
+    assert said.getMessage() == "observation_failed"
+    assert said.fields == {"error": "ValueError('shard-0')"}  # type: ignore[attr-defined]
 
 
 async def test_dead_letters_are_asked_for_seldom() -> None:

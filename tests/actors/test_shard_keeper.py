@@ -1,17 +1,23 @@
 """How long a shard without replicas is led by nobody is measured, whoever notices first that its process has ended."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
+from ray.exceptions import ActorDiedError
 
 from cluster.actors import shard_keeper
 from cluster.actors.handles import Peers, Unreachable
 from cluster.actors.shard_keeper import ShardKeeper
+from cluster.actors.tasks import FAILED
+from cluster.core.role import Role
+from cluster.core.shard_roles import Report
 from cluster.observability.logs import Log
 from cluster.observability.metrics import decode
 
@@ -24,6 +30,9 @@ class Neighbours:
     def __init__(self) -> None:
         self.statuses: dict[str, dict[str, Any]] = {}
         self.lies = self.asked = 0
+        self.reports: asyncio.Queue[Report] = asyncio.Queue()
+        self.fails: Exception | None = None
+        self.known: list[bytes] = []
 
     async def status(self, to: str, _timeout_s: float = 2.0) -> dict[str, Any]:
         self.asked += 1
@@ -32,11 +41,21 @@ class Neighbours:
             raise Unreachable(to)
         return self.statuses[to]
 
+    async def report(self, _to: str, known: bytes, _timeout_s: float) -> bytes:
+        self.known.append(known)
+        return msgspec.msgpack.encode(await self.reports.get())
+
     async def ended(self, _to: str, _node: str, _pid: int, _within_s: float) -> bool:
         self.lies -= 1
+        if self.fails is not None:
+            raise self.fails
         if self.lies < 0:
             await asyncio.Future()
         return True
+
+
+async def nothing(*_: str) -> None:
+    pass
 
 
 @pytest.fixture
@@ -54,13 +73,13 @@ async def keeper(actors: Neighbours, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
         cast(Peers, actors),
         Log(),
         wait_ms=0.0,
-        end=lambda _: None,
-        make=lambda *_: None,
+        end=nothing,
+        make=nothing,
         changed=lambda: None,
         neighbour=lambda *_: "gateway-0",
     )
     yield made
-    made.stop()
+    await made.stop()
 
 
 @pytest.fixture
@@ -156,3 +175,34 @@ async def test_shards_without_roles_have_failed_over_never(keeper: ShardKeeper) 
     samples = decode(keeper.metrics.encode())
     found = {sample.labels: sample.value for sample in samples if sample.name == "failovers_total"}
     assert found == {("supervisor", "0"): 0, ("supervisor", "1"): 0}
+
+
+async def test_not_to_learn_of_an_end_is_no_end(
+    keeper: ShardKeeper, actors: Neighbours, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr(shard_keeper.ray_head, "kept", lambda *_: None)
+    monkeypatch.setattr(shard_keeper.ray_head, "keep", lambda *_: None)
+    monkeypatch.setattr(shard_keeper.ray_head, "has_ended", lambda *_: False)
+    actors.statuses["shard-0"] = status(1, THERE)
+    actors.fails = ValueError("unforeseen")
+    reports = [Report(life, Role.PRIMARY, 1) for life in (1, 2)]
+    await keeper.follow(0, ("shard-0",))
+    actors.reports.put_nowait(reports[0])
+    await until(lambda: ended == [FAILED])
+    actors.reports.put_nowait(reports[1])
+    await until(lambda: len(actors.known) == 3)
+    assert actors.known == [b"", *map(msgspec.msgpack.encode, reports)], "it is asked as one that was never lost"
+    assert not await keeper._is_certain("shard-0", ActorDiedError())
+
+
+async def test_a_report_of_another_version_is_none(
+    keeper: ShardKeeper, actors: Neighbours, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_keeper.ray_head, "kept", lambda *_: None)
+    monkeypatch.setattr(shard_keeper.ray_head, "keep", lambda *_: None)
+    await keeper.follow(0, ("shard-0",))
+    actors.reports.put_nowait(cast(Report, "of another version"))
+    actors.reports.put_nowait(Report(1, Role.PRIMARY, 1))
+    await until(lambda: keeper.life("shard-0") == 1)

@@ -1,8 +1,17 @@
-"""What the supervisor says of actors, given what they said of themselves."""
+"""What the supervisor says of actors, given what they said of themselves; what it makes of configurations that follow each other closely."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from cluster.actors.supervisor import standby_row
+from cluster.actors import shard_keeper, supervisor
+from cluster.actors.specification import Specification, encode
+from cluster.actors.supervisor import SupervisorActor, standby_row
+from cluster.config import Config, load_mapping, refusals
 
 STATUS = {"node": "n", "pid": 7, "life": 2}
 
@@ -20,3 +29,111 @@ STATUS = {"node": "n", "pid": 7, "life": 2}
 def test_a_standby_is_in_sync_if_its_primary_means_this_life_of_it(said: dict[str, object], is_in_sync: bool) -> None:
     assert standby_row("shard-0-b", STATUS, said) == {"node": "n", "pid": 7, "in_sync": is_in_sync}
     assert standby_row("shard-0-b", {}, said) == {"node": None, "pid": None, "in_sync": False}
+
+
+class Cluster:
+    """Stands in for Ray and for the actors, each known by the revision it works by. Shard 0 is to be made anew for any; `held`: who is made next once it `may_be_made`."""
+
+    def __init__(self) -> None:
+        self.actors: dict[str, int] = {}
+        self.held = ""
+        self.is_being_made = threading.Event()
+        self.may_be_made = threading.Event()
+
+    def create(self, _kind: str, _cluster: str, actor: str, specification: bytes, *_: Any, **__: Any) -> None:
+        if actor == self.held:
+            self.held = ""
+            self.is_being_made.set()
+            assert self.may_be_made.wait(10.0)
+        self.actors.setdefault(actor, Specification.decode(specification).revision)
+
+    def get_actor(self, actor: str, _namespace: str) -> str:
+        if actor not in self.actors:
+            raise ValueError(actor)
+        return actor
+
+    def kill(self, actor: str) -> None:
+        self.actors.pop(actor, None)
+
+    def named(self, _: bool) -> list[dict[str, str]]:
+        return [{"name": actor, "namespace": "harbor-harbor"} for actor in ("supervisor", *self.actors)]
+
+    async def status(self, actor: str, _timeout_s: float = 2.0) -> dict[str, Any]:
+        if actor not in self.actors:
+            raise supervisor.Unreachable(actor)
+        said = {"node": "n", "pid": 1, "role": "primary", "epoch": 1, "revision": self.actors[actor], "load": 0.0}
+        return {**said, "paused": False, "sessions": 0}
+
+    async def reconfigure(self, actor: str, specification: bytes) -> bool:
+        if actor == "shard-0":
+            return False
+        if actor not in self.actors:
+            raise supervisor.Unreachable(actor)
+        self.actors[actor] = Specification.decode(specification).revision
+        return True
+
+    async def leave(self, *_: Any) -> bool:
+        return True
+
+    async def call(self, *_: Any) -> None:
+        raise supervisor.Unreachable("nobody")
+
+    async def ended(self, *_: Any) -> bool:
+        return await asyncio.Future()
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    made = Cluster()
+    context = SimpleNamespace(get_node_id=lambda: "n", gcs_address="")
+    monkeypatch.setattr(supervisor.ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr(supervisor.ray, "get_actor", made.get_actor)
+    monkeypatch.setattr(supervisor.ray.util, "list_named_actors", made.named)
+    monkeypatch.setattr(supervisor.handles, "create", made.create)
+    monkeypatch.setattr(supervisor.handles, "kill", made.kill)
+    monkeypatch.setattr(supervisor, "Peers", lambda _: made)
+    monkeypatch.setattr(supervisor, "configure_logs", lambda: None)  # they are the whole process's
+    monkeypatch.setattr(supervisor, "SETTLE_S", 0.0)
+    monkeypatch.setattr(shard_keeper.ray_head, "kept", lambda *_: None)
+    return made
+
+
+def configured(rule: str, **cluster: Any) -> Config:
+    stream = {"source": "a", "on": {"e": {"set": {"key": ["last"], "value": rule}}}}
+    source = {"type": "sse", "url": "http://127.0.0.1:9/"}
+    return load_mapping({"sources": {"a": source}, "streams": [stream], "cluster": cluster}, {})
+
+
+@pytest.fixture
+async def reconfiguring(cluster: Cluster) -> AsyncIterator[SupervisorActor]:
+    """A supervisor that is just about to make a shard anew for its second configuration."""
+    actor = SupervisorActor.__new__(SupervisorActor)
+    await actor.__init__("harbor", encode(configured("{data.a}"), 1))  # type: ignore[misc]
+    cluster.held = "shard-0"
+    await actor.apply(encode(configured("{data.b}"), 2))
+    await asyncio.to_thread(cluster.is_being_made.wait, 10.0)
+    assert "shard-0" not in cluster.actors
+    asyncio.get_running_loop().call_later(0.5, cluster.may_be_made.set)
+    yield actor
+    await actor.stop()
+
+
+async def test_what_is_just_being_made_anew_is_ended_with_the_others(
+    cluster: Cluster, reconfiguring: SupervisorActor
+) -> None:
+    await asyncio.gather(reconfiguring.stop(), reconfiguring.stop())
+    await asyncio.to_thread(cluster.may_be_made.wait, 10.0)
+    await asyncio.sleep(0)
+    await reconfiguring.apply(encode(configured("{data.c}", shards=3), 3))
+    assert not cluster.actors
+
+
+async def test_all_are_of_the_configuration_that_came_last(cluster: Cluster, reconfiguring: SupervisorActor) -> None:
+    other = configured("{data.c}", name="other")
+    assert refusals(configured("{data.b}"), other), "all are made anew for it"
+    await reconfiguring.apply(encode(other, 3))
+    await asyncio.to_thread(cluster.may_be_made.wait, 10.0)
+    assert reconfiguring._reconfiguring is not None
+    await asyncio.wait([reconfiguring._reconfiguring])
+    assert set(cluster.actors.values()) == {3}
+    assert {"shard-0", "shard-1"} <= cluster.actors.keys()
