@@ -85,6 +85,8 @@ class GatewayActor(Shell):
             self._looked(self._authority.look())
         self._shown_host = config.host if config.host not in EVERYWHERE else ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._port = await self._listen(config.host, config.port)
+        if self._server.keeper is not None:
+            self.tasks.hold(self._server.keeper)
         await self.listen()
         self.spawn(self._watch_sockets())
         self.spawn(Reports(self.machine, self._server, self.peers, self.clock, self.log).keep())

@@ -63,7 +63,6 @@ from cluster.core.shard_roles import Record, Report
 from cluster.core.shard_state import Commit, Effect, ShardState, StartFetch, Sync
 from cluster.core.transaction import Transaction
 from cluster.errors import ErrorCode, HarborError, StoreError, UnavailableError, UpstreamError
-from cluster.observability.logs import Log
 from cluster.observability.metrics import Metrics
 from cluster.storage import LmdbStore, MemoryStore, ShardStores, Taken
 from cluster.wire.backup import Done, Refused, Step, encode_answer
@@ -90,9 +89,7 @@ class ShardActor(Shell):
 
     async def __init__(self, specification: bytes, index: int, is_second: bool = False) -> None:  # type: ignore[misc]
         spec = Specification.decode(specification)
-        super().__init__(f"shard-{index}", spec)
-        self.address = actors_of(self.identity)[is_second]
-        self.log = Log(cluster=spec.name, component=self.address, node=self.node[:12])
+        super().__init__(f"shard-{index}", spec, actors_of(f"shard-{index}")[is_second])
         self._index = index
         self._may_be_alone = not spec.config.cluster.replicas
         """It needs nobody to tell it that it is the primary, unless the shard has gone to the other name, or is just going there."""
@@ -678,7 +675,7 @@ class ShardActor(Shell):
             self._beat.cancel()
             self._beat = None
         if due is not None:
-            self._beat = self._loop.call_later(max(due - self.now(), 0.0) / 1000.0, self._beats)
+            self._beat = self.tasks.later(max(due - self.now(), 0.0) / 1000.0, self._beats)
 
     def _beats(self) -> None:
         self._beat = None

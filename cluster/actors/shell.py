@@ -18,6 +18,7 @@ import ray
 from cluster.actors import lives, node_link, process_end
 from cluster.actors.handles import Peers, Unreachable
 from cluster.actors.specification import Specification
+from cluster.actors.tasks import Tasks
 from cluster.clock import Millis, SystemClock
 from cluster.config import concerns
 from cluster.core.messages import Answer, Batch, Blob, ChangeSet, Measure, Measured, Message, Noted, Primary, Send
@@ -68,19 +69,19 @@ class Shell:
 
     machine: Machine
 
-    def __init__(self, identity: str, specification: Specification) -> None:
+    def __init__(self, identity: str, specification: Specification, address: str = "") -> None:
         self.identity = identity
-        self.address = identity
+        self.address = address or identity
         """The actor's name."""
         self.specification = specification
         self.clock = SystemClock()
         self.peers = Peers(specification.name)
         configure_logs()
         self.node = ray.get_runtime_context().get_node_id()
-        self.log = Log(cluster=specification.name, component=identity, node=self.node[:12])
+        self.log = Log(cluster=specification.name, component=self.address, node=self.node[:12])
         self.traces = traces.configured(identity, specification.name, self.log)
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.tasks = Tasks(self.log)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
         # Modules and configuration live as long as the process: collecting need not look at them again, not even now. What messages
@@ -142,16 +143,7 @@ class Shell:
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a task for as long as it takes."""
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-        return task
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.log.error("task_failed", error=repr(error), exc_info=error)
-            os._exit(70)
+        return self.tasks.spawn(work)
 
     async def listen(self) -> None:
         """Take calls of actors of this node without Ray; those by Ray come when `__init__` has ended, these from now on."""
@@ -159,7 +151,12 @@ class Shell:
 
     @abstractmethod
     def take(self, message: Message) -> Answer | asyncio.Future[Answer]:
-        """Take a message from another actor. Returns the answer, or what will be it."""
+        """Take a message from another actor. Returns the answer, or what will be it.
+
+        Raises:
+            UnavailableError: nothing is taken any more. Any other error ends the process: its sender would be told, when it says it
+                again, that it was taken.
+        """
 
     async def call(self, *pieces: bytes) -> bytes:
         """Take a message that Ray has carried."""
@@ -167,24 +164,44 @@ class Shell:
         return blob.encode_answer(await answer if isinstance(answer, asyncio.Future) else answer)
 
     def _answer(self, pieces: tuple[bytes, ...]) -> Answer | asyncio.Future[Answer]:
+        """Take a message.
+
+        Raises:
+            UnavailableError: it cannot be taken, and nothing has come of it.
+        """
         try:
             message = blob.decode_message(pieces)
-        except blob.WireVersionError as error:
+        except (blob.WireVersionError, msgspec.DecodeError) as error:
             self.log.sampled("wire_version_refused", str(error))
-            raise
+            raise UnavailableError(str(error)) from error
         if isinstance(message, Primary):
             if self.peers.told(message):
                 self.log.info("primary_changed", shard=message.shard, actor=message.actor)
             return Noted(message.incarnation)
         if isinstance(message, Measure):
-            return self._loop.create_task(self._measure_all())
+            measured: asyncio.Future[Answer] = self._loop.create_future()
+            self.spawn(self._measure(measured))
+            return measured
         if self.peers.is_over(message):
             self.log.sampled("old_primary_refused", "shard")
             raise UnavailableError("a later life of the shard has been heard")
-        return self.take(message)
+        try:
+            return self.take(message)
+        except UnavailableError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is
+            self.tasks.failed(error)
 
-    async def _measure_all(self) -> Answer:
-        return Measured(await self.samples(), msgspec.msgpack.encode(await self.status()))
+    async def _measure(self, measured: asyncio.Future[Answer]) -> None:
+        try:
+            answer = Measured(await self.samples(), msgspec.msgpack.encode(await self.status()))
+        except Exception as error:  # whatever it is, the machine is as it was
+            self.log.error("measuring_failed", error=repr(error), exc_info=error)  # noqa: TRY400 - a Log has no `exception`
+            if not measured.done():
+                measured.set_exception(UnavailableError("it could not be measured"))
+        else:
+            if not measured.done():  # whoever asked may have given up
+                measured.set_result(answer)
 
     @abstractmethod
     async def status(self) -> dict[str, object]:
@@ -197,21 +214,19 @@ class Shell:
     def _take_here(self, message: bytes) -> bytes | asyncio.Future[bytes]:
         try:
             answer = self._answer((message,))
-            if not isinstance(answer, asyncio.Future):
-                return blob.encode_answer(answer)
-            later: asyncio.Future[bytes] = self._loop.create_future()
-
-            def answered(of: asyncio.Future[Answer]) -> None:
-                if not later.done():
-                    later.set_result(b"" if of.cancelled() else blob.encode_answer(of.result()))
-
-            answer.add_done_callback(answered)
-            return later
-        except (blob.WireVersionError, UnavailableError):
+        except UnavailableError:
             return b""
-        except Exception as error:
-            self.log.error("call_failed", error=repr(error), exc_info=error)  # noqa: TRY400 - a Log has no `exception`
-            return b""
+        if not isinstance(answer, asyncio.Future):
+            return blob.encode_answer(answer)
+        later: asyncio.Future[bytes] = self._loop.create_future()
+
+        def answered(of: asyncio.Future[Answer]) -> None:
+            if not later.done():
+                is_none = of.cancelled() or of.exception() is not None
+                later.set_result(b"" if is_none else blob.encode_answer(of.result()))
+
+        answer.add_done_callback(answered)
+        return later
 
     def run(self, effects: Iterable[Any]) -> None:
         """Run effects, then set the timer for what the machine wants next."""
@@ -252,7 +267,7 @@ class Shell:
             self._timer = None
         if due is not None:
             self._timer_at = due
-            self._timer = self._loop.call_later(max(0.0, due - self.now()) / 1000.0, self._wake)
+            self._timer = self.tasks.later(max(0.0, due - self.now()) / 1000.0, self._wake)
 
     def _wake(self) -> None:
         self._timer = None

@@ -284,7 +284,8 @@ class GatewayServer:
         """Why it cannot serve, beside what it finds out itself; empty: nothing is known."""
         self.disconnects: Counter[int] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._keeper: asyncio.Task[None] | None = None
+        self.keeper: asyncio.Task[None] | None = None
+        """What it cannot do without, once it listens: who runs it ends where this fails."""
         pages = Pages(demo=demo_page)
         self.open = OPEN | pages.paths
         """Paths that ask for no credentials."""
@@ -329,7 +330,7 @@ class GatewayServer:
         site = web.TCPSite(self._runner, host, port, reuse_port=True, backlog=1024)
         await site.start()
         self._sites.append(site)
-        self._keeper = self._spawn(self._keep())
+        self.keeper = self._spawn(self._keep())
         return int(self._runner.addresses[0][1])
 
     async def drain(self, grace_s: float = 0.0) -> None:
@@ -357,8 +358,8 @@ class GatewayServer:
             if not self._wires:
                 break
             await asyncio.sleep(0.02)
-        if self._keeper is not None:
-            self._keeper.cancel()
+        if self.keeper is not None:
+            self.keeper.cancel()
         if self._runner is not None:
             await self._runner.cleanup()
         self._drained.set()
