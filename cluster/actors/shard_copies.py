@@ -35,13 +35,16 @@ class ShardCopies:
             return Refused(ErrorCode.UNAVAILABLE, f"shard-{self._shard}: {error.message}")
 
     async def _step(self, store: LmdbStore, step: Step, backup: str, number: int) -> StepAnswer:
-        held = self._copy
         if step == "begin":
-            if held is not None and held.backup != backup:
+            async with self._taking:
+                if self._copy is None:
+                    store.make_room()
+                    self._copy = await asyncio.to_thread(StoreCopy, store, backup, self._shard)
+            if self._copy.backup != backup:
                 return Refused(ErrorCode.CONFLICT, f"shard-{self._shard} is being copied for another backup")
-            self._copy = held or StoreCopy(store, backup, self._shard)
             self._touch()
             return Done()
+        held = self._copy
         if held is None or held.backup != backup:
             if step == "drop":
                 return Done()
@@ -54,7 +57,9 @@ class ShardCopies:
                     await asyncio.to_thread(held.take, self._now())
                     self._log.info("store_copied", backup=backup)
             case "settle":
-                held.settle()
+                async with self._taking:
+                    store.make_room()
+                    await asyncio.to_thread(held.settle)
             case "piece":
                 async with self._taking:
                     return await asyncio.to_thread(held.piece, number)

@@ -67,7 +67,7 @@ COPY = "copy"
 
 
 class LmdbStore:
-    """See the module. One thread uses it; `sync` may be called from another."""
+    """See the module. One thread uses it; `sync`, `copy_to` and `rows_beside` may be called from another."""
 
     def __init__(self, directory: Path, *, always: bool = False, map_bytes: int = FIRST_MAP_BYTES) -> None:
         """Open or begin a store.
@@ -87,7 +87,7 @@ class LmdbStore:
             os.close(self._lock)
             raise StoreError(f"{directory}: another process has it open") from error
         self._copying = threading.Lock()
-        """Held while a copy is made: the map may not move under it."""
+        """Held while another thread makes a copy or reads: the map may not move under it."""
         try:
             self._open(directory, always=always, map_bytes=map_bytes)
         except (lmdb.Error, OSError) as error:
@@ -401,6 +401,15 @@ class LmdbStore:
         except (lmdb.Error, msgspec.MsgspecError) as error:
             raise StoreError(f"{self.directory}: {error}") from error
 
+    def rows_beside(self, table: Table) -> list[Row]:
+        """Return the rows of a table, of one moment. On a thread of its own, while others commit; best after `make_room`.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        with self._copying:
+            return list(self.rows(table))
+
     def content_digest(self) -> str:
         """Return the digest of all its rows, of one moment.
 
@@ -410,7 +419,7 @@ class LmdbStore:
         return Digest(self.rows()).hex
 
     def make_room(self) -> None:
-        """Before a copy: have room for as much again as is stored, so that commits meanwhile hardly ever wait for its end to get more."""
+        """Before a copy, or reading beside: have room for as much again as is stored, so that commits meanwhile hardly ever wait for its end to get more."""
         if 2 * self.size() > self._env.info()["map_size"]:
             self._grow()
 

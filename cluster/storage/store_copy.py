@@ -18,7 +18,10 @@ from cluster.wire.backup import PIECE_BYTES, Piece, Whole
 
 
 class StoreCopy:
-    """See the module. `begin`, `take`, `settle`, then `piece` until the last, and `drop` in any case."""
+    """See the module. `take`, `settle`, then `piece` until the last, and `drop` in any case.
+
+    All of it blocks, and is to be called on a thread of its own, the first three after `LmdbStore.make_room`.
+    """
 
     def __init__(self, store: LmdbStore, backup: str, shard: int) -> None:
         """Note the checkpoints as they are now.
@@ -29,7 +32,7 @@ class StoreCopy:
         self.backup = backup
         self._store = store
         self._shard = shard
-        self._checkpoints = [row for _, row in store.rows("checkpoint")]
+        self._checkpoints = [row for _, row in store.rows_beside("checkpoint")]
         self._mutations: list[Row] = []
         self._directory = store.directory / COPY
         self._copy: LmdbStore | None = None
@@ -41,7 +44,7 @@ class StoreCopy:
         self._last: tuple[int, Piece] | None = None
 
     def take(self, now_ms: float) -> None:
-        """Copy the store, once. Blocks; to be called on a thread of its own, after `LmdbStore.make_room`.
+        """Copy the store, once.
 
         Raises:
             StoreError: it cannot be written, for want of space as well.
@@ -59,7 +62,7 @@ class StoreCopy:
         Raises:
             StoreError: the store cannot be read.
         """
-        self._mutations = list(self._store.rows("mutation"))
+        self._mutations = self._store.rows_beside("mutation")
 
     def piece(self, number: int) -> Piece:
         """Return a piece; the one asked for last may be asked for again.

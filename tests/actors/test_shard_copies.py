@@ -1,7 +1,10 @@
 """A shard's copies for backups: one at a time, by steps that may come twice."""
 
+import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +41,35 @@ async def test_a_backup_from_its_begin_to_its_end(store: LmdbStore, copies: Shar
     assert await copies.step(store, "drop", "b", 0) == Done()
     assert await copies.step(store, "drop", "b", 0) == Done()
     assert not (store.directory / COPY).exists()
+
+
+async def test_windows_go_on_while_tables_are_read(
+    store: LmdbStore, copies: ShardCopies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, may_read = threading.Event(), threading.Event()
+    read: list[str] = []
+
+    def rows(*tables: Any) -> Any:
+        read.extend(tables)
+        reading.set()
+        assert may_read.wait(5.0), "nobody else can do anything meanwhile"
+        return iter(())
+
+    monkeypatch.setattr(store, "rows", rows)
+    for step, table in (("begin", "checkpoint"), ("settle", "mutation")):
+        making = asyncio.create_task(copies.step(store, step, "b", 0))  # type: ignore[arg-type]
+        again = asyncio.create_task(copies.step(store, step, "b", 0))  # type: ignore[arg-type]
+        await asyncio.to_thread(reading.wait, 5.0)
+        store.commit(transaction(entries={step: entry(step)}))
+        growing = asyncio.create_task(asyncio.to_thread(store._grow))
+        may_read.set()
+        assert [await making, await again] == [Done(), Done()]
+        await growing
+        assert table in read
+        reading.clear()
+        may_read.clear()
+    may_read.set()
+    await copies.step(store, "drop", "b", 0)
 
 
 async def test_one_is_made_at_a_time(store: LmdbStore, copies: ShardCopies) -> None:
