@@ -5,10 +5,12 @@ grant where keys are configured.
 """
 
 import asyncio
+import math
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Generic, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -17,42 +19,127 @@ from ray.exceptions import RayError
 from cluster.actors.handles import SupervisorHandle
 from cluster.clock import SystemClock
 from cluster.config import Config
+from cluster.config.model import GatewayConfig
+from cluster.core.addresses import Addresses
+from cluster.core.limits import Limits
 from cluster.errors import ErrorCode, HarborError, RequestError
-from cluster.gateway import Browsers, configured_authority, credentials, error_response, parameters
+from cluster.gateway import Browsers, Connections, configured_authority, credentials, error_response, parameters
 from cluster.observability import metrics
+
+CONNECTIONS = 128
+"""At once, of which an address has half: some scrapers, probes and people. Beyond it they are refused, as by a gateway."""
+PACE_S = 0.25
+"""Between two calls to the supervisor for the same: each is work for every actor, and anybody who reaches the port may ask."""
+
+T = TypeVar("T")
+
+
+class _Paced(Generic[T]):
+    """A blocking call for all who ask: one at a time, not more often than `PACE_S`, and for each of them begun after it has asked."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call = call
+        self._next: asyncio.Task[T] | None = None
+        """Not begun yet."""
+        self._began_s = -math.inf
+        self._calling = asyncio.Lock()
+
+    async def __call__(self) -> T:
+        """Return what it says, which is as of now."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._make())
+        return await asyncio.shield(self._next)  # others may wait for it too
+
+    async def _make(self) -> T:
+        async with self._calling:
+            loop = asyncio.get_running_loop()
+            await asyncio.sleep(max(0.0, self._began_s + PACE_S - loop.time()))
+            self._began_s = loop.time()
+            self._next = None
+            return await asyncio.to_thread(self._call)
 
 
 class _Admin:
     """The endpoints. Calls to the supervisor block, so they are made on threads."""
 
-    def __init__(self, config: Config, supervisor: SupervisorHandle) -> None:
-        self._supervisor = supervisor
-        self._authority = configured_authority(config.gateway)
+    def __init__(self, gateway: GatewayConfig, supervisor: SupervisorHandle) -> None:
+        self._gateway = gateway
+        self._metrics = _Paced(supervisor.metrics)
+        self._described = _Paced(supervisor.describe)
+        self._dead_letters = _Paced(supervisor.dead_letters)
+        self._authority = configured_authority(gateway)
+        self._browsers = _browsers(gateway)
         self._clock = SystemClock()
-        self.routes = [
-            web.get("/metrics", self._scrape),
-            web.get("/v1/cluster", self._describe),
-            web.get("/healthz", self._alive),
-            web.get("/readyz", self._is_ready),
-        ]
+        self._routes = {
+            "/metrics": self._scrape,
+            "/v1/cluster": self._describe,
+            "/healthz": self._alive,
+            "/readyz": self._is_ready,
+        }
 
-    async def _scrape(self, _: web.Request) -> web.Response:
-        gathered = await asyncio.to_thread(self._supervisor.metrics)
+    def reconfigure(self, config: Config) -> None:
+        """Take what a configuration says now of pages in browsers. Another thread may call it."""
+        self._browsers = _browsers(config.gateway)
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        """Serve the port, and keep what credentials are checked with current.
+
+        Raises:
+            OSError: it cannot be listened on.
+        """
+        server = Connections(self._handle, _few(self._gateway.limits), Counter(), Addresses())
+        runner = web.ServerRunner(server, handle_signals=False)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, self._gateway.admin_host, self._gateway.admin_port).start()
+            async with asyncio.TaskGroup() as group:
+                keeping = None if self._authority is None else group.create_task(self._authority.keep(lambda _: None))
+                yield
+                if keeping is not None:
+                    keeping.cancel()
+        finally:
+            await runner.cleanup()
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request, guarded against pages in browsers as a gateway's are."""
+        browsers = self._browsers
+        try:
+            browsers.check(request, is_guarded=self._authority is not None)
+            response = await self._answer(request)
+        except HarborError as error:
+            response = error_response(error)
+        except RayError as error:  # it is pending, restarting, or gone
+            reason = f"the supervisor does not answer ({type(error).__name__})"
+            response = error_response(HarborError(ErrorCode.UNAVAILABLE, reason))
+        browsers.guard(response)
+        return response
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        endpoint = self._routes.get(request.path)
+        if endpoint is not None and request.method in ("GET", "HEAD"):
+            return await endpoint(request)
+        refusal = RequestError(ErrorCode.NOT_FOUND, f"no such endpoint: {request.method} {request.path[:120]}")
+        response = error_response(refusal)
+        if endpoint is not None:
+            response.set_status(405)
+            response.headers["Allow"] = "GET,HEAD"
+        return response
+
+    async def _scrape(self, _: web.BaseRequest) -> web.Response:
+        gathered = await self._metrics()
         samples = [sample for _, encoded in gathered if encoded is not None for sample in metrics.decode(encoded)]
         return web.Response(body=metrics.render(samples), content_type="text/plain", charset="utf-8")
 
-    async def _describe(self, request: web.Request) -> web.Response:
-        try:
-            await self._check(request)
-            wants_dead_letters = parameters.wants_dead_letters(request)
-        except HarborError as error:
-            return error_response(error)
-        described = await asyncio.to_thread(self._supervisor.describe)
+    async def _describe(self, request: web.BaseRequest) -> web.Response:
+        await self._check(request)
+        wants_dead_letters = parameters.wants_dead_letters(request)
+        described = await self._described()
         if wants_dead_letters:
-            described["dead_letters"] = msgspec.to_builtins(await asyncio.to_thread(self._supervisor.dead_letters))
+            described = {**described, "dead_letters": msgspec.to_builtins(await self._dead_letters())}
         return web.json_response(described)
 
-    async def _check(self, request: web.Request) -> None:
+    async def _check(self, request: web.BaseRequest) -> None:
         """Let in who may see the cluster.
 
         Raises:
@@ -67,118 +154,77 @@ class _Admin:
         self._authority.look()
         self._authority.recognise(token, self._clock.now_ms()).require_admin()
 
-    async def keep(self, _: web.Application) -> AsyncIterator[None]:
-        """Keep what credentials are checked with current while the port is served."""
-        if self._authority is None:
-            yield
-            return
-        keeping = asyncio.ensure_future(self._authority.keep(lambda _: None))
-        yield
-        keeping.cancel()
-        with suppress(asyncio.CancelledError):
-            await keeping
-
-    async def _alive(self, _: web.Request) -> web.Response:
+    async def _alive(self, _: web.BaseRequest) -> web.Response:
         return web.Response(text="alive\n")
 
-    async def _is_ready(self, _: web.Request) -> web.Response:
-        described = await asyncio.to_thread(self._supervisor.describe)
+    async def _is_ready(self, _: web.BaseRequest) -> web.Response:
+        described = await self._described()
         if described["ready"]:
             return web.Response(text="ready\n")
         reason = f"not ready: waiting for {', '.join(described['waits_for'])}"
-        return error_response(HarborError(ErrorCode.UNAVAILABLE, reason))
+        raise HarborError(ErrorCode.UNAVAILABLE, reason)
 
 
-def _careful(config: Config) -> Any:
-    """Return what guards the endpoints against pages in browsers, as those of gateways are."""
-    gateway = config.gateway
-    browsers = Browsers(gateway.origins, int(gateway.hsts_ms / 1000))
-
-    @web.middleware
-    async def careful(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Any:
-        try:
-            browsers.check(request, is_guarded=gateway.auth.mode != "none")
-        except HarborError as error:
-            response: web.StreamResponse = error_response(error)
-        else:
-            try:
-                response = await handler(request)
-            except (web.HTTPNotFound, web.HTTPMethodNotAllowed) as error:
-                response = _no_such(request, error)
-        browsers.guard(response)
-        return response
-
-    return careful
+def _browsers(gateway: GatewayConfig) -> Browsers:
+    return Browsers(gateway.origins, int(gateway.hsts_ms / 1000))
 
 
-def _no_such(request: web.Request, error: web.HTTPNotFound | web.HTTPMethodNotAllowed) -> web.Response:
-    """Return as the gateway's port has it what the library would answer with a page of text."""
-    refusal = RequestError(ErrorCode.NOT_FOUND, f"no such endpoint: {request.method} {request.path[:120]}")
-    response = error_response(refusal)
-    response.set_status(error.status)
-    if (methods := error.headers.get("Allow")) is not None:
-        response.headers["Allow"] = methods
-    return response
-
-
-@web.middleware
-async def _supervised(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Any:
-    """Say so where the supervisor does not answer: it is pending, restarting, or gone."""
-    try:
-        return await handler(request)
-    except RayError as error:
-        reason = f"the supervisor does not answer ({type(error).__name__})"
-        return error_response(HarborError(ErrorCode.UNAVAILABLE, reason))
+def _few(limits: Limits) -> Limits:
+    """Return the limits of a gateway with those connections that this port has."""
+    return msgspec.structs.replace(
+        limits,
+        connections=min(CONNECTIONS, limits.connections),
+        connections_per_address=min(CONNECTIONS // 2, limits.connections_per_address),
+    )
 
 
 @contextmanager
-def serving(config: Config, supervisor: SupervisorHandle, *, shared: bool) -> Iterator[None]:
-    """Serve the admin port.
+def serving(config: Config, supervisor: SupervisorHandle, *, shared: bool) -> Iterator[Callable[[Config], None]]:
+    """Serve the admin port. Yields what takes another configuration.
 
     `shared`: another driver may serve it already, which will do.
 
     Raises:
         HarborError: it cannot be listened on.
     """
-    host, port = config.gateway.admin_host, config.gateway.admin_port
+    admin = _Admin(config.gateway, supervisor)
     loop = asyncio.new_event_loop()
-    started: list[OSError | None] = []
-    ready = threading.Event()
+    failures: list[Exception] = []
+    ready, over = threading.Event(), asyncio.Event()
 
-    async def serve() -> web.AppRunner:
-        app = web.Application(middlewares=[_careful(config), _supervised])
-        admin = _Admin(config, supervisor)
-        app.add_routes(admin.routes)
-        app.cleanup_ctx.append(admin.keep)
-        idle_s = config.gateway.limits.idle_ms / 1000
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, keepalive_timeout=idle_s)
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, host, port).start()
-            started.append(None)
-        except OSError as error:
-            started.append(error)
-        ready.set()
-        return runner
+    async def serve() -> None:
+        async with admin.listening():
+            ready.set()
+            await over.wait()
 
     def run() -> None:
-        asyncio.set_event_loop(loop)
-        runner = loop.run_until_complete(serve())
-        loop.run_forever()
-        loop.run_until_complete(runner.cleanup())
-        loop.close()
+        try:
+            with asyncio.Runner(loop_factory=lambda: loop) as runner:
+                runner.run(serve())
+        except Exception as error:
+            if ready.is_set():
+                raise  # nobody waits any more
+            failures.append(error)
+        finally:
+            ready.set()
 
     thread = threading.Thread(target=run, name="admin", daemon=True)
     thread.start()
     ready.wait()
-    outcome = started[0]
     try:
-        if isinstance(outcome, OSError) and not shared:
-            raise HarborError(
-                ErrorCode.UNAVAILABLE,
-                f"gateway.admin_port: {host}:{port} cannot be listened on: {outcome.strerror}",
-            )
-        yield
+        for failure in failures:
+            if not (shared and isinstance(failure, OSError)):
+                raise _unserved(config.gateway, failure) from failure
+        yield admin.reconfigure
     finally:
-        loop.call_soon_threadsafe(loop.stop)
+        with suppress(RuntimeError):  # it is closed
+            loop.call_soon_threadsafe(over.set)
         thread.join(5.0)
+
+
+def _unserved(gateway: GatewayConfig, failure: Exception) -> HarborError:
+    if isinstance(failure, HarborError):
+        return failure
+    reason = (isinstance(failure, OSError) and failure.strerror) or failure
+    where = f"{gateway.admin_host}:{gateway.admin_port}"
+    return HarborError(ErrorCode.UNAVAILABLE, f"gateway.admin_port: {where} cannot be listened on: {reason}")

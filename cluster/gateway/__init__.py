@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 from cluster.config.model import GatewayConfig
 from cluster.gateway.access import credentials
 from cluster.gateway.browsers import Browsers
+from cluster.gateway.connections import Connections
 from cluster.gateway.error_response import error_response
 from cluster.gateway.server import GatewayServer
 
 if TYPE_CHECKING:
     from cluster.gateway.authority import ConfiguredAuthority
 
-__all__ = ["Browsers", "GatewayServer", "configured_authority", "credentials", "error_response"]
+__all__ = ["Browsers", "Connections", "GatewayServer", "configured_authority", "credentials", "error_response"]
 
 
 def configured_authority(gateway: GatewayConfig) -> "ConfiguredAuthority | None":
