@@ -22,6 +22,8 @@ from cluster.actors import process_end, ray_head
 from cluster.actors.handles import Peers, Unreachable
 from cluster.actors.tasks import Tasks
 from cluster.clock import SystemClock
+from cluster.core import lone_shards
+from cluster.core.lone_shards import AskAgain, AwaitEnd, LoneShards, Outages, Place, Recovered, Said
 from cluster.core.placement import shard_at
 from cluster.core.primaries import actors_of, shard_of
 from cluster.core.role import Role
@@ -66,13 +68,19 @@ def _read(actor: str, encoded: bytes) -> Report:
         raise Unreachable(f"{actor}: {type(error).__name__}") from error
 
 
+def _said(status: Mapping[str, Any] | None) -> Said | None:
+    if status is None:
+        return None
+    return Said((status["node"], status["pid"]), status["role"] == Role.PRIMARY, status["epoch"])
+
+
 def _is_over(end: asyncio.Task[None]) -> bool:
     """Whether a process has ended, given the task that waits for it: one that failed has seen no end."""
     return end.done() and not end.cancelled() and end.exception() is None
 
 
 class ShardKeeper:
-    """The shell of `ShardRoles`, one of each shard that may have two actors; of the others it measures how long they are away."""
+    """The shell of `ShardRoles`, one of each shard that may have two actors, and of `LoneShards`."""
 
     def __init__(
         self,
@@ -125,12 +133,12 @@ class ShardKeeper:
         self._tasks.spawn(self._work())
         self._ending: set[str] = set()
         """Actors that were ended so that their standbys take over."""
-        self._lost_ms: dict[int, float] = {}
-        """Since when a shard has nobody to lead it."""
+        self._outages = Outages()
+        self._lone = LoneShards(self._outages)
         self.keeps_two = False
         """Shards have standbys for good, not only to move."""
-        self.places: dict[str, tuple[str, int]] = {}
-        """(node, pid) of each actor, as last heard."""
+        self.places: dict[str, Place] = {}
+        """Of each actor of shards that have roles, as last heard."""
 
     async def follow(self, shard: int, actors: tuple[str, ...]) -> None:
         """Have a shard be held by these actors, which exist or are about to."""
@@ -139,6 +147,9 @@ class ShardKeeper:
             record = await self._kept(shard)
             now_ms = self._clock.now_ms()
             roles = self.shards[shard] = ShardRoles(shard, record, wait_ms=self._wait_ms, now_ms=now_ms)
+            for actor in actors_of(f"shard-{shard}"):
+                if (place := self._lone.forget(actor)) is not None:
+                    self.places[actor] = place
         self._put(roles, roles.want(actors, self._clock.now_ms()))
         for actor in actors_of(f"shard-{shard}"):
             watch = self._watches.get(actor)
@@ -163,10 +174,11 @@ class ShardKeeper:
     async def forget(self, shard: int) -> None:
         """A shard is no more: its actors are about to be ended, and should it be made again, it has no store to wait for."""
         roles = self.shards.pop(shard, None)
-        self._lost_ms.pop(shard, None)
+        self._outages.void(shard)
         for actor in actors_of(f"shard-{shard}"):
             self._told.pop(actor, None)
             self.places.pop(actor, None)
+            self._lone.forget(actor)
             for tasks in (self._watches, self._ends):
                 if (task := tasks.pop(actor, None)) is not None:
                     task.cancel()
@@ -206,49 +218,39 @@ class ShardKeeper:
     # --- shards with one actor, which Ray makes anew by itself ----------------------------------------------------
 
     def checked(self, actor: str, status: Mapping[str, Any] | None) -> None:
-        """A shard's actor was asked how it is, and has said so or not (None): measure how long a shard without roles is led by nobody.
+        """An actor of a shard was asked how it is, and has said so or not (None)."""
+        if shard_at(shard_of(actor)) not in self.shards:
+            self._do(self._lone.checked(actor, _said(status), self._clock.now_ms()))
 
-        Checks are seconds apart, so between them the end of its process is waited for, and after that its return.
-        """
-        shard = shard_at(shard_of(actor))
-        if shard in self.shards:
-            return
-        place = self.places.get(actor)
-        if status is None:
-            if place is not None:
-                self._lost_ms.setdefault(shard, self._clock.now_ms())
-        elif (status["node"], status["pid"]) == place:
-            if not _is_over(self._ends[actor]):
-                self._lost_ms.pop(shard, None)  # it was slow
-        elif status["role"] == Role.PRIMARY:
-            self._recovered(shard, actor, status["epoch"])
-            self.places[actor] = (status["node"], status["pid"])
-            self._await_end(shard, actor)
+    def _do(self, effects: Iterable[lone_shards.Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case AwaitEnd(actor=actor, place=place):
+                    end = self._await_end(actor, place)
+                    end.add_done_callback(partial(self._ended_alone, actor, place))
+                case AskAgain(actor=actor, place=place):
+                    self._tasks.spawn(self._await_return(actor, place))
+                case Recovered(actor=actor, epoch=epoch, took_ms=took_ms):
+                    shard, took_s = shard_at(shard_of(actor)), took_ms / 1000.0
+                    self._recovery.observe(took_s)
+                    self._log.info("shard_recovered", shard=shard, actor=actor, epoch=epoch, seconds=round(took_s, 3))
 
-    def _await_end(self, shard: int, actor: str) -> None:
+    def _await_end(self, actor: str, place: Place) -> asyncio.Task[None]:
         if (before := self._ends.pop(actor, None)) is not None:
             before.cancel()
-        end = self._ends[actor] = self._tasks.spawn(self._end_of(actor, *self.places[actor]))
-        end.add_done_callback(partial(self._ended_alone, shard, actor))
+        end = self._ends[actor] = self._tasks.spawn(self._end_of(actor, *place))
+        return end
 
-    def _ended_alone(self, shard: int, actor: str, end: asyncio.Task[None]) -> None:
-        if self._ends.get(actor) is end and _is_over(end):
-            self._lost_ms.setdefault(shard, self._clock.now_ms())
-            self._tasks.spawn(self._await_return(shard, actor, end))
+    def _ended_alone(self, actor: str, place: Place, end: asyncio.Task[None]) -> None:
+        if _is_over(end):
+            self._do(self._lone.ended(actor, place, self._clock.now_ms()))
 
-    async def _await_return(self, shard: int, actor: str, end: asyncio.Task[None]) -> None:
-        while True:
+    async def _await_return(self, actor: str, place: Place) -> None:
+        while self._lone.is_away(actor, place):
             status = None
             with contextlib.suppress(Unreachable):
                 status = await self._peers.status(actor, SILENT_S)
-            if self._ends.get(actor) is not end:
-                return  # a check was quicker, or the shard is no more, or has roles
-            if status is not None and (status["node"], status["pid"]) == self.places[actor]:
-                # It was asked after its end: that was another's.
-                self._lost_ms.pop(shard, None)
-                self._await_end(shard, actor)
-            elif status is not None:
-                self.checked(actor, status)
+            self._do(self._lone.answered(actor, place, _said(status), self._clock.now_ms()))
             await asyncio.sleep(PAUSE_S)
 
     # --- moving --------------------------------------------------------------------------------------------------
@@ -358,7 +360,7 @@ class ShardKeeper:
                     was_heard, is_heard, is_missed = is_heard, False, True
                     died_ms = self._clock.now_ms()
                     if actor == roles.primary:
-                        self._lost_ms.setdefault(roles.shard, died_ms)
+                        self._outages.begin(roles.shard, died_ms)
                     is_certain = isinstance(error, _EndedError) or await self._is_certain(actor, error.__cause__)
                     if was_heard:
                         self._log.warning("shard_actor_lost", actor=actor, certain=is_certain, reason=str(error))
@@ -406,10 +408,8 @@ class ShardKeeper:
         except Unreachable:
             self.places.pop(actor, None)
         else:
-            node, pid = self.places[actor] = (status["node"], status["pid"])
-            if (before := self._ends.pop(actor, None)) is not None:
-                before.cancel()
-            self._ends[actor] = self._tasks.spawn(self._end_of(actor, node, pid))
+            self.places[actor] = (status["node"], status["pid"])
+            self._await_end(actor, self.places[actor])
 
     async def _end_of(self, actor: str, node: str, pid: int) -> None:
         """Return when an actor's process has ended."""
@@ -432,17 +432,9 @@ class ShardKeeper:
     def _note(self, roles: ShardRoles, actor: str, report: Report) -> None:
         """Measure how long a shard was without a primary."""
         if report.role is Role.PRIMARY and roles.record is not None and report.epoch == roles.record.epoch:
-            self._recovered(roles.shard, actor, report.epoch)
+            self._do(self._outages.end(actor, report.epoch, self._clock.now_ms()))
         elif actor == roles.primary and report.role is Role.NONE:
-            self._lost_ms.setdefault(roles.shard, self._clock.now_ms())
-
-    def _recovered(self, shard: int, actor: str, epoch: int) -> None:
-        """A shard has a primary, as it had unless it was lost."""
-        since = self._lost_ms.pop(shard, None)
-        if since is not None:
-            took_s = (self._clock.now_ms() - since) / 1000.0
-            self._recovery.observe(took_s)
-            self._log.info("shard_recovered", shard=shard, actor=actor, epoch=epoch, seconds=round(took_s, 3))
+            self._outages.begin(roles.shard, self._clock.now_ms())
 
     async def _is_certain(self, actor: str, cause: BaseException | None) -> bool:
         """Whether an actor's process has ended: this machine's kernel says so, or the node it was on, by way of Ray's head."""
@@ -484,7 +476,7 @@ class ShardKeeper:
 
     async def _end_primary(self, roles: ShardRoles, actor: str) -> None:
         """End a primary whose standby has everything. When it has left it lets nothing out any more, so there is no lease to wait for."""
-        self._lost_ms.setdefault(roles.shard, self._clock.now_ms())
+        self._outages.begin(roles.shard, self._clock.now_ms())
         self._log.info("handing_over", shard=roles.shard, actor=actor)
         has_left = await self._peers.leave(actor, 0.0, LEAVE_S)
         self._put(roles, roles.died(actor, self._clock.now_ms(), is_certain=has_left))
