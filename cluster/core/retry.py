@@ -163,7 +163,7 @@ def retry_after_ms(value: str | None, now_ms: float) -> float | None:
     if text.isascii() and text.isdigit():
         return min(float(text[:12]) * 1000.0, MAX_RETRY_AFTER_MS)
     try:
-        at = parsedate_to_datetime(text)
-    except ValueError:
+        at_ms = parsedate_to_datetime(text).timestamp() * 1000.0
+    except (ValueError, OverflowError):  # the latter where a year or a zone has twenty digits
         return None
-    return min(max(at.timestamp() * 1000.0 - now_ms, 0.0), MAX_RETRY_AFTER_MS)
+    return min(max(at_ms - now_ms, 0.0), MAX_RETRY_AFTER_MS)

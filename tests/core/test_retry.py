@@ -50,6 +50,12 @@ def test_which_statuses_are_retried():
     ]
 
 
+@given(st.text(), *[st.integers(-(10**20), 10**20)] * 4)
+def test_whatever_retry_after_says(text, day, year, second, zone):
+    for value in (text, f"Mon, {day} Jan {year} 00:00:{second} {zone:+}"):
+        assert 0 <= (retry_after_ms(value, 0.0) or 0.0) <= 300_000
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -62,6 +68,9 @@ def test_which_statuses_are_retried():
         ("-1", None),
         ("1.5", None),
         ("9" * 400, 300_000.0),
+        ("Mon, 01 Jan 2024 00:00:00 +99999999999999999999", None),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None),
+        ("Fri, 31 Dec 9999 23:59:59 -2359", 300_000.0),
     ],
 )
 def test_retry_after(value, expected):
