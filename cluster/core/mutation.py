@@ -9,7 +9,7 @@ What must not live here: the life of one mutation (`mutation_queue`), what its o
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import orjson
 from msgspec import Raw, Struct, structs
@@ -28,6 +28,8 @@ from cluster.errors import ErrorCode, RequestError
 
 MAX_ID = 128
 """Characters of a mutation's id: it goes into a header and into the store."""
+MAX_TARGET_BYTES = 8_000
+"""Of the path and query of what is sent: what every server should take (RFC 9112, 3). What is much longer no HTTP library would send."""
 
 
 class Status(StrEnum):
@@ -230,6 +232,10 @@ class DeclaredMutation(Struct, frozen=True):
             filled = self._fill("params", self.params, variables, mutation)
             if isinstance(filled, dict):
                 params = [(name, as_parameter(value)) for name, value in filled.items() if value is not None]
+        target_bytes = len(path) + (len(urlencode(params, quote_via=quote)) + 1 if params else 0)
+        if target_bytes > MAX_TARGET_BYTES:
+            reason = f"path and query are {target_bytes} bytes, at most {MAX_TARGET_BYTES} are sent"
+            raise RequestError(ErrorCode.INVALID_VARIABLES, reason)
         sent = {name: value for name, value in self._said(variables).items() if name not in self.omit}
         body = None if self.body is None else orjson.dumps(self._fill("body", self.body, variables, mutation, sent))
         return MutationRequest(self.service, self.method, path, tuple(params), body, mutation, etag)

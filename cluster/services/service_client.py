@@ -163,14 +163,13 @@ class ServiceClient:
         self, request: Request, headers: dict[str, str], content: bytes | None = None
     ) -> AsyncIterator[httpx.Response]:
         """Ask, in time, and have the answer's head; what goes wrong while it is read is an `UpstreamError`, too."""
-        url = self._url(request)
         try:
             async with asyncio.timeout(self._timeout_s):
                 client = self._connections()
                 built = (
                     httpx.Request(  # not the client's, which merges what is merged already at a tenth of a call's cost
                         request.method,
-                        url,
+                        self._url(request),
                         headers={**self._headers, **headers},
                         content=content,
                         extensions=self._extensions,
@@ -187,6 +186,8 @@ class ServiceClient:
             raise self._error(str(exc), retryable=False) from exc
         except (httpx.HTTPError, aiohttp.ClientError, OSError) as exc:
             raise self._error(str(exc) or type(exc).__name__) from exc
+        except (httpx.InvalidURL, ValueError) as exc:  # too long, or of characters that it must not have
+            raise self._error(f"cannot be asked, or understood: {exc}", retryable=False) from exc
 
     def _connections(self) -> HttpxAiohttpClient:
         client = self._client

@@ -102,10 +102,18 @@ def test_a_function_is_called_with_the_variables() -> None:
         ({}, "path needs the variable id"),
         ({"id": ""}, "the path needs more than an empty id"),
         ({"id": ".."}, "the path /tasks/.. has a dot segment"),
+        ({"id": "x" * 7_994}, "path and query are 8001 bytes, at most 8000 are sent"),
+        ({"id": "é" * 2_000}, "path and query are 12007 bytes, at most 8000 are sent"),
+        ({"id": "7", "q": "é" * 2_000}, "path and query are 12011 bytes, at most 8000 are sent"),
     ],
 )
 def test_variables_that_make_no_request(variables: dict[str, Any], message: str) -> None:
-    assert refused(lambda: update().request(variables, "m")).message == message
+    declared = update(params=template.parse({"q": "{q}"})) if "q" in variables else update()
+    assert refused(lambda: declared.request(variables, "m")).message == message
+
+
+def test_the_longest_path_that_is_sent() -> None:
+    assert len(update().request({"id": "x" * 7_993}, "m").path) == 8_000
 
 
 def test_scopes() -> None:
