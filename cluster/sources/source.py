@@ -135,6 +135,7 @@ class ReconnectingSource(ABC):
         """The first delay, where the upstream named one."""
         self._opened_at: float | None = None
         self._was_open = False
+        self._conversing: asyncio.Task[None] | None = None
         self._is_reconnecting = False
         """The connection is being closed to open another."""
 
@@ -151,15 +152,22 @@ class ReconnectingSource(ABC):
         try:
             while True:
                 self._opened_at = None
+                self._is_reconnecting = False
+                self._conversing = loop.create_task(self._converse())
                 try:
-                    await self._converse()
+                    await self._conversing
                 except GoneError as gone:
                     self._listener.closed(self.name, str(gone))
                     return
                 except ConnectionFailedError as failed:
                     reason = str(failed)
+                except asyncio.CancelledError:
+                    task = asyncio.current_task()
+                    if not self._is_reconnecting or (task is not None and task.cancelling()):
+                        raise
+                finally:
+                    self._conversing = None
                 if self._is_reconnecting:
-                    self._is_reconnecting = False
                     continue
                 if self._opened_at is not None and loop.time() - self._opened_at > last_delay_s:
                     failures = 0
@@ -173,6 +181,12 @@ class ReconnectingSource(ABC):
                 await asyncio.sleep(last_delay_s)
         finally:
             self._enter(SourceState.DISCONNECTED)
+
+    def reconnect(self) -> None:
+        """Hand over nothing more of this connection, and open another at once."""
+        if self._conversing is not None and not self._is_reconnecting:
+            self._is_reconnecting = True
+            self._conversing.cancel()
 
     @abstractmethod
     async def _converse(self) -> None:

@@ -83,9 +83,6 @@ class SseSource(ReconnectingSource):
         """Hand over and read again, after the listener said False."""
         self._go_on.set()
 
-    def reconnect(self) -> None:
-        """Do nothing: only channels that are joined again ask for it."""
-
     async def _converse(self) -> None:
         self._go_on.set()
         timeout = httpx.Timeout(OPEN_TIMEOUT_S, read=self._silence_s)

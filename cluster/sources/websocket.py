@@ -123,12 +123,11 @@ class WebSocketSource(ReconnectingSource):
 
     def reconnect(self) -> None:
         """Hand over nothing more of this connection, and open another at once."""
-        connection, self._connection = self._connection, None
-        if connection is not None and self._listening is not None:
-            self._is_reconnecting = True
+        if self._connection is not None:
+            self._connection.finish()
+            self._connection = None
             self._asked.clear()
-            connection.finish()
-            self._listening.cancel()
+            super().reconnect()
 
     def _hear(self, frames: list[bytes]) -> bool:
         """Take frames of a dialect."""
@@ -181,8 +180,7 @@ class WebSocketSource(ReconnectingSource):
             pass
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            is_ended = task is not None and task.cancelling() > 0
-            if is_ended or not (self._is_reconnecting or self._failure):
+            if not self._failure or (task is not None and task.cancelling()):
                 raise
         finally:
             self._connection = self._listening = None

@@ -101,3 +101,39 @@ async def test_a_bug_is_not_hidden(recorder):
     with pytest.raises(ZeroDivisionError):
         await Scripted(recorder, ["bug"], QUICK).run()
     assert recorder.states == ["connecting", "disconnected"]
+
+
+async def test_asked_to_reconnect_it_breaks_off_whatever_it_waits_for(recorder, running):
+    class Stuck(ReconnectingSource):
+        """Never gets to its first connection's end by itself."""
+
+        async def _converse(self):
+            met.append(len(met))
+            if len(met) > 1:
+                self._opened()
+            recorder.calls.append(f"conversation {len(met)}")
+            recorder._told.set()
+            await asyncio.Event().wait()
+
+    met = []
+    source = Stuck("s", recorder, QUICK)
+    source.reconnect()
+    running(source)
+    await recorder.until(lambda: met)
+    source.reconnect()
+    await recorder.until(lambda: recorder.opens)
+    source.reconnect()
+    await recorder.until(lambda: recorder.opens == 2)
+    assert recorder.calls == [
+        *("connecting", "conversation 1", "opened", "connected", "conversation 2", "opened", "conversation 3")
+    ]
+    assert source.reconnects == 1
+
+
+async def test_asked_to_reconnect_between_two_attempts_it_waits_as_it_would(recorder, running):
+    source = Scripted(recorder, ["refuse"], QUICK)
+    recorder.closed = lambda _name, reason: (recorder.reasons.append(reason), source.reconnect())
+    running(source)
+    await recorder.until(lambda: recorder.opens)
+    assert recorder.states == ["connecting", "reconnecting", "connected"]
+    assert recorder.reasons == ["no"]

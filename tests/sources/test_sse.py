@@ -202,3 +202,22 @@ async def test_cancelling_closes(upstream, recorder, running):
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert recorder.states[-1] == "disconnected"
+
+
+async def test_asked_to_reconnect_it_does_at_once_though_it_is_held(upstream, recorder, running):
+    recorder.accept = lambda: False
+    source = SseSource("activity", upstream.url, recorder, backoff=QUICK)
+    running(source)
+    await recorder.until(lambda: recorder.opens)
+    await upstream.streams[0][1].write(b"id: 1\ndata: a\n\n")
+    await recorder.until(lambda: recorder.events)
+    recorder.positions[None] = "1"
+    recorder.accept = lambda: True
+    source.reconnect()
+    source.reconnect()
+    await recorder.until(lambda: recorder.opens == 2)
+    await upstream.streams[1][1].write(b"data: b\n\n")
+    await recorder.until(lambda: len(recorder.events) == 2)
+    assert upstream.requests[1]["Last-Event-ID"] == "1"
+    assert recorder.states == ["connecting", "connected"], "it was not lost"
+    assert (source.reconnects, recorder.reasons) == (1, [])

@@ -325,3 +325,45 @@ async def test_cancelled_while_it_reconnects_it_ends(source, upstream, recorder,
     async with asyncio.timeout(60):
         await asyncio.wait([task])
     assert recorder.states[-1] == "disconnected"
+
+
+async def test_asked_to_reconnect_while_it_joins_it_does_at_once(source, recorder, running):
+    upstream, deaf = Upstream(), asyncio.Event()
+
+    async def handle(connection):
+        if not deaf.is_set():  # as an upstream that is busy, and reads on when it was given up
+            deaf.set()
+            connection.transport.pause_reading()
+            await asked.wait()
+            connection.transport.resume_reading()
+        await upstream.handle(connection)
+
+    asked = asyncio.Event()
+    async with serve(handle, "127.0.0.1", 0, close_timeout=0.1) as server:
+        stream = source(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", recorder)
+        long = "x" * 500_000
+        for number in range(40):
+            stream.join(f"{number} {long}")
+        joined = []
+        recorder.position = lambda _source, channel: joined.append(channel) or recorder._told.set()
+        task = running(stream)
+        await deaf.wait()
+        await recorder.until(lambda: joined)
+        stream.reconnect()
+        for channel in joined[:1] + [f"{number} {long}" for number in range(40)]:
+            stream.leave(channel)
+        stream.join("a")
+        asked.set()
+        await recorder.until(lambda: recorder.opens)
+        stream.join("b")
+        said = [None]
+        while said[-1] != {"+": "b"}:
+            said.extend(await upstream.hear(1))
+        assert said[-2] == {"+": "a"}
+        assert not task.done()
+        recorder.accept = lambda: False
+        await upstream.sockets[-1].send("1")
+        await recorder.until(lambda: recorder.frames)
+        stream.resume()
+        await upstream.sockets[-1].send("2")
+        await recorder.until(lambda: len(recorder.frames) == 2)
