@@ -230,7 +230,7 @@ class IngestionActor(Shell):
         """Begin to read, join, leave, read on, ask for what was missed."""
         match effect:
             case Start(source=source):
-                self._running[source] = self.spawn(self._run_source(source, self._running.get(source)))
+                self._running[source] = self.spawn(self._sources[source].run())
             case Reconnect(source=source):
                 self._sources[source].reconnect()
             case Stop(source=source):
@@ -245,12 +245,6 @@ class IngestionActor(Shell):
                 self._sources[source].resume()
             case _:
                 raise AssertionError(f"no such effect: {effect!r}")
-
-    async def _run_source(self, name: str, before: asyncio.Task[None] | None) -> None:
-        """Read a source, once a connection that was to be closed is."""
-        if before is not None:
-            await asyncio.wait([before])
-        await self._sources[name].run()
 
     async def _ask_missed(self, asked: AskMissed) -> None:
         """Ask an endpoint for what was missed."""

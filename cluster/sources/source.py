@@ -91,7 +91,10 @@ class Source(Protocol):
         ...
 
     async def run(self) -> None:
-        """Keep connected until cancelled (or told by the upstream not to return); then the connection is closed."""
+        """Keep connected until cancelled (or told by the upstream not to return); then the connection is closed.
+
+        A run begins when those before it have closed theirs, however many of them were cancelled as they waited for that.
+        """
         ...
 
     def join(self, channel: str) -> None:
@@ -135,6 +138,8 @@ class ReconnectingSource(ABC):
         """The first delay, where the upstream named one."""
         self._opened_at: float | None = None
         self._was_open = False
+        self._turn = asyncio.Lock()
+        """Held by the run that has the connection."""
         self._conversing: asyncio.Task[None] | None = None
         self._is_reconnecting = False
         """The connection is being closed to open another."""
@@ -145,6 +150,16 @@ class ReconnectingSource(ABC):
         Raises:
             Exception: whatever the listener raised.
         """
+        async with self._turn:
+            await self._run()
+
+    def reconnect(self) -> None:
+        """Hand over nothing more of this connection, and open another at once."""
+        if self._conversing is not None and not self._is_reconnecting:
+            self._is_reconnecting = True
+            self._conversing.cancel()
+
+    async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         failures = 0
         last_delay_s = 0.0
@@ -181,12 +196,6 @@ class ReconnectingSource(ABC):
                 await asyncio.sleep(last_delay_s)
         finally:
             self._enter(SourceState.DISCONNECTED)
-
-    def reconnect(self) -> None:
-        """Hand over nothing more of this connection, and open another at once."""
-        if self._conversing is not None and not self._is_reconnecting:
-            self._is_reconnecting = True
-            self._conversing.cancel()
 
     @abstractmethod
     async def _converse(self) -> None:

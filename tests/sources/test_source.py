@@ -103,6 +103,33 @@ async def test_a_bug_is_not_hidden(recorder):
     assert recorder.states == ["connecting", "disconnected"]
 
 
+async def test_a_run_begins_when_those_before_it_have_closed(recorder, running):
+    class Slow(Scripted):
+        """Takes its time to close."""
+
+        async def _converse(self):
+            try:
+                await super()._converse()
+            finally:
+                await closing.wait()
+
+    closing = asyncio.Event()
+    source = Slow(recorder, [], QUICK)
+    first = running(source)
+    await recorder.until(lambda: recorder.opens == 1)
+    first.cancel()
+    second = running(source)
+    await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.wait([second])
+    running(source)
+    await asyncio.sleep(0)
+    assert recorder.states == ["connecting", "connected"]
+    closing.set()
+    await recorder.until(lambda: recorder.opens == 2)
+    assert recorder.states == ["connecting", "connected", "disconnected", "connecting", "connected"]
+
+
 async def test_asked_to_reconnect_it_breaks_off_whatever_it_waits_for(recorder, running):
     class Stuck(ReconnectingSource):
         """Never gets to its first connection's end by itself."""
