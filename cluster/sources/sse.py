@@ -92,9 +92,12 @@ class SseSource(ReconnectingSource):
         ]  # ids are UTF-8
         try:
             async with HttpxAiohttpClient(timeout=timeout, trust_env=False) as client:
-                request = client.build_request("GET", url, headers=headers)
-                async with asyncio.timeout(OPEN_TIMEOUT_S):
-                    response = await client.send(request, stream=True)
+                try:
+                    request = client.build_request("GET", url, headers=headers)
+                    async with asyncio.timeout(OPEN_TIMEOUT_S):
+                        response = await client.send(request, stream=True)
+                except (httpx.InvalidURL, ValueError) as exc:  # characters that an answer's head must not have
+                    raise ConnectionFailedError(f"cannot be asked, or understood: {exc}") from exc
                 try:
                     self._check(response)
                     self._opened()

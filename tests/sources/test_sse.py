@@ -221,3 +221,16 @@ async def test_asked_to_reconnect_it_does_at_once_though_it_is_held(upstream, re
     assert upstream.requests[1]["Last-Event-ID"] == "1"
     assert recorder.states == ["connecting", "connected"], "it was not lost"
     assert (source.reconnects, recorder.reasons) == (1, [])
+
+
+@pytest.mark.parametrize("head", [b"302 Found\r\nLocation: mailto:a:b", b"200 caf\xe9\r\nContent-Length: 0"])
+async def test_an_answer_that_cannot_be_read_is_a_failure(recorder, running, head):
+    async def answer(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 " + head + b"\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        running(SseSource("activity", f"http://127.0.0.1:{port}/", recorder, backoff=QUICK))
+        await recorder.until(lambda: "failed" in recorder.states)
