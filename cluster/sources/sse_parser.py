@@ -5,8 +5,8 @@ none where there is no CR), then whole chunks are cut into lines at once: the co
 
 Memory is bounded: an event whose lines together pass `max_event_bytes` is dropped and counted, its bytes skipped as they come.
 
-Beyond the standard: an event says whether it carried an id of its own, because the standard's `lastEventId` sticks to later events that
-have none, and those are not repeats.
+Beside the standard: an event has an id only if it carried one of its own. The standard's `lastEventId` sticks to later events, which are
+not repeats, and is what a browser sends when it reconnects; whoever consumes a source says what is sent instead (`SourceListener.position`).
 
 What must not live here: connections, what an event means.
 """
@@ -30,7 +30,6 @@ class SseParser:
         "_after_cr",
         "_data",
         "_event",
-        "_id",
         "_oversized",
         "_own_id",
         "_size",
@@ -38,15 +37,12 @@ class SseParser:
         "_started",
         "_tail",
         "_tail_bytes",
-        "last_event_id",
         "max_event_bytes",
         "refused",
         "retry_ms",
     )
 
-    def __init__(self, last_event_id: str = "", max_event_bytes: int = MAX_EVENT_BYTES) -> None:
-        self.last_event_id = last_event_id
-        """Of the last block that ended; what a reconnect sends."""
+    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self.retry_ms: int | None = None
         """The reconnection time, where the stream set one."""
         self.refused: list[int] = []
@@ -62,7 +58,6 @@ class SseParser:
         self._data: list[bytes] = []
         self._size = 0
         self._event = b""
-        self._id = last_event_id
         self._own_id: str | None = None
         self._oversized = 0
 
@@ -151,7 +146,6 @@ class SseParser:
                 else:
                     data.append(value)
             elif not line:
-                self.last_event_id = self._id
                 if self._oversized:
                     self.refused.append(self._oversized + self._size)
                     self._oversized = 0
@@ -177,8 +171,7 @@ class SseParser:
             self._event = value
         elif name == b"id":
             if b"\x00" not in value:
-                self._id = value.decode("utf-8", "replace")
-                self._own_id = self._id or None
+                self._own_id = value.decode("utf-8", "replace") or None
         elif name == b"data":
             self._size += len(value) + 4
             if self._oversized or self._size > self.max_event_bytes:
