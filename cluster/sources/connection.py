@@ -63,10 +63,6 @@ class Connection(Protocol):
         """Nothing is delivered and nothing read."""
 
     @property
-    def spoken(self) -> str | None:
-        """The subprotocol agreed on."""
-
-    @property
     def loss(self) -> str:
         """Why it ended, for people."""
 

@@ -112,16 +112,14 @@ class PicowsConnection(WSListener):
         "heard",
         "held",
         "outdone",
-        "spoken",
     )
 
-    def __init__(self, dial: Dial, spoken: str | None) -> None:
+    def __init__(self, dial: Dial) -> None:
         super().__init__()
         self.heard = 0
         self.held = True
         self.failure: Exception | None = None
         self.outdone = False
-        self.spoken = spoken
         self._deliver = dial.deliver
         self._refuse = dial.refuse
         self._max_bytes = dial.max_frame_bytes
@@ -360,7 +358,8 @@ async def connect(dial: Dial) -> PicowsConnection:
         return reached
 
     def listen(_request: WSUpgradeRequest, response: WSUpgradeResponse) -> PicowsConnection:
-        return PicowsConnection(dial, _spoken(dial, response))
+        _check_offers(dial, response)
+        return PicowsConnection(dial)
 
     headers = {"User-Agent": USER_AGENT, **dial.headers}
     if dial.subprotocols:
@@ -398,14 +397,17 @@ async def connect(dial: Dial) -> PicowsConnection:
     return connection
 
 
-def _spoken(dial: Dial, response: WSUpgradeResponse) -> str | None:
-    """Return the subprotocol that a handshake agreed on."""
+def _check_offers(dial: Dial, response: WSUpgradeResponse) -> None:
+    """Check that a handshake agreed to nothing that was not offered.
+
+    Raises:
+        WSHandshakeError: it did.
+    """
     if "Sec-WebSocket-Extensions" in response.headers:
         raise WSHandshakeError("an extension was agreed to that was not offered")
     spoken = response.headers.get("Sec-WebSocket-Protocol")
     if spoken is not None and spoken not in dial.subprotocols:
         raise WSHandshakeError("a subprotocol was agreed to that was not offered")
-    return spoken
 
 
 async def _reach(host: str, port: int) -> socket.socket:

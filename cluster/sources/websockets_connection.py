@@ -55,11 +55,6 @@ class FrameConnection(ClientConnection):
         return self._splitter.held
 
     @property
-    def spoken(self) -> str | None:
-        """The subprotocol agreed on."""
-        return self.subprotocol
-
-    @property
     def loss(self) -> str:
         """Why it ended, for people."""
         return loss_of(self._violation, self.close_code, self.close_reason)
