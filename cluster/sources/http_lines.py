@@ -3,15 +3,14 @@
 It begins where it is asked to: `{last_event_id}` in the URL is the id of the last event that is known, and nothing at first. Empty lines keep
 the connection alive.
 
-What must not live here: what a line means, connecting again (`source`, `sse`).
+What must not live here: what a line means, the connection and its pace (`sse`), connecting again (`source`).
 """
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from urllib.parse import quote
 
-from cluster.sources.source import ConnectionFailedError
-from cluster.sources.sse import FULL_CHUNK_BYTES, READ_SPACING_S, SseSource
+from cluster.sources.sse import SseSource
+from cluster.sources.sse_parser import EndlessEventError
 
 ENDLESS = 16
 """A line so many times longer than one may be has no end: the connection is given up."""
@@ -32,24 +31,17 @@ class HttpLinesSource(SseSource):
         last = self._listener.position(self.name)
         return self._url.replace("{last_event_id}", "" if last is None else quote(str(last), safe="")), {}
 
-    async def _consume(self, chunks: AsyncIterator[bytes]) -> None:
+    def _reader(self) -> Callable[[bytes], bool]:
         lines = LineSplitter(self._max_event_bytes)
-        loop_time = asyncio.get_running_loop().time
-        read_at = 0.0
-        async for chunk in chunks:
+
+        def read(chunk: bytes) -> bool:
             found = lines.feed(chunk)
-            if found and not self._listener.received(self.name, found):
-                self._go_on.clear()
-                await self._go_on.wait()
-            for size_bytes in lines.refused:
-                self._listener.refused(self.name, "too_large", size_bytes)
-            lines.refused.clear()
+            self._refuse(lines.refused)
             if lines.skipped > ENDLESS * self._max_event_bytes:
-                raise ConnectionFailedError("line_too_long")
-            now = loop_time()
-            if len(chunk) < FULL_CHUNK_BYTES and now - read_at < 2 * READ_SPACING_S:
-                await asyncio.sleep(READ_SPACING_S)
-            read_at = now
+                raise EndlessEventError
+            return not found or self._listener.received(self.name, found)
+
+        return read
 
 
 class LineSplitter:

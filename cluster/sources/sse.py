@@ -127,21 +127,33 @@ class SseSource(ReconnectingSource):
             )
 
     async def _consume(self, chunks: AsyncIterator[bytes]) -> None:
-        parser = SseParser(max_event_bytes=self._max_event_bytes)
+        read = self._reader()
         loop_time = asyncio.get_running_loop().time
         read_at = 0.0
         async for chunk in chunks:
-            events = parser.feed(chunk)
-            if events and not self._listener.received_events(self.name, events):
+            if not read(chunk):
                 self._go_on.clear()
                 await self._go_on.wait()
-            if parser.retry_ms is not None:
-                self._initial_ms = float(parser.retry_ms)
-            if parser.refused:
-                for size_bytes in parser.refused:
-                    self._listener.refused(self.name, "too_large", size_bytes)
-                parser.refused.clear()
             now = loop_time()
             if len(chunk) < FULL_CHUNK_BYTES and now - read_at < 2 * READ_SPACING_S:
                 await asyncio.sleep(READ_SPACING_S)
             read_at = now
+
+    def _reader(self) -> Callable[[bytes], bool]:
+        """Return what takes the bytes of a connection, hands over what they complete, and answers as the listener does."""
+        parser = SseParser(self._max_event_bytes)
+
+        def read(chunk: bytes) -> bool:
+            events = parser.feed(chunk)
+            if parser.retry_ms is not None:
+                self._initial_ms = float(parser.retry_ms)
+            self._refuse(parser.refused)
+            return not events or self._listener.received_events(self.name, events)
+
+        return read
+
+    def _refuse(self, sizes_bytes: list[int]) -> None:
+        """Say what was too large, and forget it."""
+        for size_bytes in sizes_bytes:
+            self._listener.refused(self.name, "too_large", size_bytes)
+        sizes_bytes.clear()

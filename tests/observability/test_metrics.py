@@ -206,7 +206,6 @@ def test_all_that_is_counted_begins_at_0() -> None:
         *map(_reason, faults),
         *_refused(),
         *_given("sources/sse.py", "refused", 1),
-        *_given("sources/http_lines.py", "refused", 1),
     }
 
 
