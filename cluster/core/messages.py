@@ -375,6 +375,12 @@ class Act(Struct, frozen=True, array_like=True, tag="act"):
     """idle | fetching | paused."""
 
 
+class Ping(Struct, frozen=True, array_like=True, tag="ping"):
+    """Say that you are there. Answer: `Matched`, of all entries."""
+
+    id: int
+
+
 class ListKeys(Struct, frozen=True, array_like=True, tag="keys"):
     """List entries that match `prefix`, in order of canonical key, after `after`. Answer: `KeyList`."""
 
@@ -509,6 +515,7 @@ Request = (
     | Edit
     | Erase
     | Act
+    | Ping
     | ListKeys
     | ListBranches
     | PresenceNews

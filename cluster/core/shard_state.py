@@ -84,6 +84,7 @@ from cluster.core.messages import (
     Outdated,
     Overlays,
     Payload,
+    Ping,
     PresenceNews,
     PresenceResume,
     Progress,
@@ -1313,12 +1314,17 @@ class ShardState:
                 return self._read(link, request)
             case Act():
                 return self._act(link, request)
+            case Ping():
+                return Matched(len(self.cache))
             case ListKeys():
                 return self._list(link, request)
             case ListBranches(id=asked, prefix=prefix, after=after, limit=limit):
                 found = Branches(prefix, after, limit)
-                keys = [entry.key for entry in self.cache.matching(KeyMatcher(parse(prefix)))]
-                is_done = self._sweep(keys, found.add, lambda: link.answer(asked, BranchList(*found.listed())))
+                is_done = self._sweep(
+                    self.cache.under(parse(prefix)),
+                    lambda entry: found.add(entry.key),
+                    lambda: link.answer(asked, BranchList(*found.listed())),
+                )
                 return BranchList(*found.listed()) if is_done else None
             case ListTopics(limit=limit):
                 return self.presence.listed(limit)
@@ -1384,19 +1390,30 @@ class ShardState:
 
     def _list(self, link: GatewayLink, request: ListKeys) -> KeyList | None:
         """List entries; where there are many to be looked through the answer comes later."""
+        matcher = KeyMatcher(parse(request.prefix))
         found: list[ShardEntry] = []
 
+        def first() -> list[ShardEntry]:
+            return nsmallest(request.limit + 1, found, key=lambda entry: entry.key)
+
         def step(entry: ShardEntry) -> None:
-            if entry.key > request.after and request.contains in entry.key and self.cache.get(entry.key) is entry:
+            key = entry.key
+            if (
+                key > request.after
+                and request.contains in key
+                and matcher.matches(key)
+                and self.cache.get(key) is entry
+            ):
                 found.append(entry)
+                if len(found) > request.limit + SLICE:
+                    found[:] = first()
 
         def listed() -> KeyList:
-            first = nsmallest(request.limit + 1, found, key=lambda entry: entry.key)
-            rows = [entry.info(self._now_ms, len(self._watchers.get(entry.key, ()))) for entry in first]
-            return KeyList(rows[: request.limit], len(first) > request.limit)
+            rows = [entry.info(self._now_ms, len(self._watchers.get(entry.key, ()))) for entry in first()]
+            return KeyList(rows[: request.limit], len(rows) > request.limit)
 
-        matching = self.cache.matching(KeyMatcher(parse(request.prefix)))
-        return listed() if self._sweep(matching, step, lambda: link.answer(request.id, listed())) else None
+        is_done = self._sweep(self.cache.under(matcher.prefix), step, lambda: link.answer(request.id, listed()))
+        return listed() if is_done else None
 
     def _write(self, request: Write | Edit | Erase) -> Payload:
         self._forget_results()

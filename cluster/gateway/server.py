@@ -44,6 +44,7 @@ from cluster.core.messages import (
     Matched,
     MemberList,
     Payload,
+    Ping,
     Read,
     Send,
     Write,
@@ -87,7 +88,9 @@ CLOSE_S = 2.0
 LINGER_S = 30.0
 """What a closed socket has not taken by then is thrown away; a stalled client that wakes up before reads why it was closed."""
 READY_S = 2.0
-"""A shard that does not answer a listing for so long is not ready."""
+"""A shard that does not answer for so long is not ready."""
+READY_FOR_S = 1.0
+"""Between two times that shards are asked whether they are: anybody may want to know, as often as they like."""
 HARD_FRAME = 2
 """A frame of up to so many times the limit is answered with an error; a longer one is not read, and ends the connection (1009)."""
 GROUP = 50
@@ -282,6 +285,11 @@ class GatewayServer:
         self._drained = asyncio.Event()
         self.not_ready = ""
         """Why it cannot serve, beside what it finds out itself; empty: nothing is known."""
+        self._readiness: asyncio.Task[None] | None = None
+        """The last question to all shards, whether they answer, which began at `_readiness_s` of the loop's clock."""
+        self._readiness_s = 0.0
+        self._silence = ""
+        """What it found; empty: each answers."""
         self.disconnects: Counter[int] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self.keeper: asyncio.Task[None] | None = None
@@ -1044,12 +1052,24 @@ class GatewayServer:
             raise HarborError(ErrorCode.UNAVAILABLE, "draining")
         if self.not_ready:
             raise HarborError(ErrorCode.UNAVAILABLE, self.not_ready)
+        now_s = asyncio.get_running_loop().time()
+        if self._readiness is None or (self._readiness.done() and now_s >= self._readiness_s + READY_FOR_S):
+            self._readiness, self._readiness_s = self._spawn(self._find_silence()), now_s
+        await asyncio.shield(self._readiness)  # others wait for it too
+        if self._silence:
+            raise HarborError(ErrorCode.UNAVAILABLE, self._silence)
+        return web.Response(text="ready\n")
+
+    async def _find_silence(self) -> None:
+        """See whether every shard answers."""
         try:
             async with asyncio.timeout(READY_S):
-                await self._ask(None, lambda n: ListKeys(n, CanonicalKey("[]"), "", 1))
-        except TimeoutError as error:
-            raise HarborError(ErrorCode.UNAVAILABLE, "a shard does not answer") from error
-        return web.Response(text="ready\n")
+                await self._ask(None, Ping)
+            self._silence = ""
+        except TimeoutError:
+            self._silence = "a shard does not answer"
+        except HarborError as error:
+            self._silence = error.message
 
     async def _openapi_json(self, request: web.BaseRequest) -> web.StreamResponse:  # noqa: ARG002
         return web.Response(body=self._openapi, headers=JSON)

@@ -285,13 +285,15 @@ def test_listing_pages_in_key_order(shard: Shard) -> None:
 def test_many_keys_are_looked_through_in_slices(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "SLICE", 2)
     monkeypatch.setattr(shard_state, "SLICE", 2)
-    shard.batch(*((f'["k",{n}]', [Set(b"1")]) for n in range(7)))
+    shard.batch(*((f'["k",{n}]', [Set(b"1")]) for n in reversed(range(7))))
     assert shard.ask(lambda n: ListKeys(n, "[]", "", 2, contains="6")) is None, "later"
+    assert shard.ask(lambda n: ListKeys(n, '["k"]', '["k",0]', 2)) is None
     assert shard.ask(lambda n: ListBranches(n, '["k"]', "", 2)) is None
     while shard.machine._sweeps:
         shard.wake(shard.now)
-    keys, branches = shard.answers().values()
+    keys, first, branches = shard.answers().values()
     assert ([row.key for row in keys.keys], keys.more) == (['["k",6]'], False)
+    assert ([row.key for row in first.keys], first.more) == (['["k",1]', '["k",2]'], True)
     assert (branches.branches, branches.more) == ([("0", 1, True), ("1", 1, True)], True)
 
 

@@ -8,8 +8,8 @@ import orjson
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from cluster.core import client_message, degradation, gateway_state
-from cluster.core.messages import Write
+from cluster.core import client_message, degradation, gateway_state, shard_state
+from cluster.core.messages import Send, Write
 from cluster.core.position import scope_of
 from cluster.core.query_key import CanonicalKey
 from cluster.errors import UpstreamError
@@ -829,9 +829,53 @@ async def test_health_readiness_description_and_index(harness: Harness, monkeypa
     _, description = await harness.get("/openapi.json")
     assert set(description["paths"]) >= {"/v1/entries", "/v1/keys", "/v1/invalidate", "/v1/stream", "/v1/missed"}
     monkeypatch.setattr(server, "READY_S", 0.05)
+    monkeypatch.setattr(server, "READY_FOR_S", 0.0)
     harness.reachable = False
     status, answer = await harness.get("/readyz")
     assert (status, answer["error"]["code"]) == (503, "UNAVAILABLE")
+    assert harness.state._gathers == {}
+
+
+async def test_a_flood_of_questions_whether_it_is_ready_is_one_to_shards(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody may ask: it may cost shards next to nothing, whatever they hold."""
+    monkeypatch.setattr(server, "READY_FOR_S", 3_600.0)
+    monkeypatch.setattr(shard_state, "SLICE", 2)
+    for n in range(20):
+        await harness.put(f'["a",{n}]', n)
+    before = harness.calls
+    for _ in range(3):
+        answers = await asyncio.gather(*(_ready(harness) for _ in range(30)))
+        assert {status for status, _ in answers} == {200}
+    assert harness.calls - before == len(harness.shards), "one request to each, for all who ask within the time"
+    assert not any(shard._sweeps for shard in harness.shards.values()), "and none that looks through its entries"
+    monkeypatch.setattr(server, "READY_FOR_S", 0.0)
+    assert (await _ready(harness))[0] == 200
+    assert harness.calls - before == 2 * len(harness.shards), "then they are asked anew"
+
+
+async def test_whoever_hangs_up_leaves_others_their_answer_whether_it_is_ready(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "READY_FOR_S", 3_600.0)
+    held: list[Send] = []
+    monkeypatch.setattr(harness, "call", held.append)
+    first, second = (asyncio.create_task(_ready(harness)) for _ in range(2))
+    while len(held) < len(harness.shards):
+        await asyncio.sleep(0)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    monkeypatch.undo()
+    for each in held:
+        harness.call(each)
+    assert (await second)[0] == 200
+
+
+async def _ready(harness: Harness) -> tuple[int, str]:
+    async with harness.http.get("/readyz") as response:
+        return response.status, await response.text()
 
 
 async def test_a_request_that_no_shard_answers_times_out(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
