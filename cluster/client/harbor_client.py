@@ -352,8 +352,14 @@ class HarborClient:
     async def mutations(self, status: str | Sequence[str] | None = None) -> list[Mutation]:
         """Return the mutations that one may begin (with the admin grant, all), oldest first; of some statuses where those are named."""
         names = status if status is None or isinstance(status, str) else ",".join(status)
-        answer = await self._ask("GET", "/v1/mutations", {} if names is None else {"status": names})
-        return [read_mutation(each) for each in answer.get("mutations", [])]
+        params = {} if names is None else {"status": names}
+        found: list[Mutation] = []
+        while True:
+            answer = await self._ask("GET", "/v1/mutations", params)
+            found.extend(read_mutation(each) for each in answer.get("mutations", []))
+            if "cursor" not in answer:
+                return found
+            params["cursor"] = answer["cursor"]
 
     # --- watching ------------------------------------------------------------------------------------------------
 

@@ -36,11 +36,14 @@ class HttpClient:
 
     def keys(self, prefix: str) -> list[dict[str, Any]]:
         """Return the rows of every entry under a prefix."""
+        return self._all("/v1/keys", "keys", {"prefix": prefix, "limit": "1000"})
+
+    def _all(self, path: str, name: str, params: dict[str, str]) -> list[dict[str, Any]]:
+        """Return the rows of all pages of a listing."""
         rows: list[dict[str, Any]] = []
-        params = {"prefix": prefix, "limit": "1000"}
         while True:
-            answer = self._ask("GET", "/v1/keys", params=params)
-            rows.extend(answer["keys"])
+            answer = self._ask("GET", path, params=params)
+            rows.extend(answer[name])
             if "cursor" not in answer:
                 return rows
             params["cursor"] = answer["cursor"]
@@ -51,8 +54,7 @@ class HttpClient:
 
     def mutations(self, statuses: Collection[str] = ()) -> list[dict[str, Any]]:
         """Return mutations, oldest first; of some statuses where those are named."""
-        params = {"status": ",".join(statuses)} if statuses else None
-        return list(self._ask("GET", "/v1/mutations", params=params)["mutations"])
+        return self._all("/v1/mutations", "mutations", {"status": ",".join(statuses)} if statuses else {})
 
     def undo(self, mutation: str) -> dict[str, Any]:
         """Cancel a mutation that was not sent yet; returns it."""

@@ -15,6 +15,7 @@ What must not live here: what a mutation does (`mutation`, `mutation_queue`), li
 (`protocol`).
 """
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
@@ -24,10 +25,10 @@ from msgspec import Struct
 from cluster.core import protocol
 from cluster.core.grants import Principal
 from cluster.core.limits import refuse
-from cluster.core.messages import Mutate, MutationList, MutationView, Payload, Request
+from cluster.core.messages import Mutate, MutationList, MutationPlace, MutationView, Payload, Request
 from cluster.core.mutation import MAX_ID, SETTLED, DeclaredMutation, Status
 from cluster.core.query_key import CanonicalKey
-from cluster.core.tenant import VARIABLE
+from cluster.core.tenant import VARIABLE, Tenant
 from cluster.core.undo import Undoing
 from cluster.errors import ErrorCode, HarborError, RequestError
 
@@ -38,6 +39,7 @@ HELD = 16
 """Statuses held for a session until its request is answered; a service that comes and goes meanwhile makes many."""
 RECENT = 1_000
 """Settled mutations of sessions here that are known as theirs, since the changes of some shards come after the outcome."""
+_CURSOR = re.compile(r"([0-9]{1,16})\.([0-9]{1,16})\.(.{1,128})")
 LOST = "the shard that held the mutation has lost it; it may have been sent"
 
 
@@ -432,12 +434,33 @@ def statuses_of(text: str) -> list[str]:
 def visible(payloads: list[Payload], principal: Principal) -> list[MutationView]:
     """Return what a principal may see of all shards' lists, oldest first."""
     views = [view for each in payloads if isinstance(each, MutationList) for view in each.mutations]
-    shown = [
-        view
-        for view in views
-        if principal.tenant.has_id(view.mutation) and (principal.grants.admin or principal.may_mutate(view.name))
-    ]
-    return sorted(shown, key=lambda view: view.created_at)
+    return sorted((view for view in views if principal.may_see(view.mutation, view.name)), key=lambda view: view.place)
+
+
+def page_of(payloads: list[Payload], principal: Principal, limit: int) -> tuple[list[MutationView], str]:
+    """Return a page of what a principal may see of all shards' pages, and the cursor of the next; "": there is none."""
+    lists = [each for each in payloads if isinstance(each, MutationList)]
+    ends = [
+        each.mutations[-1].place for each in lists if each.more
+    ]  # of a shard's own, beyond which it may have others
+    views = visible(payloads, principal)
+    page = [view for view in views if not ends or view.place <= min(ends)][:limit]
+    if not page or (not ends and len(views) == len(page)):
+        return page, ""
+    created_at, number, mutation = page[-1].place
+    return page, f"{created_at}.{number}.{principal.tenant.outside_id(mutation)}"
+
+
+def place_of(cursor: str, tenant: Tenant) -> MutationPlace:
+    """Return where a cursor stands.
+
+    Raises:
+        RequestError: `BAD_REQUEST`, it is none.
+    """
+    match = _CURSOR.fullmatch(cursor)
+    if match is None:
+        raise RequestError(ErrorCode.BAD_REQUEST, f"cursor is of an earlier answer, got {cursor!r:.60}")
+    return int(match[1]), int(match[2]), tenant.inside_id(match[3])
 
 
 def _in_order(held: list[MutationView], answer: MutationView | None) -> list[MutationView]:

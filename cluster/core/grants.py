@@ -103,7 +103,16 @@ class Principal:
 
     def may_mutate(self, name: str) -> bool:
         """Whether it may begin mutations of a name."""
-        return any(_names(pattern, name) for pattern in self.grants.mutate)
+        return names(self.grants.mutate, name)
+
+    @property
+    def mutations(self) -> list[str] | None:
+        """Return patterns of the names of mutations that it may see, of its tenant; None: it may see all."""
+        return None if self.grants.admin else self.grants.mutate
+
+    def may_see(self, mutation: str, name: str) -> bool:
+        """Whether it may see what becomes of a mutation of a name."""
+        return self.tenant.has_id(mutation) and (self.grants.admin or self.may_mutate(name))
 
     def require_mutation(self, name: str) -> None:
         """Refuse a mutation that it may not begin.
@@ -116,7 +125,7 @@ class Principal:
 
     def may_be_present(self, topic: str) -> bool:
         """Whether it has a grant of a presence topic."""
-        return any(_names(pattern, topic) for pattern in self._presence)
+        return names(self._presence, topic)
 
     def require_presence(self, topic: str) -> None:
         """Refuse a presence topic that it has no grant of.
@@ -184,8 +193,9 @@ def _covers(pattern: list[Any], key: list[Any]) -> bool:
     )
 
 
-def _names(pattern: str, name: str) -> bool:
-    return name.startswith(pattern[:-1]) if pattern.endswith(ANY) else name == pattern
+def names(patterns: list[str], name: str) -> bool:
+    """Whether one of some patterns is of a name."""
+    return any(name.startswith(pattern[:-1]) if pattern.endswith(ANY) else name == pattern for pattern in patterns)
 
 
 def _clipped(key: str) -> str:

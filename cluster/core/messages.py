@@ -423,6 +423,10 @@ class Undo(Struct, frozen=True, array_like=True, tag="undo"):
     mutation: str
 
 
+MutationPlace = tuple[int, int, str]
+"""Where a mutation stands in listings: (when it began, its number in its home, its id)."""
+
+
 class ListMutations(Struct, frozen=True, array_like=True, tag="mutations"):
     """List the mutations whose home this shard is: one by its id, or those of some statuses. Answer: `MutationList`.
 
@@ -434,9 +438,16 @@ class ListMutations(Struct, frozen=True, array_like=True, tag="mutations"):
     statuses: list[str] = []
     """Empty: all."""
     newest: int = 0
-    """At most so many, the newest; 0: all."""
+    """At most so many, the newest; 0: the oldest."""
     author: str = ""
     """Those that this session began: not settled, or lately."""
+    limit: int = 0
+    """Of the oldest, at most so many, after `after`."""
+    after: MutationPlace = (0, 0, "")
+    names: list[str] | None = None
+    """Patterns as in grants, of which their names meet one; None: any name."""
+    tenant: str = ""
+    """What their ids begin with."""
 
 
 # --- presence, gateway -> home (a shard) ---
@@ -634,12 +645,20 @@ class MutationView(Struct, frozen=True, array_like=True, tag="mutation"):
     """The service's answer, JSON."""
     error: tuple[str, str] | None = None
     """(code, message)."""
+    number: int = 0
+    """In its home, in the order they began."""
+
+    @property
+    def place(self) -> MutationPlace:
+        """Return where it stands in listings."""
+        return self.created_at, self.number, self.mutation
 
 
 class MutationList(Struct, frozen=True, array_like=True, tag="mutation_list"):
-    """Mutations, the oldest first."""
+    """Mutations, the oldest first; `more` where others follow."""
 
     mutations: list[MutationView]
+    more: bool = False
 
 
 class MemberList(Struct, frozen=True, array_like=True, tag="member_list"):

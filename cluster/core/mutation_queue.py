@@ -17,7 +17,7 @@ What must not live here: what a mutation is made of (`mutation`), how views come
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from heapq import heappop, heappush
+from heapq import heappop, heappush, nlargest, nsmallest
 from itertools import islice
 from typing import Any
 
@@ -26,7 +26,8 @@ from msgspec import Struct
 
 from cluster.core import broadcast
 from cluster.core.declared_query import Response
-from cluster.core.messages import Failure, Lay, Lift, Mutate, MutationView
+from cluster.core.grants import names
+from cluster.core.messages import Failure, Lay, Lift, ListMutations, Mutate, MutationList, MutationPlace, MutationView
 from cluster.core.mutation import NEXT, DeclaredMutation, MutationRequest, Status, replaced
 from cluster.core.operation import Invalidate, Operation
 from cluster.core.service_health import MAX_PROBE_MS, PROBE_MS, UNREACHABLE
@@ -48,6 +49,8 @@ MAX_REGAINED = 100
 """Settled mutations of which a session that comes back is told, of each home. Of some it may have heard before."""
 MAX_REGAINED_BYTES = 1024 * 1024
 """What services have answered to those, in all."""
+MAX_LISTED_BYTES = 1024 * 1024
+"""The same of a page of a listing, but for a longer answer that is alone on it."""
 UNSTORED_MS = 1_000.0
 """How long a mutation waits that could not be stored, and so was not sent."""
 MAX_CONFLICTS = 3
@@ -107,6 +110,7 @@ class MutationRecord(Struct, array_like=True):
             int(self.due_ms) if self.due_ms > self.created_ms else 0,
             self.result,
             self.error,
+            self.number,
         )
 
 
@@ -379,13 +383,29 @@ class MutationQueue:
         self._settle(record, Status.CANCELLED, result=_doubts(record) if record.attempts else [])
         return record.view()
 
-    def listed(self, mutation: str, statuses: list[str], newest: int = 0) -> list[MutationView]:
-        """Return the mutations of some statuses (0: all, else the `newest`), or the one of an id; the oldest first."""
-        if mutation:
-            record = self.records.get(mutation)
-            return [] if record is None else [record.view()]
-        found = [each for each in self.records.values() if not statuses or each.status in statuses]
-        return [each.view() for each in sorted(found, key=lambda each: each.number)[-newest:]]
+    def listed(self, asked: ListMutations) -> MutationList:
+        """Return the mutation of an id, or a page of those that are asked for: the newest, or the oldest; the oldest first."""
+        if asked.mutation:
+            record = self.records.get(asked.mutation)
+            return MutationList([] if record is None else [record.view()])
+        found = (
+            each
+            for each in self.records.values()
+            if (not asked.statuses or each.status in asked.statuses)
+            and each.id.startswith(asked.tenant)
+            and (asked.names is None or names(asked.names, each.name))
+        )
+        if asked.newest:
+            return MutationList([each.view() for each in nlargest(asked.newest, found, key=_place)][::-1])
+        first = nsmallest(asked.limit + 1, (each for each in found if _place(each) > asked.after), key=_place)
+        page: list[MutationView] = []
+        size = 0
+        for record in first[: asked.limit]:
+            size += len(record.result or b"")
+            if page and size > MAX_LISTED_BYTES:
+                break
+            page.append(record.view())
+        return MutationList(page, len(first) > len(page))
 
     def regained(self, author: str, owner: str) -> list[MutationView]:
         """Return what a session began that has come back to a gateway, the oldest first; of what is settled the latest.
@@ -907,6 +927,10 @@ class MutationQueue:
         for old, (_, until) in list(islice(self._renamed.items(), 8)):
             if until <= self._now_ms:
                 del self._renamed[old]
+
+
+def _place(record: MutationRecord) -> MutationPlace:
+    return int(record.created_ms), record.number, record.id
 
 
 def _doubts(record: MutationRecord) -> list[Keyed]:

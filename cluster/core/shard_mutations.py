@@ -162,8 +162,8 @@ class ShardMutations:
                 # It goes the way of the news, so that none of these overtakes it.
                 self._bases.answer(gateway, request.id, MutationList(self.queue.regained(author, gateway)))
                 return None
-            case ListMutations(mutation=mutation, statuses=statuses, newest=newest):
-                return MutationList(self.queue.listed(mutation, statuses, newest))
+            case ListMutations():
+                return self.queue.listed(request)
 
     def responded(self, call: StartMutation, answer: Response | UpstreamError, now_ms: float) -> None:
         """A request to a service ended."""

@@ -4,14 +4,16 @@ What must not live here: who may do what and what follows from it (`core.gateway
 """
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 from uuid import uuid4
 
 import orjson
 from aiohttp import web
+from msgspec import structs
 
 from cluster.clock import Clock
 from cluster.core import protocol
-from cluster.core.gateway_mutations import mutation_id, statuses_of, visible
+from cluster.core.gateway_mutations import mutation_id, page_of, place_of, statuses_of, visible
 from cluster.core.gateway_state import GatewayState
 from cluster.core.grants import Principal
 from cluster.core.messages import ListMutations, MutationView, Payload
@@ -21,6 +23,8 @@ from cluster.gateway import parameters
 MUTATIONS = "/v1/mutations"
 MUTATION = f"{MUTATIONS}/"
 """What an id follows, which may contain any character, `/` too."""
+MOST = 1_000
+"""Rows of a page."""
 MEMBERS = ("name", "variables", "id", "delay_ms")
 JSON = {"Content-Type": "application/json"}
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -82,15 +86,28 @@ class MutationRoutes:
         return web.Response(body=orjson.dumps(members), headers=JSON)
 
     async def _list(self, request: web.BaseRequest) -> web.StreamResponse:
-        parameters.only(request, "status")
-        statuses = statuses_of(request.query["status"]) if "status" in request.query else []
-        views = await self._found(request, "", statuses)
-        listed = [protocol.mutation(view, self._who(request).tenant) for view in views]
-        return web.Response(body=orjson.dumps({"mutations": listed}), headers=JSON)
+        parameters.only(request, "status", "limit", "cursor")
+        principal = self._who(request)
+        tenant = principal.tenant
+        asked = ListMutations(
+            0,
+            statuses=statuses_of(request.query["status"]) if "status" in request.query else [],
+            limit=parameters.limit(request, MOST, MOST),
+            names=principal.mutations,
+            tenant=tenant.inside_id(""),
+        )
+        if "cursor" in request.query:
+            asked = structs.replace(asked, after=place_of(request.query["cursor"], tenant))
+        views, cursor = page_of(await self._found(principal, asked), principal, asked.limit)
+        answer: dict[str, Any] = {"mutations": [protocol.mutation(view, tenant) for view in views]}
+        if cursor:
+            answer["cursor"] = cursor
+        return web.Response(body=orjson.dumps(answer), headers=JSON)
 
     async def _get(self, request: web.BaseRequest) -> web.StreamResponse:
         mutation = self._named(request)
-        views = await self._found(request, mutation, [])
+        principal = self._who(request)
+        views = visible(await self._found(principal, ListMutations(0, mutation)), principal)
         if not views:
             raise HarborError(ErrorCode.NOT_FOUND, f"no mutation {mutation}")
         return self._shown(request, views[0])
@@ -113,12 +130,12 @@ class MutationRoutes:
         parameters.only(request)
         return self._who(request).tenant.inside_id(mutation_id(request.path.removeprefix(MUTATION)))
 
-    async def _found(self, request: web.BaseRequest, mutation: str, statuses: list[str]) -> list[MutationView]:
-        """Return those that the caller may see."""
-        principal = self._who(request)
-        payloads = await self._answers(
+    async def _found(self, principal: Principal, asked: ListMutations) -> list[Payload]:
+        """Return what all homes answer; who may see nothing has them do nothing."""
+        if principal.mutations == []:
+            return []
+        return await self._answers(
             lambda ticket: self._state.request(
-                ticket, None, lambda n: ListMutations(n, mutation, statuses), self._clock.now_ms()
+                ticket, None, lambda n: structs.replace(asked, id=n), self._clock.now_ms()
             )
         )
-        return visible(payloads, principal)

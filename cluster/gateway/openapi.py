@@ -218,7 +218,11 @@ def document() -> dict[str, Any]:
                 ),
                 "get": _operation(
                     "List mutations, oldest first; those that settled over 10 minutes ago may be forgotten",
-                    [_parameter("status", f"statuses, with commas between: {', '.join(Status)}")],
+                    [
+                        _parameter("status", f"statuses, with commas between: {', '.join(Status)}"),
+                        _parameter("limit", "rows", pattern="^[0-9]+$"),
+                        _parameter("cursor", "from an earlier answer"),
+                    ],
                     {"200": _answer("those that the caller may begin, or with the admin grant all", "Mutations")},
                 ),
             },
@@ -457,7 +461,10 @@ def document() -> dict[str, Any]:
                 "Mutations": {
                     "type": "object",
                     "required": ["mutations"],
-                    "properties": {"mutations": {"type": "array", "items": {"$ref": "#/components/schemas/Mutation"}}},
+                    "properties": {
+                        "mutations": {"type": "array", "items": {"$ref": "#/components/schemas/Mutation"}},
+                        "cursor": {"type": "string"},
+                    },
                 },
                 "Object": {"type": "object"},
                 "Cluster": {

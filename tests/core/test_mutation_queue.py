@@ -9,7 +9,7 @@ import pytest
 from cluster.config import compile_config, load_mapping
 from cluster.core import mutation_queue
 from cluster.core.declared_query import Response
-from cluster.core.messages import Failure, Lay, Lift, Mutate, MutationView
+from cluster.core.messages import Failure, Lay, Lift, ListMutations, Mutate, MutationView
 from cluster.core.mutation import Status
 from cluster.core.mutation_queue import (
     MAX_RESULT_BYTES,
@@ -72,6 +72,10 @@ class Queue:
         return self.queue.begin(
             Mutate(self.number, mutation, name, given, f"scope:{scope}", delay_ms), "gateway-0", self.now
         )
+
+    def listed(self, **asked: Any) -> tuple[list[str], bool]:
+        found = self.queue.listed(ListMutations(1, **asked))
+        return [view.mutation for view in found.mutations], found.more
 
     def sent(self) -> list[StartMutation]:
         calls, self.queue.calls = self.queue.calls, []
@@ -181,9 +185,35 @@ def test_the_newest_of_some_statuses_are_listed_the_oldest_first() -> None:
     queue = Queue()
     for n in range(3):
         queue.begin("put", f"a{n}", "one")
-    assert [view.mutation for view in queue.queue.listed("", ["queued"], 1)] == ["a2"]
-    assert [view.mutation for view in queue.queue.listed("", [], 2)] == ["a1", "a2"]
-    assert [view.mutation for view in queue.queue.listed("", [])] == ["a0", "a1", "a2"]
+    assert queue.listed(statuses=["queued"], newest=1) == (["a2"], False)
+    assert queue.listed(newest=2) == (["a1", "a2"], False)
+
+
+def test_a_listing_comes_page_by_page_and_holds_what_is_asked_for_alone() -> None:
+    queue = Queue()
+    for n in range(3):
+        queue.begin("put", f"a{n}", "one")
+    queue.now += 1
+    queue.begin("late", "acme/b", "one")
+    assert queue.listed(limit=2) == (["a0", "a1"], True)
+    (second,) = queue.queue.listed(ListMutations(1, "a1")).mutations
+    assert queue.listed(limit=2, after=second.place) == (["a2", "acme/b"], False)
+    assert queue.listed(limit=9, names=[]) == ([], False)
+    assert queue.listed(limit=9, names=["pu*"]) == (["a0", "a1", "a2"], False)
+    assert queue.listed(limit=1, names=["put"], tenant="acme/") == ([], False)
+    assert queue.listed(limit=1, names=None, tenant="acme/") == (["acme/b"], False)
+
+
+def test_a_page_ends_where_results_are_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mutation_queue, "MAX_LISTED_BYTES", 20)
+    queue = Queue()
+    for n in range(3):
+        queue.begin("put", f"a{n}", "one")
+        (call,) = queue.sent()
+        queue.answer(call, "x" * 13)
+    assert queue.listed(limit=3) == (["a0"], True)
+    (first,) = queue.queue.listed(ListMutations(1, "a0")).mutations
+    assert queue.listed(limit=2, after=first.place) == (["a1"], True)
 
 
 def test_the_same_id_is_the_same_mutation() -> None:
@@ -192,7 +222,7 @@ def test_the_same_id_is_the_same_mutation() -> None:
     assert queue.begin("put", "m").status == "pending"
     (call,) = queue.sent()
     queue.answer(call, {"ok": True})
-    assert queue.begin("put", "m") == MutationView("m", "put", "success", int(START), 0, b'{"ok":true}')
+    assert queue.begin("put", "m") == MutationView("m", "put", "success", int(START), 0, b'{"ok":true}', number=1)
     assert queue.sent() == []
 
 

@@ -39,6 +39,7 @@ class Homed(Harness):
         self.known: dict[str, dict[str, MutationView]] = {name: {} for name in self.shards}
         self.mutates: list[Mutate] = []
         self.begins_as: Any = "pending"
+        self.lookups = 0
 
     def call(self, effect: Send) -> None:
         assert isinstance(effect.message, Requests)
@@ -58,6 +59,7 @@ class Homed(Harness):
 
     def answer(self, home: str, asked: Mutate | Undo | ListMutations) -> Any:
         known = self.known[home]
+        self.lookups += isinstance(asked, ListMutations)
         match asked:
             case Mutate():
                 self.mutates.append(asked)
@@ -66,9 +68,12 @@ class Homed(Harness):
                 due = 99_000 if asked.delay_ms else 0
                 status = "scheduled" if asked.delay_ms else self.begins_as
                 return known.setdefault(asked.mutation, MutationView(asked.mutation, asked.name, status, 5, due))
-            case ListMutations(mutation=mutation, statuses=statuses):
-                views = [known[mutation]] if mutation in known else [] if mutation else list(known.values())
-                return MutationList([view for view in views if not statuses or view.status in statuses])
+            case ListMutations(mutation=mutation) if mutation:
+                return MutationList([known[mutation]] if mutation in known else [])
+            case ListMutations(statuses=statuses, limit=limit, after=after):
+                views = sorted(known.values(), key=lambda view: view.place)
+                views = [view for view in views if view.place > after and (not statuses or view.status in statuses)]
+                return MutationList(views[:limit], len(views) > limit)
             case Undo(mutation=mutation) if mutation not in known:
                 return Failure(ErrorCode.NOT_FOUND, "no")
             case Undo(mutation=mutation):
@@ -216,6 +221,35 @@ async def test_listing_and_looking(homed: Homed) -> None:
         ("/v1/mutations/", {}, 400),
     ]:
         assert (await homed.get(path, **query))[0] == code
+
+
+async def test_a_listing_comes_page_by_page(homed: Homed) -> None:
+    names = [f"m{n}" for n in range(7)]
+    for name in names:
+        await homed.begin(id=name)
+    assert min(map(len, homed.known.values())) > 0, "of several homes"
+    found: list[str] = []
+    cursor: dict[str, Any] = {}
+    pages = 0
+    while cursor or not pages:
+        _, page = await homed.get("/v1/mutations", limit=2, **cursor)
+        assert len(page["mutations"]) <= 2
+        found += [each["id"] for each in page["mutations"]]
+        cursor = {"cursor": page["cursor"]} if "cursor" in page else {}
+        pages += 1
+    assert (found, pages) == (names, 4)
+    for query in ({"limit": "0"}, {"cursor": "m1"}, {"cursor": "-1.2.m"}):
+        assert (await homed.get("/v1/mutations", **query))[0] == 400
+
+
+async def test_homes_list_nothing_for_who_may_see_nothing(homed: Homed) -> None:
+    await homed.begin(id="m1")
+    homed.state.authority = ApiKeys.parse(line("none", "hk_none", Grants(read=[[]], write=[[]])))
+    for path, answer in [("", (200, {"mutations": []})), ("/m1", (404, None))]:
+        async with homed.http.get(f"/v1/mutations{path}", headers={"X-API-Key": "hk_none"}) as response:
+            said = await response.json() if response.status == 200 else None
+        assert (response.status, said) == answer
+    assert homed.lookups == 0
 
 
 async def test_undo_by_http(homed: Homed) -> None:
