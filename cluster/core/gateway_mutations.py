@@ -63,9 +63,10 @@ class Order(Struct, frozen=True):
 
 
 class Said(Struct, frozen=True):
-    """News: a message for a session."""
+    """News: a message for a session about a mutation of a name, if it may still see that."""
 
     session: str
+    name: str
     kind: str
     members: dict[str, Any]
 
@@ -254,7 +255,9 @@ class GatewayMutations:
             return []
         if payload.mutations:
             return self.heard(payload.mutations[0])
-        return self.heard(MutationView(mutation, "", Status.ERROR, 0, error=(ErrorCode.UNAVAILABLE, LOST)))
+        followed = self._followed.get(mutation)
+        name = "" if followed is None or followed.view is None else followed.view.name
+        return self.heard(MutationView(mutation, name, Status.ERROR, 0, error=(ErrorCode.UNAVAILABLE, LOST)))
 
     def answered(self, session: str, mutation: str, view: MutationView | None) -> News:
         """The request of a session was answered, and it was told so; None: with an error."""
@@ -292,9 +295,9 @@ class GatewayMutations:
         if view.status == ear.told or ear.told in SETTLED:
             return
         ear.told = view.status
-        news.append(Said(session, "mutation", {"mutation_id": view.mutation, **protocol.outcome(view)}))
+        news.append(Said(session, view.name, "mutation", {"mutation_id": view.mutation, **protocol.outcome(view)}))
         if view.status == Status.SCHEDULED and view.due_at:
-            news.append(Said(session, "notice", _undo_available(view)))
+            news.append(Said(session, view.name, "notice", _undo_available(view)))
 
     def conclude(self, ticket: int, payloads: list[Payload]) -> list[Payload] | Callable[[int], Request] | None:
         """Every shard asked has answered a ticket: return its answer, what all are to be asked next, or None where it waits on."""

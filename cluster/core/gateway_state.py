@@ -1099,9 +1099,14 @@ class GatewayState:
     def _pass_on(self, news: News, effects: list[Effect]) -> None:
         for each in news:
             match each:
-                case Said(session=session_id, kind=kind, members=members):
+                case Said(session=session_id, name=name, kind=kind, members=members):
                     session = self.sessions.get(session_id)
-                    if session is not None:
+                    principal = None if session is None else session.principal
+                    if (
+                        session is not None
+                        and principal is not None
+                        and principal.may_see(members["mutation_id"], name)
+                    ):
                         effects.extend(self.say(session, protocol.message(kind, **_told(members, session.tenant))))
                 case Concluded(ticket=ticket, payloads=payloads):
                     effects.append(Respond(ticket, payloads))

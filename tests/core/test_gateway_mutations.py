@@ -491,9 +491,24 @@ def test_a_home_that_lives_anew_is_asked_what_became_of_it() -> None:
     assert world.responses == {ticket: [view("m2", "success")]}
 
 
+def test_a_session_hears_nothing_more_of_what_it_may_not_begin_any_more() -> None:
+    world = World(1)
+    session = world.session(principal=Principal("p", Grants(mutate=["*"])))
+    for mutation, name in [("m1", "note"), ("m2", "save"), ("m3", "note")]:
+        world.begin(session, mutation, name)
+    world.reply(0, Mutate, view("m1", "pending"))
+    world.reply(0, Mutate, view("m2", "pending", name="save"))
+    assert statuses(world.hear(session)) == ["result", "pending"] * 2
+    world.run(world.state.admit(session, Principal("p", Grants(mutate=["save"])), world.now_ms))
+    world.reply(0, Mutate, view("m3", "pending"))
+    world.tell(0, view("m1", "success"), view("m2", "success", name="save"), view("m3", "success"))
+    assert [each["mutation_id"] for each in world.hear(session)] == ["m3", "m2"], "the result of m3, and nothing of it"
+    assert world.is_idle()
+
+
 def test_what_a_home_has_lost_is_an_error() -> None:
     world = World(1)
-    session = world.session()
+    session = world.session(principal=Principal("p", Grants(mutate=["note"])))
     world.begin(session, "m1")
     world.reply(0, Mutate, view("m1", "pending"))
     world.revive(0)
