@@ -62,11 +62,20 @@ class RateLimit:
         Raises:
             LimitError: `LIMITED`, with the time after which it would not have been.
         """
+        if self._accepted.wait_ms(now_ms):
+            self._refused.take(1, now_ms)
+        self.require(now_ms)
+        self._accepted.take(1, now_ms)
+
+    def require(self, now_ms: float) -> None:
+        """Refuse as `take` would, and count nothing.
+
+        Raises:
+            LimitError: `LIMITED`, with the time after which it would not have been.
+        """
         wait_ms = self._accepted.wait_ms(now_ms)
         if not wait_ms:
-            self._accepted.take(1, now_ms)
             return
-        self._refused.take(1, now_ms)
         rate = self._per_second
         raise LimitError(
             ErrorCode.LIMITED,
@@ -101,3 +110,12 @@ class RateLimits:
         if len(self._by_name) > self.REMEMBERED:
             del self._by_name[next(iter(self._by_name))]
         rate.take(now_ms)
+
+    def require(self, name: str, now_ms: float) -> None:
+        """Refuse as `take` would, and count nothing.
+
+        Raises:
+            LimitError: `LIMITED`.
+        """
+        if name in self._by_name:
+            self._by_name[name].require(now_ms)

@@ -527,19 +527,27 @@ class GatewayServer:
         """Return who asks; None on a socket that is to say hello with a token.
 
         Raises:
-            HarborError: `UNAUTHORIZED`, nobody is recognised.
+            HarborError: `UNAUTHORIZED`, nobody is recognised; `LIMITED`, too many from this address were not.
         """
         if self.state.authority is None or request.path in self.open or request.method == "OPTIONS":
             return ANYBODY
-        token = self._said(request)
-        if token is None and request.path == "/v1/socket":
-            return None
-        if token is None:
-            raise UnauthorizedError(
-                "missing", "credentials are needed: the header 'Authorization: Bearer TOKEN' or 'X-API-Key: KEY'"
-            )
-        await self.prepare(token)
-        return self.state.recognise(token, self._clock.now_ms())
+        guesser = f"refused {self._address(request)}"  # whose bucket no request of who was recognised is taken from
+        if self._requests is not None:
+            self._requests.require(guesser, self._clock.now_ms())
+        try:
+            token = self._said(request)
+            if token is None and request.path == "/v1/socket":
+                return None
+            if token is None:
+                raise UnauthorizedError(
+                    "missing", "credentials are needed: the header 'Authorization: Bearer TOKEN' or 'X-API-Key: KEY'"
+                )
+            await self.prepare(token)
+            return self.state.recognise(token, self._clock.now_ms())
+        except HarborError as error:
+            if error.code == ErrorCode.UNAUTHORIZED and self._requests is not None:
+                self._requests.take(guesser, self._clock.now_ms())
+            raise
 
     def _may_read(self, request: web.BaseRequest, key: CanonicalKey) -> bool:
         if self.state.authority is None:

@@ -10,7 +10,7 @@ import orjson
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from cluster.core.grants import ApiKeys, Grants, line
+from cluster.core.grants import ApiKeys, Grants, Principal, line
 from cluster.core.limits import Limits
 from tests.gateway.conftest import Harness, until
 
@@ -215,6 +215,32 @@ async def test_requests_beyond_the_rate_get_429_with_retry_after() -> None:
         assert last[1]["error"]["details"]["limit"] == "requests"
         async with harness.http.get("/readyz") as response:
             assert response.status == 200, "whoever looks after it is never refused"
+
+
+async def test_credentials_that_are_refused_count_by_address_and_then_nobody_looks_at_them() -> None:
+    looked: list[str] = []
+
+    class Watched(ApiKeys):
+        def recognise(self, credentials: str, now_ms: float) -> Principal:
+            looked.append(credentials)
+            return super().recognise(credentials, now_ms)
+
+    async with serving(Limits(requests=0.001, requests_burst=3), trusted_proxies=("127.0.0.1/32",)) as harness:
+        harness.state.authority = Watched.parse(line("a", "hk_a", Grants(read=[[]])))
+        said: list[dict[str, str]] = [{"X-API-Key": "guess"}, {}, {"Authorization": "Basic x"}, {"X-API-Key": "guess"}]
+        statuses = []
+        for headers in said:
+            async with harness.http.get("/v1/keys", headers={**headers, "X-Forwarded-For": "192.0.2.1"}) as response:
+                statuses.append(response.status)
+                answer = await response.json()
+        assert statuses == [401, 401, 401, 429]
+        assert answer["error"]["details"]["limit"] == "requests"
+        assert looked == ["guess"], "the last was refused unseen"
+        assert harness.state.limited == {"requests": 1}
+        for address, status in [("192.0.2.1", 429), ("192.0.2.2", 200)]:
+            headers = {"X-API-Key": "hk_a", "X-Forwarded-For": address}
+            async with harness.http.get("/v1/keys", headers=headers) as response:
+                assert response.status == status
 
 
 async def test_requests_are_counted_by_subject_where_there_is_one() -> None:
