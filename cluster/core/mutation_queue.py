@@ -17,6 +17,7 @@ What must not live here: what a mutation is made of (`mutation`), how views come
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from hashlib import sha256
 from heapq import heappop, heappush, nlargest, nsmallest
 from itertools import islice
 from typing import Any
@@ -99,6 +100,8 @@ class MutationRecord(Struct, array_like=True):
     """Temporary ids of what was still being created when it was looked at."""
     author: str = ""
     """The session that began it, by its public identity; "": none that could come back."""
+    digest: bytes = b""
+    """Of the variables as they were sent, by which a repeat is told from another; empty: an earlier release took it in."""
 
     def view(self) -> MutationView:
         """Return it as clients see it."""
@@ -307,7 +310,7 @@ class MutationQueue:
 
         Raises:
             HarborError: `UNKNOWN_MUTATION`, `INVALID_VARIABLES`, `CONFLICT` (a temporary id is used twice, or the id is that of a
-                mutation of another name), `TOO_MANY`.
+                mutation of another name or with other variables), `TOO_MANY`.
         """
         self._now_ms = now_ms
         self._forget()
@@ -315,6 +318,10 @@ class MutationQueue:
         if record is not None:
             if record.name != request.name:  # of which the client may have no right to know
                 raise HarborError(ErrorCode.CONFLICT, f"the id {request.mutation:.128} is that of another mutation")
+            if record.digest not in (b"", _digest(request.variables)):
+                raise HarborError(
+                    ErrorCode.CONFLICT, f"the id {request.mutation:.128} is that of a mutation with other variables"
+                )
             self._also_tell(record, owner)
             return record.view()
         declared = self._declared.get(request.name)
@@ -356,6 +363,7 @@ class MutationQueue:
             temporary=temporary,
             awaits=sorted(named & self._temporaries.keys()),
             author=request.author,
+            digest=_digest(request.variables),
         )
         self._keep(record)
         self._enter(record)
@@ -927,6 +935,10 @@ class MutationQueue:
         for old, (_, until) in list(islice(self._renamed.items(), 8)):
             if until <= self._now_ms:
                 del self._renamed[old]
+
+
+def _digest(variables: bytes) -> bytes:
+    return sha256(orjson.dumps(orjson.loads(variables), option=orjson.OPT_SORT_KEYS)).digest()[:16]
 
 
 def _place(record: MutationRecord) -> MutationPlace:

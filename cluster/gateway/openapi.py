@@ -196,7 +196,7 @@ def document() -> dict[str, Any]:
                         "200": _answer("how it is", "Outcome"),
                         "403": _answer("no grant", "Error"),
                         "404": _answer("UNKNOWN_MUTATION", "Error"),
-                        "409": _answer("a temporary id was used before", "Error"),
+                        "409": _answer("its id is another mutation's, or its temporary id was used before", "Error"),
                         "429": _answer("too many wait", "Error"),
                     },
                     **_body(

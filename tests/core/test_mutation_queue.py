@@ -174,10 +174,11 @@ def test_authors_are_forgotten_with_their_mutations() -> None:
 def test_a_mutation_that_was_stored_before_authors_were_is_nobodys() -> None:
     queue = Queue()
     by(queue, "a", "stored")
-    row = msgspec.to_builtins(queue.queue.records["stored"])[:-1]
+    row = msgspec.to_builtins(queue.queue.records["stored"])[:-2]
     later = Queue()
     later.queue.restore([msgspec.convert(row, MutationRecord)], later.now)
     assert later.queue.records["stored"].author == ""
+    assert later.begin("put", "stored", other=1).mutation == "stored", "nor is it known what its variables were"
     assert later.queue.regained("a", "gateway-0") == []
 
 
@@ -233,6 +234,33 @@ def test_an_id_tells_nothing_of_a_mutation_of_another_name() -> None:
     with pytest.raises(HarborError, match="that of another mutation") as raised:
         queue.begin("late", "m")
     assert raised.value.code == ErrorCode.CONFLICT
+
+
+def test_an_id_with_other_variables_is_no_repeat() -> None:
+    queue = Queue()
+    queue.begin("put", "m", text="a", more=1)
+    (call,) = queue.sent()
+    for _ in range(2):
+        with pytest.raises(HarborError, match="with other variables") as raised:
+            queue.begin("put", "m", text="b", more=1)
+        assert raised.value.code == ErrorCode.CONFLICT
+        assert queue.begin("put", "m", more=1, text="a").mutation == "m", "in any order"
+        queue.answer(call, {"secret": 1})  # after which what it was made of is forgotten
+
+
+def test_a_repeat_names_temporary_ids_as_it_did() -> None:
+    queue = Queue()
+    queue.begin("new", "m1", id="temp")
+    queue.begin("put", "m2", parent="temp")
+    queue.answer(queue.sent()[0], {"id": "real"})
+    queue.queue.rename(next(item for item in queue.items(0) if isinstance(item, Lift)), queue.now)
+    assert b"real" in queue.queue.records["m2"].variables
+    queue.begin("put", "m3", parent="temp")
+    assert b"real" in queue.queue.records["m3"].variables
+    for mutation in ("m2", "m3"):
+        assert queue.begin("put", mutation, parent="temp").mutation == mutation
+        with pytest.raises(HarborError, match="with other variables"):
+            queue.begin("put", mutation, parent="other")
 
 
 def test_a_service_that_cannot_be_reached_pauses_them_and_they_go_on_in_order() -> None:
@@ -602,7 +630,7 @@ def test_what_a_shard_is_still_to_hear_of_is_not_forgotten_but_bounds_what_is_ta
     with pytest.raises(HarborError, match="to hear yet") as caught:
         queue.begin("put", "m3")
     assert caught.value.code == ErrorCode.TOO_MANY
-    assert queue.begin("put", "m0").status == "success", "it is known still"
+    assert queue.begin("put", "m0", id="ab").status == "success", "it is known still"
     queue.queue.lifted(1, "m0")
     assert queue.begin("put", "m3").status == "pending"
 
