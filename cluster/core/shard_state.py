@@ -167,6 +167,8 @@ EVICT_LOOKS = 5_000
 MAX_RECENT = 1_000
 """Groups of operations kept for a response; with more, another fetch follows it."""
 MAX_RECENT_ENTITIES = 10_000
+KNOWN_HEADS = 10_000
+"""First elements of keys of which it is remembered whether channels may feed them: clients choose them. Beyond it they are learnt anew."""
 TOO_LARGE: Final = Failure(ErrorCode.TOO_LARGE, f"an edit may make an entry of at most {MAX_EDITED_BYTES} bytes")
 FORGOTTEN: Final[deque[tuple[float, list[Operation]]]] = deque(maxlen=0)
 """Of an entry whose recent operations may not be replayed, nor what made it."""
@@ -1656,6 +1658,8 @@ class ShardState:
         first = head(key)
         joins = self._joins.get(first)
         if joins is None:
+            if len(self._joins) >= KNOWN_HEADS:
+                self._joins.clear()
             parsed = elements(key)
             joins = self._joins[first] = self._feeds.joins_for(parsed[0] if first is not None else None)
         return self._feeds.channels_for(elements(key)) if joins else []

@@ -282,6 +282,13 @@ def test_listing_pages_in_key_order(shard: Shard) -> None:
     assert ([row.key for row in rest.keys], rest.more) == (['["k",3]'], False)
 
 
+def test_watches_of_ever_other_keys_leave_nothing_behind(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard_state, "KNOWN_HEADS", 3, raising=False)
+    for n in range(20):
+        shard.unwatch(shard.watch(f'["head {n}"]'))
+    assert len(shard.machine._joins) <= 3
+
+
 def test_many_keys_are_looked_through_in_slices(shard: Shard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep, "SLICE", 2)
     monkeypatch.setattr(shard_state, "SLICE", 2)
