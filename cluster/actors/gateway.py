@@ -196,7 +196,7 @@ class GatewayActor(Shell):
         for result, count in machine.resumes.items():
             metrics.set("resumes_total", count, result=result)
         for code, count in self._server.disconnects.items():
-            metrics.set("disconnects_total", count, code=str(code))
+            metrics.set("disconnects_total", count, code=code)
         for why, count in machine.ended.items():
             metrics.set("sessions_barred_total", count, reason=why)
         if self._authority is not None:

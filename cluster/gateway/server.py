@@ -101,6 +101,8 @@ PACED = 0.8
 """Share of a drain's grace over which they are spread; the rest is for sockets to close."""
 CLOSE_NORMAL = 1000
 CLOSE_PROTOCOL_ERROR = 1002
+STANDARD = frozenset({1000, 1001, 1002, 1006, 1009, 1011})
+"""Close codes that are counted by themselves where the peer says them: it may say any, and each is a series of its own."""
 FINAL = range(3500, 4000)
 """Close codes of sessions that do not come back; after `CLOSE_NORMAL` they have said so themselves."""
 RECONNECT_MS = 1_000
@@ -290,7 +292,8 @@ class GatewayServer:
         self._readiness_s = 0.0
         self._silence = ""
         """What it found; empty: each answers."""
-        self.disconnects: Counter[int] = Counter()
+        self.disconnects: Counter[str] = Counter()
+        """Sockets that were closed, by code."""
         self._tasks: set[asyncio.Task[None]] = set()
         self.keeper: asyncio.Task[None] | None = None
         """What it cannot do without, once it listens: who runs it ends where this fails."""
@@ -805,7 +808,7 @@ class GatewayServer:
                 await asyncio.wait({wire.goodbye}, timeout=FLUSH_S + CLOSE_S)
         finally:
             code = wire.close_code or socket.close_code or 1006
-            self.disconnects[code] += 1
+            self.disconnects[str(code) if wire.close_code or code in STANDARD else "other"] += 1
             self._shut(wire, lingers=code != CLOSE_NORMAL and code not in FINAL)
             connection.on_late = connection.on_fault = None
             for task in (wire.writer, wire.goodbye):

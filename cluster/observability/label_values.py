@@ -61,6 +61,7 @@ BEGUN: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
                 "3503",
                 "3504",
                 "3505",
+                "other",
             ),
         ),
         "resumes_total": ("result", ("resumed", "reset")),

@@ -499,7 +499,17 @@ async def test_what_is_no_json_closes_with_3501(harness: Harness, frame: str | b
             await socket.recv()
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 3501
-    assert harness.server.disconnects == {3501: 1}
+    assert harness.server.disconnects == {"3501": 1}
+
+
+async def test_codes_that_clients_make_up_are_counted_as_one(harness: Harness) -> None:
+    for code in (1000, 1001, 3008, 3999, 4000, 4999):
+        async with harness.socket() as socket:
+            await until(socket, "welcome")
+            await socket.close(code)
+    while harness.state.sessions:
+        await asyncio.sleep(0)
+    assert harness.server.disconnects == {"1000": 1, "1001": 1, "other": 4}
 
 
 async def test_limits_of_a_session(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -706,7 +716,7 @@ async def test_a_client_that_takes_nothing_folds_and_is_closed_with_3008(
         while chunk := await reader.read(1_000_000):
             received = (received + chunk)[-100:]
     assert received.endswith((3008).to_bytes(2, "big") + b"too slow")
-    assert harness.server.disconnects == {3008: 1}
+    assert harness.server.disconnects == {"3008": 1}
     writer.close()
 
 
