@@ -1169,11 +1169,10 @@ class GatewayState:
         """A client has connected; with no `principal` it has yet to say whose it is. `scope`: of all that an event stream carries.
 
         Raises:
-            UnavailableError: too many have.
-            LimitError: too many of its address or of its subject, or too many event streams.
+            LimitError: too many have, of its address or of its subject too, or too many event streams.
         """
         if len(self.sessions) >= MAX_SESSIONS:
-            raise UnavailableError("this gateway has as many sessions as it may")
+            refuse(ErrorCode.UNAVAILABLE, "sessions", MAX_SESSIONS, f"this gateway has its {MAX_SESSIONS} sessions")
         session = SessionState(
             session_id, server_sent=server_sent, principal=None, secret=secret, scope=scope, address=address
         )

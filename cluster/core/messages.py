@@ -590,6 +590,8 @@ class Failure(Struct, frozen=True, array_like=True, tag="failure"):
     """Where a merge failed, as JSON Pointers into `current`."""
     status: str = ""
     """Of the mutation, where that is why it cannot be undone."""
+    limit: tuple[str, float] | None = None
+    """The limit that was met: its name and value."""
 
 
 class Written(Struct, frozen=True, array_like=True, tag="written"):

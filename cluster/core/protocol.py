@@ -143,7 +143,9 @@ def reset(key: bytes | None) -> Typed:
 
 
 def details_of(failure: Failure, now_ms: float, tenant: Tenant = NOBODYS) -> dict[str, Any] | None:
-    """What a failed request's error says beside its message: of a write that lost, the entry it met (null: there is none)."""
+    """What a failed request's error says beside its message: the limit it met; of a write that lost, the entry (null: there is none)."""
+    if failure.limit is not None:
+        return dict(zip(("limit", "value"), failure.limit, strict=True))
     if failure.status:
         return {"status": failure.status}
     if failure.code != ErrorCode.VERSION_CONFLICT:

@@ -23,7 +23,7 @@ from itertools import islice
 from typing import Any, Final, Protocol, TypeVar
 
 import orjson
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from cluster.core import broadcast, json_patch
 from cluster.core.acknowledgement import Acknowledgements, Held, Undurable
@@ -137,7 +137,7 @@ from cluster.core.sweep import SLICE, Sweeps
 from cluster.core.tenant import NOBODYS, Tenant
 from cluster.core.three_way_merge import three_way_merge
 from cluster.core.transaction import Result, Stored, StoredEntry, Transaction, Unstored
-from cluster.errors import ErrorCode, HarborError, OperationError, UpstreamError
+from cluster.errors import ErrorCode, HarborError, LimitError, OperationError, UpstreamError
 
 EPOCH_SHIFT = 13
 """Offsets per millisecond of epoch. 2^53, the largest integer a browser holds exactly, lasts until 2059; no shard commits 8 million
@@ -169,7 +169,11 @@ MAX_RECENT = 1_000
 MAX_RECENT_ENTITIES = 10_000
 KNOWN_HEADS = 10_000
 """First elements of keys of which it is remembered whether channels may feed them: clients choose them. Beyond it they are learnt anew."""
-TOO_LARGE: Final = Failure(ErrorCode.TOO_LARGE, f"an edit may make an entry of at most {MAX_EDITED_BYTES} bytes")
+TOO_LARGE: Final = Failure(
+    ErrorCode.TOO_LARGE,
+    f"an edit may make an entry of at most {MAX_EDITED_BYTES} bytes",
+    limit=("value", MAX_EDITED_BYTES),
+)
 FORGOTTEN: Final[deque[tuple[float, list[Operation]]]] = deque(maxlen=0)
 """Of an entry whose recent operations may not be replayed, nor what made it."""
 
@@ -1271,7 +1275,8 @@ class ShardState:
             try:
                 payload = self._request(link, request)
             except HarborError as error:
-                payload = Failure(error.code, error.message)
+                limit = (error.limit, error.value) if isinstance(error, LimitError) else None
+                payload = Failure(error.code, error.message, limit=limit)
             if payload is not None:
                 answers.append((request.id, payload))
         self._flush()
@@ -1426,9 +1431,7 @@ class ShardState:
         if isinstance(payload, Written):
             self._follow(request.key)
         # Without the entry: losers of a race for a large one would each keep a copy of it.
-        kept = (
-            Failure(payload.code, payload.message, None, payload.conflicts) if isinstance(payload, Failure) else payload
-        )
+        kept = structs.replace(payload, current=None) if isinstance(payload, Failure) else payload
         self._results[request.request_id] = (self._now_ms + REQUEST_MEMORY_MS, kept)
         self._unstored.result(request.request_id)
         return payload

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from cluster.core.query_key import MAX_KEY_BYTES, CanonicalKey
-from cluster.errors import ErrorCode, RequestError
+from cluster.errors import ErrorCode, LimitError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}\Z")
 NAME_TEXT = "1 to 64 letters, digits and . _ : @ -, the first a letter or a digit"
@@ -47,7 +47,7 @@ class Tenant:
         """Return the cluster's key for what a client calls `key`.
 
         Raises:
-            RequestError: `TOO_LARGE`, the tenant's name makes it too long.
+            LimitError: `TOO_LARGE`, the tenant's name makes it too long.
         """
         if not self.name:
             return key
@@ -55,7 +55,7 @@ class Tenant:
         size = len(rooted) if rooted.isascii() else len(rooted.encode("utf-8", "surrogatepass"))
         if size > MAX_KEY_BYTES:
             room = MAX_KEY_BYTES - (size - len(key.encode("utf-8", "surrogatepass")))
-            raise RequestError(ErrorCode.TOO_LARGE, f"a query key may have {room} bytes here")
+            raise LimitError(ErrorCode.TOO_LARGE, "key", room, f"a query key may have {room} bytes here")
         return CanonicalKey(rooted)
 
     def cursor(self, after: str) -> str:

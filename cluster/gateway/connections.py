@@ -8,7 +8,7 @@ aiohttp bounds a request's line and headers and the queues of one connection. Wh
   thousand of them must not end the process. Beyond `buffers` the connection that holds the most goes, until the rest fits.
 
 A refusal is an answer where a request is still to come, else the end of the connection. It relies on the inside of aiohttp's
-`RequestHandler` (the queue of parsed heads, the waiter for the next), whose version is pinned; `tests/attack` notices if that changes.
+`RequestHandler` (the queue of parsed heads, the waiter for the next, its timer between requests), whose version is pinned; `tests/attack` notices if that changes.
 
 What must not live here: what a request means (`server`), whose address counts behind a proxy (`core.addresses`).
 """
@@ -173,6 +173,13 @@ class Connection(RequestHandler):
         self.is_held_up = False
         if self.since:
             self.since = self._loop.time()
+
+    def _process_keepalive(self) -> None:
+        """Close it if it has been idle for too long."""
+        was_over = self._force_close
+        super()._process_keepalive()
+        if self._force_close and not was_over and self._manager is not None:
+            self._manager.limited["idle"] += 1
 
     def late(self, now_s: float) -> None:
         """Look whether it takes too long."""

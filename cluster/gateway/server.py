@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 import orjson
-from aiohttp import HttpVersion11, WSMsgType, web
+from aiohttp import HttpVersion11, WebSocketError, WSCloseCode, WSMsgType, web
 
 from cluster.clock import Clock
 from cluster.core import protocol
@@ -396,8 +396,9 @@ class GatewayServer:
         self._rearm()
 
     def _respond(self, ticket: int, payloads: list[Payload]) -> None:
-        if payloads and isinstance(payloads[0], Failure) and payloads[0].code == ErrorCode.TOO_LARGE:
-            self.state.limited["value"] += 1
+        met = next((each.limit for each in payloads if isinstance(each, Failure) and each.limit is not None), None)
+        if met is not None:
+            self.state.limited[met[0]] += 1
         future = self._futures.pop(ticket, None)
         if future is not None and not future.done():
             future.set_result(payloads)
@@ -835,6 +836,8 @@ class GatewayServer:
             if message.type is WSMsgType.PONG:
                 continue
             if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
+                if isinstance(message.data, WebSocketError) and message.data.code == WSCloseCode.MESSAGE_TOO_BIG:
+                    self.state.limited["frame"] += 1
                 break
             if wire.close_code:
                 continue

@@ -45,7 +45,7 @@ from cluster.core.messages import (
 from cluster.core.placement import SlotMap
 from cluster.core.position import Tokens, scope_of
 from cluster.core.query_key import CanonicalKey
-from cluster.errors import ErrorCode, HarborError, RequestError, UnavailableError
+from cluster.errors import ErrorCode, HarborError, LimitError, RequestError, UnavailableError
 from tests.in_process import TOKENS
 
 FIRST = 9 * IDS_PER_MS
@@ -890,8 +890,9 @@ def test_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     played.state.request(1, A, lambda n: Read(n, A), 0.0)  # type: ignore[arg-type]
     with pytest.raises(UnavailableError):
         played.state.request(2, A, lambda n: Read(n, A), 0.0)  # type: ignore[arg-type]
-    with pytest.raises(UnavailableError):
+    with pytest.raises(LimitError) as full:
         played.session("another")
+    assert (full.value.code, full.value.details) == (ErrorCode.UNAVAILABLE, {"limit": "sessions", "value": 1})
     for n in range(128):
         played.subscribe(session, str(n).encode())
     with pytest.raises(RequestError) as error:

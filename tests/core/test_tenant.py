@@ -46,8 +46,9 @@ def test_a_cursor_is_a_key(key):
 
 def test_a_key_that_its_tenant_makes_too_long_is_refused():
     longest = canonical(["x" * (MAX_KEY_BYTES - 4)])
-    with pytest.raises(RequestError, match=f"may have {MAX_KEY_BYTES - 7} bytes"):
+    with pytest.raises(RequestError, match=f"may have {MAX_KEY_BYTES - 7} bytes") as raised:
         ACME.inside(longest)
+    assert raised.value.details == {"limit": "key", "value": MAX_KEY_BYTES - 7}
     parse(ACME.inside(canonical(["x" * (MAX_KEY_BYTES - 11)])))
 
 

@@ -22,6 +22,7 @@ from cluster.gateway.server import STANDARD
 from cluster.observability import metrics
 from cluster.observability.label_values import BEGUN, DROPPED
 from cluster.observability.metrics import NAMES, Metrics, decode, render
+from tests.gateway.test_limits import documented
 from tests.live import LiveCluster, eventually
 
 ROOT = Path(__file__).parent.parent.parent
@@ -183,6 +184,7 @@ def test_all_that_is_counted_begins_at_0() -> None:
     drops = _given("core/operation.py", "_Dropped") | _given("core/operation.py", "append")
     drops |= _counted(shard, "operations_dropped")
     codes = {value for name, value in vars(protocol).items() if name.startswith("CLOSE_")}
+    grants = ("core/grants.py", "core/revocation.py", "gateway/authority.py")
     counted = {
         ("shard", "mutations_total"): set(SETTLED),
         ("shard", "evictions_total"): {"collected"} | _returned("core/memory.py", "excess"),
@@ -192,6 +194,13 @@ def test_all_that_is_counted_begins_at_0() -> None:
         ("ingestor", "operations_total"): set(KINDS.values()),
         ("gateway", "reads_total"): _counted("gateway/server.py", "reads"),
         ("gateway", "resumes_total"): _counted(gateway, "resumes"),
+        ("gateway", "limited_total"): set(documented()),
+        ("gateway", "credentials_refused_total"): set().union(
+            *(_given(path, "UnauthorizedError") for path in (*grants, "core/claims.py", "gateway/web_token.py"))
+        ),
+        ("gateway", "sessions_barred_total"): _given(gateway, "_bar", 1).union(
+            *(_given(path, "UnauthorizedError") for path in grants)
+        ),
         ("gateway", "disconnects_total"): {*map(str, codes | STANDARD), "other"},
     }
     assert {place: set(values) for place, values in counted.items()} == {
