@@ -2,7 +2,7 @@
 
 They are read every five minutes, and once more when a token names a key that is not there: issuers begin to sign with a new key at
 once. Whoever makes up names of keys gets the URL asked every ten seconds at most. While it does not answer the keys that there are
-count on.
+count on. A set that has none any more is an answer: it takes them all away.
 
 Only the configured URL is ever asked; redirects are not followed.
 
@@ -42,7 +42,7 @@ class Jwks:
         self.keys: KeySet | None = None
         """None: they could not be read yet."""
         self.reason = "they are being fetched"
-        """Why the last fetch failed; empty: it did not."""
+        """Why the last fetch failed, or brought no key; empty: neither."""
         self.fetches: Counter[str] = Counter()
         """By outcome."""
         self.number = 0
@@ -74,15 +74,16 @@ class Jwks:
             async with asyncio.timeout(TIMEOUT_S):
                 document = json.loads(await self._read())
             keys = KeySet.parse(document, self._algorithms)
-            if not keys:
-                raise ValueError(f"there is no key for {' or '.join(self._algorithms)}")
+            lack = "" if keys else f"there is no key for {' or '.join(self._algorithms)}"
+            if lack and self.keys is None:
+                raise ValueError(lack)
         except (httpx.HTTPError, httpx.InvalidURL, OSError, TimeoutError, ValueError, RecursionError) as error:
             self.fetches["error"] += 1
             told = "it did not answer in time" if isinstance(error, TimeoutError) else _told(error)
             self.reason = f"{masked_url(self._url)}: {told}"
             return
         self.fetches["success"] += 1
-        self.reason = ""
+        self.reason = f"{masked_url(self._url)}: {lack}" if lack else ""
         self.keys = keys
         if document != self._document:
             self._document = document

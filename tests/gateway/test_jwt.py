@@ -287,6 +287,24 @@ async def test_a_gateway_without_keys_is_not_ready_and_says_why(
     assert (await gateway.ask(signed(claims(), kid="first")))[0] == 200
 
 
+@pytest.mark.parametrize("left", [[], [{"kty": "oct", "k": "AAAA", "kid": "first"}]])
+async def test_a_set_from_which_the_last_key_is_taken_recognises_nobody_any_more(
+    begin: Begin, issuer: JwksServer, monkeypatch: Any, left: list[Any]
+) -> None:
+    monkeypatch.setattr(jwks, "REFRESH_S", 0.02)
+    monkeypatch.setattr(jwks, "RETRY_S", 0.02)
+    gateway = await begin(AuthConfig("jwt", algorithms=RS, jwks_url=issuer.url))
+    token = signed(claims(), kid="first")
+    assert (await gateway.ask(token))[0] == 200
+    before, issuer.keys[:] = list(issuer.keys), left
+    await eventually(lambda: gateway.authority.faults == [f"{issuer.url}: there is no key for RS256"])
+    code, body = await gateway.ask(token)
+    assert (code, body["error"]["code"]) == (401, "UNAUTHORIZED")
+    issuer.keys[:] = before
+    await eventually(lambda: not gateway.authority.faults)
+    assert (await gateway.ask(token))[0] == 200
+
+
 BAD_ANSWERS: dict[str, Callable[[], web.StreamResponse]] = {
     "it answered with 302": lambda: web.Response(status=302, headers={"Location": "/elsewhere"}),
     "it answered with what is no JSON": lambda: web.Response(text="<html>"),
