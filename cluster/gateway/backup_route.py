@@ -49,11 +49,14 @@ class BackupRoute:
         copy: Copy,
         describe: Callable[[], Awaitable[dict[str, Any]]],
         who: Callable[[web.BaseRequest], Principal],
+        dress: Callable[[web.BaseRequest, web.StreamResponse], None],
     ) -> None:
+        """`dress` adds the headers that every answer has."""
         self._state = state
         self._copy = copy
         self._describe = describe
         self._who = who
+        self._dress = dress
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request."""
@@ -92,7 +95,8 @@ class BackupRoute:
                 raise UnavailableError("slots move: begin the backup anew")
 
     async def _streamed(self, request: web.BaseRequest, start: Start, backup: str) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})
+        response = web.StreamResponse(headers={"Content-Type": CONTENT_TYPE})
+        self._dress(request, response)
         await response.prepare(request)
         await response.write(encode_frame(start))
         last: StreamFrame

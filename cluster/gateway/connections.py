@@ -31,7 +31,7 @@ from cluster.core.addresses import Addresses, site
 from cluster.core.client_frames import ClientFrames
 from cluster.core.limits import Limits, refuse
 from cluster.errors import ErrorCode, HarborError, LimitError, RequestError
-from cluster.gateway.browsers import DATA
+from cluster.gateway.browsers import Browsers
 from cluster.gateway.error_response import error_response, last_words
 
 LOOK_S = 0.5
@@ -197,7 +197,8 @@ class Connection(RequestHandler):
         if self._manager is not None:
             self._manager.limited[error.limit] += 1
         if self.transport is not None and not self.transport.is_closing():
-            self.transport.write(last_words(error))
+            head = b"" if self._manager is None else self._manager.browsers().head
+            self.transport.write(last_words(error, head))
             self.transport.close()
 
     def handle_error(
@@ -216,7 +217,8 @@ class Connection(RequestHandler):
         if self._manager is not None and isinstance(error, LimitError):
             self._manager.limited[error.limit] += 1
         response = error_response(error)
-        response.headers.update(DATA)
+        if self._manager is not None:
+            self._manager.browsers().guard(response)
         response.force_close()
         return response
 
@@ -241,7 +243,7 @@ class Connection(RequestHandler):
 
 
 class Connections(web.Server):
-    """All of them. `limited` counts what was refused, by limit."""
+    """All of them. `limited` counts what was refused, by limit; `browsers` knows the headers of answers, as they are now."""
 
     def __init__(
         self,
@@ -249,6 +251,7 @@ class Connections(web.Server):
         limits: Limits,
         limited: Counter[str],
         addresses: Addresses,
+        browsers: Callable[[], Browsers],
     ) -> None:
         # Which of the two was too long shows only by the number in aiohttp's exception.
         header = limits.header_bytes + (limits.header_bytes == limits.request_line_bytes)
@@ -265,6 +268,7 @@ class Connections(web.Server):
         self.limits = limits
         self.limited = limited
         self.addresses = addresses
+        self.browsers = browsers
         self.head_bytes = limits.request_line_bytes + limits.headers_bytes + 4 * limits.header_count + 1024
         """A head that is not finished by then is too large: line, headers, and what stands between those."""
         self.held = 0

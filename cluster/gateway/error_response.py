@@ -79,11 +79,10 @@ def error_response(error: HarborError, principal: Principal | None = None) -> we
     return response
 
 
-def last_words(error: HarborError) -> bytes:
-    """Return an answer whole, for a connection that is closed without a request having been read."""
+def last_words(error: HarborError, head: bytes) -> bytes:
+    """Return an answer whole, for a connection that is closed without a request having been read; `head`: headers of every answer."""
     status, body = status_of(error), error_body(error)
     return (
-        b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nX-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
-        b"Connection: close\r\nContent-Length: %d\r\n\r\n%b"
-        % (status, REASONS.get(status, "Error").encode(), len(body), body)
+        b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\n%bConnection: close\r\nContent-Length: %d\r\n\r\n%b"
+        % (status, REASONS.get(status, "Error").encode(), head, len(body), body)
     )

@@ -314,7 +314,7 @@ class GatewayServer:
             **MutationRoutes(state, clock, self.answers, who).handlers(),
             ("GET", "/v1/cluster"): self._cluster,
             ("POST", "/v1/scale"): self._scale_cluster,
-            ("POST", BACKUP): BackupRoute(state, copy, describe, who).handle,
+            ("POST", BACKUP): BackupRoute(state, copy, describe, who, self._dress).handle,
             ("GET", "/healthz"): self._healthz,
             ("GET", "/readyz"): self._readyz,
             ("GET", "/openapi.json"): self._openapi_json,
@@ -335,7 +335,7 @@ class GatewayServer:
     async def start(self, host: str, port: int) -> int:
         """Listen. Returns the port. Several gateways of one node share it (SO_REUSEPORT)."""
         # Not an `Application`: its routing would be most of the cost of a read.
-        server = Connections(self._handle, self.limits, self.state.limited, self._addresses)
+        server = Connections(self._handle, self.limits, self.state.limited, self._addresses, lambda: self._browsers)
         self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=2.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port, reuse_port=True, backlog=1024)
@@ -500,9 +500,13 @@ class GatewayServer:
             LOG.exception("request_failed", extra={"method": request.method, "path": request.path[:120]})
             response = error_response(HarborError(ErrorCode.INTERNAL, "the gateway failed; it has logged why"))
         if not response.prepared:
-            self._browsers.allow(request, response)
-            self._browsers.guard(response)
+            self._dress(request, response)
         return response
+
+    def _dress(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
+        """Add the headers that answers have."""
+        self._browsers.allow(request, response)
+        self._browsers.guard(response)
 
     def _handler(self, method: str, path: str) -> Handler:
         return self._routes.get((method, path), self._unknown)

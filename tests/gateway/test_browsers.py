@@ -7,8 +7,11 @@ from aiohttp import web
 from websockets.exceptions import InvalidStatus
 
 from cluster.core.grants import ApiKeys, Grants, line
+from cluster.core.limits import Limits
+from cluster.gateway import connections
 from cluster.gateway.browsers import Browsers
 from tests.gateway.conftest import Harness, until
+from tests.gateway.test_connections import Raw, serving
 
 APP = "https://app.example"
 EVIL = "https://evil.example"
@@ -17,7 +20,7 @@ ROUTES = [
     *(("GET", path) for path in ("/", "/healthz", "/readyz", "/openapi.json", "/v1/cluster", "/v1/keys", "/v1/mutations")),
     *((method, "/v1/entries") for method in ("GET", "PUT", "PATCH", "DELETE")),
     *(("GET", path) for path in ("/v1/stream", "/v1/missed", "/v1/socket", "/v1/presence", "/nothing")),
-    *(("POST", path) for path in ("/v1/invalidate", "/v1/mutations", "/v1/scale")),
+    *(("POST", path) for path in ("/v1/invalidate", "/v1/mutations", "/v1/scale", "/v1/backup")),
 ]  # fmt: skip
 
 
@@ -59,6 +62,38 @@ async def test_every_answer_has_the_headers(listed: Harness, method: str, path: 
         assert headers["Access-Control-Allow-Origin"] == APP
         assert ("Cross-Origin-Opener-Policy" in headers) == (response.content_type == "text/html")
         assert "Access-Control-Allow-Credentials" not in headers
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "limits"),
+    [
+        (400, b"nonsense\r\n\r\n", Limits()),
+        (408, b"GET / HTTP/1.1\r\n", Limits(head_within_ms=20)),
+        (429, b"", Limits(connections_per_address=0)),
+        (431, b"GET / HTTP/1.1\r\nX: " + b"x" * 60_000, Limits(header_bytes=100_000)),
+        (503, b"", Limits(connections=0)),
+    ],
+)
+async def test_an_answer_to_no_request_has_the_headers_too(
+    monkeypatch: pytest.MonkeyPatch, status: int, said: bytes, limits: Limits
+) -> None:
+    monkeypatch.setattr(connections, "LOOK_S", 0.01)
+    async with serving(limits, origins=(APP,), hsts_s=300) as harness:
+        raw = await Raw.to(harness)
+        await raw.say(said)
+        found, headers, _ = await raw.answer()
+        await raw.until_closed()
+        assert found == status
+        wanted = {name.lower(): value for name, value in harness.server._browsers.data.items()}
+        assert headers.items() >= wanted.items()
+
+
+async def test_a_backup_has_the_headers(listed: Harness) -> None:
+    async with listed.http.post("/v1/backup", headers={"Origin": APP}) as response:
+        assert response.status == 200
+        assert response.headers.items() >= listed.server._browsers.data.items()
+        assert response.headers["Access-Control-Allow-Origin"] == APP
+        assert response.content_type == "application/vnd.harbor.backup"
 
 
 async def test_the_short_way_to_an_entry_has_the_same_headers(harness: Harness) -> None:
