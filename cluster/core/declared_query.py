@@ -13,6 +13,7 @@ from msgspec import Struct, structs
 from cluster.core import template
 from cluster.core.infinite import OffsetPaging, PageFetch
 from cluster.core.query_options import DEFAULT_OFFLINE_TIME_MS, QueryOptions
+from cluster.core.reserved import is_reserved
 from cluster.core.retry import retry_delay_ms
 from cluster.core.staleness import StaleTime
 from cluster.core.template import HeadIndex, MissingCapture, Node, Path
@@ -152,7 +153,9 @@ class DeclaredQueries:
         self._index = HeadIndex((query.key, query) for query in queries)
 
     def find(self, key: list[Any]) -> DeclaredQuery | None:
-        """Return the query that `key` belongs to."""
+        """Return the query that `key` belongs to; none has what the cluster says of itself."""
+        if is_reserved(key):
+            return None
         for query in self._index.candidates(key):
             if query.captures(key) is not None:
                 return query

@@ -17,7 +17,8 @@ from msgspec import Raw, Struct, structs
 from cluster.core import broadcast, template
 from cluster.core.declared_query import DOTS, as_parameter
 from cluster.core.operation import Invalidate, json_equal
-from cluster.core.query_key import canonical, checked
+from cluster.core.query_key import canonical, elements
+from cluster.core.reserved import is_reserved, unreserved
 from cluster.core.retry import retry_delay_ms
 from cluster.core.rule import Made, RuleOperation, compile_operations, template_text
 from cluster.core.template import Literal, MissingCapture, Node, Path
@@ -268,7 +269,7 @@ class DeclaredMutation(Struct, frozen=True):
         if faults:
             raise RequestError(ErrorCode.INVALID_VARIABLES, f"optimistic: {faults[0].replace('{data.', '{')}")
         tenant = self.tenant_of(variables)
-        if not all(tenant.holds(key) for key, _ in made):
+        if not all(_is_at_home(key, tenant) for key, _ in made):
             raise RequestError(ErrorCode.INVALID_VARIABLES, f"optimistic: a key is not under the {VARIABLE}")
         return made
 
@@ -294,7 +295,7 @@ class DeclaredMutation(Struct, frozen=True):
         kept: list[Made] = []
         for key, operation in made:
             if not broadcast.is_broadcast(key):
-                if tenant.holds(key):
+                if _is_at_home(key, tenant):
                     kept.append((key, operation))
                 continue
             kind, about = broadcast.read(key)
@@ -322,7 +323,7 @@ class DeclaredMutation(Struct, frozen=True):
         for node in self.invalidate:
             try:
                 key = template.build(node, lambda path: _look_up(variables, mutation, path, response))
-                made.append((broadcast.under(canonical(checked(key))), Invalidate()))
+                made.append((broadcast.under(unreserved(key)), Invalidate()))
             except (MissingCapture, RequestError):
                 continue
         return self._confined(variables, made)
@@ -401,6 +402,11 @@ def _scalars(value: Any) -> Iterator[Any]:
 def _mark(value: Any) -> Any:
     """Return a hashable that is equal for equal scalars: true is not 1."""
     return (value,) if isinstance(value, bool) else value
+
+
+def _is_at_home(key: str, tenant: Tenant) -> bool:
+    """Whether a mutation of a tenant may be about a key: not where the tenant's console would take it for what the cluster says."""
+    return tenant.holds(key) and not (tenant and is_reserved(elements(key)[1:]))
 
 
 def _look_up(variables: dict[str, Any], mutation: str, path: Path, response: Any = None) -> Any:

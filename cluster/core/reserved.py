@@ -10,7 +10,7 @@ What must not live here: what they say (`overview`, `chronicle`), who gathers it
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.core.query_key import CanonicalKey, canonical
+from cluster.core.query_key import CanonicalKey, canonical, checked
 from cluster.errors import ErrorCode, RequestError
 
 ROOT = "$harbor"
@@ -24,6 +24,17 @@ _BY_KEY = {key: name for name, key in KEYS.items()}
 def is_reserved(key: Sequence[Any]) -> bool:
     """Whether a key, or a prefix, is under the reserved root."""
     return bool(key) and key[0] == ROOT
+
+
+def unreserved(key: Any) -> CanonicalKey:
+    """Return the canonical key of what somebody else than the cluster may make.
+
+    Raises:
+        RequestError: `BAD_KEY`, it is reserved; or it can be no key (`query_key.checked`, `canonical`).
+    """
+    if is_reserved(checked(key)):
+        raise RequestError(ErrorCode.BAD_KEY, f'keys under "{ROOT}" are the cluster\'s own')
+    return canonical(key)
 
 
 def reserved(key: CanonicalKey, parsed: Sequence[Any], *, prefix: bool) -> bool:

@@ -42,8 +42,9 @@ from cluster.core.operation import (
     Upsert,
     json_equal,
 )
-from cluster.core.query_key import CanonicalKey, canonical, checked
+from cluster.core.query_key import CanonicalKey
 from cluster.core.relation import Contains, Relations
+from cluster.core.reserved import unreserved
 from cluster.core.template import HeadIndex, Hole, Literal, MissingCapture, Node, Path
 from cluster.core.tenant import is_name
 from cluster.core.transform import HeardOn, Shape, Transform, TransformFunction, compile_transform
@@ -788,7 +789,7 @@ def _fast_set(
     def learn(heard: HeardOn, value: Any, known: Any) -> CanonicalKey:
         if value is UNSET:
             raise MissingCapture
-        key = canonical(checked(template.build(node, lambda p: heard[places[p[0]]] if p[0] in places else value)))
+        key = unreserved(template.build(node, lambda p: heard[places[p[0]]] if p[0] in places else value))
         if _is_exact(value):
             _remember(memo, known, key)
         return key
@@ -862,8 +863,8 @@ def _key(operation: RuleOperation, reader: _Reader) -> Callable[..., CanonicalKe
     node = operation.key
     if isinstance(node, Literal):
         try:
-            key = canonical(checked(node.value))
-        except RequestError as error:  # the event's name made it too long
+            key = unreserved(node.value)
+        except RequestError as error:  # by the event's name
             return _raising(error.code, error.message)
         return lambda *_: key
     paths = list(dict.fromkeys(template.holes(node)))
@@ -876,7 +877,7 @@ def _key(operation: RuleOperation, reader: _Reader) -> Callable[..., CanonicalKe
         is_exact = all(map(_is_exact, values))
         key = memo.get(known) if is_exact else None
         if key is None:
-            key = canonical(checked(template.build(node, dict(zip(paths, values, strict=True)).__getitem__)))
+            key = unreserved(template.build(node, dict(zip(paths, values, strict=True)).__getitem__))
             if is_exact:
                 _remember(memo, known, key)
         return key

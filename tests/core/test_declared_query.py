@@ -104,3 +104,9 @@ class TestFind:
     def test_captures(self) -> None:
         assert LIST.captures(["projects", "list", {"a": 1}]) == {("filters",): {"a": 1}}
         assert LIST.captures(["projects", "detail", 1]) is None
+
+
+def test_what_the_cluster_says_of_itself_is_no_query() -> None:
+    any_pair = query(["{a}", "{b}"], "/{a}/{b}")
+    assert DeclaredQueries([any_pair]).find(["harbor", "overview"]) is any_pair
+    assert DeclaredQueries([any_pair]).find(["$harbor", "overview"]) is None

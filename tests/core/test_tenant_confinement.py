@@ -80,6 +80,17 @@ def test_optimistic_operations_stay_at_home(declared: dict[str, DeclaredMutation
     declared["anywhere"].optimistic_operations({"key": key}, "m")  # an operator's
 
 
+def test_nothing_is_made_that_looks_as_if_the_cluster_said_it(declared: dict[str, DeclaredMutation]) -> None:
+    anywhere = declared["anywhere"]
+    with pytest.raises(RequestError, match="the cluster's own"):
+        anywhere.optimistic_operations({"key": ["$harbor", "overview"]}, "m")  # an operator's
+    with pytest.raises(RequestError, match="not under the tenant"):
+        anywhere.optimistic_operations({"tenant": "acme", "key": ["acme", "$harbor", "overview"]}, "acme/m")
+    result = declared["save"].result_operations(ACME, "m", {"id": 7, "key": ["acme", "$harbor", "overview"]})
+    assert all(broadcast.is_broadcast(key) for key, _ in result)
+    assert anywhere.optimistic_operations({"tenant": "acme", "key": ["acme", "x", "$harbor"]}, "acme/m")
+
+
 def test_results_and_invalidations_stay_at_home(declared: dict[str, DeclaredMutation]) -> None:
     def kept(response: Any) -> list[str]:
         save = declared["save"]
