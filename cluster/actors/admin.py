@@ -88,7 +88,7 @@ class _Admin:
         Raises:
             OSError: it cannot be listened on.
         """
-        server = Connections(self._handle, _few(self._gateway.limits), Counter(), Addresses())
+        server = Connections(self._handle, _few(self._gateway.limits), Counter(), Addresses(), lambda: self._browsers)
         runner = web.ServerRunner(server, handle_signals=False)
         await runner.setup()
         try:
