@@ -151,10 +151,10 @@ def up(
         try:
             if attached:
                 supervisor.apply(specification)
-            with admin.serving(config, supervisor, shared=attached and not keeps):
+            with admin.serving(config, supervisor, shared=attached and not keeps) as served:
                 described = _await_ready(supervisor, stop, math.inf if keeps else READY_TIMEOUT_S)
                 on_ready(described)
-                reloading = Reloading(config, reload, supervisor)
+                reloading = Reloading(config, reload, supervisor, served)
                 while not stop.wait(DOWN_CHECK_S) and _supervisor(name) is not None:
                     reloading.look()
         except RayError as error:
@@ -174,11 +174,18 @@ def _revision() -> int:
 class Reloading:
     """What the configuration says as the cluster runs, and what of it the supervisor has still to be told."""
 
-    def __init__(self, config: Config, reload: Callable[[], Config | None], supervisor: SupervisorHandle) -> None:
+    def __init__(
+        self,
+        config: Config,
+        reload: Callable[[], Config | None],
+        supervisor: SupervisorHandle,
+        served: Callable[[Config], None],
+    ) -> None:
         self.config = config
         """What counts."""
         self._reload = reload
         self._supervisor = supervisor
+        self._served = served
         self._untold: Config | None = None
 
     def look(self) -> None:
@@ -203,6 +210,7 @@ class Reloading:
             self._untold = wanted
             return
         self.config, self._untold = wanted, None
+        self._served(wanted)
         sys.stderr.write("harbor: configuration applied\n")
 
 

@@ -168,12 +168,19 @@ class GatewayActor(Shell):
         }
 
     def reconfigured(self) -> None:
-        """Take what the configuration says now of upstreams, mutations and origins; sessions go on."""
+        """Take what the configuration says now; sessions go on."""
         self.machine.concerns = self.specification.compiled.concerns
         self.machine.mutations.declared = self.specification.compiled.mutations
         if self.machine.presence.patterns != self.specification.compiled.presence:
             self.run(self.machine.declare(self.specification.compiled.presence, self.now()))
-        self._server.origins = frozenset(self.specification.config.gateway.origins)
+        config = self.specification.config.gateway
+        self._server.reconfigure(
+            self._limits(config.limits),
+            config.outbox_bytes,
+            origins=config.origins,
+            trusted_proxies=config.trusted_proxies,
+            hsts_s=int(config.hsts_ms / 1000),
+        )
 
     async def leave(self, grace_s: float) -> None:
         """Send clients elsewhere, over so many seconds, and stop listening."""

@@ -24,8 +24,8 @@ UNTOLD = ("storage", "gateway.auth", "gateway.token_secret")
 INGESTION = ("batching", "sources", "streams", "entities", "relations", "confirmations")
 """What ingestors and coordinators are built from."""
 SHARDS = (*INGESTION, "queries", "services", "cache", "mutations")
-CONCERNS = {"ingestor": INGESTION, "coordinator": INGESTION, "shard": SHARDS, "gateway": ()}
-"""By kind of actor, what it has to be made anew for; a gateway takes everything as it runs."""
+CONCERNS = {"ingestor": INGESTION, "coordinator": INGESTION, "shard": SHARDS, "gateway": ("gateway.demo_page",)}
+"""By kind of actor, what it has to be made anew for; of the rest a gateway takes everything as it runs."""
 
 
 def refusals(before: Config, after: Config) -> list[str]:
@@ -43,4 +43,4 @@ def refusals(before: Config, after: Config) -> list[str]:
 
 def concerns(kind: str, before: Config, after: Config) -> bool:
     """Whether actors of a kind have to be made anew."""
-    return any(getattr(before, section) != getattr(after, section) for section in CONCERNS[kind])
+    return any(attrgetter(path)(before) != attrgetter(path)(after) for path in CONCERNS[kind])

@@ -317,6 +317,17 @@ class GatewayState:
             updates_per_s=self.limits.presence_updates,
         )
 
+    def bound(self, limits: Limits, outbox_bytes: int, now_ms: float) -> None:
+        """Take other limits. They count from now on, also for sessions that are there; who has more already keeps it."""
+        before = self.limits
+        self.limits = self.counts.limits = limits
+        self.outbox_limit = outbox_bytes
+        if (limits.commands, limits.commands_burst) != (before.commands, before.commands_burst):
+            for session in self.sessions.values():
+                session.pace = None
+        if limits.presence_updates != before.presence_updates:
+            self.presence.bound(limits.presence_updates, now_ms)
+
     @property
     def slots(self) -> SlotMap:
         """Return which shard has which slot, as far as this gateway knows."""

@@ -26,6 +26,7 @@ from cluster.core.limits import refuse
 from cluster.core.messages import PresenceDiff, PresenceMember, PresenceNews, Restored
 from cluster.core.presence_news import HomeNews
 from cluster.core.presence_room import Attendance, Membership, Mode, Pattern, Room, Seat
+from cluster.core.rate import TokenBucket
 from cluster.core.session_state import SessionState
 from cluster.core.tenant import of_topic
 from cluster.errors import ErrorCode, HarborError, LimitError, RequestError
@@ -69,6 +70,13 @@ class PresenceSessions:
         self._number = 0
         self._woken: dict[str, None] = {}
         """Sessions that have something to be written."""
+
+    def bound(self, updates_per_s: float, now_ms: float) -> None:
+        """Take another number of joins, states and watches of one session, for those that are there too."""
+        self._updates_per_s = updates_per_s
+        for session in self._here.values():
+            if session.attendance is not None:
+                session.attendance.updates = TokenBucket(updates_per_s, now_ms)
 
     def woken(self) -> list[str]:
         """Return, once, the sessions that have something to be written."""

@@ -253,28 +253,35 @@ class Connections(web.Server):
         addresses: Addresses,
         browsers: Callable[[], Browsers],
     ) -> None:
-        # Which of the two was too long shows only by the number in aiohttp's exception.
-        header = limits.header_bytes + (limits.header_bytes == limits.request_line_bytes)
         super().__init__(
             handler,
             access_log=None,
             handler_cancellation=True,  # the only way to learn that an idle event stream's client is gone
-            keepalive_timeout=limits.idle_ms / 1000,
-            max_line_size=limits.request_line_bytes,
-            max_field_size=header,
-            max_headers=limits.header_count,
             lingering_time=LINGER_S,
         )
-        self.limits = limits
         self.limited = limited
-        self.addresses = addresses
         self.browsers = browsers
-        self.head_bytes = limits.request_line_bytes + limits.headers_bytes + 4 * limits.header_count + 1024
-        """A head that is not finished by then is too large: line, headers, and what stands between those."""
+        self.bound(limits, addresses)
         self.held = 0
         """Of all."""
         self._by_client: Counter[str] = Counter()
         self._timer: asyncio.TimerHandle | None = None
+
+    def bound(self, limits: Limits, addresses: Addresses) -> None:
+        """Take limits, and who is a trusted proxy. A connection that is there keeps how it reads heads."""
+        self.limits = limits
+        self.addresses = addresses
+        self.head_bytes = limits.request_line_bytes + limits.headers_bytes + 4 * limits.header_count + 1024
+        """A head that is not finished by then is too large: line, headers, and what stands between those."""
+        self._kwargs |= {
+            "keepalive_timeout": limits.idle_ms / 1000,
+            "max_line_size": limits.request_line_bytes,
+            # Which of the two was too long shows only by the number in aiohttp's exception.
+            "max_field_size": limits.header_bytes + (limits.header_bytes == limits.request_line_bytes),
+            "max_headers": limits.header_count,
+        }
+        for connection in self._connections:
+            connection._keepalive_timeout = limits.idle_ms / 1000
 
     def __call__(self) -> RequestHandler:
         """Make one."""

@@ -28,7 +28,7 @@ from cluster.core.client_message import PING_MS, Command, answer, client_frame, 
 from cluster.core.dead_letters import DeadLetter
 from cluster.core.gateway_state import REQUEST_MS, Close, Deliver, Effect, GatewayState, Respond
 from cluster.core.grants import ANYBODY, Principal
-from cluster.core.limits import refuse
+from cluster.core.limits import Limits, refuse
 from cluster.core.messages import (
     Act,
     BranchList,
@@ -232,6 +232,15 @@ class _SocketWire(_Wire):
             self.taken.set_result(None)
 
 
+def _rate(limits: Limits) -> tuple[float | None, float]:
+    return limits.requests, limits.requests_burst
+
+
+def _rates(limits: Limits) -> RateLimits | None:
+    per_second, burst = _rate(limits)
+    return None if per_second is None else RateLimits("requests", "requests", per_second, burst)
+
+
 class GatewayServer:
     """See the module.
 
@@ -258,21 +267,16 @@ class GatewayServer:
         """`prepare` fetches what it takes to recognise who bears credentials; `demo_page`: whether the demonstration is served."""
         self.prepare = prepare
         self.state = state
-        self.limits = state.limits
         self._clock = clock
         self._send = send
         self._rearm = rearm
         self._describe = describe
         self._scale = scale
         self._dead_letters = dead_letters
-        self._hsts_s = hsts_s
         self._browsers = Browsers(origins, hsts_s)
         self._addresses = Addresses(trusted_proxies)
-        self._requests = (
-            None
-            if self.limits.requests is None
-            else RateLimits("requests", "requests", self.limits.requests, self.limits.requests_burst)
-        )
+        self._requests = _rates(self.limits)
+        self._connections: Connections | None = None
         self._wires: dict[str, _Wire] = {}
         self._futures: dict[int, asyncio.Future[list[Payload]]] = {}
         self._commands: dict[int, Command] = {}
@@ -322,21 +326,32 @@ class GatewayServer:
         }
 
     @property
-    def origins(self) -> frozenset[str]:
-        """Origins whose pages may connect."""
-        return self._browsers.origins
+    def limits(self) -> Limits:
+        """What clients may take."""
+        return self.state.limits
 
-    @origins.setter
-    def origins(self, origins: Iterable[str]) -> None:
-        self._browsers = Browsers(origins, self._hsts_s)
+    def reconfigure(
+        self, limits: Limits, outbox_bytes: int, *, origins: Iterable[str], trusted_proxies: Iterable[str], hsts_s: int
+    ) -> None:
+        """Take what a configuration says now. It counts from here on, and ends nobody who is there."""
+        is_same_rate = _rate(limits) == _rate(self.limits)
+        self.state.bound(limits, outbox_bytes, self._clock.now_ms())
+        self._browsers = Browsers(origins, hsts_s)
+        self._addresses = Addresses(trusted_proxies)
+        if not is_same_rate:
+            self._requests = _rates(limits)
+        if self._connections is not None:
+            self._connections.bound(limits, self._addresses)
 
     # --- life ----------------------------------------------------------------------------------------------------
 
     async def start(self, host: str, port: int) -> int:
         """Listen. Returns the port. Several gateways of one node share it (SO_REUSEPORT)."""
         # Not an `Application`: its routing would be most of the cost of a read.
-        server = Connections(self._handle, self.limits, self.state.limited, self._addresses, lambda: self._browsers)
-        self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=2.0)
+        self._connections = Connections(
+            self._handle, self.limits, self.state.limited, self._addresses, lambda: self._browsers
+        )
+        self._runner = web.ServerRunner(self._connections, handle_signals=False, shutdown_timeout=2.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port, reuse_port=True, backlog=1024)
         await site.start()

@@ -19,6 +19,8 @@ class Supervisor:
     def __init__(self) -> None:
         self.answers = True
         self.windows: list[float] = []
+        self.served: list[Config] = []
+        """What the admin port was told."""
 
     def apply(self, specification: bytes) -> None:
         if not self.answers:
@@ -28,7 +30,7 @@ class Supervisor:
 
 def reloading(supervisor: Any, *says: Config | None) -> tuple[Reloading, Callable[[], None]]:
     said = iter(says)
-    made = Reloading(configured("100ms"), lambda: next(said), supervisor)
+    made = Reloading(configured("100ms"), lambda: next(said), supervisor, supervisor.served.append)
     return made, made.look
 
 
@@ -38,7 +40,7 @@ def test_a_change_is_applied_once() -> None:
     look()
     look()
     assert supervisor.windows == [200]
-    assert made.config == configured("200ms")
+    assert supervisor.served == [made.config] == [configured("200ms")]
 
 
 def test_a_supervisor_that_does_not_answer_is_told_again(capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,6 +49,7 @@ def test_a_supervisor_that_does_not_answer_is_told_again(capsys: pytest.CaptureF
     made, look = reloading(supervisor, configured("200ms"), None, None)
     look()
     assert made.config == configured("100ms")
+    assert supervisor.served == []
     assert "configuration not applied: the supervisor does not answer" in capsys.readouterr().err
     supervisor.answers = True
     look()

@@ -1,7 +1,9 @@
+import msgspec
 import pytest
 
 from cluster.config import Config, concerns, load_mapping, refusals
 from cluster.config.changes import CONCERNS, FIXED
+from cluster.config.model import ClusterConfig, GatewayConfig
 
 REQUEST = {"service": "api", "method": "POST", "path": "/a"}
 BASE = {
@@ -88,8 +90,26 @@ def test_an_ingestor_is_made_anew_for_what_confirms_and_for_nothing_else_of_a_mu
     assert concerns("ingestor", of("e"), of("f"))
 
 
+TAKEN = {
+    *(f"cluster.{each}" for each in ("shards", "coordinators", "ingestors", "autoscale")),  # by the supervisor
+    *(f"gateway.{each}" for each in ("origins", "limits", "trusted_proxies", "hsts_ms", "outbox_bytes")),
+    "presence",
+}
+"""What is taken as it runs: see `tests/gateway/test_live_configuration.py` and `tests/e2e/test_live_configuration.py`."""
+
+
 def test_every_part_of_a_configuration_is_fixed_or_concerns_somebody_or_is_taken_as_it_runs():
-    taken = {"cluster", "gateway", "presence"}  # of the first two their other members
-    known = {path.partition(".")[0] for path in FIXED} | {each for sections in CONCERNS.values() for each in sections}
-    parts = {"confirmations"}  # of mutations, all that ingestion knows of them
-    assert known | taken == set(Config.__struct_fields__) | parts
+    known = {*FIXED, *(each for paths in CONCERNS.values() for each in paths)} - {"confirmations"}  # of mutations
+    parts = {"cluster": ClusterConfig, "gateway": GatewayConfig}
+    every = {f"{part}.{each}" for part, of in parts.items() for each in of.__struct_fields__}
+    every |= set(Config.__struct_fields__) - set(parts)
+    assert known | TAKEN == every
+    assert not known & TAKEN
+    assert all(not part.startswith(f"{path}.") for part in every for path in every)
+
+
+def test_the_demonstration_is_for_gateways_that_begin_anew():
+    before = config()
+    after = msgspec.structs.replace(before, gateway=msgspec.structs.replace(before.gateway, demo_page=True))
+    assert refusals(before, after) == []
+    assert {kind for kind in CONCERNS if concerns(kind, before, after)} == {"gateway"}

@@ -4,12 +4,14 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 import ray
 
 from cluster.actors.handles import namespace
 from cluster.actors.specification import encode
+from cluster.core.limits import Limits
 from tests.live import Client, LiveCluster, eventually
 
 pytestmark = pytest.mark.cluster
@@ -51,13 +53,18 @@ async def test_rules_change_under_a_subscriber_and_stay_changed(local_ray: None,
 
         changed = LiveCluster(document(upstream.url, tmp_path, {"value": "{data.n}"})).config
         cluster = msgspec.structs.replace(changed.cluster, name=live.name)
-        gateway = msgspec.structs.replace(changed.gateway, port=live.port)
+        gateway = msgspec.structs.replace(
+            changed.gateway, port=live.port, hsts_ms=60_000.0, limits=Limits(body_bytes=10), outbox_bytes=65536
+        )
         encoded = encode(msgspec.structs.replace(changed, cluster=cluster, gateway=gateway), 2)
         live.supervisor.apply(encoded)
         await asyncio.to_thread(eventually, lambda: settled(live))
         upstream.say("activity", "activity", {"id": "second", "n": 2})
         await client.until(lambda: view.data("last") == 2)
         assert not view.resets
+        answer = httpx.put(f"{live.url}/v1/entries", params={"key": '["a"]'}, content=b'"01234567890"')
+        assert answer.json()["error"]["details"] == {"limit": "body", "value": 10}
+        assert answer.headers["Strict-Transport-Security"] == "max-age=60"
         after = live.pids()
         assert {actor for actor in before if before[actor] == after[actor]} == {"supervisor", "gateway-0"}
 

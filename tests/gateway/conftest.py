@@ -19,6 +19,7 @@ from cluster.core.limits import Limits
 from cluster.core.messages import ChangeSet, Requests, Send
 from cluster.core.placement import assign_slots
 from cluster.core.presence_room import Pattern
+from cluster.core.session_state import OUTBOX_BYTES
 from cluster.core.shard_state import ShardState, StartFetch
 from cluster.gateway import GatewayServer
 from cluster.wire.backup import Done, Piece, StepAnswer, Whole
@@ -94,6 +95,11 @@ class Harness:
         for timer in [self.timer, *self.shard_timers.values()]:
             if timer is not None:
                 timer.cancel()
+
+    def reconfigure(self, limits: Limits | None = None, outbox_bytes: int = OUTBOX_BYTES, **said: Any) -> None:
+        """Take a configuration that says this and nothing else."""
+        said = {"origins": (), "trusted_proxies": (), "hsts_s": 0, **said}
+        self.server.reconfigure(limits or Limits(), outbox_bytes, **said)
 
     async def describe(self) -> dict[str, Any]:
         return {"name": "test", "ready": True, "waits_for": [], "shards": [{"id": n} for n in range(len(self.shards))]}

@@ -206,7 +206,7 @@ async def test_hello_with_a_bad_token_closes_with_3500(guarded):
 
 
 async def test_no_hello_closes_with_3504(guarded):
-    guarded.server.limits = Limits(hello_within_ms=50)
+    guarded.reconfigure(Limits(hello_within_ms=50))
     async with guarded.socket() as socket:
         with pytest.raises(ConnectionClosed):
             await socket.recv()
@@ -265,7 +265,7 @@ async def test_a_key_that_is_taken_away_ends_its_sessions_and_one_with_less_its_
     [(None, 200), ("https://app.example", 200), ("SELF", 200), ("https://evil.example", 403)],
 )
 async def test_a_cookie_counts_for_own_pages_only(guarded, origin, expected):
-    guarded.server.origins = frozenset({"https://app.example"}) if origin == "https://app.example" else frozenset()
+    guarded.reconfigure(origins=("https://app.example",) if origin == "https://app.example" else ())
     own = f"http://127.0.0.1:{guarded.port}"
     headers = {"Cookie": "harbor_token=hk_reader"} | ({"Origin": own if origin == "SELF" else origin} if origin else {})
     assert (await status(guarded, "GET", "/v1/stream", headers, params={"key": NEWS}))[0] == expected
