@@ -180,13 +180,13 @@ def _audience(path: str, value: Any) -> tuple[str, ...]:
 
 
 def _keys_file(tenants: bool, path: str, value: Any) -> str:
-    name = values.text(path, value)
+    name = values.place(path, value)
     _parsed(path, name, lambda text: ApiKeys.parse(text, tenants=tenants))
     return name
 
 
 def _revoked_file(path: str, value: Any) -> str:
-    name = values.text(path, value)
+    name = values.place(path, value)
     _parsed(path, name, Revocations.parse)
     return name
 

@@ -174,7 +174,7 @@ _UniqueKeyLoader.add_implicit_resolver(
 
 
 def _directory(path: str, value: Any) -> str | None:
-    return None if value is None else values.text(path, value)
+    return None if value is None else values.place(path, value)
 
 
 def _name(path: str, value: Any) -> str:
@@ -934,7 +934,8 @@ class _Reader(Faults):
         if join == "always" and captures:
             self.fault(section.at("join"), f"a channel with placeholders cannot always be joined, got {channel!r}")
         on = section.take("on", NEVER, partial(self._on, captures))
-        if captures and on and all(set(rule) & BROADCAST for rules in on.values() for rule in rules):
+        rules = [rule for rules in (on or {}).values() for rule in rules if isinstance(rule, dict)]
+        if captures and rules and all(rule.keys() & BROADCAST for rule in rules):
             self.fault(
                 section.at("channel"),
                 f"its rules name no key, so it has to be joined always, which a channel with placeholders cannot be, "

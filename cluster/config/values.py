@@ -35,6 +35,13 @@ def text(path: str, value: Any) -> str:
     return value
 
 
+def place(path: str, value: Any) -> str:
+    """The name of a file or directory, which need not be there."""
+    if "\0" in text(path, value):
+        raise ConfigError(path, f"expected the name of a place in the file system, got {shown(value)}")
+    return str(value)
+
+
 def names(path: str, value: Any) -> tuple[str, ...]:
     """Names of members."""
     if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):

@@ -274,6 +274,8 @@ FAULTS: list[tuple[str, str]] = [
     (SOURCES + "streams: [{source: s, channel: 'c:{data}', on: {e: {delete: {key: [a]}}}}]", "streams.0.channel: {data} is not a channel's to capture"),
     (SOURCES + "streams: [{source: s, channel: '{a}:{a}', on: {e: {delete: {key: [a]}}}}]", "streams.0.channel: a channel captures a name once"),
     (SOURCES + "streams: [{source: e, channel: c, on: {e: {delete: {key: [a]}}}}]", "streams.0.channel: a server-sent stream has channels only with an envelope that names one"),
+    (SOURCES + "streams: [{source: s, channel: 'c:{a}', on: {e: }}]", "streams.0.on.e: expected a rule such as {set: {key: [...], value: ...}}, got None"),
+    ('storage: {path: "a\\0"}', "storage.path: expected the name of a place in the file system, got 'a\\x00'"),
     (SOURCES + "streams: [{source: s, channel: 'c:{a}', join: always, on: {e: {delete: {key: [a]}}}}]", "streams.0.join: a channel with placeholders cannot always be joined, got 'c:{a}'"),
     (SOURCES + "streams: [{source: s, join: never, on: {e: {delete: {key: [a]}}}}]", "streams.0.join: expected demand or always, got 'never'"),
     (SOURCES + "streams: [{source: s, linger: 5, on: {e: {delete: {key: [a]}}}}]", "streams.0.linger: expected a duration such as 100ms, 60s, 5m or 24h, got 5"),
