@@ -19,6 +19,7 @@ import typer
 from typer.main import get_command
 
 from cluster import __version__
+from cluster.cli.printable import printable, printable_json
 from cluster.errors import ErrorCode, HarborError, StoreError
 
 app = typer.Typer(
@@ -42,14 +43,14 @@ USAGE = frozenset({ErrorCode.BAD_REQUEST, ErrorCode.BAD_KEY, ErrorCode.TOO_DEEP,
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    sys.stderr.write(f"harbor: {message.splitlines()[0] if message else 'failed'}\n")
+    sys.stderr.write(f"harbor: {printable(message.splitlines()[0]) if message else 'failed'}\n")
     raise typer.Exit(code)
 
 
 def _name_faults(lines: list[str]) -> None:
     """Print a configuration's faults; where there are some, the command ends."""
     for line in lines:
-        sys.stderr.write(f"{line}\n")
+        sys.stderr.write(f"{printable(line)}\n")
     if lines:
         raise typer.Exit(2)
 
@@ -79,14 +80,20 @@ def _is_terminal() -> bool:
 
 
 def _line(value: Any) -> None:
-    sys.stdout.write(orjson.dumps(value).decode() + "\n")
+    sys.stdout.write((printable_json(value) if _is_terminal() else orjson.dumps(value).decode()) + "\n")
     sys.stdout.flush()
 
 
-def _pretty(value: Any) -> None:
-    from rich import print_json
+def _say(text: str) -> None:
+    sys.stdout.write(f"{printable(text)}\n")
 
-    print_json(orjson.dumps(value).decode())
+
+def _pretty(value: Any) -> None:
+    from rich.console import Console
+    from rich.highlighter import JSONHighlighter
+    from rich.text import Text
+
+    Console().print(JSONHighlighter()(Text(printable_json(value, indented=True))), soft_wrap=True)
 
 
 def _key(text: str) -> list[Any]:
@@ -379,7 +386,7 @@ def get(
         from cluster.cli.provenance import explain
 
         for line in explain(HttpClient(url, token).get(key, fetch="never"), time.time() * 1000):
-            sys.stdout.write(f"{line}\n")
+            _say(line)
         return
     entry = HttpClient(url, token).get(key)
     _pretty(entry) if _is_terminal() else _line(entry)
@@ -473,7 +480,7 @@ def undo(
 
     mutation = HttpClient(url, token).undo(id_)
     if _is_terminal():
-        sys.stdout.write(f"{mutation['id']} {mutation['status']}\n")
+        _say(f"{mutation['id']} {mutation['status']}")
     else:
         _line(mutation)
 

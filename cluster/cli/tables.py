@@ -3,29 +3,29 @@
 from datetime import datetime
 from typing import Any
 
-import orjson
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cluster.cli.printable import printable, printable_json
 from cluster.core.role import EPOCH_ORIGIN_MS
 
 _console = Console(highlight=False)
 _STYLES = {"snapshot": "cyan", "change": "green", "removed": "red", "invalidated": "yellow", "reset": "magenta"}
 
 
-def _cell(value: Any) -> str:
-    """Return what a cell says; of a standby whether it has everything."""
+def _cell(value: Any, style: str = "") -> Text:
+    """Return what a cell says; of a standby whether it has everything. What came from outside is no markup."""
     if isinstance(value, dict):
-        return "in sync" if value.get("in_sync") else "filling"
-    return "-" if value is None else str(value)
+        return Text("in sync" if value.get("in_sync") else "filling")
+    return Text("-", style="dim") if value is None else Text(printable(value), style=style)
 
 
 def show_status(described: dict[str, Any]) -> None:
     """Print the cluster's description."""
-    ready = "[green]ready[/]" if described["ready"] else "[red]not ready[/]"
-    scaling = " [yellow]scaling[/]" if described.get("scaling") else ""
-    _console.print(f"[bold]{described['name']}[/] {described.get('version', '')} {ready}{scaling}")
+    ready = Text("ready", style="green") if described["ready"] else Text("not ready", style="red")
+    scaling = [Text("scaling", style="yellow")] if described.get("scaling") else []
+    _console.print(_cell(described["name"], "bold"), _cell(described.get("version", "")), ready, *scaling)
     for kind, columns in {
         "nodes": ("id", "address"),
         "shards": ("id", "pid", "role", "since", "keys", "subscribers", "lag_ms", "standby"),
@@ -53,15 +53,8 @@ def show_dead_letters(letters: list[dict[str, Any]]) -> None:
     columns = ("source", "channel", "event", "reason", "detail", "sample")
     table = Table("time", *columns, box=None, pad_edge=False)
     for letter in letters:
-        table.add_row(_time(letter["time"]), *(_printable(letter[column]) for column in columns))
+        table.add_row(_time(letter["time"]), *(_cell(letter[column]) for column in columns))
     _console.print(table)
-
-
-def _printable(text: str | None) -> Text:
-    """Show what an upstream sent so that it cannot steer the terminal."""
-    if text is None:
-        return Text("-", style="dim")
-    return Text("".join(each if each.isprintable() else ascii(each)[1:-1] for each in text))
 
 
 def show_keys(rows: list[dict[str, Any]]) -> None:
@@ -69,8 +62,8 @@ def show_keys(rows: list[dict[str, Any]]) -> None:
     table = Table("key", "version", "status", "stale", "subscribers", box=None, pad_edge=False)
     for row in rows:
         stale = "yes" if row["is_stale"] else "no"
-        key = Text(orjson.dumps(row["key"]).decode())
-        table.add_row(key, str(row["version"]), row["status"], stale, str(row["subscribers"]))
+        key = Text(printable_json(row["key"]))
+        table.add_row(key, *(_cell(each) for each in (row["version"], row["status"], stale, row["subscribers"])))
     _console.print(table)
 
 
@@ -84,8 +77,8 @@ def show_mutations(rows: list[dict[str, Any]]) -> None:
         due = "-" if "due_at" not in row else _time(row["due_at"])
         error = row.get("error")
         said = None if error is None else f"{error['code']}: {error['message']}"
-        texts = [_printable(each) for each in (row["id"], row["name"], row["status"])]
-        table.add_row(_time(row["created_at"]), *texts, due, _printable(said))
+        texts = [_cell(each) for each in (row["id"], row["name"], row["status"])]
+        table.add_row(_time(row["created_at"]), *texts, due, _cell(said))
     _console.print(table)
 
 
@@ -96,16 +89,16 @@ def _time(at_ms: int) -> str:
 def show_message(message: dict[str, Any]) -> None:
     """Print one message of a subscription on one line, cut at the terminal's width."""
     kind = message.pop("type")
-    line = Text(f"{kind:12}", style=_STYLES.get(kind, "dim"))
+    line = Text(f"{printable(kind):12}", style=_STYLES.get(kind, "dim"))
     if "key" in message:
-        line.append(orjson.dumps(message["key"]).decode() + " ", style="bold")
+        line.append(printable_json(message["key"]) + " ", style="bold")
     if "version" in message:
-        line.append(f"v{message['version']} ", style="dim")
+        line.append(f"v{printable(message['version'])} ", style="dim")
     if message.get("coalesced", 1) > 1:
         line.append(f"({message['coalesced']} folded) ", style="dim")
     if "mutations" in message:
-        line.append(f"(by {', '.join(message['mutations'])}) ", style="dim")
+        line.append(f"(by {printable(', '.join(message['mutations']))}) ", style="dim")
     for member in ("data", "patch"):
         if member in message:
-            line.append(orjson.dumps(message[member]).decode())
+            line.append(printable_json(message[member]))
     _console.print(line, no_wrap=True, overflow="ellipsis", crop=True)

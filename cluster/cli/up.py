@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import typer
 
+from cluster.cli.printable import printable
 from cluster.config import Config, load, read_document
 from cluster.errors import ConfigError, ErrorCode, HarborError
 
@@ -111,7 +112,7 @@ class Given:
         except ConfigError as error:
             name = ", ".join(str(each) for each in (self._app, self._path) if each is not None)
             for fault in getattr(error, "faults", [error]):
-                sys.stderr.write(f"{name}: {fault.message}\n")
+                sys.stderr.write(f"{name}: {printable(fault.message)}\n")
             raise typer.Exit(2) from None
 
     def changed(self) -> Config | None:

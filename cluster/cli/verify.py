@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import orjson
 
+from cluster.cli.printable import printable
 from cluster.errors import ErrorCode, RequestError
 from cluster.verify.plan import ON_PROCESSES, Settings, acks_of, checked, faults_of
 from cluster.verify.run import Report, Run, Trace
@@ -71,7 +72,7 @@ def verify(url: str, token: str | None, settings: Settings, *, json: bool) -> in
     if json:
         sys.stdout.write(orjson.dumps(msgspec.to_builtins(report)).decode() + "\n")
     else:
-        sys.stdout.write("\n".join(lines(report)) + "\n")
+        sys.stdout.write("\n".join(map(printable, lines(report))) + "\n")
     if report.violation is not None:
         return 1
     return 0 if report.is_whole else INTERRUPTED

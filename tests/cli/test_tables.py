@@ -40,6 +40,20 @@ def test_what_an_upstream_sent_cannot_steer_the_terminal(terminal: io.StringIO) 
     assert r"a\x1b[2Jb\r\n\u202e" in shown
 
 
+def test_what_is_said_of_a_cluster_cannot_steer_the_terminal(terminal: io.StringIO) -> None:
+    steers = "\x1b]0;owned\x07[/x]\x9b2J"
+    kinds = ("nodes", "shards", "coordinators", "ingestors", "gateways")
+    source = {"name": "s", "state": "failed", "reason": steers}
+    described = {"name": steers, "version": steers, "ready": True, **{kind: [] for kind in kinds}, "sources": [source]}
+    tables.show_status(described)
+    row = {"key": [steers], "version": 1, "status": steers, "is_stale": False, "subscribers": steers}
+    tables.show_keys([row])
+    tables.show_message({"type": steers, "key": [steers], "version": steers, "data": steers, "mutations": [steers]})
+    shown = terminal.getvalue()
+    assert shown.count("[/x]") == 11
+    assert [part for part in ("\x1b]", "\x07", "\x9b") if part in shown] == []
+
+
 def test_gateways_that_are_missing_are_told_of(terminal: io.StringIO) -> None:
     kinds = ("nodes", "shards", "coordinators", "ingestors", "sources")
     gateway = {"id": 0, "pid": 7, "address": "http://a:8700", "sessions": 5}
