@@ -4,14 +4,39 @@ What must not live here: requests, sockets.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
 from cluster.errors import ConflictError, ErrorCode, HarborError, UnavailableError
 
+T = TypeVar("T")
 BEHIND = frozenset({502, 503, 504})
 """What a proxy says where no gateway answers behind it."""
+
+
+class Answer(dict[str, Any]):
+    """The members of an answer. One that every gateway's has and this one has not tells that it is no gateway's."""
+
+    def __init__(self, url: str, members: Mapping[str, Any]) -> None:
+        super().__init__(members)
+        self.url = url
+
+    def __missing__(self, name: str) -> Any:
+        raise UnavailableError(f"{self.url} is no Harbor Cluster: its answer has no {name!r}")
+
+    def member(self, name: str, kind: type[T]) -> T:
+        """Return a member.
+
+        Raises:
+            UnavailableError: there is none of that type.
+        """
+        found = self[name]
+        if not isinstance(found, kind):
+            raise UnavailableError(
+                f"{self.url} is no Harbor Cluster: {name!r} of its answer is a {type(found).__name__}"
+            )
+        return found
 
 
 def error_of(body: Mapping[str, Any]) -> HarborError:
@@ -37,7 +62,7 @@ def error_of(body: Mapping[str, Any]) -> HarborError:
     return error
 
 
-def read_answer(url: str, status: int, content: bytes) -> dict[str, Any]:
+def read_answer(url: str, status: int, content: bytes) -> Answer:
     """Return the JSON object a request was answered with, empty where the answer has no body. `url` names the gateway in errors.
 
     Raises:
@@ -45,14 +70,14 @@ def read_answer(url: str, status: int, content: bytes) -> dict[str, Any]:
         UnavailableError: something else answered, such as a proxy.
     """
     if 200 <= status < 300 and not content:
-        return {}
+        return Answer(url, {})
     try:
         body = orjson.loads(content)
     except orjson.JSONDecodeError:
         body = None
     if isinstance(body, dict):
         if 200 <= status < 300:
-            return body
+            return Answer(url, body)
         error = body.get("error")
         if isinstance(error, dict) and "code" in error:
             raise error_of(error)

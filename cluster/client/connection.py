@@ -162,7 +162,7 @@ class Connection:
                     max_size=None,
                     proxy=None,
                 )
-            except InvalidURI as error:
+            except (InvalidURI, UnicodeError) as error:
                 raise RequestError(ErrorCode.BAD_REQUEST, f"not a URL: {url!r}") from error
             except InvalidStatus as error:
                 failure = _refusal(url, error)

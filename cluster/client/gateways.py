@@ -20,8 +20,7 @@ class Gateways:
         """
         given = [urls] if isinstance(urls, str) else list(urls)
         for url in given:
-            if not _is_http(url):
-                raise RequestError(ErrorCode.BAD_REQUEST, f"not an http:// or https:// URL: {url!r}")
+            check_url(url)
         if not given:
             raise RequestError(ErrorCode.BAD_REQUEST, "a client needs the URL of a gateway")
         self._urls = random.sample([url.rstrip("/") for url in given], len(given))
@@ -36,9 +35,18 @@ class Gateways:
             self._urls.append(self._urls.pop(0))
 
 
-def _is_http(url: str) -> bool:
+def check_url(url: str) -> None:
+    """Find out whether something can be a gateway's URL.
+
+    Raises:
+        RequestError: `BAD_REQUEST`, it cannot.
+    """
     try:
         parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:  # a port or an address that is none
-        return False
+        host = parts.hostname or ""
+        host.encode("idna")  # as it will be looked up
+        is_http = parts.scheme in ("http", "https") and host.isprintable() and " " not in host and parts.port != 0
+    except ValueError:  # a port, an address or a name that is none
+        is_http, host = False, ""
+    if not is_http or not host:
+        raise RequestError(ErrorCode.BAD_REQUEST, f"not an http:// or https:// URL: {url!r}")

@@ -21,7 +21,7 @@ import msgspec
 import orjson
 from msgspec import Struct
 
-from cluster.client.answer import read_answer
+from cluster.client.answer import Answer, read_answer
 from cluster.client.connection import RECONNECT, Connection, ConnectionState
 from cluster.client.gateways import Gateways
 from cluster.client.mutation import Mutation, path_of, read_mutation
@@ -288,7 +288,7 @@ class HarborClient:
         if fetch_status is not None:
             body["fetch_status"] = fetch_status
         answer = await self._ask("POST", "/v1/invalidate", {}, _json(body), {"Content-Type": JSON})
-        return _number(answer, "matched")
+        return answer.member("matched", int)
 
     async def keys(self, prefix: list[Any] | None = None) -> AsyncIterator[dict[str, Any]]:
         """Yield a row for each entry under a prefix, in the order of their canonical keys: `key`, `version`, `status`, `is_stale`, `subscribers`.
@@ -298,11 +298,11 @@ class HarborClient:
         params = {"prefix": _text([] if prefix is None else prefix), "limit": str(PAGE_ROWS)}
         while True:
             answer = await self._ask("GET", "/v1/keys", params)
-            for row in answer.get("keys", []):
+            for row in answer.member("keys", list):
                 yield row
             if "cursor" not in answer:
                 return
-            params["cursor"] = answer["cursor"]
+            params["cursor"] = answer.member("cursor", str)
 
     # --- mutations -----------------------------------------------------------------------------------------------
 
@@ -423,7 +423,7 @@ class HarborClient:
                 yield row
             if "cursor" not in answer:
                 return
-            params["cursor"] = answer["cursor"]
+            params["cursor"] = answer.member("cursor", str)
 
     # --- requests ------------------------------------------------------------------------------------------------
 
@@ -447,7 +447,7 @@ class HarborClient:
     ) -> int:
         headers = {"Content-Type": kind, **_idempotency(idempotency_key)}
         answer = await self._ask(method, "/v1/entries", _params(key, base_version, ack) | more, content, headers)
-        return _number(answer, "version")
+        return answer.member("version", int)
 
     async def _ask(
         self,
@@ -456,7 +456,7 @@ class HarborClient:
         params: dict[str, str],
         content: bytes | None = None,
         headers: dict[str, str] | None = None,
-    ) -> dict[str, Any]:
+    ) -> Answer:
         if self._http is None:
             raise RuntimeError("a HarborClient is used inside `async with`")
         failure: HarborError | None = None
@@ -470,6 +470,11 @@ class HarborClient:
                 response = await self._http.request(method, url + path, params=params, content=content, headers=sent)
             except httpx.ReadTimeout as error:
                 raise UnavailableError(f"{url} did not answer within {self._timeout.read:g} s") from error
+            except (
+                httpx.InvalidURL,
+                ValueError,
+            ) as error:  # text that is no Unicode, or that no header holds, above all
+                raise RequestError(ErrorCode.BAD_REQUEST, f"that cannot be sent: {_reason(error)}") from error
             except (httpx.HTTPError, OSError) as error:
                 failure = UnavailableError(f"no cluster answers at {url}: {_reason(error)}")
                 failure.__cause__ = error
@@ -510,13 +515,6 @@ def _params(key: list[Any], base_version: int | None, ack: Ack | None) -> dict[s
 
 def _idempotency(key: str | None) -> dict[str, str]:
     return {"Idempotency-Key": secrets.token_hex(12) if key is None else key}
-
-
-def _number(answer: dict[str, Any], member: str) -> int:
-    number = answer.get(member)
-    if not isinstance(number, int):
-        raise UnavailableError(f"what answers gives no {member}")
-    return number
 
 
 def _reason(error: Exception) -> str:

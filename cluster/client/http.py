@@ -2,29 +2,36 @@
 
 from collections.abc import Collection, Iterator
 from typing import Any
-from urllib.parse import quote
 
 import httpx
 import orjson
 
-from cluster.client.answer import read_answer
-from cluster.errors import ErrorCode, HarborError, UnavailableError
+from cluster.client.answer import Answer, read_answer
+from cluster.client.gateways import check_url
+from cluster.client.mutation import path_of
+from cluster.client.token_source import bearer
+from cluster.errors import ErrorCode, RequestError, UnavailableError
 
 BACKUP_TIMEOUT_S = 660.0
 """Without a byte of a backup: shards take their time to copy (`actors.handles.COPY_TIMEOUT_S`) before the first."""
 
 
 class HttpClient:
-    """A gateway's HTTP API. Errors of the cluster are raised as `HarborError` with their code."""
+    """A gateway's HTTP API.
+
+    Every method raises `HarborError` with the cluster's code; `RequestError` where what was asked for cannot be sent, `UnavailableError`
+    where no cluster answers.
+    """
 
     def __init__(self, url: str, token: str | None = None, timeout_s: float = 65.0) -> None:
-        """`timeout_s` is longer than the gateway's own, which knows better what went wrong."""
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        try:
-            self._client = httpx.Client(base_url=url, headers=headers, timeout=timeout_s, trust_env=False)
-        except (httpx.InvalidURL, ValueError) as error:
-            raise HarborError(ErrorCode.BAD_REQUEST, f"not a URL: {url!r}") from error
+        """Build; `timeout_s` is longer than the gateway's own, which knows better what went wrong.
+
+        Raises:
+            RequestError: `BAD_REQUEST`, the URL or the token is none.
+        """
+        check_url(url)
         self._url = url
+        self._client = httpx.Client(base_url=url, headers=bearer(token), timeout=timeout_s, trust_env=False)
 
     def get(self, key: str, *, fetch: str = "auto") -> dict[str, Any]:
         """Return an entry; `fetch`: auto | never | force."""
@@ -32,7 +39,7 @@ class HttpClient:
 
     def put(self, key: str, data: Any) -> int:
         """Replace an entry's data. Returns its version."""
-        return int(self._ask("PUT", "/v1/entries", params={"key": key}, body=data)["version"])
+        return self._ask("PUT", "/v1/entries", params={"key": key}, body=data).member("version", int)
 
     def keys(self, prefix: str) -> list[dict[str, Any]]:
         """Return the rows of every entry under a prefix."""
@@ -43,14 +50,14 @@ class HttpClient:
         rows: list[dict[str, Any]] = []
         while True:
             answer = self._ask("GET", path, params=params)
-            rows.extend(answer[name])
+            rows.extend(answer.member(name, list))
             if "cursor" not in answer:
                 return rows
-            params["cursor"] = answer["cursor"]
+            params["cursor"] = answer.member("cursor", str)
 
     def invalidate(self, key: Any, *, exact: bool) -> int:
         """Mark entries as out of date. Returns how many."""
-        return int(self._ask("POST", "/v1/invalidate", body={"key": key, "exact": exact})["matched"])
+        return self._ask("POST", "/v1/invalidate", body={"key": key, "exact": exact}).member("matched", int)
 
     def mutations(self, statuses: Collection[str] = ()) -> list[dict[str, Any]]:
         """Return mutations, oldest first; of some statuses where those are named."""
@@ -58,7 +65,7 @@ class HttpClient:
 
     def undo(self, mutation: str) -> dict[str, Any]:
         """Cancel a mutation that was not sent yet; returns it."""
-        return self._ask("DELETE", f"/v1/mutations/{quote(mutation, safe='')}")
+        return self._ask("DELETE", path_of(mutation))
 
     def scale(self, counts: dict[str, int]) -> None:
         """Have another number of actors, by kind; `cluster` shows when it is so."""
@@ -79,19 +86,17 @@ class HttpClient:
                 if response.status_code != httpx.codes.OK:
                     read_answer(self._url, response.status_code, response.read())
                 yield from response.iter_bytes()
-        except httpx.UnsupportedProtocol as error:
-            raise HarborError(ErrorCode.BAD_REQUEST, f"not an http:// or https:// URL: {self._url!r}") from error
         except httpx.HTTPError as error:
             reason = f"{self._url} does not answer, or broke off: {error or type(error).__name__}"
             raise UnavailableError(reason) from error
 
-    def _ask(self, method: str, path: str, *, params: dict[str, str] | None = None, body: Any = ...) -> dict[str, Any]:
-        content = None if body is ... else orjson.dumps(body)
+    def _ask(self, method: str, path: str, *, params: dict[str, str] | None = None, body: Any = ...) -> Answer:
         headers = {} if body is ... else {"Content-Type": "application/json"}
         try:
+            content = None if body is ... else orjson.dumps(body)
             response = self._client.request(method, path, params=params, content=content, headers=headers)
-        except httpx.UnsupportedProtocol as error:
-            raise HarborError(ErrorCode.BAD_REQUEST, f"not an http:// or https:// URL: {self._url!r}") from error
+        except (httpx.InvalidURL, TypeError, ValueError) as error:  # text that is no Unicode, above all
+            raise RequestError(ErrorCode.BAD_REQUEST, f"that cannot be sent: {error}") from error
         except httpx.HTTPError as error:
             raise UnavailableError(f"no cluster answers at {self._url}: {error or type(error).__name__}") from error
         return read_answer(self._url, response.status_code, response.content)

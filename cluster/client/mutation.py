@@ -9,7 +9,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Struct
 
-from cluster.errors import UnavailableError
+from cluster.errors import ErrorCode, RequestError, UnavailableError
 
 SETTLED = ("success", "error", "cancelled")
 """Statuses of a mutation for good: `core.mutation` has them too, and takes long to import."""
@@ -43,8 +43,15 @@ class Mutation(Struct, frozen=True, kw_only=True):
 
 
 def path_of(mutation: str) -> str:
-    """Return where a gateway has a mutation."""
-    return f"/v1/mutations/{quote(mutation, safe='')}"
+    """Return where a gateway has a mutation.
+
+    Raises:
+        RequestError: `BAD_REQUEST`, it is no text that can be sent.
+    """
+    try:
+        return f"/v1/mutations/{quote(mutation, safe='')}"
+    except UnicodeError as error:
+        raise RequestError(ErrorCode.BAD_REQUEST, f"not the id of a mutation: {mutation!r:.80}") from error
 
 
 def read_mutation(answer: Any) -> Mutation:

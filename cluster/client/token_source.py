@@ -6,10 +6,23 @@ What must not live here: when another is needed (`connection`, `watches`, `harbo
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from cluster.errors import HarborError, UnavailableError
+from cluster.errors import ErrorCode, HarborError, RequestError, UnavailableError
 
 Token = str | Callable[[], str | Awaitable[str]] | None
 """A token, or a function, of which a coroutine function is awaited, that gives one that is valid for a while."""
+
+
+def bearer(token: str | None) -> dict[str, str]:
+    """Return what a request carries that bears a token; nothing where there is none.
+
+    Raises:
+        RequestError: `BAD_REQUEST`, no header can hold it.
+    """
+    if not token:
+        return {}
+    if not (token.isascii() and token.isprintable()):
+        raise RequestError(ErrorCode.BAD_REQUEST, "the token has other characters than printable ASCII")
+    return {"Authorization": f"Bearer {token}"}
 
 
 class TokenSource:
@@ -38,9 +51,9 @@ class TokenSource:
 
         Raises:
             UnavailableError: the function failed.
+            RequestError: `BAD_REQUEST`, no header can hold the token.
         """
-        token = await self.current()
-        return {"Authorization": f"Bearer {token}"} if token else {}
+        return bearer(await self.current())
 
     async def renewed(self, before: str | None) -> str | None:
         """Return another token than `before`, which is of no use any more, unless somebody has got one meanwhile.

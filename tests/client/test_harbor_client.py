@@ -226,6 +226,42 @@ async def test_what_is_no_data_is_refused(harbor: HarborClient) -> None:
         harbor.watch(A, mode="both")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda harbor: harbor.set(A, 1, idempotency_key="é"),
+        lambda harbor: harbor.delete(A, idempotency_key="a\nb"),
+        lambda harbor: anext(harbor.members("\udcff")),
+        lambda harbor: harbor.undo("\udcff"),
+        lambda harbor: harbor.mutation("\udcff"),
+        lambda harbor: harbor.mutate("m", {"a": "\udcff"}),
+        lambda harbor: harbor.set(A, "\udcff"),
+        lambda harbor: anext(harbor.keys(["\udcff"])),
+    ],
+)
+async def test_what_cannot_be_sent_is_refused(harbor: HarborClient, ask: Any) -> None:
+    with pytest.raises(HarborError) as caught:
+        await ask(harbor)
+    assert caught.value.code in (ErrorCode.BAD_REQUEST, ErrorCode.BAD_KEY)
+
+
+@pytest.mark.parametrize("token", ["secrét", "secret\n", "\udcffsecret", lambda: "secrét"])
+async def test_a_token_that_no_header_holds_is_said_and_not_shown(harness: Harness, token: Any) -> None:
+    async with HarborClient(harness.url, token) as harbor:
+        with pytest.raises(RequestError, match="the token has other characters than printable ASCII"):
+            await harbor.get(A)
+        with pytest.raises(RequestError, match="the token has other characters than printable ASCII"):
+            await anext(harbor.watch(A))
+
+
+@pytest.mark.parametrize(
+    "url", ["", "x", "ftp://x", "http://", "http://[::1", "http://a b", "http://a..b", "http://x:99999"]
+)
+def test_what_is_no_url_is_refused(url: str) -> None:
+    with pytest.raises(RequestError, match="not an http"):
+        HarborClient(url)
+
+
 # --- several gateways --------------------------------------------------------------------------------------------
 
 
