@@ -9,6 +9,7 @@ import json
 import math
 import os
 import socket
+import stat
 import sys
 import tempfile
 import threading
@@ -41,14 +42,36 @@ OBJECT_STORE_BYTES = 128 * 1024 * 1024
 """Ours is a local Ray for messages of some hundred KB."""
 
 
-def _note(name: str) -> Path:
-    return Path(tempfile.gettempdir()) / f"harbor-{os.getuid()}" / f"{name}.json"
+def _notes() -> Path:
+    """Return where drivers of this user leave notes; nothing need be there.
+
+    It is among everybody's temporary files, since not every shell of a user names a directory that is theirs alone. Who else could make it
+    could leave a note that names a Ray of their own, which would be given this user's token and believed.
+
+    Raises:
+        HarborError: `FORBIDDEN`, somebody else could have.
+    """
+    place = Path(tempfile.gettempdir()) / f"harbor-{os.getuid()}"
+    with suppress(FileNotFoundError):
+        there = place.lstat()
+        if not stat.S_ISDIR(there.st_mode) or there.st_uid != os.getuid() or stat.S_IMODE(there.st_mode) & 0o077:
+            raise HarborError(
+                ErrorCode.FORBIDDEN,
+                f"{place}, which says where clusters run, has to be a directory of yours that nobody else may use (mode "
+                "0700): remove it, or set TMPDIR to another place",
+            )
+    return place
 
 
 def running(name: str) -> dict[str, Any] | None:
-    """Return the note of the driver of this user that runs a local Ray for the cluster: its `pid`, Ray's `address`, its `upstream`."""
+    """Return the note of the driver of this user that runs a local Ray for the cluster: its `pid`, Ray's `address`, its `upstream`.
+
+    Raises:
+        HarborError: `FORBIDDEN`, as `_notes`.
+    """
+    file = _notes() / f"{name}.json"
     try:
-        note: dict[str, Any] = json.loads(_note(name).read_text())
+        note: dict[str, Any] = json.loads(file.read_text())
         os.kill(note["pid"], 0)
     except (OSError, ValueError, KeyError):
         return None
@@ -57,7 +80,7 @@ def running(name: str) -> dict[str, Any] | None:
 
 def _noted() -> list[str]:
     """Return the names of the clusters of which there is a note of a driver that lives."""
-    return sorted(note.stem for note in _note("").parent.glob("*.json") if running(note.stem) is not None)
+    return sorted(note.stem for note in _notes().glob("*.json") if running(note.stem) is not None)
 
 
 def _local_address(name: str) -> str | None:
@@ -85,15 +108,16 @@ def _ray(address: str | None, name: str, upstream: str | None = None) -> Iterato
     except (OSError, RuntimeError, ValueError) as error:  # a ConnectionError is an OSError
         raise HarborError(ErrorCode.UNAVAILABLE, f"no Ray at {address or 'this machine'}: {error}") from error
     own = address is None
-    note = _note(name)
+    note: Path | None = None
     try:
         if own:
-            note.parent.mkdir(mode=0o700, exist_ok=True)
+            _notes().mkdir(mode=0o700, exist_ok=True)
+            note = _notes() / f"{name}.json"  # looked at once more: somebody may have been quicker
             gcs_address = ray.get_runtime_context().gcs_address
             note.write_text(json.dumps({"pid": os.getpid(), "address": gcs_address, "upstream": upstream}))
         yield own
     finally:
-        if own:
+        if note is not None:
             note.unlink(missing_ok=True)
         ray.shutdown()
 
@@ -220,12 +244,16 @@ def _refused(lines: Iterable[str]) -> None:
 
 
 def _check_port(host: str, port: int) -> None:
-    """Find out now, not after actors have died of it several times, that a port is taken.
+    """Find out now, not after actors have died of it several times, that a host is none or a port is taken.
 
     Raises:
         HarborError: it is.
     """
-    family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (OSError, UnicodeError) as error:  # the latter: no name of a host has such a label
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise HarborError(ErrorCode.UNAVAILABLE, f"gateway.host: {host}:{port} cannot be used: {reason}") from error
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as gateways do, which share theirs
@@ -246,7 +274,7 @@ def down(address: str | None, name: str | None = None, *, joins: bool = False) -
         joins: As in `up`.
 
     Raises:
-        HarborError: no Ray there; or several clusters, and none is named.
+        HarborError: no Ray there; several clusters, and none is named; or notes of them may be somebody else's.
     """
     if address is None:
         name = _only(_noted(), "here") if name is None else name

@@ -68,6 +68,8 @@ def _await_head(address: str, stop: threading.Event) -> None:
     while not stop.is_set():
         try:
             socket.create_connection(place, PROBE_S).close()
+        except UnicodeError as error:  # no name of a host has such a label
+            raise HarborError(ErrorCode.BAD_REQUEST, f"--address: expected HOST:PORT, got {address!r}") from error
         except OSError as error:
             if time.monotonic() > deadline:
                 raise HarborError(

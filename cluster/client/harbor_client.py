@@ -356,10 +356,10 @@ class HarborClient:
         found: list[Mutation] = []
         while True:
             answer = await self._ask("GET", "/v1/mutations", params)
-            found.extend(read_mutation(each) for each in answer.get("mutations", []))
+            found.extend(read_mutation(each) for each in answer.member("mutations", list))
             if "cursor" not in answer:
                 return found
-            params["cursor"] = answer["cursor"]
+            params["cursor"] = answer.member("cursor", str)
 
     # --- watching ------------------------------------------------------------------------------------------------
 

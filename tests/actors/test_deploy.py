@@ -1,12 +1,19 @@
+import json
+import os
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ray.exceptions import GetTimeoutError
 
+from cluster.actors import deploy
 from cluster.actors.deploy import Reloading
 from cluster.actors.specification import Specification
 from cluster.config import Config, load_mapping
+from cluster.errors import ErrorCode, HarborError
+from tests.live import free_port
 
 
 def configured(window: str) -> Config:
@@ -67,3 +74,83 @@ def test_what_is_taken_back_before_the_supervisor_has_answered_is_told_too() -> 
     look()
     look()
     assert supervisor.windows == [100]
+
+
+# --- notes ---
+
+
+@pytest.fixture
+def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where notes are; nothing is there yet."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path / f"harbor-{os.getuid()}"
+
+
+def leave_note(place: Path) -> None:
+    note = {"pid": os.getpid(), "address": "127.0.0.1:1", "upstream": None}
+    (place / "harbor.json").write_text(json.dumps(note))
+
+
+def test_a_note_of_ours_is_read(notes: Path) -> None:
+    assert deploy.running("harbor") is None
+    notes.mkdir(mode=0o700)
+    leave_note(notes)
+    assert deploy.running("harbor") == {"pid": os.getpid(), "address": "127.0.0.1:1", "upstream": None}
+
+
+def refuses(ask: Callable[[], object], place: Path) -> None:
+    with pytest.raises(HarborError, match="nobody else") as raised:
+        ask()
+    assert str(place) in raised.value.message
+    assert raised.value.code is ErrorCode.FORBIDDEN
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o750, 0o701])
+def test_a_note_where_others_may_leave_one_is_not_believed(notes: Path, mode: int) -> None:
+    notes.mkdir()
+    notes.chmod(mode)
+    leave_note(notes)
+    refuses(lambda: deploy.running("harbor"), notes)
+    refuses(lambda: deploy.down(None), notes)
+    refuses(lambda: deploy.down(None, "harbor"), notes)
+
+
+def test_a_link_to_notes_is_not_followed(notes: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    leave_note(elsewhere)
+    notes.symlink_to(elsewhere)
+    refuses(lambda: deploy.running("harbor"), notes)
+
+
+def test_another_user_s_notes_are_not_believed(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    victim = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: victim)
+    place = notes.with_name(f"harbor-{victim}")
+    place.mkdir(mode=0o700)
+    leave_note(place)
+    refuses(lambda: deploy.running("harbor"), place)
+
+
+# --- places ---
+
+
+@pytest.mark.parametrize("host", ["fe80::1%nowhere", "a..b", "x" * 64])
+def test_a_host_that_is_none_is_said(host: str) -> None:
+    with pytest.raises(HarborError, match="cannot be used") as raised:
+        deploy._check_port(host, free_port())
+    assert f"{host}:" in raised.value.message
+
+
+@pytest.mark.parametrize("address", ["a..b:6379", "fe80::1%nowhere:6379"])
+def test_an_address_that_is_none_is_said(address: str) -> None:
+    with pytest.raises(HarborError, match="no Ray at") as raised:
+        deploy.down(address)
+    assert address in raised.value.message
+
+
+@pytest.mark.parametrize("address", ["a..b:6379", "auto"])
+def test_an_address_to_join_that_is_none_is_said_at_once(address: str) -> None:
+    with pytest.raises(HarborError, match="expected HOST:PORT") as raised:
+        deploy.down(address, joins=True)
+    assert address in raised.value.message
