@@ -58,7 +58,7 @@ from cluster.core.scaling import MAX_INGESTORS, Autoscale
 from cluster.core.session_state import OUTBOX_BYTES
 from cluster.core.slot_move import MAX_SHARDS
 from cluster.core.staleness import StaleTime
-from cluster.core.tenant import VARIABLE
+from cluster.core.tenant import VARIABLE, is_name
 from cluster.core.window import Profile
 from cluster.errors import ConfigError
 
@@ -408,6 +408,9 @@ class _Reader(Faults):
         services = root.take("services", {}, self.services)
         sources = root.take("sources", {}, self.sources)
         resources = root.take("resources", (), lambda path, value: self.resources(path, value, services))
+        if self.is_tenanted and resources:
+            self.fault("resources", "keys of resources name no tenant: declare queries, mutations and streams instead")
+            resources = ()
         queries = root.take("queries", (), lambda path, value: self.queries(path, value, services, defaults))
         cache = root.take("cache", CacheConfig(), self.cache)
         self.entities = root.take("entities", {}, self.entity_types)
@@ -429,8 +432,6 @@ class _Reader(Faults):
             for name, mutation in each.mutations.items():
                 mutations.setdefault(name, reader.mutation(each.path, mutation))
         presence = root.take("presence", {}, self.presence)
-        if self.is_tenanted and resources:
-            self.fault("resources", "keys of resources name no tenant: declare queries, mutations and streams instead")
         root.done()
         if self.faults:
             first: dict[str, ConfigError] = {}
@@ -732,6 +733,7 @@ class _Reader(Faults):
         captures = {hole[0] for hole in template.holes(template.parse(key))} if key is not None else set()
         if key is not None:
             self.placeholders(section.at("key"), key, captures)
+            self.rooted(section.at("key"), key)
         function = section.take("function", None, values.function)
         service = section.take("service", None if section.has("function") else NEVER, values.text)
         if service is not None and service not in services:
@@ -985,8 +987,21 @@ class _Reader(Faults):
             found[str(event)] = listed
         return found
 
+    def rooted(self, path: str, key: Any) -> None:
+        """Where there are tenants, the first element of a key is a tenant's name. A text there would be for whoever bears it."""
+        if self.is_tenanted and isinstance(key, list) and key and is_name(key[0]):
+            self.fault(
+                path,
+                f"keys have a tenant, expected a placeholder for it first: whoever is called {key[0]!r} would have these",
+            )
+
     def named_tenant(self, path: str, rule: Any) -> None:
-        """Where there are tenants, what is for every entry of an entity has to say whose."""
+        """Where there are tenants, a rule has to say whose entries it is about."""
+        if isinstance(rule, dict):
+            self.rooted(f"{path}.key", rule.get("key"))
+            for kind, arguments in rule.items():
+                if isinstance(arguments, dict):
+                    self.rooted(f"{path}.{kind}.key", arguments.get("key"))
         for kind in ("entity", "relation") if self.is_tenanted and isinstance(rule, dict) else ():
             if isinstance(rule.get(kind), dict) and VARIABLE not in rule[kind]:
                 self.fault(f"{path}.{kind}.{VARIABLE}", "required, since gateway.tenant_claim is set")

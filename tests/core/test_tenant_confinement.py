@@ -136,6 +136,18 @@ def test_entities_and_relations_of_a_tenant(document: dict[str, Any]) -> None:
             {"relations": {"user": [["users", "{id}"]]}},
             "relations.user.0: keys have a tenant, expected {tenant} first, got ['users', '{id}']",
         ),
+        (
+            {"queries": [{"key": ["users", "{id}"], "service": "api", "path": "/users/{id}"}]},
+            "queries.0.key: keys have a tenant, expected a placeholder for it first: whoever is called 'users' would have these",
+        ),
+        (
+            {"streams": [{"source": "events", "on": {"e": [{"set": {"key": ["users", 1], "value": 1}}]}}]},
+            "streams.0.on.e.0.set.key: keys have a tenant, expected a placeholder for it first: whoever is called 'users'",
+        ),
+        (
+            {"streams": [{"source": "events", "on": {"e": {"call": "a:b", "key": ["users", 1]}}}]},
+            "streams.0.on.e.key: keys have a tenant, expected a placeholder for it first: whoever is called 'users'",
+        ),
         ({"resources": {"m": {"service": "api", "path": "/m"}}}, "resources: keys of resources name no tenant"),
     ],
 )
@@ -143,6 +155,13 @@ def test_a_configuration_that_would_cross_is_refused(document: dict[str, Any], c
     with pytest.raises(ConfigFaults) as raised:
         load_mapping({**document, **change}, {})
     assert [each.message[: len(fault)] for each in raised.value.faults] == [fault]
+
+
+def test_what_can_be_no_tenant_s_or_is_said_by_an_upstream_is_not_refused(document: dict[str, Any]) -> None:
+    """The keys of the first two are an operator's alone."""
+    on = {"e": [{"set": {"key": key, "value": 1}} for key in (["_all", 1], [1], ["{data.org}", 1], "{data.key}")]}
+    query = {"key": ["_all", "{id}"], "service": "api", "path": "/{id}"}
+    load_mapping({**document, "queries": [query], "streams": [{"source": "events", "on": on}]}, {})
 
 
 def test_an_event_says_whose_entity_it_is_about(document: dict[str, Any]) -> None:
