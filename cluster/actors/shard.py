@@ -7,7 +7,8 @@ watch again. Retry: batches, requests and writes that come twice act once. Order
 Without replicas the actor named as its shard is its primary and needs nobody to say so. All others wait for a role (`grant`); one that
 loses it ends its process, since what it holds in memory may be what nobody else has.
 
-It is one thing because every step ends in one commit, here and at the standby, whatever began it.
+What it makes of a role, and lets out of a step, `ShardHolder` says. It is one thing because all here is what that one machine wants done, and
+tells it what came of it.
 """
 
 import asyncio
@@ -39,8 +40,6 @@ from cluster.core.messages import (
     Announce,
     Answer,
     Batch,
-    Elsewhere,
-    Full,
     Gateways,
     Members,
     Message,
@@ -57,11 +56,24 @@ from cluster.core.operation import UNCHANGED
 from cluster.core.placement import SlotMap
 from cluster.core.primaries import actors_of
 from cluster.core.query_key import CanonicalKey
-from cluster.core.replication import Following, Replication, Reply
-from cluster.core.role import EPOCH_ORIGIN_MS, Grant, Role, Roleless, Standing, next_epoch
-from cluster.core.shard_roles import Record, Report
-from cluster.core.shard_state import Commit, Effect, ShardState, StartFetch, Sync
-from cluster.core.transaction import Transaction
+from cluster.core.replication import Reply
+from cluster.core.role import EPOCH_ORIGIN_MS, Grant, Role, Roleless
+from cluster.core.shard_holder import (
+    Committed,
+    Diverged,
+    Filled,
+    Follow,
+    Lead,
+    News,
+    ShardHolder,
+    StandbyIs,
+    StepDown,
+    StoreFailed,
+    StoreLost,
+)
+from cluster.core.shard_roles import Record
+from cluster.core.shard_state import ShardState, StartFetch, Sync
+from cluster.core.transaction import Store, Stored
 from cluster.errors import ErrorCode, HarborError, StoreError, UnavailableError, UpstreamError
 from cluster.observability.metrics import Metrics
 from cluster.storage import LmdbStore, MemoryStore, ShardStores, Taken
@@ -75,7 +87,6 @@ SYNC_S = 0.1
 REPORT_S = 1.0
 """How long a report waits for news. The supervisor misses an actor that says nothing for much longer."""
 STORE_POLL_S = 0.2
-FULL_RETRY_MS = 100.0
 PROCLAIM_TRIES = 20
 PROCLAIM_PAUSE_S = 0.2
 STEPPED_DOWN = 71
@@ -85,7 +96,7 @@ FUNCTION_TIMEOUT_MS = 10_000.0
 
 
 class ShardActor(Shell):
-    """Shell of `ShardState`, `Replication` and `Following`."""
+    """Shell of `ShardHolder`, and of the `ShardState` that this has as the primary."""
 
     async def __init__(self, specification: bytes, index: int, is_second: bool = False) -> None:  # type: ignore[misc]
         spec = Specification.decode(specification)
@@ -105,21 +116,19 @@ class ShardActor(Shell):
             )
         )
         self.machine: Machine = Roleless()
-        self._shard: ShardState | None = None
-        self._replication = Replication(0, None)
-        self._following: Following | None = None
-        self._life = int(self.now())
+        self._holder: ShardHolder[Taken] = ShardHolder(
+            self.address,
+            int(self.now()),
+            self,
+            memory_id=secrets.token_hex(4),
+            is_stored=self._stores is not None,
+            is_replicated=spec.config.cluster.replicas > 0,
+        )
         self._news = asyncio.Event()
-        self._reported = b""
-        self._taken: Taken | None = None
-        self._store: LmdbStore | MemoryStore | None = None
-        self._adopted = ""
-        """Id of a store that was put here from outside: by a restore, or an earlier version."""
         self._proclaimed: set[str] = set()
         """Who has been told, or is, that this actor is the primary."""
         self._members: Members | None = None
         """The last that was heard of, as a standby."""
-        self._memory_id = secrets.token_hex(4)
         self._sync = storage.sync
         self._syncing = self._closed = self._unsynced = False
         """`_syncing`: a sync is to come within the window; `_unsynced`: something was committed since the last began."""
@@ -148,11 +157,14 @@ class ShardActor(Shell):
     # --- roles ---------------------------------------------------------------------------------------------------
 
     @property
-    def role(self) -> Role:
-        """What this actor is."""
-        if self._shard is not None:
-            return Role.PRIMARY
-        return Role.NONE if self._following is None else Role.STANDBY
+    def _shard(self) -> ShardState | None:
+        """The primary's machine."""
+        return self._holder.shard
+
+    @property
+    def _taken(self) -> Taken | None:
+        """The store on the disk that this actor has."""
+        return self._holder.taken
 
     async def _kept(self) -> Record | None:
         """Return what Ray keeps of this shard's roles."""
@@ -166,30 +178,18 @@ class ShardActor(Shell):
     async def _begin_alone(self, record: Record | None) -> None:
         """Be the primary without asking: there is no other actor, and Ray sees to it that there is but one of this name.
 
-        What was kept elsewhere since is not here. So of stores only the one on record counts; it is waited for, and then done without.
+        The store on record is waited for, and then done without.
         """
         wait_s = self.specification.config.storage.wait_ms / 1000.0
-        wanted = "" if record is None or self._stores is None else record.store
+        wanted = self._holder.wanted(record)
         until = self._loop.time() + wait_s
         while not await self._take_store(wanted, wait_s) and wanted and self._loop.time() < until:
             if self._store_state == "set_aside":
                 break  # it was here
             self.log.sampled("store_awaited", "store", store=wanted)
             await asyncio.sleep(STORE_POLL_S)
-        wanted = self._adopted or wanted
-        is_lost = bool(wanted) and (self._taken is None or self._taken.id != wanted)
-        if is_lost and self._taken is not None:
-            self._taken.store.close()
-            self._taken = None
-        if is_lost and self._store_state == "none":
-            self._stores_lost += 1
-            self.log.error("store_lost", store=wanted, waited_s=wait_s)
-        before = [] if record is None else [record.epoch]
-        if self._taken is not None:
-            before += [self._taken.standing.epoch, self._taken.come_to[0]]
-        epoch = next_epoch(self.now(), *before)
-        self._lead(epoch)
-        made = Record(epoch, "" if self._taken is None else self._taken.id, self.address)
+        made, effects = self._holder.begin_alone(record, self.now(), is_told=self._store_state != "none")
+        self._carry_out(effects)
         while True:  # with another store on record the next life would not take this one
             try:
                 await asyncio.to_thread(ray_head.keep, self.specification.name, self._index, made)
@@ -205,22 +205,24 @@ class ShardActor(Shell):
             return not wanted or (self._taken is not None and self._taken.id == wanted)
         try:
             # What was put there from outside counts, whatever is on record.
-            self._adopted = await asyncio.to_thread(self._stores.adopt) or self._adopted
-            wanted = self._adopted or wanted
+            self._holder.adopted = await asyncio.to_thread(self._stores.adopt) or self._holder.adopted
+            wanted = self._holder.adopted or wanted
             if wanted and wanted not in self._stores.ids():
                 return False
-            self._taken = await asyncio.to_thread(self._stores.take, wanted, wait_s)
+            taken = await asyncio.to_thread(self._stores.take, wanted, wait_s)
         except StoreError as error:
             # Better a cache that forgets than none.
             self._store_state = "unavailable"
             self.log.error("store_unavailable", reason=error.message)  # noqa: TRY400 - the reason is enough
             return True
+        if taken is not None:
+            self._carry_out(self._holder.found(taken))
         self._tell_unreadable()
         return not wanted or (self._taken is not None and self._taken.id == wanted)
 
     async def _seek_store(self, stores: ShardStores) -> None:
         """Take a store that comes late, or that an earlier process has not let go of yet, as long as there is no role."""
-        while self.role is Role.NONE and self._store_state == "none" and not self._closed:
+        while self._holder.role is Role.NONE and self._store_state == "none" and not self._closed:
             await asyncio.sleep(STORE_POLL_S)
             try:
                 taken = await asyncio.to_thread(stores.take)
@@ -228,11 +230,10 @@ class ShardActor(Shell):
                 return  # to begin one will say why
             if taken is None:
                 continue
-            if self.role is Role.NONE and self._taken is None and not self._closed:
-                self._taken = taken
-                self._tell()
-            else:
+            if self._closed:
                 taken.store.close()
+            else:
+                self._carry_out(self._holder.found(taken))
             return
 
     def _tell_unreadable(self) -> None:
@@ -241,208 +242,79 @@ class ShardActor(Shell):
             self.log.error("store_set_aside", reason=self._stores.unreadable)
             self._stores.unreadable = ""
 
-    def _begin_store(self) -> None:
-        """Have a new, empty store."""
-        if self._taken is not None:
-            self._taken.store.close()
-            self._taken = None
+    def begin_store(self) -> Taken | None:
+        """Begin an empty store on the disk; None: nothing is to be stored there, or it cannot be."""
         if self._stores is None or self._store_state == "unavailable":
-            return
+            return None
         try:
-            self._taken = self._stores.begin()
+            return self._stores.begin()
         except StoreError as error:
             self._store_state = "unavailable"
             self.log.error("store_unavailable", reason=error.message)  # noqa: TRY400 - as above
+            return None
+
+    def load_store(self, taken: Taken) -> Stored | None:
+        """Return what a store holds; None: nothing yet.
+
+        Raises:
+            StoreError: it cannot be read, and was set aside.
+        """
+        assert self._stores is not None
+        stored = self._stores.load(taken)
+        if stored is None and (reason := self._stores.unreadable):
+            self._tell_unreadable()
+            raise StoreError(reason)
+        return stored
+
+    def memory_store(self) -> Store:
+        """Return an empty store that ends with the process."""
+        return MemoryStore()
+
+    def owns(self, key: str) -> bool:
+        """Whether the shard is, by configuration, where a key belongs."""
+        return self.specification.slots.shard(CanonicalKey(key)) == self._index
 
     async def report(self, known: bytes) -> bytes:
         """Return this actor's `Report`, encoded, as soon as it is another than `known`, or after a while."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(REPORT_S):
-                while (encoded := msgspec.msgpack.encode(self._report())) == known:
+                while (encoded := msgspec.msgpack.encode(self._holder.report())) == known:
                     self._news.clear()
                     await self._news.wait()
         return encoded
 
-    def _report(self) -> Report:
-        taken, replication = self._taken, self._replication
-        store = taken.id if taken is not None else self._memory_id if self._store is not None else ""
-        if self._following is not None:
-            following = self._following
-            return Report(following.life, Role.STANDBY, following.epoch, store, following.is_whole)
-        if self._shard is not None:
-            return Report(
-                self._life,
-                Role.PRIMARY,
-                replication.epoch,
-                store,
-                True,
-                standby=replication.standby,
-                standby_life=replication.life,
-                is_in_sync=replication.is_in_sync,
-                is_lost=bool(replication.lost),
-            )
-        if taken is None:
-            return Report(self._life, Role.NONE, 0)
-        standing, is_adopted = taken.standing, taken.id == self._adopted
-        return Report(
-            self._life,
-            Role.NONE,
-            standing.epoch,
-            taken.id,
-            standing.is_whole,
-            taken.come_to,
-            is_adopted=is_adopted,
-        )
-
-    def _tell(self) -> None:
-        """What the supervisor is told may have changed."""
-        replication = self._replication
-        if self._shard is not None and replication.epoch:
-            self._shard.acknowledgements.standby = (
-                "in_sync" if replication.is_in_sync else "missing" if self._is_replicated else "off"
-            )
-        self._news.set()
-
-    @property
-    def _is_replicated(self) -> bool:
-        return self.specification.config.cluster.replicas > 0
-
     async def grant(self, life: int, encoded: bytes) -> None:
         """Take a role, if it is meant for this life of the actor."""
         grant = msgspec.msgpack.decode(encoded, type=Grant)
-        if life != self._report().life or self._closed:
+        if self._closed:
             return
-        self.log.info("role_granted", role=grant.role, epoch=grant.epoch, other=grant.other)
-        replication, following = self._replication, self._following
-        match self.role, grant.role:
-            case Role.PRIMARY, Role.PRIMARY:
-                if grant.epoch > replication.epoch:
-                    self._go_alone(grant.epoch)
-                elif grant.epoch == replication.epoch and grant.other and self._may_attach:
-                    self._let_out(replication.attach(grant.other, grant.other_life, self.now()))
-                self._tell()
-            case Role.PRIMARY, _:
-                if grant.epoch > replication.epoch:
-                    self._step_down("another is the primary")
-            case Role.NONE, Role.PRIMARY:
-                if grant.begins_empty:
-                    self._stores_lost += 1
-                    self._begin_store()
-                self._lead(grant.epoch)
-            case Role.STANDBY, Role.PRIMARY:
-                assert following is not None
-                if not following.is_whole:
-                    self._step_down("a standby that is not whole is to begin without what it lacks")
-                if following.may_lead_at is None or grant.is_dead:
-                    lead_at = following.lead(self.now(), is_dead=grant.is_dead)
-                    self._loop.call_later(
-                        max(lead_at - self.now(), 0.0) / 1000.0, self._succeed, following, grant.epoch
-                    )
-            case _, Role.STANDBY:
-                if following is None or grant.epoch > following.epoch or grant.other != following.primary:
-                    self._follow(grant)
-            case _:
-                pass
-
-    @property
-    def _may_attach(self) -> bool:
-        """Whether there is no standby yet, and something to fill one from."""
-        return self._replication.is_alone and self._store is not None
-
-    def _go_alone(self, epoch: int) -> None:
-        try:
-            self._let_out(self._replication.detach(epoch))
-        except StoreError as error:  # the supervisor says it again
-            self._store_errors += 1
-            self.log.sampled("store_failed", "store", reason=error.message)
+        if life == self._holder.life:
+            self.log.info("role_granted", role=grant.role, epoch=grant.epoch, other=grant.other)
+        self._carry_out(self._holder.grant(life, grant, self.now()))
 
     def _step_down(self, reason: str) -> None:
         """End the process: what it has in memory is of a role that is over. Ray starts it anew, and it asks for another."""
-        self.log.warning("stepped_down", reason=reason, epoch=self._replication.epoch)
+        self.log.warning("stepped_down", reason=reason, epoch=self._holder.replication.epoch)
         os._exit(STEPPED_DOWN)
-
-    def _follow(self, grant: Grant) -> None:
-        """Be the standby, with an empty store; what else is here is kept until that has everything."""
-        if self._following is None:
-            self._begin_store()
-            self._store = MemoryStore() if self._taken is None else self._taken.store
-        assert self._store is not None
-        self._life += 1
-        self._following = Following(grant.other, grant.epoch, self._life, self._store)
-        self.spawn(self._warm_up())
-        self._tell()
-
-    def _replicate(self, message: Replicate) -> Answer:
-        following = self._following
-        if following is None:
-            return Elsewhere(self.address if self._shard is not None else "")
-        was_whole, life = following.is_whole, following.life
-        answer = following.replicate(message, self.now())
-        self._written()
-        if following.life != life:
-            self.log.error("standby_diverged", reason=following.failure)
-        if (following.is_whole, following.life) != (was_whole, life):
-            self._life = following.life
-            self._tell()
-        if following.is_whole and not was_whole:
-            self.log.info("standby_whole", records=following.records)
-            if self._stores is not None:
-                self.spawn(self._tidy(self._stores))
-        return answer
 
     async def _tidy(self, stores: ShardStores) -> None:
         removed = await asyncio.to_thread(stores.tidy)
         if removed:
             self.log.info("stores_removed", stores=removed)
 
-    def _succeed(self, following: Following, epoch: int) -> None:
-        """Be the primary in place of the one that was followed."""
-        if self._following is not following or self._closed:
-            return
-        self._following = None
-        self._life += 1
-        self._lead(epoch)
-
-    def _lead(self, epoch: int) -> None:
-        """Be the primary, with what the store holds."""
-        started_ms = self.now()
-        stored = None
-        if self._taken is None and self._store is None:
-            self._begin_store()
-        if self._store is not None and self._taken is None:
-            stored = self._store.load()
-        elif self._taken is not None and self._stores is not None:
-            stored = self._stores.load(self._taken)
-            if stored is None and self._stores.unreadable:
-                self._taken = self._store = None
-                self._tell_unreadable()
-                self._begin_store()
-        if self._taken is not None:
-            self._store = self._taken.store
-            self._store_state = "open" if self._store_state == "none" else self._store_state
-        elif self._store is None and self._is_replicated:
-            self._store = MemoryStore()
-        if self._store is not None:
-            try:
-                self._store.stand(Standing(epoch, is_whole=True))
-            except StoreError as error:  # by what is committed from now on it is known as the later one as well
-                self._store_errors += 1
-                self.log.sampled("store_failed", "store", reason=error.message)
-        self._replication = Replication(epoch, self._store)
-        shard = self._shard = self.machine = self._made(epoch)
-        if stored is not None:
-            slots, index = self.specification.slots, self._index
-            shard.restore(stored, started_ms, lambda key: slots.shard(CanonicalKey(key)) == index)
-            if stored.map is not None:
-                shard.slots.await_word(started_ms)
-            self.log.info("store_restored", entries=len(shard.cache), ms=round(self.now() - started_ms))
-        self.log.info("leading", epoch=epoch)
-        self._tell()
-        self.run(())
+    def _leads(self, effect: Lead) -> None:
+        """Be the primary from now on."""
+        if self._taken is not None and self._store_state == "none":
+            self._store_state = "open"
+        self.machine = self._primary
+        if effect.entries is not None:
+            self.log.info("store_restored", entries=effect.entries, ms=round(self.now() - effect.since_ms))
+        self.log.info("leading", epoch=effect.epoch)
         self.spawn(self._learn_slots())
         self.spawn(self._learn_members())
 
-    def _made(self, epoch: int) -> ShardState:
+    def made(self, epoch: int, *, keeps: bool, on_disk: bool) -> ShardState:
+        """Return a new machine of the shard."""
         spec = self.specification
         incarnation = epoch + EPOCH_ORIGIN_MS
         feeds = spec.compiled.feeds
@@ -472,8 +344,8 @@ class ShardActor(Shell):
             memory=Memory(spec.config.cache.max_bytes, spec.config.cache.max_entries),
             limits={name: service.concurrency for name, service in spec.config.services.items()},
             reducer=self._reduce,
-            keeps=self._store is not None,
-            undurable="" if self._taken is not None else "unavailable" if self._store_state == "unavailable" else "off",
+            keeps=keeps,
+            undurable="" if on_disk else "unavailable" if self._store_state == "unavailable" else "off",
             mutations=spec.compiled.mutations,
             place=lambda key: spec.slots.shard(CanonicalKey(key)),
             history=partial(
@@ -566,13 +438,12 @@ class ShardActor(Shell):
         if self._closed:
             raise UnavailableError("the shard's node is going")
         if isinstance(message, Replicate):
-            return self._replicate(message)
-        machine = self._shard
-        if machine is None:
-            return Elsewhere("" if self._following is None else self._following.primary)
-        replication = self._replication
-        if replication.is_full and isinstance(message, Batch | Requests):
-            return Full(FULL_RETRY_MS)
+            answer, effects = self._holder.replicate(message, self.now())
+            self._carry_out(effects)
+            return answer
+        if (refusal := self._holder.refusal(message)) is not None:
+            return refusal
+        machine = self._primary
         match message:
             case Batch():
                 started = time.perf_counter()
@@ -594,47 +465,17 @@ class ShardActor(Shell):
                 answer, effects = machine.rebalance(message, self.now())
             case _:
                 raise AssertionError(f"a shard does not take {type(message).__name__}")
-        if replication.is_alone:
-            self.run(effects)
-            return answer
-        promised, machine.acknowledgements.promised = machine.acknowledgements.promised, {}
         later: asyncio.Future[Answer] = self._loop.create_future()
-        self._step(effects, ticket=later, answer=answer, promised=promised)
+        self._carry_out(self._holder.step(effects, self.now(), ticket=later, answer=answer))
         return later.result() if later.done() else later
 
     def run(self, effects: Iterable[Any]) -> None:
-        """Run effects; with a standby, when that has what they follow from. One that has left lets nothing out."""
-        if self._closed:
-            return
-        if self._replication.is_alone:
-            super().run(effects)
-        else:
-            self._step(effects)
+        """Commit what the machine has done, and let out what may leave. One that has left lets nothing out."""
+        if not self._closed:
+            self._carry_out(self._holder.step(effects, self.now()))
 
-    def _step(self, effects: Iterable[Any], **answer: Any) -> None:
-        """Commit, here and to the standby, and let out what may leave."""
-        transaction: Transaction | None = None
-        held: list[Any] = []
-        unsent: list[StartMutation] = []
-        syncs = False
-        for effect in effects:
-            match effect:
-                case Commit():
-                    self._commit(effect.transaction)
-                    transaction = effect.transaction
-                case Sync():
-                    syncs = True
-                case StartMutation() if not self._primary.may_send(effect):
-                    unsent.append(effect)
-                case _:
-                    held.append(effect)
-        self._let_out(self._replication.step(held, self.now(), transaction=transaction, **answer))
-        if syncs:
-            self._sync_now()
-        for effect in unsent:
-            self.run(self._primary.unsent(effect, self.now()))
-
-    def _let_out(self, effects: Iterable[Any]) -> None:
+    def _carry_out(self, effects: Iterable[Any]) -> None:
+        """Do what the holder wants, and keep its time."""
         if self._closed:
             return
         for effect in effects:
@@ -646,31 +487,22 @@ class ShardActor(Shell):
                     self.spawn(self._ship(effect))
                 case Send():
                     self.send(effect)
-                case StartMutation():
-                    self.spawn(self._mutated(effect))
+                case Committed():
+                    self._written()
                 case _:
                     self.effect(effect)
         self.arm()
         self._arm_beat()
 
     async def _ship(self, effect: Send) -> None:
-        replication = self._replication
-        before = (replication.is_in_sync, replication.lost)
-        try:
+        answer: Answer | None = None
+        with contextlib.suppress(Unreachable):
             answer = await self.peers.call_actor(effect.to, effect.message)
-        except Unreachable:
-            self._let_out(replication.unanswered(effect.message, self.now()))
-        else:
-            self._let_out(replication.answered(effect.message, answer, self.now()))
-        if (replication.is_in_sync, replication.lost) != before:
-            if replication.is_in_sync:
-                self.log.info("standby_in_sync", actor=effect.to)
-            elif replication.lost:
-                self.log.warning("standby_lost", actor=effect.to, reason=replication.lost)
-            self._tell()
+        if not self._closed:
+            self._carry_out(self._holder.shipped(effect.message, answer, self.now()))
 
     def _arm_beat(self) -> None:
-        due = self._replication.deadline()
+        due = self._holder.deadline()
         if self._beat is not None:
             self._beat.cancel()
             self._beat = None
@@ -679,42 +511,52 @@ class ShardActor(Shell):
 
     def _beats(self) -> None:
         self._beat = None
-        self._let_out(self._replication.wake(self.now()))
+        if not self._closed:
+            self._carry_out(self._holder.wake(self.now()))
 
-    def effect(self, effect: Effect) -> None:
-        """Start a fetch, store what changed, or write it through."""
+    def effect(self, effect: Any) -> None:
+        """Start a call, write through, or say what has become of the role or the store."""
         match effect:
-            case Commit(transaction=transaction):
-                self._commit(transaction)
-            case Sync():
-                self._sync_now()
             case StartFetch():
                 self.spawn(self._fetched(effect))
             case StartMutation():
-                if self._primary.may_send(effect):
-                    self.spawn(self._mutated(effect))
-                else:
-                    self.run(self._primary.unsent(effect, self.now()))
+                self.spawn(self._mutated(effect))
+            case Sync():
+                self._sync_now()
+            case News():
+                self._news.set()
+            case Lead():
+                self._leads(effect)
+            case Follow():
+                self.spawn(self._warm_up())
+            case StepDown(reason=reason):
+                self._step_down(reason)
+            case Diverged(reason=reason):
+                self.log.error("standby_diverged", reason=reason)
+            case Filled(records=records):
+                self.log.info("standby_whole", records=records)
+                if self._stores is not None:
+                    self.spawn(self._tidy(self._stores))
+            case StandbyIs(actor=actor, is_in_sync=True):
+                self.log.info("standby_in_sync", actor=actor)
+            case StandbyIs(actor=actor, lost=lost):
+                if lost:
+                    self.log.warning("standby_lost", actor=actor, reason=lost)
+            case StoreFailed(reason=reason):
+                self._store_failed(reason)
+            case StoreLost(store=store):
+                self._stores_lost += 1
+                if store:  # otherwise the supervisor has said so
+                    wait_s = self.specification.config.storage.wait_ms / 1000.0
+                    self.log.error("store_lost", store=store, waited_s=wait_s)
             case _:
                 raise AssertionError(f"a shard has no such effect: {effect!r}")
 
     # --- the store -----------------------------------------------------------------------------------------------
 
-    def _commit(self, transaction: Transaction) -> None:
-        """Store a transaction. What cannot be stored goes with the next."""
-        if self._closed:
-            return
-        assert self._store is not None
-        try:
-            self._store.commit(transaction)
-        except StoreError as error:
-            self._replication.is_behind = True
-            self._primary.not_stored(transaction)
-            self._store_errors += 1
-            self.log.sampled("store_failed", "store", reason=error.message)
-        else:
-            self._replication.is_behind = False
-            self._written()
+    def _store_failed(self, reason: str) -> None:
+        self._store_errors += 1
+        self.log.sampled("store_failed", "store", reason=reason)
 
     def _written(self) -> None:
         """Something was committed: sync it in time."""
@@ -756,8 +598,7 @@ class ShardActor(Shell):
                 await asyncio.to_thread(store.sync)
             except StoreError as error:
                 self._unsynced = True
-                self._store_errors += 1
-                self.log.sampled("store_failed", "store", reason=error.message)
+                self._store_failed(error.message)
                 return False
         self._synced.observe(time.perf_counter() - started)
         return True
@@ -824,13 +665,13 @@ class ShardActor(Shell):
 
     async def status(self) -> dict[str, object]:
         """Say what `/v1/cluster` shows of this actor."""
-        machine, replication = self._shard, self._replication
+        machine, replication, following = self._shard, self._holder.replication, self._holder.following
         standby = {"actor": replication.standby, "life": replication.life, "in_sync": replication.is_in_sync}
         return {
             **self.about(),
-            "life": self._report().life,
-            "epoch": self._following.epoch if self._following is not None else replication.epoch,
-            "role": str(self.role),
+            "life": self._holder.life,
+            "epoch": replication.epoch if following is None else following.epoch,
+            "role": str(self._holder.role),
             "keys": 0 if machine is None else len(machine.cache),
             "lag_ms": 0 if machine is None else round(machine.lag_ms),
             "members_epoch": None if machine is None else machine.demand.epoch,
@@ -848,15 +689,15 @@ class ShardActor(Shell):
             metrics.set("journal_bytes", 0 if self._taken is None else self._taken.store.size())
             metrics.set("journal_errors_total", self._store_errors)
         metrics.set("stores_lost_total", self._stores_lost)
-        if self._following is not None:
-            metrics.set("replication_divergences_total", self._following.divergences)
+        if self._holder.following is not None:
+            metrics.set("replication_divergences_total", self._holder.following.divergences)
         if self._shard is not None:
             self._sample(self._shard)
         return metrics.encode()
 
     def _sample(self, machine: ShardState) -> None:
-        metrics, replication = self._metrics, self._replication
-        if self._is_replicated or not replication.is_alone:
+        metrics, replication = self._metrics, self._holder.replication
+        if self.specification.config.cluster.replicas or not replication.is_alone:
             metrics.set("shard_standby", float(replication.is_in_sync))
             metrics.set("replication_lag_seconds", replication.lag_ms / 1000.0)
             metrics.set("replication_records_total", replication.records_sent)

@@ -48,6 +48,11 @@ class Disk:
         what(self._store)
         self._unsafe.append(what)
 
+    @property
+    def store(self) -> "Disk":
+        """What reads and writes it."""
+        return self
+
     def load(self) -> Stored | None:
         """Return what was stored."""
         return self._store.load()  # type: ignore[no-any-return]
@@ -121,6 +126,10 @@ class Disk:
     def size(self) -> int:
         """Return the bytes of the entries' data."""
         return self._store.size()  # type: ignore[no-any-return]
+
+    def content_digest(self) -> str:
+        """Return the digest of all its rows."""
+        return self._store.content_digest()  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """What is stored stays."""

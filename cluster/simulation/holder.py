@@ -1,29 +1,31 @@
-"""What a shard's actor holds: nothing, the standby, or the primary. It puts the machines together as `cluster.actors.shard` does.
+"""A shard's actor: what carries out the effects of `ShardHolder`, and keeps its time, as `cluster.actors.shard` does.
 
-Every step ends in one commit, here and at the standby, whatever began it; what the step lets out leaves when `Replication` says so.
-
-What must not live here: who gets which role (`supervision`), how calls travel (`network`).
+What must not live here: what an actor makes of its role (`core.shard_holder`), who gets which (`supervision`), how calls travel (`network`).
 """
 
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from cluster.core.messages import (
-    Answer,
-    Batch,
-    Elsewhere,
-    Full,
-    Primary,
-    Replicate,
-    Requests,
-    Send,
-)
+from cluster.core.messages import Primary, Replicate, Send
+from cluster.core.placement import shard_at
 from cluster.core.primaries import shard_of
-from cluster.core.replication import Following, Replication, Reply
-from cluster.core.role import EPOCH_ORIGIN_MS, Grant, Role, Roleless, Standing, next_epoch
-from cluster.core.shard_roles import Report
-from cluster.core.shard_state import Commit, ShardState, Sync
-from cluster.core.transaction import Transaction
+from cluster.core.replication import Reply
+from cluster.core.role import EPOCH_ORIGIN_MS, Grant, Roleless
+from cluster.core.shard_holder import (
+    Committed,
+    Diverged,
+    Filled,
+    Follow,
+    Lead,
+    News,
+    ShardHolder,
+    StandbyIs,
+    StepDown,
+    StoreLost,
+)
+from cluster.core.shard_roles import Record, Report
+from cluster.core.shard_state import ShardState, Sync
+from cluster.core.transaction import Store, Stored
 from cluster.simulation.disk import Disk, Volume
 from cluster.simulation.process import Process
 from cluster.simulation.timeline import Timeline, void
@@ -32,7 +34,6 @@ SYNC_MS = 100.0
 """How long what was committed may wait to be synced."""
 REPORT_MS = 2_000.0
 """How long a report waits for news."""
-FULL_RETRY_MS = 100.0
 PROCLAIM_MS = 200.0
 Answerer = Callable[[Any], None]
 
@@ -41,6 +42,8 @@ class Host(Protocol):
     """What holders need of their world."""
 
     timeline: Timeline
+    records: dict[int, Record]
+    """Roles of shards, as Ray keeps them."""
 
     def made(self, process: Process, epoch: int, *, keeps: bool, on_disk: bool) -> ShardState:
         """Return a new machine for a shard."""
@@ -51,7 +54,7 @@ class Host(Protocol):
         ...
 
     def perform(self, process: Process, effect: Any) -> None:
-        """Run an effect that is no commit, sync or call."""
+        """Run an effect of the machine that is no sync or call."""
         ...
 
     def carry(self, process: Process, to: str, message: Any) -> None:
@@ -95,7 +98,7 @@ class Holder:
         host: Host,
         process: Process,
         volume: Volume | None,
-        make_store: Callable[[], Any] | None,
+        make_store: Callable[[], Store] | None,
         *,
         replicas: int,
     ) -> None:
@@ -105,65 +108,61 @@ class Holder:
         self._volume = volume
         self._make_store = make_store
         self._replicas = replicas
-        self.shard: ShardState | None = None
-        self.replication = Replication(0, None)
-        self.following: Following | None = None
-        self.disk: Disk | None = None
-        self._store: Any = None
-        self._memory_id = f"{process.name}/memory/{process.life}"
-        self._life = int(process.now_ms())
+        self.state = ShardHolder(
+            process.name,
+            int(process.now_ms()),
+            self,
+            memory_id=f"{process.name}/memory/{process.life}",
+            is_stored=volume is not None,
+            is_replicated=replicas > 0,
+        )
         self._waiting: list[tuple[Report | None, Answerer]] = []
         """Who waits for a report other than this one."""
         self._beat_ms: float | None = None
         self._is_sync_due = False
         process.machine = Roleless()
 
-    @property
-    def role(self) -> Role:
-        """What this actor is."""
-        if self.shard is not None:
-            return Role.PRIMARY
-        return Role.NONE if self.following is None else Role.STANDBY
+    # --- what the machine needs at once --------------------------------------------------------------------------
+
+    def begin_store(self) -> Disk | None:
+        """Begin an empty disk."""
+        return None if self._volume is None else self._volume.begin(self._process)
+
+    def load_store(self, taken: Disk) -> Stored | None:
+        """Return what a disk holds."""
+        return taken.load()
+
+    def memory_store(self) -> Store:
+        """Return an empty store that ends with the process."""
+        assert self._make_store is not None
+        return self._make_store()
+
+    def made(self, epoch: int, *, keeps: bool, on_disk: bool) -> ShardState:
+        """Return a new machine."""
+        return self._host.made(self._process, epoch, keeps=keeps, on_disk=on_disk)
+
+    def owns(self, _key: str) -> bool:
+        """Whatever is stored is here since it belongs here."""
+        return True
 
     # --- roles ---------------------------------------------------------------------------------------------------
 
     def wait(self) -> None:
         """Begin without a role."""
-        if self._volume is not None:
-            self.disk = self._volume.take(self._process)
+        if self._volume is not None and (disk := self._volume.take(self._process)) is not None:
+            self._carry_out(self.state.found(disk))
 
-    def begin_alone(self, life: int) -> None:
-        """Begin as the primary, whom nobody need tell; `life` is above those before."""
+    def begin_alone(self) -> None:
+        """Begin as the primary, whom nobody need tell."""
         self.wait()
-        before = () if self.disk is None else (self.disk.standing.epoch, self.disk.come_to[0])
-        self.lead(next_epoch(life, *before))
-
-    def report(self) -> Report:
-        """Say what it is."""
-        disk, replication = self.disk, self.replication
-        store = disk.id if disk is not None else self._memory_id if self._store is not None else ""
-        if self.following is not None:
-            return Report(self.following.life, Role.STANDBY, self.following.epoch, store, self.following.is_whole)
-        if self.shard is not None:
-            return Report(
-                self._life,
-                Role.PRIMARY,
-                replication.epoch,
-                store,
-                True,
-                standby=replication.standby,
-                standby_life=replication.life,
-                is_in_sync=replication.is_in_sync,
-                is_lost=bool(replication.lost),
-            )
-        if disk is None:
-            return Report(self._life, Role.NONE, 0)
-        return Report(self._life, Role.NONE, disk.standing.epoch, disk.id, disk.standing.is_whole, disk.come_to)
+        shard, records = shard_at(shard_of(self._process.name)), self._host.records
+        records[shard], effects = self.state.begin_alone(records.get(shard), self._process.now_ms())
+        self._carry_out(effects)
 
     def ask(self, known: Report | None, answer: Answerer) -> None:
         """Answer with the report as soon as it is another than `known`, or after a while."""
-        if self.report() != known:
-            answer(self.report())
+        if self.state.report() != known:
+            answer(self.state.report())
             return
         waiter = (known, answer)
         self._waiting.append(waiter)
@@ -171,18 +170,12 @@ class Holder:
         def tire() -> None:
             if waiter in self._waiting:
                 self._waiting.remove(waiter)
-                answer(self.report())
+                answer(self.state.report())
 
         self._process.later(REPORT_MS, tire)
 
     def _tell(self) -> None:
-        """What the supervisor is told may have changed."""
-        replication = self.replication
-        if self.shard is not None and replication.epoch:
-            self.shard.acknowledgements.standby = (
-                "in_sync" if replication.is_in_sync else "missing" if self._replicas else "off"
-            )
-        report = self.report()
+        report = self.state.report()
         waiting, self._waiting = self._waiting, []
         for known, answer in waiting:
             if report != known:
@@ -192,98 +185,17 @@ class Holder:
 
     def grant(self, life: int, grant: Grant) -> None:
         """Take a role, if it is meant for this life of the actor."""
-        if life != self.report().life:
-            return
-        process, replication, following = self._process, self.replication, self.following
-        self._host.timeline.note(f"{process.name} is granted {grant.role} {grant.epoch} {grant.other}")
-        now_ms = process.now_ms()
-        match self.role, grant.role:
-            case Role.PRIMARY, Role.PRIMARY:
-                if grant.epoch > replication.epoch:
-                    self._let_out(replication.detach(grant.epoch))
-                elif grant.epoch == replication.epoch and grant.other and replication.is_alone:
-                    self._let_out(replication.attach(grant.other, grant.other_life, now_ms))
-                self._tell()
-            case Role.PRIMARY, _:
-                if grant.epoch > replication.epoch:
-                    self._step_down()
-            case Role.NONE, Role.PRIMARY:
-                if grant.begins_empty:
-                    self._begin_store()
-                self.lead(grant.epoch)
-            case Role.STANDBY, Role.PRIMARY:
-                assert following is not None
-                if not following.is_whole:
-                    self._step_down()
-                    return
-                if following.may_lead_at is None or grant.is_dead:
-                    lead_at = following.lead(now_ms, is_dead=grant.is_dead)
-                    process.later(process.in_true_ms(lead_at), lambda: self._succeed(following, grant.epoch))
-            case _, Role.STANDBY:
-                if following is None or grant.epoch > following.epoch or grant.other != following.primary:
-                    self._follow(grant)
+        if life == self.state.life:
+            self._note(f"is granted {grant.role} {grant.epoch} {grant.other}")
+        self._carry_out(self.state.grant(life, grant, self._process.now_ms()))
 
-    def _step_down(self) -> None:
-        self._host.timeline.note(f"{self._process.name} steps down")
-        self._host.kill(self._process.name)
+    def _note(self, text: str) -> None:
+        self._host.timeline.note(f"{self._process.name} {text}")
 
-    def _begin_store(self) -> None:
-        self.disk = None if self._volume is None else self._volume.begin(self._process)
-
-    def _follow(self, grant: Grant) -> None:
-        """Be the standby, with an empty store; what else is here is kept until that has everything."""
-        if self.following is None:
-            self._begin_store()
-            assert self._make_store is not None
-            self._store = self._make_store() if self.disk is None else self.disk
-        self._life += 1
-        self.following = Following(grant.other, grant.epoch, self._life, self._store)
-        self._tell()
-
-    def _replicate(self, message: Replicate) -> Answer:
-        following = self.following
-        if following is None:
-            return Elsewhere(self._process.name if self.shard is not None else "")
-        was_whole, life = following.is_whole, following.life
-        answer = following.replicate(message, self._process.now_ms())
-        self._written()
-        if (following.is_whole, following.life) != (was_whole, life):
-            self._life = following.life
-            self._host.timeline.note(f"{self._process.name} is whole: {following.is_whole} {following.failure}")
-            self._tell()
-        if following.is_whole and not was_whole and self._volume is not None:
-            self._volume.tidy(self._process)
-        return answer
-
-    def _succeed(self, following: Following, epoch: int) -> None:
-        if self.following is following:
-            self.following = None
-            self._life += 1
-            self.lead(epoch)
-
-    def lead(self, epoch: int) -> None:
-        """Be the primary, with what the store holds."""
+    def _leads(self, epoch: int) -> None:
         process = self._process
-        if self.disk is None and self._store is None:
-            self._begin_store()
-        if self.disk is not None:
-            self._store = self.disk
-        elif self._store is None and self._make_store is not None:
-            self._store = self._make_store()
-        stored = None if self._store is None else self._store.load()
-        if self._store is not None:
-            self._store.stand(Standing(epoch, is_whole=True))
-        self.replication = Replication(epoch, self._store)
-        shard = self.shard = process.machine = self._host.made(
-            process, epoch, keeps=self._store is not None, on_disk=self.disk is not None
-        )
-        if stored is not None:
-            shard.restore(stored, process.now_ms(), lambda _: True)
-            if stored.map is not None:
-                shard.slots.await_word(process.now_ms())
-        self._host.timeline.note(f"{process.name} leads as {epoch}")
-        self._tell()
-        self.run(())
+        process.machine = self.state.shard
+        self._note(f"leads as {epoch}")
         if self._replicas:
             message = Primary(shard_of(process.name), process.name, epoch + EPOCH_ORIGIN_MS)
             for actor in self._host.peers(process):
@@ -303,44 +215,22 @@ class Holder:
 
     def take(self, step: str, message: Any, answer: Answerer) -> None:
         """Take a message."""
+        state, now_ms = self.state, self._process.now_ms()
         if isinstance(message, Replicate):
-            answer(self._replicate(message))
-            return
-        machine, replication = self.shard, self.replication
-        if machine is None:
-            answer(Elsewhere("" if self.following is None else self.following.primary))
-            return
-        if replication.is_full and isinstance(message, Batch | Requests):
-            answer(Full(FULL_RETRY_MS))
-            return
-        answered, effects = getattr(machine, step)(message, self._process.now_ms())
-        promised, machine.acknowledgements.promised = machine.acknowledgements.promised, {}
-        self._step(effects, ticket=answer, answer=answered, promised=promised)
+            replicated, effects = state.replicate(message, now_ms)
+            self._carry_out(effects)
+            answer(replicated)
+        elif (refusal := state.refusal(message)) is not None:
+            answer(refusal)
+        else:
+            answered, effects = getattr(state.shard, step)(message, now_ms)
+            self._carry_out(state.step(effects, now_ms, ticket=answer, answer=answered))
 
     def run(self, effects: Iterable[Any]) -> None:
         """Run what a step wants."""
-        self._step(effects)
+        self._carry_out(self.state.step(effects, self._process.now_ms()))
 
-    def _step(self, effects: Iterable[Any], **answer: Any) -> None:
-        """Commit, here and to the standby, and let out what may leave."""
-        transaction: Transaction | None = None
-        held: list[Any] = []
-        syncs = False
-        for effect in effects:
-            match effect:
-                case Commit():
-                    transaction = effect.transaction
-                    self._store.commit(transaction)
-                    self._written()
-                case Sync():
-                    syncs = True
-                case _:
-                    held.append(effect)
-        self._let_out(self.replication.step(held, self._process.now_ms(), transaction=transaction, **answer))
-        if syncs:
-            self._sync()
-
-    def _let_out(self, effects: Iterable[Any]) -> None:
+    def _carry_out(self, effects: Iterable[Any]) -> None:
         process, host = self._process, self._host
         for effect in effects:
             match effect:
@@ -352,24 +242,39 @@ class Holder:
                 case Send(to=to, message=message):
                     host.lets_out(process)
                     host.carry(process, to, message)
+                case Committed():
+                    self._written()
+                case Sync():
+                    self._sync()
+                case News():
+                    self._tell()
+                case Lead(epoch=epoch):
+                    self._leads(epoch)
+                case Filled():
+                    self._note("is whole: True")
+                    if self._volume is not None:
+                        self._volume.tidy(process)
+                case Diverged(reason=reason):
+                    self._note(f"is whole: False {reason}")
+                case StandbyIs(is_in_sync=is_in_sync, lost=lost):
+                    host.timeline.note(f"{process.name}'s standby: {is_in_sync} {lost}")
+                case StoreLost(store=store):
+                    self._note(f"begins without its disk {store}")
+                case StepDown(reason=reason):
+                    self._note(f"steps down: {reason}")
+                    host.kill(process.name)
+                case Follow():
+                    pass
                 case _:
                     host.perform(process, effect)
         host.arm(process)
         self._arm_beat()
 
     def _shipped(self, message: Replicate, answer: Any) -> None:
-        replication, now_ms = self.replication, self._process.now_ms()
-        before = (replication.is_in_sync, replication.lost)
-        if answer is None:
-            self._let_out(replication.unanswered(message, now_ms))
-        else:
-            self._let_out(replication.answered(message, answer, now_ms))
-        if (replication.is_in_sync, replication.lost) != before:
-            self._host.timeline.note(f"{self._process.name}'s standby: {replication.is_in_sync} {replication.lost}")
-            self._tell()
+        self._carry_out(self.state.shipped(message, answer, self._process.now_ms()))
 
     def _arm_beat(self) -> None:
-        due = self.replication.deadline()
+        due = self.state.deadline()
         if due is None:
             return
         in_ms = self._process.in_true_ms(due)
@@ -381,7 +286,7 @@ class Holder:
         def beat() -> None:
             if self._beat_ms == at_ms:
                 self._beat_ms = None
-                self._let_out(self.replication.wake(self._process.now_ms()))
+                self._carry_out(self.state.wake(self._process.now_ms()))
 
         self._process.later(in_ms, beat)
 
@@ -389,22 +294,23 @@ class Holder:
 
     def _written(self) -> None:
         """Something was committed: sync it in time."""
-        if self.disk is not None and not self._is_sync_due:
+        if self.state.taken is not None and not self._is_sync_due:
             self._is_sync_due = True
             self._process.later(SYNC_MS, self._sync_window)
 
     def _sync_window(self) -> None:
         self._is_sync_due = False
-        if self.disk is not None:
-            self._process.later(self._host.disk_ms(), self.disk.begin_sync())
+        if self.state.taken is not None:
+            self._process.later(self._host.disk_ms(), self.state.taken.begin_sync())
 
     def _sync(self) -> None:
-        safe = void if self.disk is None else self.disk.begin_sync()
+        disk, shard = self.state.taken, self.state.shard
+        safe = void if disk is None else disk.begin_sync()
 
         def done() -> None:
-            if self.disk is not None:
+            if disk is not None:
                 safe()  # type: ignore[call-arg]
-            assert self.shard is not None
-            self.run(self.shard.synced(self._process.now_ms()))
+            assert shard is not None
+            self.run(shard.synced(self._process.now_ms()))
 
         self._process.later(self._host.disk_ms(), done)

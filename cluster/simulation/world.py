@@ -218,12 +218,11 @@ class World:
         volume = None
         if self._store is not None and self.has_disks:
             volume = self.volumes.setdefault(process.name, Volume(process.name, self._store))
-        make = self._store if self.replicas else None
-        holder = process.holder = Holder(self, process, volume, make, replicas=self.replicas)
+        holder = process.holder = Holder(self, process, volume, self._store, replicas=self.replicas)
         if self.replicas:
             holder.wait()
         else:
-            holder.begin_alone(process.life)
+            holder.begin_alone()
 
     def _machine(self, process: Process) -> Any:
         name, life = process.name, process.life
@@ -292,8 +291,8 @@ class World:
     def primary(self, shard: int) -> Process | None:
         """Return the process that leads a shard under the highest epoch, if one does."""
         held = [self.processes[actor] for actor in actors_of(f"shard-{shard}") if actor in self.processes]
-        leading = [process for process in held if process.holder.shard is not None]
-        return max(leading, key=lambda process: process.holder.replication.epoch, default=None)
+        leading = [process for process in held if process.holder.state.shard is not None]
+        return max(leading, key=lambda process: process.holder.state.replication.epoch, default=None)
 
     # --- what may be lost ----------------------------------------------------------------------------------------
 
@@ -304,14 +303,14 @@ class World:
             return process
         record = self.records.get(shard)
         is_on_record = record is not None and process.name == record.primary
-        return process if is_on_record and process.holder.replication.epoch == record.epoch else None  # type: ignore[union-attr]
+        return process if is_on_record and process.holder.state.replication.epoch == record.epoch else None  # type: ignore[union-attr]
 
     def keep(self, shard: int, record: Record) -> None:
         """Keep the roles of a shard, as Ray does. A primary that lives and is to go on alone has the only copy from now on."""
         before, self.records[shard] = self.records.get(shard), record
         process = self.processes.get(record.primary)
         if before is not None and before.primary == record.primary and process is not None:
-            if process.holder.shard is not None:
+            if process.holder.state.shard is not None:
                 self._copies[shard] = {record.primary}
 
     def _harmed(self, name: str, how: str) -> None:
@@ -322,10 +321,12 @@ class World:
         process = self.led(shard)
         copies = self._copies.setdefault(shard, set())
         if process is not None:
-            replication = process.holder.replication
+            replication = process.holder.state.replication
             standby = self.processes.get(replication.standby)
             is_whole = (
-                standby is not None and standby.holder.following is not None and standby.holder.following.is_whole
+                standby is not None
+                and standby.holder.state.following is not None
+                and standby.holder.state.following.is_whole
             )
             has_all = replication.is_in_sync and (is_whole or replication.standby in copies)
             copies = self._copies[shard] = {process.name, *([replication.standby] if has_all else [])}
@@ -349,9 +350,9 @@ class World:
             Violation: somebody does, under a later epoch.
         """
         leads = self.primary(shard_at(shard_of(process.name)))
-        if leads is not None and leads.holder.replication.epoch > process.holder.replication.epoch:
+        if leads is not None and leads.holder.state.replication.epoch > process.holder.state.replication.epoch:
             raise Violation(
-                f"{process.name} lets something out as {process.holder.replication.epoch}, and {leads.name} leads"
+                f"{process.name} lets something out as {process.holder.state.replication.epoch}, and {leads.name} leads"
             )
 
     def has_ended(self, observer: Process, process: Process | None) -> bool:

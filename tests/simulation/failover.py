@@ -253,7 +253,7 @@ class Failover:
             process = self.world.led(shard)
             if process is None:
                 return f"shard-{shard}: nobody leads"
-            if self.replicas and not process.holder.replication.is_in_sync:
+            if self.replicas and not process.holder.state.replication.is_in_sync:
                 return f"shard-{shard}: no standby in sync"
         return ""
 

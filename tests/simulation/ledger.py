@@ -165,7 +165,7 @@ class Ledger:
     def check(self) -> None:
         held: dict[str, Any] = {}
         for name, machine in self.world.machines.items():
-            if name.startswith("shard-") and self.world.processes[name].holder.shard is not None:
+            if name.startswith("shard-") and self.world.processes[name].holder.state.shard is not None:
                 held.update({entry.key: entry.value.object() for entry in machine.cache if entry.value is not None})
         wrong = {
             key: (held.get(key), self.truth.get(key))
