@@ -16,8 +16,6 @@ from cluster.errors import ConfigError
 Document = dict[str, Any]
 Duration = str | float | timedelta | None
 """As in a file; or seconds, a `timedelta`, or None for infinity."""
-OF_NAMES = frozenset({"services", "sources", "entities", "relations", "mutations", "presence", "resources"})
-"""Sections that hold things by name. The others hold settings."""
 CONFIDENTIAL = frozenset({"headers", "params", "body", "subscribe", "unsubscribe"})
 """Members that may hold credentials, of which faults show nothing."""
 MAX_SHOWN = 60

@@ -64,7 +64,7 @@ def pages_of(data: Any) -> tuple[list[Any], list[Any]]:
 
 
 def has_page(paging: Paging, data: Any, direction: Direction, last_length: int | None = None) -> bool:
-    """Whether a list can be continued."""
+    """Whether a list can be continued, as query-core's `hasNextPage` and `hasPreviousPage`, for whose vectors it is there."""
     pages, params = pages_of(data)
     if not pages:
         return False

@@ -428,7 +428,7 @@ class QueryCache(Generic[E]):
         return entry.fetch_status == "paused" and entry.status == "pending"
 
     def reobserve(self, entry: E, observer: Observer, options: QueryOptions) -> None:
-        """An observer's options change, or the entry it watches."""
+        """An observer's options change, or the entry it watches. Those of the cluster do not: it is there for the vectors."""
         before, was_enabled = observer.entry, observer.options.enabled
         interval = observer.options.refetch_interval
         observer.options = options
@@ -484,7 +484,8 @@ class QueryCache(Generic[E]):
     ) -> Fetch:
         """Fetch an entry, or join the fetch under way; with `restart` that is cancelled first if there is data.
 
-        `options` replace the entry's, unless a fetch is joined. `direction`: one more page of an infinite list, at that end.
+        `options` replace the entry's, unless a fetch is joined. `direction`: one more page of an infinite list, at that end; `pages`: so
+        many from the beginning. `restart` and `pages` are there for the vectors.
         """
         fetch = entry.fetch
         if fetch is not None:
@@ -677,7 +678,10 @@ class QueryCache(Generic[E]):
             self._owner.settled(waiter, entry, error)
 
     def cancel(self, entry: E, *, revert: bool = True, silent: bool = False) -> None:
-        """Drop the fetch under way. With `revert` the entry is as it was before; without, it has failed, unless `silent`."""
+        """Drop the fetch under way. With `revert` the entry is as it was before; without, it has failed, unless `silent`.
+
+        Both are there for the vectors: the cluster reverts.
+        """
         fetch = entry.fetch
         if fetch is None:
             return
@@ -753,7 +757,7 @@ class QueryCache(Generic[E]):
         return not entry.is_active if entry.observers else not entry.is_fetched
 
     def refetchable(self, given: Filter) -> list[E]:
-        """Return the entries a refetch of everything that a filter matches is about."""
+        """Return the entries a refetch of everything that a filter matches is about. It is there for the vectors: shards go in slices."""
         return [entry for entry in self.find(given) if self.refetches(entry)]
 
     def refetches(self, entry: E) -> bool:

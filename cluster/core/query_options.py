@@ -100,7 +100,10 @@ _INHERITED = (
 
 
 class QueryDefaults:
-    """Options registered for key prefixes; as with query-core's `setQueryDefaults`, every one that matches counts, in order."""
+    """Options registered for key prefixes; as with query-core's `setQueryDefaults`, every one that matches counts, in order.
+
+    The cluster declares queries instead; it is there for the vectors of query-core (`tests/conformance`).
+    """
 
     def __init__(self, base: QueryOptions | None = None) -> None:
         """`base` is under all of them."""

@@ -15,7 +15,7 @@ from msgspec import Struct
 from cluster.core.history import Life, Record, Step
 from cluster.core.messages import Checkpoint
 from cluster.core.mutation_queue import MutationRecord
-from cluster.core.transaction import SCHEMA, Cursor, Result, Stored, StoredEntry, Transaction
+from cluster.core.transaction import Cursor, Result, Stored, StoredEntry, Transaction
 
 Table = Literal["entry", "cursor", "checkpoint", "result", "change", "mutation"]
 TABLES: tuple[Table, ...] = get_args(Table)
@@ -51,11 +51,6 @@ class Meta(Struct, frozen=True, array_like=True):
 
 
 read_meta = msgspec.msgpack.Decoder(Meta).decode
-
-
-def meta_of(stored: Stored) -> Meta:
-    """Return what stands before the rows."""
-    return Meta(SCHEMA, stored.epoch, stored.offset, stored.lives, stored.first, stored.steps)
 
 
 def rows_of(stored: Stored) -> Iterator[Row]:

@@ -20,8 +20,6 @@ import orjson
 
 from cluster.simulation.view import Violation
 
-SAFEST = ("replicated", "durable", "")
-
 
 @dataclass(slots=True)
 class Wrote:

@@ -13,10 +13,10 @@ from cluster.cli.commands import app
 from cluster.config import load_mapping
 from cluster.core.digest import digest_of
 from cluster.core.placement import assign_slots
-from cluster.core.stored_rows import frame, meta_frame, meta_of, rows_of
+from cluster.core.stored_rows import frame, meta_frame, rows_of
 from cluster.errors import HarborError, UnavailableError
 from cluster.wire.backup import End, Failed, Part, Start, StreamFrame, Whole, encode_frame
-from tests.core.test_stored_rows import stored
+from tests.core.test_stored_rows import meta_of, stored
 
 HELD = stored()
 ROWS = b"".join([meta_frame(meta_of(HELD)), *(frame(*row) for row in rows_of(HELD))])

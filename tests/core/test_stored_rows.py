@@ -10,16 +10,16 @@ from cluster.core.mutation_queue import MutationRecord
 from cluster.core.stored_rows import (
     BATCH,
     FRAME_BYTES,
+    Meta,
     change_row,
     frame,
     gathered,
     meta_frame,
-    meta_of,
     read_frame,
     rows_of,
     transactions,
 )
-from cluster.core.transaction import Stored, StoredEntry
+from cluster.core.transaction import SCHEMA, Stored, StoredEntry
 from cluster.storage import MemoryStore
 
 
@@ -44,6 +44,11 @@ def stored(entries: int = 3, mutations: int = 2) -> Stored:
         [('["k",0]', 3), ('["k",1]', 0)],
         [record(f"m{n}") for n in range(mutations)],
     )
+
+
+def meta_of(held: Stored) -> Meta:
+    """What stands before the rows."""
+    return Meta(SCHEMA, held.epoch, held.offset, held.lives, held.first, held.steps)
 
 
 def test_rows_in_any_order_are_the_store_again() -> None:
