@@ -49,7 +49,11 @@ class ManualClock:
         return Millis(self._now_ms)
 
     def advance(self, ms: float) -> Millis:
-        """Move forward by `ms` milliseconds and return the new time."""
+        """Move forward by `ms` milliseconds and return the new time.
+
+        Raises:
+            ValueError: `ms` is negative.
+        """
         if ms < 0:
             raise ValueError(f"a clock cannot move back: {ms}")
         self._now_ms += ms

@@ -104,7 +104,11 @@ class Given:
         self._files: list[Path] = [] if path is None else [path]
 
     def first(self) -> Config:
-        """Return it; a fault ends the command."""
+        """Return it; a fault ends the command.
+
+        Raises:
+            typer.Exit: it is faulty; what is wrong was said.
+        """
         try:
             self._load()  # which tells the app's file
             self._content = self._read()

@@ -1,5 +1,7 @@
 """`gateway.limits`, and what else of `gateway` is about whom to let in: origins and networks of proxies.
 
+What reads a value raises `ConfigError` where it is none, as in `values`.
+
 What must not live here: what the limits are for (`core.limits`).
 """
 

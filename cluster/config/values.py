@@ -1,4 +1,4 @@
-"""Single values of the configuration: functions of (path, value) that return what is meant, or say what was expected there.
+"""Single values of the configuration: functions of (path, value) that return what is meant, or say what was expected there (`ConfigError`).
 
 What must not live here: mappings (`section`).
 """

@@ -88,7 +88,11 @@ class Tracker:
         return list(self.tasks[project_id].values())
 
     def task(self, task_id: str) -> Json:
-        """One task."""
+        """One task.
+
+        Raises:
+            RefusedError: 404, there is none.
+        """
         for tasks in self.tasks.values():
             if task_id in tasks:
                 return tasks[task_id]
@@ -103,7 +107,11 @@ class Tracker:
         return [self._with_author(message) for message in self._messages(channel_id).values()]
 
     def post_list(self, feed_id: str, offset: int = 0, limit: int = 20) -> list[Json]:
-        """A page of a feed, newest first."""
+        """A page of a feed, newest first.
+
+        Raises:
+            RefusedError: 404, there is no such feed.
+        """
         posts = self.posts.get(feed_id)
         if posts is None:
             raise RefusedError(404, "NOT_FOUND", f"no feed {feed_id}")
@@ -228,7 +236,11 @@ class Tracker:
         return [Emission(f"channel:{channel_id}:messages", "message:deleted", told)]
 
     def create_post(self, fields: Json) -> tuple[Json, list[Emission]]:
-        """Add a post at the top of `feedId`."""
+        """Add a post at the top of `feedId`.
+
+        Raises:
+            RefusedError: 404, there is no such feed.
+        """
         feed_id = str(fields.get("feedId", ""))
         posts = self.posts.get(feed_id)
         if posts is None:
@@ -274,7 +286,11 @@ class Tracker:
     # --- documents and users -------------------------------------------------------------------------------------
 
     def document(self, document_id: str) -> Json:
-        """One document."""
+        """One document.
+
+        Raises:
+            RefusedError: 404, there is none.
+        """
         found = self.documents.get(document_id)
         if found is None:
             raise RefusedError(404, "NOT_FOUND", f"no document {document_id}")
@@ -293,7 +309,11 @@ class Tracker:
         return document, [Emission(f"document:{document['id']}", "document:update", dict(document))]
 
     def update_document(self, document_id: str, changes: Json) -> tuple[Json, list[Emission]]:
-        """Change a document; with `baseVersion` only from that version."""
+        """Change a document; with `baseVersion` only from that version.
+
+        Raises:
+            RefusedError: 404, there is none; 409, it is at another version.
+        """
         document = self.document(document_id)
         base = changes.pop("baseVersion", None)
         if base is not None and base != document["version"]:
@@ -311,7 +331,11 @@ class Tracker:
         return [Emission(f"document:{document_id}", "document:deleted", {"id": document_id})]
 
     def update_user(self, user_id: str, changes: Json) -> tuple[Json, list[Emission]]:
-        """Change members of a user."""
+        """Change members of a user.
+
+        Raises:
+            RefusedError: 404, there is none.
+        """
         user = self.users.get(user_id)
         if user is None:
             raise RefusedError(404, "NOT_FOUND", f"no user {user_id}")

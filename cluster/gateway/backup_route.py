@@ -59,7 +59,11 @@ class BackupRoute:
         self._dress = dress
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer a request."""
+        """Answer a request.
+
+        Raises:
+            HarborError: who asks may not, or a shard is not there or cannot begin; nothing was sent yet.
+        """
         parameters.only(request)
         self._who(request).require_admin()
         self._who(request).require(

@@ -208,7 +208,11 @@ class Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what is no request that could be read. That is the peer's doing, so it is nothing to log."""
+        """Answer what is no request that could be read. That is the peer's doing, so it is nothing to log.
+
+        Raises:
+            ConnectionError: an answer has begun already, as aiohttp has it.
+        """
         if status >= 500:
             return super().handle_error(request, status, exc, message)
         if request.writer.output_size > 0:

@@ -54,7 +54,11 @@ class EntryResponse(web.StreamResponse):
         return True
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Write it; a peer that does not read is held up by its next request not being read either."""
+        """Write it; a peer that does not read is held up by its next request not being read either.
+
+        Raises:
+            ConnectionResetError: the connection is gone.
+        """
         transport = request.transport
         if transport is None:
             raise ConnectionResetError("the connection is gone")

@@ -70,7 +70,11 @@ class Oracle:
         self._key(write.key).writes[write.number] = write
 
     def wrote(self, write: Wrote, version: int) -> None:
-        """It was acknowledged."""
+        """It was acknowledged.
+
+        Raises:
+            Violation: as something else before: it was done twice.
+        """
         if write.version is not None and write.version != version:
             raise Violation(f"{write.key}: write {write.number} was done twice, at {write.version} and {version}")
         write.version = version
@@ -81,7 +85,11 @@ class Oracle:
         write.is_refused = True
 
     def saw(self, key: str, version: int, data: Any) -> None:
-        """A watcher has seen a version."""
+        """A watcher has seen a version.
+
+        Raises:
+            Violation: with other data than before.
+        """
         seen = self._key(key).seen
         text = orjson.dumps(data)
         if seen.setdefault(version, text) != text:

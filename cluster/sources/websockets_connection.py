@@ -99,14 +99,22 @@ class FrameConnection(ClientConnection):
         broadcast([self], text)
 
     async def say(self, text: str) -> None:
-        """Send, at the pace the upstream reads."""
+        """Send, at the pace the upstream reads.
+
+        Raises:
+            LostError: the connection is lost.
+        """
         try:
             await self.send(text)
         except ConnectionClosed as exc:
             raise LostError from exc
 
     async def probe(self) -> None:
-        """Send a ping, at the pace the upstream reads."""
+        """Send a ping, at the pace the upstream reads.
+
+        Raises:
+            LostError: the connection is lost.
+        """
         try:
             await self.ping()
         except ConnectionClosed as exc:

@@ -67,7 +67,7 @@ COPY = "copy"
 
 
 class LmdbStore:
-    """See the module. One thread uses it; `sync`, `copy_to` and `rows_beside` may be called from another."""
+    """See the module. One thread uses it; `sync`, `copy_to` and `rows_beside` may be called from others."""
 
     def __init__(self, directory: Path, *, always: bool = False, map_bytes: int = FIRST_MAP_BYTES) -> None:
         """Open or begin a store.
@@ -247,7 +247,11 @@ class LmdbStore:
             raise StoreError(f"{self.directory}: {error}") from error
 
     def stand(self, standing: Standing) -> None:
-        """Note in which role it is written; that is on the disk at once."""
+        """Note in which role it is written; that is on the disk at once.
+
+        Raises:
+            StoreError: it is not on the disk.
+        """
         try:
             with self._env.begin(write=True) as writing:
                 writing.put(b"role", _ENCODE(standing), db=self._meta)
@@ -256,7 +260,11 @@ class LmdbStore:
         self.sync()
 
     def clear(self) -> None:
-        """Forget everything, and not be whole from now on."""
+        """Forget everything, and not be whole from now on.
+
+        Raises:
+            StoreError: it has all it had.
+        """
         try:
             with self._env.begin(write=True) as writing:
                 for table in self._checked:
@@ -363,7 +371,11 @@ class LmdbStore:
         return Check(table, after, until, digest.digest())
 
     def sync(self) -> None:
-        """Wait until what was committed is on the disk."""
+        """Wait until what was committed is on the disk.
+
+        Raises:
+            StoreError: it may not be.
+        """
         try:
             self._env.sync(True)
         except lmdb.Error as error:
