@@ -272,7 +272,7 @@ class Connections(web.Server):
         self._timer: asyncio.TimerHandle | None = None
 
     def bound(self, limits: Limits, addresses: Addresses) -> None:
-        """Take limits, and who is a trusted proxy. A connection that is there keeps how it reads heads."""
+        """Take limits, and who is a trusted proxy. A connection that is there keeps how it reads heads, and may idle."""
         self.limits = limits
         self.addresses = addresses
         self.head_bytes = limits.request_line_bytes + limits.headers_bytes + 4 * limits.header_count + 1024
@@ -284,8 +284,6 @@ class Connections(web.Server):
             "max_field_size": limits.header_bytes + (limits.header_bytes == limits.request_line_bytes),
             "max_headers": limits.header_count,
         }
-        for connection in self._connections:
-            connection._keepalive_timeout = limits.idle_ms / 1000
 
     def __call__(self) -> RequestHandler:
         """Make one."""

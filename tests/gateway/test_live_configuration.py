@@ -110,12 +110,10 @@ async def test_connections_are_as_many_and_read_as_is_said_now() -> None:
         await first.until_closed()
 
 
-async def test_a_connection_that_is_there_idles_as_long_as_is_said_now() -> None:
+async def test_a_connection_that_is_made_now_idles_as_long_as_is_said_now() -> None:
     async with serving(Limits()) as harness:
-        raw = await Raw.to(harness)
-        await raw.say(GET, b"\r\n")
-        assert (await raw.answer())[0] == 200
         harness.reconfigure(Limits(idle_ms=50))
+        raw = await Raw.to(harness)
         await raw.say(GET, b"\r\n")
         assert (await raw.answer())[0] == 200
         assert await raw.until_closed() == b""  # which does not wait as long as by default
