@@ -49,6 +49,10 @@ class Service:
                 return web.Response(body=b"[" * 500 + b"]" * 500, content_type="application/json")
             case "redirect":
                 return web.Response(status=302, headers={"Location": self.url})
+            case "nowhere":
+                return web.Response(status=302, headers={"Location": "mailto:a:b"})
+            case "never":
+                return web.Response(status=429, headers={"Retry-After": f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT"})
             case "hang up":
                 assert request.transport is not None
                 request.transport.abort()
@@ -97,6 +101,8 @@ def cluster(local_ray: None, service: Service) -> Iterator[LiveCluster]:
         ("deep", "nested too deep", 1),
         ("rather deep", "nested deeper than 254 levels", 1),
         ("redirect", "http 302", 1),
+        ("nowhere", "cannot be asked, or understood", 1),
+        ("never", "http 429", 3),
         ("404", "http 404", 1),
         ("400", "http 400", 1),
         ("429", "http 429", 3),
