@@ -606,6 +606,8 @@ class World:
                 self.run_effects(process, machine.unanswered(to, message, process.now_ms()))
             else:
                 self.run_effects(process, machine.answered(to, message, answer, process.now_ms()))
+                if isinstance(machine, GatewayState) and machine.diverged:
+                    raise Violation(f"{process.name} has diverged: {machine.diverged}")
 
         self.say(process, to, message, done)
 
@@ -648,6 +650,8 @@ class World:
             answer(None)
         elif process.holder is not None:
             process.holder.take(STEPS.get(type(message), ""), message, answer)
+            if process.holder.following is not None and process.holder.following.divergences:
+                raise Violation(f"{process.name} has diverged: {process.holder.following.failure}")
         elif isinstance(process.machine, CoordinatorState) and isinstance(message, Rebalance):
             answer(process.machine.rebalance(message))
         else:

@@ -18,7 +18,7 @@ from cluster.simulation import Faults, Oracle, Violation, World, Writer
 from cluster.simulation.process import Machine
 from cluster.storage import MemoryStore, memory_store
 from tests.simulation import replay
-from tests.simulation.ledger import streams
+from tests.simulation.ledger import Told, streams
 
 KEYS = 3
 LOAD_MS = 3_500.0
@@ -56,8 +56,14 @@ def document(mode: str, shards: int, coordinators: int, ingestors: int, gateways
     }
 
 
+class UnreadyError(Exception):
+    """It never came to what was to be tried: no promise was broken yet."""
+
+
 class Failover:
     """A world, its load and its faults, all from one seed."""
+
+    load_ms = LOAD_MS
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -102,8 +108,7 @@ class Failover:
         self.oracle = Oracle(self.shard_of_key)
         self.world.on_loss = lambda shard, levels, is_tainted: self.oracle.lost(shard, levels, is_tainted=is_tainted)
         self.world.clients.saw = self.oracle.saw
-        self.truth: dict[str, Any] = {}
-        self.numbers = 0
+        self.told = Told(self.world.upstream)
         self.mutations: dict[str, tuple[str, bool]] = {}
         levels = ("memory", "replicated", "durable", "") if self.replicas else ("memory", "durable", "")
         self.writers = [
@@ -133,18 +138,18 @@ class Failover:
 
     def _run(self) -> None:
         world, choose = self.world, self.world.random
-        self._until(lambda: "" if world.upstream.joined == {*"abc"} and world.upstream.connected else "joining")
-        self._until(self._unled)
+        self._begin(lambda: "" if world.upstream.joined == {*"abc"} and world.upstream.connected else "joining")
+        self._begin(self._unled)
         for channel in "abc":  # what a sequence begins with is what it can go on from
-            self._emit(channel, "set", "k0")
+            self.told.say(channel, "set", "k0")
         for n in range(2):
             client = world.clients.enter(f"client-{n}")
             client.slow_ms = choose.choice([1.0, 20.0, 200.0])
             for sub, prefix in enumerate(("log", "cell", "steps", "list", "count", "last", "votes")):
                 world.clients.subscribe(client, sub, prefix=[prefix], mode=choose.choice(["data", "patch"]))
         world.run(world.now_ms + 1_500)
-        self._until(self._unrepeatable)
-        end = world.now_ms + LOAD_MS
+        self._begin(self._unrepeatable)
+        end = world.now_ms + self.load_ms
         for writer in self.writers:
             writer.begin(end)
         self._load(end)
@@ -159,25 +164,13 @@ class Failover:
         self._until(self._unsettled)
         self.check()
 
-    def _emit(self, channel: str, event: str, k: str) -> None:
-        self.numbers += 1
-        k, n = f"{channel}{k}", self.numbers
-        match event:
-            case "append":
-                self.truth.setdefault(f'["list","{k}"]', []).append(n)
-            case "bump":
-                self.truth.setdefault(f'["count","{k}"]', {"n": 0})["n"] += 1
-            case _:
-                self.truth[f'["last","{k}"]'] = n
-        self.world.upstream.emit(channel, event, {"k": k, "n": n}, lambda _: None)
-
     def _load(self, end: float) -> None:
         choose = self.world.random
 
         def one() -> None:
             if self.world.now_ms < end:
                 event = choose.choice(["append", "append", "bump", "set"])
-                self._emit(choose.choice("abc"), event, f"k{choose.randrange(KEYS)}")
+                self.told.say(choose.choice("abc"), event, f"k{choose.randrange(KEYS)}")
                 self.world.at(choose.expovariate(1 / 40), one)
 
         one()
@@ -240,6 +233,12 @@ class Failover:
 
     # --- coming to rest ------------------------------------------------------------------------------------------
 
+    def _begin(self, unready: Any) -> None:
+        try:
+            self._until(unready)
+        except Violation as error:
+            raise UnreadyError(str(error)) from error
+
     def _until(self, unsettled: Any) -> None:
         world = self.world
         give_up = world.now_ms + SETTLE_MS
@@ -278,7 +277,7 @@ class Failover:
                 return "mutations are not settled"
         wrong = [
             f"{key}: held {held.get(key)}, in truth {value}"
-            for key, value in self.truth.items()
+            for key, value in self.told.truth.items()
             if held.get(key, (0, None))[1] != value
         ]
         if (
@@ -337,6 +336,21 @@ class Failover:
             counted = held.get(f'["votes","{place}"]', (0, {"n": 0}))[1]["n"]
             if counted != votes.get(place, 0):
                 raise Violation(f"votes of {place}: {counted}, {votes.get(place, 0)} succeeded")
+
+
+class Removal(Failover):
+    """A standby is away until it is removed, and comes back as the primary is gone: it was whole, and lacks what came since."""
+
+    load_ms = 9_000.0
+    AWAY_MS = 6_000.0
+
+    def _faults(self, end: float) -> None:
+        world, choose = self.world, self.world.random
+        primary = world.led(0)
+        assert primary is not None
+        if self.replicas:
+            world.at(100.0, lambda: world.stop(primary.holder.replication.standby, self.AWAY_MS))
+        world.at(choose.uniform(0.75, 1.0) * self.AWAY_MS, lambda: world.kill(primary.name))
 
 
 if __name__ == "__main__":

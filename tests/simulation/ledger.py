@@ -8,7 +8,8 @@ import random
 from typing import Any
 
 from cluster.core.feed import Repeats
-from cluster.simulation import Faults, World
+from cluster.simulation import Faults, Violation, World
+from cluster.simulation.upstream import Upstream
 from cluster.storage import MemoryStore
 from tests.simulation import replay
 
@@ -58,6 +59,28 @@ def streams() -> list[dict[str, Any]]:
     ]
 
 
+class Told:
+    """An upstream that says things, and what has to be true of entries when it has."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self._upstream = upstream
+        self._said = 0
+        self.truth: dict[str, Any] = {}
+
+    def say(self, channel: str, event: str, k: str) -> None:
+        """Send an event, which is the next number's."""
+        self._said += 1
+        k, n = f"{channel}{k}", self._said
+        match event:
+            case "append":
+                self.truth.setdefault(f'["list","{k}"]', []).append(n)
+            case "bump":
+                self.truth.setdefault(f'["count","{k}"]', {"n": 0})["n"] += 1
+            case _:
+                self.truth[f'["last","{k}"]'] = n
+        self._upstream.emit(channel, event, {"k": k, "n": n}, lambda _: None)
+
+
 class Ledger:
     """A world whose upstream can repeat, and faults of every kind."""
 
@@ -85,16 +108,14 @@ class Ledger:
             replicas=replicas,
             can_leave=pick.random() < 0.7,
         )
-        self.truth: dict[str, Any] = {}
-        self.numbers = 0
+        self.told = Told(self.world.upstream)
 
     def run(self) -> None:
         world = self.world
         while not (world.upstream.joined == {*"abc"} and world.upstream.connected):
             world.run(world.now_ms + 50)
-        self._emit("a", "set", "k0")  # what a sequence begins with is what it can go on from
-        self._emit("b", "set", "k0")
-        self._emit("c", "set", "k0")
+        for channel in "abc":  # what a sequence begins with is what it can go on from
+            self.told.say(channel, "set", "k0")
         world.run(world.now_ms + 4_000)
         end = world.now_ms + LOAD_MS
         self._load(end)
@@ -107,18 +128,6 @@ class Ledger:
             world.upstream.connect()
         world.run(end + QUIET_MS)
         self.check()
-
-    def _emit(self, channel: str, event: str, k: str) -> None:
-        self.numbers += 1
-        k, n = f"{channel}{k}", self.numbers
-        match event:
-            case "append":
-                self.truth.setdefault(f'["list","{k}"]', []).append(n)
-            case "bump":
-                self.truth.setdefault(f'["count","{k}"]', {"n": 0})["n"] += 1
-            case _:
-                self.truth[f'["last","{k}"]'] = n
-        self.world.upstream.emit(channel, event, {"k": k, "n": n}, lambda _: None)
 
     def _scale(self, end: float) -> None:
         """Have other numbers of ingestors, while everything else goes on."""
@@ -134,7 +143,7 @@ class Ledger:
             if self.world.now_ms < end:
                 for _ in range(choose.choice([1, 1, 5])):
                     event = choose.choice(["append", "append", "bump", "set"])
-                    self._emit(choose.choice("abc"), event, f"k{choose.randrange(KEYS)}")
+                    self.told.say(choose.choice("abc"), event, f"k{choose.randrange(KEYS)}")
                 self.world.at(choose.expovariate(1 / 20), one)
 
         one()
@@ -168,11 +177,21 @@ class Ledger:
             if name.startswith("shard-") and self.world.processes[name].holder.state.shard is not None:
                 held.update({entry.key: entry.value.object() for entry in machine.cache if entry.value is not None})
         wrong = {
-            key: (held.get(key), self.truth.get(key))
-            for key in held.keys() | self.truth.keys()
-            if held.get(key) != self.truth.get(key)
+            key: (held.get(key), self.told.truth.get(key))
+            for key in held.keys() | self.told.truth.keys()
+            if held.get(key) != self.told.truth.get(key)
         }
-        assert not wrong, f"held and true: {wrong}"
+        require(not wrong, f"held and true: {wrong}")
+
+
+def require(is_so: bool, otherwise: str) -> None:
+    """Have a promise kept.
+
+    Raises:
+        Violation: it is not.
+    """
+    if not is_so:
+        raise Violation(otherwise)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Deliberate bugs, each of which schedules have to find: a simulation that never fails proves nothing.
 
 A mutant replaces lines of one method for as long as it is tried. `python -m tests.simulation.mutants [NAME]` looks for the first seed that
-finds each, and says which are pinned to one that does not any more.
+finds each where the one pinned to it does not any more.
 """
 
 import inspect
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -27,10 +28,13 @@ from cluster.core import (
     shard_state,
     transaction,
 )
-from cluster.simulation import world
+from cluster.simulation import Violation, world
 from tests.simulation import rebalancing
-from tests.simulation.failover import Failover
+from tests.simulation.failover import Failover, Removal
 from tests.simulation.ledger import Ledger
+
+SEEDS = 2_000
+"""Tried for one that finds a bug."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ class Mutant:
     edits: tuple[Edit, ...]
     seed: int
     """One that finds it."""
+    shows: str
+    """As what: an expression that the violation matches. Anything else that goes wrong is not what the bug breaks."""
     make: Callable[[int], Any] = Failover
 
 
@@ -63,30 +69,35 @@ MUTANTS = (
         "what was acknowledged is gone with the primary",
         (Edit(replication.Replication, "step", "if not self.holds:", "if True:"),),
         3,
+        "acknowledged and lost",
     ),
     Mutant(
         "the standby acknowledges what it did not commit",
         "the same, from the other end",
         (Edit(replication.Following, "replicate", "self._store.commit(_decode(record))", "_decode(record)"),),
         3,
+        "acknowledged and lost|has diverged",
     ),
     Mutant(
         "acknowledges a durable write before its sync",
         "a power cut takes what was durable",
         (Edit(acknowledgement.Acknowledgements, "is_durable", "return not self._undurable", "return False"),),
-        12,
+        6,
+        "acknowledged and lost",
     ),
     Mutant(
         "promotes without waiting out the lease",
         "two primaries serve at once",
         (Edit(replication.Following, "lead", "now_ms + max(wait_ms, 0.0)", "now_ms"),),
-        1,
+        28,
+        "lets something out",
     ),
     Mutant(
         "serves after the lease",
         "two primaries serve at once",
         (Edit(replication.Replication, "_released", "not self.lease.holds(now_ms)", "False"),),
-        44,
+        28,
+        "lets something out",
     ),
     Mutant(
         "renews its lease when the answer comes",
@@ -99,7 +110,8 @@ MUTANTS = (
                 "self.lease.renewed(now_ms + 1_000.0)",
             ),
         ),
-        14,
+        28,
+        "lets something out",
     ),
     Mutant(
         "lets out what follows a lost standby",
@@ -112,13 +124,16 @@ MUTANTS = (
                 "if transaction is not None and self._is_filling and not self.lost:",
             ),
         ),
-        3,
+        85,
+        "acknowledged and lost|in truth",
     ),
     Mutant(
         "promotes a standby that was removed",
         "what the primary acknowledged without it is gone",
         (Edit(shard_roles.ShardRoles, "_successor", "report.epoch == self.record.epoch and ", ""),),
-        284,
+        4,
+        "acknowledged and lost|in truth",
+        Removal,
     ),
     Mutant(
         "promotes a standby by what was heard of it long ago",
@@ -132,12 +147,14 @@ MUTANTS = (
             ),
         ),
         503,
+        "acknowledged and lost|in truth",
     ),
     Mutant(
         "shows after a restart the base alone under a version that mutations lay over",
         "one version has two values",
         (Edit(shard_state.ShardState, "_restored", "stored.is_overlaid and stored.shown", "False"),),
         56,
+        "version .* is .* and ",
     ),
     Mutant(
         "a standby that is to lead takes records of the epoch before",
@@ -150,7 +167,8 @@ MUTANTS = (
                 "False",
             ),
         ),
-        11,
+        3,
+        "lets something out",
     ),
     Mutant(
         "skips the fence: takes what an earlier life sends",
@@ -160,13 +178,15 @@ MUTANTS = (
             Edit(link.Incoming, "admit", "return Foreign()", "return New(opened=False)"),
             Edit(gateway_state.GatewayState, "change_set", "message.epoch < shard.position[0]", "False"),
         ),
-        3,
+        65,
+        "went back to epoch|a change from",
     ),
     Mutant(
         "drops a cursor in the transaction",
         "after a restart events are counted twice",
         (Edit(transaction.Unstored, "cursor", "if self.keeps:", "if False:"),),
-        3,
+        23,
+        "held and true",
         Ledger,
     ),
     Mutant(
@@ -180,7 +200,8 @@ MUTANTS = (
                 "if True:",
             ),
         ),
-        86,
+        51,
+        "held and true",
         Ledger,
     ),
     Mutant(
@@ -188,19 +209,22 @@ MUTANTS = (
         "an ingestor's next life sends again what is committed",
         (Edit(committed_feeds.CommittedFeeds, "claim", "if owner(feed) in sources", "if False"),),
         3,
+        "held and true",
         Ledger,
     ),
     Mutant(
         "does a repeated request again",
         "a write whose answer was lost is done twice",
         (Edit(shard_state.ShardState, "_write", "if known is not None:", "if False:"),),
-        0,
+        1,
+        "written twice|was done twice",
     ),
     Mutant(
         "forgets the results of writes in the transaction",
         "a write whose answer was lost with the shard is done twice",
         (Edit(transaction.Unstored, "result", "if self.keeps:", "if False:"),),
-        10,
+        3,
+        "written twice|was done twice",
     ),
     Mutant(
         "sends change sets before the commit",
@@ -213,7 +237,8 @@ MUTANTS = (
                 "effects[:0] = self.__dict__.pop('late', []); self.late = [Commit(transaction)]",
             ),
         ),
-        2,
+        13,
+        "version .* is .* and |acknowledged and lost",
     ),
     Mutant(
         "numbers on after a restart where the store is",
@@ -226,19 +251,22 @@ MUTANTS = (
                 "if from_version else self.offset",
             ),
         ),
-        64,
+        38,
+        "version .* is .* and ",
     ),
     Mutant(
         "knows nothing of positions it does not know",
         "who comes back misses what changed",
         (Edit(history.History, "since", "return None", "return {}"),),
-        5,
+        38,
+        "client-|a change from",
     ),
     Mutant(
         "sends a mutation that is not stored",
         "its home has forgotten what was carried out",
         (Edit(transaction.Unstored, "mutation", "if self.keeps:", "if False:"),),
-        10,
+        1,
+        "is forgotten|its home does not know it",
     ),
     Mutant(
         "begins lives by the clock alone",
@@ -249,13 +277,15 @@ MUTANTS = (
             ),
         ),
         92,
+        "held and true",
         Ledger,
     ),
     Mutant(
         "lets an ingestor go on in the middle of a cut",
         "what it makes by the old map goes to shards that have let go of it",
         (Edit(ingestion_state.IngestionState, "rebalance", "message.attempt < self._cut.attempt", "False"),),
-        125,
+        21,
+        "held and true| is at shard",
         rebalancing.make,
     ),
     Mutant(
@@ -270,6 +300,7 @@ MUTANTS = (
             ),
         ),
         6071,
+        "held and true",
         rebalancing.make,
     ),
     Mutant(
@@ -284,6 +315,7 @@ MUTANTS = (
             ),
         ),
         0,
+        "held and true",
         rebalancing.make,
     ),
     Mutant(
@@ -291,13 +323,15 @@ MUTANTS = (
         "the next owner has what entries were",
         (Edit(shard_slots.ShardSlots, "_note", "if not moving and not results:", "if True:"),),
         0,
+        "a change from|held and true",
         rebalancing.make,
     ),
     Mutant(
         "takes a map without the cursors of those who had the slots",
         "events of before are counted again",
         (Edit(committed_feeds.CommittedFeeds, "inherit", "if cursor > ", "if False and cursor > "),),
-        0,
+        21,
+        "held and true",
         rebalancing.make,
     ),
 )
@@ -331,26 +365,27 @@ def applied(mutant: Mutant) -> Iterator[None]:
         yield
 
 
-def finds(mutant: Mutant, seed: int) -> str:
-    """Return what a seed finds wrong with a bug; "": nothing."""
+def finds(mutant: Mutant, seed: int) -> tuple[bool, str]:
+    """Return whether a seed finds a bug as what it is, and what it finds at all; "": nothing."""
     with applied(mutant):
         try:
             mutant.make(seed).run()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
-            return f"{type(error).__name__}: {error}"
-    return ""
+        except Violation as error:
+            return re.search(mutant.shows, str(error)) is not None, str(error)
+        except Exception as error:  # noqa: BLE001 - it broke down before it broke a promise
+            return False, f"{type(error).__name__}: {error}"
+    return False, ""
 
 
 def find(mutant: Mutant, seeds: range) -> int | None:
     """Return the first seed that finds a bug, if any does."""
-    return next((seed for seed in seeds if finds(mutant, seed)), None)
+    return next((seed for seed in seeds if finds(mutant, seed)[0]), None)
 
 
 if __name__ == "__main__":
     for each in MUTANTS:
         if not sys.argv[1:] or any(text in each.name for text in sys.argv[1:]):
-            pinned = finds(each, each.seed)
-            print(f"{each.name}: {each.seed}: {pinned[:150] or 'not found'}", flush=True)
-            if not pinned:
-                found = find(each, range(200))
-                print(f"    first: {found}: {'' if found is None else finds(each, found)[:150]}", flush=True)
+            is_found, what = finds(each, each.seed)
+            print(f"{each.name}: {each.seed}: {'' if is_found else 'NOT FOUND '}{what[:150]}", flush=True)
+            if not is_found:
+                print(f"    first: {find(each, range(SEEDS))}", flush=True)

@@ -13,8 +13,9 @@ from unittest.mock import patch
 
 from cluster.core import shard_slots
 from cluster.core.slot_move import FOLLOWING, Phase
+from cluster.simulation import Violation
 from tests.simulation import replay
-from tests.simulation.ledger import Ledger
+from tests.simulation.ledger import Ledger, require
 
 SETTLE_MS = 30_000.0
 
@@ -37,7 +38,7 @@ class Rebalancing(Ledger):
         while not (world.upstream.joined == {*"abc"} and world.upstream.connected):
             world.run(world.now_ms + 50)
         for channel in "abc":
-            self._emit(channel, "set", "k0")
+            self.told.say(channel, "set", "k0")
         world.run(world.now_ms + 4_000)
         for number in range(2):
             client = world.clients.enter(f"client-{number}")
@@ -62,7 +63,7 @@ class Rebalancing(Ledger):
         until = world.now_ms + SETTLE_MS
         while not (world.moves.is_done and world.scaling.is_done) and world.now_ms < until:
             world.run(world.now_ms + 500)
-        assert world.moves.is_done, f"slots still move: {world.moves.phase}"
+        require(world.moves.is_done, f"slots still move: {world.moves.phase}")
         world.run(world.now_ms + 12_000)
         self.check()
 
@@ -137,18 +138,19 @@ class Rebalancing(Ledger):
         placed: dict[str, list[str]] = {}
         for shard in range(world.slots.shards):
             process = world.primary(shard)
-            assert process is not None, f"nobody leads shard-{shard}"
+            if process is None:
+                raise Violation(f"nobody leads shard-{shard}")
             for entry in process.machine.cache:
                 placed.setdefault(entry.key, []).append(process.name)
-                assert shard == world.slots.shard(entry.key), f"{entry.key} is at {process.name}"
-        assert all(len(each) == 1 for each in placed.values())
+                require(shard == world.slots.shard(entry.key), f"{entry.key} is at {process.name}")
+        require(all(len(each) == 1 for each in placed.values()), f"some are at two shards: {placed}")
         super().check()
         # Where much is lost, the supervisor may take a primary for dead.
         has_failed_over = any(" supervisor lost shard-" in line for line in world.trace)
         for client in world.clients.by_name.values():
             for sub, view in client.views.items():
-                assert view.complete, f"{client.name}/{sub}: no snapshot_end"
-                assert self.kills or has_failed_over or not view.resets, f"{client.name}/{sub}: was reset"
+                require(view.complete, f"{client.name}/{sub}: no snapshot_end")
+                require(self.kills or has_failed_over or not view.resets, f"{client.name}/{sub}: was reset")
                 wanted = self._seen(client.wanted[sub])
                 held = {key: data for key, (version, data) in view.entries.items() if version}
                 wrong = {
@@ -156,14 +158,16 @@ class Rebalancing(Ledger):
                     for key in held.keys() | wanted
                     if held.get(key) != wanted.get(key)
                 }
-                assert not wrong, f"{client.name}/{sub}: held and true: {wrong}"
-        assert all(name in world.machines for name in world.gateways)
+                require(not wrong, f"{client.name}/{sub}: held and true: {wrong}")
+        require(all(name in world.machines for name in world.gateways), "a gateway is gone")
 
     def _seen(self, message: dict[str, Any]) -> dict[str, Any]:
         if "prefix" in message:
-            return {key: value for key, value in self.truth.items() if key.startswith(f'["{message["prefix"][0]}"')}
+            return {
+                key: value for key, value in self.told.truth.items() if key.startswith(f'["{message["prefix"][0]}"')
+            }
         key = f'["last","{message["key"][1]}"]'
-        return {key: self.truth[key]} if key in self.truth else {}
+        return {key: self.told.truth[key]} if key in self.told.truth else {}
 
 
 def make(seed: int) -> Rebalancing:
