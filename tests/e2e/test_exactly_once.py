@@ -87,21 +87,25 @@ async def test_lists_and_counters_equal_the_ledger(
             else:
                 await asyncio.to_thread(cluster.kill, victim)
             await asyncio.sleep(PAUSE_S)  # the faults' rhythm
-        last = httpx.post(f"http://{ledger}/stop").json()["last"]
-        wanted = truth(last)
-        held: dict[str, Any] = {}
-
-        def is_there() -> bool:
-            held.update({key: _entry(cluster, key) for key in wanted if held.get(key) != wanted[key]})
-            return held == wanted
-
-        try:
-            await asyncio.to_thread(eventually, is_there)
-        except AssertionError:
-            wrong = {key: (held.get(key), wanted[key]) for key in wanted if held.get(key) != wanted[key]}
-            pytest.fail(f"{len(wrong)} of {len(wanted)} entries, such as {str(dict(list(wrong.items())[:3]))[:600]}")
+        await asyncio.to_thread(equals, cluster, ledger)
     finally:
         await asyncio.to_thread(cluster.stop)
+
+
+def equals(cluster: LiveCluster, ledger: str) -> None:
+    """End a ledger, and wait until entries are what it made them."""
+    wanted = truth(httpx.post(f"http://{ledger}/stop").json()["last"])
+    held: dict[str, Any] = {}
+
+    def is_there() -> bool:
+        held.update({key: _entry(cluster, key) for key in wanted if held.get(key) != wanted[key]})
+        return held == wanted
+
+    try:
+        eventually(is_there)
+    except AssertionError:
+        wrong = {key: (held.get(key), wanted[key]) for key in wanted if held.get(key) != wanted[key]}
+        pytest.fail(f"{len(wrong)} of {len(wanted)} entries, such as {str(dict(list(wrong.items())[:3]))[:600]}")
 
 
 def _entry(cluster: LiveCluster, key: str) -> Any:

@@ -14,7 +14,7 @@ import pytest
 
 from cluster.observability import metrics
 from tests.e2e.ledger_upstream import KEYS, truth
-from tests.e2e.test_exactly_once import RATE, RECONNECT, RULES, _entry, _last, by_socket
+from tests.e2e.test_exactly_once import RATE, RECONNECT, RULES, _entry, _last, by_socket, equals
 from tests.live import Client, LiveCluster, eventually, free_port
 
 pytestmark = pytest.mark.cluster
@@ -66,19 +66,7 @@ async def test_lists_and_counters_equal_the_ledger_while_ingestors_come_and_go(
             assert 1 < source["connections"] <= ingestors or ingestors == 1
             heard = _last(cluster, "k0")
             await asyncio.to_thread(eventually, lambda heard=heard: _last(cluster, "k0") > heard)
-        last = httpx.post(f"http://{ledger}/stop").json()["last"]
-        wanted = truth(last)
-        held: dict[str, Any] = {}
-
-        def is_there() -> bool:
-            held.update({key: _entry(cluster, key) for key in wanted if held.get(key) != wanted[key]})
-            return held == wanted
-
-        try:
-            await asyncio.to_thread(eventually, is_there)
-        except AssertionError:
-            wrong = {key: (held.get(key), wanted[key]) for key in wanted if held.get(key) != wanted[key]}
-            pytest.fail(f"{len(wrong)} of {len(wanted)} entries, such as {str(dict(list(wrong.items())[:3]))[:600]}")
+        await asyncio.to_thread(equals, cluster, ledger)
     finally:
         await asyncio.to_thread(cluster.stop)
 
