@@ -254,6 +254,12 @@ INGESTION = Board(
                     [Query(rate("harbor_event_decode_errors_total", "source", more=OF_SOURCE), "{{source}}")],
                 ),
                 Panel(
+                    "Batches",
+                    "Sent to shards, a second.",
+                    "ops",
+                    [Query(f"sum(rate(harbor_window_flushes_total{{@}}[{RATE}]))", "batches")],
+                ),
+                Panel(
                     "Batch size", "Operations folded into a batch.", "none", quantiles("harbor_window_size_operations")
                 ),
                 Panel(
@@ -352,6 +358,18 @@ SHARDS = Board(
                     "What holds the changes that clients which come back can be told of; it is bounded by storage.history.",
                     "bytes",
                     [Query(level("harbor_history_bytes", "shard", more=SHARD), "shard {{shard}}")],
+                ),
+                Panel(
+                    "Changes in the history",
+                    "How many of them there are.",
+                    "none",
+                    [Query(level("harbor_history_changes", "shard", more=SHARD), "shard {{shard}}")],
+                ),
+                Panel(
+                    "Stores lost",
+                    "Times that a shard began without the store that had held it: what is not fetched or streamed again is gone.",
+                    "none",
+                    [Query(level("harbor_stores_lost_total", "shard", more=SHARD), "shard {{shard}}")],
                 ),
                 Panel(
                     "Resets and store errors",
@@ -576,6 +594,14 @@ NODES = Board(
                     4,
                 ),
                 Panel(
+                    "Gateways wanted",
+                    "Above those that there are, nodes with a place are missing.",
+                    "none",
+                    [Query("max(harbor_gateways_wanted{@})", "gateways")],
+                    "number",
+                    4,
+                ),
+                Panel(
                     "Actors that answer",
                     "Of those that there should be.",
                     "percentunit",
@@ -645,6 +671,34 @@ NODES = Board(
                     "1 where a shard's standby has all that the shard has.",
                     "none",
                     [Query(level("harbor_shard_standby", "shard", of="min"), "shard {{shard}}")],
+                ),
+                Panel(
+                    "Records",
+                    "Sent to standbys, a second.",
+                    "ops",
+                    [Query(rate("harbor_replication_records_total", "shard"), "shard {{shard}}")],
+                ),
+                Panel(
+                    "Standbys diverged",
+                    "Found to differ from their primaries, and filled anew; any is a fault.",
+                    "none",
+                    [
+                        Query(
+                            f"sum by (shard) (increase(harbor_replication_divergences_total{{@}}[{RATE}]))",
+                            "shard {{shard}}",
+                        )
+                    ],
+                ),
+                Panel(
+                    "Leases over",
+                    "Times that a primary had to hold what its lease did not cover: its standby answers too late.",
+                    "none",
+                    [
+                        Query(
+                            f"sum by (shard) (increase(harbor_lease_expirations_total{{@}}[{RATE}]))",
+                            "shard {{shard}}",
+                        )
+                    ],
                 ),
             ],
         ),

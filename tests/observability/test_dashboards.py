@@ -16,6 +16,7 @@ import httpx
 import pytest
 import yaml
 
+from cluster.observability.metrics import NAMES
 from grafana import build
 from tests.live import Client, eventually, free_port
 from tests.observability.test_metrics import OF_STANDBYS, RENAME
@@ -86,6 +87,11 @@ def test_an_expression_names_metrics_that_there_are_and_is_filtered(where: str, 
         assert 'job=~"$job",namespace=~"$namespace"' in labels, where
     if "rate(" in expression or "increase(" in expression:
         assert "[$__rate_interval]" in expression, where
+
+
+def test_every_metric_is_on_a_panel() -> None:
+    shown = {name for _, expression in expressions() for name in re.findall(r"harbor_(\w+)", expression)}
+    assert {name for name in NAMES if not shown & {name, f"{name}_bucket"}} == set()
 
 
 @needs_promtool

@@ -67,6 +67,23 @@ CASES: dict[str, tuple[Series, Series]] = {
             'harbor_jwks_fetches_total{gateway="0",outcome="success"}': "0+1x60",
         },
     ),
+    "HarborCredentialsRefused": (
+        {
+            'harbor_credentials_refused_total{gateway="0",reason="expired"}': "0+50x60",
+            'harbor_credentials_refused_total{gateway="0",reason="unknown_key"}': "0+50x60",
+        },
+        {
+            'harbor_credentials_refused_total{gateway="0",reason="expired"}': "0+30x60",
+            'harbor_credentials_refused_total{gateway="1",reason="expired"}': "0+50x60",
+        },
+    ),
+    "HarborLimitsMet": (
+        {'harbor_limited_total{gateway="0",limit="commands"}': "0+1200x60"},
+        {
+            'harbor_limited_total{gateway="0",limit="commands"}': "0+400x60",
+            'harbor_limited_total{gateway="0",limit="frame"}': "0+400x60",
+        },
+    ),
     "HarborSourceDisconnected": (
         {'harbor_source_connected{source="events"}': "1x9 0x50"},
         {'harbor_source_connected{source="events"}': "1x27 0 1x31"},
@@ -95,6 +112,10 @@ CASES: dict[str, tuple[Series, Series]] = {
     "HarborReplicasDiverged": (
         {'harbor_replica_divergences_total{gateway="0"}': "0x28 1x31"},
         {'harbor_replica_divergences_total{gateway="0"}': "1x60"},
+    ),
+    "HarborStandbyDiverged": (
+        {'harbor_replication_divergences_total{shard="0"}': "0x28 1x31"},
+        {'harbor_replication_divergences_total{shard="0"}': "1x60"},
     ),
     "HarborStoreFails": (
         {'harbor_journal_errors_total{shard="0"}': "0x28 4x31"},
