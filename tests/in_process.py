@@ -305,11 +305,11 @@ class InProcess:
 class Client:
     """A WebSocket client."""
 
-    def __init__(self, world: InProcess, name: str, gateway: str = "gateway-0") -> None:
+    def __init__(self, world: InProcess, name: str, gateway: str = "gateway-0", **more: Any) -> None:
         self.world = world
         self.gateway = world.gateways[gateway]
         self.address = gateway
-        self.session: SessionState = self.gateway.open_session(name)
+        self.session: SessionState = self.gateway.open_session(name, **more)
         self.frames: list[list[dict[str, Any]]] = []
         self.views: dict[Any, View] = {}
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.attack.target import Target, one
+from tests.attack.target import KEYS, POSITIONS, RESUMES, Target, one
 from tests.lasting import lasting
 
 ROOT = Path(__file__).parents[2]
@@ -37,10 +37,10 @@ TYPES = [
 ]
 MEMBERS: dict[str, Any] = {
     "id": st.one_of(st.integers(0, 3), SCALAR),
-    "key": st.one_of(st.lists(SCALAR, max_size=3), JSON),
-    "prefix": st.one_of(st.lists(SCALAR, max_size=2), JSON),
+    "key": st.one_of(st.just(["a"]), st.lists(SCALAR, max_size=3), JSON),
+    "prefix": st.one_of(st.just([]), st.lists(SCALAR, max_size=2), JSON),
     "mode": st.one_of(st.sampled_from(["data", "patch"]), JSON),
-    "since": st.one_of(st.sampled_from(["p1.0-0-0", "p1.", "p1.0-0-99999999999999999999"]), JSON),
+    "since": st.one_of(st.sampled_from([*POSITIONS, "p3.", POSITIONS[0][:-1]]), JSON),
     "data": JSON,
     "base_version": st.one_of(st.integers(0, 3), JSON),
     "merge": st.one_of(st.just("three_way"), JSON),
@@ -53,9 +53,10 @@ MEMBERS: dict[str, Any] = {
     "topic": st.one_of(st.sampled_from(["doc:1", "doc:2", "x"]), JSON),
     "state": JSON,
     "watch": st.one_of(st.sampled_from(["members", "count"]), JSON),
-    "token": JSON,
-    "resume": st.one_of(st.sampled_from(["t1", "t2"]), JSON),
+    "token": st.one_of(st.sampled_from([*KEYS.values(), "hk_nobody"]), JSON),
+    "resume": st.one_of(st.sampled_from([*RESUMES, RESUMES[0][:-1]]), JSON),
 }
+HELLO = {"type": "hello", "token": KEYS["ann"]}
 MESSAGE = st.builds(
     lambda kind, rest: {"type": kind, **rest},
     st.one_of(st.sampled_from(TYPES), JSON),
@@ -72,11 +73,36 @@ def written(value: Any) -> bytes:
         return json.dumps(value).encode()
 
 
+@pytest.mark.parametrize("since", POSITIONS)
+def test_positions_that_are_said_are_of_this_cluster(since: str) -> None:
+    for interest in ({"key": ["a"]}, {"prefix": []}):
+        target = Target()
+        target.client.say(type="subscribe", id=1, since=since, **interest)
+        target.world.settle()
+        refusals = [each["code"] for each in target.client.read() if each["type"] == "error"]
+        is_of_it = since in POSITIONS[: len(POSITIONS) // 2] if "key" in interest else since in POSITIONS[3:]
+        assert refusals == ([] if is_of_it else ["BAD_REQUEST"])
+
+
+@pytest.mark.parametrize("subject", KEYS)
+def test_keys_and_sessions_that_are_said_are_known(subject: str) -> None:
+    target = Target(has_keys=True)
+    target.client.say(type="hello", token=KEYS[subject])
+    (first,) = target.client.read()
+    assert first["resume_token"] in RESUMES
+    second = target.another()
+    second.say(type="hello", token=KEYS[subject], resume=first["resume_token"])
+    (again,) = second.read()
+    assert (again["type"], again["session"]) == ("welcome", first["session"])
+    assert [each.session for each in target.world.closed] == [target.client.session.id]
+
+
 @pytest.mark.soak
-@given(st.lists(st.one_of(MESSAGE, st.lists(MESSAGE, max_size=4)), min_size=1, max_size=6))
+@pytest.mark.parametrize("has_keys", [False, True])
+@given(messages=st.lists(st.one_of(MESSAGE, st.just(HELLO), st.lists(MESSAGE, max_size=4)), min_size=1, max_size=6))
 @settings(max_examples=EXAMPLES)
-def test_any_messages_are_answered(messages: list[Any]) -> None:
-    target = Target()
+def test_any_messages_are_answered(has_keys: bool, messages: list[Any]) -> None:
+    target = Target(has_keys=has_keys)
     for message in messages:
         target.say(written(message))
     target.is_well()
