@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, cast
 
 import httpx
@@ -16,6 +17,7 @@ from cluster.actors.admin import CONNECTIONS, _Paced, serving
 from cluster.actors.handles import SupervisorHandle
 from cluster.config import Config, load_mapping
 from cluster.config.model import AuthConfig, GatewayConfig
+from cluster.core.grants import Grants, line
 from cluster.core.limits import Limits
 from cluster.errors import HarborError
 from cluster.observability.metrics import Metrics
@@ -193,3 +195,21 @@ def test_a_place_that_is_taken_is_said_or_does(config: Config, admin: httpx.Clie
     with serving(config, handle, shared=True):
         assert admin.get("/healthz").text == "alive\n"
     assert admin.get("/healthz").text == "alive\n", "the other goes on"
+
+
+def test_a_key_without_the_admin_grant_does_not_see_the_cluster(supervisor: Supervisor, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    everything = Grants(read=[[]], write=[[]], mutate=["*"], presence=["*"])
+    keys.write_text(f"{line('user', 'hk_user', everything)}\n{line('admin', 'hk_admin', Grants(admin=True))}\n")
+    auth = {"mode": "api_keys", "keys_file": str(keys)}
+    config = load_mapping({"gateway": {"admin_port": free_port(), "auth": auth}}, {})
+    url = f"http://127.0.0.1:{config.gateway.admin_port}/v1/cluster"
+
+    def answer(key: str) -> httpx.Response:
+        return httpx.get(url, headers={"Authorization": f"Bearer {key}"})
+
+    with serving(config, cast(SupervisorHandle, supervisor), shared=False):
+        assert answer("hk_admin").json() == supervisor.describe()
+        for key, status, code in (("hk_user", 403, "FORBIDDEN"), ("hk_nobody", 401, "UNAUTHORIZED")):
+            refused = answer(key)
+            assert (refused.status_code, error(refused)["code"]) == (status, code)

@@ -346,3 +346,27 @@ async def test_another_tenant_s_session_is_not_taken_over(tenants: Tenants) -> N
         await asyncio.sleep(0)
         _, body = await tenants.ask("acme", "GET", "/v1/presence", params={"topic": "doc:2"})
         assert orjson.loads(body)["count"] == 1
+
+
+async def test_another_tenant_s_position_is_not_gone_on_from(tenants: Tenants) -> None:
+    """A key that both call the same is another for each."""
+    own = {"type": "subscribe", "id": 1, "key": ["p", 1]}
+    async with tenants.open("acme") as socket:
+        await say(socket, own)
+        position = next(each for each in await until(socket, "snapshot_end") if each["type"] == "snapshot_end")[
+            "position"
+        ]
+        await say(socket, {**own, "id": 2, "since": position})
+        assert not [each for each in await until(socket, "position") if each["type"] in ("error", "reset", "snapshot")]
+    async with tenants.open("globex") as thief:
+        await until(thief, "welcome")
+        await say(thief, {**own, "since": position})
+        error = next(each for each in await until(thief, "error") if each["type"] == "error")
+        assert (error["re"], error["code"]) == (1, "BAD_REQUEST")
+    stream = {"params": {"key": '["p",1]'}, "headers": {"Last-Event-ID": position}}
+    code, body = await tenants.ask("globex", "GET", "/v1/stream", **stream)
+    assert code == 400
+    assert SECRET.encode() not in body
+    assert b"acme" not in body
+    code, _ = await tenants.ask("globex", "GET", "/v1/missed", params={"key": '["p",1]', "since": position})
+    assert code == 400
