@@ -1,6 +1,8 @@
 """Fixtures of all tests."""
 
 import asyncio
+import gc
+import logging
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -22,10 +24,41 @@ def pytest_asyncio_loop_factories(config: Any, item: Any) -> dict[str, Any]:
     return {"uvloop": uvloop.new_event_loop}
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Ray and grpc leave sockets to the garbage collector."""
+    for item in items:
+        if item.get_closest_marker("cluster") is not None:
+            item.add_marker(pytest.mark.filterwarnings("ignore::ResourceWarning"))
+            item.add_marker(pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"))
+
+
+class Unretrieved(logging.Handler):
+    """Keeps what asyncio says of exceptions that nobody asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "never retrieved" in record.getMessage():
+            self.said.append(self.format(record))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left_to_the_collector() -> Iterator[None]:
+    """Once a module: what only a collection brings to light counts as its last test's."""
+    unretrieved = Unretrieved()
+    logger = logging.getLogger("asyncio")
+    logger.addHandler(unretrieved)
+    yield
+    gc.collect()
+    logger.removeHandler(unretrieved)
+    assert unretrieved.said == []
+
+
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """One Ray for all tests of the session."""
-    import logging
     import os
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

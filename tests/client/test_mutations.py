@@ -49,7 +49,7 @@ async def test_it_begins_looks_and_undoes(harbor: HarborClient, homed: Homed) ->
 async def test_it_waits_for_the_outcome(harbor: HarborClient, homed: Homed) -> None:
     wait = asyncio.ensure_future(harbor.mutate("note", {}, id="m1", wait=True))
     await homed.until_known()
-    await asyncio.sleep(0.02)
+    assert [each.id for each in await harbor.mutations()] == ["m1"]  # what was answered before it has come by now
     assert not wait.done()
     homed.tell("m1", Status.SUCCESS, result=b'{"id":7}')
     assert await wait == Mutation(id="m1", status="success", result={"id": 7})

@@ -14,6 +14,7 @@ from cluster.core.presence_room import Pattern
 from cluster.errors import HarborError, RequestError
 from tests.client.conftest import AT_ONCE, WELCOME, Line, StandIn, cut
 from tests.gateway.conftest import Harness
+from tests.gateway.test_jwt import eventually
 
 TIMEOUT_S = 2.0
 PATTERNS = (
@@ -122,9 +123,18 @@ async def test_heartbeats_are_sent_and_a_lost_connection_is_not_seen(
     ):
         await until(second, 1)
         me = first.me
-        await asyncio.sleep(1.5 * TIMEOUT_S)
+        heard: set[float] = set()
+
+        def is_heard_again() -> bool:
+            (session,) = (each for each in harness.state.sessions.values() if each.identity == me)
+            assert session.attendance is not None
+            heard.update(each.heard_ms for each in session.attendance.joined.values())
+            return len(heard) > 3
+
+        await eventually(is_heard_again)
+        before = one._connection.socket
         cut(one)
-        await asyncio.sleep(0.8)
+        await eventually(lambda: one._connection.socket not in (None, before))
         first.update(2)
         got = await anext(second)
         assert [(each.member, each.state) for each in got.updated] == [(me, 2)]

@@ -200,10 +200,13 @@ async def test_injected_errors_and_latency(upstream, http):
         503,
         200,
     ]
-    await http.post("/control", json={"latency_ms": 60})
-    started = time.monotonic()
-    await http.get("/users")
-    assert time.monotonic() - started >= 0.055  # a timer may be a little early
+    await http.post("/control", json={"latency_ms": 60_000})
+    late = asyncio.ensure_future(http.get("/users"))
+    assert (await http.get("/control/truth")).status == 200
+    assert not late.done()
+    await http.post("/control", json={"latency_ms": 1})
+    assert (await late).status == 200
+    assert (await http.get("/users")).status == 200
 
 
 async def test_an_outage_answers_nobody_and_ends(upstream, http):
@@ -290,7 +293,7 @@ def gone(pid, within_s=60.0):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_the_process_says_when_it_is_ready_and_ends_quickly(number):
+async def test_the_process_says_when_it_is_ready_and_ends_when_told(number):
     process = start("--rate", "200")
     try:
         line = process.stdout.readline()
@@ -298,10 +301,8 @@ async def test_the_process_says_when_it_is_ready_and_ends_quickly(number):
         async with aiohttp.ClientSession(line.split()[-1]) as http, http.ws_connect("/ws") as socket:
             await socket.send_json({"action": "subscribe", "channel": "metrics"})
             assert (await socket.receive_json())["channel"] == "metrics"
-            asked = time.monotonic()
             process.send_signal(number)
             assert await asyncio.to_thread(process.wait, 60) == 0
-            assert time.monotonic() - asked < 20
     finally:
         process.kill()
         process.wait()

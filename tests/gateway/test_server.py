@@ -1,5 +1,6 @@
 import asyncio
 import base64
+import io
 import os
 from contextlib import AsyncExitStack
 from typing import Any
@@ -255,7 +256,7 @@ async def test_bodies_are_bounded_and_must_be_json(harness: Harness) -> None:
         (b"[" * 40 + b"]" * 40, 400, "TOO_DEEP"),
         (b'"' + b"x" * 1_100_000 + b'"', 413, "TOO_LARGE"),
     ]:
-        async with harness.http.put("/v1/entries", params={"key": A}, data=body) as response:
+        async with harness.http.put("/v1/entries", params={"key": A}, data=io.BytesIO(body)) as response:
             assert (response.status, (await response.json())["error"]["code"]) == (status, code)
     key = orjson.dumps(["x" * 1100]).decode()
     async with harness.http.put("/v1/entries", params={"key": key}, data=b"1") as response:
