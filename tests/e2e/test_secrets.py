@@ -30,7 +30,8 @@ SECRETS = {
     name: f"hunter2{name.lower().replace('_', '')}{'x' * 32}"
     for name in (
         "JWT_SECRET", "SERVICE_USER", "SERVICE_TOKEN", "SERVICE_KEY", "QUERY_KEY", "QUERY_PARAM", "SOURCE_PASSWORD",
-        "SOURCE_TOKEN", "SOURCE_HEADER", "SUBSCRIBE_TOKEN", "MISSED_TOKEN", "MUTATION_KEY", "MUTATION_BODY",
+        "SOURCE_TOKEN", "SOURCE_HEADER", "SUBSCRIBE_TOKEN", "UNSUBSCRIBE_TOKEN", "CONNECT_TOKEN", "MISSED_TOKEN", "MUTATION_KEY",
+        "MUTATION_BODY", "TOKEN_SECRET", "JWKS_PASSWORD", "API_KEY", "RAY_AUTH_TOKEN",
     )
 }  # fmt: skip
 
@@ -70,6 +71,7 @@ def document(service: int) -> dict[str, Any]:
             "port": 0,
             "admin_port": free_port(),
             "auth": {"mode": "jwt", "algorithms": ["HS256"], "secret": "${JWT_SECRET}"},
+            "token_secret": "${TOKEN_SECRET}",
         },
         "services": {
             "api": {
@@ -87,6 +89,14 @@ def document(service: int) -> dict[str, Any]:
                 "url": f"ws://u:${{SOURCE_PASSWORD}}@{host}/ws?token=${{SOURCE_TOKEN}}",
                 "headers": {"authorization": "Bearer ${SOURCE_HEADER}"},
                 "subscribe": {"join": "{channel}", "token": "${SUBSCRIBE_TOKEN}"},
+                "unsubscribe": {"leave": "{channel}", "token": "${UNSUBSCRIBE_TOKEN}"},
+                "reconnect": {"attempts": 1, "initial": "50ms", "max": "100ms"},
+            },
+            "spoken": {
+                "type": "websocket",
+                "dialect": "socket.io",
+                "url": f"ws://{host}/socket.io/",
+                "auth": {"token": "${CONNECT_TOKEN}"},
                 "reconnect": {"attempts": 1, "initial": "50ms", "max": "100ms"},
             },
             "more": {
@@ -98,7 +108,7 @@ def document(service: int) -> dict[str, Any]:
         },
         "streams": [
             {"source": name, "on": {"e": {"set": {"key": ["s"], "value": "{data}"}}}, **more}
-            for name, more in (("events", {"channel": "c", "join": "always"}), ("more", {}))
+            for name, more in (("events", {"channel": "c", "join": "always"}), ("spoken", {}), ("more", {}))
         ],
         "mutations": {
             "m": {
@@ -114,7 +124,7 @@ async def test_no_secret_is_told_anywhere(tmp_path: Path, broken: int) -> None: 
     path = tmp_path / "harbor.yaml"
     path.write_text(yaml.safe_dump(given))
     short = tempfile.mkdtemp(prefix="sec", dir="/tmp")  # Ray's sockets are below it
-    env = {**os.environ, **SECRETS, "HARBOR_LOG_LEVEL": "debug", "RAY_TMPDIR": short}
+    env = {**os.environ, **SECRETS, "HARBOR_LOG_LEVEL": "debug", "RAY_TMPDIR": short, "RAY_AUTH_MODE": "token"}
     env.pop("RAY_ADDRESS", None)
     good = signed(
         claims(harbor={"read": [[]], "write": [[]], "mutate": ["*"], "admin": True}), SECRETS["JWT_SECRET"], "HS256"
@@ -148,6 +158,8 @@ async def test_no_secret_is_told_anywhere(tmp_path: Path, broken: int) -> None: 
             assert ask("expired", "GET", f"{url}/v1/keys", bad).status_code == 401
             assert ask("forged", "GET", f"{url}/v1/keys", good[:-4] + "AAAA").status_code == 401
             assert ask("nonsense", "GET", f"{admin}/v1/cluster", "nonsense").status_code == 401
+            for port, where in (("a key", url), ("a key for the admin port", admin)):
+                assert ask(port, "GET", f"{where}/v1/cluster", SECRETS["API_KEY"]).status_code == 401
             assert ask("bad body", "PUT", f"{url}/v1/entries", params={"key": '["w"]'}, content=b"{").status_code == 400
             settled = ask(
                 "mutation", "POST", f"{url}/v1/mutations", params={"wait": "true"}, json={"name": "m", "variables": {}}
@@ -175,10 +187,25 @@ async def test_no_secret_is_told_anywhere(tmp_path: Path, broken: int) -> None: 
                 )
                 assert done.returncode == 0, done.stderr
                 said[" ".join(command)] = done.stdout + done.stderr
-            checked = subprocess.run(
-                [sys.executable, "-m", "cluster.cli", "check", str(path)], capture_output=True, text=True, timeout=60, env=env, check=False
-            )  # fmt: skip
-            said["check"] = checked.stdout + checked.stderr
+            for name, scheme in (("check", ""), ("check keys", "http"), ("check bad keys", "htp")):
+                other = tmp_path / f"{name}.yaml"
+                auth = {
+                    "mode": "jwt",
+                    "algorithms": ["RS256"],
+                    "jwks_url": f"{scheme}://u:${{JWKS_PASSWORD}}@127.0.0.1:{broken}/?k=${{JWKS_PASSWORD}}",
+                }
+                gateway = {**given["gateway"], "auth": auth} if scheme else given["gateway"]
+                other.write_text(yaml.safe_dump({**given, "gateway": gateway}))
+                checked = subprocess.run(
+                    [sys.executable, "-m", "cluster.cli", "check", str(other)],
+                    capture_output=True,
+                    text=True,
+                    timeout=60,
+                    env=env,
+                    check=False,
+                )
+                said[name] = checked.stdout + checked.stderr
+                assert (checked.returncode == 0) == (scheme != "htp"), said[name]
 
         await asyncio.to_thread(drive)
         async with connect(
@@ -207,6 +234,7 @@ async def test_no_secret_is_told_anywhere(tmp_path: Path, broken: int) -> None: 
         )
         await asyncio.to_thread(eventually, lambda: "services.api.base_url" in errors.read_text())
         given["gateway"]["auth"]["secret"] = "${JWT_SECRET}2"
+        given["gateway"]["token_secret"] = "${TOKEN_SECRET}2"
         path.write_text(yaml.safe_dump(given))
         await asyncio.to_thread(eventually, lambda: "gateway.auth" in errors.read_text())
         for child in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:

@@ -298,7 +298,9 @@ async def test_a_body_is_measured_unpacked(harness: Harness) -> None:
     bomb = zlib.compressobj(9, wbits=31)
     packed = bomb.compress(b'"' + b"x" * (64 * most) + b'"') + bomb.flush()
     for body, headers in [(b'"' + b"x" * most + b'"', {}), (packed, {"Content-Encoding": "gzip"})]:
-        async with harness.http.put("/v1/entries", params={"key": KEY}, data=io.BytesIO(body), headers=headers) as response:
+        async with harness.http.put(
+            "/v1/entries", params={"key": KEY}, data=io.BytesIO(body), headers=headers
+        ) as response:
             assert (response.status, (await response.json())["error"]["details"]) == (
                 413,
                 {"limit": "body", "value": most},
