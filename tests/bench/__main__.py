@@ -49,7 +49,10 @@ class Harbor:
 
     shards = 4
 
-    def __init__(self, upstream_port: int, mode: str = "window", kind: str = "websocket", copies: int = 1) -> None:
+    def __init__(
+        self, upstream_port: int, mode: str = "window", kind: str = "websocket", copies: int = 1, address: str = ""
+    ) -> None:
+        """`address`: of the Ray that it is to be on; by default it has one of its own, of one node."""
         self.admin_port = free_port()
         self.directory = tempfile.TemporaryDirectory()
         config = {
@@ -79,7 +82,9 @@ class Harbor:
         path.write_text(yaml.safe_dump(config))
         started = time.perf_counter()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "cluster.cli", "up", str(path)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "cluster.cli", "up", str(path), *(["--address", address] if address else [])],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
@@ -175,13 +180,14 @@ def running(
     keys: int = 0,
     kind: str = "websockets",
     copies: int = 1,
+    address: str = "",
 ) -> Iterator[tuple[Child, Harbor, Child]]:
     """A blaster, a cluster on it, and subscribers that have their snapshots.
 
     `copies` of what shards hold are stored: 0 keeps nothing, 2 are a primary's and its standby's.
     """
     blaster = Child("tests.bench.blaster")
-    harbor = Harbor(int(blaster.line()), mode, kind, copies)
+    harbor = Harbor(int(blaster.line()), mode, kind, copies, address)
     clients = Child("tests.bench.subscribers", harbor.host, harbor.port, subscribers, delivery, keys)
     try:
         assert clients.line() == "ready"
@@ -192,9 +198,11 @@ def running(
         blaster.stop()
 
 
-def saturated(kind: str, per_frame: int, count: int, copies: int = 1) -> dict[str, Any]:
+def saturated(kind: str, per_frame: int, count: int, copies: int = 1, address: str = "") -> dict[str, Any]:
     """As many events as are taken, one client that watches everything: how long until it has the last of them."""
-    with running(kind=kind, copies=copies) as (blaster, harbor, clients):
+    with running(kind=kind, copies=copies, address=address) as (blaster, harbor, clients):
+        apart = [row["node"] != row["standby"]["node"] for row in harbor.cluster["shards"]] if copies > 1 else []
+        assert all(each == bool(address) for each in apart), "standbys are where they are to be"
         blaster.ask(f"flood {count // 10} {per_frame}")  # warm
         time.sleep(1)
         before, usage = harbor.get("/v1/cluster")["sources"][0]["events"], harbor.usage()
@@ -247,15 +255,37 @@ def throughput(rate: int, subscribers: int, seconds: float, mode: str, keys: int
         }
 
 
-def durability() -> dict[str, Any]:
-    """What the store and a standby cost: events per second with none, one and two copies, and their ratios to none."""
-    rates = {copies: saturated("websockets", 1, 8_000_000, copies)["events_per_s"] for copies in (0, 1, 2)}
+@contextmanager
+def two_nodes() -> Iterator[str]:
+    """A Ray of a head and two nodes, between which Ray carries the calls; on one node actors have sockets of their own. Yields its address."""
+    nodes = Child("tests.soak.nodes")
+    try:
+        yield nodes.ask('["start", 2]')
+    finally:
+        nodes.process.communicate()
+
+
+def durability(count: int = 8_000_000) -> dict[str, Any]:
+    """What the store and a standby cost: events per second with none, one and two copies, and their ratios to none.
+
+    On one node, then on two, each beside a cluster there that keeps nothing.
+    """
+
+    def rate(copies: int, address: str = "") -> int:
+        return int(saturated("websockets", 1, count, copies, address)["events_per_s"])
+
+    one = {copies: rate(copies) for copies in (0, 1, 2)}
+    with two_nodes() as address:
+        two = {copies: rate(copies, address) for copies in (0, 2)}
     return {
-        "nothing_kept_per_s": rates[0],
-        "stored_per_s": rates[1],
-        "stored_and_replicated_per_s": rates[2],
-        "stored_ratio": round(rates[1] / rates[0], 2),
-        "stored_and_replicated_ratio": round(rates[2] / rates[0], 2),
+        "nothing_kept_per_s": one[0],
+        "stored_per_s": one[1],
+        "stored_and_replicated_per_s": one[2],
+        "stored_ratio": round(one[1] / one[0], 2),
+        "stored_and_replicated_ratio": round(one[2] / one[0], 2),
+        "two_nodes_nothing_kept_per_s": two[0],
+        "two_nodes_stored_and_replicated_per_s": two[2],
+        "two_nodes_stored_and_replicated_ratio": round(two[2] / two[0], 2),
     }
 
 
