@@ -141,7 +141,8 @@ def test_a_module_that_fails_is_not_imported_for_every_event(
     functions: Functions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = tmp_path / "record"
-    (tmp_path / "failing_module.py").write_text(f"open({str(record)!r}, 'a').write('.')\nraise SystemExit('not today')")
+    source = f"with open({str(record)!r}, 'a') as file: file.write('.')\nraise SystemExit('not today')"
+    (tmp_path / "failing_module.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
     for _ in range(3):
         with pytest.raises(HarborError, match="SystemExit: not today"):
