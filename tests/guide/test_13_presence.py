@@ -1,7 +1,9 @@
-"""Pattern 13: who is in a document, and where their cursors are; who is killed leaves, whoever else dies nobody blinks."""
+"""Pattern 13: who is in a document, and where their cursors are; who is killed leaves, whoever else dies nobody blinks.
+
+That nothing happens when a grace is over is shown on a clock of its own, in `tests/core/test_presence*.py`.
+"""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -9,14 +11,10 @@ import httpx
 import pytest
 
 from cluster.core.placement import assign_slots
-from cluster.core.presence import GATEWAY_GRACE_MS
-from cluster.core.presence_session import GRACE_MS
 from cluster.core.query_key import CanonicalKey
 from tests.live import Client, LiveCluster, eventually
 
 pytestmark = pytest.mark.cluster
-SLACK_S = 5.0
-"""For a machine that does other things, too."""
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +97,8 @@ async def test_three_see_each_other_and_their_cursors_and_who_is_killed_leaves(p
     for person in people:
         await person.until(lambda person=person: person.map(topic)[second] == {"cursor": 7, "selection": [1, 5]})
     people[2].kill()
-    killed = time.monotonic()
     for person in people[:2]:
         await person.until(lambda person=person: set(person.map(topic)) == {first, second})
-    assert time.monotonic() - killed < GRACE_MS / 1000 + SLACK_S
     assert people[0].left(topic) == people[1].left(topic) == [third]
     assert (await people[0].ask(type="leave", id="bye", topic=topic))["type"] == "result"
     await people[1].until(lambda: set(people[1].map(topic)) == {second})
@@ -137,8 +133,6 @@ async def test_nobody_blinks_when_the_home_is_killed_and_no_ghost_stays(
     for person in people[:2]:
         await person.until(lambda person=person: person.map(topic) == {first: {"cursor": 100}, second: {"cursor": 1}})
         assert person.left(topic) == [third]
-    await asyncio.sleep(GATEWAY_GRACE_MS / 1000 + 1)
-    assert people[0].left(topic) == people[1].left(topic) == [third]
     answer = httpx.get(f"{cluster.url}/v1/presence", params={"topic": topic, "limit": "1"}).json()
     assert (answer["count"], len(answer["members"]), "cursor" in answer) == (2, 1, True)
 
@@ -154,7 +148,6 @@ async def test_a_client_that_comes_back_within_the_grace_was_never_away(
     await back.send(type="hello", resume=token)
     await back.until(lambda: len([each for each in back.log if each["type"] == "welcome"]) == 2)
     assert await back.me() == third
-    await asyncio.sleep(GRACE_MS / 1000 + 1)
     await people[0].join(topic, {"cursor": 50})
     await people[1].until(lambda: people[1].map(topic)[first] == {"cursor": 50})
     assert people[1].map(topic).keys() == {first, second, third}
@@ -182,8 +175,8 @@ async def test_a_gateway_that_is_killed_takes_nobody_with_it_who_comes_back(clus
         token = next(each["resume_token"] for each in person.log if each["type"] == "welcome")
         back = await open_person(cluster)
         await back.send(type="hello", resume=token)
+        await back.until(lambda back=back: len([each for each in back.log if each["type"] == "welcome"]) == 2)
         backs.append(back)
-    await asyncio.sleep(GATEWAY_GRACE_MS / 1000 + 2)
     for person in people:
         if person not in gone:
             await person.until(lambda person=person: person.map(topic).keys() == set(ids))
