@@ -1,4 +1,7 @@
-"""Pattern 11: an unreachable upstream: mutations wait, in order, over a kill -9 of the shard that holds them, and are carried out once when it is back."""
+"""Pattern 11: an unreachable upstream: mutations wait, in order, and are carried out once when it is back.
+
+They wait over a kill -9 of the shard that holds them, and over a full restart.
+"""
 
 import asyncio
 import subprocess
@@ -22,7 +25,7 @@ pytestmark = pytest.mark.cluster
 CREATES, EDITS = 10, 4
 """Fifty mutations: ten tasks, and four edits of each under its temporary id."""
 FOR_LONG_MS = 600_000
-PROJECT = "7"
+PROJECT, ANOTHER = "7", "8"
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +66,13 @@ def by_metrics(cluster: LiveCluster, name: str = "harbor_mutations_pending", **l
     return sum(each.value for each in samples if labels.items() <= each.labels.items())
 
 
-def asked() -> Iterator[tuple[str, str, dict[str, Any]]]:
+def asked(project: str = PROJECT, mark: str = "") -> Iterator[tuple[str, str, dict[str, Any]]]:
     """(id, name, variables) of fifty mutations of one scope."""
     for number in range(CREATES):
-        task = {"id": f"temp-{number}", "projectId": PROJECT}
-        yield f"create-{number}", "create_task", {**task, "title": f"task {number}", "rank": 0}
+        task = {"id": f"temp-{mark}{number}", "projectId": project}
+        yield f"create-{mark}{number}", "create_task", {**task, "title": f"task {number}", "rank": 0}
         for rank in range(1, EDITS + 1):
-            yield f"edit-{number}-{rank}", "update_task", {**task, "rank": rank}
+            yield f"edit-{mark}{number}-{rank}", "update_task", {**task, "rank": rank}
 
 
 async def test_fifty_mutations_survive_an_outage_and_the_death_of_their_home(
@@ -130,3 +133,31 @@ async def test_fifty_mutations_survive_an_outage_and_the_death_of_their_home(
     assert await asyncio.to_thread(by_metrics, cluster, "harbor_mutations_total", status="success") == 50
     for client in (author, other):
         await client.close()
+
+
+async def test_fifty_mutations_survive_a_full_restart(cluster: LiveCluster, upstream: Any) -> None:
+    ids = [mutation for mutation, _, _ in asked(ANOTHER, "later-")]
+    before = upstream.do(lambda up: list(up.applied))
+
+    def wait() -> bool:
+        return [each["id"] for each in by_http(cluster, "queued", "paused", "pending")] == ids
+
+    upstream.do(lambda up: up.outage(FOR_LONG_MS))
+    author = await Client.open(cluster.url)
+    for mutation, name, variables in asked(ANOTHER, "later-"):
+        await author.mutate(mutation, name, **variables)
+    await author.close()
+    await asyncio.to_thread(eventually, wait, "in order")
+
+    await asyncio.to_thread(cluster.stop)
+    await asyncio.to_thread(cluster.start)
+    await asyncio.to_thread(eventually, wait, "in order, after the restart")
+    assert upstream.do(lambda up: list(up.applied)) == before
+
+    upstream.do(lambda up: up.outage(0))
+    await asyncio.to_thread(eventually, lambda: {*ids} <= {each["id"] for each in by_http(cluster, "success")})
+    applied = upstream.do(lambda up: dict(up.applied))
+    assert [each for each in applied if each not in before] == ids, "in order"
+    assert {applied[mutation] for mutation in ids} == {1}, "once"
+    tasks = upstream.do(lambda up: up.tracker.task_list(ANOTHER)[-CREATES:])
+    assert [(each["title"], each["rank"]) for each in tasks] == [(f"task {number}", EDITS) for number in range(CREATES)]
