@@ -423,25 +423,29 @@ async def test_bad_frames(cluster: LiveCluster, said: bytes, codes: set[int | No
 
 
 @pytest.mark.parametrize(
-    "said",
+    ("said", "limit"),
     [
-        frame(1, b"", fin=False) + frame(0, b"", fin=False) * 200_000,
-        frame(1, b"[", fin=False) + frame(0, b" ", fin=False) * 200_000,
-        frame(9, b"x" * 125) * 20_000,
-        frame(10, b"x" * 125) * 20_000,
-        frame(1, b'{"type":"ping"}') * 20_000,
-        frame(1, b"[" + b'{"type":"ping"},' * 1_000 + b"1]") * 50,
-        frame(1, b'{"type":"dance"}') * 20_000,
-        frame(1, b"[" * 500_000),
-        frame(1, b'{"type":"get","id":' + b"9" * 900_000 + b',"key":["a"]}'),
+        (frame(1, b"", fin=False) + frame(0, b"", fin=False) * 200_000, ""),
+        (frame(1, b"[", fin=False) + frame(0, b" ", fin=False) * 200_000, ""),
+        (frame(9, b"x" * 125) * 20_000, ""),
+        (frame(10, b"x" * 125) * 20_000, ""),
+        (frame(1, b'{"type":"ping"}') * 20_000, "commands"),
+        (frame(1, b"[" + b'{"type":"ping"},' * 1_000 + b"1]") * 50, "commands"),
+        (frame(1, b'{"type":"dance"}') * 20_000, "commands"),
+        (frame(1, b"[" * 500_000), "depth"),
+        (frame(1, b'{"type":"get","id":' + b"9" * 900_000 + b',"key":["a"]}'), ""),
     ],
 )
-async def test_floods(cluster: LiveCluster, said: bytes) -> None:
+async def test_floods(cluster: LiveCluster, said: bytes, limit: str) -> None:
+    """Others are served meanwhile, and where a limit is met the flooder meets it."""
+    before = limited(cluster).get(limit, 0)
     raw = await socket(cluster)
     saying = asyncio.create_task(raw.say(said))
     async with httpx.AsyncClient(base_url=cluster.url, timeout=WAIT_S) as http:
         for _ in range(5):
             assert (await http.get("/healthz")).status_code == 200
+    if limit:
+        await asyncio.to_thread(eventually, lambda: limited(cluster).get(limit, 0) > before)
     raw.close()
     saying.cancel()
     await asyncio.gather(saying, return_exceptions=True)
