@@ -24,12 +24,7 @@ from tests.observability.test_rules import needs_promtool, promtool, unknown
 
 BOARDS = [pytest.param(json.loads(build.build(board)), id=board.uid) for board in build.BOARDS]
 PROMETHEUS = build.HERE / "prometheus.yaml"
-QUIET = {
-    "harbor_credentials_refused_total",
-    "harbor_jwks_fetches_total",
-    "harbor_limited_total",
-    "harbor_sessions_barred_total",
-}
+QUIET = {"harbor_jwks_fetches_total"}
 """Shown by panels, and without a series in a cluster where nothing of the kind has happened."""
 
 
