@@ -11,7 +11,10 @@ import pytest
 from cluster.actors import node_link
 from cluster.actors.node_link import Lost, NodeLink
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # links are open as long as their process lives
+]
 
 
 @pytest.fixture
