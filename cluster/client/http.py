@@ -33,6 +33,10 @@ class HttpClient:
         self._url = url
         self._client = httpx.Client(base_url=url, headers=bearer(token), timeout=timeout_s, trust_env=False)
 
+    def close(self) -> None:
+        """Close what it holds open; a command leaves that to the end of its process."""
+        self._client.close()
+
     def get(self, key: str, *, fetch: str = "auto") -> dict[str, Any]:
         """Return an entry; `fetch`: auto | never | force."""
         return self._ask("GET", "/v1/entries", params={"key": key, "fetch": fetch})

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import orjson
@@ -70,7 +71,9 @@ def test_text_that_cannot_be_sent_is_said(call: Callable[[HttpClient], Any]) -> 
 )
 async def test_who_is_no_cluster_is_said_to_be_none(stand_in: StandIn, name: str, answer: dict[str, Any]) -> None:
     stand_in.answers = [(200, orjson.dumps(answer))]
-    client = HttpClient(stand_in.url)
-    with pytest.raises(UnavailableError, match="no Harbor Cluster") as caught:
+    with (
+        closing(HttpClient(stand_in.url)) as client,
+        pytest.raises(UnavailableError, match="no Harbor Cluster") as caught,
+    ):
         await asyncio.to_thread(CALLS[name], client)
     assert stand_in.url in caught.value.message
