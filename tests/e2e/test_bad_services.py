@@ -19,9 +19,17 @@ class Service:
     def __init__(self) -> None:
         self.how = "good"
         self.headers: list[Any] = []
-        self.loop = asyncio.new_event_loop()
-        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+        self._runs = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+        assert self._runs.wait(10)
         self.url = asyncio.run_coroutine_threadsafe(self._start(), self.loop).result(10)
+
+    def _run(self) -> None:
+        with asyncio.Runner() as runner:  # in the end it cancels what is under way, and closes the loop
+            self.loop = runner.get_loop()
+            self._runs.set()
+            self.loop.run_forever()
 
     async def _start(self) -> str:
         self.runner = web.ServerRunner(web.Server(self._answer, access_log=None), shutdown_timeout=1.0)
@@ -66,6 +74,7 @@ class Service:
     def stop(self) -> None:
         asyncio.run_coroutine_threadsafe(self.runner.cleanup(), self.loop).result(10)
         self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(10)
 
 
 @pytest.fixture(scope="module")
