@@ -650,8 +650,9 @@ class World:
             answer(None)
         elif process.holder is not None:
             process.holder.take(STEPS.get(type(message), ""), message, answer)
-            if process.holder.following is not None and process.holder.following.divergences:
-                raise Violation(f"{process.name} has diverged: {process.holder.following.failure}")
+            following = process.holder.state.following
+            if following is not None and following.divergences:
+                raise Violation(f"{process.name} has diverged: {following.failure}")
         elif isinstance(process.machine, CoordinatorState) and isinstance(message, Rebalance):
             answer(process.machine.rebalance(message))
         else:

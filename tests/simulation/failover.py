@@ -349,7 +349,7 @@ class Removal(Failover):
         primary = world.led(0)
         assert primary is not None
         if self.replicas:
-            world.at(100.0, lambda: world.stop(primary.holder.replication.standby, self.AWAY_MS))
+            world.at(100.0, lambda: world.stop(primary.holder.state.replication.standby, self.AWAY_MS))
         world.at(choose.uniform(0.75, 1.0) * self.AWAY_MS, lambda: world.kill(primary.name))
 
 
