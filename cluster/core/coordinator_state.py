@@ -38,8 +38,10 @@ HIGH_WATER_BYTES = 8 * 1024 * 1024
 turned away, ingestors fold on their side and stop reading their sockets."""
 FULL_RETRY_MS = 50.0
 """Half a window: a turned-away blob is tried again before the next one would have been due."""
-Source = tuple[str, int, int]
-"""(sender, its incarnation, sequence) of a blob."""
+Opening = tuple[str, int, int]
+"""(sender, its incarnation, opening of its link)."""
+Source = tuple[Opening, int]
+"""(whose link, sequence) of a blob."""
 RETRY_MS = 100.0
 """After a call that got no answer. Ray has retried it by then; a restarted shard takes about a second."""
 
@@ -153,7 +155,7 @@ class CoordinatorState:
         for shard in shards:
             self._open(shard)
         self._incoming: dict[str, Incoming] = {}
-        self._progress: dict[tuple[str, int], _Progress] = {}
+        self._progress: dict[Opening, _Progress] = {}
         """By sender and its incarnation."""
         self.blobs_turned_away = 0
         self.operations_in = 0
@@ -178,8 +180,8 @@ class CoordinatorState:
             case New(opened=True):
                 for key in [key for key in self._progress if key[0] == blob.header.sender]:
                     del self._progress[key]
-        sender = (blob.header.sender, blob.header.incarnation)
-        source: Source = (*sender, blob.header.sequence)
+        sender = (blob.header.sender, blob.header.incarnation, blob.header.opening)
+        source: Source = (sender, blob.header.sequence)
         progress = self._progress.setdefault(sender, _Progress())
         progress.open_parts[blob.header.sequence] = 0
         for part in blob.parts:
@@ -219,8 +221,8 @@ class CoordinatorState:
 
     def _committed(self, lane: _Lane) -> None:
         """What was in flight to a shard is committed there."""
-        for sender, incarnation, sequence in lane.blobs:
-            progress = self._progress.get((sender, incarnation))
+        for sender, sequence in lane.blobs:
+            progress = self._progress.get(sender)
             if progress is not None:
                 progress.open_parts[sequence] -= 1
                 progress.settle()

@@ -16,23 +16,25 @@ from typing import Any
 
 from cluster.core.messages import Announce, Header, Send
 
-MAX_RELINKS = 1_000_000
-"""Far more often than a link is started over in one life (each raises its incarnation by one)."""
+LIFE_APART_MS = 1_000_000
+"""Between the incarnations of two lives where the clock was set back: what a life numbers from its own (`IDS_PER_MS`) ends far below."""
 
 
 def next_life(now_ms: float, last: int | None) -> int:
     """Return the incarnation of a new life of an actor, above all that its last one can have used: also where the clock was set back."""
-    return max(int(now_ms), 0 if last is None else last + MAX_RELINKS)
+    return max(int(now_ms), 0 if last is None else last + LIFE_APART_MS)
 
 
 class Outgoing:
     """The sending end: at most one message in flight."""
 
-    __slots__ = ("_incarnation", "_sender", "_sequence", "in_flight", "peer", "retry_at")
+    __slots__ = ("_incarnation", "_opening", "_sender", "_sequence", "in_flight", "peer", "retry_at")
 
     def __init__(self, sender: str, incarnation: int) -> None:
         self._sender = sender
         self._incarnation = incarnation
+        self._opening = 0
+        """Not told by the incarnation: that of a shard's next life may be the next number."""
         self._sequence = 0
         self.peer = 0
         """The receiver's incarnation; 0 while unknown."""
@@ -50,7 +52,7 @@ class Outgoing:
         """Return the header of the next message."""
         assert self.in_flight is None, "one message in flight per link"
         self._sequence += 1
-        return Header(self._sender, self._incarnation, self.peer, self._sequence)
+        return Header(self._sender, self._incarnation, self.peer, self._sequence, self._opening)
 
     def sent(self, message: Any) -> None:
         """Remember `message` until it is answered."""
@@ -80,7 +82,7 @@ class Outgoing:
         self.in_flight = None
         self.retry_at = None
         self._sequence = 0
-        self._incarnation += 1  # tells this opening from the last one, should that be repeated late
+        self._opening += 1  # tells this opening from the last one, should that be repeated late
         self.peer = 0
 
 
@@ -106,33 +108,35 @@ class Foreign:
 class Incoming:
     """The receiving end of one link."""
 
-    __slots__ = ("_answer", "_incarnation", "_sender_incarnation", "_sequence")
+    __slots__ = ("_answer", "_incarnation", "_opened", "_sequence")
 
     def __init__(self, incarnation: int) -> None:
         self._incarnation = incarnation
-        self._sender_incarnation = 0
+        self._opened = (0, 0)
+        """The sender's (incarnation, opening)."""
         self._sequence = 0
         self._answer: Any = None
 
     def is_repeat(self, header: Header) -> bool:
         """Whether a message was admitted before, and may be answered again whatever has changed since."""
-        return header.incarnation == self._sender_incarnation and header.sequence <= self._sequence
+        return (header.incarnation, header.opening) == self._opened and header.sequence <= self._sequence
 
     def admit(self, header: Header) -> New | Repeat | Foreign:
         """Judge a message by its header."""
         if header.receiver not in (0, self._incarnation):
             return Foreign()
-        if header.incarnation < self._sender_incarnation:
+        opened = (header.incarnation, header.opening)
+        if opened < self._opened:
             return Foreign()
-        if header.incarnation == self._sender_incarnation:
+        if opened == self._opened:
             if header.sequence == self._sequence and (header.receiver != 0 or header.sequence == 1):
                 return Repeat(self._answer)
             if header.sequence == self._sequence + 1 and header.receiver != 0:
                 self._sequence = header.sequence
                 return New(opened=False)
         elif header.receiver == 0 and header.sequence == 1:
-            # Each opening has an incarnation of its own (`Outgoing.relink`), so a late repeat of this link's is not taken for one.
-            self._sender_incarnation = header.incarnation
+            # A late repeat of this link's first message is not taken for another opening.
+            self._opened = opened
             self._sequence = 1
             return New(opened=True)
         return Foreign()

@@ -30,6 +30,8 @@ class Header(Struct, frozen=True, array_like=True):
     """The receiver's incarnation as the sender knows it; 0 opens the link."""
     sequence: int
     """1 on a new link, then rising by one."""
+    opening: int = 0
+    """How often the sender has started the link over in its life."""
 
 
 class Refused(Struct, frozen=True, array_like=True, tag="refused"):

@@ -81,7 +81,9 @@ def test_shards_that_are_no_more_are_forgotten() -> None:
     machine.rebalance(Rebalance("release", assign_slots(range(1), 2), 3))
     assert list(machine._lanes) == [0]
     _, (again,) = machine.blob(blob(2, part(1, "k", Set(b"2"), number=2)), START + 120)
-    assert again.message.header == Header("coordinator-0", 8, 0, 1), "which is no repeat, should it be the same shard"
+    assert again.message.header == Header("coordinator-0", 7, 0, 1, 1), (
+        "which is no repeat, should it be the same shard"
+    )
 
 
 def test_while_a_batch_is_in_flight_the_next_window_keeps_folding() -> None:
@@ -121,7 +123,7 @@ def test_a_restarted_shard_gets_the_batch_in_flight_on_a_new_link() -> None:
     machine.blob(blob(1, part(0, "k", Set(b"1"))), START)
     (sent,) = machine.wake(START + 100)
     (again,) = machine.answered("shard-0", sent.message, Refused(50), START + 120)
-    assert again.message.header == Header("coordinator-0", 8, 0, 1)
+    assert again.message.header == Header("coordinator-0", 7, 0, 1, 1)
     assert again.message.keys == sent.message.keys
 
 

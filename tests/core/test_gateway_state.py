@@ -233,7 +233,7 @@ def test_an_old_change_is_dropped_and_a_patch_onto_nothing_starts_over() -> None
     played.send(change(6, 7, patch=[{"op": "add", "path": "/m", "value": 1}]))
     assert played.read(session) is None
     (send,) = [effect for effect in played.effects if isinstance(effect, Send)]
-    assert send.message.header == Header("gateway-0", 10, 0, 1)
+    assert send.message.header == Header("gateway-0", 9, 0, 1, 1)
     assert send.message.items == [Watch(FIRST + 2, A, prefix=False)]
 
 

@@ -200,7 +200,7 @@ def test_what_a_dead_coordinator_had_is_sent_again_unless_it_was_committed() -> 
     machine.receive("events", [frame("set", "2")], START + 210)
     third = sent_blob(machine, START + 295)
     (claim,) = machine.answered("coordinator-0", third.message, Refused(20), START + 300)
-    assert claim.message.header == Header("ingestor-0", LIFE + 1, 0, 1)
+    assert claim.message.header == Header("ingestor-0", LIFE, 0, 1, 1)
     assert [part.claim for part in claim.message.parts] == [Claim("ingestor-0", LIFE + 2, ["events"])]
     take(machine, claim, at=START + 302)
     assert machine.wake(START + 400) == [], "nothing else goes before the claim is answered"

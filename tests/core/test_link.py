@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from cluster.core.link import Announcements, Foreign, Incoming, New, Outgoing, Repeat, next_life
+from cluster.core.link import LIFE_APART_MS, Announcements, Foreign, Incoming, New, Outgoing, Repeat, next_life
 from cluster.core.messages import Announce, Header, Send
 
 
@@ -19,14 +19,17 @@ class TestLives:
         assert next_life(1_700_000_000_000.7, None) == 1_700_000_000_000
         assert next_life(1_700_009_000_000.0, 1_700_000_000_000) == 1_700_009_000_000
 
-    def test_it_is_above_all_links_of_the_last_one_though_the_clock_was_set_back(self) -> None:
-        before = Outgoing("gateway-0", next_life(5_000_000.0, None))
-        receiver = Incoming(1)
-        for _ in range(1_000):
+    def test_it_is_above_all_that_the_last_one_has_numbered_though_the_clock_was_set_back(self) -> None:
+        assert next_life(1_000.0, 5_000_000) == 5_000_000 + LIFE_APART_MS
+
+    def test_a_link_of_the_next_life_is_a_new_one_however_often_that_of_the_last_was_started_over(self) -> None:
+        before, receiver = Outgoing("shard-0", 5), Incoming(1)
+        for _ in range(10):
             before.relink()
             assert receiver.admit(send(before)) == New(opened=True)
-        after = Outgoing("gateway-0", next_life(1_000.0, 5_000_000))
-        assert receiver.admit(send(after)) == New(opened=True)
+        late = before.in_flight
+        assert receiver.admit(send(Outgoing("shard-0", 6))) == New(opened=True)
+        assert receiver.admit(late) == Foreign()
 
 
 class TestOutgoing:
@@ -63,7 +66,7 @@ class TestOutgoing:
         send(link)
         link.relink()
         assert link.idle
-        assert send(link) == Header("a", 6, 0, 1), "an opening that can be told from the last"
+        assert send(link) == Header("a", 5, 0, 1, 1), "an opening that can be told from the last"
 
 
 class TestIncoming:
