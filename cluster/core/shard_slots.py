@@ -213,7 +213,7 @@ class ShardSlots:
                 self._end()
             case _ if known >= next_map.epoch:
                 is_done = self._is_stored
-            case _ if known != next_map.epoch - 1 or message.attempt <= self._over:
+            case _ if known != next_map.epoch - 1 or message.attempt <= self._over or message.attempt < self._attempt:
                 is_done = False  # it is yet to be told which map there is, or this comes late
             case "copy":
                 self._begin(message)

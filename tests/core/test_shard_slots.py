@@ -324,6 +324,17 @@ def test_what_an_earlier_life_of_the_supervisor_has_said_comes_late() -> None:
     assert (late.map, late.is_done, len(made.shards["shard-1"].cache)) == (made.slots, False, 0)
 
 
+@pytest.mark.parametrize("phase", ["copy", "seal", "send"])
+def test_a_late_word_of_an_earlier_attempt_does_not_begin_that_again(phase: str) -> None:
+    made = world(1)
+    next_map = assign_slots([0, 1], 2)
+    made.receive("shard-0", Rebalance("release", made.slots, 0))
+    for attempt in (7, 8):  # senders begin anew where a receiver has lost what it was sent
+        made.receive("shard-0", Rebalance("send", next_map, attempt))
+    late = made.receive("shard-0", Rebalance(phase, next_map, 7))
+    assert (late.is_done, late.is_held, late.attempt) == (False, True, 8)
+
+
 @pytest.mark.parametrize("attempt", [0, 6])
 def test_a_late_word_of_an_earlier_attempt_does_not_end_a_cut(attempt: int) -> None:
     made = world(1)
