@@ -62,9 +62,10 @@ class RateLimit:
         Raises:
             LimitError: `LIMITED`, with the time after which it would not have been.
         """
-        if self._accepted.wait_ms(now_ms):
+        wait_ms = self._accepted.wait_ms(now_ms)
+        if wait_ms:
             self._refused.take(1, now_ms)
-        self.require(now_ms)
+            raise self._refusal(wait_ms)
         self._accepted.take(1, now_ms)
 
     def require(self, now_ms: float) -> None:
@@ -73,11 +74,12 @@ class RateLimit:
         Raises:
             LimitError: `LIMITED`, with the time after which it would not have been.
         """
-        wait_ms = self._accepted.wait_ms(now_ms)
-        if not wait_ms:
-            return
+        if wait_ms := self._accepted.wait_ms(now_ms):
+            raise self._refusal(wait_ms)
+
+    def _refusal(self, wait_ms: float) -> LimitError:
         rate = self._per_second
-        raise LimitError(
+        return LimitError(
             ErrorCode.LIMITED,
             self._limit,
             rate,

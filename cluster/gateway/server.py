@@ -554,23 +554,33 @@ class GatewayServer:
         """
         if self.state.authority is None or request.path in self.open or request.method == "OPTIONS":
             return ANYBODY
+        rates = self._requests
+        if rates is None:
+            return await self._identified(request)
         guesser = f"refused {self._address(request)}"  # whose bucket no request of who was recognised is taken from
-        if self._requests is not None:
-            self._requests.require(guesser, self._clock.now_ms())
+        rates.require(guesser, self._clock.now_ms())
         try:
-            token = self._said(request)
-            if token is None and request.path == "/v1/socket":
-                return None
-            if token is None:
-                raise UnauthorizedError(
-                    "missing", "credentials are needed: the header 'Authorization: Bearer TOKEN' or 'X-API-Key: KEY'"
-                )
-            await self.prepare(token)
-            return self.state.recognise(token, self._clock.now_ms())
+            return await self._identified(request)
         except HarborError as error:
-            if error.code == ErrorCode.UNAUTHORIZED and self._requests is not None:
-                self._requests.take(guesser, self._clock.now_ms())
+            if error.code == ErrorCode.UNAUTHORIZED:
+                rates.take(guesser, self._clock.now_ms())
             raise
+
+    async def _identified(self, request: web.BaseRequest) -> Principal | None:
+        """Return whose credentials a request has; None on a socket that is to say hello with a token.
+
+        Raises:
+            HarborError: `UNAUTHORIZED`, nobody is recognised.
+        """
+        token = self._said(request)
+        if token is None and request.path == "/v1/socket":
+            return None
+        if token is None:
+            raise UnauthorizedError(
+                "missing", "credentials are needed: the header 'Authorization: Bearer TOKEN' or 'X-API-Key: KEY'"
+            )
+        await self.prepare(token)
+        return self.state.recognise(token, self._clock.now_ms())
 
     def _may_read(self, request: web.BaseRequest, key: CanonicalKey) -> bool:
         if self.state.authority is None:
