@@ -63,6 +63,9 @@ from cluster.core.window import Profile
 from cluster.errors import ConfigError
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_NO_VARIABLE = re.compile(r"\$\{[^}]{0,64}\}?")
+_WHOLE = re.compile(r"(?:0|[1-9][0-9]{0,17})\Z")
+"""As JSON has whole numbers: of `0012` the text would be lost, and of more digits the number."""
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}\Z")
 MIN_OUTBOX_BYTES = 64 * 1024
@@ -163,14 +166,27 @@ def _unique_mapping(loader: _UniqueKeyLoader, node: yaml.MappingNode) -> dict[An
 
 
 _UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
-# As YAML 1.2 has it, too: `on:` is a section's name here, which YAML 1.1 would read as `true`, and JSON has no dates.
+
+
+def _whole_number(_loader: _UniqueKeyLoader, node: yaml.ScalarNode) -> int:
+    return int(node.value, {"0o": 8, "0x": 16}.get(node.value[:2], 10))
+
+
+# As YAML 1.2 has it, too (its core schema, section 10.3.2): `on:` is a section's name here, which YAML 1.1 would read as `true`, `012` is
+# not ten and `12:30` no number, and JSON has no dates. What merges mappings (`<<`) is left of 1.1, as it is in use.
+_TAG = "tag:yaml.org,2002:"
 _UniqueKeyLoader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith((":bool", ":timestamp"))]
+    first: [(tag, regexp) for tag, regexp in resolvers if tag.removeprefix(_TAG) in ("merge", "null")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_UniqueKeyLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|false|True|False)$"), list("tTfF")
-)
+for _kind, _form, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    ("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", "-+.0123456789"),
+    ("float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+."),
+):
+    _UniqueKeyLoader.add_implicit_resolver(_TAG + _kind, re.compile(rf"(?:{_form})\Z"), list(_first))
+_UniqueKeyLoader.add_constructor(f"{_TAG}int", _whole_number)
 
 
 def _directory(path: str, value: Any) -> str | None:
@@ -285,6 +301,13 @@ def _url(*schemes: str) -> Callable[[str, Any], str]:
     return parse
 
 
+def _base_url(path: str, value: Any) -> str:
+    url = _url("http", "https")(path, value)
+    if "?" in url or "#" in url:
+        raise ConfigError(path, f"expected a URL that paths can follow, without '?' and '#', got {masked_url(url)!r}")
+    return url
+
+
 def _missed(path: str, value: Any) -> str:
     url = _url("http", "https")(path, value)
     holes = list(template.holes(template.parse(url)))
@@ -353,9 +376,13 @@ class _Reader(Faults):
                 return ""
             return found
 
+        if (wrong := _NO_VARIABLE.search(_VARIABLE.sub("", value))) is not None:
+            self.fault(
+                path, f"expected ${{NAME}} or ${{NAME:-text}}, a name of letters, digits and '_', got {wrong[0]}"
+            )
         expanded = _VARIABLE.sub(put, value)
-        whole = _VARIABLE.fullmatch(value)
-        return int(expanded) if whole is not None and expanded.isdecimal() else expanded
+        is_whole = _VARIABLE.fullmatch(value) is not None and _WHOLE.match(expanded) is not None
+        return int(expanded) if is_whole else expanded
 
     def plain(self, path: str, value: Any) -> None:
         """Find what YAML can say and JSON cannot: names that are no text, numbers without value, other types."""
@@ -633,7 +660,7 @@ class _Reader(Faults):
         for name, each in self.named(path, value).items():
             section = Section(self, f"{path}.{name}", each)
             found[name] = ServiceConfig(
-                section.take("base_url", NEVER, _url("http", "https")) or "http://faulty",
+                section.take("base_url", NEVER, _base_url) or "http://faulty",
                 section.take("headers", {}, _headers),
                 section.take("timeout", 10_000.0, _positive),
                 section.take("concurrency", 32, _count),

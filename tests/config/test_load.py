@@ -181,6 +181,10 @@ FAULTS: list[tuple[str, str]] = [
     ("presence: {'': {}}", "presence.: expected a topic of 1 to 256 characters, got ''"),
     # --- services
     ("services: []", "services: expected a mapping of names, got []"),
+    (
+        "services: {a: {base_url: 'http://x/b?key=s'}}",
+        "services.a.base_url: expected a URL that paths can follow, without '?' and '#', got 'http://x/b?key=***'",
+    ),
     ("services: {'a b': {base_url: 'http://x'}}", "services.a b: expected a name of letters, digits, '-' and '_', got 'a b'"),
     ("services: {api: {}}", "services.api.base_url: required"),
     ("services: {api: {base_url: 'ftp://x'}}", "services.api.base_url: expected an http:// or https:// URL, got 'ftp://x'"),
@@ -322,7 +326,7 @@ class TestFiles:
             ("[1]: a", "line 1, column 1: a key must be text"),
             ("a: *b", "line 1, column 4: found undefined alias 'b'"),
             ("a: &b [*b]", "line 1, column 4: found unconstructable recursive node"),
-            ("a: 0b_", "a value cannot be read: invalid literal for int()"),
+            ("a: " + "1" * 5_000, "a value cannot be read: Exceeds the limit (4300 digits)"),
             ("a: " + "[" * 3000, "nested too deep"),
             ("a0: &a0 []\n" + "".join(f"a{n}: &a{n} [*a{n - 1}]\n" for n in range(1, 3000)), "nested too deep"),
             (
@@ -348,6 +352,20 @@ class TestFiles:
         (stream,) = load(path, {}).streams
         assert list(stream.on) == ["on", "off"]
         assert stream.on["on"] == [{"set": {"key": ["k", "no", "2024-01-01", "yes"], "value": "off"}}]
+
+    def test_numbers_are_those_of_yaml_1_2(self, tmp_path: Path) -> None:
+        path = tmp_path / "harbor.yaml"
+        given = "[012, -7, +3, 0x1F, 0o17, 1e3, .5, 2., 0b1, 1_000, 12:30, 1:2.5, '012', =, 1., -, .]"
+        path.write_text(SOURCES + f"streams: [{{source: s, on: {{e: {{set: {{key: {given}, value: 1}}}}}}}}]")
+        (stream,) = load(path, {}).streams
+        key = stream.on["e"][0]["set"]["key"]
+        numbers = [12, -7, 3, 31, 15, 1000.0, 0.5, 2.0]
+        assert key == [*numbers, "0b1", "1_000", "12:30", "1:2.5", "012", "=", 1.0, "-", "."]
+
+    @pytest.mark.parametrize("number", [".inf", "-.Inf", ".NaN"])
+    def test_what_is_no_number_of_json_is_a_fault(self, tmp_path: Path, number: str) -> None:
+        (line,) = lines(tmp_path, f"cluster: {{shards: {number}}}")
+        assert line.startswith("cluster.shards: expected a number, got ")
 
     def test_faults_are_an_exception_with_all_of_them(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigFaults) as caught:
@@ -380,6 +398,19 @@ class TestEnvironment:
     def test_text_that_is_one_variable_may_be_a_number(self) -> None:
         config = loaded("{cluster: {shards: '${SHARDS}'}, gateway: {port: '${PORT:-9000}'}}", {"SHARDS": "8"})
         assert (config.cluster.shards, config.gateway.port) == (8, 9000)
+
+    @pytest.mark.parametrize("text", ["0012", "9" * 19, "9" * 5_000, "٣", "-1", "1.5", ""])
+    def test_a_variable_of_which_a_number_would_lose_something_stays_text(self, text: str) -> None:
+        document = {"streams": [{"source": "s", "on": {"e": {"set": {"key": ["k"], "value": "${V:-}"}}}}]}
+        config = load_mapping({**yaml.safe_load(SOURCES), **document}, {"V": text})
+        assert config.streams[0].on["e"] == [{"set": {"key": ["k"], "value": text}}]
+
+    @pytest.mark.parametrize("text", ["${MY.VAR}", "x ${MY-VAR}", "${}", "${A:b}", "${A"])
+    def test_what_only_looks_like_a_variable_is_a_fault(self, tmp_path: Path, text: str) -> None:
+        form = "expected ${NAME} or ${NAME:-text}, a name of letters, digits and '_', got "
+        assert lines(tmp_path, f"services: {{api: {{base_url: 'http://x', headers: {{a: '{text}'}}}}}}") == [
+            f"services.api.headers.a: {form}{text.removeprefix('x ')}"
+        ]
 
     def test_one_that_is_not_set_is_a_fault(self, tmp_path: Path) -> None:
         text = "services: {api: {base_url: 'http://x', headers: {a: '${TOKEN}', b: 'x ${OTHER}'}}}"
@@ -514,7 +545,7 @@ class TestValues:
 
 class TestSecrets:
     TEXT = """
-        services: {api: {base_url: 'https://u:${T}@x/a?k=${T}', headers: {authorization: 'Bearer ${T}'}}}
+        services: {api: {base_url: 'https://u:${T}@x/a', headers: {authorization: 'Bearer ${T}'}}}
         queries: [{key: [a, '{id}'], service: api, path: '/a/{id}?k=${T}', params: {id: '{id}', key: '${T}', n: 5}}]
         sources:
           s: {type: websocket, url: 'wss://${T}@x/ws?a=1&token=${T}#f', headers: {cookie: '${T}'}, subscribe: {key: '${T}', to: '{channel}'},
@@ -531,7 +562,7 @@ class TestSecrets:
 
     def test_what_is_no_secret_is_shown(self) -> None:
         shown = loaded(self.TEXT, {"T": "hunter2"}).redacted()
-        assert shown.services["api"].base_url == "https://***@x/a?k=***"
+        assert shown.services["api"].base_url == "https://***@x/a"
         assert shown.services["api"].headers == {"authorization": "***"}
         assert (shown.queries[0].path, shown.queries[0].params) == (
             "/a/{id}?k=***",
