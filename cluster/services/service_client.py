@@ -100,13 +100,15 @@ class ServiceClient:
         self.name = name
         base_url, headers = parted(base_url, headers or {})
         self._base_url = base_url.rstrip("/")
-        self._headers = {
-            "Accept": "application/json",
-            "Accept-Encoding": "gzip, deflate",
-            "Connection": "keep-alive",
-            "User-Agent": f"harbor-cluster/{__version__}",
-            **headers,
-        }
+        self._headers = httpx.Headers(
+            {
+                "Accept": "application/json",
+                "Accept-Encoding": "gzip, deflate",
+                "Connection": "keep-alive",
+                "User-Agent": f"harbor-cluster/{__version__}",
+            }
+        )
+        self._headers.update(headers)
         self._timeout_s = timeout_ms / 1000.0
         self._extensions = {"timeout": httpx.Timeout(self._timeout_s).as_dict()}
         self._max_body_bytes = max_body_bytes
@@ -138,7 +140,7 @@ class ServiceClient:
                 service said, if that is JSON of at most `MAX_ERROR_BYTES`; `is_conflict` tells 409 and 412 apart.
         """
         headers = {"Idempotency-Key": request.idempotency_key}
-        if request.body is not None:
+        if request.body is not None and "Content-Type" not in self._headers:
             headers["Content-Type"] = "application/json"
         if request.etag is not None and _SENDABLE.fullmatch(request.etag):
             headers["If-Match"] = request.etag
@@ -163,6 +165,8 @@ class ServiceClient:
         self, request: Request, headers: dict[str, str], content: bytes | None = None
     ) -> AsyncIterator[httpx.Response]:
         """Ask, in time, and have the answer's head; what goes wrong while it is read is an `UpstreamError`, too."""
+        sent = self._headers.copy()
+        sent.update(headers)
         try:
             async with asyncio.timeout(self._timeout_s):
                 client = self._connections()
@@ -170,7 +174,7 @@ class ServiceClient:
                     httpx.Request(  # not the client's, which merges what is merged already at a tenth of a call's cost
                         request.method,
                         self._url(request),
-                        headers={**self._headers, **headers},
+                        headers=sent,
                         content=content,
                         extensions=self._extensions,
                     )
@@ -220,8 +224,9 @@ class ServiceClient:
         path = request.path if request.path.startswith("/") else f"/{request.path}"
         if any(unquote(segment) in (".", "..") for segment in path.split("/")):
             raise self._error(f"path {path} has a dot segment", retryable=False)
-        query = f"?{urlencode(request.params, quote_via=quote)}" if request.params else ""
-        return f"{self._base_url}{path}{query}"
+        query = urlencode(request.params, quote_via=quote)
+        mark = "&" if "?" in path else "?"  # a configured path may have parameters of its own
+        return f"{self._base_url}{path}{mark if query else ''}{query}"
 
     def _check(self, response: httpx.Response, said: Any = None) -> None:
         status = response.status_code

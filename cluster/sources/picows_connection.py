@@ -361,7 +361,9 @@ async def connect(dial: Dial) -> PicowsConnection:
         _check_offers(dial, response)
         return PicowsConnection(dial)
 
-    headers = {"User-Agent": USER_AGENT, **dial.headers}
+    headers = dict(dial.headers)
+    if not any(name.lower() == "user-agent" for name in headers):
+        headers["User-Agent"] = USER_AGENT
     if dial.subprotocols:
         headers["Sec-WebSocket-Protocol"] = ", ".join(dial.subprotocols)
     try:

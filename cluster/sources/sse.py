@@ -61,13 +61,11 @@ class SseSource(ReconnectingSource):
         """
         super().__init__(name, listener, backoff or Backoff(), jitter)
         self._url, headers = parted(url, headers or {})
-        self._headers = {
-            **headers,
-            "Accept": ", ".join(self.accepted),
-            "Accept-Encoding": "identity",
-            "Cache-Control": "no-store",
-            "User-Agent": f"harbor-cluster/{__version__}",
-        }
+        self._headers = httpx.Headers({"User-Agent": f"harbor-cluster/{__version__}"})
+        self._headers.update(headers)
+        self._headers.update(
+            {"Accept": ", ".join(self.accepted), "Accept-Encoding": "identity", "Cache-Control": "no-store"}
+        )
         self._silence_s = None if heartbeat_ms is None else 2 * heartbeat_ms / 1000.0
         self._max_event_bytes = max_event_bytes
         self._go_on = asyncio.Event()
@@ -88,7 +86,8 @@ class SseSource(ReconnectingSource):
         timeout = httpx.Timeout(OPEN_TIMEOUT_S, read=self._silence_s)
         url, more = self._target()
         headers = [
-            (name.encode(), value.encode()) for name, value in {**self._headers, **more}.items()
+            *self._headers.raw,
+            *((name.encode(), value.encode()) for name, value in more.items()),
         ]  # ids are UTF-8
         try:
             async with HttpxAiohttpClient(timeout=timeout, trust_env=False) as client:

@@ -116,6 +116,24 @@ async def test_what_is_not_json(upstream, client, body):
     assert error.status == 200, "it has answered"
 
 
+async def test_headers_of_the_configuration_take_the_place_of_what_is_sent_without_them(upstream):
+    own = {"accept": "application/a", "user-agent": "me", "content-type": "application/c", "x-MINE": "m"}
+    client = ServiceClient("api", upstream.url, own)
+    await client.send(Change())
+    await client.aclose()
+    (request,) = upstream.requests
+    assert {name: request.headers.getall(name) for name in own} == {name: [value] for name, value in own.items()}
+
+
+async def test_a_path_may_have_parameters_of_its_own(upstream, client):
+    await client.fetch(Ask("/posts?feed=a%20b", [("offset", "20")]))
+    await client.fetch(Ask("/posts?feed=a%20b"))
+    assert [request.raw_path for request in upstream.requests] == [
+        "/base/posts?feed=a%20b&offset=20",
+        "/base/posts?feed=a%20b",
+    ]
+
+
 @pytest.mark.parametrize(
     ("status", "retryable"),
     [(302, False), (400, False), (404, False), (408, True), (425, True), (429, True), (500, True), (503, True)],

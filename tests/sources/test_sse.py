@@ -52,7 +52,15 @@ async def upstream():
 
 
 async def test_events_arrive(upstream, recorder, running):
-    running(SseSource("activity", upstream.url, recorder, headers={"X-Key": "k"}, backoff=QUICK))
+    running(
+        SseSource(
+            "activity",
+            upstream.url,
+            recorder,
+            headers={"X-Key": "k", "accept": "text/html", "user-agent": "me"},
+            backoff=QUICK,
+        )
+    )
     await recorder.until(lambda: recorder.opens)
     await upstream.streams[0][1].write(b'id: 1\nevent: activity\ndata: {"a":1}\n\ndata: two\n')
     await upstream.streams[0][1].write(b"\n")
@@ -60,7 +68,8 @@ async def test_events_arrive(upstream, recorder, running):
     assert recorder.events == [("activity", b'{"a":1}', "1"), ("message", b"two", None)]
     assert recorder.calls[:3] == ["connecting", "opened", "connected"]
     headers = upstream.requests[0]
-    assert (headers["Accept"], headers["X-Key"]) == ("text/event-stream", "k")
+    assert (headers.getall("Accept"), headers["X-Key"]) == (["text/event-stream"], "k")
+    assert headers.getall("User-Agent") == ["me"]
     assert "Last-Event-ID" not in headers
 
 

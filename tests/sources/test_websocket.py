@@ -46,7 +46,7 @@ async def upstream():
 
 
 async def test_messages_arrive_as_bytes_in_order(source, upstream, recorder, running):
-    running(source(upstream.url, recorder, headers={"Authorization": "Bearer t"}))
+    running(source(upstream.url, recorder, headers={"Authorization": "Bearer t", "user-agent": "me"}))
     await recorder.until(lambda: recorder.opens)
     (connection,) = upstream.sockets
     sent = [str(n) * (n % 400) for n in range(2000)]
@@ -58,6 +58,7 @@ async def test_messages_arrive_as_bytes_in_order(source, upstream, recorder, run
     assert recorder.frames == [text.encode() for text in sent] + [b"in pieces", b"\x00\xff"]
     assert all(type(item) is bytes for item in recorder.frames)
     assert upstream.headers["Authorization"] == "Bearer t"
+    assert upstream.headers.get_all("User-Agent") == ["me"]
     assert "Sec-WebSocket-Extensions" not in upstream.headers
 
 
