@@ -100,14 +100,7 @@ class DeclaredQuery(Struct, frozen=True):
         def lookup(path: Path) -> Any:
             return captures[path]
 
-        params = None if self.params is None else template.build(self.params, lookup)
-        pairs: list[tuple[str, str]] = []
-        if isinstance(params, dict):
-            for name, value in params.items():
-                if isinstance(value, list):
-                    pairs.extend((name, as_parameter(item)) for item in value)
-                elif value is not None:
-                    pairs.append((name, as_parameter(value)))
+        pairs = as_parameters(None if self.params is None else template.build(self.params, lookup))
         if pages is not None and self.paging is not None and pages.param is not None:
             pairs.append((self.paging.param, as_parameter(pages.param)))
         return FetchRequest(self.service, self._path(captures), tuple(pairs), etag)
@@ -143,6 +136,15 @@ def as_parameter(value: Any) -> str:
         return template.as_text(value)
     except MissingCapture:
         return orjson.dumps(value).decode()
+
+
+def as_parameters(params: Any) -> list[tuple[str, str]]:
+    """Return the parameters of a request: a list repeats one, None leaves one out. What is no object has none."""
+    pairs: list[tuple[str, str]] = []
+    for name, value in params.items() if isinstance(params, dict) else ():
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        pairs.extend((name, as_parameter(each)) for each in values)
+    return pairs
 
 
 class DeclaredQueries:

@@ -15,7 +15,7 @@ import orjson
 from msgspec import Raw, Struct, structs
 
 from cluster.core import broadcast, template
-from cluster.core.declared_query import DOTS, as_parameter
+from cluster.core.declared_query import DOTS, as_parameter, as_parameters
 from cluster.core.operation import Invalidate, json_equal
 from cluster.core.query_key import canonical, elements
 from cluster.core.reserved import is_reserved, unreserved
@@ -228,11 +228,7 @@ class DeclaredMutation(Struct, frozen=True):
             raise _missing("path", self.path, variables, mutation) from error
         if not DOTS.isdisjoint(path.split("/")):
             raise RequestError(ErrorCode.INVALID_VARIABLES, f"the path {path:.200} has a dot segment")
-        params: list[tuple[str, str]] = []
-        if self.params is not None:
-            filled = self._fill("params", self.params, variables, mutation)
-            if isinstance(filled, dict):
-                params = [(name, as_parameter(value)) for name, value in filled.items() if value is not None]
+        params = as_parameters(None if self.params is None else self._fill("params", self.params, variables, mutation))
         target_bytes = len(path) + (len(urlencode(params, quote_via=quote)) + 1 if params else 0)
         if target_bytes > MAX_TARGET_BYTES:
             reason = f"path and query are {target_bytes} bytes, at most {MAX_TARGET_BYTES} are sent"

@@ -76,10 +76,15 @@ def test_the_id_that_a_response_gives() -> None:
 
 
 def test_what_is_sent() -> None:
-    mutation = update(params=template.parse({"a": "{variables.x.y}", "none": "{n}", "m": "{mutation_id}"}))
-    variables = {"id": "a/b", "x": {"y": [1]}, "n": None}
+    mutation = update(params=template.parse({"a": "{variables.x.y}", "none": "{n}", "m": "{mutation_id}", "o": "{x}"}))
+    variables = {"id": "a/b", "x": {"y": [1, "b"]}, "n": None}
     assert mutation.request(variables, "m-1") == MutationRequest(
-        "api", "PATCH", "/tasks/a%2Fb", (("a", "[1]"), ("m", "m-1")), b'{"id":"a/b","x":{"y":[1]},"n":null}', "m-1"
+        "api",
+        "PATCH",
+        "/tasks/a%2Fb",
+        (("a", "1"), ("a", "b"), ("m", "m-1"), ("o", '{"y":[1,"b"]}')),
+        b'{"id":"a/b","x":{"y":[1,"b"]},"n":null}',
+        "m-1",
     )
 
 
