@@ -81,7 +81,7 @@ class _Expansion(Struct, frozen=True):
                 {
                     "key": [self.name, "list", "{filters}"],
                     "service": self.service,
-                    "path": self.base,
+                    "path": self.base or "/",
                     "params": "{filters}",
                     **self.options,
                 },
@@ -142,7 +142,7 @@ class _Expansion(Struct, frozen=True):
         made = self.mutation(
             "POST", "created", optimistic=optimistic, result=[*result, {"set": shown_at}], temp_id=self.variable
         )
-        made["request"]["path"] = self.base
+        made["request"]["path"] = self.base or "/"
         return {**made, "response_id": self.id}
 
     def update(self) -> Document:

@@ -160,6 +160,12 @@ def test_another_id_and_a_stream_without_channel() -> None:
     assert delete.confirms({"_id": 5}, "m", "feed", {"_id": 5})
 
 
+def test_a_resource_may_be_all_that_a_service_has() -> None:
+    resource = {"service": "api", "path": "/"}
+    assert [str(query.path) for query in loaded(resource).queries] == ["/", "/{id}"]
+    assert mutations(resource)[0].request({"id": "t"}, "m").path == "/"
+
+
 def test_without_a_stream() -> None:
     config = loaded({"service": "api", "path": "/messages"})
     assert config.streams == ()
