@@ -392,7 +392,7 @@ def get(
     _pretty(entry) if _is_terminal() else _line(entry)
 
 
-@app.command("set")
+@app.command("set", context_settings={"ignore_unknown_options": True})  # a value may be -5
 @_command
 def set_(
     key: Key, value: Annotated[str, typer.Argument(help="The data, JSON.")], url: Url = URL, token: Token = None

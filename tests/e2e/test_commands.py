@@ -40,6 +40,8 @@ def test_set_get_keys_invalidate_status(cluster: LiveCluster) -> None:
     assert (entry["data"], entry["version"], entry["status"]) == ({"text": "hello"}, version, "success")
     rows = [json.loads(line) for line in harbor("keys", url=cluster.url).stdout.splitlines()]
     assert [row["key"] for row in rows] == [["note"]]
+    assert harbor("set", '["number"]', "-5", url=cluster.url).returncode == 0
+    assert json.loads(harbor("get", '["number"]', url=cluster.url).stdout)["data"] == -5
     assert json.loads(harbor("invalidate", '["note"]', "--exact", url=cluster.url).stdout) == {"matched": 1}
     described = json.loads(harbor("status", "--json", url=cluster.url).stdout)
     assert described["name"] == cluster.name
