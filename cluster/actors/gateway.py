@@ -21,6 +21,7 @@ from cluster.core.gateway_state import GatewayState
 from cluster.core.limits import Limits
 from cluster.core.messages import Announce, Answer, ChangeSet, Message, Rebalance, SourceStates
 from cluster.core.position import Tokens
+from cluster.core.url import origin
 from cluster.gateway import GatewayServer, configured_authority
 from cluster.observability.metrics import Metrics
 
@@ -161,7 +162,7 @@ class GatewayActor(Shell):
         """Say what `/v1/cluster` shows of this actor."""
         return {
             **self.about(),
-            "address": f"http://{self._shown_host}:{self._port}",
+            "address": origin(self._shown_host, self._port),
             "sessions": len(self.machine.sessions),
             "subscriptions": self.machine.subscriptions(),
             "draining": self._server.draining,

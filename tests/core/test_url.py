@@ -1,6 +1,6 @@
 import pytest
 
-from cluster.core.url import parted
+from cluster.core.url import origin, parted
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,10 @@ def test_user_and_password_go_into_a_header(url, bare, said):
 
 def test_a_header_of_ones_own_counts():
     assert parted("http://u:p@x", {"authorization": "Bearer t"}) == ("http://x", {"authorization": "Bearer t"})
+
+
+@pytest.mark.parametrize(
+    ("host", "url"), [("127.0.0.1", "http://127.0.0.1:8700"), ("::1", "http://[::1]:8700"), ("a.b", "http://a.b:8700")]
+)
+def test_an_address_is_a_url(host, url):
+    assert origin(host, 8700) == url
