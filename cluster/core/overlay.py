@@ -219,12 +219,15 @@ class Overlays:
         self.mutations[lay.mutation] = Known(home, lay.name, variables, lay.created_ms, keyed, again, scope=lay.scope)
         return keys
 
-    def lift(self, mutation: str) -> dict[str, Laid]:
-        """Take a mutation's operations away. Returns what lay, by key."""
+    def lift(self, mutation: str, renamed: Any = None) -> dict[str, Laid]:
+        """Take a mutation's operations away; `renamed`: the id of what it has created. Returns what lay, by key."""
         known = self.mutations.get(mutation)
         if known is None:
             return {}
         held = {key: laid for key in known.keys if (laid := self._laid(key, mutation)) is not None}
+        for key, laid in held.items():
+            for each in _additions(laid.operations):
+                self.by_key[key].hidden.pop((each.at, identity({each.by: renamed}, each.by)), None)
         self._drop(mutation)
         return held
 
@@ -317,6 +320,7 @@ class Overlays:
             overlay.laid = [each for each in overlay.laid if each.mutation != mutation]
             if not keep_hidden and not any(each.creates for each in overlay.laid):
                 overlay.hidden.clear()
+            if not overlay.hidden:
                 self._hiding.pop(key, None)
             if not overlay.laid and not overlay.hidden:
                 del self.by_key[key]

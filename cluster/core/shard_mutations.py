@@ -251,7 +251,7 @@ class ShardMutations:
         if known is not None and known.is_echo:
             return  # it comes a second time
         is_confirmed = known is not None and known.is_confirmed
-        held = {} if known is None else self.laid.lift(item.mutation)
+        held = {} if known is None else self.laid.lift(item.mutation, item.renamed)
         if known is not None and not is_confirmed and not self._echoes(item, known, held, now_ms):
             self._look_out_no_more(item.mutation, known)
         operations: dict[str, list[Operation]] = {key: [] for key in held}

@@ -8,8 +8,19 @@ from msgspec import structs
 
 from cluster.core import template
 from cluster.core.declared_query import Response
-from cluster.core.messages import Answered, Answers, Header, ListMutations, Overlays, Requests, Send
+from cluster.core.messages import (
+    Answered,
+    Answers,
+    Batch,
+    Header,
+    KeyOperations,
+    ListMutations,
+    Overlays,
+    Requests,
+    Send,
+)
 from cluster.core.mutation import DeclaredMutation, in_data
+from cluster.core.operation import Append
 from cluster.core.presence_session import identity_of
 from cluster.core.query_key import CanonicalKey
 from cluster.core.rule import RuleOperation
@@ -42,6 +53,7 @@ MAKE = DeclaredMutation(
     scope=template.parse("{scope}"),
     temp_id=("id",),
 )
+ADD = RuleOperation("append", node(["note", "all"]), value=node("{variables}"))
 SLOWLY = structs.replace(SAVE, name="slowly", delay_ms=5000.0)
 
 
@@ -206,6 +218,34 @@ def test_a_client_that_comes_back_elsewhere_attaches_to_it_again() -> None:
     made.settle()
     assert "success" in kinds(second.read())
     assert not made.sent
+
+
+@pytest.mark.parametrize("scopes", [("1", "1"), ("1", "2")])
+@pytest.mark.parametrize("shards", [1, 2])
+def test_what_was_created_is_in_every_view_though_another_is_still_being_created(
+    scopes: tuple[str, str], shards: int
+) -> None:
+    key = '["note","all"]'
+    made = InProcess(shards=shards, gateways=2, mutations={"make": structs.replace(MAKE, optimistic=(ADD,))})
+    made.write(key, [{"id": 1}])
+    author = watching(made, "author", "gateway-0", "data")
+    for name, scope in zip("ab", scopes, strict=True):
+        author.say(type="mutate", id=name, name="make", variables={"id": name, "scope": scope}, mutation_id=name)
+        made.settle()
+
+    def ids() -> list[Any]:
+        author.read()
+        return [item["id"] for item in author.views["w"].entries[key][1]]
+
+    shard = made.shard_of(key)
+    event = KeyOperations(key, [Append((b'{"id":41}',))], 1)
+    _, effects = shard.batch(Batch(Header("coordinator-0", 2, 0, 1), [], [event], made.now_ms), made.now_ms)
+    made.run(shard.identity, effects)
+    made.settle()
+    assert ids() == [1, "a", "b"], "it is not known whose the item is"
+    made.answered(Response(b'{"id":41}'))
+    made.settle()
+    assert ids() == [1, 41, "b"]
 
 
 @pytest.mark.parametrize("gateway", ["gateway-0", "gateway-1"])

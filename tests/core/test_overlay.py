@@ -151,6 +151,20 @@ def test_the_end_of_a_pending_item_shows_what_was_kept_out() -> None:
     assert overlays.deadline() is None
 
 
+def test_what_one_of_two_pending_items_has_become_is_shown_as_soon_as_that_is_known() -> None:
+    overlays = Overlays()
+    first, second = {"id": "tmp-1"}, {"id": "tmp-2"}
+    overlays.lay(laid(Append((json(first),)), mutation="first", temporary="tmp-1"), 0, {})
+    overlays.lay(laid(Append((json(second),)), mutation="second", number=2, temporary="tmp-2"), 0, {})
+    overlays.came(KEY, [Append((json({"id": 41}), json({"id": 42})))], value([]), NOW)
+    assert shown(overlays, [{"id": 41}, {"id": 42}]) == [first, second]
+    overlays.lift("first", 41)
+    assert shown(overlays, [{"id": 41}, {"id": 42}]) == [{"id": 41}, second]
+    overlays.lift("second", 43)
+    assert overlays.of(KEY) is None, "nothing is kept out of the view any more"
+    assert overlays.deadline() is None
+
+
 def test_what_a_stream_has_brought_is_not_added_again() -> None:
     base = value({"tasks": [{"id": 7, "title": "as the stream has it"}]})
     brought = Append((json({"id": 7, "title": "as we had it"}),), "/tasks")
