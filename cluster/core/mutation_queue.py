@@ -10,7 +10,8 @@ its scope; one of the paused is sent now and then to see whether the service is 
 temporary id of something that is still being created waits for that, wherever its home is.
 
 An event of a stream that carries the mutation's id, or every value of its variables, confirms it as an answer does; whichever comes first
-counts. It is one thing because every end of a mutation (an answer, an event, a cancellation, an age) must settle it once and alike.
+counts. Only an event that does not have the real id of what was created under a temporary one lets the answer say that, if one is under way.
+It is one thing because every end of a mutation (an answer, an event, a cancellation, an age) must settle it once and alike.
 
 What must not live here: what a mutation is made of (`mutation`), how views come about (`overlay`, `shard_state`), HTTP.
 """
@@ -178,6 +179,8 @@ class MutationQueue:
         self._under_way: set[str] = set()
         self._sent: dict[str, dict[str, MutationRecord]] = {}
         """Those that a service may have, by name and id."""
+        self._confirmed: dict[str, bytes] = {}
+        """Events, by id, of those whose answer is still to say what they have created."""
         self._temporaries: dict[str, str] = {}
         """The mutation that creates what has a temporary id, of all shards."""
         self._creations: dict[str, bytes] = {}
@@ -278,6 +281,7 @@ class MutationQueue:
             self._waiting.pop(record.id, None)
             self._under_way.discard(record.id)
             self._sent.get(record.name, {}).pop(record.id, None)
+            self._confirmed.pop(record.id, None)
             for blocked in self._blocked.values():
                 blocked.pop(record.id, None)
         self.calls = [call for call in self.calls if call.mutation in self.records]
@@ -483,19 +487,26 @@ class MutationQueue:
         else:
             self.reached(service, now_ms)
         if record is not None and record.status is Status.PENDING and record.attempts == call.attempt:
-            if is_missed:
+            if isinstance(answer, UpstreamError) and record.id in self._confirmed:
+                self._succeed(record, self._confirmed[record.id], by_stream=True)
+                self._gainsaid(record, answer)
+            elif is_missed:
                 self._pause(record)
             elif isinstance(answer, UpstreamError):
                 self._refused(record, answer)
             else:
                 self._succeed(record, answer.body)
         elif record is not None and record.status is Status.SUCCESS and isinstance(answer, UpstreamError):
-            if not answer.retryable:  # a stream has said otherwise
-                self._tell(record, Lift(f"{record.id}{LATE}", [], _doubts(record)), again=False)
+            self._gainsaid(record, answer)
         if record is not None and record.status.is_settled and not record.unlifted:
             self._close(record)
             self._changed(record.id)
         self._send_ready()
+
+    def _gainsaid(self, record: MutationRecord, answer: UpstreamError) -> None:
+        """A service's error comes for what a stream says was carried out."""
+        if not answer.retryable:
+            self._tell(record, Lift(f"{record.id}{LATE}", [], _doubts(record)), again=False)
 
     def unsent(self, call: StartMutation, now_ms: float) -> None:
         """A request must not be sent yet, since what was to be stored before it could not be: try both again in a while."""
@@ -550,8 +561,13 @@ class MutationQueue:
         if not sent or declared is None or declared.confirm is None:
             return
         for record in list(sent.values()):
-            if not declared.confirms(orjson.loads(record.variables), record.id, channel, data):
+            if record.id in self._confirmed or not declared.confirms(
+                orjson.loads(record.variables), record.id, channel, data
+            ):
                 continue
+            if record.temporary and record.id in self._under_way and declared.assigned(data) is None:
+                self._confirmed[record.id] = orjson.dumps(data)
+                return
             if record.status is not Status.PENDING:
                 if record.status is Status.PAUSED:
                     self._resume(record)
@@ -774,6 +790,7 @@ class MutationQueue:
         self._waiting.pop(record.id, None)
         self._ready.pop(record.id, None)
         self._sent.get(record.name, {}).pop(record.id, None)
+        self._confirmed.pop(record.id, None)
         lift = Lift(
             record.id,
             lasting or [],

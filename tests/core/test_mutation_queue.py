@@ -50,6 +50,7 @@ DOCUMENT: dict[str, Any] = {
         "merged": {**PUT, "conflict": "merge"},
         "told": {**PUT, "confirm_on": {"stream": "t:{id}", "event": "done"}},
         "new": {**PUT, "temp_id": "{variables.id}"},
+        "made": {**PUT, "temp_id": "{variables.id}", "confirm_on": {"stream": "t:{scope}", "event": "done"}},
     },
 }
 DECLARED = compile_config(load_mapping(DOCUMENT, {})).mutations
@@ -432,6 +433,75 @@ def test_what_names_a_temporary_id_waits_for_the_other() -> None:
         queue.begin("new", "o", id="tmp")
     queue.begin("put", "p", "three", id="tmp")
     assert queue.sent()[0].request.path == "/7"
+
+
+def created(queue: Queue, mutation: str = "m", **event: Any) -> tuple[StartMutation, list[Any]]:
+    """Create something whose event comes before the answer. Returns the request, and the ids that the event gave."""
+    queue.begin("made", mutation, "one", id="tmp")
+    queue.begin("put", "n", "two", id="tmp")
+    (call,) = queue.sent()
+    queue.items(0)
+    queue.queue.heard("made", "t:one", event, queue.now)
+    return call, renamed(queue)
+
+
+def renamed(queue: Queue) -> list[Any]:
+    """Take what the shard is told of the ids of what was created."""
+    lifts = [item for item in queue.items(0) if isinstance(item, Lift) and item.temporary]
+    for lift in lifts:
+        queue.queue.rename(lift, queue.now)
+    return [lift.renamed for lift in lifts]
+
+
+def test_an_event_with_the_real_id_settles_a_creation() -> None:
+    queue = Queue()
+    _, ids = created(queue, scope="one", id=7)
+    assert (queue.status("m"), ids) == (Status.SUCCESS, [7])
+    assert queue.sent()[0].request.path == "/7"
+
+
+def test_an_event_without_the_real_id_leaves_a_creation_to_its_answer() -> None:
+    queue = Queue()
+    call, ids = created(queue, it={"scope": "one", "id": 7})
+    assert (queue.status("m"), ids) == (Status.PENDING, [])
+    queue.answer(call, {"id": 7})
+    assert (queue.status("m"), renamed(queue)) == (Status.SUCCESS, [7])
+    assert queue.sent()[0].request.path == "/7"
+
+
+@pytest.mark.parametrize(("answer", "doubts"), [(DOWN, []), (REFUSED, ['["t","tmp"]'])])
+def test_it_settles_one_whose_answer_says_nothing_of_it(answer: UpstreamError, doubts: list[str]) -> None:
+    queue = Queue()
+    call, _ = created(queue, it={"scope": "one", "id": 7})
+    queue.answer(call, answer)
+    assert queue.status("m") is Status.SUCCESS
+    lifts = [item for item in queue.items(0) if isinstance(item, Lift)]
+    assert [item.renamed for item in lifts if item.temporary] == [None]
+    assert [key for item in lifts for key, _ in item.result] == doubts
+    assert queue.sent() == [], "it was carried out"
+
+
+def test_so_it_does_where_no_answer_is_on_its_way() -> None:
+    queue = Queue()
+    queue.begin("made", "m", "one", id="tmp")
+    queue.answer(queue.sent()[0], DOWN)
+    assert queue.status("m") is Status.PAUSED
+    queue.queue.heard("made", "t:one", {"it": {"scope": "one", "id": 7}}, queue.now)
+    assert queue.status("m") is Status.SUCCESS
+
+
+def test_of_two_creations_alike_each_has_its_own_event() -> None:
+    queue = Queue()
+    for name in ("m", "o"):
+        queue.queue.begin(
+            Mutate(1, name, "made", orjson.dumps({"id": name, "scope": "one"}), f"id:{name}"), "gateway-0", queue.now
+        )
+    first, second = queue.sent()
+    for known in (7, 8):
+        queue.queue.heard("made", "t:one", {"it": {"scope": "one", "id": known}}, queue.now)
+    for call in (first, second):
+        queue.answer(call, DOWN)
+    assert [queue.status(name) for name in ("m", "o")] == [Status.SUCCESS] * 2
 
 
 def test_what_names_something_that_was_not_created_fails() -> None:
