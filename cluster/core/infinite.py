@@ -1,14 +1,27 @@
 """Infinite lists: pages fetched one after the other, kept together as `{"pages": [...], "page_params": [...]}`.
 
+Streams edit pages by pointer. An item that another page holds already is replaced there: none is shown twice.
+
 What must not live here: when pages are fetched (`query_cache`), requests (`declared_query`).
 """
 
+from itertools import takewhile
 from typing import Any, Literal, Protocol
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
+from cluster.core.entry import Value
 from cluster.core.json_pointer import resolve, tokens
-from cluster.core.operation import identity, is_number
+from cluster.core.operation import (
+    Addition,
+    MergeWhere,
+    Operation,
+    Upsert,
+    array_at,
+    identity,
+    identity_in,
+    is_number,
+)
 from cluster.errors import OperationError
 
 MAX_REPEATS = 100
@@ -61,6 +74,51 @@ def pages_of(data: Any) -> tuple[list[Any], list[Any]]:
         if isinstance(pages, list) and isinstance(params, list):
             return pages, params
     return [], []
+
+
+def places(data: Any, at: str) -> list[str]:
+    """Return where, in each page of a list, the array is to which a pointer leads in one; elsewhere that pointer alone."""
+    _, *path = at.split("/", 3)
+    if len(path) < 2 or path[0] != "pages" or not path[1].isdigit():
+        return [at]
+    return ["/".join(("", "pages", str(number), *path[2:])) for number in range(len(pages_of(data)[0]))]
+
+
+def where_held(operations: list[Operation], value: Value | None) -> list[Operation]:
+    """Return operations on a list, of which additions to one page replace items where another page holds them."""
+    try:
+        data = None if value is None else value.object()
+    except OperationError:
+        return operations
+    # What comes after another kind of operation meets pages that are not known here.
+    leading = list(takewhile(lambda operation: isinstance(operation, Addition | MergeWhere), operations))
+    made: list[Operation] = []
+    for operation in leading:
+        made.extend(_where_held(operation, data) if isinstance(operation, Addition) else [operation])
+    return [*made, *operations[len(leading) :]]
+
+
+def _where_held(operation: Addition, data: Any) -> list[Operation]:
+    at, by = operation.at, operation.by
+    wanted = {identity_in(item, by) for item in operation.items} - {identity(item, by) for item in array_at(data, at)}
+    held: dict[Any, str] = {}
+    for place in places(data, at):
+        for item in array_at(data, place):
+            known = identity(item, by)
+            if known is not None and known in wanted:
+                held.setdefault(known, place)
+    if not held:
+        return [operation]
+    by_place: dict[str, list[bytes]] = {}
+    for json in operation.items:
+        by_place.setdefault(held.get(identity_in(json, by), at), []).append(json)
+    made: list[Operation] = []
+    for place, items in by_place.items():
+        if place == at:
+            made.append(structs.replace(operation, items=tuple(items)))
+        else:
+            made.append(Upsert(tuple(items), place, by, operation.missing, operation.default, operation.guard))
+    return made
 
 
 def has_page(paging: Paging, data: Any, direction: Direction, last_length: int | None = None) -> bool:

@@ -154,6 +154,7 @@ class Call(Struct, frozen=True, array_like=True, tag=10):
     guard: Guard | None = None
 
 
+Addition = Append | Prepend | Upsert
 Operation = Set | Merge | Append | Prepend | Upsert | MergeWhere | Remove | Increment | Delete | Invalidate | Call
 KINDS: dict[type, str] = {kind: kind.__name__.lower() for kind in get_args(Operation)} | {MergeWhere: "merge_where"}
 """As rules call them."""
@@ -409,7 +410,7 @@ def _merge_into(target: dict[str, Any], new: dict[str, Any], at: str) -> list[by
     return members
 
 
-def _array(operation: Append | Prepend | Upsert, document: Any, path: Tokens) -> tuple[Any, list[Any], bool, Any]:
+def _array(operation: Addition, document: Any, path: Tokens) -> tuple[Any, list[Any], bool, Any]:
     parent, target = _target(document, path)
     if target is _NOTHING:
         array: list[Any] = []
@@ -427,6 +428,23 @@ def identity(item: Any, by: str) -> Any:
     if value is None or isinstance(value, dict | list):
         return None
     return (value,) if isinstance(value, bool) else value
+
+
+def identity_in(json: bytes, by: str) -> Any:
+    """Return the `identity` of an item that is JSON; None where it is not."""
+    try:
+        return identity(decode(json, 0), by)
+    except OperationError:
+        return None
+
+
+def array_at(document: Any, at: str) -> list[Any]:
+    """Return the array at a pointer; an empty one where there is none."""
+    try:
+        found = resolve(document, tokens(at))
+    except OperationError:
+        return []
+    return found if isinstance(found, list) else []
 
 
 class _Line:
@@ -517,7 +535,7 @@ def _usable(jsons: tuple[bytes, ...], lead: int) -> tuple[list[bytes], list[Any]
     return good, items
 
 
-def _add(operation: Append | Prepend | Upsert, document: Any, path: Tokens) -> tuple[Any, list[bytes] | None]:
+def _add(operation: Addition, document: Any, path: Tokens) -> tuple[Any, list[bytes] | None]:
     jsons, items = _usable(operation.items, len(path) + 1)
     document, array, is_new, _ = _array(operation, document, path)
     front = isinstance(operation, Prepend)

@@ -27,17 +27,15 @@ import orjson
 from msgspec import Struct, structs
 
 from cluster.core.entry import Value
-from cluster.core.json_pointer import resolve, tokens
 from cluster.core.messages import Lay
 from cluster.core.operation import (
-    Append,
+    Addition,
     Operation,
-    Prepend,
     Reducer,
-    Upsert,
     apply_all,
-    decode,
+    array_at,
     identity,
+    identity_in,
 )
 from cluster.errors import OperationError
 
@@ -47,7 +45,6 @@ HIDDEN_MS = 2_000.0
 ECHO_MS = 1_000.0
 """How long an echo may lie: many times what an event takes, and not long for what a fetch or another writer brings to be hidden."""
 
-Addition = Append | Prepend | Upsert
 Place = tuple[str, Any]
 """(pointer to an array, identity of an item of it)."""
 
@@ -128,7 +125,7 @@ class Overlay:
     def _hide(self, view: Value) -> None:
         document = view.object()
         for at, known in self.hidden:
-            array = _array(document, at)
+            array = array_at(document, at)
             for by in {each.by for laid in self.laid for each in _additions(laid.operations) if each.at == at}:
                 array[:] = [item for item in array if identity(item, by) != known]
         view.mutated(document)
@@ -138,9 +135,9 @@ class Overlay:
         creating = {each.at for laid in self.laid if laid.creates for each in _additions(laid.operations)}
         for operation in _additions(operations):
             if operation.at in creating:
-                present = {identity(item, operation.by) for item in _array(_document(base), operation.at)}
+                present = {identity(item, operation.by) for item in array_at(_document(base), operation.at)}
                 for item in operation.items:
-                    known = _identity(item, operation.by)
+                    known = identity_in(item, operation.by)
                     if known is not None and known not in present:
                         self.hidden[operation.at, known] = now_ms + HIDDEN_MS
 
@@ -361,9 +358,9 @@ def missing(operations: list[Operation], base: Value | None) -> list[Operation]:
     kept: list[Operation] = []
     for operation in operations:
         if isinstance(operation, Addition):
-            array = _array(_document(base), operation.at)
+            array = array_at(_document(base), operation.at)
             present = {identity(item, operation.by) for item in array} - {None}
-            if any(_identity(item, operation.by) in present for item in operation.items):
+            if any(identity_in(item, operation.by) in present for item in operation.items):
                 continue
         kept.append(operation)
     return kept
@@ -384,21 +381,5 @@ def _value(text: bytes | None) -> Value | None:
 def _document(base: Value | None) -> Any:
     try:
         return None if base is None else base.object()
-    except OperationError:
-        return None
-
-
-def _array(document: Any, at: str) -> list[Any]:
-    """Return the array at a pointer; an empty one where there is none."""
-    try:
-        found = resolve(document, tokens(at))
-    except OperationError:
-        return []
-    return found if isinstance(found, list) else []
-
-
-def _identity(item: bytes, by: str) -> Any:
-    try:
-        return identity(decode(item, 0), by)
     except OperationError:
         return None

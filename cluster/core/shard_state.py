@@ -126,6 +126,7 @@ from cluster.core.query_cache import CANCELLED, Fetch, Observer, QueryCache, hea
 from cluster.core.query_key import CanonicalKey, KeyMatcher, elements, parse
 from cluster.core.recent_values import RecentValues
 from cluster.core.relation import Relations
+from cluster.core.replay import Replay
 from cluster.core.service_health import OFFLINE_AFTER, UNREACHABLE, ServiceHealth
 from cluster.core.shard_entry import RESTORED, UNCERTAIN, WRITE, ShardEntry, error_of
 from cluster.core.shard_mutations import ORIGIN, ShardMutations
@@ -1178,6 +1179,7 @@ class ShardState:
     ) -> Value | None:
         """Return a response with what came meanwhile, in the order in which it came."""
         made: Value | None = value
+        over = Replay(entry.value, is_paged=entry.query is not None and entry.query.paging is not None)
         found: Occurrences | None = None
         steps: list[tuple[float, Any]] = [*replay, *((update[0], update[1:]) for update in updates)]
         steps.sort(key=lambda step: step[0])  # of one instant, operations on keys went first, as here
@@ -1190,8 +1192,8 @@ class ShardState:
                 if found is None:
                     found = self.entities.scan(entry.covering, made.object())
                 operations = _updates(found.get((type_, known), []), update)
-            if operations:
-                made, found = apply_all(operations, made, self._reducer).value, None
+            for operation in operations:
+                made, found = apply_all(over.lacking(operation, made), made, self._reducer).value, None
         return made
 
     def touched(self, entry: ShardEntry) -> None:

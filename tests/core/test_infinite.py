@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.core.infinite import OffsetPaging, PageFetch, has_page, pages_of
+from cluster.core.entry import Value
+from cluster.core.infinite import OffsetPaging, PageFetch, has_page, pages_of, where_held
 from cluster.core.json_pointer import resolve, tokens
+from cluster.core.operation import Append, MergeWhere, Operation, Prepend, Remove, Set, Upsert
 
 TWO = OffsetPaging(page_size=2, step=2)
 NUMBERED = OffsetPaging("page", 1, page_size=2, step=1)
@@ -386,3 +388,43 @@ def test_a_service_that_knows_no_pages_is_not_asked_for_ever() -> None:
 def test_a_pointer_reads_pages_as_everywhere() -> None:
     page = {"a/b": {"rows": items(1)}}
     assert OffsetPaging(items="/a~1b/rows").length(page) == len(resolve(page, tokens("/a~1b/rows")))
+
+
+JSONS = tuple(b'{"id":%d}' % known for known in range(6))
+
+
+@pytest.mark.parametrize(
+    ("operation", "held"),
+    [
+        (Prepend(JSONS[3:], "/pages/0", 5), [Upsert(JSONS[3:5], "/pages/1"), Prepend(JSONS[5:], "/pages/0", 5)]),
+        (Append(JSONS[1:3], "/pages/1"), [Upsert(JSONS[1:3], "/pages/0")]),
+        (Upsert(JSONS[:2], "/pages/0"), None),
+        (Prepend((b"{}", b"[", JSONS[0]), "/pages/0"), None),
+        (Prepend(JSONS[3:], "/pages/-"), None),
+        (Prepend(JSONS[3:], ""), None),
+        (Prepend(JSONS[3:], "/pages"), None),
+        (Prepend(JSONS[3:], "/page_params/0"), None),
+        (MergeWhere(JSONS[3], b'{"n":1}', "/pages/0"), None),
+    ],
+)
+def test_what_another_page_holds_is_replaced_there(operation: Operation, held: list[Operation] | None) -> None:
+    value = Value.from_object(listed([1, 2], [3, 4]))
+    assert where_held([operation], value) == ([operation] if held is None else held)
+
+
+def test_in_pages_that_are_objects_too() -> None:
+    value = Value.from_object({"pages": [{"data": {"a/b": items(n)}} for n in (1, 2)], "page_params": [0, 1]})
+    held = where_held([Prepend(JSONS[2:4], "/pages/0/data/a~1b")], value)
+    assert held == [Upsert(JSONS[2:3], "/pages/1/data/a~1b"), Prepend(JSONS[3:4], "/pages/0/data/a~1b")]
+
+
+@pytest.mark.parametrize("before", [Set(b"{}"), Remove(JSONS[3], "/pages/1")])
+def test_what_comes_after_other_operations_stays_as_it_is(before: Operation) -> None:
+    addition = Prepend(JSONS[3:4], "/pages/0")
+    assert where_held([before, addition], Value.from_object(listed([1, 2], [3, 4]))) == [before, addition]
+
+
+@pytest.mark.parametrize("value", [None, Value.from_json(b"no JSON"), Value.from_json(b"[1]")])
+def test_what_is_no_list_of_pages_holds_nothing(value: Value | None) -> None:
+    operations: list[Operation] = [Prepend(JSONS, "/pages/0")]
+    assert where_held(operations, value) == operations

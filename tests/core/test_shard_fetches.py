@@ -25,7 +25,7 @@ from cluster.core.messages import (
     Unwatch,
     Write,
 )
-from cluster.core.operation import Append, Increment, Invalidate, Prepend, Set
+from cluster.core.operation import Append, Increment, Invalidate, Prepend, Set, Upsert
 from cluster.core.service_health import MAX_PROBE_MS, OFFLINE_AFTER, PROBE_MS
 from cluster.core.shard_state import MAX_FETCH_TRIES, StartFetch
 from cluster.errors import UpstreamError
@@ -475,6 +475,92 @@ class TestPages:
     @pytest.mark.parametrize("key", [Q, '["plain"]'])
     def test_what_has_none_is_refused(self, shard: Shard, key: str) -> None:
         assert shard.ask(lambda n: Read(n, key, "auto", "next")).code == "BAD_REQUEST"
+
+
+class TestAdditionsOverResponses:
+    """What came shortly before a response may be in it already, wherever it stands there, and may be past it."""
+
+    def items(self, *names: str) -> list[dict[str, str]]:
+        return [{"id": name} for name in names]
+
+    def prepend(self, shard: Shard, key: str, *names: str, at: str = "", max_items: int = 0) -> None:
+        for name in names:
+            shard.batch((key, [Prepend((orjson.dumps({"id": name}),), at, max_items)]))
+
+    def ids(self, shard: Shard, key: str = Q) -> list[str]:
+        return [item["id"] for item in shard.data(key)]
+
+    def pages(self, shard: Shard) -> list[list[str]]:
+        assert orjson.loads(shard.held[LIST].view().data) == shard.data(LIST)
+        return [[item["id"] for item in page] for page in shard.data(LIST)["pages"]]
+
+    def begun(self, shard: Shard, *pages: tuple[str, ...]) -> None:
+        shard.watch(LIST)
+        for number, page in enumerate(pages):
+            if number:
+                read(shard, LIST, page="next")
+            shard.fetched(self.items(*page))
+        shard.now += 2 * REPLAY_MS
+
+    def test_none_is_on_two_pages(self, shard: Shard) -> None:
+        self.begun(shard, ("o1", "o2"), ("o3", "o4"), ("o5", "o6"))
+        self.prepend(shard, LIST, "n1", "n2", "n3", "n4", "n5", at="/pages/0")
+        read(shard, LIST, fetch="force")
+        for page in (("n5", "n4"), ("n3", "n2"), ("n1", "o1")):
+            shard.fetched(self.items(*page))
+        assert self.pages(shard) == [["n5", "n4"], ["n3", "n2"], ["n1", "o1"]]
+
+    def test_those_of_which_more_came_than_there_are_pages_for_stay_away(self, shard: Shard) -> None:
+        self.begun(shard, ("o1", "o2"), ("o3", "o4"))
+        self.prepend(shard, LIST, "n1", "n2", "n3", "n4", "n5", at="/pages/0")
+        read(shard, LIST, fetch="force")
+        for page in (("n4", "n3"), ("n2", "n1")):
+            shard.fetched(self.items(*page))
+        assert self.pages(shard) == [["n5", "n4", "n3"], ["n2", "n1"]], "the service had not seen the last"
+        read(shard, LIST, fetch="force")
+        for page in (("n5", "n4"), ("n3", "n2")):
+            shard.fetched(self.items(*page))
+        assert self.pages(shard) == [["n5", "n4"], ["n3", "n2"]]
+
+    @pytest.mark.parametrize("max_items", [0, 4])
+    @pytest.mark.parametrize(
+        ("response", "shown"),
+        [
+            (("a6", "a5", "a4"), ["a6", "a5", "a4"]),
+            (("a7", "a6", "a5"), ["a7", "a6", "a5"]),
+            (("a5", "a4", "a3"), ["a6", "a5", "a4", "a3"]),
+            (("a3", "a2", "a1"), ["a6", "a5", "a4", "a3", "a2", "a1"]),
+        ],
+    )
+    def test_a_service_that_gives_the_newest_is_believed(
+        self, shard: Shard, response: tuple[str, ...], shown: list[str], max_items: int
+    ) -> None:
+        shard.watch(Q)
+        shard.fetched(self.items("a3", "a2", "a1"))
+        shard.now += 2 * REPLAY_MS
+        self.prepend(shard, Q, "a4", "a5", "a6", max_items=max_items)
+        read(shard, Q, fetch="force")
+        shard.fetched(self.items(*response))
+        assert self.ids(shard) == shown[: max_items or None]
+
+    def test_so_is_one_that_gives_the_newest_last(self, shard: Shard) -> None:
+        shard.watch(Q)
+        shard.fetched(self.items("a1", "a2"))
+        shard.now += 2 * REPLAY_MS
+        for name in ("a3", "a4", "a5"):
+            shard.batch((Q, [Append((orjson.dumps({"id": name}),))]))
+        read(shard, Q, fetch="force")
+        shard.fetched(self.items("a4", "a5"))
+        assert self.ids(shard) == ["a4", "a5"]
+
+    def test_one_that_has_an_edit_may_lack_what_was_added_before_it(self, shard: Shard) -> None:
+        shard.watch(Q)
+        shard.fetched([{"id": "old"}])
+        shard.now += 2 * REPLAY_MS
+        shard.batch((Q, [Upsert((b'{"id":"new"}',))]), (Q, [Upsert((b'{"id":"old","n":1}',))]))
+        read(shard, Q, fetch="force")
+        shard.fetched([{"id": "old"}])
+        assert shard.data(Q) == [{"id": "old", "n": 1}, {"id": "new"}]
 
 
 def until_asked(shard: Shard) -> None:
