@@ -41,7 +41,7 @@ from cluster.core.gateway_link import (
     encode_pending,
 )
 from cluster.core.history import History, Past
-from cluster.core.infinite import Direction
+from cluster.core.infinite import Direction, where_held
 from cluster.core.key_tree import Branches
 from cluster.core.link import Announcements, Foreign, Incoming, New, Repeat
 from cluster.core.memory import Memory
@@ -501,6 +501,8 @@ class ShardState:
         entry = self.cache.get(key)
         if remember and entry is not None and entry.query is not None:
             self._remember(entry, operations)
+        if entry is not None and entry.query is not None and entry.query.paging is not None:
+            operations = where_held(operations, entry.value)
         self.mutations.laid.came(key, operations, None if entry is None else entry.value, self._now_ms)
         outcome = apply_all(operations, None if entry is None else entry.value, self._reducer)
         if outcome.dropped:

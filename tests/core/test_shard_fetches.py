@@ -562,6 +562,15 @@ class TestAdditionsOverResponses:
         shard.fetched([{"id": "old"}])
         assert shard.data(Q) == [{"id": "old", "n": 1}, {"id": "new"}]
 
+    def test_what_a_page_brought_before_its_event_is_not_added_to_another(self, shard: Shard) -> None:
+        self.begun(shard, ("o1", "o2"))
+        read(shard, LIST, page="next")
+        shard.fetched(self.items("n1", "o1"))
+        operations = [Prepend(tuple(orjson.dumps({"id": name, "t": 1}) for name in ("n1", "n2", "n3")), "/pages/0")]
+        shard.batch((LIST, operations))
+        assert self.pages(shard) == [["n3", "n2", "o1", "o2"], ["n1"]]
+        assert shard.data(LIST)["pages"][1] == [{"id": "n1", "t": 1}]
+
 
 def until_asked(shard: Shard) -> None:
     """Let time pass until something is fetched."""
