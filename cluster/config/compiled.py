@@ -93,7 +93,7 @@ def compile_config(config: Config) -> Compiled:
             channel = f"/{stream.channel}" if stream.channel else ""
             origins.append(f"stream:{stream.source}{channel} {event}")
         always = stream.always or (
-            not captures and all(rule.kind in BROADCAST for operations in on.values() for rule in operations)
+            not captures and any(rule.kind in BROADCAST for operations in on.values() for rule in operations)
         )
         for event, confirms in confirming(stream, config).items():
             on[event] = (*on.get(event, ()), *confirms)

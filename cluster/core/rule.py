@@ -1096,7 +1096,8 @@ class FeedIndex:
             for stream, reaches in zip(streams, self._reaches, strict=True)
             if stream.channel is not None and not stream.always
             for reach in reaches
-            if not isinstance(reach.key, Hole)
+            # Of what a channel captures, a key that is one placeholder says nothing.
+            if not isinstance(reach.key, Hole) or isinstance(stream.channel, Literal)
         )
         self._feeding: dict[tuple[str, str | None], HeadIndex[_Fed]] = {}
 

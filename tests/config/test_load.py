@@ -542,6 +542,19 @@ class TestValues:
         config = loaded(SOURCES + declared + f'streams: [{{source: s, channel: c, "on": {rules}}}]')
         assert compile_config(config).feeds.always() == [("s", "c")]
 
+    @pytest.mark.parametrize(
+        "rule", ["{entity: {type: user, value: '{data}'}}", "{relation: {type: user, id: '{data.id}'}}"]
+    )
+    @pytest.mark.parametrize(("channel", "always"), [("c", [("s", "c")]), ("c:{id}", [])])
+    def test_so_have_those_beside_which_others_do(self, rule: str, channel: str, always: list[Any]) -> None:
+        rules = "{e: [{set: {key: [k, '{data.id}'], value: 1}}, " + rule + "], f: {delete: {key: [k, '{data.id}']}}}"
+        declared = "entities: {user: {}}\nrelations: {user: [[users, '{id}']]}\n"
+        feeds = compile_config(
+            loaded(SOURCES + declared + f"streams: [{{source: s, channel: '{channel}', 'on': {rules}}}]")
+        ).feeds
+        assert feeds.always() == always
+        assert feeds.channels_for(["k", 1]) == [], "it is joined already"
+
 
 class TestSecrets:
     TEXT = """

@@ -629,6 +629,15 @@ class TestFeedIndex:
         assert feeds.fed_by("s", "c:1", [])
         assert feeds.channels_for(["whatever", 1]) == []
 
+    def test_one_that_may_be_any_has_a_channel_without_captures_joined_for_every_key(self) -> None:
+        exactly = {"invalidate": {"key": "{data.queryKey}", "exact": True}}
+        feeds = index(NEWS, {"source": "s", "channel": "cache:invalidate", "on": {"invalidate:exact": exactly}})
+        assert feeds.channels_for(["whatever", 1]) == [("s", "cache:invalidate")]
+        assert feeds.channels_for(["news", 1]) == [("s", "news"), ("s", "cache:invalidate")]
+        assert feeds.channels_under(["whatever"]) == [("s", "cache:invalidate")]
+        assert feeds.joins_for("whatever")
+        assert feeds.joins_for(None)
+
     def test_an_invalidation_of_everything_reaches_everything(self) -> None:
         feeds = index(NEWS, {"source": "s", "channel": "all", "on": {"e": {"invalidate": {"key": []}}}})
         assert feeds.channels_for(["news", 1]) == [("s", "news"), ("s", "all")]
