@@ -35,7 +35,7 @@ export function createResourceClient({ harbor, resource }) {
   const write = (name) => (variables, options) => harbor.mutate(`${resource}.${name}`, variables, options).settled;
   return {
     keys,
-    list: (filters, options) => harbor.fetch(keys.list(filters), options),
+    list: (filters = {}, options) => harbor.fetch(keys.list(filters), options),
     get: (id, options) => harbor.fetch(keys.detail(id), options),
     create: write('create'),
     update: (id, values, options) => write('update')({ ...values, id }, options),

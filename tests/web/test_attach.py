@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cluster.config import read_document
+from cluster.config import compile_config, load_mapping, read_document
 from tests.live import LiveCluster
 from tests.web.node import Node
 
@@ -366,6 +366,14 @@ async def test_a_resource_has_a_client(page: Node) -> None:
         return [one.content, messages.keys.detail(made.id)[1]];
         """
     ) == ["second", "detail"]
+
+
+async def test_a_resource_is_listed_without_filters(node: Node) -> None:
+    key = await node.run(
+        "return guide.createResourceClient({ harbor: { fetch: (key) => key }, resource: 'notes' }).list()"
+    )
+    document = {"services": {"api": {"base_url": "http://x"}}, "resources": {"notes": {"service": "api", "path": "/n"}}}
+    assert compile_config(load_mapping(document, {})).queries.find(key) is not None, key
 
 
 async def test_a_channel_is_listened_to(page: Node, upstream: Any) -> None:
