@@ -108,7 +108,7 @@ export interface Presence {
   readonly topic: string;
   readonly count: number;
   readonly members: ReadonlyMap<string, Member>;
-  /** Joins, or changes the state. */
+  /** Joins, or changes the state; after `leave` nothing. */
   update(state: unknown): void;
   leave(): void;
 }

@@ -1120,7 +1120,7 @@ class Harbor {
       get count() {
         return room.count;
       },
-      update: (next) => room.update(next),
+      update: (next) => room.handles.has(handle) && room.update(next),
       leave: () => room.leave(handle),
     };
     room.handles.add(handle);

@@ -66,6 +66,11 @@ export function realtimeStream({ harbor, channel, events = {}, enabled = true, t
   const { update, removed, ...named } = events;
   const isPresence = (name) => name.startsWith(PRESENCE);
   let room;
+  let isOver = false;
+  const join = (listener) => {
+    room = harbor.presence(channel, {}, listener);
+    stops.push(() => room.leave());
+  };
 
   if (enabled && Object.keys(events).some((name) => !isPresence(name))) {
     const key = typeof channel === 'string' ? ['channel', channel] : channel;
@@ -91,12 +96,11 @@ export function realtimeStream({ harbor, channel, events = {}, enabled = true, t
 
   if (enabled && Object.keys(events).some(isPresence)) {
     let known = new Map();
-    room = harbor.presence(channel, {}, ({ members }) => {
+    join(({ members }) => {
       for (const [id, member] of members) if (known.get(id) !== member) named['presence:update']?.(member);
       for (const [id, member] of known) if (!members.has(id)) named['presence:leave']?.(member);
       known = new Map(members);
     });
-    stops.push(() => room.leave());
   }
 
   let last = harbor.state;
@@ -119,7 +123,15 @@ export function realtimeStream({ harbor, channel, events = {}, enabled = true, t
       return harbor.state;
     },
     /** Our state in the channel's topic, or a mutation. */
-    send: (name, data) => (isPresence(name) ? (room ??= harbor.presence(channel)).update(data) : harbor.mutate(name, data)),
-    unsubscribe: () => stops.splice(0).forEach((stop) => stop()),
+    send(name, data) {
+      if (!isPresence(name)) return harbor.mutate(name, data);
+      if (isOver) return;
+      if (!room) join();
+      room.update(data);
+    },
+    unsubscribe() {
+      isOver = true;
+      stops.splice(0).forEach((stop) => stop());
+    },
   };
 }

@@ -419,3 +419,22 @@ async def test_a_channel_is_listened_to(page: Node, upstream: Any) -> None:
         True,
         "connected",
     )
+
+
+async def test_a_channel_that_only_our_state_was_told_on_is_left(node: Node) -> None:
+    assert await node.run(
+        """
+        const harbor = client.connect({ url: 'http://127.0.0.1:1' });
+        const sent = [];
+        harbor.send = ({ type, state }) => sent.push(state ?? type);
+        const stream = guide.realtimeStream({ harbor, channel: 'document:1' });
+        stream.send('presence:update', 'first');
+        stream.unsubscribe();
+        stream.send('presence:update', 'late');
+        const silent = guide.realtimeStream({ harbor, channel: 'document:1' });
+        silent.unsubscribe();
+        silent.send('presence:update', 'late');
+        harbor.close();
+        return [sent, harbor.rooms.size];
+        """
+    ) == [["presence", "first", "leave"], 0]

@@ -306,6 +306,27 @@ async def test_who_is_there_is_known_and_a_killed_gateway_makes_nobody_blink(nod
     )
 
 
+async def test_who_has_left_does_not_come_back_by_an_update(node: Node) -> None:
+    assert await node.run(
+        """
+        const harbor = client.connect({ url: 'http://127.0.0.1:1' });
+        const sent = [];
+        harbor.send = ({ type, state }) => sent.push(state ?? type);
+        const [one, other] = [harbor.presence('project:5'), harbor.presence('project:5')];
+        one.leave();
+        one.update('one, left');
+        other.update('other');
+        other.leave();
+        other.update('other, left');
+        const again = harbor.presence('project:5');
+        other.update('other, left');
+        again.leave();
+        harbor.close();
+        return [sent, harbor.rooms.size];
+        """
+    ) == [["presence", "other", "leave", "presence", "leave"], 0]
+
+
 async def test_a_hidden_page_is_told_nothing_and_catches_up(
     node: Node, tracker: LiveCluster, upstream: Any, transport: str
 ) -> None:
