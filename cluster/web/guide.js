@@ -52,7 +52,6 @@ export const onlineStatus = (harbor) => ({
 });
 
 const PRESENCE = 'presence:';
-const identity = (item) => item?.id ?? JSON.stringify(item);
 
 /**
  * What happens on a channel, as callbacks.
@@ -82,9 +81,11 @@ export function realtimeStream({ harbor, channel, events = {}, enabled = true, t
       if (type !== 'data') return;
       update?.(entry.data, entry);
       if (!Array.isArray(entry.data)) return;
-      const now = new Set(entry.data.map(identity));
-      for (const item of seen ? entry.data : []) {
-        if (seen.has(identity(item))) continue;
+      const now = new Set(entry.data);
+      // What was not touched is the same object still; in a new snapshot all are others, of which those that equal one before were heard.
+      const gone = new Set([...(seen ?? [])].filter((item) => !now.has(item)).map((item) => JSON.stringify(item)));
+      for (const item of seen ? now : []) {
+        if (seen.has(item) || gone.has(JSON.stringify(item))) continue;
         const event = transform(item);
         if (Object.hasOwn(named, event?.event)) named[event.event](event.data, event);
       }

@@ -45,7 +45,7 @@ def tracker(local_ray: None, upstream: Any) -> Iterator[LiveCluster]:
         {
             "append": {
                 "key": ["channel", "project:{id}"],
-                "item": {"event": "{event}", "id": "{data.id}", "data": "{data}"},
+                "item": {"event": "{event}", "id": "{event_id}", "data": "{data}"},
                 "max_items": 3,
                 "when_missing": "create",
             }
@@ -438,3 +438,32 @@ async def test_a_channel_that_only_our_state_was_told_on_is_left(node: Node) -> 
         return [sent, harbor.rooms.size];
         """
     ) == [["presence", "first", "leave"], 0]
+
+
+async def test_each_event_of_a_channel_is_heard_once_whatever_it_is_about(node: Node) -> None:
+    heard = await node.run(
+        """
+        let listener;
+        const harbor = { state: 'connected', on: () => () => {}, subscribe: (what, hear) => ((listener = hear), { unsubscribe() {} }) };
+        const heard = [];
+        const stream = guide.realtimeStream({ harbor, channel: 'project:1', events: { updated: (data) => heard.push(data) } });
+        const has = (...data) => listener({ type: 'data', entry: { data } });
+        const again = (items) => JSON.parse(JSON.stringify(items));
+        const item = (data, id) => ({ event: 'updated', id, data });
+        const before = item('before', 7);
+        listener({ type: 'data', entry: { data: [before] } });
+        listener({ type: 'ready' });
+        has(before);
+        has(item('second', 7));
+        has(item('third', 7));
+        const third = item('third', 7);
+        has(third);
+        const same = [item('same'), item('same')];
+        has(third, same[0]);
+        has(third, ...same);
+        has(...again([third, ...same, item('while away', 8)]));
+        stream.unsubscribe();
+        return heard;
+        """
+    )
+    assert heard == ["second", "third", "same", "same", "while away"]
