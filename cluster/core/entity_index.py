@@ -1,8 +1,8 @@
 """Normalized entities: where in cached data an object with an identity occurs.
 
-An entity occurs where a member named in `objects` holds it (`author: {id: ...}`); where a member named in `keys` refers to it
-(`userId: ...`), and then the member named like the type holds it; and where an entry's key says that its data is such entities: a list
-of them, or one.
+An entity occurs where a member named in `objects` holds it (`author: {id: ...}`), or an array with it; where a member named in `keys`
+refers to it (`userId: ...`), and then the member named like the type holds it; and where an entry's key says that its data is such
+entities: a list of them, or one.
 
 Keeping every path up to date with every change would cost more than all changes together, for one insertion moves what follows it. So
 the index keeps, by entity, the entries it may occur in, which is cheap: only what a change adds is looked at. Where in an entry it
@@ -37,7 +37,7 @@ class EntityType(Struct, frozen=True):
     keys: tuple[str, ...] = ()
     """Members that hold the id of one."""
     objects: tuple[str, ...] = ()
-    """Members that hold one."""
+    """Members that hold one, or an array of them."""
     queries: tuple[tuple[Any, ...], ...] = ()
     is_rooted: bool = False
     """Keys have a tenant before what `queries` are the beginning of."""
@@ -131,8 +131,11 @@ class EntityIndex:
 
     def _added(self, covering: tuple[EntityType, ...], path: str, value: Any) -> set[Identity]:
         """Return what may occur in an entry because of a value that was put at `path`; rather too much than too little."""
-        name = path[path.rfind("/") + 1 :].replace("~1", "/").replace("~0", "~")
+        last = ["", *path.rsplit("/", 2)][-2:]
+        holder, name = (token.replace("~1", "/").replace("~0", "~") for token in last)
         found: Occurrences = self.scan((), {name: value})
+        if holder in self._objects:
+            _note_held(self._objects[holder], value, "", found)
         for of_type in covering:
             for part in [value, *value] if isinstance(value, list) else [value]:  # all pages may have come at once
                 _cover(of_type, part, found)
@@ -211,9 +214,8 @@ class EntityIndex:
                 if isinstance(item, dict | list):
                     path = f"{at}/{escape(name)}"
                     stack.append((item, path))
-                    held = self._objects.get(name)
-                    if held is not None and (known := scalar(item, held.id)) is not None:
-                        _note(found, (held.name, known), (path, True))
+                    if name in self._objects:
+                        _note_held(self._objects[name], item, path, found)
                 else:
                     referred = self._keys.get(name)
                     if referred is not None and (known := scalar(value, name)) is not None:
@@ -229,16 +231,20 @@ class EntityIndex:
 def _cover(of_type: EntityType, data: Any, found: Occurrences) -> None:
     """Find the entities that the data of an entry consists of: one, a list, or an infinite list of them."""
     if isinstance(data, dict) and isinstance(data.get("pages"), list) and isinstance(data.get("page_params"), list):
-        lists = [(page, f"/pages/{number}") for number, page in enumerate(data["pages"])]
+        for number, page in enumerate(data["pages"]):
+            _note_held(of_type, page, f"/pages/{number}", found)
     else:
-        lists = [(data, "")]
-    for value, at in lists:
-        if isinstance(value, list):
-            for position, item in enumerate(value):
-                if (known := scalar(item, of_type.id)) is not None:
-                    _note(found, (of_type.name, known), (f"{at}/{position}", True))
-        elif (known := scalar(value, of_type.id)) is not None:
-            _note(found, (of_type.name, known), (at, True))
+        _note_held(of_type, data, "", found)
+
+
+def _note_held(of_type: EntityType, value: Any, at: str, found: Occurrences) -> None:
+    """Find the entities that stand at a pointer: one, or a list of them."""
+    if isinstance(value, list):
+        for position, item in enumerate(value):
+            if (known := scalar(item, of_type.id)) is not None:
+                _note(found, (of_type.name, known), (f"{at}/{position}", True))
+    elif (known := scalar(value, of_type.id)) is not None:
+        _note(found, (of_type.name, known), (at, True))
 
 
 def _note(found: Occurrences, identity: Identity, place: Place) -> None:

@@ -184,6 +184,16 @@ class TestOccurrences:
         held.put('["a"]', {"x": [{"author": {"id": 7}}], "user": {"id": 7}, "other": {"id": 7}})
         assert places(held, "user", 7) == {'["a"]': [("/user", True), ("/x/0/author", True)]}
 
+    def test_held_by_one_that_holds_a_list_of_them(self, held: Held) -> None:
+        held.put('["a"]', {"author": [{"id": 6}, {"id": 7}, [{"id": 7}], 7], "x": {"user": []}})
+        assert places(held, "user", 7) == {'["a"]': [("/author/1", True)]}
+        held.edit('["a"]', Remove(b'{"id":6}', "/author"), Append((b'{"id":8}',), "/x/user"))
+        assert places(held, "user", 8) == {'["a"]': [("/x/user/0", True)]}
+        assert places(held, "user", 7) == {'["a"]': [("/author/0", True)]}
+        held.edit('["a"]', Set(b'{"id":9}', "/author/0"))
+        assert places(held, "user", 9) == {'["a"]': [("/author/0", True)]}
+        assert places(held, "user", 7) == {}
+
     def test_referred_to_by_a_key(self, held: Held) -> None:
         held.put('["a"]', [{"userId": 7}, {"authorId": 7, "user": {"id": 7}}, {"userId": 8, "user": {"id": 7}}])
         assert places(held, "user", 7) == {'["a"]': [("/0/user", False), ("/1/user", True), ("/2/user", True)]}
