@@ -308,16 +308,21 @@ class IngestionActor(Shell):
         """Return the metrics, encoded."""
         machine, metrics = self.machine, self._metrics
         received = machine.events_received
+        events, lags = machine.backlog(self.now())
         self._count_faults()  # of frames that had gathered
+        for gauge in ("source_connected", "source_state", "source_lag_seconds"):
+            metrics.forget(gauge)  # another ingestor may read the source now, and the worst of them counts
         for name, source in self._sources.items():
-            if not machine.reads(name) and not received[name]:
+            if machine.reads(name):
+                metrics.set("source_connected", float(source.state is SourceState.CONNECTED), source=name)
+                for state in SourceState:
+                    metrics.set("source_state", float(source.state is state), source=name, state=state.value)
+                metrics.set("source_lag_seconds", lags[name] / 1000.0, source=name)
+            elif not received[name]:
                 continue
             metrics.set("events_received_total", received[name], source=name)
             metrics.set("source_gaps_total", machine.gaps[name], source=name)
             metrics.set("event_decode_errors_total", self._decode_errors[name], source=name)
-            metrics.set("source_connected", float(source.state is SourceState.CONNECTED), source=name)
-            for state in SourceState:
-                metrics.set("source_state", float(source.state is state), source=name, state=state.value)
             metrics.set("source_reconnects_total", source.reconnects, source=name)
             if name not in self._begun:
                 self._begun.add(name)
@@ -328,10 +333,6 @@ class IngestionActor(Shell):
             metrics.set("events_dropped_total", count, source=name, reason=reason)
         for kind, count in machine.operations.items():
             metrics.set("operations_total", count, kind=kind)
-        events, lags = machine.backlog(self.now())
-        for name, lag_ms in lags.items():
-            if machine.reads(name):
-                metrics.set("source_lag_seconds", lag_ms / 1000.0, source=name)
         metrics.set("ingest_buffer_events", events)
         metrics.set("ingest_buffer_bytes", machine.bytes_pending)
         return metrics.encode()

@@ -351,7 +351,7 @@ HEAD = """# Metrics
 
 `GET /metrics` on the admin port is the whole cluster as one Prometheus target. Labels never hold a key or a client. An actor that does not answer is
 `harbor_actor_up` 0, and its other series are missing meanwhile. What several actors say under the same labels is added up; of `harbor_source_connected` and
-`harbor_source_lag_seconds` the worst counts. Every name is there with its help and type, also where it has no series: what is counted by source, for one,
+`harbor_source_lag_seconds` the worst counts, and they and `harbor_source_state` are missing while no ingestor reads the source. Every name is there with its help and type, also where it has no series: what is counted by source, for one,
 has none in a cluster without sources.
 
 Histograms of seconds have the bounds {seconds}; those of operations {operations}.
