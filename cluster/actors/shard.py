@@ -689,8 +689,7 @@ class ShardActor(Shell):
             metrics.set("journal_bytes", 0 if self._taken is None else self._taken.store.size())
             metrics.set("journal_errors_total", self._store_errors)
         metrics.set("stores_lost_total", self._stores_lost)
-        if self._holder.following is not None:
-            metrics.set("replication_divergences_total", self._holder.following.divergences)
+        metrics.set("replication_divergences_total", self._holder.divergences)
         if self._shard is not None:
             self._sample(self._shard)
         return metrics.encode()

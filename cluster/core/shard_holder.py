@@ -169,6 +169,8 @@ class ShardHolder(Generic[T]):
         """The primary's."""
         self.following: Following | None = None
         """The standby's."""
+        self.divergences = 0
+        """How often it was found to differ from its primary, as whosever standby."""
         self.taken: T | None = None
         self.store: Store | None = None
         """Of a role: the one that is taken, or one in memory."""
@@ -372,8 +374,9 @@ class ShardHolder(Generic[T]):
         following = self.following
         if following is None:
             return Elsewhere("" if self.shard is None else self.actor), []
-        was_whole = following.is_whole
+        was_whole, divergences = following.is_whole, following.divergences
         answer = following.replicate(message, now_ms)
+        self.divergences += following.divergences - divergences
         effects: list[Any] = [Committed()]
         if following.life != self.life:
             self.life = following.life

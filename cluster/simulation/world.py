@@ -650,9 +650,8 @@ class World:
             answer(None)
         elif process.holder is not None:
             process.holder.take(STEPS.get(type(message), ""), message, answer)
-            following = process.holder.state.following
-            if following is not None and following.divergences:
-                raise Violation(f"{process.name} has diverged: {following.failure}")
+            if process.holder.state.divergences:
+                raise Violation(f"{process.name} has diverged")
         elif isinstance(process.machine, CoordinatorState) and isinstance(message, Rebalance):
             answer(process.machine.rebalance(message))
         else:

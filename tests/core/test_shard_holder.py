@@ -373,6 +373,14 @@ class TestToFollow:
         )
         assert made.report() == Report(LIFE + 2, Role.STANDBY, 5, "new0")
 
+    def test_how_often_it_has_diverged_is_counted_over_all_its_fillings(self) -> None:
+        made = whole()
+        for epoch in (5, 6):
+            wrong = Replicate(epoch, made.life, 1, [], True, Check(0, b"", b"", b"other rows"))
+            assert made.replicate(wrong, NOW)[0] == Refused(made.life)
+            made.tell(Role.STANDBY, epoch + 1, A)
+        assert made.divergences == 2
+
     def test_only_a_standby_takes_records(self) -> None:
         message = Replicate(5, LIFE, 1, [], False)
         assert Holder().replicate(message, NOW) == (Elsewhere(""), [])

@@ -77,7 +77,6 @@ OF_STANDBYS = {
     "shard_standby",
     "replication_lag_seconds",
     "replication_records_total",
-    "replication_divergences_total",
     "lease_expirations_total",
 }
 """Only where there are replicas; `tests/e2e/test_failover.py` sees them."""
