@@ -17,6 +17,7 @@ from cluster.config import compile_config, load_mapping
 from cluster.config.load import ConfigFaults
 from cluster.core.gateway_scaling import GatewayScale
 from cluster.core.grants import Grants, line
+from cluster.observability.metrics import NAMES as METRICS
 from helm import generate
 from tests.helm.chart import CHART, CI, ROOT, documents, of_kind, pods, rendered, text, values
 
@@ -438,6 +439,15 @@ def test_alerts_are_of_this_release_and_link_to_the_runbook_that_is_named():
 
 
 # --- values ---
+
+
+def test_metrics_keep_their_own_label_where_the_operator_has_one_of_that_name():
+    (monitor,) = of_kind(documents({**BASE, "monitoring": {"serviceMonitor": {"enabled": True}}}), "ServiceMonitor")
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert endpoint["honorLabels"]
+    of_targets = {"job", "namespace", "pod", "endpoint", "container", "instance", "service"}
+    own = {name: of_targets & set(labels) for name, (_, _, labels) in METRICS.items() if of_targets & set(labels)}
+    assert own == {"service_offline_seconds": {"service"}}, "and nothing else displaces what says where it comes from"
 
 
 @pytest.mark.parametrize(
