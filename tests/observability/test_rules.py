@@ -95,7 +95,14 @@ CASES: dict[str, tuple[Series, Series]] = {
     "HarborIngestBufferFull": ({"harbor_ingest_buffer_bytes": "16e6x60"}, {"harbor_ingest_buffer_bytes": "3e6x60"}),
     "HarborEventsDropped": (
         {'harbor_events_dropped_total{source="events",reason="missing_capture"}': "0+5x60"},
-        {'harbor_events_dropped_total{source="events",reason="filtered"}': "0+5x60"},
+        {
+            f'harbor_events_dropped_total{{source="{source}",reason="{reason}"}}': "0+5x60"
+            for source, reasons in (
+                ("events", ("filtered", "no_rule", "repeated")),
+                ("", ("operation_skipped", "operation_stale")),
+            )
+            for reason in reasons
+        },
     ),
     "HarborEventsMissed": (
         {'harbor_source_gaps_total{source="events"}': "0+1x60"},
@@ -203,6 +210,29 @@ def test_an_alert_fires_and_does_not(alert: str, tmp_path: Path) -> None:
         )
     path = tmp_path / "tests.yaml"
     path.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}))
+    promtool("test", "rules", path)
+
+
+@needs_promtool
+@pytest.mark.parametrize(
+    ("labels", "of"),
+    [({"source": "events", "reason": "bad_data"}, " of events"), ({"reason": "operation_mismatch"}, "")],
+)
+def test_drops_of_a_shard_are_of_no_source(labels: dict[str, str], of: str, tmp_path: Path) -> None:
+    series = ",".join(f'{name}="{value}"' for name, value in labels.items())
+    annotations = {
+        "summary": f"Events{of} come to nothing",
+        "description": f"2 events a second{of} are dropped: {labels['reason']}.",
+        "runbook_url": "docs/runbook.md#harboreventsdropped",
+    }
+    expected = {"exp_labels": {"severity": "warning", **labels}, "exp_annotations": annotations}
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": f"harbor_events_dropped_total{{{series}}}", "values": "0+120x60"}],
+        "alert_rule_test": [{"alertname": "HarborEventsDropped", "eval_time": "30m", "exp_alerts": [expected]}],
+    }
+    path = tmp_path / "tests.yaml"
+    path.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [test]}))
     promtool("test", "rules", path)
 
 
