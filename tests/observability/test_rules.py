@@ -109,8 +109,16 @@ CASES: dict[str, tuple[Series, Series]] = {
         {'harbor_source_gaps_total{source="events"}': "0x20 1x39"},
     ),
     "HarborFetchesFail": (
-        {'harbor_fetches_total{outcome="error"}': "0+2x60", 'harbor_fetches_total{outcome="success"}': "0+8x60"},
-        {'harbor_fetches_total{outcome="error"}': "0+1x60", 'harbor_fetches_total{outcome="success"}': "0+99x60"},
+        {
+            'harbor_fetches_total{outcome="error"}': "0+2x60",
+            'harbor_fetches_total{outcome="retry"}': "0+20x60",
+            'harbor_fetches_total{outcome="success"}': "0+8x60",
+        },
+        {
+            'harbor_fetches_total{outcome="error"}': "0+1x60",
+            'harbor_fetches_total{outcome="retry"}': "0+20x60",
+            'harbor_fetches_total{outcome="success"}': "0+99x60",
+        },
     ),
     "HarborStoreLost": (
         {'harbor_stores_lost_total{shard="1"}': "_x28 1x31"},
