@@ -156,9 +156,9 @@ OVERVIEW = Board(
                 ),
                 Panel(
                     "On the way to shards",
-                    "Folded operations that are not committed; at 16 MiB streams are no longer read.",
+                    "Folded operations that are not committed; at 16 MiB of an ingestor streams are no longer read.",
                     "bytes",
-                    [Query("sum(harbor_ingest_buffer_bytes{@})", "bytes")],
+                    [Query(level("harbor_ingest_buffer_bytes", "actor"), "{{actor}}")],
                 ),
                 Panel(
                     "Outboxes",

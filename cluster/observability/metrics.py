@@ -100,7 +100,7 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "ingest_buffer_bytes": (
         "gauge",
         "Bytes of folded operations that wait to be sent or committed, and of frames that wait to be decoded; at 16 MiB sources are no longer read.",
-        (),
+        ("actor",),
     ),
     "operations_total": ("counter", "Operations made from events, before folding.", ("kind",)),
     "operations_coalesced_total": ("counter", "Operations that folding saved.", ()),

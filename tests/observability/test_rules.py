@@ -92,7 +92,14 @@ CASES: dict[str, tuple[Series, Series]] = {
         {'harbor_source_lag_seconds{source="events"}': "30x60"},
         {'harbor_source_lag_seconds{source="events"}': "0.2x60"},
     ),
-    "HarborIngestBufferFull": ({"harbor_ingest_buffer_bytes": "16e6x60"}, {"harbor_ingest_buffer_bytes": "3e6x60"}),
+    "HarborIngestBufferFull": (
+        {'harbor_ingest_buffer_bytes{actor="ingestor-0"}': "16e6 5e6 " * 30},
+        {
+            'harbor_ingest_buffer_bytes{actor="ingestor-0"}': "6e6x60",
+            'harbor_ingest_buffer_bytes{actor="ingestor-1"}': "6e6x60",
+            'harbor_ingest_buffer_bytes{actor="ingestor-2"}': "6e6x27 16e6 6e6x31",
+        },
+    ),
     "HarborEventsDropped": (
         {'harbor_events_dropped_total{source="events",reason="missing_capture"}': "0+5x60"},
         {
