@@ -51,6 +51,7 @@ class CoordinatorActor(Shell):
         machine = self.machine
         self._metrics.set("operations_coalesced_total", machine.operations_in - machine.operations_out)
         self._metrics.set("window_flushes_total", machine.flushes)
+        self._metrics.forget("shard_mailbox_batches")  # of shards that are no more
         for shard, batches in machine.mailboxes(self.now()).items():
             self._metrics.set("shard_mailbox_batches", batches, shard=str(shard))
         return self._metrics.encode()

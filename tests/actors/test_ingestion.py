@@ -1,16 +1,10 @@
 """What an ingestor's actor says of its sources: only of those it reads, since the worst that any ingestor says is what counts."""
 
-import asyncio
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 
-from cluster.actors import shell
 from cluster.actors.ingestion import IngestionActor
 from cluster.actors.specification import encode
 from cluster.config import load_mapping
-from cluster.core.placement import assign_slots
 from cluster.observability.metrics import decode
 from cluster.sources import SourceState
 from tests.core.test_hand_over import CHANNEL, DOCUMENT, WHOLE, Ingestor, asked, joined
@@ -18,23 +12,8 @@ from tests.core.test_hand_over import CHANNEL, DOCUMENT, WHOLE, Ingestor, asked,
 GAUGES = {"source_connected", "source_state", "source_lag_seconds"}
 
 
-async def answers(value: Any = None) -> Any:
-    return value
-
-
 @pytest.fixture
-async def actor(monkeypatch: pytest.MonkeyPatch) -> IngestionActor:
-    monkeypatch.setattr(shell.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "n"))
-    monkeypatch.setattr(shell, "configure_logs", lambda: None)  # they are the whole process's
-    monkeypatch.setattr(shell.lives, "begin", lambda *_: answers(10))
-    monkeypatch.setattr(shell.node_link, "listen", lambda *_: answers())
-    peers = SimpleNamespace(
-        members=answers,
-        slot_map=lambda: answers(assign_slots(range(1), 1)),
-        gateways=lambda: answers(["gateway-0"]),
-        call=lambda *_: asyncio.get_running_loop().create_future(),
-    )
-    monkeypatch.setattr(shell, "Peers", lambda _: peers)
+async def actor(without_ray: None) -> IngestionActor:
     made = object.__new__(IngestionActor)
     await made.__init__(encode(load_mapping(DOCUMENT, {}), 2), 0)
     return made
