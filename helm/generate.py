@@ -38,6 +38,7 @@ PATTERNS = {
     "fullnameOverride": "^([a-z]([-a-z0-9]{0,38}[a-z0-9])?)?$",
     "auth.jwt.jwksUrl": "^(https?://[^ ]+)?$",
     "auth.jwt.secret": r"^(\$\{[A-Za-z_][A-Za-z0-9_]*\})?$",
+    "app": r"^([\w.]+:[\w.]+)?$",
     "external.address": "^([^ :]+:[0-9]+)?$",
     "ray.redis.address": "^([^ :]+:[0-9]+)?$",
     "gateways.drain": "^[0-9]+(ms|s|m)$",

@@ -123,6 +123,9 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version | replace "+" "_" }
 - {name: RAY_TMPDIR, value: /tmp}
 - {name: HARBOR_LOG_FORMAT, value: json}
 - {name: HOME, value: /tmp}
+{{- with .Values.env }}
+{{ toYaml . }}
+{{- end }}
 {{- end -}}
 
 {{- define "harbor.keys" -}}
@@ -210,6 +213,9 @@ containers:
       {{- if and .keys (include "harbor.needsKeys" .root) }}
       - {name: keys, mountPath: /etc/harbor/keys, readOnly: true}
       {{- end }}
+      {{- with .root.Values.extraVolumeMounts }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
 volumes:
   - {name: tmp, emptyDir: {}}
   - {name: shm, emptyDir: {medium: Memory, sizeLimit: {{ .of.shm }}}}
@@ -222,6 +228,9 @@ volumes:
   {{- end }}
   {{- if and .keys (include "harbor.needsKeys" .root) }}
   {{- include "harbor.keys" .root | nindent 2 }}
+  {{- end }}
+  {{- with .root.Values.extraVolumes }}
+  {{- toYaml . | nindent 2 }}
   {{- end }}
 {{- end -}}
 

@@ -323,6 +323,34 @@ def test_tokens_need_no_secret_with_keys():
     assert not any(volume["name"] == "keys" for _, _, spec in pods(found) for volume in spec.get("volumes", []))
 
 
+@pytest.mark.parametrize("ci", NAMES)
+def test_every_pod_has_the_environment_and_the_volumes_that_are_added(ci):
+    more = {
+        "env": [{"name": "SSL_CERT_FILE", "value": "/etc/ca/ca.pem"}],
+        "extraVolumes": [{"name": "ca", "secret": {"secretName": "our-ca"}}],
+        "extraVolumeMounts": [{"name": "ca", "mountPath": "/etc/ca", "readOnly": True}],
+    }
+    found = documents({**values(CHART / "ci" / f"{ci}-values.yaml"), **more})
+    of_release = [(name, spec) for name, _, spec in pods(found) if not name.startswith("Pod/")]
+    containers = [(name, each) for name, spec in of_release for each in spec["containers"]]
+    for cluster in of_kind(found, "RayCluster"):
+        if options := cluster["spec"].get("autoscalerOptions"):
+            containers.append(("autoscaler", options))
+    for name, spec in of_release:
+        assert more["extraVolumes"][0] in spec["volumes"], name
+    for name, container in containers:
+        assert more["env"][0] in container["env"], name
+        assert more["extraVolumeMounts"][0] in container["volumeMounts"], name
+
+
+def test_an_application_in_python_is_the_controllers():
+    for more, wanted in (({"app": "board:app"}, ["--app", "board:app"]), ({}, [])):
+        (controller,) = of_kind(documents({**BASE, **more}), "Deployment")
+        (container,) = controller["spec"]["template"]["spec"]["containers"]
+        at = container["args"].index("--keep") + 1
+        assert container["args"][at:] == wanted
+
+
 def test_what_was_revoked_is_beside_the_keys(tmp_path: Path):
     secret = {"algorithms": ["HS256"], "secret": "${JWT_SECRET}"}
     found = documents({**JWT, "auth": {"mode": "jwt", "existingSecret": "k", "revokedKey": "gone", "jwt": secret}})
@@ -471,6 +499,8 @@ def test_metrics_keep_their_own_label_where_the_operator_has_one_of_that_name():
         ({**SCALED, "gateways": {"autoscaling": {"enabled": True, "min": 9}}}, "gateways.autoscaling: min has to be 1"),
         ({**SCALED, "gateways": {"autoscaling": {"enabled": True, "sessions": 0}}}, "gateways.autoscaling.sessions"),
         ({"external": {"address": "ray"}}, "/external/address"),
+        ({"app": "board"}, "/app"),
+        ({"env": ["A=1"]}, "/env/0"),
         ({"auth": {"existingSecret": ""}}, "auth.existingSecret: needed"),
         ({"auth": {"mode": "jwt"}}, "auth.jwt.algorithms: needed"),
         ({"auth": {"mode": "jwt", "jwt": {"algorithms": ["RS256"]}}}, "auth.jwt: one of jwksUrl, publicKey and secret"),
