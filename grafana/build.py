@@ -289,7 +289,7 @@ SHARDS = Board(
                 ),
                 Panel(
                     "Bytes",
-                    "JSON bytes of the entries held.",
+                    "Keys and values held, with what holding them takes.",
                     "bytes",
                     [Query(level("harbor_shard_bytes", "shard", more=SHARD), "shard {{shard}}")],
                 ),

@@ -197,7 +197,8 @@ class HarborClient:
             base_version: Only if the entry is at this version; 0: only if there is none.
             merge: `three_way`: where it is at another, merge `data`, an edit of what `base_version` was, with what it is now. What
                 was written then comes to those who watch, and to `get`.
-            ack: Answer when the write is applied (`memory`) or on the disk (`durable`); by default the latter where there is a store.
+            ack: Answer when the write is applied (`memory`), at the standby (`replicated`) or on the disk (`durable`); by default at the
+                standby while one is in sync, else on the disk where there is a store.
             idempotency_key: A repeat with the same one within 10 minutes does nothing and gets the first answer.
 
         Raises:

@@ -108,7 +108,7 @@ NAMES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "window_size_operations": ("histogram", "Operations folded into a batch.", ()),
     "window_wait_seconds": ("histogram", "From an event's receipt to its batch.", ()),
     "shard_entries": ("gauge", "Entries held.", ("shard",)),
-    "shard_bytes": ("gauge", "JSON bytes of the entries held.", ("shard",)),
+    "shard_bytes": ("gauge", "Keys and values held, with what holding them takes.", ("shard",)),
     "shard_hot_slot_share": (
         "gauge",
         "Share of a shard's operations since the last scrape that its busiest slot had; near 1 one key has them all.",
