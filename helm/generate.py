@@ -64,8 +64,7 @@ CONFIG: dict[str, Any] = {
     "batching": {"window": "string", "max_wait": "string", "mode": "string"},
     "gateway": {
         **dict.fromkeys(("origins", "trusted_proxies"), "array"),
-        **dict.fromkeys(("hsts", "tenant_claim", "token_secret"), "string"),
-        "outbox": ["string", "integer"],
+        **dict.fromkeys(("hsts", "outbox", "tenant_claim", "token_secret"), "string"),
         "limits": {
             **dict.fromkeys(
                 (
@@ -88,9 +87,9 @@ CONFIG: dict[str, Any] = {
     "storage": {
         "sync": "string",
         "wait": "string",
-        "history": {"max_bytes": ["string", "integer"], "max_age": "string"},
+        "history": {"max_bytes": "string", "max_age": "string"},
     },
-    "cache": {"max_bytes": ["string", "integer", "null"], "max_entries": ["integer", "null"]},
+    "cache": {"max_bytes": ["string", "null"], "max_entries": ["integer", "null"]},
     "defaults": {
         "stale_time": "string",
         "gc_time": "string",
