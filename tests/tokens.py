@@ -2,6 +2,7 @@
 
 import base64
 import json
+import ssl
 import time
 from collections.abc import Callable
 from functools import cache
@@ -86,12 +87,14 @@ class JwksServer:
         self.answer: Callable[[], web.StreamResponse] = lambda: web.json_response({"keys": self.keys})
         self._runner: web.AppRunner | None = None
 
-    async def start(self) -> "JwksServer":
+    async def start(self, tls: ssl.SSLContext | None = None) -> "JwksServer":
+        if tls is not None:
+            self.url = self.url.replace("http:", "https:")
         app = web.Application()
         app.router.add_get("/{rest:.*}", self._handle)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port, ssl_context=tls).start()
         return self
 
     async def _handle(self, _: web.Request) -> web.StreamResponse:

@@ -204,6 +204,7 @@ class ServiceClient:
                 ),
                 follow_redirects=False,
                 trust_env=False,
+                verify=httpx.create_ssl_context(),  # who vouches for certificates is what counts of the environment
             )
         return client
 

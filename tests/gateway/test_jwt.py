@@ -1,6 +1,7 @@
 """Tokens at a real server: over HTTP, event streams and sockets, with keys from a real URL that rotates, fails and is hammered."""
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -228,6 +229,18 @@ async def test_a_new_key_is_fetched_when_it_is_first_named(begin: Begin, issuer:
     assert {code for code, _ in answers} == {200}
     assert issuer.asked == 2
     assert (await gateway.ask(signed(claims(), kid="first")))[0] == 401, "what is no longer there does not count"
+
+
+async def test_the_environment_names_who_vouches_for_the_issuer(
+    begin: Begin, certificate: tuple[Path, Path], tls_context: ssl.SSLContext, monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    issuer = await JwksServer(jwk(rsa_key(), "first")).start(tls_context)
+    try:
+        gateway = await begin(AuthConfig("jwt", algorithms=RS, jwks_url=issuer.url))
+        assert (await gateway.ask(signed(claims(), kid="first")))[0] == 200
+    finally:
+        await issuer.stop()
 
 
 async def test_a_socket_s_token_may_need_a_new_key(begin: Begin, issuer: JwksServer) -> None:

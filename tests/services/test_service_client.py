@@ -283,3 +283,23 @@ async def test_a_write_that_nobody_answers(upstream, client):
     assert (error.status, error.retryable) == (None, True)
     error = await refusal(client, Change(path="/x/../y"))
     assert not error.retryable
+
+
+async def test_the_environment_names_who_vouches_for_certificates(certificate, tls_context, monkeypatch):
+    async def answer(_request):
+        return web.json_response(1)
+
+    app = web.Application()
+    app.add_routes([web.get("/x", answer)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls_context).start()
+    client = ServiceClient("api", f"https://127.0.0.1:{runner.addresses[0][1]}", timeout_ms=30_000)
+    try:
+        assert "self-signed certificate" in (await failure(client)).message
+        await client.aclose()
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+        assert (await client.fetch(Ask("/x"))).body == b"1"
+    finally:
+        await client.aclose()
+        await runner.cleanup()

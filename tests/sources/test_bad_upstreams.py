@@ -4,8 +4,6 @@ import asyncio
 import base64
 import contextlib
 import hashlib
-import ssl
-import subprocess
 import sys
 import zlib
 from collections.abc import Awaitable, Callable
@@ -388,27 +386,10 @@ async def test_stopping_while_it_connects_lets_go_of_the_socket(source, raw, rec
 # --- TLS -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """(certificate, key) of 127.0.0.1, signed by nobody else."""
-    made, key = (tmp_path_factory.mktemp("tls") / name for name in ("certificate.pem", "key.pem"))
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=harbor test"),
-            *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(made)),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return made, key
-
-
 @pytest.fixture
-async def tls(certificate):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*certificate)
+async def tls(tls_context):
     made = Raw().saying(frame(Opcode.TEXT, b"secret"))
-    server = await asyncio.start_server(made.serve, "127.0.0.1", 0, ssl=context)
+    server = await asyncio.start_server(made.serve, "127.0.0.1", 0, ssl=tls_context)
     made.url = f"wss://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
     yield made
     server.close()

@@ -29,14 +29,14 @@ class Upstream:
         await self.release.wait()
         return response
 
-    async def start(self, port=None):
+    async def start(self, port=None, tls=None):
         app = web.Application()
         app.add_routes([web.get("/stream", self.handle)])
         self.runner = web.AppRunner(app, shutdown_timeout=0.01, handler_cancellation=True)
         await self.runner.setup()
-        await web.TCPSite(self.runner, "127.0.0.1", port or free_port()).start()
+        await web.TCPSite(self.runner, "127.0.0.1", port or free_port(), ssl_context=tls).start()
         self.port = self.runner.addresses[0][1]
-        self.url = f"http://127.0.0.1:{self.port}/stream"
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.port}/stream"
 
     async def stop(self):
         self.release.set()
@@ -243,3 +243,17 @@ async def test_an_answer_that_cannot_be_read_is_a_failure(recorder, running, hea
         port = server.sockets[0].getsockname()[1]
         running(SseSource("activity", f"http://127.0.0.1:{port}/", recorder, backoff=QUICK))
         await recorder.until(lambda: "failed" in recorder.states)
+
+
+async def test_the_environment_names_who_vouches_for_certificates(
+    certificate, tls_context, recorder, running, monkeypatch
+):
+    upstream = Upstream()
+    await upstream.start(tls=tls_context)
+    try:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+        running(SseSource("activity", upstream.url, recorder, backoff=QUICK))
+        await recorder.until(lambda: recorder.opens or recorder.reasons)
+        assert recorder.reasons == []
+    finally:
+        await upstream.stop()
