@@ -552,8 +552,7 @@ class GatewayState:
     def _rejoin(self, subscription: Subscription, moved: dict[str, int] | None, effects: list[Effect]) -> None:
         """Go on where a subscription stood; where its shard lost what had been passed on, start it over."""
         if moved is None:
-            self._start_over(subscription)
-            self._begin(subscription, effects)
+            self._start_over(subscription, effects)
             return
         for key, pending in subscription.outbox.items():
             if self._slots.shard(CanonicalKey(key)) in subscription.topic.held:
@@ -564,11 +563,17 @@ class GatewayState:
         self._attend(subscription, effects)
         self._weigh(subscription, effects)
 
-    def _start_over(self, subscription: Subscription) -> None:
-        subscription.resets, subscription.since = True, None
-        subscription.phase = Phase.AWAITING
-        subscription.remaining = {}
-        subscription.outbox.empty()
+    def _start_over(self, subscription: Subscription, effects: list[Effect]) -> None:
+        """Have a `reset` told, and everything anew."""
+        concerned = _reset_with(subscription, self.sessions[subscription.topic.subscriptions[subscription]])
+        for each in concerned:
+            each.resets, each.since = True, None
+            each.phase = Phase.AWAITING
+            each.remaining = {}
+            each.outbox.empty()
+        for each in concerned:
+            if each.phase is Phase.AWAITING and each.topic.ready:
+                self._begin(each, effects)
 
     def announce(self, message: Announce, now_ms: float) -> tuple[Answer, list[Effect]]:
         """A shard lives anew: what this gateway watches there is void until it says so again."""
@@ -607,7 +612,7 @@ class GatewayState:
                 elif subscription.phase is Phase.RESUMING:
                     self._stop_resuming(subscription)  # it was told nothing yet, and the next life knows what it missed
                 elif subscription.phase is Phase.SNAPSHOT:
-                    self._start_over(subscription)
+                    self._start_over(subscription, effects)
                     self._attend(subscription, effects)
         self._ask_again(shard)
         shard.queue.extend(shard.outstanding.values())
@@ -730,7 +735,7 @@ class GatewayState:
                 replica.shard = index
                 replica.doubted_until = self._shards[index].sets + 2 if replica.doubted_until else 0
         for topic in self._topics.values():
-            self._watch_elsewhere(topic, receivers)
+            self._watch_elsewhere(topic, receivers, effects)
         for shard in [*self._shards]:
             self._ask_elsewhere(shard, effects)
         del self._shards[slots.shards :]
@@ -749,7 +754,7 @@ class GatewayState:
             if shard.index in receivers and shard.out.idle and not self.mutations.is_idle:
                 effects.append(self._greet(shard))  # which tells how those are that have moved there
 
-    def _watch_elsewhere(self, topic: Topic, receivers: set[int]) -> None:
+    def _watch_elsewhere(self, topic: Topic, receivers: set[int], effects: list[Effect]) -> None:
         """Watch what a topic is about where it is now."""
         old = dict(topic.watches)
         if not old:
@@ -783,7 +788,7 @@ class GatewayState:
             topic.held.clear()
         for subscription in topic.subscriptions:
             if subscription.phase is Phase.REJOINING:
-                self._start_over(subscription)
+                self._start_over(subscription, effects)
 
     def _stop_resuming(self, subscription: Subscription) -> None:
         """Let no answer count any more of what it missed; where it goes on, all are asked anew when its topic is ready."""
@@ -1423,7 +1428,8 @@ class GatewayState:
             return  # it begins when its socket has drained
         self._flush_topic(topic, effects)  # while it is still awaiting: its snapshot holds what is pending now
         if subscription.since is not None and not topic.watches:  # nobody knows what was said before
-            self._start_over(subscription)
+            self._start_over(subscription, effects)
+            return
         if subscription.since is None:
             subscription.phase = Phase.SNAPSHOT
             subscription.remaining = dict.fromkeys(topic.replicas)
@@ -1505,8 +1511,7 @@ class GatewayState:
         subscription.asked.discard(missed.id)
         if missed.reset:
             self.resumes["reset"] += 1
-            self._start_over(subscription)
-            self._begin(subscription, effects)
+            self._start_over(subscription, effects)
             return
         self._flush_topic(subscription.topic, effects)
         changed, listed = dict(missed.keys), subscription.listed
@@ -1693,11 +1698,9 @@ class GatewayState:
             degradation = self._observe(session)
             if degradation.held_ms or waiting > AT_ONCE * self.outbox_limit:
                 degradation.overfull()
-                self._let_go(session)
+                self._let_go(session, effects)
         elif subscription.paused or subscription.phase is not Phase.LAGGING or waiting > AT_ONCE * self.outbox_limit:
-            self._start_over(subscription)
-            if subscription.topic.ready:
-                self._begin(subscription, effects)
+            self._start_over(subscription, effects)
 
     def _observe(self, session: SessionState) -> Degradation:
         if session.degradation is None:
@@ -1705,14 +1708,14 @@ class GatewayState:
             self._degraded[session.id] = session
         return session.degradation
 
-    def _let_go(self, session: SessionState) -> None:
+    def _let_go(self, session: SessionState, effects: list[Effect]) -> None:
         """Keep nothing for a session until its socket has drained."""
         session.out = []
         session.out_bytes = 0
         session.attention.clear()
         for subscription in session.subscriptions.values():
             if subscription.phase is not Phase.AWAITING:
-                self._start_over(subscription)
+                self._start_over(subscription, effects)
 
     def _encode(self, topic: Topic, outbox: Outbox, mode: str, tenant: Tenant) -> list[protocol.Typed]:
         replicas, now_ms = topic.replicas, self._now_ms
@@ -1833,7 +1836,7 @@ class GatewayState:
                 effects.append(Close(session.id, protocol.CLOSE_TOO_SLOW, "too slow"))
             elif degradation.step is not before:
                 if degradation.step is Step.ON_DRAIN:
-                    self._let_go(session)
+                    self._let_go(session, effects)
                 effects.append(Deliver(session.id))
             if degradation.is_over:
                 session.degradation = None
@@ -1855,7 +1858,8 @@ class GatewayState:
         messages: list[protocol.Typed] = []
         token: bytes | None = None
         if subscription.resets:
-            subscription.resets = False
+            for each in _reset_with(subscription, session):
+                each.resets = False
             messages.append(protocol.reset(None))
             # Until it has been sent everything anew, a client that comes back has to begin again.
             token = self.tokens.position(subscription.topic.scope)
@@ -2061,6 +2065,11 @@ def _degraded_notice(session: SessionState) -> bytes:
 
 def _bodies(messages: list[protocol.Typed], session: SessionState) -> list[bytes]:
     return protocol.events(messages) if session.server_sent else protocol.bodies(messages)
+
+
+def _reset_with(subscription: Subscription, session: SessionState) -> list[Subscription]:
+    """Return what a `reset` is about: on an event stream it names no subscription, so all that is watched there."""
+    return list(session.subscriptions.values()) if session.server_sent else [subscription]
 
 
 def _text(subscription: Subscription, bodies: list[bytes], token: bytes | None, session: SessionState) -> bytes:

@@ -973,6 +973,77 @@ def test_an_event_streams_id_never_runs_ahead_of_what_was_written() -> None:
     assert text.count(b'"version":6') == 2
 
 
+def kinds(text: bytes) -> list[tuple[str, Any]]:
+    """What a piece of an event stream says, of which key; an id is a word of its own."""
+    said = []
+    for event in text.strip().split(b"\n\n"):
+        fields = dict(line.split(b": ", 1) for line in event.split(b"\n"))
+        said.append((fields[b"event"].decode(), orjson.loads(fields[b"data"]).get("key")))
+        if b"id" in fields:
+            said.append(("id", None))
+    return said
+
+
+def streamed(played: Played, **more: Any) -> tuple[Any, int, int]:
+    """An event stream of A and B, and the watches it has."""
+    session = played.session(server_sent=True, scope=scope_of([(A, False), (B, False)]))
+    played.subscribe(session, b"0", A, **more)
+    played.subscribe(session, b"1", B, **more)
+    first, second = [each.id for each in played.requests() if isinstance(each, Watch)]
+    return session, first, second
+
+
+ALL_ANEW = [
+    ("reset", None),
+    ("snapshot", ["a"]),
+    ("snapshot_end", None),
+    ("snapshot", ["a", "b"]),
+    ("snapshot_end", None),
+    ("id", None),
+]
+
+
+def test_an_event_stream_is_told_everything_anew_after_its_one_reset() -> None:
+    played = Played()
+    session, first, second = streamed(played, since={0: (EPOCH, 50)})
+    played.send(Snapshot(first, view(A, 5, 1)), Snapshot(second, view(B, 5, 1)))
+    one, other = [each.id for each in played.requests() if isinstance(each, Missed)]
+    played.send(MissedKeys(one, reset=True, keys=[]), MissedKeys(other, reset=False, keys=[]))
+    assert kinds(played.read(session)) == ALL_ANEW
+    assert played.read(session) is None
+
+
+def test_an_event_stream_that_was_told_one_key_forgets_it_with_the_other() -> None:
+    played = Played()
+    session, first, second = streamed(played, since={0: (EPOCH, 50)})
+    played.send(Snapshot(first, view(A, 5, 1)), Snapshot(second, view(B, 5, 1)))
+    one, other = [each.id for each in played.requests() if isinstance(each, Missed)]
+    played.send(MissedKeys(one, reset=False, keys=[(A, 4)]))
+    assert kinds(played.read(session)) == [("change", ["a"])]
+    played.send(MissedKeys(other, reset=True, keys=[]))
+    told = kinds(played.read(session))
+    assert told[0] == ("reset", None)
+    assert sorted(told[1:], key=str) == sorted(ALL_ANEW[1:], key=str)
+    played.send(change(5, 6, data=6))
+    played.tick()
+    assert kinds(played.read(session)) == [("change", ["a"]), ("id", None)]
+
+
+def test_an_event_stream_waits_with_what_is_whole_for_a_shard_that_lost_its_data() -> None:
+    played = Played()
+    session, first, second = streamed(played)
+    played.send(Snapshot(first, view(A, 5, 1)), Snapshot(second, view(B, 5, 1)))
+    played.read(session)
+    played.note(played.state.announce(Announce("shard-0", 30), played.now_ms)[1])
+    first, second = [each.id for each in played.requests() if isinstance(each, Watch)]
+    played.life, played.sequence = 30, 0
+    played.send(Snapshot(first, view(A, 2, 2)))
+    told = kinds(played.read(session))
+    played.send(Snapshot(second, view(B, 2, 2)))
+    told += kinds(played.read(session))
+    assert told == ALL_ANEW
+
+
 # --- upstreams ---------------------------------------------------------------------------------------------------
 
 
