@@ -1857,6 +1857,8 @@ class GatewayState:
         """Write what a subscription that is not in step is owed."""
         messages: list[protocol.Typed] = []
         token: bytes | None = None
+        self._flush_topic(subscription.topic, effects)  # which may be too much for it, so that it begins anew
+        session.attention.pop(subscription, None)
         if subscription.resets:
             for each in _reset_with(subscription, session):
                 each.resets = False
@@ -1866,10 +1868,8 @@ class GatewayState:
         if subscription.topic.waits:
             pass
         elif not subscription.paused and subscription.phase is Phase.SNAPSHOT:
-            token = self._snapshot_chunk(session, subscription, budget, messages, effects) or token
+            token = self._snapshot_chunk(session, subscription, budget, messages) or token
         elif not subscription.paused and subscription.phase is Phase.LAGGING:
-            self._flush_topic(subscription.topic, effects)
-            session.attention.pop(subscription, None)
             self._unfold(subscription, PIECE_BYTES, messages, session.tenant)
             if subscription.outbox:  # one that breaks off here has to begin again, as it has some of it
                 session.attention[subscription] = None
@@ -1894,12 +1894,9 @@ class GatewayState:
         subscription: Subscription,
         budget: int,
         messages: list[protocol.Typed],
-        effects: list[Effect],
     ) -> bytes | None:
         """Add the next entries of a snapshot, after the changes of those sent before; return the token once it is whole."""
         topic = subscription.topic
-        self._flush_topic(topic, effects)
-        session.attention.pop(subscription, None)
         size = self._unfold(subscription, budget, messages, session.tenant)
         while subscription.remaining or subscription.outbox:
             if size >= budget:

@@ -1044,6 +1044,20 @@ def test_an_event_stream_waits_with_what_is_whole_for_a_shard_that_lost_its_data
     assert told == ALL_ANEW
 
 
+def test_a_snapshot_that_is_given_up_while_it_is_written_begins_with_its_reset() -> None:
+    played = Played()
+    session = played.session()
+    played.subscribe(session, key="[]", prefix=True)
+    watch = played.watch()
+    keys = [f'["k",{n}]' for n in range(4)]
+    played.send(*(Snapshot(watch, view(key, 5, "x" * 40_000)) for key in keys), Ready(watch, 90))
+    assert [message["type"] for message in played.read(session)] == ["snapshot"] * 2
+    played.state.outbox_limit = 300
+    played.send(*(change(5, 6, data="y", key=key) for key in keys))
+    told = [message["type"] for message in played.read(session)]
+    assert told == ["reset", *["snapshot"] * 4, "snapshot_end"]
+
+
 # --- upstreams ---------------------------------------------------------------------------------------------------
 
 
