@@ -394,7 +394,8 @@ class HarborClient:
         Heartbeats are sent by themselves. After a reconnect within the server's grace nobody has seen it leave.
 
         Raises:
-            RequestError: `CONFLICT`, this client is in the topic already; `BAD_REQUEST`.
+            RequestError: `CONFLICT`, this client is in the topic already; `TOO_LARGE`, its name has over 256 characters, or the state
+                4 KiB; `BAD_REQUEST`.
         """
         return self._desk().open(topic, watch, encoded(state))
 

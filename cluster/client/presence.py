@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from cluster.client.answer import error_of
 from cluster.client.connection import Connection, ConnectionState
+from cluster.core.presence_room import check_state, topic_of
 from cluster.errors import ErrorCode, HarborError, RequestError, UnavailableError
 
 WatchMode = Literal["members", "count"]
@@ -164,7 +165,7 @@ class Presence(AsyncIterator[PresenceChange]):
         """Be there with another state, or join where it was only watched. Others are told within a window.
 
         Raises:
-            RequestError: `BAD_REQUEST`, it is no JSON.
+            RequestError: `BAD_REQUEST`, it is no JSON; `TOO_LARGE`, more than 4 KiB of it.
         """
         self._state = encoded(state)
         self._say()
@@ -278,10 +279,9 @@ class PresenceDesk:
         """Join or watch a topic.
 
         Raises:
-            RequestError: `CONFLICT`, this client is in it already; `BAD_REQUEST`.
+            RequestError: `CONFLICT`, this client is in it already; `TOO_LARGE`; `BAD_REQUEST`.
         """
-        if not isinstance(topic, str) or not topic:
-            raise RequestError(ErrorCode.BAD_REQUEST, f"topic is text, got {topic!r:.60}")
+        topic_of(topic)
         if mode not in ("members", "count"):
             raise RequestError(ErrorCode.BAD_REQUEST, f"watch is members or count, got {mode!r:.60}")
         if topic in self._rooms:
@@ -368,10 +368,14 @@ def listed(answer: dict[str, Any]) -> list[Member]:
 def encoded(state: Any) -> bytes:
     """Return a state as JSON.
 
+    One that is too long is not left to the gateway, which cannot answer a frame that it does not read.
+
     Raises:
-        RequestError: `BAD_REQUEST`.
+        RequestError: `BAD_REQUEST`; `TOO_LARGE`.
     """
     try:
-        return orjson.dumps(state)
+        said = orjson.dumps(state)
     except TypeError as error:
         raise RequestError(ErrorCode.BAD_REQUEST, f"not JSON: {error}") from error
+    check_state(said)
+    return said

@@ -12,32 +12,12 @@ import orjson
 
 from cluster.core import protocol
 from cluster.core.gateway_state import Effect, GatewayState
-from cluster.core.limits import refuse
-from cluster.core.presence_room import MAX_TOPIC, Mode
+from cluster.core.presence_room import Mode, check_state, topic_of
 from cluster.core.session_state import SessionState
 from cluster.errors import ErrorCode, RequestError
 
-MAX_STATE_BYTES = 4 * 1024
-"""As JSON. A cursor and a selection take some hundred; everybody who watches gets each."""
 MAX_TOKEN = 128
 """Characters of a resume token."""
-
-
-def topic_of(given: Any) -> str:
-    """Return a topic's name.
-
-    Raises:
-        RequestError: `BAD_REQUEST`, it is none; `TOO_LARGE`.
-    """
-    if not isinstance(given, str) or not given:
-        raise RequestError(ErrorCode.BAD_REQUEST, f"topic is text, got {given!r:.60}")
-    if len(given) > MAX_TOPIC:
-        refuse(ErrorCode.TOO_LARGE, "topic", MAX_TOPIC, f"a topic has at most {MAX_TOPIC} characters, got {len(given)}")
-    try:
-        given.encode()
-    except UnicodeEncodeError:
-        raise RequestError(ErrorCode.BAD_REQUEST, "topic is text, got what is no Unicode") from None
-    return given
 
 
 def resume_token(message: dict[str, Any]) -> str | None:
@@ -76,13 +56,7 @@ def presence(
     said = None
     if "state" in message:
         said = orjson.dumps(message["state"])
-        if len(said) > MAX_STATE_BYTES:
-            refuse(
-                ErrorCode.TOO_LARGE,
-                "presence_state",
-                MAX_STATE_BYTES,
-                f"a presence state has at most {MAX_STATE_BYTES} bytes, got {len(said)}",
-            )
+        check_state(said)
     pattern, effects = state.present(session, session.tenant.inside_topic(topic), said, watch, now_ms)
     answer = protocol.message(
         "result", re=name, heartbeat_ms=int(pattern.heartbeat_ms), timeout_ms=int(pattern.timeout_ms)

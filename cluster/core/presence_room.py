@@ -10,21 +10,57 @@ A listing is cut into pages. A member not yet listed sends no changes: the page 
 What must not live here: who may watch (`presence_session`), what of it leaves the home (`presence`).
 """
 
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
 from cluster.core import protocol, template
+from cluster.core.limits import refuse
 from cluster.core.messages import PresenceDiff, PresenceMember
 from cluster.core.rate import TokenBucket
 from cluster.core.tenant import Tenant, of_topic
+from cluster.errors import ErrorCode, RequestError
 
 MAX_TOPIC = 256
 """Characters of a topic's name."""
+MAX_STATE_BYTES = 4 * 1024
+"""As JSON. A cursor and a selection take some hundred; everybody who watches gets each."""
 PAGE_MEMBERS = 1_000
 PAGE_BYTES = 64 * 1024
 """Of a listing, in one message: what a client takes in at once. The next page is made when this one is written."""
 Mode = Literal["members", "count"]
+
+
+def topic_of(given: Any) -> str:
+    """Return a topic's name.
+
+    Raises:
+        RequestError: `BAD_REQUEST`, it is none; `TOO_LARGE`.
+    """
+    if not isinstance(given, str) or not given:
+        raise RequestError(ErrorCode.BAD_REQUEST, f"topic is text, got {given!r:.60}")
+    if len(given) > MAX_TOPIC:
+        refuse(ErrorCode.TOO_LARGE, "topic", MAX_TOPIC, f"a topic has at most {MAX_TOPIC} characters, got {len(given)}")
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise RequestError(ErrorCode.BAD_REQUEST, "topic is text, got what is no Unicode") from None
+    return given
+
+
+def check_state(said: bytes) -> None:
+    """Look at what a member says of itself, as JSON.
+
+    Raises:
+        LimitError: `TOO_LARGE`.
+    """
+    if len(said) > MAX_STATE_BYTES:
+        refuse(
+            ErrorCode.TOO_LARGE,
+            "presence_state",
+            MAX_STATE_BYTES,
+            f"a presence state has at most {MAX_STATE_BYTES} bytes, got {len(said)}",
+        )
 
 
 class Pattern(Struct, frozen=True):

@@ -52,7 +52,7 @@ from cluster.core.messages import (
 )
 from cluster.core.operation import parse_operations
 from cluster.core.position import Scope, scope_of
-from cluster.core.presence_message import topic_of
+from cluster.core.presence_room import topic_of
 from cluster.core.presence_session import identity_of
 from cluster.core.query_key import CanonicalKey, KeyMatcher, canonical, checked, normalized, parse
 from cluster.core.rate import RateLimits
