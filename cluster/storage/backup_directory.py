@@ -1,6 +1,8 @@
 """A backup as a directory: a file of rows for each shard, and `manifest.json`, which says what belongs to it and by which one can tell.
 
 A directory with a manifest is a whole backup: it is written under another name (`DIR.partial`) and gets its own when all is on the disk.
+One that is there already, empty, may be a volume, which nothing can take the place of: then the files are written below it and moved up,
+the manifest last.
 What is in it depends on no library: `core.stored_rows` says how rows lie in files.
 
 What must not live here: where the stream comes from (`cli`), how stores are filled from it (`storage.restore`).
@@ -13,7 +15,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 import msgspec
 from msgspec import Struct
@@ -74,7 +76,7 @@ class _ShardWriter:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.file = path.open("xb")
+        self.file = _new(path)
         self.hash = sha256()
         self.digest = Digest()
         self.rows: Counter[str] = Counter()
@@ -109,12 +111,17 @@ class BackupWriter:
         Raises:
             StoreError: there is something at the place, or it cannot be written to.
         """
-        self.directory = directory
-        self._partial = directory.with_name(directory.name + PARTIAL)
+        self.directory = Path(os.path.realpath(directory))
+        self._moves_up = self.directory.is_dir()
+        self._partial = self.directory / PARTIAL if self._moves_up else Path(f"{self.directory}{PARTIAL}")
         self._start: Start | None = None
         self._shards: dict[int, _ShardWriter] = {}
         try:
-            if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            if self._moves_up:
+                is_free = all(each == self._partial for each in self.directory.iterdir())
+            else:
+                is_free = not self.directory.exists()
+            if not is_free:
                 raise StoreError(f"{directory}: it is there already and not empty; a backup overwrites nothing")
             if self._partial.exists():
                 if any(not any(each.match(ours) for ours in _OURS) for each in self._partial.iterdir()):
@@ -190,22 +197,40 @@ class BackupWriter:
         )
         made = msgspec.structs.replace(made, checksum=made.checked())
         try:
-            with (self._partial / MANIFEST).open("xb") as file:
+            with _new(self._partial / MANIFEST) as file:
                 file.write(msgspec.json.format(msgspec.json.encode(made), indent=2) + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
             sync_names(self._partial)
-            self._partial.rename(self.directory)
-            sync_names(self.directory.parent)
+            if self._moves_up:
+                self._move_up()
+            else:
+                self._partial.rename(self.directory)
+                sync_names(self.directory.parent)
         except OSError as error:
             raise StoreError(f"{self.directory}: {error.strerror}") from error
         return made
+
+    def _move_up(self) -> None:
+        for writer in self._shards.values():
+            writer.path.rename(self.directory / writer.path.name)
+        sync_names(self.directory)
+        (self._partial / MANIFEST).rename(self.directory / MANIFEST)
+        self._partial.rmdir()
+        sync_names(self.directory)
 
     def abandon(self) -> None:
         """Take away what was written, if it has not become a backup."""
         for writer in self._shards.values():
             writer.file.close()
+            if self._moves_up and not (self.directory / MANIFEST).exists():
+                (self.directory / writer.path.name).unlink(missing_ok=True)
         shutil.rmtree(self._partial, ignore_errors=True)
+
+
+def _new(path: Path) -> BinaryIO:
+    """Begin a file that only its owner reads."""
+    return open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 def _described(writer: _ShardWriter) -> ShardFile:

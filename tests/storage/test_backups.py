@@ -199,6 +199,49 @@ def test_it_overwrites_nothing(tmp_path: Path, stores: list[LmdbStore]) -> None:
         BackupWriter(tmp_path / "mine")
 
 
+@pytest.mark.parametrize("place", ["there", "link", "."])
+def test_an_empty_directory_is_written_in(
+    tmp_path: Path, stores: list[LmdbStore], monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    (tmp_path / "link").symlink_to(there)
+    monkeypatch.chdir(there if place == "." else tmp_path)
+    inode = there.stat().st_ino
+    writer = BackupWriter(Path(place))
+    writer.start(Start(1, "0.1.0", 2, "harbor", [0, 1], 1, list(SLOTS.owners)))
+    for shard in writer._shards.values():
+        shard.file.close()  # as the kernel does when it is killed
+    with pytest.raises(StoreError, match="this is no backup"):
+        read_manifest(there)
+    backed_up(stores, Path(place))
+    assert check(there, read_manifest(there)) == len(KEYS)
+    assert there.stat().st_ino == inode  # it may be a volume, which cannot be replaced
+    assert sorted(each.name for each in there.iterdir()) == [MANIFEST, "shard-0.rows", "shard-1.rows"]
+    assert {stat.S_IMODE(each.stat().st_mode) for each in there.iterdir()} == {0o600}
+
+
+@pytest.mark.parametrize("refused", ["shard-1.rows", MANIFEST])
+def test_an_empty_directory_is_left_empty_where_it_fails(
+    tmp_path: Path, stores: list[LmdbStore], monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    rename = Path.rename
+
+    def broken(path: Path, target: Path) -> Path:
+        if path.name == refused:
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", broken)
+    (tmp_path / "there").mkdir()
+    begin, writer = BackupWriter.start, list[BackupWriter]()
+    monkeypatch.setattr(BackupWriter, "start", lambda self, start: (writer.append(self), begin(self, start))[1])
+    with pytest.raises(StoreError, match="there: Input/output error"):
+        backed_up(stores, tmp_path / "there")
+    writer[0].abandon()
+    assert list((tmp_path / "there").iterdir()) == []
+
+
 def test_what_a_killed_one_left_does_not_stand_in_the_way(tmp_path: Path, stores: list[LmdbStore]) -> None:
     left = BackupWriter(tmp_path / "backup")
     left.start(Start(1, "0.1.0", 2, "harbor", [0, 1], 1, list(SLOTS.owners)))
