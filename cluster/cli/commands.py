@@ -97,9 +97,10 @@ def _pretty(value: Any) -> None:
 
 
 def _key(text: str) -> list[Any]:
-    from cluster.core.query_key import parse
+    from cluster.core.query_key import normalized
 
-    return parse(text)
+    key: list[Any] = orjson.loads(normalized(text))  # where no number is longer than a message can say
+    return key
 
 
 def _version(show: bool) -> None:

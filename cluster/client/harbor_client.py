@@ -276,8 +276,7 @@ class HarborClient:
         """
         body: dict[str, Any] = {}
         if key:
-            _text(key)
-            body["key"] = key
+            body["key"] = _sayable(key)
         if exact:
             body["exact"] = True
         if type != "all":
@@ -372,8 +371,7 @@ class HarborClient:
         Raises:
             RequestError: `BAD_KEY`, `BAD_REQUEST`.
         """
-        _text(key)
-        own = orjson.loads(_json(key))
+        own = _sayable(key)
         if mode not in ("data", "patch"):
             raise RequestError(ErrorCode.BAD_REQUEST, f"mode is data or patch, got {mode!r:.60}")
         if self._watches is None:
@@ -496,6 +494,14 @@ def _text(key: list[Any]) -> str:
     try:
         return canonical(checked(key))
     except (TypeError, UnicodeError) as error:
+        raise RequestError(ErrorCode.BAD_KEY, f"not a query key: {key!r:.80}: {error}") from error
+
+
+def _sayable(key: list[Any]) -> list[Any]:
+    """Return a key as a message can say it: JSON texts hold longer numbers than orjson writes, canonical ones do not."""
+    try:
+        return orjson.loads(_text(key))  # type: ignore[no-any-return]
+    except orjson.JSONDecodeError as error:  # a lone surrogate
         raise RequestError(ErrorCode.BAD_KEY, f"not a query key: {key!r:.80}: {error}") from error
 
 

@@ -219,6 +219,14 @@ async def test_what_is_no_key_is_refused(harbor: HarborClient, key: Any) -> None
     assert refused.value.code in codes
 
 
+async def test_a_key_with_a_large_number_is_as_good_as_any(harbor: HarborClient) -> None:
+    key = [2**70]
+    version = await harbor.set(key, 1)
+    async with harbor.watching(key) as watch:
+        assert (await anext(watch)).version == version
+    assert await harbor.invalidate(key) == 1
+
+
 async def test_what_is_no_data_is_refused(harbor: HarborClient) -> None:
     with pytest.raises(RequestError, match="not JSON"):
         await harbor.set(A, object())

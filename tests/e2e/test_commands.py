@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from cluster.core.grants import ApiKeys, Grants
+from cluster.core.query_key import normalized
 from tests.live import Client, LiveCluster, eventually
 
 HARBOR = [sys.executable, "-m", "cluster.cli"]
@@ -77,8 +78,10 @@ def test_get_why_says_where_data_came_from_and_why_it_is_stale(cluster: LiveClus
 
 
 @pytest.mark.cluster
-def test_watch_prints_changes_as_they_arrive(cluster: LiveCluster) -> None:
-    command = [*HARBOR, "watch", '["w"]', "--prefix", "--patch", "--url", cluster.url]
+@pytest.mark.parametrize("root", ['["w"]', "[123456789012345678901234567890]"])
+def test_watch_prints_changes_as_they_arrive(cluster: LiveCluster, root: str) -> None:
+    command = [*HARBOR, "watch", root, "--prefix", "--patch", "--url", cluster.url]
+    key = [json.loads(root)[0], 1]
     # Where the tests run in the background Ctrl-C is ignored, and who is started inherits that, but no handler.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -86,9 +89,10 @@ def test_watch_prints_changes_as_they_arrive(cluster: LiveCluster) -> None:
     try:
         first: dict[str, Any] = json.loads(process.stdout.readline())
         assert first["type"] == "snapshot_end"
-        cluster.put(["w", 1], {"n": 1})
+        assert harbor("set", json.dumps(key), '{"n":1}', url=cluster.url).returncode == 0
         message = json.loads(process.stdout.readline())
-        assert (message["type"], message["key"], message["from"], message["data"]) == ("change", ["w", 1], 0, {"n": 1})
+        assert normalized(json.dumps(message["key"])) == normalized(json.dumps(key))
+        assert (message["type"], message["from"], message["data"]) == ("change", 0, {"n": 1})
     finally:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
@@ -122,6 +126,7 @@ def test_watch_ends_without_a_word_when_its_reader_leaves(cluster: LiveCluster) 
         (["set", '["a"]', "{nope"], 2, "the value is not JSON"),
         (["get", '["a"]'], 1, "no cluster answers at http://127.0.0.1:1"),
         (["watch", '["a"]'], 1, "no cluster answers at http://127.0.0.1:1"),
+        (["invalidate", "[123456789012345678901234567890]"], 1, "no cluster answers at http://127.0.0.1:1"),
         (["get", '["a"]', "--url", "nonsense"], 2, "nonsense"),
         (["check", "/no/such/file.yaml"], 2, "cannot be read"),
         (["down", "--name", "no-such-cluster"], 1, "no cluster 'no-such-cluster' is running"),
