@@ -181,11 +181,11 @@ class _Waiting:
         "version",
     )
 
-    def __init__(self, kind: Kind, key: list[Any] | None, base: int, version: int) -> None:
+    def __init__(self, kind: Kind, key: list[Any] | None, base: int | None, version: int) -> None:
         self.kind = kind
         self.key = key
         self.base = base
-        """The version the consumer holds when it comes to this; 0: none."""
+        """The version the consumer holds when it comes to this; None: it has not heard of the entry."""
         self.version = version
         self.data: Any = None
         self.patch: list[Any] | None = None
@@ -239,7 +239,7 @@ class Subscription:
         """
         name = message.get("key")
         key = orjson.dumps(name)
-        base = self._course.versions.get(key, 0)
+        base = self._course.versions.get(key)
         fit = self._course.receive(message)
         if fit is not Fit.TAKE:
             return fit is Fit.DROP
@@ -289,7 +289,7 @@ class Subscription:
             key=waiting.key,
             data=data,
             version=waiting.version,
-            from_version=waiting.base,
+            from_version=waiting.base or 0,
             patch=patch,
             coalesced=waiting.coalesced,
             mutations=waiting.mutations,
@@ -302,7 +302,7 @@ class Subscription:
 
     # --- what messages do ----------------------------------------------------------------------------------------
 
-    def _snapshot(self, key: bytes, base: int, message: dict[str, Any]) -> None:
+    def _snapshot(self, key: bytes, base: int | None, message: dict[str, Any]) -> None:
         waiting = self._folding(key)
         if waiting is None:
             waiting = self._wait(key, _Waiting("snapshot", message["key"], base, 0))
@@ -314,7 +314,7 @@ class Subscription:
         waiting.updated_at = message.get("data_updated_at")
         waiting.error = message.get("error")
 
-    def _change(self, key: bytes, base: int, message: dict[str, Any]) -> bool:
+    def _change(self, key: bytes, base: int | None, message: dict[str, Any]) -> bool:
         waiting = self._folding(key)
         patch = message.get("patch")
         if patch is None:
@@ -345,19 +345,19 @@ class Subscription:
         waiting.status, waiting.is_stale, waiting.is_offline, waiting.error = "success", False, False, None
         return True
 
-    def _invalidated(self, key: bytes, name: Any, base: int) -> None:
+    def _invalidated(self, key: bytes, name: Any, base: int | None) -> None:
         waiting = self._folding(key)
         if waiting is None:
             alone = key not in self._last
-            waiting = self._wait(key, _Waiting("invalidated", name, base, base))
+            waiting = self._wait(key, _Waiting("invalidated", name, base, base or 0))
             waiting.data, waiting.sole = self._values.get(key), alone
         waiting.is_stale = True
 
-    def _removed(self, key: bytes, name: Any, base: int, version: int) -> None:
+    def _removed(self, key: bytes, name: Any, base: int | None, version: int) -> None:
         waiting = self._folding(key)
         if waiting is None:
             self._wait(key, _Waiting("removed", name, base, version))
-        elif waiting.base:
+        elif waiting.base is not None:
             self._become(waiting, "removed", version)
         else:  # who has not heard of it need not hear that it is gone
             del self._waiting[self._last.pop(key)]

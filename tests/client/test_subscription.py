@@ -325,6 +325,14 @@ def test_what_kinds_fold_to(messages: list[dict[str, Any]], kinds: list[Any]) ->
     assert [(each.kind, each.from_version, each.version) for each in changes] == kinds
 
 
+def test_what_was_told_without_data_is_told_to_be_gone() -> None:
+    subscription = begun(backlog=1)
+    assert [each.kind for each in told(subscription, snapshot(B, 0))] == ["snapshot"]
+    (gone,) = told(subscription, change(B, 0, 4, data=1), removed(B, 5))
+    assert (gone.kind, gone.key, gone.from_version, gone.version) == ("removed", B, 0, 5)
+    assert told(subscription, snapshot(["c"], 0), removed(["c"], 6)) == []
+
+
 def test_patches_join_while_they_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subscriptions, "MAX_FOLDED_BYTES", 150)
     subscription = begun("patch", backlog=1)
