@@ -465,8 +465,9 @@ class HarborClient:
         while urls:
             url = urls.pop(0)
             token = await self._tokens.current()
-            sent = {**(await self._tokens.headers()), **(headers or {})}
+            given = {**(await self._tokens.headers()), **(headers or {})}
             try:
+                sent = httpx.Headers(given, "utf-8")
                 response = await self._http.request(method, url + path, params=params, content=content, headers=sent)
             except httpx.ReadTimeout as error:
                 raise UnavailableError(f"{url} did not answer within {self._timeout.read:g} s") from error

@@ -227,6 +227,12 @@ async def test_a_key_with_a_large_number_is_as_good_as_any(harbor: HarborClient)
     assert await harbor.invalidate(key) == 1
 
 
+async def test_an_idempotency_key_is_any_text(harbor: HarborClient) -> None:
+    version = await harbor.set(A, 1, idempotency_key="Übung 1")
+    assert await harbor.set(A, 2, idempotency_key="Übung 1") == version
+    assert await harbor.set(A, 3, idempotency_key="Übung 3") > version
+
+
 async def test_what_is_no_data_is_refused(harbor: HarborClient) -> None:
     with pytest.raises(RequestError, match="not JSON"):
         await harbor.set(A, object())
@@ -237,7 +243,7 @@ async def test_what_is_no_data_is_refused(harbor: HarborClient) -> None:
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda harbor: harbor.set(A, 1, idempotency_key="é"),
+        lambda harbor: harbor.set(A, 1, idempotency_key="\udcff"),
         lambda harbor: harbor.delete(A, idempotency_key="a\nb"),
         lambda harbor: anext(harbor.members("\udcff")),
         lambda harbor: harbor.undo("\udcff"),
