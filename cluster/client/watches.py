@@ -101,6 +101,7 @@ class Watches:
         self._spawn = spawn
         self._seats: dict[int, _Seat] = {}
         self._task: asyncio.Task[None] | None = None
+        self._renewal: asyncio.Task[None] | None = None
         self._number = 0
         self.presence = PresenceDesk(connection, self._name, self._wake)
 
@@ -131,8 +132,9 @@ class Watches:
         for seat in list(self._seats.values()):
             self.leave(seat)
         self.presence.stop()
-        if self._task is not None:
-            self._task.cancel()
+        for task in (self._task, self._renewal):
+            if task is not None:
+                task.cancel()
 
     async def _read(self) -> None:
         """The reading task."""
@@ -159,7 +161,8 @@ class Watches:
             case "result" | "error" if self.presence.answered(message):
                 pass
             case "notice" if message.get("code") == "token_expires" and self.connection.tokens.is_renewable:
-                self._spawn(self._renew())
+                if self._renewal is None or self._renewal.done():
+                    self._renewal = self._spawn(self._renew())
             case "welcome":
                 for seat in list(self._seats.values()):
                     self._subscribe(seat)

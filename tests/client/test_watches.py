@@ -603,3 +603,26 @@ def test_the_delays_grow_and_are_jittered() -> None:
     delays = [connection.RECONNECT.delay_ms(failures, 1.0) for failures in (1, 2, 3, 20, 10**6)]
     assert delays == [200.0, 400.0, 800.0, 10_000.0, 10_000.0]
     assert connection.RECONNECT.delay_ms(1, 0.0) == 100.0
+
+
+async def test_a_client_that_leaves_does_not_wait_for_another_token(stand_in: StandIn) -> None:
+    asked: list[None] = []
+    waits = asyncio.Event()
+
+    async def token() -> str:
+        asked.append(None)
+        if len(asked) > 1:
+            waits.set()
+            await asyncio.Event().wait()
+        return "one"
+
+    async def expiring(line: Line) -> None:
+        notice = {"type": "notice", "level": "warning", "code": "token_expires", "message": "", "expires_at": 0}
+        await line.say(WELCOME, notice, notice)
+        await line.until_closed()
+
+    stand_in.script = expiring
+    async with asyncio.timeout(10):
+        async with HarborClient(stand_in.url, token) as harbor, harbor.watching(A):
+            await waits.wait()
+    assert len(asked) == 2
