@@ -81,6 +81,8 @@ def _body(*schemas: tuple[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 _PREFIX = _parameter("prefix", "a key prefix, a JSON array")
+_TEXTS: dict[str, Any] = {"type": "array", "items": {"type": "string"}}
+"""Of a parameter that may be repeated."""
 _MUTATION = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
 _CONDITION = [
     _parameter("base_version", "write only over this version (also If-Match)", pattern="^[0-9]+$"),
@@ -258,8 +260,8 @@ def document() -> dict[str, Any]:
                 "get": _operation(
                     "Follow entries as server-sent events",
                     [
-                        _parameter("key", "a query key; repeatable"),
-                        _PREFIX,
+                        _parameter("key", "a query key, a JSON array", **_TEXTS),
+                        _parameter("prefix", "a key prefix, a JSON array", **_TEXTS),
                         _parameter("mode", "whole values or patches", enum=["data", "patch"]),
                     ],
                     stream,

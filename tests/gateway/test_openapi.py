@@ -17,3 +17,9 @@ def test_its_references_lead_somewhere() -> None:
     schemas = document()["components"]["schemas"]
     for name in re.findall(r"#/components/schemas/(\w+)", str(document())):
         assert name in schemas
+
+
+def test_what_may_be_repeated_is_a_list() -> None:
+    parameters = document()["paths"]["/v1/stream"]["get"]["parameters"]
+    lists = [each["name"] for each in parameters if each["schema"] == {"type": "array", "items": {"type": "string"}}]
+    assert lists == ["key", "prefix"]
