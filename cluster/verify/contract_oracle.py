@@ -134,15 +134,17 @@ class Truth:
 class Course:
     """One subscription of one client: feed it every message about it, frame by frame."""
 
-    def __init__(self, truth: Truth, root: list[Any], *, prefix: bool, mode: str) -> None:
+    def __init__(self, truth: Truth, *roots: list[Any], prefix: bool, mode: str) -> None:
+        """`roots`: the key or prefix; an event stream may have several, which share a token and a `reset`."""
         self._truth = truth
-        self._root = root
+        self._roots = roots
         self._prefix = prefix
         self._mode = mode
         self.entries: dict[str, Seen] = {}
         self.token: str | None = None
         self.is_complete = False
-        """`snapshot_end` has come, or a token was handed back, since the last reset."""
+        """Each `snapshot_end` has come, or a token was handed back, since the last reset."""
+        self._ends = 0
         self._restoring: set[str] = set()
         self._sent: set[str] = set()
         """Entries of the snapshot under way."""
@@ -178,15 +180,17 @@ class Course:
         kind = message["type"]
         key = "" if "key" not in message else orjson.dumps(message["key"]).decode()
         if key and not self._covers(message["key"]):
-            raise self._violation(Rule.FOREIGN, key, f"entries under {self._root}", key)
+            raise self._violation(Rule.FOREIGN, key, f"entries under {self._roots}", key)
         match kind:
             case "snapshot":
                 self._snapshot(key, message)
             case "snapshot_end":
                 if self.is_complete:
                     raise self._violation(Rule.UNFINISHED, key, "no second end of the snapshot", kind)
-                self.is_complete = True
-                self._sent = set()
+                self._ends += 1
+                self.is_complete = self._ends == len(self._roots)
+                if self.is_complete:
+                    self._sent = set()
                 self._position(message.get("position"))
             case "change":
                 self._change(key, message)
@@ -215,7 +219,7 @@ class Course:
                 raise self._violation(Rule.UNKNOWN, key, "a message of harbor.v1", kind)
 
     def _covers(self, key: list[Any]) -> bool:
-        return key[: len(self._root)] == self._root if self._prefix else key == self._root
+        return any(key[: len(root)] == root for root in self._roots) if self._prefix else key in self._roots
 
     def _snapshot(self, key: str, message: dict[str, Any]) -> None:
         if key in self._restoring:
@@ -267,10 +271,11 @@ class Course:
         self._restoring.clear()
         self._sent = set()
         self.is_complete = False
+        self._ends = 0
         self.token = None
 
     def _violation(self, rule: Rule, key: str, expected: object, got: object) -> Violation:
-        return Violation(rule, key or orjson.dumps(self._root).decode(), expected, got, list(self.recent))
+        return Violation(rule, key or orjson.dumps(self._roots[0]).decode(), expected, got, list(self.recent))
 
     def rest(self, key: str, stored: Seen | None) -> None:
         """Compare with what is stored, after everything has come to rest.

@@ -253,7 +253,7 @@ class Run:
             while True:
                 try:
                     for key, seen in stored.items():
-                        if watcher.wanted.prefix or key == text(watcher.wanted.root):
+                        if watcher.wanted.prefix or key in map(text, watcher.wanted.roots):
                             watcher.course.rest(key, seen)
                     break
                 except Violation as violation:

@@ -48,11 +48,18 @@ class Wanted(Struct, frozen=True):
     server_sent: bool
     habit: str
     """`stay`, `pause` (and resume) or `return` (leave and come back with the token)."""
+    more: list[list[Any]] = []
+    """Other keys that an event stream has with it."""
+
+    @property
+    def roots(self) -> list[list[Any]]:
+        """Return all that is watched."""
+        return [self.root, *self.more]
 
     @property
     def name(self) -> str:
         """Return what it is called in reports."""
-        what = "prefix" if self.prefix else "key"
+        what = "prefix" if self.prefix else "keys" if self.more else "key"
         return (
             f"client {self.number} ({'sse' if self.server_sent else 'websocket'}, {what}, {self.mode}, {self.habit}s)"
         )
@@ -68,8 +75,10 @@ def wanted_watchers(clients: int, root: list[Any], keys: list[list[Any]]) -> lis
         if server_sent and habit == "pause":
             habit = "return"  # an event stream cannot be paused
         prefix = n % 4 != 3
-        watched = root if prefix else keys[n * 7 % len(keys)]
-        made.append(Wanted(n, watched, prefix, "patch" if n % 2 else "data", server_sent, habit))
+        at = n * 7 % len(keys)
+        watched = root if prefix else keys[at]
+        more = (keys[at:] + keys[:at])[1:3] if server_sent and not prefix else []
+        made.append(Wanted(n, watched, prefix, "patch" if n % 2 else "data", server_sent, habit, more))
     return made
 
 
@@ -78,7 +87,7 @@ class Watcher:
 
     def __init__(self, wanted: Wanted, url: str, token: str | None, truth: Truth, ages: Ages, seed: int) -> None:
         self.wanted = wanted
-        self.course = Course(truth, wanted.root, prefix=wanted.prefix, mode=wanted.mode)
+        self.course = Course(truth, *wanted.roots, prefix=wanted.prefix, mode=wanted.mode)
         self.connections = 0
         self.resumes = 0
         self.is_stopped = False
@@ -270,7 +279,7 @@ class StreamWatcher(Watcher):
         since = self._opened()
         headers = self._headers | ({} if since is None else {"Last-Event-ID": since})
         what = "prefix" if self.wanted.prefix else "key"
-        params = {what: orjson.dumps(self.wanted.root).decode(), "mode": self.wanted.mode}
+        params = [(what, orjson.dumps(root).decode()) for root in self.wanted.roots] + [("mode", self.wanted.mode)]
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
         async with (
             aiohttp.ClientSession(timeout=timeout, trust_env=False) as session,

@@ -25,6 +25,9 @@ def test_there_are_all_kinds() -> None:
     }
     assert {each.habit for each in made if not each.server_sent} == {"stay", "pause", "return"}
     assert {each.habit for each in made if each.server_sent} == {"stay", "return"}
+    assert {len(each.roots) for each in made if each.server_sent and not each.prefix} == {3}
+    assert {len(each.roots) for each in made if not each.server_sent or each.prefix} == {1}
+    assert [len(each.roots) for each in wanted_watchers(12, ROOT, [[*ROOT, "own", 0]])] == [1] * 12
     assert all(each.root == ROOT if each.prefix else each.root[:2] == ["v", "own"] for each in made)
 
 
@@ -75,6 +78,24 @@ async def test_a_snapshot_that_was_cut_begins_anew() -> None:
     await read(watcher, snapshot("a", 5) + event("snapshot_end", "p1", position="p1"))
     assert watcher.resumes == 0
     assert watcher.course.is_complete
+
+
+def stream_of_two() -> StreamWatcher:
+    wanted = Wanted(0, ["v", "a"], False, "data", True, "stay", [["v", "b"]])
+    return StreamWatcher(wanted, "http://127.0.0.1:1", None, Truth(), Ages(), 1)
+
+
+async def test_a_reset_of_a_stream_is_about_all_its_keys() -> None:
+    watcher = stream_of_two()
+    end = event("snapshot_end", position="of-one")
+    begun = snapshot("a", 5) + end + snapshot("b", 5) + event("snapshot_end", "p1", position="of-one")
+    await read(watcher, begun + change(5, 6, "p2"))
+    assert (watcher.course.token, watcher.course.is_complete) == ("p2", True)
+    again = event("reset") + snapshot("b", 5) + event("snapshot_end", "p3", position="of-one")
+    await read(watcher, again)
+    assert (watcher.resumes, watcher.course.is_complete) == (1, False)
+    with pytest.raises(Violation, match="something was lost"):
+        await read(stream_of_two(), begun + again + change(6, 7, "p4"))
 
 
 @pytest.mark.parametrize(("temporary", "raised"), [(True, ConnectionError), (False, Violation)])
