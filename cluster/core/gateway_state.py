@@ -736,6 +736,9 @@ class GatewayState:
                 replica.doubted_until = self._shards[index].sets + 2 if replica.doubted_until else 0
         for topic in self._topics.values():
             self._watch_elsewhere(topic, receivers, effects)
+        for shard in gone:  # nothing is under way to them any more: what they did of it, the next owners know
+            shard.out.relink()
+            self.anti_entropy.forget(shard.index)
         for shard in [*self._shards]:
             self._ask_elsewhere(shard, effects)
         del self._shards[slots.shards :]
@@ -801,7 +804,7 @@ class GatewayState:
     def _asked_of(self, request: Request) -> int | None:
         """Return the shard that a request is for; None: for any that was asked."""
         match request:
-            case Read(key=key) | Write(key=key) | Edit(key=key) | Erase(key=key):
+            case Read(key=key) | Write(key=key) | Edit(key=key) | Erase(key=key) | Act(key=key, exact=True):
                 return self._slots.shard(CanonicalKey(key))
             case Mutate(scope=scope):
                 return self._slots.shard(CanonicalKey(scope))

@@ -1,5 +1,6 @@
 """Slots that move between shards, as clients, gateways and services see it: mutations, writes, presence, positions."""
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -8,7 +9,24 @@ import pytest
 from cluster.core import shard_slots
 from cluster.core.declared_query import Response
 from cluster.core.history import Life
-from cluster.core.messages import Failure, Full, Outdated, Read, Rebalance, Requests, Write, Written
+from cluster.core.messages import (
+    Act,
+    Answers,
+    Edit,
+    EntryView,
+    Erase,
+    Failure,
+    Full,
+    Matched,
+    Mutate,
+    MutationView,
+    Outdated,
+    Read,
+    Rebalance,
+    Requests,
+    Write,
+    Written,
+)
 from cluster.core.placement import SlotMap, assign_slots
 from cluster.core.position import scope_of
 from cluster.core.query_key import CanonicalKey
@@ -152,8 +170,9 @@ def test_a_write_that_is_repeated_after_a_move_has_the_answer_of_before() -> Non
         assert shard._write(Write(2, "once", KEYS[0], b"2")) == first
 
 
-def test_what_comes_during_a_cut_is_turned_away_and_after_it_asked_for_elsewhere() -> None:
-    made = world(1)
+@pytest.mark.parametrize(("before", "after"), MOVES)
+def test_what_comes_during_a_cut_is_turned_away_and_after_it_asked_for_elsewhere(before: int, after: int) -> None:
+    made = world(before)
     client = watching(made, "a")
     ticket = made.tick()
     seen: list[Any] = []
@@ -166,16 +185,62 @@ def test_what_comes_during_a_cut_is_turned_away_and_after_it_asked_for_elsewhere
                     ticket + number, canonical, lambda n, key=key: Write(n, f"cut{n}", key, b'"cut"'), made.now_ms
                 )
                 made.run("gateway-0", effects)
-            sent = made.gateway._shards[0].out.in_flight
-            seen.append(made.receive("shard-0", sent))
+            seen.extend(made.receive(shard.address, shard.out.in_flight) for shard in made.gateway._shards)
 
-    made.move(3, meanwhile)
+    made.move(after, meanwhile)
     made.settle(1_000.0)
-    assert isinstance(seen[0], Full)
+    assert all(isinstance(each, Full) for each in seen)
     assert all(isinstance(made.responses[ticket + number][0], Written) for number in range(len(KEYS)))
     assert {entry.value.object() for shard in made.shards.values() for entry in shard.cache} == {"cut"}
     client.read()
     in_step(made, client)
+
+
+def asked(number: int, version: int) -> dict[str, tuple[Callable[[int], Any], type]]:
+    """What may be under way about an entry at a version, and what it comes to."""
+    key, scope = KEYS[number], f"scope:note:{number}"
+    edits = b'[{"op":"test","path":"/text","value":"old"},{"op":"replace","path":"/text","value":"new"}]'
+    variables = orjson.dumps({"id": number, "text": "new"})
+    return {
+        "put": (lambda n: Write(n, "once", key, b'"new"', version), Written),
+        "edit": (lambda n: Edit(n, "once", key, edits, None), Written),
+        "erase": (lambda n: Erase(n, "once", key, version), Written),
+        "read": (lambda n: Read(n, key), EntryView),
+        "invalidate": (lambda n: Act(n, "invalidate", key, True), Matched),
+        "mutate": (lambda n: Mutate(n, "once", "save", variables, scope), MutationView),
+    }
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+@pytest.mark.parametrize("kind", asked(0, 0))
+def test_what_is_under_way_to_a_shard_that_ends_is_done_once(kind: str, is_done: bool) -> None:
+    """`is_done`: by the shard that ends, whose answer was lost."""
+    made = world(4)
+    about = "scope:note:{}" if kind == "mutate" else '["note",{}]'
+    number = next(n for n in range(len(KEYS)) if made.slots.shard(CanonicalKey(about.format(n))) == 3)
+    entry = made.shard_of(KEYS[number]).cache.get(KEYS[number])
+    assert entry is not None
+    make, expected = asked(number, entry.version)[kind]
+    ticket, sent = made.tick(), []
+
+    def meanwhile(phase: Phase) -> None:
+        if not sent and phase is (Phase.COPY if is_done else Phase.SEND):
+            sent.extend(made.gateway.request(ticket, CanonicalKey(about.format(number)), make, made.now_ms))
+            (send,) = sent
+            assert isinstance(made.receive(send.to, send.message), Answers if is_done else Full)
+            made.gateway.unanswered(send.to, send.message, made.now_ms + 60_000.0)
+
+    made.move(2, meanwhile)
+    made.settle(1_000.0)
+    assert isinstance(made.responses[ticket][0], expected)
+
+
+def test_entries_of_a_shard_that_is_made_again_are_checked_as_ever() -> None:
+    made = world(2)
+    checks = made.gateway.anti_entropy
+    assert checks.asks(1, [KEYS[0]])
+    made.move(1)
+    assert checks.asks(1, [KEYS[0]])
 
 
 def test_a_request_made_by_an_older_map_is_answered_with_the_newer() -> None:
