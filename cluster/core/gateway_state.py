@@ -48,7 +48,6 @@ from cluster.core.messages import (
     Full,
     Item,
     KeyInfo,
-    ListMembers,
     ListMutations,
     Mend,
     Meta,
@@ -63,7 +62,6 @@ from cluster.core.messages import (
     PresenceResume,
     PresenceWanted,
     Progress,
-    Read,
     Ready,
     Rebalance,
     Refused,
@@ -86,6 +84,7 @@ from cluster.core.messages import (
 )
 from cluster.core.mutation import DeclaredMutation
 from cluster.core.outbox import Outbox, Pending, encode
+from cluster.core.owner import owner
 from cluster.core.placement import SlotMap
 from cluster.core.position import MAP, Position, Scope, Tokens, scope_of
 from cluster.core.presence_room import Mode, Pattern
@@ -587,6 +586,7 @@ class GatewayState:
     def _relink(self, shard: _Shard, effects: list[Effect]) -> None:
         """Start the links to a shard over; subscriptions go on once it has said what it holds now."""
         shard.out.relink()
+        self._ask_elsewhere(shard, effects)  # slots may have moved while something was on its way to it
         shard.reopening = True
         shard.presumed |= shard.offline
         shard.heard_ms = self._now_ms
@@ -762,10 +762,10 @@ class GatewayState:
         old = dict(topic.watches)
         if not old:
             return  # a reserved entry, which no shard has
-        owner = self._slots.shard(CanonicalKey(topic.key))
+        home = self._slots.shard(CanonicalKey(topic.key))
         shards = self._slots.shards
-        wanted = {each for each in receivers if each < shards} if topic.prefix else {owner} - old.keys()
-        ended = {index for index in old if index >= shards or (not topic.prefix and index != owner)} | (
+        wanted = {each for each in receivers if each < shards} if topic.prefix else {home} - old.keys()
+        ended = {index for index in old if index >= shards or (not topic.prefix and index != home)} | (
             wanted & old.keys()
         )
         for subscription in topic.subscriptions:
@@ -801,38 +801,24 @@ class GatewayState:
         subscription.phase = Phase.AWAITING
         subscription.outbox.empty()
 
-    def _asked_of(self, request: Request) -> int | None:
-        """Return the shard that a request is for; None: for any that was asked."""
-        match request:
-            case Read(key=key) | Write(key=key) | Edit(key=key) | Erase(key=key) | Act(key=key, exact=True):
-                return self._slots.shard(CanonicalKey(key))
-            case Mutate(scope=scope):
-                return self._slots.shard(CanonicalKey(scope))
-            case ListMembers(topic=topic):
-                return self._slots.shard(CanonicalKey(topic))
-            case Watch(key=key, prefix=False):
-                return self._slots.shard(CanonicalKey(key))
-            case _:
-                return None
-
     def _ask_elsewhere(self, shard: _Shard, effects: list[Effect]) -> None:
         """Ask other shards what this one would no longer answer, but for what is on its way to it."""
         message = shard.out.in_flight
         under_way = set() if message is None else {request.id for request in message.items}
         for request in list(shard.outstanding.values()):
-            index = self._asked_of(request)
+            index = owner(request, self._slots)
             if index is not None and index != shard.index and request.id not in under_way:
                 del shard.outstanding[request.id]
                 other = self._shards[index]
                 other.ask(request)
                 effects.extend(self._pump(other))
-        shard.queue = [each for each in shard.queue if self._asked_of(each) in (None, shard.index)]
+        shard.queue = [each for each in shard.queue if owner(each, self._slots) in (None, shard.index)]
 
     def _send_rest(self, shard: _Shard, message: Requests, effects: list[Effect]) -> None:
         """A message was not taken since another map counts: send what of it is for this shard still."""
         if shard.out.in_flight is not message:
             return
-        items = [request for request in message.items if self._asked_of(request) in (None, shard.index)]
+        items = [request for request in message.items if owner(request, self._slots) in (None, shard.index)]
         rest = Requests(message.header, items, self._slots.epoch)
         shard.out.sent(rest)
         self._ask_elsewhere(shard, effects)

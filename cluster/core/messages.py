@@ -544,11 +544,12 @@ class Requests(Struct, frozen=True, array_like=True, tag="requests"):
     header: Header
     items: list[Request]
     map: int = 0
-    """Epoch of the slot map by which the shard was chosen; 0: of none. With an older one than the shard's it answers `Outdated`."""
+    """Epoch of the slot map by which the shard was chosen; 0: of none. With an older one than the shard's it answers `Outdated`, as to
+    what is another shard's."""
 
 
 class Outdated(Struct, frozen=True, array_like=True, tag="outdated"):
-    """The message was made by a slot map that counts no longer, and was not taken; this one does."""
+    """The message was made by a slot map that counts no longer, or not by it, and was not taken; this one does."""
 
     map: SlotMap
 

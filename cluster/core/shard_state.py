@@ -120,6 +120,7 @@ from cluster.core.operation import (
     is_unrepeatable,
 )
 from cluster.core.overlay import Remembered
+from cluster.core.owner import owner
 from cluster.core.placement import SlotMap, shard_at, slot
 from cluster.core.presence import PresenceTopics
 from cluster.core.query_cache import CANCELLED, Fetch, Observer, QueryCache, head
@@ -1264,8 +1265,9 @@ class ShardState:
         if not incoming.is_repeat(message.header):
             if self.slots.is_sealed:
                 return Full(SEALED_MS), []
-            if self.slots.map is not None and self.slots.is_outdated(message.map):
-                return Outdated(self.slots.map), []
+            slots = self.slots.map
+            if slots is not None and (self.slots.is_outdated(message.map) or self._is_for_others(message, slots)):
+                return Outdated(slots), []
         match incoming.admit(message.header):
             case Foreign():
                 return Refused(self.incarnation), []
@@ -1285,6 +1287,11 @@ class ShardState:
                 answers.append((request.id, payload))
         self._flush()
         return incoming.answered(Answers(self.incarnation, self.epoch, answers)), self._taken()
+
+    def _is_for_others(self, message: Requests, slots: SlotMap) -> bool:
+        """Whether a gateway that knows no later map asks for what is another shard's."""
+        own = (None, self._committed.shard)
+        return message.map <= slots.epoch and any(owner(request, slots) not in own for request in message.items)
 
     def _open(self, gateway: str) -> None:
         link = self._links.get(gateway)

@@ -23,6 +23,7 @@ from cluster.core.messages import (
     Outdated,
     Read,
     Rebalance,
+    Refused,
     Requests,
     Write,
     Written,
@@ -233,6 +234,44 @@ def test_what_is_under_way_to_a_shard_that_ends_is_done_once(kind: str, is_done:
     made.move(2, meanwhile)
     made.settle(1_000.0)
     assert isinstance(made.responses[ticket][0], expected)
+
+
+@pytest.mark.parametrize("word", ["announced", "refused"])
+def test_what_waited_for_a_shard_that_is_killed_after_a_move_is_asked_of_the_next_owner(word: str) -> None:
+    made = world(1)
+    watching(made, "a")
+    key = next(key for key in KEYS if assign_slots(range(2), 2).shard(CanonicalKey(key)) == 1)
+    ticket, sent = made.tick(), []
+
+    def meanwhile(phase: Phase) -> None:
+        if not sent and phase is Phase.SEND:
+            sent.extend(
+                made.gateway.request(ticket, CanonicalKey(key), lambda n: Write(n, "once", key, b'"new"'), made.now_ms)
+            )
+            (send,) = sent
+            assert isinstance(made.receive(send.to, send.message), Full)
+            made.gateway.unanswered(send.to, send.message, made.now_ms + 60_000.0)
+
+    made.move(2, meanwhile)
+    made.restart("shard-0")
+    made.receive("shard-0", Rebalance("release", made.slots, 0))
+    if word == "announced":
+        made.settle(200.0)
+    else:
+        made.run("gateway-0", made.gateway.answered("shard-0", sent[0].message, Refused(made.incarnation), made.now_ms))
+    made.settle(1_000.0)
+    assert isinstance(made.responses[ticket][0], Written)
+    assert [shard.identity for shard in made.shards.values() if shard.cache.get(key)] == ["shard-1"]
+
+
+def test_a_shard_takes_nothing_in_that_is_anothers_by_the_map_both_know() -> None:
+    made = world(2)
+    made.receive("shard-0", Rebalance("release", made.slots, 0))
+    foreign = next(key for key in KEYS if made.slots.shard(CanonicalKey(key)) == 1)
+    out = made.gateway._shards[0].out
+    wrong = Requests(out.header(), [Write(1, "once", foreign, b"1"), Read(2, '["none"]', "never")], made.slots.epoch)
+    assert made.receive("shard-0", wrong) == Outdated(made.slots)
+    assert made.shards["shard-0"].cache.get(foreign) is None
 
 
 def test_entries_of_a_shard_that_is_made_again_are_checked_as_ever() -> None:
