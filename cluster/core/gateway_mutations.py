@@ -6,8 +6,8 @@ the `result` of what it asked: while a request of its own is under way, what is 
 mutation is settled.
 
 Of a mutation that is settled nothing but its id is remembered, for a while, and nothing for a session that is gone: homes know which session
-began what, and are asked where one comes back, to whatever gateway. When a home begins a new life, what may have been lost on the way is
-asked for again.
+began what, and are asked where one comes back, to whatever gateway. When a home begins a new life, or may be another since slots moved,
+what may have been lost on the way is asked for again.
 
 It is one thing because who asks, who hears and who waits meet in one table of the mutations that are followed.
 
@@ -235,6 +235,8 @@ class GatewayMutations:
         followed = self._followed.get(view.mutation)
         if followed is None or (home is not None and followed.home not in (None, home)):
             return []
+        if followed.home is None and followed.view is not None and followed.view.place != view.place:
+            return []  # another mutation of that id, elsewhere
         news: News = []
         followed.view = view
         if followed.home is None:
@@ -249,14 +251,16 @@ class GatewayMutations:
                 self.drop(ticket)
         return news
 
-    def found(self, mutation: str, payload: Payload) -> News:
-        """A home that lives anew says what it knows of a mutation."""
+    def found(self, mutation: str, payload: Payload, shard: int) -> News:
+        """A shard says what it knows of a mutation: its home that lives anew, or one that may be its home now."""
         if not isinstance(payload, MutationList):
             return []
         if payload.mutations:
-            return self.heard(payload.mutations[0])
+            return self.heard(payload.mutations[0], shard)
         followed = self._followed.get(mutation)
-        name = "" if followed is None or followed.view is None else followed.view.name
+        if followed is None or followed.home != shard:
+            return []  # its home is another by now, which is asked too
+        name = "" if followed.view is None else followed.view.name
         return self.heard(MutationView(mutation, name, Status.ERROR, 0, error=(ErrorCode.UNAVAILABLE, LOST)))
 
     def answered(self, session: str, mutation: str, view: MutationView | None) -> News:
@@ -371,11 +375,15 @@ class GatewayMutations:
         self._hear(session, ear, view, news)
         return news
 
-    def moved(self, homes: Collection[int]) -> None:
-        """Some of what these shards were the home of has another now, which will say so."""
+    def moved(self, homes: Collection[int]) -> list[str]:
+        """Some of what these shards were the home of has another now. Returns the mutations whose home is to be looked for.
+
+        What that has said before this was heard of was not believed.
+        """
         for followed in self._followed.values():
             if followed.home in homes:
                 followed.home = None
+        return [mutation for mutation, followed in self._followed.items() if followed.home is None]
 
     def unsure(self, home: int) -> Iterator[str]:
         """Yield the mutations of a home that has said how they are: what came later may be lost."""

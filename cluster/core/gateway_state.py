@@ -728,7 +728,7 @@ class GatewayState:
         receivers |= {shard.index for shard in self._shards if shard.index >= before.shards} | ({0} if gone else set())
         self._slots = slots
         self.presence.rehome(slots.shards)
-        self.mutations.moved(senders)
+        homeless = self.mutations.moved(senders)
         for replica in self.replicas.values():
             index = slots.shard(CanonicalKey(replica.key))
             if index != replica.shard:
@@ -753,9 +753,9 @@ class GatewayState:
         for session_id in list(self._regains):
             self._ask_for_own(self.sessions[session_id])
         for shard in self._shards:
+            for mutation in homeless:
+                shard.ask(ListMutations(self._id(), mutation))
             effects.extend(self._pump(shard))
-            if shard.index in receivers and shard.out.idle and not self.mutations.is_idle:
-                effects.append(self._greet(shard))  # which tells how those are that have moved there
 
     def _watch_elsewhere(self, topic: Topic, receivers: set[int], effects: list[Effect]) -> None:
         """Watch what a topic is about where it is now."""
@@ -979,7 +979,7 @@ class GatewayState:
             case ListMutations(author=author) if author:
                 self._regain(shard, author, request, payload, effects)
             case ListMutations(mutation=mutation) if request not in self._gathers:
-                self._pass_on(self.mutations.found(mutation, payload), effects)
+                self._pass_on(self.mutations.found(mutation, payload, shard.index), effects)
             case PresenceResume(member=member) if isinstance(payload, Restored):
                 self.presence.restored(member, payload, self._now_ms)
             case _:

@@ -127,8 +127,6 @@ class ShardMutations:
         self._incoming: dict[str, Incoming] = {}
         self._announcing: dict[str, tuple[str, int, set[str]]] = {}
         """Mutations with a temporary id of which other shards do not know yet: (gateway, its request, those shards)."""
-        self.moved: dict[str, None] = {}
-        """Mutations that have moved here: gateways that began them have yet to hear of that from this shard."""
         self._lifted: dict[int, list[str]] = {}
         """Of each home, the lifts that came with its last message."""
 
@@ -158,9 +156,10 @@ class ShardMutations:
                 return None
             case Undo(mutation=mutation):
                 return self.queue.undo(mutation, now_ms)
-            case ListMutations(author=author) if author:
+            case ListMutations(mutation=mutation, author=author) if mutation or author:
                 # It goes the way of the news, so that none of these overtakes it.
-                self._bases.answer(gateway, request.id, MutationList(self.queue.regained(author, gateway)))
+                found = MutationList(self.queue.regained(author, gateway)) if author else self.queue.listed(request)
+                self._bases.answer(gateway, request.id, found)
                 return None
             case ListMutations():
                 return self.queue.listed(request)
@@ -390,12 +389,6 @@ class ShardMutations:
             self._bases.answer(gateway, request, self.queue.records[mutation].view())
 
     # --- moves of slots ------------------------------------------------------------------------------------------
-
-    def moved_of(self, gateway: str) -> list[MutationView]:
-        """Return how the mutations are that have moved here and a gateway wants to hear of, as it opens its link."""
-        records = [record for each in self.moved if (record := self.queue.records.get(each)) is not None]
-        self.moved = dict.fromkeys(record.id for record in records)
-        return [record.view() for record in records if gateway == record.owner or gateway in record.others]
 
     @property
     def is_quiet(self) -> bool:

@@ -1300,7 +1300,6 @@ class ShardState:
         else:
             self._close(link)
         link.tasks.extend(ServiceState(service, True) for service, _ in self._health.offline())
-        link.tasks.extend(self.mutations.moved_of(gateway))
 
     def _close(self, link: GatewayLink) -> None:
         for (address, watch), channels in list(self._prefix_channels.items()):
@@ -1956,9 +1955,7 @@ class ShardState:
         self.slots.map = next_map  # by which is placed what follows
         self.mutations.laid.rehome(self._shard_of)
         for each in contents.values():
-            records = [record for content in each for record in content.mutations]
-            self.mutations.queue.take_in(records, self._now_ms)
-            self.mutations.moved.update((record.id, None) for record in records)
+            self.mutations.queue.take_in([record for content in each for record in content.mutations], self._now_ms)
 
     def sync(self) -> None:
         """Write through what changes with this step."""

@@ -24,6 +24,7 @@ from cluster.core.messages import (
     MutationList,
     MutationView,
     Ready,
+    Rebalance,
     Requests,
     Send,
     Snapshot,
@@ -517,6 +518,38 @@ def test_what_a_home_has_lost_is_an_error() -> None:
     world.reply(0, ListMutations, MutationList([]))
     last = world.hear(session)[-1]
     assert (last["status"], last["error"]["code"]) == ("error", "UNAVAILABLE")
+    assert world.is_idle()
+
+
+def move(world: World, shards: int) -> None:
+    """There are more shards, and slots are elsewhere from now on."""
+    for shard in range(len(world.lives), shards):
+        world.lives.append(20 + shard)
+        world.sequences.append(0)
+        world.asked.append([])
+    world.slots = assign_slots(range(shards), world.slots.epoch + 1)
+    _, effects = world.state.rebalance(Rebalance("release", world.slots, 1), world.now_ms)
+    world.run(effects)
+
+
+def test_all_are_asked_for_what_may_have_another_home_and_only_the_home_can_have_lost_it() -> None:
+    world = World(2)
+    session = world.session()
+    mutation = next(f"m{n}" for n in range(50) if world.home(f"id:m{n}") == 1)
+    world.begin(session, mutation)
+    world.reply(1, Mutate, view(mutation, "pending", number=7))
+    world.revive(1)  # it asks the home that was
+    move(world, 3)
+    world.hear(session)
+    assert [[each.mutation for each in world.requests(shard, ListMutations)] for shard in (0, 1)] == [
+        [mutation],
+        [mutation, mutation],
+    ]
+    world.reply(1, ListMutations, MutationList([]))
+    world.reply(0, ListMutations, MutationList([view(mutation, "success", number=3)]))
+    assert world.hear(session) == [], "one is not the home any more, the other has another mutation of that id"
+    world.tell(0, view(mutation, "success", number=7))
+    assert statuses(world.hear(session)) == ["success"]
     assert world.is_idle()
 
 

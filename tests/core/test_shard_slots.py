@@ -8,6 +8,7 @@ import pytest
 
 from cluster.core import shard_slots
 from cluster.core.declared_query import Response
+from cluster.core.grants import ANYBODY
 from cluster.core.history import Life
 from cluster.core.messages import (
     Act,
@@ -140,6 +141,40 @@ def test_mutations_move_with_their_scope_and_views_stay_as_they_are(before: int,
     assert client.views["w"].entries['["note",3]'][1]["text"] == "later"
     assert all(not shard.mutations.laid.mutations for shard in made.shards.values())
     assert {f"m{n}" for n in range(12)} <= settled
+
+
+@pytest.mark.parametrize(("before", "after"), MOVES)
+def test_an_outcome_that_comes_before_the_gateway_has_heard_of_the_move_is_told_after_it(
+    before: int, after: int
+) -> None:
+    made = world(before)
+    client = watching(made, "a")
+    tickets = [made.tick() for _ in range(12)]
+    for n, ticket in enumerate(tickets):
+        order = made.gateway.mutations.order(ANYBODY, "save", {"id": n, "text": "mine"}, f"m{n}", None)
+        made.run("gateway-0", made.gateway.mutate(ticket, order, made.now_ms, session=client.session, waits=True))
+        made.settle()
+        made.run("gateway-0", made.gateway.mutation_answered(client.session, f"m{n}", view_of(made, f"m{n}")))
+    client.read()
+    made.names.remove("gateway-0")
+    made.move(after)
+    while made.sent:
+        if made.sent[0][0] in made.shards:
+            made.answered(Response(b"{}"))
+        else:
+            made.sent.popleft()
+        made.settle()
+    made.receive("gateway-0", Rebalance("release", made.slots, 1))
+    made.settle(1_000.0)
+    told = {each["mutation_id"]: each["status"] for each in client.read() if each["type"] == "mutation"}
+    assert told == {f"m{n}": "success" for n in range(12)}
+    assert [made.responses[ticket][0].status for ticket in tickets] == ["success"] * 12
+
+
+def view_of(made: InProcess, mutation: str) -> MutationView:
+    """Return how a mutation is at its home."""
+    records = (shard.mutations.queue.records.get(mutation) for shard in made.shards.values())
+    return next(record.view() for record in records if record is not None)
 
 
 def test_what_comes_back_at_the_end_of_a_cut_is_stored_in_one_transaction_with_it() -> None:
