@@ -187,10 +187,14 @@ class LmdbStore:
         Raises:
             StoreError: it cannot be written, with the reason.
         """
+        self._transact(lambda writing: self._write(writing, transaction))
+
+    def _transact(self, write: Callable[[Any], None]) -> None:
+        """Write in a transaction, with more room where there is too little: also what only takes away needs some."""
         while True:
             try:
                 with self._env.begin(write=True) as writing:
-                    self._write(writing, transaction)
+                    write(writing)
                 return
             except lmdb.MapFullError:
                 self._grow()
@@ -252,11 +256,7 @@ class LmdbStore:
         Raises:
             StoreError: it is not on the disk.
         """
-        try:
-            with self._env.begin(write=True) as writing:
-                writing.put(b"role", _ENCODE(standing), db=self._meta)
-        except lmdb.Error as error:
-            raise StoreError(f"{self.directory}: {error}") from error
+        self._transact(lambda writing: writing.put(b"role", _ENCODE(standing), db=self._meta))
         self.sync()
 
     def clear(self) -> None:
@@ -265,13 +265,13 @@ class LmdbStore:
         Raises:
             StoreError: it has all it had.
         """
-        try:
-            with self._env.begin(write=True) as writing:
-                for table in self._checked:
-                    writing.drop(table, delete=False)
-                writing.put(b"role", _ENCODE(Standing(0, is_whole=False)), db=self._meta)
-        except lmdb.Error as error:
-            raise StoreError(f"{self.directory}: {error}") from error
+
+        def write(writing: Any) -> None:
+            for table in self._checked:
+                writing.drop(table, delete=False)
+            writing.put(b"role", _ENCODE(Standing(0, is_whole=False)), db=self._meta)
+
+        self._transact(write)
 
     def slices(self, size: int) -> Iterator[Transaction]:
         """Return all rows, about `size` bytes at a time, each slice as the rows are when it is asked for."""

@@ -244,6 +244,27 @@ def test_the_map_grows(tmp_path: Path) -> None:
     again.close()
 
 
+def test_the_map_grows_for_what_takes_away_too(tmp_path: Path) -> None:
+    store = LmdbStore(tmp_path, map_bytes=16 * 1024 * 1024)
+    page, size = store._env.stat()["psize"], store._env.info()["map_size"]
+    number = 0
+
+    def left() -> int:
+        return size // page - 1 - int(store._env.info()["last_pgno"])
+
+    while left() > 3:
+        rows = 60 if left() > 150 else 1
+        entries = {f"k{n}": entry(f"k{n}", b'"' + b"x" * 900 + b'"') for n in range(number, number + rows)}
+        store.commit(transaction(entries=entries))
+        number += rows
+    assert store._env.info()["map_size"] == size
+    store.stand(Standing(5, is_whole=True))
+    store.clear()
+    assert store.standing() == (Standing(0, is_whole=False), (0, 0))
+    assert store._env.info()["map_size"] > size
+    store.close()
+
+
 def test_one_process_owns_it(tmp_path: Path) -> None:
     store = LmdbStore(tmp_path)
     with pytest.raises(StoreError, match="another process has it open"):
