@@ -272,7 +272,11 @@ class ShardHolder(Generic[T]):
                 self.taken = None
         before = [] if record is None else [record.epoch]
         if self.taken is not None:
-            before += [self.taken.standing.epoch, self.taken.come_to[0]]
+            standing, come_to = self.taken.standing, self.taken.come_to
+            before += [standing.epoch, come_to[0]]
+            if not standing.is_whole and come_to > (0, 0):  # it has some rows and not others
+                lost.append(StoreLost(self.taken.id))
+                self._begin_store()
         epoch = next_epoch(now_ms, *before)
         effects = [*lost, *self._lead(epoch, now_ms)]
         return Record(epoch, "" if self.taken is None else self.taken.id, self.actor), effects

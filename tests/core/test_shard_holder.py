@@ -310,6 +310,22 @@ class TestToBeginAlone:
         assert (kept, effects) == (Record(8, "new0", A), [News(), Lead(8, None, NOW)])
         assert other.store.is_closed
 
+    @pytest.mark.parametrize("record", [None, Record(7, "old", A)])
+    def test_without_a_store_that_was_being_filled(self, record: Record | None) -> None:
+        made, partial = (
+            Holder(is_replicated=False),
+            disk("old", 9, '["k"]', is_whole=False),
+        )
+        made.found(partial)
+        kept, effects = made.begin_alone(record, NOW)
+        assert (kept, effects) == (Record(10, "new0", A), [StoreLost("old"), News(), Lead(10, None, NOW)])
+        assert partial.store.is_closed
+
+    def test_with_a_store_in_which_nothing_was_written_yet(self) -> None:
+        made = Holder(is_replicated=False)
+        made.found(Disk("old", Memory(), Standing(0, is_whole=False), (0, 0)))
+        assert made.begin_alone(Record(7, "old", A), NOW) == (Record(8, "old", A), [News(), Lead(8, None, NOW)])
+
     def test_with_the_store_that_was_put_there_whatever_is_on_record(self) -> None:
         made, record = Holder(is_replicated=False), Record(7, "old", A)
         made.adopted = "put"
