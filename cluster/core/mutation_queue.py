@@ -288,8 +288,14 @@ class MutationQueue:
         self._settled = deque(each for each in self._settled if each.id in self.records)
 
     def count_shards(self, shards: int) -> None:
-        """There are so many shards now; others have nothing to be told."""
+        """There are so many shards now; others have nothing to be told, and this one nothing of what is theirs."""
         self._shards = shards
+        if own := self.items.pop(self.shard, None):  # it waits while slots move, and may be of before
+            self.items[self.shard] = [
+                self._lay_for(self.shard, self.records[each.mutation]) if isinstance(each, Lay) else each
+                for each in own
+                if isinstance(each, Lift) or each.mutation in self.records
+            ]
         for gone in [shard for shard in self.items if shard >= shards]:
             del self.items[gone]
         for record in list(self._settled):

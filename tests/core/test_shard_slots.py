@@ -5,6 +5,7 @@ from typing import Any
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from cluster.core import shard_slots
 from cluster.core.declared_query import Response
@@ -315,6 +316,29 @@ def test_entries_of_a_shard_that_is_made_again_are_checked_as_ever() -> None:
     assert checks.asks(1, [KEYS[0]])
     made.move(1)
     assert checks.asks(1, [KEYS[0]])
+
+
+def test_a_life_that_begins_in_a_cut_lays_nothing_over_what_is_anothers_after_it() -> None:
+    made = world(1)
+    client = watching(made, "a")
+    for n in range(12):
+        mutate(client, f"m{n}", id=n, text="mine")
+    made.settle()
+    shard, next_map = made.shards["shard-0"], assign_slots(range(2), 2)
+    entries = [stored for entry in shard.cache if (stored := shard._stored(entry.key)) is not None]
+    records = list(shard.mutations.queue.records.values())
+    stored = Stored(1, shard.offset, entries, {}, {}, {}, [Life(1, shard.offset, 0)], 0, [])
+    again = made.shards["shard-0"] = made.shard_life(0)
+    again.restore(replace(stored, mutations=records, map=made.slots, next_map=next_map), made.now_ms, lambda _: True)
+    again.slots.await_word(made.now_ms)
+    while again.slots.map != next_map:
+        again.rebalance(Rebalance("drop", next_map, 7), made.now_ms)
+    again.rebalance(Rebalance("release", next_map, 7), made.now_ms)
+    assert again.mutations.laid.by_key
+    assert {
+        next_map.shard(CanonicalKey(key))
+        for key in [*again.mutations.laid.by_key, *(entry.key for entry in again.cache)]
+    } == {0}
 
 
 def test_a_request_made_by_an_older_map_is_answered_with_the_newer() -> None:
