@@ -14,6 +14,7 @@ import orjson
 
 from cluster.core.grants import ANYBODY
 from cluster.core.messages import Edit, EntryView, Erase, Failure, MutationView, Payload, Read, Write, Written
+from cluster.core.mutation import SETTLED
 from cluster.core.operation import Append, Missing, Operation
 from cluster.core.query_key import CanonicalKey
 from cluster.errors import ErrorCode, HarborError
@@ -21,6 +22,7 @@ from cluster.simulation.clients import Clients
 from cluster.simulation.oracle import Oracle, Wrote
 from cluster.simulation.process import Process
 from cluster.simulation.timeline import Timeline
+from cluster.simulation.view import Violation
 
 PATIENCE_MS = 700.0
 """How long it waits for an answer before it asks again."""
@@ -43,6 +45,7 @@ class Writer:
         levels: tuple[str, ...],
         keys: int,
         mutations: dict[str, tuple[str, bool]],
+        within_ms: float | None = None,
     ) -> None:
         """Build.
 
@@ -54,6 +57,8 @@ class Writer:
             levels: At which it writes.
             keys: How many logs and counts there are.
             mutations: Put here by id: what each is about, and whether its beginning was acknowledged.
+            within_ms: It asks again only where its gateway has died, waits for the outcome of mutations, and is promised every answer in
+                this time; None: it asks again soon, and mutations need only begin.
         """
         self._name = name
         self._clients = clients
@@ -62,6 +67,7 @@ class Writer:
         self._levels = levels
         self._keys = keys
         self._mutations = mutations
+        self._within_ms = within_ms
         self._number = 0
         self.is_done = False
         """It has stopped, and knows what came of everything."""
@@ -189,13 +195,15 @@ class Writer:
             machine, now_ms = gateway.machine, gateway.now_ms()
             order = machine.mutations.order(ANYBODY, "vote", variables, mutation, None)
             try:
-                return machine.mutate(ticket, order, now_ms)
+                return machine.mutate(ticket, order, now_ms, waits=self._within_ms is not None)
             except HarborError:
                 return []
 
         def answered(payload: Payload) -> None:
             self._timeline.note(f"{self._name}: mutation {mutation}: {payload}")
             if isinstance(payload, MutationView):
+                if self._within_ms is not None and payload.status not in SETTLED:
+                    raise Violation(f"{self._name}: the outcome of {mutation} is {payload.status}")
                 self._mutations[mutation] = place, True
             self._rest()
 
@@ -225,6 +233,13 @@ class Writer:
                     answered(payloads[0])
 
             self._clients.request(ask, told)
-            self._timeline.at(PATIENCE_MS, lambda: told(None) if number == tries else None)
+            if self._within_ms is None:
+                self._timeline.at(PATIENCE_MS, lambda: told(None) if number == tries else None)
 
+        def late() -> None:
+            if not is_known:
+                raise Violation(f"{self._name}: no answer to {self._number} in {self._within_ms} ms")
+
+        if self._within_ms is not None:
+            self._timeline.at(self._within_ms, late)
         again()

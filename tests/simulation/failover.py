@@ -17,8 +17,9 @@ from cluster.core.query_key import CanonicalKey
 from cluster.simulation import Faults, Oracle, Violation, World, Writer
 from cluster.simulation.process import Machine
 from cluster.storage import MemoryStore, memory_store
-from tests.simulation import replay
+from tests.simulation import replay, votes
 from tests.simulation.ledger import Told, streams
+from tests.simulation.votes import DECLARED
 
 KEYS = 3
 LOAD_MS = 3_500.0
@@ -33,26 +34,9 @@ def document(mode: str, shards: int, coordinators: int, ingestors: int, gateways
     return {
         "cluster": {"shards": shards, "coordinators": coordinators, "ingestors": ingestors, "gateways": gateways},
         "batching": {"mode": mode},
-        "services": {"api": {"base_url": "http://upstream"}},
         "sources": {"events": {"type": "websocket", "url": "ws://upstream"}},
         "streams": streams(),
-        "mutations": {
-            "vote": {
-                "request": {"service": "api", "method": "POST", "path": "/votes", "body": "{variables}"},
-                "optimistic": [
-                    {
-                        "increment": {
-                            "key": ["votes", "{place}"],
-                            "at": "/n",
-                            "when_missing": "create",
-                            "default": {"n": 0},
-                        }
-                    }
-                ],
-                "retry": 20,
-                "retry_delay": "100ms",
-            }
-        },
+        **DECLARED,
     }
 
 
@@ -315,27 +299,8 @@ class Failover:
         """Each mutation that succeeded was carried out, and counts once; what was carried out is known."""
         if self.oracle.tainted:
             return  # homes may have forgotten
-        records = {}
-        for shard in range(self.shards):
-            records.update(self.world.led(shard).machine.mutations.queue.records)  # type: ignore[union-attr]
-        carried_out = self.world.upstream.carried_out
-        votes: dict[str, int] = {}
-        for mutation, record in records.items():
-            if record.status == "success":
-                place = self.mutations[mutation][0]
-                votes[place] = votes.get(place, 0) + 1
-                if not carried_out[mutation]:
-                    raise Violation(f"{mutation} succeeded, and was not carried out")
-        for mutation, (_, is_acknowledged) in self.mutations.items():
-            if is_acknowledged and mutation not in records:
-                raise Violation(f"{mutation} was acknowledged and is forgotten")
-        for mutation in carried_out:
-            if mutation not in records:
-                raise Violation(f"{mutation} was sent, and its home does not know it")
-        for place in {str(n) for n in range(KEYS)}:
-            counted = held.get(f'["votes","{place}"]', (0, {"n": 0}))[1]["n"]
-            if counted != votes.get(place, 0):
-                raise Violation(f"votes of {place}: {counted}, {votes.get(place, 0)} succeeded")
+        queues = [self.world.led(shard).machine.mutations.queue for shard in range(self.shards)]  # type: ignore[union-attr]
+        votes.check(queues, self.mutations, self.world.upstream.carried_out, held, KEYS)
 
 
 class Removal(Failover):

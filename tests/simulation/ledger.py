@@ -5,6 +5,7 @@ python -m tests.simulation.ledger FROM TO     runs a range and prints the failin
 """
 
 import random
+from collections.abc import Mapping
 from typing import Any
 
 from cluster.core.feed import Repeats
@@ -14,6 +15,8 @@ from cluster.storage import MemoryStore
 from tests.simulation import replay
 
 KEYS = 6
+HEADS = ("list", "count", "last")
+"""Of the keys that events are about."""
 LOAD_MS = 3_000.0
 QUIET_MS = 12_000.0
 
@@ -84,6 +87,9 @@ class Told:
 class Ledger:
     """A world whose upstream can repeat, and faults of every kind."""
 
+    declared: Mapping[str, Any] = {}
+    """Beside what events are about."""
+
     def __init__(self, seed: int, *, replicas: int = 0) -> None:
         pick = random.Random(seed)
         faults = Faults(
@@ -95,12 +101,15 @@ class Ledger:
         repeats = pick.choice([Repeats.SOURCE, Repeats.CHANNEL])
         self.world = World(
             seed,
-            document(
-                pick.choice(["window", "leading", "debounce"]),
-                shards,
-                pick.randint(1, shards),
-                pick.choice([1, 1, 2, 4]),
-            ),
+            {
+                **document(
+                    pick.choice(["window", "leading", "debounce"]),
+                    shards,
+                    pick.randint(1, shards),
+                    pick.choice([1, 1, 2, 4]),
+                ),
+                **self.declared,
+            },
             faults,
             repeats=repeats,
             asks=repeats is Repeats.SOURCE and pick.random() < 0.4,
@@ -175,7 +184,13 @@ class Ledger:
         held: dict[str, Any] = {}
         for name, machine in self.world.machines.items():
             if name.startswith("shard-") and self.world.processes[name].holder.state.shard is not None:
-                held.update({entry.key: entry.value.object() for entry in machine.cache if entry.value is not None})
+                held.update(
+                    {
+                        entry.key: entry.value.object()
+                        for entry in machine.cache
+                        if entry.value is not None and entry.parsed[0] in HEADS
+                    }
+                )
         wrong = {
             key: (held.get(key), self.told.truth.get(key))
             for key in held.keys() | self.told.truth.keys()

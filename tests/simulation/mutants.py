@@ -29,7 +29,7 @@ from cluster.core import (
     transaction,
 )
 from cluster.simulation import Violation, world
-from tests.simulation import rebalancing
+from tests.simulation import moving_writes, rebalancing
 from tests.simulation.failover import Failover, Removal
 from tests.simulation.ledger import Ledger
 
@@ -333,6 +333,25 @@ MUTANTS = (
         21,
         "held and true",
         rebalancing.make,
+    ),
+    Mutant(
+        "drops what is under way to a shard that ends",
+        "it is not done, and whoever asked is told nothing for a minute",
+        (Edit(gateway_state.GatewayState, "_take_map", "shard.out.relink()", "pass"),),
+        15,
+        "no answer to",
+        moving_writes.make,
+    ),
+    Mutant(
+        "asks a shard that lives anew for what is another's by now",
+        "it is written where the next life drops it",
+        (
+            Edit(gateway_state.GatewayState, "_relink", "self._ask_elsewhere(shard, effects)", "pass"),
+            Edit(shard_state.ShardState, "requests", " or self._is_for_others(message, slots)", ""),
+        ),
+        29,
+        "is at shard",
+        moving_writes.make,
     ),
 )
 

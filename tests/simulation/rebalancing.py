@@ -7,6 +7,7 @@ With `kills` clients may be told to start over, as always when a shard or gatewa
 Every second pair of seeds has standbys; every second four take entries in and let them go a few at a time.
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 from unittest.mock import patch
@@ -22,6 +23,9 @@ SETTLE_MS = 30_000.0
 
 class Rebalancing(Ledger):
     """See the module."""
+
+    struck: Sequence[Phase] = tuple(FOLLOWING)
+    """Parts of a move in which somebody is killed."""
 
     def __init__(self, seed: int, *, kills: bool = True, replicas: int = 0) -> None:
         super().__init__(seed, replicas=replicas)
@@ -64,8 +68,12 @@ class Rebalancing(Ledger):
         while not (world.moves.is_done and world.scaling.is_done) and world.now_ms < until:
             world.run(world.now_ms + 500)
         require(world.moves.is_done, f"slots still move: {world.moves.phase}")
+        self._settle()
         world.run(world.now_ms + 12_000)
         self.check()
+
+    def _settle(self) -> None:
+        """Let end what else there is."""
 
     def _rebalance(self, end: float) -> None:
         world, choose = self.world, self.world.random
@@ -100,9 +108,7 @@ class Rebalancing(Ledger):
         for _ in range(choose.randint(0, 4)):
             world.at(choose.uniform(100.0, end - world.now_ms - 300), one)
         for _ in range(choose.randint(0, 2)):
-            self._strike(
-                choose.choice(list(FOLLOWING)), choose.choice(["supervisor", "shard", "ingestor", "gateway"]), end
-            )
+            self._strike(choose.choice(self.struck), choose.choice(["supervisor", "shard", "ingestor", "gateway"]), end)
 
     def _restart(self, end: float) -> None:
         """Let everybody end, and begin anew with numbers of their own, to which slots move at once."""

@@ -8,7 +8,7 @@ import pytest
 
 from cluster.core.slot_move import FOLLOWING
 from tests.lasting import lasting
-from tests.simulation import mutations, rebalancing, replay
+from tests.simulation import moving_writes, mutations, rebalancing, replay
 from tests.simulation.ledger import Ledger
 from tests.simulation.schedule import Schedule, make
 
@@ -17,6 +17,7 @@ SEEDS = lasting(120, 1_000)
 LEDGERS, LEDGERS_A_TEST = lasting(500, 2_000), 25
 MUTATIONS, MUTATIONS_A_TEST = lasting(200, 2_000), 25
 MOVES, MOVES_A_TEST = lasting(60, 2_000), 10
+WRITES, WRITES_A_TEST = lasting(30, 2_000), 10
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -57,6 +58,19 @@ def test_every_event_counts_once_whatever_dies(first: int, tmp_path: Path) -> No
 def test_slots_move_and_nobody_notices_whatever_dies(first: int, tmp_path: Path) -> None:
     for seed in range(first, first + MOVES_A_TEST):
         replay.run(rebalancing.make, seed, tmp_path)
+
+
+@pytest.mark.parametrize("first", range(0, WRITES, WRITES_A_TEST))
+def test_writers_are_answered_in_time_while_slots_move_whatever_dies(first: int, tmp_path: Path) -> None:
+    for seed in range(first, first + WRITES_A_TEST):
+        replay.run(moving_writes.make, seed, tmp_path)
+
+
+@pytest.mark.parametrize(("seed", "struck"), [(29, "strike at what waits"), (33, "kill supervisor (release)")])
+def test_somebody_dies_at_the_end_of_a_move_too(seed: int, struck: str) -> None:
+    schedule = moving_writes.make(seed)
+    schedule.run()
+    assert struck in "\n".join(schedule.world.trace)
 
 
 def test_somebody_dies_in_every_part_of_a_move() -> None:
