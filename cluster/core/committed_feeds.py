@@ -63,8 +63,7 @@ class CommittedFeeds:
 
     def advance(self, feed: FeedRange) -> bool:
         """Move a feed's cursor. Returns whether events are missing before it, or may be."""
-        is_empty = feed.first > feed.last
-        if is_empty and not feed.previous:
+        if feed.is_beginning:
             if feed.incarnation <= self.cursors.get(OPENED + feed.feed, NONE)[0]:
                 return False
             self._move(OPENED + feed.feed, (feed.incarnation, 0))
@@ -74,7 +73,7 @@ class CommittedFeeds:
             return False
         self._move(feed.feed, (feed.incarnation, max(feed.last, feed.previous)))
         if feed.incarnation > incarnation:
-            return feed.previous > 0 and (incarnation > 0 or is_empty)
+            return feed.previous > 0 and (incarnation > 0 or feed.first > feed.last)
         return feed.previous > last
 
     def inherit(self, cursors: Iterable[tuple[str, Cursor]]) -> None:

@@ -57,7 +57,8 @@ class _Pending:
         """Of which it holds a part."""
         self.checkpoints: dict[str, Checkpoint] = {}
         self.folds: dict[str, Fold] = {}
-        self.feeds: dict[tuple[str, int], FeedRange] = {}
+        self.feeds: dict[tuple[str, int, bool], FeedRange] = {}
+        """Of one incarnation the ranges become one, but for the one that says that it begins: that is not about events."""
         self.oldest_ms = 0.0
         self.size = 0
 
@@ -70,7 +71,7 @@ class _Pending:
             self.size += fold.extend(key_operations.operations, key_operations.count)
             fold.origin = key_operations.origin
         for new in part.feeds:
-            key = (new.feed, new.incarnation)
+            key = (new.feed, new.incarnation, new.is_beginning)
             old = self.feeds.get(key)
             self.feeds[key] = (
                 new if old is None else FeedRange(new.feed, new.incarnation, old.first, new.last, old.previous)

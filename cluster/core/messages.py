@@ -58,6 +58,11 @@ class FeedRange(Struct, frozen=True, array_like=True):
     last: int
     previous: int
 
+    @property
+    def is_beginning(self) -> bool:
+        """Whether it says that an incarnation begins, and nothing of events."""
+        return self.first > self.last and not self.previous
+
 
 class KeyOperations(Struct, frozen=True, array_like=True):
     """The folded operations of one key; `count` is how many they were before folding."""

@@ -86,6 +86,16 @@ def test_shards_that_are_no_more_are_forgotten() -> None:
     )
 
 
+def test_the_beginning_of_a_sequence_stays_beside_the_events_that_follow_it() -> None:
+    machine = state()
+    mark = FeedRange("events/a", 5, 1, 0, 0)
+    machine.blob(blob(1, Part(0, 0, [mark], [], START)), START + 10)
+    machine.blob(blob(2, part(0, "k", Set(b"1"))), START + 20)
+    machine.blob(blob(3, part(0, "k", Set(b"2"), number=2)), START + 30)
+    (sent,) = machine.wake(START + 100)
+    assert sent.message.feeds == [mark, FeedRange("events/a", 5, 1, 2, 0)]
+
+
 def test_while_a_batch_is_in_flight_the_next_window_keeps_folding() -> None:
     machine = state()
     machine.blob(blob(1, part(0, "k", Append((b"1",)))), START + 10)

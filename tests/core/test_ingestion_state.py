@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from cluster.config import compile_config, load_mapping
 from cluster.core import dead_letters, gathering, ingestion_state, unasked_channels
+from cluster.core.committed_feeds import CommittedFeeds
+from cluster.core.coordinator_state import CoordinatorState
 from cluster.core.feed import OPENED, Repeats, feed_name, owner, profile_of, stem
 from cluster.core.ingestion_line import AIM_MS, ASK_MS, CLAIM_AGAIN_MS, SPACING_MS
 from cluster.core.ingestion_state import (
@@ -50,7 +52,9 @@ from cluster.core.operation import Append, Invalidate, Set
 from cluster.core.overflow import Overflow
 from cluster.core.placement import assign_slots
 from cluster.core.rule import Envelope
+from cluster.core.transaction import Unstored
 from cluster.core.unasked_channels import SILENT_MS
+from cluster.core.window import Profile
 
 START = 1_000_000.0
 LIFE = 3
@@ -316,6 +320,22 @@ def test_ids_that_count_up_show_a_gap() -> None:
     machine.receive("events", [numbered(230)], at + 30)
     assert machine.events_dropped["events", "id_out_of_order"] == 1
     assert FeedRange("events", FIRST + 1, 1, 0, 0) in feeds(sent_blob(machine, at + 95))
+
+
+ANY_CHANNEL = [{"source": "events", "on": {"add": {"append": {"key": ["list"], "item": "{data}"}}}}]
+
+
+def test_shards_notice_a_gap_that_events_follow_at_once() -> None:
+    machine, coordinator = state(streams=ANY_CHANNEL), CoordinatorState("coordinator-0", 9, profiles=[Profile()])
+    shard = CommittedFeeds(0, 1, Unstored(keeps=False), lambda _: True)
+    (opened,) = machine.opened("events", START)
+    take(machine, opened, at=START + 1)
+    machine.receive("events", [b'{"event":"add","data":1}'], START + 5)
+    for number, send in enumerate((opened, sent_blob(machine, START + 95)), start=1):
+        coordinator.blob(Blob(Header("ingestor-0", LIFE, 9 * (number > 1), number), send.message.parts), START + 50)
+    (batch,) = coordinator.wake(START + 100)
+    assert [each for each in batch.message.feeds if shard.advance(each)] == [FeedRange("events", FIRST, 1, 0, 0)]
+    assert machine.gaps == {"events": 1}
 
 
 def test_a_life_begins_at_the_checkpoint_and_leaves_out_what_is_committed() -> None:

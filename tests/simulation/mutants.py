@@ -29,7 +29,7 @@ from cluster.core import (
     transaction,
 )
 from cluster.simulation import Violation, world
-from tests.simulation import moving_writes, rebalancing
+from tests.simulation import moving_writes, rebalancing, schedule
 from tests.simulation.failover import Failover, Removal
 from tests.simulation.ledger import Ledger
 
@@ -352,6 +352,14 @@ MUTANTS = (
         29,
         "is at shard",
         moving_writes.make,
+    ),
+    Mutant(
+        "makes one range of a beginning and the events after it",
+        "nobody learns of the events that were lost before",
+        (Edit(coordinator_state._Pending, "add", "new.is_beginning", "False"),),
+        38,
+        "in truth",
+        schedule.make,
     ),
 )
 
