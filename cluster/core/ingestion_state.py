@@ -632,10 +632,16 @@ class IngestionState:
                     continue
                 if source.sequences.get(sequence.name) is not sequence:
                     sequence, routes = self._routes(source, envelope.event, envelope.channel)
-            number = sequence.number = sequence.number + 1
+            number = sequence.number + 1
             if event_id is not None:
+                if number <= sequence.taken:
+                    number = sequence.taken + 1  # all that was taken after the last id had none: this is new
                 sequence.id = event_id
                 sequence.id_number = number
+            elif not routes:
+                self.events_dropped[source.name, "no_rule"] += 1
+                continue  # uncounted: upstreams do not repeat what keeps connections alive
+            sequence.number = number
             if number <= sequence.taken:
                 continue
             if not routes:

@@ -262,6 +262,7 @@ def added(send: Send) -> list[int]:
     ]
 
 
+ANY_CHANNEL = [{"source": "events", "on": {"add": {"append": {"key": ["list"], "item": "{data}"}}}}]
 SOURCE: dict[str, Any] = {"traits": {"events": SourceTraits(Repeats.SOURCE)}}
 CHANNEL: dict[str, Any] = {"traits": {"events": SourceTraits(Repeats.CHANNEL)}}
 ASKS: dict[str, Any] = {"traits": {"events": SourceTraits(Repeats.SOURCE, asks=True)}}
@@ -295,6 +296,31 @@ def test_events_without_an_id_after_the_last_that_has_one_are_known_by_their_num
     assert added(sent_blob(machine, START + 95)) == [1, 7, 8]
 
 
+PING = b'{"event":"ping"}'
+
+
+@pytest.mark.parametrize("bare", [PING, b'{"event":"add","data":7}'], ids=["of no rule", "of a rule"])
+def test_events_without_an_id_that_are_not_repeated_hide_none_that_are(bare: bytes) -> None:
+    machine = state(**SOURCE, streams=ANY_CHANNEL)
+    open_link(machine)
+    machine.receive("events", [numbered(1), bare, bare], START + 10)
+    assert machine.opened("events", START + 20) == []
+    machine.receive("events", [numbered(n) for n in (2, 3, 4)], START + 30)
+    assert added(sent_blob(machine, START + 95)) == [1, *([7, 7] if bare is not PING else []), 2, 3, 4]
+
+
+def test_events_without_an_id_and_a_rule_do_not_count_towards_what_is_committed() -> None:
+    before = state(**SOURCE, streams=ANY_CHANNEL)
+    open_link(before)
+    before.receive("events", [numbered(1), PING, PING, numbered(2)], START + 10)
+    (committed,) = feeds(sent_blob(before, START + 95))
+    cursors, checkpoints = [("events", FIRST, committed.last)], [Checkpoint("events", FIRST, 1, 1)]
+    machine = state(**SOURCE, streams=ANY_CHANNEL, cursors=cursors, checkpoints=checkpoints)
+    assert machine.opened("events", START) == []
+    machine.receive("events", [numbered(n) for n in (2, 3, 4)], START + 10)
+    assert added(sent_blob(machine, START + 95)) == [3, 4]
+
+
 @pytest.mark.parametrize("id_", ["a\\r\\nb", "x" * 1025])
 def test_an_id_that_no_request_can_hold_is_not_gone_on_after(id_: str) -> None:
     machine = state(**SOURCE)
@@ -320,9 +346,6 @@ def test_ids_that_count_up_show_a_gap() -> None:
     machine.receive("events", [numbered(230)], at + 30)
     assert machine.events_dropped["events", "id_out_of_order"] == 1
     assert FeedRange("events", FIRST + 1, 1, 0, 0) in feeds(sent_blob(machine, at + 95))
-
-
-ANY_CHANNEL = [{"source": "events", "on": {"add": {"append": {"key": ["list"], "item": "{data}"}}}}]
 
 
 def test_shards_notice_a_gap_that_events_follow_at_once() -> None:
