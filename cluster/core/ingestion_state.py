@@ -1013,7 +1013,8 @@ class IngestionState:
             self._take(source, events, [envelope.id for envelope in events], now_ms)
             source.seen = seen
             sequence = self._sequence(source, source_name)
-            sequence.guarded = sequence.is_elsewhere or bool(seen)
+            if not sequence.is_elsewhere:
+                sequence.follows, sequence.guarded = sequence.id, True
         self._take_held(source, held, now_ms)
         self.dead_letters.take(source_name, source.router.faults, now_ms)
         return self.wake(now_ms)

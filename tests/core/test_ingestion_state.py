@@ -449,6 +449,36 @@ def test_what_was_missed_comes_first_and_once() -> None:
     assert machine.events_dropped["events", "repeated"] == 2
 
 
+def asked_after(machine: IngestionState, at: float) -> AskMissed:
+    (ask,) = (effect for effect in machine.opened("events", at) if isinstance(effect, AskMissed))
+    return ask
+
+
+def test_what_comes_after_nothing_was_missed_may_still_be_the_last_event_again() -> None:
+    machine = state(**ASKS)
+    open_link(machine)
+    machine.receive("events", [numbered(1), numbered(2)], START + 10)
+    machine.missed(asked_after(machine, START + 20), [], START + 30)
+    machine.receive("events", [numbered(2), numbered(3)], START + 40)
+    assert added(sent_blob(machine, START + 95)) == [1, 2, 3]
+    assert machine.events_dropped["events", "repeated"] == 1
+
+
+def test_an_answer_that_ends_too_soon_leaves_a_gap_that_ids_show() -> None:
+    machine = state(**ASKS)
+    open_link(machine)
+    at = START
+    for n in range(1, 202):
+        machine.receive("events", [numbered(n)], at + 10)
+        if not n % 100:
+            at += 100
+            take(machine, sent_blob(machine, at), committed=99, at=at + 1)
+    machine.missed(asked_after(machine, at + 20), missing(202, 203), at + 30)
+    machine.receive("events", [numbered(230)], at + 40)
+    assert machine.events_dropped["events", "id_out_of_order"] == 1
+    assert FeedRange("events", FIRST + 1, 1, 0, 0) in feeds(sent_blob(machine, at + 95))
+
+
 def test_an_upstream_that_has_forgotten_loses_everything() -> None:
     machine = state(**ASKS)
     open_link(machine)
