@@ -281,9 +281,9 @@ class _Source:
         self.unasked.discard(channel)
 
     def is_asked(self, sequence: str) -> bool:
-        """Whether the upstream can be asked to go on with a sequence: it is the whole source, or somebody has joined the channel."""
+        """Whether the upstream can be asked to go on with a sequence: as the whole source is, or since somebody has joined the channel."""
         _, slash, channel = sequence.partition("/")
-        return not slash or channel in self.joined
+        return channel in self.joined if slash else self.repeats is not Repeats.CHANNEL
 
     def remember(self, channel: str | None, event: str, routes: "_Routes") -> None:
         """Remember where events of a name go on a channel, within bounds."""
@@ -920,10 +920,14 @@ class IngestionState:
             if is_unknown or is_many:
                 self._lost(source, source_name, now_ms)
             else:
-                for channel in source.joined:
-                    self._rejoined(source, channel, now_ms)
+                # Before the first connection there are those of the last life, which shards are about to ask for.
+                unasked = [] if is_first else [name for name in source.sequences if not source.is_asked(name)]
                 if source.router.takes_any_channel and self._moves.is_mine(source_name):
-                    self._rejoined(source, None, now_ms)
+                    unasked.append(source_name)
+                if is_alone and len(unasked) > MANY_CHANNELS:
+                    unasked = [source_name]
+                for name in dict.fromkeys([*map(source.unit, source.joined), *unasked]):
+                    self._rejoined(source, name, now_ms)
         elif source_name not in self._moves.taking:
             effects.extend(self._reopened(source, now_ms))
         return [*effects, *self.wake(now_ms)]
@@ -942,13 +946,13 @@ class IngestionState:
         source.asked += 1
         return [AskMissed(source.name, source.asked, since)]
 
-    def _rejoined(self, source: _Source, channel: str | None, now_ms: float) -> None:
-        """A channel is joined again, after its last event where one is known."""
-        name = source.unit(channel)
+    def _rejoined(self, source: _Source, name: str, now_ms: float) -> None:
+        """A sequence is heard again, after its last event where one is known and can be asked for."""
         sequence = source.sequences.get(name)
         if name in self._moves.taking:
             return
-        if source.repeats is Repeats.NOTHING or sequence is None or sequence.after is None:
+        repeats = source.repeats is not Repeats.NOTHING and source.is_asked(name)
+        if not repeats or sequence is None or sequence.after is None:
             self._lost(source, name, now_ms)
         else:
             sequence.resume()
@@ -1070,7 +1074,7 @@ class IngestionState:
             effects = self._begin(source, channel, now_ms)
             if source.is_open and (is_known or source.unit(channel) in source.sequences):
                 if source.repeats is Repeats.CHANNEL:
-                    self._rejoined(source, channel, now_ms)
+                    self._rejoined(source, source.unit(channel), now_ms)
             return effects
         source.join(channel)
         return [Join(source.name, channel)]

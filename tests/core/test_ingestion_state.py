@@ -429,6 +429,23 @@ def test_a_channel_that_was_left_begins_anew() -> None:
     assert machine.resume_id(*channel) is None
 
 
+@pytest.mark.parametrize(
+    ("frame", "lost"),
+    [(b'{"event":"add","data":1,"id":1}', "events"), (numbered(1, "b"), "events/c:b")],
+    ids=["without a channel", "on one that nobody joined"],
+)
+def test_what_no_channels_joining_asks_for_may_be_lost_with_a_connection(frame: bytes, lost: str) -> None:
+    machine = state(**CHANNEL, streams=[*DOCUMENT["streams"], *ANY_CHANNEL])
+    (opened,) = machine.opened("events", START)
+    take(machine, opened, at=START)
+    machine.receive("events", [frame, numbered(1, "always")], START + 10)
+    take(machine, sent_blob(machine, START + 95))
+    (again,) = machine.opened("events", START + 200)
+    begun = {each.feed for each in feeds(again) if each.is_beginning}
+    assert lost in begun
+    assert "events/c:always" not in begun, "which is repeated"
+
+
 def missing(*numbers: int) -> list[Envelope]:
     return [Envelope("add", str(n).encode(), "c:a", n) for n in numbers]
 
