@@ -50,7 +50,7 @@ from cluster.core.messages import (
 )
 from cluster.core.overflow import Overflow
 from cluster.core.retry import Backoff
-from cluster.core.rule import Envelope
+from cluster.core.rule import Envelope, held_id
 from cluster.errors import HarborError, UpstreamError
 from cluster.observability.label_values import DROPPED
 from cluster.observability.logs import trace_id
@@ -258,7 +258,7 @@ class IngestionActor(Shell):
                 assert response.body is not None
                 found = msgspec.json.decode(response.body, type=list[_Missed] | _MissedList)
                 listed = found.events if isinstance(found, _MissedList) else found
-                events = [Envelope(each.event, each.data, each.channel, each.id) for each in listed]
+                events = [Envelope(each.event, each.data, each.channel, held_id(each.id)) for each in listed]
                 break
             except msgspec.DecodeError as error:
                 self.log.warning("missed_unusable", source=asked.source, reason=str(error))

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from cluster.core.feed import EventId
-from cluster.core.rule import Envelope
+from cluster.core.rule import Envelope, held_id
 
 DIALECTS: dict[str, tuple[str, ...]] = {
     "websocket": ("json", "ndjson", "socket.io", "graphql-transport-ws"),
@@ -114,7 +114,7 @@ class _Members:
             found = self._decoder.decode(data)
         except (msgspec.DecodeError, RecursionError):
             return None, None
-        return getattr(found, "channel", None), getattr(found, "id", None)
+        return getattr(found, "channel", None), held_id(getattr(found, "id", None))
 
 
 _arguments = msgspec.json.Decoder(list[Raw])

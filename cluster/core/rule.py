@@ -82,6 +82,14 @@ class Envelope(Struct, frozen=True, gc=False):
     id: str | int | None = None
 
 
+_MessageInt = typing.Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+def held_id(event_id: str | int | None) -> str | int | None:
+    """Return an id as messages can hold it: of an integer beyond 64 bits its digits."""
+    return str(event_id) if isinstance(event_id, int) and not -(2**63) <= event_id < 2**64 else event_id
+
+
 def kept(envelope: Envelope) -> Envelope:
     """Return it with data of its own, to be kept: as it came it holds on to all that came with it."""
     return Envelope(envelope.event, bytes(envelope.data), envelope.channel, envelope.id)
@@ -207,21 +215,21 @@ class Router:
         self._streams = [stream for stream in streams if stream.source == source]
         self._names = envelope or {"event": "event", "data": "data", "channel": "channel", "id": "id"}
         struct = self._envelope(str, str | None)
-        decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(struct)
-        self._decode = decoder.decode
+        lenient: msgspec.json.Decoder[Any] = msgspec.json.Decoder(self._envelope(str, str | None, int))
+        self._decode = lenient.decode
         self._elements = msgspec.json.Decoder(list[Raw])
         events: msgspec.json.Decoder[Any] = msgspec.json.Decoder(list[struct])  # type: ignore[valid-type]
         self._decode_events = events.decode
         self._mapped = envelope is not None
         self._alike: dict[Head, msgspec.json.Decoder[Any]] = {}
 
-    def _envelope(self, event: Any, channel: Any) -> type:
-        """Return the struct of this source's events, whose names and channels are of these types."""
+    def _envelope(self, event: Any, channel: Any, number: Any = _MessageInt) -> type:
+        """Return the struct of this source's events, whose names and channels are of these types, and ids that are no text."""
         members: dict[str, tuple[Any, Any]] = {
             "event": (event, ""),
             "data": (Raw, Raw(b"null")),
             "channel": (channel, None),
-            "id": (str | int | None, None),
+            "id": (str | number | None, None),
         }
         return msgspec.defstruct(
             "SourceEnvelope",
@@ -311,6 +319,8 @@ class Router:
             raise _frame_fault(error) from None
         if not envelope.event:
             raise FrameFault("no_event")
+        if (held := held_id(envelope.id)) is not envelope.id:
+            return msgspec.structs.replace(envelope, id=held)
         return envelope
 
     def decode_events(

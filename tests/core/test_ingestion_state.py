@@ -321,6 +321,23 @@ def test_events_without_an_id_and_a_rule_do_not_count_towards_what_is_committed(
     assert added(sent_blob(machine, START + 95)) == [3, 4]
 
 
+@pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**40])
+def test_an_id_that_no_integer_of_messages_can_hold_is_its_digits(number: int) -> None:
+    machine = state(**SOURCE)
+    open_link(machine)
+    frame = b'{"event":"add","channel":"c:a","data":7,"id":%d}'
+    machine.receive("events", [numbered(1), frame % (2**63), frame % number], START + 10)
+    assert machine.resume_id("events") == str(number)
+    sent = sent_blob(machine, START + 95)
+    assert added(sent) == [1, 7, 7]
+    take(machine, sent, committed=3)
+    (told,) = (each for part in sent_blob(machine, START + 2_000).message.parts for each in part.checkpoints)
+    assert told.id == str(number)
+    assert machine.opened("events", START + 2_100) == []
+    machine.receive("events", [frame % number], START + 2_110)
+    assert machine.events_dropped["events", "repeated"] == 1
+
+
 @pytest.mark.parametrize("id_", ["a\\r\\nb", "x" * 1025])
 def test_an_id_that_no_request_can_hold_is_not_gone_on_after(id_: str) -> None:
     machine = state(**SOURCE)
