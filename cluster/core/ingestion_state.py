@@ -233,7 +233,7 @@ class _Source:
         self.waiting: Waiting | None = None
         """Events that come while too much is on its way, where they may not be paused."""
         self.dropped = False
-        """Some of those were given up."""
+        """Some of those were given up, or the connection is to be."""
         self.memo: dict[str | None, dict[str, _Routes]] = {}
         """By channel and event."""
         self.remembered = 0
@@ -570,9 +570,8 @@ class IngestionState:
         """Too much is on its way of a source that may not be paused."""
         if source.overflow is Overflow.DISCONNECT:
             self.events_dropped[source.name, "overflow_disconnect"] += 1
-            source.paused = source.dropped = self.rearm = True
+            source.paused = source.dropped = True
             source.paused_at = now_ms
-            source.resume_at = now_ms
             return False
         source.waiting = Waiting()
         return True
@@ -1655,10 +1654,6 @@ class IngestionState:
         for channel in [channel for channel, at in source.limited.items() if at <= now_ms]:
             del source.limited[channel]
             self._mark(source, source.name if channel is None else f"{source.name}/{channel}", self._next_incarnation())
-        if source.paused and source.dropped and source.overflow is Overflow.DISCONNECT:
-            source.paused = source.dropped = False
-            source.resume_at = None
-            return [Reconnect(source.name)]
         if source.resume_at is not None and source.resume_at <= now_ms:
             source.resume_at = None
         if self.bytes_pending > min(LOW_WATER_BYTES, source.high_water / 4):
@@ -1667,6 +1662,9 @@ class IngestionState:
             self._drain(source, source.waiting, now_ms)
         if source.paused and not source.awaiting and source.resume_at is None:
             source.paused = False
+            if source.dropped and source.overflow is Overflow.DISCONNECT:
+                source.dropped = False
+                return [Reconnect(source.name)]
             return [Resume(source.name)]
         return []
 

@@ -1,8 +1,8 @@
 """Overflow: what happens to the events of a source of which too much is on its way to shards.
 
 A source that may be paused is not read. One that may not has its events wait here, within bounds: with `drop_oldest` the ones that have
-waited longest are given up for new ones, with `keep_latest` only the last of those that change the same entries waits. Or its connection
-is closed, with `disconnect`.
+waited longest are given up for new ones, with `keep_latest` only the last of those that change the same entries waits. With `disconnect` it
+is not read either, and what has piled up at the upstream by then is given up: when there is room, another connection takes its place.
 
 What must not live here: when too much is on its way, and what follows from loss (`ingestion_state`).
 """
