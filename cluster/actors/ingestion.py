@@ -192,6 +192,7 @@ class IngestionActor(Shell):
 
     def closed(self, source: str, reason: str) -> None:
         """A connection is lost, or could not be made."""
+        self.machine.closed(source)
         self._reasons[source] = reason
         self.log.sampled("source_disconnected", source, reason=reason)
 

@@ -905,9 +905,6 @@ class IngestionState:
         effects: list[Effect] = []
         is_first, source.is_open = not source.is_open, True
         source.left.clear()
-        if source.repeats is not Repeats.NOTHING:
-            source.waiting = None  # it comes again
-            self._cut.forget(source_name)
         for taking in self._moves.taking.values():
             if taking.source == source_name:
                 taking.has("open", now_ms)
@@ -930,6 +927,18 @@ class IngestionState:
         elif source_name not in self._moves.taking:
             effects.extend(self._reopened(source, now_ms))
         return [*effects, *self.wake(now_ms)]
+
+    def closed(self, source_name: str) -> None:
+        """The connection of a source is lost."""
+        self._settle()
+        self._ended(self._sources[source_name])
+
+    def _ended(self, source: _Source) -> None:
+        """A connection of a source is no more: where the upstream repeats, the next begins after what was taken, and what waits comes again."""
+        if source.repeats is not Repeats.NOTHING:
+            source.waiting = None
+            self._cut.forget(source.name)
+        source.dropped = source.dropped and source.waiting is not None
 
     def _reopened(self, source: _Source, now_ms: float) -> list[Effect]:
         """A source is open that is one sequence: go on with it, if the upstream does."""
@@ -1325,6 +1334,7 @@ class IngestionState:
                 if taking.channel in source.left:
                     # What still comes of the first joining could not be told from what is repeated after the second.
                     source.is_open = False
+                    self._ended(source)
                     joins.insert(0, Reconnect(source.name))
             return [*joins, *self._run(source)]
         place = None if sequence is None or len(held) > MAX_HELD else _after(sequence, held)

@@ -121,9 +121,12 @@ class Upstream:
     def drop(self, for_ms: float) -> None:
         """Cut all connections; what is emitted meanwhile is not heard."""
         self._timeline.note("source cut")
-        for connection in self.connections.values():
+        for name, connection in self.connections.items():
             connection.is_open = False
             connection.number += 1
+            process = self._host.processes.get(name)
+            if process is not None:
+                process.do(lambda machine=process.machine: machine.closed(self._source))  # type: ignore[misc]
         self._timeline.at(for_ms, self.connect)
 
     def connect(self) -> None:

@@ -38,6 +38,7 @@ from cluster.core.messages import (
     Take,
 )
 from cluster.core.operation import Append
+from cluster.core.overflow import Overflow
 from cluster.core.placement import assign_slots
 
 NOW = 1_000_000.0
@@ -332,6 +333,31 @@ def test_a_channel_that_comes_back_to_a_connection_needs_another_one() -> None:
     assert first.taken() == [Reconnect("events"), Join("events", CHANNEL)]
     first.open()
     assert first.machine.resume_id("events", CHANNEL) == 3
+
+
+def test_what_waits_of_a_connection_that_another_takes_the_place_of_comes_again() -> None:
+    first, second = joined(SourceTraits(Repeats.CHANNEL, has_ids=True, overflow=Overflow.DROP_OLDEST, max_buffer=100))
+    second.open()
+    second.demand(1, 2, CHANNEL)
+    asked(second, first)
+    back = Members(3, ["ingestor-0"], TWO.ingestors)
+    for each in (first, second):
+        each.machine.members(Members(2, TWO.ingestors), each.now)
+        each.run(each.machine.members(back, each.now)[1])
+    first.demand(1, 3, CHANNEL, STAYS)
+    first.commits = False
+    first.hear(*range(100), channel=STAYS)
+    taken = first.machine.resume_id("events", STAYS)
+    assert taken != 99, "else this tests nothing: the others wait"
+    (take,) = first.said(Take)
+    second.run(second.machine.take(take, second.now)[1])
+    second.later(0.0)
+    (told,) = second.said(HandOver)
+    first.run(first.machine.hand_over(told, first.now)[1])
+    assert Reconnect("events") in first.taken()
+    first.commits = True
+    first.later(1_000.0)
+    assert first.machine.resume_id("events", STAYS) == taken
 
 
 class TestFailures:

@@ -172,6 +172,21 @@ def test_while_it_repeats_what_shards_have_in_part_it_does_not_hold() -> None:
     assert driven.parts() == [], "the shard had all of it"
 
 
+def test_what_was_read_meanwhile_is_not_taken_where_it_comes_again() -> None:
+    driven = Driven(SourceTraits(Repeats.SOURCE, has_ids=True))
+    driven.read(1)
+    driven.say("hold")
+    driven.read(2, 3)
+    driven.machine.closed("s")
+    assert driven.machine.resume_id("s") == 1
+    driven.say("release")
+    driven.run(driven.machine.opened("s", driven.now))
+    driven.read(2, 3)
+    driven.now += 200.0
+    driven.run(driven.machine.wake(driven.now))
+    assert [each.last for part in driven.parts() for each in part.feeds] == [1, 3]
+
+
 def test_what_is_sent_to_a_receiver_follows_on_what_the_sender_had() -> None:
     feed = Feed("s", Sequence("s", 1))
     feed.sent = {0: 9, 2: 12}

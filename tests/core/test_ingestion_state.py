@@ -652,9 +652,8 @@ def fill(machine: IngestionState, names: str = "a", *, size: int = 100_000, unti
     return until
 
 
-def relieve(machine: IngestionState, at: float) -> Any:
+def relieve(machine: IngestionState, at: float, effects: Any = ()) -> Any:
     """Send what waits and have it committed. Returns the effects of the last answer."""
-    effects: Any = []
     for _ in range(10):
         blobs = [each for each in machine.wake(at) if isinstance(each, Send)] or [
             each for each in effects if isinstance(each, Send)
@@ -701,16 +700,25 @@ class TestOverflow:
         assert Reconnect("events") not in machine.wake(START + 10), "it would bring more of what cannot be taken"
         assert relieve(machine, START + 100) == [Reconnect("events")]
 
+    def test_a_connection_that_was_lost_as_it_overflowed_is_not_given_up_once_more(self) -> None:
+        machine = self.started(Overflow.DISCONNECT)
+        fill(machine, until=600)
+        machine.closed("events")
+        assert relieve(machine, START + 100, machine.opened("events", START + 20)) == [Resume("events")]
+
     def test_what_waits_is_forgotten_when_it_comes_again(self) -> None:
         machine = self.started(Overflow.DROP_OLDEST, repeats=Repeats.SOURCE)
         machine.receive("events", [numbered(1)], START + 10)
         fill(machine, until=200)
+        received = machine.events_received["events"]
         machine.receive("events", [numbered(2)], START + 20)
+        machine.closed("events")
         assert machine.resume_id("events") == 1
-        machine.opened("events", START + 30)
         relieve(machine, START + 100)
+        machine.opened("events", START + 5_000)
         machine.receive("events", [numbered(2)], START + 9_000)
         assert machine.resume_id("events") == 2
+        assert machine.events_received["events"] == received + 1
         assert machine.gaps["events"] == 1, "the first connection's"
 
     def test_a_source_stops_at_its_own_limit(self) -> None:
