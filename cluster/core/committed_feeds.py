@@ -42,7 +42,7 @@ class CommittedFeeds:
         """Batching profiles that there are feeds of."""
         self.cursors: OrderedDict[str, Cursor] = OrderedDict()
         """By feed, the one that moved last at the end; under `OPENED` and the name of a sequence, the incarnation that was last heard to
-        begin."""
+        begin; under `OPENED` and the name of a feed that there is not, a number of when events were left out."""
         self.checkpoints: dict[str, Checkpoint] = {}
         """By sequence."""
         self._claims: dict[str, tuple[Claimed, float | None]] = {}
@@ -92,7 +92,8 @@ class CommittedFeeds:
         """Channels, as (source, channel), are no longer joined: should they be again, their feeds begin anew."""
         for source, channel in channels:
             name = f"{source}/{channel}"
-            for feed in (OPENED + name, *(feed_name(name, profile) for profile in self._profiles)):
+            feeds = [feed_name(name, profile) for profile in self._profiles]
+            for feed in (*feeds, *(OPENED + each for each in feeds)):
                 if feed in self.cursors:
                     self._drop(feed)
 

@@ -1439,7 +1439,7 @@ class IngestionState:
             return
         if any(
             cursor.incarnation > checkpoint.incarnation
-            and (stem(cursor.feed) == name or not cursor.feed.startswith(OPENED))  # not a channel of it, by itself
+            and (cursor.feed == OPENED + name or not cursor.feed.startswith(OPENED))  # not a part of it, by itself
             for cursor in cursors
         ):
             return
@@ -1663,7 +1663,8 @@ class IngestionState:
         """Read a source again that had to stop, take what has waited, say what was left out; if it is time."""
         for channel in [channel for channel, at in source.limited.items() if at <= now_ms]:
             del source.limited[channel]
-            self._mark(source, source.name if channel is None else f"{source.name}/{channel}", self._next_incarnation())
+            left_out = feed_name(source.name if channel is None else f"{source.name}/{channel}", len(self._targets))
+            self._mark(source, left_out, self._next_incarnation())  # of no profile: no sequence begins anew
         if source.resume_at is not None and source.resume_at <= now_ms:
             source.resume_at = None
         if self.bytes_pending > min(LOW_WATER_BYTES, source.high_water / 4):

@@ -27,7 +27,7 @@ class Feeds:
 
 def test_what_is_left_is_forgotten_in_every_profile_and_nothing_else() -> None:
     feeds = Feeds()
-    left = [OPENED + "s/c", "s/c", feed_name("s/c", 2)]
+    left = [OPENED + "s/c", "s/c", feed_name("s/c", 2), OPENED + feed_name("s/c", 3)]
     stays = ["s", "s/cc", "s/c#2", "t/c", OPENED + "s"]
     for feed in [*left, *stays]:
         feeds.committed._move(feed, (3, 1))
