@@ -86,7 +86,7 @@ SPARE_MS = 6.0
 RETRY_MS = 100.0
 KNOWN_KEYS = 200_000
 """Memoised key -> shard; beyond it the memo starts over (about 40 MB). Of a source, (channel, event) -> routes; beyond it the channels that
-were heard first are looked up anew when they are heard again."""
+were heard first are looked up anew when they are heard again. And channels whose rates are limited, of which all may have a burst again."""
 KNOWN_NAMES = 1_000
 """Of those, events of one channel: an upstream that makes up names costs itself the memo of that channel, and others nothing."""
 FORGET_ROUTES = 1_000
@@ -226,8 +226,8 @@ class _Source:
         self.bucket = None if traits.max_rate is None else TokenBucket(traits.max_rate, 0.0)
         self.resume_at: float | None = None
         """When it may be read again, having been faster than it may be."""
-        self.buckets: dict[str | None, TokenBucket] = {}
-        """By channel, where there is a limit for each."""
+        self.buckets: dict[str | None, dict[int, TokenBucket]] = {}
+        """By channel and stream, where that has a limit for each."""
         self.limited: dict[str | None, float] = {}
         """Channels of which events were left out, and when to say so."""
         self.waiting: Waiting | None = None
@@ -809,9 +809,12 @@ class IngestionState:
         max_rate = route.max_rate
         if max_rate is None:
             return route
-        bucket = source.buckets.get(channel)
+        if channel not in source.buckets and len(source.buckets) >= KNOWN_KEYS:
+            source.buckets.clear()
+        buckets = source.buckets.setdefault(channel, {})
+        bucket = buckets.get(route.stream)
         if bucket is None:
-            bucket = source.buckets[channel] = TokenBucket(max_rate, self._now_ms)
+            bucket = buckets[route.stream] = TokenBucket(max_rate, self._now_ms)
 
         def step(heard: HeardOn, data: Raw | bytes, event_id: EventId | None) -> list[Made]:
             if bucket.take(1, self._now_ms):

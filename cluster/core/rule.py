@@ -167,7 +167,7 @@ class Stream(Struct, frozen=True):
 class Route:
     """What to do with an event of one name on one channel."""
 
-    __slots__ = ("feed", "heard", "keys", "max_rate", "origin", "profile", "step")
+    __slots__ = ("feed", "heard", "keys", "max_rate", "origin", "profile", "step", "stream")
 
     def __init__(
         self,
@@ -178,7 +178,10 @@ class Route:
         origin: int,
         max_rate: float | None = None,
         keys: "_KeysOf | None" = None,
+        stream: int = 0,
     ) -> None:
+        self.stream = stream
+        """The position of its stream."""
         self.keys = keys
         """Where each event sets a key to its data as it is: the keys of many events at once. None: it is not so."""
         self.max_rate = max_rate
@@ -382,7 +385,8 @@ class Router:
                 compiled = self._steps[position, event] = self._compile(stream, event, name)
             step, keys = compiled
             heard = (channel, *captures.values())
-            routes.append(Route(feed, stream.profile, step, heard, stream.origins.get(name, -1), stream.max_rate, keys))
+            origin = stream.origins.get(name, -1)
+            routes.append(Route(feed, stream.profile, step, heard, origin, stream.max_rate, keys, position))
         return tuple(routes)
 
     def _compile(self, stream: Stream, event: str, name: str) -> "tuple[_Step, _KeysOf | None]":

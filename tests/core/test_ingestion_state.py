@@ -795,6 +795,30 @@ def test_a_channel_with_too_many_events_is_told_to_be_fetched_and_others_are_not
     assert marked == {"events#1/c:busy"}, "there is one profile, so no feed has this name"
 
 
+def limited(*streams: Any) -> IngestionState:
+    """A machine with streams of which some may only have so many events a second."""
+    machine = state(streams=list(streams))
+    open_link(machine)
+    return machine
+
+
+def test_a_streams_limit_is_its_own_on_channels_that_others_take_too() -> None:
+    few = {"source": "events", "channel": "c:{name}", "on": {"few": {"invalidate": {"key": ["k"]}}}, "max_rate": 1}
+    many = {**few, "on": {"many": {"invalidate": {"key": ["k"]}}, "more": {"invalidate": {"key": ["k"]}}}}
+    machine = limited(few, {**many, "max_rate": 10})
+    for name in ["few"] * 3 + ["many", "more"] * 7:
+        machine.receive("events", [frame(name, "0")], START + 10)
+    assert machine.events_dropped["events", "rate_limited"] == 2 + 4
+
+
+def test_limits_of_channels_without_end_begin_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingestion_state, "KNOWN_KEYS", 20)
+    machine = limited({"source": "events", "on": {"old": {"invalidate": {"key": ["k"]}}}, "max_rate": 1})
+    for n in range(100):
+        machine.receive("events", [frame("old", "0", name=str(n))], START + 10)
+    assert len(machine._sources["events"].buckets) <= 20
+
+
 @pytest.mark.parametrize("sequence", ["events", "events/c:a"])
 def test_events_that_were_left_out_void_no_checkpoint(sequence: str) -> None:
     repeats = Repeats.CHANNEL if "/" in sequence else Repeats.SOURCE
