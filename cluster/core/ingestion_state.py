@@ -1287,19 +1287,17 @@ class IngestionState:
             moved = Moved(name, False)
         needs = {line.address: line.count + (1 if line.size else 0) for line in self._lines}
         self._moves.give(to, life, moved, needs)
-        if channel is None:
-            source.joined.clear()
-        source.joined.pop(channel or "", None)
+        left = list(source.joined) if channel is None else [channel]
+        for each in left:
+            source.joined.pop(each, None)
         self._demanded = {
             channel: shards
             for channel, shards in self._demanded.items()
             if channel[0] != source.name or source.unit(channel[1]) != name
         }
         self._forget(source, name)
-        if channel is None:
-            return self._rest(source)
-        source.left.add(channel)
-        return [Leave(source.name, channel), *self._rest(source)]
+        source.left.update(left)
+        return [*(Leave(source.name, each) for each in left), *self._rest(source)]
 
     def hand_over(self, message: HandOver, now_ms: float) -> tuple[Answer, list[Effect]]:
         """Another ingestor says where units stand that it had."""
