@@ -273,6 +273,8 @@ class PresenceTopics:
             self.member_count += 1
             return
         if present.owner is not owner:
+            if not generation:
+                return  # it may come back there, and is here
             self._own(owner, name, member, present)
             present.generation = max(present.generation + 1, generation)
         if (present.state, present.subject) != (said.state, said.subject):

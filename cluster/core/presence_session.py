@@ -348,10 +348,10 @@ class PresenceSessions:
             home = self._homes[self._home_of(topic)]
             room = self._rooms.get(topic)
             membership = None if room is None else room.local.get(member)
+            home.pending[topic, member] = None  # should it not be taken up, it has left
             if membership is not None:
                 membership.generation = generation
                 continue
-            home.pending[topic, member] = None  # should it not be taken up, it has left
             if session is not None and attendance is not None:
                 principal = session.principal
                 if principal is not None and principal.may_be_present(topic) and topic not in attendance.declined:

@@ -226,6 +226,18 @@ def test_of_two_that_claim_a_member_the_higher_generation_has_it() -> None:
     assert listed == MemberList(1, [member("m1", 3)], False), "who says so now is right"
 
 
+def test_who_only_may_come_back_is_not_taken_from_where_it_is() -> None:
+    home = Home()
+    home.join("a", member("m1"))
+    home.watch("b")
+    home.told("b")
+    assert home.topics.ask("b", PresenceResume(1, 1, "m1"), home.now_ms) == Restored([("t", 2, member("m1"))])
+    home.say("a", put=[("t", 0, member("m1", 2))])
+    home.say("a", left=[("t", "m1")])
+    assert home.later("b") == []
+    assert home.topics.member_count == 1
+
+
 def test_a_closed_link_ends_watches_and_drops_what_waits() -> None:
     home = Home(said=False)
     home.watch("b")

@@ -178,8 +178,7 @@ def test_who_comes_back_to_another_gateway_is_taken_up_from_what_homes_knew() ->
     put = gateway.put(known.member, b"7", gateway.now_ms)
     assert parts(gateway.news()) == {"put": [("doc:1", 3, put)], "left": [("gone:1", known.member)]}
     gateway.presence.restored(known.member, Restored([("doc:1", 5, known)]), gateway.now_ms)
-    gateway.presence.relinked(0)
-    assert parts(gateway.news())["put"] == [("doc:1", 5, put)]
+    assert parts(gateway.news()) == {"put": [("doc:1", 5, put)]}, "what it is here may be newer than what the home knew"
     gateway.presence.restored("nobody", Restored([("doc:1", 3, known)]), gateway.now_ms)
 
 
