@@ -19,6 +19,7 @@ from base64 import urlsafe_b64encode
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
+from operator import attrgetter
 
 import msgspec
 
@@ -283,12 +284,13 @@ class PresenceSessions:
         """Other topics are declared. Returns (session, topic) of those that are no longer in one."""
         self.patterns = tuple(patterns)
         lost = []
+        kept: list[Membership] = []
         for room in list(self._rooms.values()):
             pattern = next((each for each in self.patterns if each.matches(room.name)), None)
             if pattern is not None:
                 for membership in room.local.values():
                     del self._silent[room.pattern.timeout_ms][membership]
-                    self._silent.setdefault(pattern.timeout_ms, OrderedDict())[membership] = None
+                    kept.append(membership)
                 room.pattern = pattern
                 continue
             for session in list(self._here.values()):
@@ -298,6 +300,8 @@ class PresenceSessions:
                     self._part(session, attendance, room.name)
             for membership in list(room.local.values()):
                 self._end(membership)
+        for membership in sorted(kept, key=attrgetter("heard_ms")):
+            self._silent.setdefault(membership.room.pattern.timeout_ms, OrderedDict())[membership] = None
         return lost
 
     # --- coming back ---------------------------------------------------------------------------------------------

@@ -271,6 +271,18 @@ def test_topics_that_are_declared_no_longer_end() -> None:
     assert parts(gateway.news(500.0))["left"] == [("doc:1", "a")], "by the timeout of today"
 
 
+def test_who_is_silent_stays_so_when_topics_are_declared_anew() -> None:
+    gateway = Gateway()
+    alive, silent = gateway.session("alive"), gateway.session("silent")
+    gateway.join(alive)
+    gateway.join(silent)
+    at = gateway.now_ms
+    gateway.news(BEAT_MS)
+    gateway.join(alive)
+    gateway.presence.declare(gateway.presence.patterns)
+    assert gateway.presence.deadline() == at + TIMEOUT_MS
+
+
 def test_a_home_wakes_those_who_watch() -> None:
     gateway = Gateway()
     a, b = gateway.session("a"), gateway.session("b")
