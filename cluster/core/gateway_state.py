@@ -981,7 +981,7 @@ class GatewayState:
             case ListMutations(mutation=mutation) if request not in self._gathers:
                 self._pass_on(self.mutations.found(mutation, payload, shard.index), effects)
             case PresenceResume(member=member) if isinstance(payload, Restored):
-                self.presence.restored(member, payload, self._now_ms)
+                self.presence.restored(request, member, payload, self._now_ms)
             case _:
                 pass
         gather = self._gathers.pop(request, None)
@@ -1313,11 +1313,13 @@ class GatewayState:
         self._now_ms = now_ms
         secret = self.tokens.read_session(token, session.owner)
         earlier = self.presence.resume(session, secret, now_ms)
+        assert session.attendance is not None
         effects: list[Effect] = []
         if earlier is not None:
             effects.append(Close(earlier.id, protocol.CLOSE_RESUMED, "resumed by another connection"))
         for shard in self._shards if self.presence.patterns else ():
             request = PresenceResume(self._id(), self.incarnation, session.identity)
+            session.attendance.restoring.add(request.id)
             shard.ask(request)
         self._ask_for_own(session)
         return [*effects, *self._told()]

@@ -157,8 +157,8 @@ class Attendance:
         self.due: dict[Seat, None] = {}
         """Those with something to write that was not handed out."""
         self.updates = TokenBucket(updates_per_s, now_ms)
-        self.restoring = 0
-        """Homes that are yet to say what an earlier session, which it was, has joined."""
+        self.restoring: set[int] = set()
+        """Requests to homes, not answered yet, to say what an earlier session, which it was, has joined."""
         self.declined: set[str] = set()
         """Topics that it has left meanwhile."""
 

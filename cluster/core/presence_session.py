@@ -323,18 +323,19 @@ class PresenceSessions:
             if of_topic(topic)[0] != session.tenant.name and session.tenant:
                 raise HarborError(ErrorCode.FORBIDDEN, "that session was of another tenant")
         joined: dict[str, Membership] = {}
+        declined: set[str] = set()
         if earlier is not None:
             if earlier.attendance is not None:
                 joined, earlier.attendance.joined = earlier.attendance.joined, {}
+                declined, earlier.attendance.declined = earlier.attendance.declined, set()
             earlier.identity = f"{earlier.id}-resumed"  # until it is closed it is somebody else
             self._here[earlier.identity] = earlier
         else:
-            joined = self._lingering.pop(identity, (0.0, joined, set[str]()))[1]
+            _, joined, declined = self._lingering.pop(identity, (0.0, joined, declined))
         self._here.pop(session.identity, None)
         session.identity, session.secret = identity, secret
         session.attendance = Attendance(now_ms, self._updates_per_s)
-        session.attendance.joined = joined
-        session.attendance.restoring = len(self._homes) if self.patterns else 0
+        session.attendance.joined, session.attendance.declined = joined, declined
         self._here[identity] = session
         for membership in joined.values():
             membership.lingers = False
@@ -342,12 +343,12 @@ class PresenceSessions:
         self.admitted(session)
         return earlier
 
-    def restored(self, member: str, answer: Restored, now_ms: float) -> None:
+    def restored(self, request: int, member: str, answer: Restored, now_ms: float) -> None:
         """A home says what it knew of a session that came back, and has moved here."""
         session = self._here.get(member)
         attendance = None if session is None else session.attendance
         if attendance is not None:
-            attendance.restoring -= 1
+            attendance.restoring.discard(request)
         for topic, generation, said in answer.memberships:
             home = self._homes[self._home_of(topic)]
             room = self._rooms.get(topic)

@@ -38,6 +38,12 @@ class Gateway:
     def join(self, session: SessionState, topic: str = "doc:1", state: bytes | None = b"1", watch: Any = None) -> None:
         self.presence.present(session, topic, state, watch, self.now_ms)
 
+    def resume(self, session: SessionState, request: int) -> None:
+        """Resume, and ask the home."""
+        self.presence.resume(session, "secret", self.now_ms)
+        assert session.attendance is not None
+        session.attendance.restoring.add(request)
+
     def news(self, ms: float = SPACING_MS) -> PresenceNews | None:
         self.now_ms += ms
         self.presence.wake(self.now_ms)
@@ -172,14 +178,14 @@ def test_of_two_connections_with_one_identity_the_later_has_it() -> None:
 def test_who_comes_back_to_another_gateway_is_taken_up_from_what_homes_knew() -> None:
     gateway = Gateway()
     back = gateway.session("other")
-    gateway.presence.resume(back, "secret", gateway.now_ms)
+    gateway.resume(back, 1)
     known = PresenceMember(identity_of("secret"), "anonymous", b"7", 5)
-    gateway.presence.restored(known.member, Restored([("doc:1", 3, known), ("gone:1", 2, known)]), gateway.now_ms)
+    gateway.presence.restored(1, known.member, Restored([("doc:1", 3, known), ("gone:1", 2, known)]), gateway.now_ms)
     put = gateway.put(known.member, b"7", gateway.now_ms)
     assert parts(gateway.news()) == {"put": [("doc:1", 3, put)], "left": [("gone:1", known.member)]}
-    gateway.presence.restored(known.member, Restored([("doc:1", 5, known)]), gateway.now_ms)
+    gateway.presence.restored(2, known.member, Restored([("doc:1", 5, known)]), gateway.now_ms)
     assert parts(gateway.news()) == {"put": [("doc:1", 5, put)]}, "what it is here may be newer than what the home knew"
-    gateway.presence.restored("nobody", Restored([("doc:1", 3, known)]), gateway.now_ms)
+    gateway.presence.restored(3, "nobody", Restored([("doc:1", 3, known)]), gateway.now_ms)
 
 
 def test_a_link_that_starts_over_is_told_all_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,6 +287,26 @@ def test_who_is_silent_stays_so_when_topics_are_declared_anew() -> None:
     gateway.join(alive)
     gateway.presence.declare(gateway.presence.patterns)
     assert gateway.presence.deadline() == at + TIMEOUT_MS
+
+
+def test_who_comes_back_twice_before_homes_have_answered_stays_out_of_what_was_left() -> None:
+    gateway = Gateway()
+    known = PresenceMember(identity_of("secret"), "anonymous", b"7", 5)
+    answer = Restored([("doc:1", 2, known)])
+    first, second, third = (gateway.session(name) for name in ("first", "second", "third"))
+    gateway.resume(first, 1)
+    gateway.presence.leave(first, "doc:1")
+    gateway.presence.gone(first, gateway.now_ms, lingers=True)
+    gateway.resume(second, 2)
+    gateway.resume(third, 3)
+    for request in (1, 2):
+        gateway.presence.restored(request, known.member, answer, gateway.now_ms)
+        assert parts(gateway.news())["left"] == [("doc:1", known.member)]
+        gateway.presence.leave(third, "doc:2")
+    gateway.presence.restored(3, known.member, answer, gateway.now_ms)
+    with pytest.raises(HarborError) as raised:
+        gateway.presence.leave(third, "doc:1")
+    assert code_of(raised) is ErrorCode.NOT_FOUND
 
 
 def test_a_home_wakes_those_who_watch() -> None:
