@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from cluster.core.feed import EventId
-from cluster.core.rule import Envelope, held_id
+from cluster.core.rule import Envelope, FrameFault, held_id
 
 DIALECTS: dict[str, tuple[str, ...]] = {
     "websocket": ("json", "ndjson", "socket.io", "graphql-transport-ws"),
@@ -108,11 +108,18 @@ class _Members:
             self._decoder = msgspec.json.Decoder(struct)
 
     def read(self, data: Raw | bytes) -> tuple[str | None, EventId | None]:
+        """Return them; None: there is none, as in data that is no object.
+
+        Raises:
+            FrameFault: `no_event`, one is of the wrong type.
+        """
         if self._decoder is None:
             return None, None
         try:
             found = self._decoder.decode(data)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            if "`$." in str(error):
+                raise FrameFault("no_event", str(error)) from None
             return None, None
         return getattr(found, "channel", None), held_id(getattr(found, "id", None))
 
@@ -193,8 +200,11 @@ class SocketIo:
         except (msgspec.DecodeError, RecursionError, IndexError, UnicodeDecodeError) as error:
             return Heard(refused=("not_json", str(error)))
         data = bytes(arguments[1]) if len(arguments) > 1 else b"null"
-        channel, event_id = self._members.read(data)
         replies = (f"43{self._place}{acknowledge.decode()}[]",) if acknowledge.isdigit() else ()
+        try:
+            channel, event_id = self._members.read(data)
+        except FrameFault as fault:
+            return Heard(replies, refused=(fault.reason, fault.detail))
         return Heard(replies, (Envelope(name, data, channel, event_id),))
 
     def join(self, channel: str, asked: str) -> str:  # noqa: ARG002 - the message names it
@@ -277,11 +287,16 @@ class GraphQl:
             result = _results.decode(packet.payload)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             return Heard(refused=("not_json", str(error)))
-        fields = (result.data or {}).items()
-        events = tuple(Envelope(name, bytes(data), channel, self._members.read(data)[1]) for name, data in fields)
-        if not bytes(result.errors) or any(event.data != b"null" for event in events):
+        events: list[Envelope] = []
+        refused: tuple[str, str] | None = None
+        for name, data in (result.data or {}).items():
+            try:
+                events.append(Envelope(name, bytes(data), channel, self._members.read(data)[1]))
+            except FrameFault as fault:
+                refused = fault.reason, fault.detail
+        if not bytes(result.errors) or refused is not None or any(event.data != b"null" for event in events):
             self._faulty.discard(packet.id)
-            return Heard(events=events)
+            return Heard(events=tuple(events), refused=refused)
         self._faulty.add(packet.id)
         return Heard(refused=("subscribe_refused", f"{channel}: {bytes(result.errors).decode('utf-8', 'replace')}"))
 

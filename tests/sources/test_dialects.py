@@ -262,6 +262,33 @@ def test_what_is_no_socket_io_is_refused(frame, heard):
     assert found.refused[0] == heard
 
 
+MEMBERS = _Members({"channel": "room", "id": "n"})
+
+
+@pytest.mark.parametrize("data", [b'{"room":"a","n":1.5}', b'{"room":7,"n":1}', b'{"room":"a","n":true}'])
+def test_an_event_with_members_of_the_wrong_type_is_none_and_is_acknowledged(data):
+    found = SocketIo("/", "", MEMBERS).hear(b'4212["m",%b]' % data)
+    assert (found.replies, found.events) == (("4312[]",), ())
+    assert found.refused is not None
+    assert found.refused[0] == "no_event"
+
+
+@pytest.mark.parametrize("data", [b"null", b"7", b'["a"]', b'{"text":"a"}', b'{"room":"\xff"}', b'{"room":null}'])
+def test_an_event_without_such_members_is_of_no_channel(data):
+    (event,) = SocketIo("/", "", MEMBERS).hear(b'42["m",%b]' % data).events
+    assert (event.channel, event.id) == (None, None)
+
+
+def test_of_several_fields_those_are_events_whose_ids_are_some():
+    conversation = GraphQl("", MEMBERS)
+    conversation.join("a", "{}")
+    found = conversation.hear(b'{"type":"next","id":"1","payload":{"data":{"x":{"n":true},"y":{"n":2}}}}')
+    assert [(event.event, event.channel, event.id) for event in found.events] == [("y", "a", 2)]
+    assert found.refused is not None
+    assert found.refused[0] == "no_event"
+    assert conversation.hear(b'{"type":"next","id":"1","payload":{"data":{"x":{"n":1.5}}}}').events == ()
+
+
 def test_other_namespaces_are_not_ours():
     conversation = SocketIo("/chat", "", _Members({}))
     for frame in (b'42["root"]', b'42/chatter,["x"]', b'42/c,["x"]', b"40", b"41", b"6", b"3"):
