@@ -15,6 +15,8 @@ from msgspec import Struct
 
 RETRY_BASE_MS = 1_000.0
 RETRY_MAX_MS = 30_000.0
+NAMED_MIN_MS = 100.0
+"""The shortest first delay that a peer can name: one that names none, and ends each connection at once, would have thousands a second."""
 RETRYABLE_STATUSES = frozenset({408, 425, 429})
 """Client errors that a later try can cure: request timeout, too early, too many requests."""
 MAX_DOUBLINGS = 64
@@ -51,12 +53,12 @@ class Backoff(Struct, frozen=True):
         Args:
             failures: At least 1.
             random: Uniform in 0..1.
-            initial_ms: In place of the schedule's own, where the peer named one (the `retry:` of a server-sent stream).
+            initial_ms: In place of the schedule's own, where the peer named one (the `retry:` of a server-sent stream); `NAMED_MIN_MS` at least.
         """
         if self.failed(failures):
             delay = self.max_ms
         else:
-            base = self.initial_ms if initial_ms is None else initial_ms
+            base = self.initial_ms if initial_ms is None else max(initial_ms, NAMED_MIN_MS)
             delay = min(base * self.factor ** min(failures - 1, MAX_DOUBLINGS), self.max_ms)
         match self.jitter:
             case "full":

@@ -15,6 +15,7 @@ def test_backoff_takes_the_first_delay_that_the_peer_named():
     backoff = Backoff(initial_ms=1000, max_ms=5_000, attempts=9, jitter="none")
     assert [backoff.delay_ms(n, 0.0, initial_ms=300) for n in (1, 2, 3)] == [300, 600, 1200]
     assert backoff.delay_ms(1, 0.0, initial_ms=60_000) == 5_000
+    assert [backoff.delay_ms(n, 0.0, initial_ms=0) for n in (1, 2, 3)] == [100, 200, 400], "there is a rest"
 
 
 @pytest.mark.parametrize(("jitter", "low", "high"), [("full", 0, 2000), ("equal", 1000, 2000), ("none", 2000, 2000)])
