@@ -77,6 +77,10 @@ class Ingestor(Recorder):
         self.run(self.machine.opened(source, self.now))
         super().opened(source)
 
+    def closed(self, source, reason):
+        self.machine.closed(source)
+        super().closed(source, reason)
+
     def received(self, source, frames):
         self.taken += len(frames)
         return self.goes_on(self.machine.receive(source, frames, self.now))
