@@ -10,8 +10,9 @@ from cluster.gateway.script import sent
     [
         ("  const a = b + 1; // why", "const a=b + 1;"),
         ("/** What.\n *  Why. */\nlet x", "let x"),
-        ("a = {\n  b, // of a\n\n  c: [\n    d,\n  ],\n}\n\n// e\ne()\n", "a={b,c:[d,],}\ne()"),
+        ("a = {\n  b, // of a\n\n  c: [\n    d,\n  ],\n}\n\n// e\ne()\n", "a={b,c:[d]}\ne()"),
         ("a()\n  .b();\n  c", "a().b();c"),
+        ("f(\n  a,\n);\nif (b) {\n  c();\n}\nfor (;;) d()", "f(a);if(b){c()}\nfor(;;)d()"),
         ("return 'a  // b'", "return 'a  // b'"),
         ('f("a \\" // b",  c)', 'f("a \\" // b",c)'),
         ("`a  ${ b }  // c`", "`a  ${ b }  // c`"),
