@@ -15,7 +15,7 @@ async def test_the_client_is_served_with_what_browsers_need(harness: Harness) ->
         assert response.headers["Cross-Origin-Resource-Policy"] == "same-origin"
         assert response.headers["Vary"] == "Accept-Encoding, Origin"
         tag = response.headers["ETag"]
-        assert "export const connect" in await response.text()
+        assert "export let connect" in await response.text()
     async with harness.http.get("/client.js", headers={"If-None-Match": f'"other", W/{tag}'}) as response:
         assert (response.status, await response.read(), response.headers["ETag"]) == (304, b"", tag)
     async with harness.http.get("/client.d.ts") as response:
