@@ -2,16 +2,16 @@
 // What it does stands in docs/browser.md, its types in client.d.ts. No dependencies, no build.
 
 export class HarborError extends Error {
-  constructor(code, message, temporary = false, details = undefined) {
+  constructor(code, message, temporary = false, details) {
     super(message);
     Object.assign(this, { name: 'HarborError', code, temporary, details });
   }
 }
 
 const failure = ({ code, message, temporary, details }) => new HarborError(code, message, temporary, details);
-const passes = ({ temporary, code }) => temporary || /^(LIMITED|TOO_MANY)$/.test(code);
+const refusal = (re, error) => ({ code: 'UNAVAILABLE', temporary: true, ...error, type: 'error', re, message: error.message });
+const passes = ({ temporary, code }) => temporary || /LIMITED|TOO_MANY/.test(code);
 const pause = ({ details }) => new Promise((done) => setTimeout(done, details?.retry_after_ms ?? 1000));
-const lost = () => new HarborError('UNAVAILABLE', 'the connection was lost before the answer', true);
 
 // --- keys ------------------------------------------------------------------------------------------------------------
 
@@ -24,8 +24,7 @@ export const hashKey = (key) =>
 
 export function matches(prefix, key) {
   if (prefix === key) return true;
-  if (!prefix || !key || typeof prefix !== 'object' || typeof key !== 'object') return false;
-  return Object.keys(prefix).every((name) => matches(prefix[name], key[name]));
+  return Object(prefix) === prefix && Object(key) === key && Object.keys(prefix).every((name) => matches(prefix[name], key[name]));
 }
 
 // --- values: they are never edited, and what stays the same keeps its identity ---------------------------------------
@@ -40,7 +39,7 @@ export function share(previous, next) {
   const isArray = Array.isArray(next);
   if (isArray ? !Array.isArray(previous) : !isObject(previous) || !isObject(next)) return next;
   const names = Object.keys(next);
-  const copy = isArray ? new Array(next.length) : {};
+  const copy = isArray ? [] : {};
   let same = Object.keys(previous).length === names.length;
   for (const name of names) {
     const has = Object.hasOwn(previous, name);
@@ -75,7 +74,7 @@ const resolve = (value, path) => path.reduce(step, value);
 
 /** A copy in which `change(container, token)` was done at `path`. Containers in `own` are nobody else's, and edited. */
 function edited(value, path, change, own, depth = 0) {
-  if (value === null || typeof value !== 'object') throw new TypeError(`${path[depth]} leads into no object or array`);
+  if (Object(value) !== value) throw new TypeError(`${path[depth]} leads into no container`);
   const copy = own.has(value) ? value : Array.isArray(value) ? value.slice() : { ...value };
   own.add(copy);
   if (depth === path.length - 1) change(copy, path[depth]);
@@ -105,17 +104,16 @@ export function applyPatch(original, patch) {
   const at = (path, change, whole) => {
     document = path.length ? edited(document, path, change, own) : whole;
   };
-  for (const { op, path: pointer, from, ...rest } of patch) {
+  for (let { op, path: pointer, from, value } of patch) {
     const path = tokens(pointer);
-    if (/^(add|replace|test)$/.test(op) && !('value' in rest)) throw new TypeError(`${op} needs a value`);
-    let { value } = rest;
+    if (value === undefined && /^(add|replace|test)$/.test(op)) throw new TypeError(`${op} needs a value`);
     if (op === 'add') at(path, adds(value), value);
     else if (op === 'replace') at(path, replaces(value), value);
     else if (op === 'remove') at(path, removes, null);
     else if (op === 'test') {
       if (!equal(resolve(document, path), value)) throw new TypeError(`test of ${pointer} failed`);
     } else if (op === 'copy' || op === 'move') {
-      if (op === 'move' && pointer.startsWith(from + '/')) throw new TypeError('a value cannot be moved into itself');
+      if (op === 'move' && pointer.startsWith(from + '/')) throw new TypeError(`move of ${from} into itself`);
       value = resolve(document, tokens(from));
       if (op === 'move') at(tokens(from), removes, null);
       else own = new Set(); // what stands in two places is edited in neither
@@ -128,14 +126,12 @@ export function applyPatch(original, patch) {
 
 const fits = (where) => (item) =>
   isObject(item) && Object.keys(where).every((name) => Object.hasOwn(item, name) && equal(item[name], where[name]));
-const array = (value) => {
-  if (!Array.isArray(value)) throw new TypeError('an array is needed');
+const needs = (value, holds) => {
+  if (!holds) throw new TypeError(); // for `applyOperation`, which catches it
   return value;
 };
-const merged = (old, value) => {
-  if (!isObject(old) || !isObject(value)) throw new TypeError('an object is needed');
-  return share(old, { ...old, ...value });
-};
+const array = (value) => needs(value, Array.isArray(value));
+const merged = (old, value) => share(old, needs({ ...old, ...value }, isObject(old) && isObject(value)));
 
 /** What an operation makes of the value at its `at`; undefined: nothing is there. */
 const OPERATIONS = {
@@ -155,10 +151,7 @@ const OPERATIONS = {
   },
   merge_where: (old, { where, value }) => array(old).map((item) => (fits(where)(item) ? merged(item, value) : item)),
   remove: (old, { where }) => array(old).filter((item) => !fits(where)(item)),
-  increment: (old = 0, { by = 1 }) => {
-    if (typeof old !== 'number') throw new TypeError('a number is needed');
-    return old + by;
-  },
+  increment: (old = 0, { by = 1 }) => needs(old + by, typeof old === 'number'),
 };
 
 export function applyOperation(data, operation) {
@@ -189,28 +182,33 @@ export function applyOperation(data, operation) {
 /** One subscription of the session: what it holds, and how far it has come. Those of equal keys share it. */
 class Feed {
   constructor(harbor, what) {
-    Object.assign(this, { harbor, what, id: 0, token: null, ready: false, refusal: null, isPaused: false });
+    Object.assign(this, { harbor, what, isPaused: false });
     this.exact = what.key && hashKey(what.key);
     this.entries = new Map();
     this.handles = new Set();
     this.unseen = new Set();
   }
 
-  /** The message that continues from where it is, or begins anew. */
+  /** The messages that continue from where it is, or begin anew. */
   request() {
-    const { key, prefix, mode = 'patch' } = this.what;
-    this.harbor.byId.delete(this.id);
-    this.id = this.harbor.nextId();
-    this.harbor.byId.set(this.id, this);
-    this.refusal = null;
-    this.continues = Boolean(this.token);
-    if (!this.continues) this.begin();
-    return { type: 'subscribe', id: this.id, ...(key ? { key } : { prefix }), mode, ...(this.token && { since: this.token }) };
+    const { harbor, token: since } = this;
+    harbor.byId.delete(this.id);
+    const id = (this.id = harbor.nextId());
+    harbor.byId.set(id, this);
+    this.refusal = undefined;
+    this.continues = since;
+    if (!since) this.begin();
+    const asked = { type: 'subscribe', id, ...this.what, since };
+    return this.isPaused || harbor.isHidden ? [asked, { type: 'pause', id }] : [asked];
+  }
+
+  ask() {
+    this.harbor.send(...this.request());
   }
 
   /** All is told anew. Until then what is held goes on being shown. */
   begin() {
-    Object.assign(this, { token: null, ready: false, unseen: new Set(this.entries.keys()) });
+    Object.assign(this, { token: undefined, ready: false, unseen: new Set(this.entries.keys()) });
   }
 
   /** Take a message about it. False: it does not fit what is held. */
@@ -220,7 +218,6 @@ class Feed {
     const held = this.entries.get(hash);
     if (type === 'snapshot') {
       this.unseen.delete(hash);
-      const lifted = new Set(this.harbor.acknowledged());
       this.hold(hash, message, held, {
         base: share(held?.base, message.data),
         version: message.version,
@@ -229,7 +226,7 @@ class Feed {
         isOffline: message.is_offline,
         dataUpdatedAt: message.data_updated_at,
         error: message.error,
-        lifted,
+        lifted: this.harbor.acknowledged(),
       });
     } else if (type === 'change') {
       const version = held?.version ?? 0;
@@ -242,9 +239,8 @@ class Feed {
       }
       const lifted = held?.lifted ?? new Set();
       for (const id of message.mutations ?? []) if (this.harbor.unsettled.has(id)) lifted.add(id);
-      const fresh = { status: 'success', isStale: false, isOffline: false, error: undefined };
       const dataUpdatedAt = Date.now() + this.harbor.clockOffset;
-      this.hold(hash, message, held, { ...fresh, base, version: message.version, dataUpdatedAt, lifted });
+      this.hold(hash, message, held, { status: 'success', isStale: false, isOffline: false, error: undefined, base, version: message.version, dataUpdatedAt, lifted });
     } else if (type === 'invalidated') {
       if (held) this.entries.set(hash, { ...held, isStale: true });
       this.emit('invalidated', this.entries.get(hash), message);
@@ -295,19 +291,19 @@ class Feed {
   }
 
   emit(type, entry, message) {
-    for (const { listener } of [...this.handles]) guarded(listener, { type, entry, message, error: this.refusal ?? undefined });
+    for (const { listener } of [...this.handles]) guarded(listener, { type, entry, message, error: this.refusal });
   }
 
   refused(error) {
     if (this.continues && error.code === 'BAD_REQUEST') {
-      this.token = null; // the cluster may have lost what tokens are signed with
-      return this.harbor.send(this.request());
+      this.token = undefined; // the cluster may have lost what tokens are signed with
+      return this.ask();
     }
     this.refusal = failure(error);
     if (error.code === 'TOO_MANY') return; // until another ends
     if (!passes(error)) return this.emit('refused');
     const { id } = this;
-    pause(error).then(() => this.harbor.byId.has(id) && this.harbor.send(this.request()));
+    pause(error).then(() => this.harbor.byId.has(id) && this.ask());
   }
 }
 
@@ -346,7 +342,8 @@ class Socket {
       const text = JSON.stringify(message);
       if (frame.length === 500 || size + text.length > FRAME) {
         write();
-        [frame, size] = [[], 0];
+        frame = [];
+        size = 0;
       }
       frame.push(text);
       size += text.length;
@@ -363,7 +360,7 @@ class Socket {
 /** Server-sent events for what comes, HTTP for what is asked. The stream is opened anew when what it is about changes. */
 class Stream {
   constructor(harbor, token, on) {
-    Object.assign(this, { harbor, token, on, subs: new Map(), stop: new AbortController(), isClosed: false });
+    Object.assign(this, { harbor, token, on, subs: new Map() });
     harbor.check(token).then((code) => {
       if (!code || code === 'FORBIDDEN') on.opened();
       else this.end(code === 'UNAUTHORIZED' ? 3500 : 1006);
@@ -382,7 +379,7 @@ class Stream {
 
   close() {
     this.isClosed = true;
-    this.stop.abort();
+    this.stop?.abort();
   }
 
   send(messages) {
@@ -395,10 +392,7 @@ class Stream {
       else {
         this.ask(message, tell).then(
           (result) => tell({ type: 'result', re: id, ...result }),
-          ({ code, message: text, temporary, details }) => {
-            if (code === 'UNAUTHORIZED') this.end(3500, text);
-            else tell({ type: 'error', re: id, code: code ?? 'UNAVAILABLE', message: text, temporary: temporary ?? true, details });
-          },
+          (error) => (error.code === 'UNAUTHORIZED' ? this.end(3500, error.message) : tell(refusal(id, error))),
         );
         continue;
       }
@@ -411,7 +405,7 @@ class Stream {
     const mutation = `/v1/mutations/${encodeURIComponent(more.mutation_id)}`;
     switch (type) {
       case 'hello':
-        return tell({ type: 'welcome', session: '', server_time: Date.now() + this.harbor.clockOffset, ping_interval_ms: 25000 });
+        return tell({ type: 'welcome', session: '', server_time: Date.now() + this.harbor.clockOffset, ping_interval_ms: 25e3 });
       case 'ping':
         await this.fetch('/healthz');
         return tell({ type: 'pong' });
@@ -422,7 +416,7 @@ class Stream {
         return { entry: await this.fetch(at) };
       case 'set': {
         const { data: body, id, ...query } = more;
-        return this.fetch(`${at}&${new URLSearchParams(query)}`, { method: 'PUT', body });
+        return this.fetch(`${at}&${new URLSearchParams(without(query))}`, { method: 'PUT', body });
       }
       case 'invalidate':
         return this.fetch('/v1/invalidate', { method: 'POST', body: { key, exact: more.exact } });
@@ -430,7 +424,7 @@ class Stream {
         tell({ type: 'mutation', mutation_id: more.mutation_id, ...(await this.fetch(mutation, { method: 'DELETE' })) });
         return {};
       case 'mutate': {
-        const body = { id: more.mutation_id, name: more.name, variables: more.variables, delay_ms: more.delay_ms };
+        const body = { ...more, id: more.mutation_id, mutation_id: undefined };
         const begun = await this.fetch('/v1/mutations', { method: 'POST', body });
         this.follow(begun, body, tell);
         return { mutation_id: begun.id };
@@ -463,7 +457,7 @@ class Stream {
 
   async open() {
     this.opening = 0;
-    this.stop.abort();
+    this.stop?.abort();
     const stop = (this.stop = new AbortController());
     const subs = [...this.subs.values()].filter((sub) => !sub.isPaused);
     if (!subs.length || this.isClosed) return;
@@ -476,7 +470,7 @@ class Stream {
       const response = await harbor.request(`/v1/stream?${query}`, { headers, signal: stop.signal, raw: true }, this.token);
       harbor.streamed = { query: `${query}`, token: since };
       if (!since) this.on.messages(subs.map(({ id }) => ({ type: 'reset', sub: id })));
-      await this.read(response.body.pipeThrough(new TextDecoderStream()).getReader(), subs, Boolean(since));
+      await this.read(response.body.pipeThrough(new TextDecoderStream()).getReader(), subs, since);
       if (this.stop === stop) this.end(1006);
     } catch (error) {
       if (this.stop !== stop || this.isClosed) return;
@@ -485,7 +479,7 @@ class Stream {
         harbor.streamed = null;
         this.open();
       } else if (error.code && !error.temporary) {
-        for (const { id } of subs) this.on.messages([{ ...error, type: 'error', re: id, message: error.message }]);
+        for (const { id } of subs) this.on.messages([refusal(id, error)]);
       } else this.end(1006);
     }
   }
@@ -539,18 +533,14 @@ const database = (name) => {
     return wait(opening);
   };
   let opened;
-  const on = async (act, mode = 'readwrite') => wait(act((await (opened ??= open())).transaction('mutations', mode).objectStore('mutations')));
-  return { all: () => on((store) => store.getAll(), 'readonly'), put: (item) => on((store) => store.put(item)), delete: (id) => on((store) => store.delete(id)) };
+  const on = async (act, ...given) => wait((await (opened ??= open())).transaction('mutations', 'readwrite').objectStore('mutations')[act](...given));
+  return { all: () => on('getAll'), put: (item) => on('put', item), delete: (id) => on('delete', id) };
 };
 
 // --- the client -----------------------------------------------------------------------------------------------------------
 
 const SETTLED = new Set(['success', 'error', 'cancelled']);
 const REMEMBERED = 8 * 60e3; // the cluster knows a settled mutation's id for ten minutes
-const AGAIN = new Set(['get', 'invalidate', 'undo', 'leave']); // may be asked again on another connection
-const GRACE = 2000; // until a change that names a mutation which has succeeded
-const PACE = 100; // between two states of a presence topic
-const SILENCE = 10e3; // for an answer to a ping
 
 class Harbor {
   constructor(options) {
@@ -560,7 +550,7 @@ class Harbor {
     this.options = { transport: 'auto', pauseHiddenAfter: 10e3, linger: 1000, maxBackoff: 30e3, optimistic: {}, fetch: fetched, WebSocket: globalThis.WebSocket, ...options };
     const isKept = account !== null && globalThis.indexedDB;
     this.storage = options.storage ?? (isKept ? database(`harbor ${this.url} ${account}`) : memory());
-    Object.assign(this, { state: 'connecting', session: '', clockOffset: 0, lastId: 0, lastAt: 0, failures: 0, given: null, wanted: true });
+    Object.assign(this, { state: 'connecting', session: '', clockOffset: 0, lastId: 0, lastAt: 0, failures: 0, wanted: true });
     this.listeners = { state: new Set(), notice: new Set(), mutation: new Set(), message: new Set() };
     this.feeds = new Map();
     this.byId = new Map();
@@ -569,11 +559,8 @@ class Harbor {
     this.rooms = new Map();
     this.queryFn = ({ queryKey, signal }) => this.fetch(queryKey, { signal });
     this.transport = this.options.transport === 'sse' || !this.options.WebSocket ? 'sse' : 'websocket';
-    this.cleanUps = [];
-    const listen = (target, type, act) => {
-      target?.addEventListener?.(type, act);
-      this.cleanUps.push(() => target?.removeEventListener?.(type, act));
-    };
+    this.over = new AbortController();
+    const listen = (target, type, act) => target?.addEventListener?.(type, act, this.over);
     listen(globalThis, 'online', () => this.hurry());
     listen(globalThis, 'offline', () => this.link || this.become('disconnected'));
     listen(globalThis.document, 'visibilitychange', () => this.seen(document.visibilityState !== 'hidden'));
@@ -640,10 +627,7 @@ class Harbor {
     this.heard = Date.now();
     this.watch = setInterval(() => this.look(), 1000);
     const said = token || resume || this.transport === 'sse' ? [{ type: 'hello', token, resume }] : [];
-    for (const feed of this.feeds.values()) {
-      said.push(feed.request());
-      if (feed.isPaused || this.isHidden) said.push({ type: 'pause', id: feed.id });
-    }
+    for (const feed of this.feeds.values()) said.push(...feed.request());
     for (const { message } of this.requests.values()) said.push(message);
     for (const room of this.rooms.values()) said.push(room.request());
     this.link.send(said);
@@ -655,7 +639,7 @@ class Harbor {
     if (!this.welcomed && !this.token && !this.doubted && silent > 1000) {
       const { attempt } = this;
       this.doubted = this.check().then((code) => code === 'UNAUTHORIZED' && attempt === this.attempt && this.closed(3504, '', true));
-    } else if (silent > this.interval + SILENCE) this.closed(3012, 'the gateway does not answer', true);
+    } else if (silent > this.interval + 10e3) this.closed(3012, '', true);
     else if (silent > this.interval && !this.pinged) {
       this.pinged = true;
       this.link.send([{ type: 'ping' }]);
@@ -674,9 +658,9 @@ class Harbor {
     for (const room of this.rooms.values()) room.rest();
     link?.close();
     for (const [id, { message, fail }] of this.requests) {
-      if (!isOpen || AGAIN.has(message.type)) continue;
+      if (!isOpen || /^(get|invalidate|undo|leave)$/.test(message.type)) continue; // it is asked again on the next
       this.requests.delete(id);
-      fail(lost());
+      fail(new HarborError('UNAVAILABLE', 'the connection was lost', true));
     }
     this.sending = null;
     for (const mutation of this.unsettled.values()) mutation.isHeard = false;
@@ -687,7 +671,7 @@ class Harbor {
     if (code === 3500 || code === 3504) {
       const isFresh = typeof this.options.token === 'function' && !this.refused;
       this.refused = true;
-      this.given = null;
+      this.given = undefined;
       if (isFresh) return this.again(0);
       return this.end('needs-auth', new HarborError('UNAUTHORIZED', reason || 'other credentials are needed'));
     }
@@ -769,7 +753,7 @@ class Harbor {
     clearTimeout(this.timer);
     clearTimeout(this.hiding);
     this.part();
-    this.cleanUps.forEach((cleanUp) => cleanUp());
+    this.over.abort();
     this.end('closed', new HarborError('UNAVAILABLE', 'the client was closed'));
   }
 
@@ -778,13 +762,13 @@ class Harbor {
     this.refused = false;
     if (!this.link) return this.reconnect();
     await this.ask({ type: 'auth', token });
-    for (const feed of this.feeds.values()) if (feed.refusal) this.send(feed.request());
+    for (const feed of this.feeds.values()) if (feed.refusal) feed.ask();
   }
 
   // --- messages -------------------------------------------------------------------------------------------------------
 
-  send(message) {
-    if (this.isOpen) this.link.send([message]);
+  send(...messages) {
+    if (this.isOpen) this.link.send(messages.map((message) => ({ id: this.nextId(), ...message })));
   }
 
   /** Ask something; where there is no connection it is asked on the next. */
@@ -810,9 +794,9 @@ class Harbor {
     if (sub !== undefined && re === undefined) {
       const feed = this.byId.get(sub);
       if (feed && !feed.take(message)) {
-        feed.token = this.streamed = null;
+        feed.token = this.streamed = undefined;
         this.send({ type: 'unsubscribe', id: feed.id });
-        this.send(feed.request());
+        feed.ask();
       }
     } else if (type === 'welcome') this.welcome(message);
     else if (type === 'result' || type === 'error') {
@@ -844,7 +828,7 @@ class Harbor {
     try {
       const fresh = await token();
       if (fresh) await this.auth(fresh);
-      this.given = null;
+      this.given = undefined;
     } catch {
       // the connection ends when the token does, and the next asks again
     }
@@ -852,14 +836,13 @@ class Harbor {
 
   // --- entries --------------------------------------------------------------------------------------------------------
 
-  subscribe({ key, prefix, mode }, listener) {
+  subscribe({ key, prefix, mode = 'patch' }, listener) {
     const name = hashKey([key, prefix, mode]);
     let feed = this.feeds.get(name);
     if (!feed) {
       feed = new Feed(this, { key, prefix, mode });
       this.feeds.set(name, feed);
-      this.send(feed.request());
-      if (this.isHidden) this.send({ type: 'pause', id: feed.id });
+      feed.ask();
     }
     clearTimeout(feed.leaving);
     const handle = {
@@ -895,7 +878,7 @@ class Harbor {
       this.feeds.delete(name);
       this.byId.delete(feed.id);
       this.send({ type: 'unsubscribe', id: feed.id });
-      for (const other of this.feeds.values()) if (other.refusal?.code === 'TOO_MANY') return this.send(other.request());
+      for (const other of this.feeds.values()) if (other.refusal?.code === 'TOO_MANY') return other.ask();
     }, this.options.linger);
     feed.leaving?.unref?.();
   }
@@ -906,7 +889,7 @@ class Harbor {
       const query = new URLSearchParams({ key: JSON.stringify(key), ...(force && { fetch: 'force' }), ...(page && { page }) });
       return this.newest(key, await this.request(`/v1/entries?${query}`, { signal }));
     }
-    const feed = this.feeds.get(hashKey([key, undefined, undefined]));
+    const feed = this.feeds.get(hashKey([key, undefined, 'patch']));
     const held = feed?.entries.get(feed.exact);
     if (held?.data !== undefined && !held.isStale) return held.data;
     if (!feed || feed.ready || feed.refusal || held?.status === 'error') return this.newest(key, await raced(this.get(key), signal));
@@ -918,7 +901,7 @@ class Harbor {
             if (type === 'data') done(entry.data);
             else if (type === 'refused') fail(error);
             else if (type === 'status' && entry.status === 'error') fail(failure(entry.error));
-            else if (type === 'removed' || (type === 'ready' && !feed.entries.size)) fail(new HarborError('NOT_FOUND', 'there is no such entry'));
+            else if (type === 'removed' || (type === 'ready' && !feed.entries.size)) fail(new HarborError('NOT_FOUND', 'there is no data'));
           });
         }),
         signal,
@@ -930,14 +913,14 @@ class Harbor {
 
   /** The data of an answer, or what is held where that is newer, with mutations over it. */
   newest(key, { data, version, error, is_stale: isStale }) {
-    const feed = this.feeds.get(hashKey([key, undefined, undefined]));
+    const feed = this.feeds.get(hashKey([key, undefined, 'patch']));
     const held = feed?.entries.get(feed.exact);
     if (held && held.version >= version) {
       if (held.isStale && isStale === false) feed.entries.set(feed.exact, { ...held, isStale });
       if (held.data !== undefined) return held.data;
     }
     if (data === undefined) throw error ? failure(error) : new HarborError('NOT_FOUND', 'there is no data');
-    return this.view(hashKey(key), data, new Set(this.acknowledged()));
+    return this.view(hashKey(key), data, this.acknowledged());
   }
 
   async get(key) {
@@ -945,12 +928,12 @@ class Harbor {
   }
 
   async set(key, data, { baseVersion: base_version, merge, ack } = {}) {
-    const { version, merged } = await this.ask({ type: 'set', key, data, ...without({ base_version, merge, ack }) });
+    const { version, merged } = await this.ask({ type: 'set', key, data, base_version, merge, ack });
     return { version, merged };
   }
 
   async invalidate(key, { exact } = {}) {
-    return (await this.ask({ type: 'invalidate', key, ...without({ exact }) })).matched;
+    return (await this.ask({ type: 'invalidate', key, exact })).matched;
   }
 
   async request(path, { method, body, headers, signal, raw } = {}, token = this.token) {
@@ -958,7 +941,7 @@ class Harbor {
       method,
       signal,
       headers: { ...headers, ...(body !== undefined && { 'Content-Type': 'application/json' }), ...(token && { Authorization: `Bearer ${token}` }) },
-      body: body === undefined ? undefined : JSON.stringify(body),
+      body: JSON.stringify(body),
     });
     if (raw && response.ok) return response;
     const text = await response.text();
@@ -983,7 +966,7 @@ class Harbor {
 
   /** Ids that the cluster has taken: snapshots from now on hold what they do. */
   acknowledged() {
-    return [...this.unsettled.values()].filter((mutation) => mutation.isTaken).map(({ id }) => id);
+    return new Set([...this.unsettled.values()].filter(({ isTaken }) => isTaken).map(({ id }) => id));
   }
 
   view(hash, base, lifted) {
@@ -1002,7 +985,7 @@ class Harbor {
     const known = this.unsettled.get(id);
     if (known) return known;
     this.lastAt = Math.max(this.lastAt + 0.01, Date.now());
-    const item = { id, name, variables, ...without({ delayMs }), at: this.lastAt };
+    const item = { id, name, variables, delayMs, at: this.lastAt };
     const mutation = this.begin(item, optimistic);
     mutation.kept = this.storage.put(item).then(
       () => true,
@@ -1068,7 +1051,7 @@ class Harbor {
       }
       if (this.sending !== sending) return;
       next.isSent = true;
-      await this.ask({ type: 'mutate', name, variables, mutation_id, ...without({ delay_ms }) });
+      await this.ask({ type: 'mutate', name, variables, mutation_id, delay_ms });
       next.isTaken = next.isHeard = true;
       await this.storage.delete(mutation_id).catch(() => {});
     } catch (error) {
@@ -1094,8 +1077,8 @@ class Harbor {
         this.unsettled.delete(id);
         this.redraw(mutation);
       };
-      // What it did is in what the cluster sends next, if it is not yet in what it has sent.
-      if (status === 'success' && mutation.parts.size) setTimeout(lift, GRACE)?.unref?.();
+      // What it did is in what the cluster sends next, if it is not yet in what it has sent: so long a change that names it may take.
+      if (status === 'success' && mutation.parts.size) setTimeout(lift, 2000)?.unref?.();
       else lift();
     }
     this.tell('mutation', mutation);
@@ -1135,7 +1118,7 @@ const without = (members) => Object.fromEntries(Object.entries(members).filter((
 
 const raced = (promise, signal) =>
   signal
-    ? Promise.race([promise, new Promise((_, fail) => signal.addEventListener('abort', () => fail(signal.reason), { once: true }))])
+    ? Promise.race([promise, new Promise((_, fail) => signal.addEventListener('abort', () => fail(signal.reason)))])
     : promise;
 
 /** Who is in a topic of presence, and our own state there. */
@@ -1147,20 +1130,18 @@ class Room {
   request() {
     this.isAsked = true;
     const { topic, state, watch } = this;
-    const asked = { type: 'presence', topic, ...without({ state, watch }), id: this.harbor.nextId() };
+    const asked = { type: 'presence', topic, state, watch, id: this.harbor.nextId() };
     this.harbor.requests.set(asked.id, { message: asked, done: (result) => this.beat(result.heartbeat_ms), fail: () => {} });
-    queueMicrotask(() => this.harbor.isOpen || this.harbor.requests.delete(asked.id)); // the next connection asks by itself
     return asked;
   }
 
   ask() {
-    const asked = this.request();
-    this.harbor.send(asked);
+    if (this.harbor.isOpen) this.harbor.send(this.request()); // else the next connection asks by itself
   }
 
   beat(every) {
     clearInterval(this.beating);
-    if (every && this.state !== undefined) this.beating = setInterval(() => this.harbor.send({ type: 'presence', topic: this.topic, id: this.harbor.nextId() }), every);
+    if (every && this.state !== undefined) this.beating = setInterval(() => this.harbor.send({ type: 'presence', topic: this.topic }), every);
   }
 
   rest() {
@@ -1176,12 +1157,12 @@ class Room {
       this.pacing = null;
       if (this.isLate) this.update(this.state);
       this.isLate = false;
-    }, PACE);
+    }, 100);
   }
 
   take({ joined, updated, left, count, snapshot, more }) {
     if (snapshot && !this.isPaging) this.members.clear();
-    this.isPaging = Boolean(more);
+    this.isPaging = more;
     this.isListed = true;
     for (const member of [...joined, ...updated]) this.members.set(member.member, member);
     for (const member of left) this.members.delete(member);
@@ -1194,7 +1175,7 @@ class Room {
     clearTimeout(this.pacing);
     this.rest();
     this.harbor.rooms.delete(this.topic);
-    this.harbor.send({ type: 'leave', topic: this.topic, id: this.harbor.nextId() });
+    this.harbor.send({ type: 'leave', topic: this.topic });
   }
 }
 
@@ -1266,7 +1247,7 @@ export function attach(queryClient, harbor, { keys, match, mutationName = (key) 
   const stops = [
     queries.subscribe(({ type, query }) => {
       if (type === 'removed') live.get(query)?.unsubscribe(), live.delete(query);
-      else if (/^observer(Added|Removed|OptionsUpdated)$/.test(type)) tend(query);
+      else if (/^observer(A|Rem|O)/.test(type)) tend(query);
     }),
     queryClient.getMutationCache().subscribe(({ type, mutation }) => {
       const { mutationKey, mutationFn } = mutation?.options ?? {};

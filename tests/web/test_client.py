@@ -312,6 +312,7 @@ async def test_who_has_left_does_not_come_back_by_an_update(node: Node) -> None:
         const harbor = client.connect({ url: 'http://127.0.0.1:1' });
         const sent = [];
         harbor.send = ({ type, state }) => sent.push(state ?? type);
+        harbor.isOpen = true;
         const [one, other] = [harbor.presence('project:5'), harbor.presence('project:5')];
         one.leave();
         one.update('one, left');
