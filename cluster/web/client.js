@@ -321,6 +321,7 @@ const FRAME = 256 * 1024;
 
 class Socket {
   constructor(harbor, token, on) {
+    this.on = on;
     const socket = (this.socket = new harbor.options.WebSocket(harbor.url.replace(/^http/, 'ws') + '/v1/socket', 'harbor.v1'));
     socket.onopen = () => on.opened();
     socket.onmessage = ({ data }) => {
@@ -340,6 +341,12 @@ class Socket {
     const write = () => frame.length && this.socket.readyState === 1 && this.socket.send(`[${frame}]`);
     for (const message of messages) {
       const text = JSON.stringify(message);
+      // Half a character, or too much: the gateway's answer would not say which message it is about.
+      const code = /[^\\](\\\\)*\\ud/.test(text) ? 'BAD_REQUEST' : text.length > FRAME && new Blob([text]).size > 4 * FRAME - 2 && 'TOO_LARGE';
+      if (code) {
+        setTimeout(() => this.on.messages([refusal(message.id, new HarborError(code, 'it cannot be sent'))]));
+        continue;
+      }
       if (frame.length === 500 || size + text.length > FRAME) {
         write();
         frame = [];

@@ -1,0 +1,82 @@
+"""What the client makes of what goes wrong, before a gateway that is made up: in Node.js stands what it is told and what it says."""
+
+from typing import Any
+
+from tests.web.node import Node
+
+MADE_UP = """
+  kept.sent = []; kept.streams = []; kept.asked = [];
+  const welcome = { type: 'welcome', session: 's', server_time: Date.now(), ping_interval_ms: 25000, resume_token: '' };
+  /** A socket that is open at once, welcomes, and answers with what `kept.answer` makes of a message. */
+  kept.Socket = class {
+    readyState = 1;
+    constructor() { kept.socket = this; setTimeout(() => { this.onopen(); if (!kept.isSilent) this.say(welcome); }); }
+    send(frame) {
+      for (const message of JSON.parse(frame)) {
+        kept.sent.push(message);
+        const answer = kept.answer?.(message);
+        if (answer) setTimeout(() => this.say({ re: message.id, ...answer }));
+      }
+    }
+    say(...messages) { this.onmessage?.({ data: JSON.stringify(messages) }); }
+    close() {}
+  };
+  /** Answers requests with what `kept.respond` makes of them; event streams are open, and kept. */
+  kept.fetch = async (url, init = {}) => {
+    const path = url.replace('http://made.up', '');
+    kept.asked.push(path);
+    const found = await kept.respond?.(path, init);
+    if (found) return found instanceof Response ? found : kept.json(found);
+    if (!path.startsWith('/v1/stream')) return kept.json({});
+    const stream = { path, since: init.headers['Last-Event-ID'] };
+    const body = new ReadableStream({ start: (controller) => { stream.say = (text) => controller.enqueue(new TextEncoder().encode(text)); } });
+    kept.streams.push(stream);
+    return new Response(body);
+  };
+  kept.json = (body, status = 200) => new Response(JSON.stringify(body), { status, headers: { 'Content-Type': 'application/json' } });
+  kept.refusal = (code, status, details) => kept.json({ error: { code, message: code, temporary: false, details } }, status);
+  /** Whatever follows without waiting for the time to pass has happened by then. */
+  kept.turns = async () => { for (let n = 0; n < 50; n++) await new Promise((done) => setTimeout(done)); };
+  kept.connect = (more) => (kept.harbor = client.connect({ url: 'http://made.up', WebSocket: kept.Socket, fetch: kept.fetch, linger: 0, ...more }));
+"""
+
+
+async def played(node: Node, code: str, **args: Any) -> Any:
+    return await node.run(MADE_UP + code, **args)
+
+
+# --- what cannot be sent -------------------------------------------------------------------------------------------
+
+
+async def test_what_no_gateway_could_read_is_refused_and_costs_nothing_else(node: Node) -> None:
+    found = await played(
+        node,
+        r"""
+        const items = new Map([['old', { id: 'old', name: 'say', variables: { text: '\ud83d' }, at: 1 }]]);
+        const storage = { all: async () => [...items.values()], put: async (item) => items.set(item.id, item), delete: async (id) => items.delete(id) };
+        kept.answer = ({ type }) => ({ type: 'result', ...(type === 'get' && { entry: 1 }) });
+        const harbor = kept.connect({ storage });
+        const said = [];
+        harbor.on('mutation', ({ id, status }) => said.push([id, status]));
+        await kept.until(() => harbor.state === 'connected');
+        const code = (promise) => promise.then(() => 'fine', (error) => error.code);
+        const codes = [
+          code(harbor.get(['\ud83d'])), code(harbor.set(['a'], { b: ['c\\', '\udc00'] })),
+          code(harbor.set(['a'], '\u{1f600} \\ud83d')), code(harbor.set(['a'], 'ü'.repeat(2 ** 19))), code(harbor.set(['a'], 'a'.repeat(2 ** 19))),
+        ];
+        const told = [];
+        harbor.subscribe({ key: ['\ud83d'] }, ({ type, error }) => told.push([type, error.code]));
+        const after = harbor.mutate('say', { text: 'fine' });
+        await kept.turns();
+        return [harbor.state, await Promise.all(codes.map((each) => Promise.race([each, 'open']))), told, said.filter(([id]) => id === 'old'), items.has('old'),
+          kept.sent.filter(({ type }) => type === 'mutate').map(({ variables }) => variables.text)];
+        """,
+    )
+    assert found == [
+        "connected",
+        ["BAD_REQUEST", "BAD_REQUEST", "fine", "TOO_LARGE", "fine"],
+        [["refused", "BAD_REQUEST"]],
+        [["old", "waiting"], ["old", "error"]],
+        False,
+        ["fine"],
+    ]
