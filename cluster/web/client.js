@@ -1053,10 +1053,9 @@ class Harbor {
     const { id: mutation_id, name, variables, delayMs: delay_ms } = next;
     try {
       const isKept = await next.kept;
-      if (isKept && !next.isSent && Date.now() - next.at > REMEMBERED && !(await this.storage.all()).some(({ id }) => id === mutation_id)) {
-        return this.settle({ mutation_id, status: 'success' }); // by another tab, long ago
-      }
-      if (this.sending !== sending) return;
+      const isGone = isKept && !next.isSent && Date.now() - next.at > REMEMBERED && !(await this.storage.all()).some(({ id }) => id === mutation_id);
+      if (this.sending !== sending || SETTLED.has(next.status)) return;
+      if (isGone) return this.settle({ mutation_id, status: 'success' }); // by another tab, long ago
       next.isSent = true;
       await this.ask({ type: 'mutate', name, variables, mutation_id, delay_ms });
       next.isTaken = next.isHeard = true;

@@ -80,3 +80,21 @@ async def test_what_no_gateway_could_read_is_refused_and_costs_nothing_else(node
         False,
         ["fine"],
     ]
+
+
+# --- mutations -----------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_undone_before_it_was_sent_is_not_sent(node: Node) -> None:
+    assert await played(
+        node,
+        """
+        kept.answer = () => ({ type: 'result' });
+        const harbor = kept.connect();
+        await kept.until(() => harbor.state === 'connected');
+        harbor.mutate('one').undo();
+        harbor.mutate('two');
+        await kept.turns();
+        return kept.sent.filter(({ type }) => type === 'mutate').map(({ name }) => name);
+        """,
+    ) == ["two"]
