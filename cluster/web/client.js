@@ -471,7 +471,8 @@ class Stream {
     const query = new URLSearchParams([['mode', 'patch']]);
     for (const { key, prefix } of subs) query.append(key ? 'key' : 'prefix', JSON.stringify(key ?? prefix));
     const { harbor } = this;
-    const since = harbor.streamed?.query === `${query}` ? harbor.streamed.token : '';
+    const goesOn = harbor.streamed?.query === `${query}` && subs.every(({ id }) => harbor.byId.get(id)?.token);
+    const since = goesOn && harbor.streamed.token;
     try {
       const headers = { Accept: 'text/event-stream', ...(since && { 'Last-Event-ID': since }) };
       const response = await harbor.request(`/v1/stream?${query}`, { headers, signal: stop.signal, raw: true }, this.token);

@@ -98,3 +98,29 @@ async def test_what_is_undone_before_it_was_sent_is_not_sent(node: Node) -> None
         return kept.sent.filter(({ type }) => type === 'mutate').map(({ name }) => name);
         """,
     ) == ["two"]
+
+
+# --- event streams -------------------------------------------------------------------------------------------------
+
+
+async def test_a_key_that_is_watched_again_over_a_stream_is_told_anew(node: Node) -> None:
+    assert await played(
+        node,
+        """
+        const harbor = kept.connect({ transport: 'sse' });
+        const end = (stream, token) => stream.say(`event: snapshot_end\\ndata: {"position":"p"}\\nid: ${token}\\n\\n`);
+        const first = harbor.subscribe({ key: ['a'] });
+        await kept.until(() => kept.streams.length === 1);
+        end(kept.streams[0], 'one');
+        await kept.until(() => first.ready);
+        first.pause();
+        await kept.turns();
+        first.resume();
+        await kept.until(() => kept.streams.length === 2);
+        first.unsubscribe();
+        await kept.until(() => !harbor.feeds.size);
+        const again = harbor.subscribe({ key: ['a'] });
+        await kept.until(() => kept.streams.length === 3);
+        return kept.streams.map(({ since }) => since ?? '');
+        """,
+    ) == ["", "one", ""]
