@@ -476,8 +476,10 @@ class Stream {
     try {
       const headers = { Accept: 'text/event-stream', ...(since && { 'Last-Event-ID': since }) };
       const response = await harbor.request(`/v1/stream?${query}`, { headers, signal: stop.signal, raw: true }, this.token);
-      harbor.streamed = { query: `${query}`, token: since };
-      if (!since) this.on.messages(subs.map(({ id }) => ({ type: 'reset', sub: id })));
+      if (!since) {
+        harbor.streamed = { query: `${query}` };
+        this.on.messages(subs.map(({ id }) => ({ type: 'reset', sub: id })));
+      }
       await this.read(response.body.pipeThrough(new TextDecoderStream()).getReader(), subs, since);
       if (this.stop === stop) this.end(1006);
     } catch (error) {
@@ -493,6 +495,7 @@ class Stream {
   }
 
   async read(reader, subs, isWhole) {
+    let ends = 0;
     for (let text = ''; ; ) {
       const { value, done } = await reader.read();
       if (done) return;
@@ -501,12 +504,20 @@ class Stream {
       const said = [];
       for (const event of events) {
         const fields = Object.fromEntries(event.split('\n').map((line) => line.split(/: ?(.*)/s)));
-        if (fields.data) said.push(...this.about({ type: fields.event, ...JSON.parse(fields.data) }, subs));
+        if (fields.data) {
+          const message = { type: fields.event, ...JSON.parse(fields.data) };
+          if (message.type === 'snapshot_end') ends++;
+          else if (message.type === 'reset' && !message.key) isWhole = ends = 0;
+          said.push(...this.about(message, subs));
+        }
         if (!fields.id) continue;
-        this.harbor.streamed.token = fields.id;
+        const { streamed } = this.harbor;
+        streamed.token = fields.id;
+        // After a reset there are tokens, which begin again, before all was told.
+        if (isWhole || ends < (streamed.ends || 1)) continue;
         // The token is of the whole stream; a socket refuses this one, and the subscription begins anew.
-        if (!isWhole) said.push(...subs.map(({ id }) => ({ type: 'snapshot_end', sub: id, position: 'stream' })));
-        isWhole = true;
+        said.push(...subs.map(({ id }) => ({ type: 'snapshot_end', sub: id, position: 'stream' })));
+        isWhole = streamed.ends = ends;
       }
       this.on.messages(said); // and by an empty one that it lives
     }

@@ -124,3 +124,29 @@ async def test_a_key_that_is_watched_again_over_a_stream_is_told_anew(node: Node
         return kept.streams.map(({ since }) => since ?? '');
         """,
     ) == ["", "one", ""]
+
+
+async def test_a_stream_that_is_reset_is_whole_again_when_all_was_told(node: Node) -> None:
+    assert await played(
+        node,
+        r"""
+        const harbor = kept.connect({ transport: 'sse' });
+        const subs = [['a'], ['b']].map((key) => harbor.subscribe({ key }));
+        const ready = () => subs.map(({ ready }) => ready), shown = () => subs.map(({ entries }) => entries.size), seen = [];
+        await kept.until(() => kept.streams.length);
+        const { say } = kept.streams.at(-1);
+        const snapshot = (key) => `event: snapshot\ndata: {"key":["${key}"],"version":1,"data":1,"status":"success"}\n\n`;
+        const end = 'event: snapshot_end\ndata: {"position":"p"}\n';
+        const tell = async (text) => { say(text); await kept.turns(); seen.push([ready(), shown()]); };
+        await tell(`${snapshot('a')}${end}\n${snapshot('b')}${end}id: 1\n\n`);
+        await tell('event: reset\ndata: {}\nid: 2\n\n');
+        await tell(`${snapshot('a')}${end}\n`);
+        await tell(`: alive\n\n${end}id: 3\n\n`);
+        return seen;
+        """,
+    ) == [
+        [[True, True], [1, 1]],
+        [[False, False], [1, 1]],
+        [[False, False], [1, 1]],
+        [[True, True], [1, 0]],
+    ]
