@@ -364,6 +364,12 @@ class Socket {
   }
 }
 
+const streamOf = (subs) => {
+  const query = new URLSearchParams([['mode', 'patch']]);
+  for (const { key, prefix } of subs) query.append(key ? 'key' : 'prefix', JSON.stringify(key ?? prefix));
+  return `/v1/stream?${query}`;
+};
+
 /** Server-sent events for what comes, HTTP for what is asked. The stream is opened anew when what it is about changes. */
 class Stream {
   constructor(harbor, token, on) {
@@ -387,6 +393,7 @@ class Stream {
   close() {
     this.isClosed = true;
     this.stop?.abort();
+    this.stop = undefined;
   }
 
   send(messages) {
@@ -468,29 +475,38 @@ class Stream {
     const stop = (this.stop = new AbortController());
     const subs = [...this.subs.values()].filter((sub) => !sub.isPaused);
     if (!subs.length || this.isClosed) return;
-    const query = new URLSearchParams([['mode', 'patch']]);
-    for (const { key, prefix } of subs) query.append(key ? 'key' : 'prefix', JSON.stringify(key ?? prefix));
     const { harbor } = this;
-    const goesOn = harbor.streamed?.query === `${query}` && subs.every(({ id }) => harbor.byId.get(id)?.token);
+    const ask = (some, headers) => harbor.request(streamOf(some), { headers, signal: stop.signal, raw: true }, this.token);
+    const goesOn = harbor.streamed?.path === streamOf(subs) && subs.every(({ id }) => harbor.byId.get(id)?.token);
     const since = goesOn && harbor.streamed.token;
     try {
       const headers = { Accept: 'text/event-stream', ...(since && { 'Last-Event-ID': since }) };
-      const response = await harbor.request(`/v1/stream?${query}`, { headers, signal: stop.signal, raw: true }, this.token);
+      const response = await ask(subs, headers);
       if (!since) {
-        harbor.streamed = { query: `${query}` };
+        harbor.streamed = { path: streamOf(subs) };
         this.on.messages(subs.map(({ id }) => ({ type: 'reset', sub: id })));
       }
       await this.read(response.body.pipeThrough(new TextDecoderStream()).getReader(), subs, since);
       if (this.stop === stop) this.end(1006);
     } catch (error) {
-      if (this.stop !== stop || this.isClosed) return;
-      if (error.code === 'UNAUTHORIZED') this.end(3500, error.message);
-      else if (since && error.code === 'BAD_REQUEST') {
-        harbor.streamed = null;
-        this.open();
-      } else if (error.code && !error.temporary) {
-        for (const { id } of subs) this.on.messages([refusal(id, error)]);
-      } else this.end(1006);
+      if (this.stop !== stop) return;
+      if (error.code === 'UNAUTHORIZED') return this.end(3500, error.message);
+      if (!error.code || error.temporary) return this.end(1006);
+      // It is refused for its token, or for some of them: how many of the first are not?
+      let good = 0;
+      for (let bad = subs.length + 1; bad - good > 1; ) {
+        const half = (good + bad) >> 1;
+        const fault = await ask(subs.slice(0, half)).then(({ body }) => body.cancel(), (each) => each);
+        if (fault) [bad, error] = [half, fault];
+        else good = half;
+      }
+      if (this.stop !== stop) return;
+      harbor.streamed = undefined;
+      for (const { id } of subs.slice(good, passes(error) ? undefined : good + 1)) {
+        this.subs.delete(id);
+        this.on.messages([refusal(id, error)]);
+      }
+      this.open(); // without them
     }
   }
 

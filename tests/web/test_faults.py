@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import pytest
+
 from tests.web.node import Node
 
 MADE_UP = """
@@ -150,3 +152,32 @@ async def test_a_stream_that_is_reset_is_whole_again_when_all_was_told(node: Nod
         [[False, False], [1, 1]],
         [[True, True], [1, 0]],
     ]
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+async def test_over_a_stream_only_what_is_refused_is_refused(node: Node, limit: int | None) -> None:
+    found = await played(
+        node,
+        """
+        const harbor = kept.connect({ transport: 'sse' });
+        await kept.until(() => harbor.state === 'connected');
+        const { limit } = args;
+        kept.respond = (path) => {
+          const keys = new URLSearchParams(path.split('?')[1]).getAll('key');
+          if (limit && keys.length > limit) return kept.refusal('TOO_MANY', 429, { limit: 'subscriptions', value: limit });
+          if (!limit && keys.some((key) => key.includes('not'))) return kept.refusal('FORBIDDEN', 403);
+        };
+        const told = {};
+        for (const key of ['a', 'not b', 'c', 'd', 'not e', 'f']) harbor.subscribe({ key: [key] }, ({ type, error }) => { told[key] = [type, error?.code]; });
+        await kept.turns();
+        const { path } = kept.streams.at(-1);
+        return [told, new URLSearchParams(path.split('?')[1]).getAll('key').map((key) => JSON.parse(key)[0]), [...harbor.feeds.values()].map(({ refusal }) => refusal?.code ?? ''), harbor.state];
+        """,
+        limit=limit,
+    )
+    if limit:
+        assert found == [{}, ["a", "not b", "c"], ["", "", "", "TOO_MANY", "TOO_MANY", "TOO_MANY"], "connected"]
+    else:
+        refused = ["refused", "FORBIDDEN"]
+        refusals = ["", "FORBIDDEN", "", "", "FORBIDDEN", ""]
+        assert found == [{"not b": refused, "not e": refused}, ["a", "c", "d", "f"], refusals, "connected"]
