@@ -15,6 +15,8 @@ const pause = ({ details }) => new Promise((done) => setTimeout(done, details?.r
 
 // --- keys ------------------------------------------------------------------------------------------------------------
 
+const mutationAt = (id) => `/v1/mutations/${encodeURIComponent(id)}`;
+
 const isObject = (value) => value !== null && typeof value === 'object' && !Array.isArray(value);
 
 export const hashKey = (key) =>
@@ -416,7 +418,6 @@ class Stream {
 
   async ask({ type, key, topic, ...more }, tell) {
     const at = `/v1/entries?key=${encodeURIComponent(JSON.stringify(key))}`;
-    const mutation = `/v1/mutations/${encodeURIComponent(more.mutation_id)}`;
     switch (type) {
       case 'hello':
         return tell({ type: 'welcome', session: '', server_time: Date.now() + this.harbor.clockOffset, ping_interval_ms: 25e3 });
@@ -435,7 +436,7 @@ class Stream {
       case 'invalidate':
         return this.fetch('/v1/invalidate', { method: 'POST', body: { key, exact: more.exact } });
       case 'undo':
-        tell({ type: 'mutation', mutation_id: more.mutation_id, ...(await this.fetch(mutation, { method: 'DELETE' })) });
+        tell({ type: 'mutation', mutation_id: more.mutation_id, ...(await this.fetch(mutationAt(more.mutation_id), { method: 'DELETE' })) });
         return {};
       case 'mutate': {
         const body = { ...more, id: more.mutation_id, mutation_id: undefined };
@@ -458,7 +459,7 @@ class Stream {
         tell({ type: 'mutation', mutation_id, ...rest });
         if (SETTLED.has(now.status) || this.isClosed) return;
         if (now.status === 'scheduled') {
-          const { due_at: until_ms } = await this.fetch(`/v1/mutations/${encodeURIComponent(mutation_id)}`);
+          const { due_at: until_ms } = await this.fetch(mutationAt(mutation_id));
           const message = 'the mutation can be undone';
           tell({ type: 'notice', level: 'info', code: 'undo_available', message, mutation_id, until_ms });
         }
@@ -1056,19 +1057,18 @@ class Harbor {
 
   /** Hear again of what the cluster has taken, as its news went to a connection that is lost; then send what waits. */
   async catchUp() {
-    const away = Date.now() - (this.since ?? Date.now());
-    this.since = undefined;
-    for (const mutation of away < REMEMBERED ? [] : this.mutations.filter((each) => each.isTaken)) {
-      mutation.isHeard = true;
-      this.request(`/v1/mutations/${encodeURIComponent(mutation.id)}`).then(
-        (now) => {
-          this.settle({ ...now, mutation_id: mutation.id });
-          mutation.isHeard = false;
-          this.flush();
-        },
-        () => this.settle({ mutation_id: mutation.id, status: 'success' }), // settled and forgotten
-      );
+    const { attempt } = this;
+    const asked = this.mutations.filter((each) => each.isTaken && Date.now() - this.since > REMEMBERED);
+    for (const mutation of asked) mutation.isHeard = true;
+    for (const mutation of asked) {
+      const now = await this.request(mutationAt(mutation.id)).catch((error) => error);
+      if (attempt !== this.attempt) return;
+      if (now.code === 'NOT_FOUND') now.status = 'success'; // settled and forgotten
+      if (!now.status) return pause(now).then(() => attempt === this.attempt && this.catchUp());
+      this.settle({ ...now, mutation_id: mutation.id });
+      mutation.isHeard = false;
     }
+    this.since = undefined;
     await this.restored;
     this.flush();
   }

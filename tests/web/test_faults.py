@@ -102,6 +102,29 @@ async def test_what_is_undone_before_it_was_sent_is_not_sent(node: Node) -> None
     ) == ["two"]
 
 
+async def test_a_mutation_is_forgotten_only_where_the_cluster_says_so(node: Node) -> None:
+    assert await played(
+        node,
+        """
+        kept.answer = () => ({ type: 'result' });
+        const harbor = kept.connect();
+        await kept.until(() => harbor.state === 'connected');
+        const mutations = ['gone', 'fails'].map((id) => harbor.mutate(id, {}, { id }));
+        await kept.until(() => mutations.every(({ isTaken }) => isTaken));
+        let failures = 0;
+        kept.respond = (path) => {
+          if (path.endsWith('/gone')) return kept.refusal('NOT_FOUND', 404);
+          if (path.endsWith('/fails')) return failures++ ? { status: 'error', error: { code: 'UPSTREAM_ERROR', message: '' } } : kept.refusal('LIMITED', 429, { retry_after_ms: 1 });
+        };
+        harbor.disconnect();
+        harbor.since -= 10 * 60e3;
+        harbor.reconnect();
+        await kept.until(() => mutations.every(({ status }) => status === 'success' || status === 'error'));
+        return [mutations.map(({ status }) => status), kept.sent.filter(({ type }) => type === 'mutate').length];
+        """,
+    ) == [["success", "error"], 2]
+
+
 # --- event streams -------------------------------------------------------------------------------------------------
 
 
