@@ -453,20 +453,21 @@ class Stream {
 
   /** Tell how a mutation goes: the same id asked for again acts once. */
   async follow(now, body, tell) {
-    try {
-      for (;;) {
-        const { id: mutation_id, ...rest } = now;
-        tell({ type: 'mutation', mutation_id, ...rest });
-        if (SETTLED.has(now.status) || this.isClosed) return;
+    while (!this.isClosed) {
+      const { id: mutation_id, ...rest } = now;
+      tell({ type: 'mutation', mutation_id, ...rest });
+      if (SETTLED.has(now.status)) return;
+      try {
         if (now.status === 'scheduled') {
           const { due_at: until_ms } = await this.fetch(mutationAt(mutation_id));
           const message = 'the mutation can be undone';
           tell({ type: 'notice', level: 'info', code: 'undo_available', message, mutation_id, until_ms });
         }
         now = await this.fetch('/v1/mutations?wait=true', { method: 'POST', body });
+      } catch (error) {
+        if (error.code && !passes(error)) return; // the next connection asks again
+        await pause(error);
       }
-    } catch {
-      // the next connection asks again
     }
   }
 

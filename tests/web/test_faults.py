@@ -125,6 +125,22 @@ async def test_a_mutation_is_forgotten_only_where_the_cluster_says_so(node: Node
     ) == [["success", "error"], 2]
 
 
+async def test_a_mutation_is_followed_over_failures_of_the_way(node: Node) -> None:
+    assert await played(
+        node,
+        """
+        const ways = [() => { throw new TypeError('no network'); }, () => kept.json('<html>', 504), () => ({ id: 'm', status: 'success', result: 7 })];
+        kept.respond = (path) => (path === '/v1/mutations' ? { id: 'm', status: 'pending' } : path.endsWith('wait=true') && ways.shift()());
+        const harbor = kept.connect({ transport: 'sse' });
+        const pauses = globalThis.setTimeout;
+        globalThis.setTimeout = (act, ms, ...more) => pauses(act, ms === 1000 ? 1 : ms, ...more);
+        const mutation = harbor.mutate('say', {}, { id: 'm' });
+        await kept.turns();
+        return [ways.length, mutation.status];
+        """,
+    ) == [0, "success"]
+
+
 # --- event streams -------------------------------------------------------------------------------------------------
 
 
