@@ -1166,7 +1166,11 @@ class Room {
     this.isAsked = true;
     const { topic, state, watch } = this;
     const asked = { type: 'presence', topic, state, watch, id: this.harbor.nextId() };
-    this.harbor.requests.set(asked.id, { message: asked, done: (result) => this.beat(result.heartbeat_ms), fail: () => {} });
+    this.harbor.requests.set(asked.id, {
+      message: asked,
+      done: (result) => this.beat(result.heartbeat_ms),
+      fail: (error) => error.code === 'LIMITED' && pause(error).then(() => this.handles.size && this.ask()),
+    });
     return asked;
   }
 

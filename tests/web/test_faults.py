@@ -220,3 +220,29 @@ async def test_over_a_stream_only_what_is_refused_is_refused(node: Node, limit: 
         refused = ["refused", "FORBIDDEN"]
         refusals = ["", "FORBIDDEN", "", "", "FORBIDDEN", ""]
         assert found == [{"not b": refused, "not e": refused}, ["a", "c", "d", "f"], refusals, "connected"]
+
+
+# --- presence and places -------------------------------------------------------------------------------------------
+
+
+async def test_a_state_that_came_too_soon_is_said_again_as_it_is_then(node: Node) -> None:
+    assert await played(
+        node,
+        """
+        let limited = 2;
+        kept.answer = ({ type }) => (limited-- > 0 ? { type: 'error', code: 'LIMITED', message: '', temporary: false, details: { retry_after_ms: 1 } } : { type: 'result' });
+        const harbor = kept.connect();
+        await kept.until(() => harbor.state === 'connected');
+        const left = harbor.presence('left', { state: 0 });
+        const room = harbor.presence('topic', { state: 1 });
+        left.leave();
+        harbor.rooms.get('topic').state = 2;
+        await kept.turns();
+        return kept.sent.map(({ type, topic, state }) => [type, topic, state ?? null]);
+        """,
+    ) == [
+        ["presence", "left", 0],
+        ["presence", "topic", 1],
+        ["leave", "left", None],
+        ["presence", "topic", 2],
+    ]
