@@ -301,8 +301,9 @@ class Feed {
       this.token = undefined; // the cluster may have lost what tokens are signed with
       return this.ask();
     }
+    if (error.code === 'NOT_FOUND') return; // it was paused, and still waits for a place
     this.refusal = failure(error);
-    if (error.code === 'TOO_MANY') return; // until another ends
+    if (error.code === 'TOO_MANY') return this.handles.forEach((handle) => handle.waits?.()); // until another ends
     if (!passes(error)) return this.emit('refused');
     const { id } = this;
     pause(error).then(() => this.harbor.byId.has(id) && this.ask());
@@ -929,7 +930,8 @@ class Harbor {
     const feed = this.feeds.get(hashKey([key, undefined, 'patch']));
     const held = feed?.entries.get(feed.exact);
     if (held?.data !== undefined && !held.isStale) return held.data;
-    if (!feed || feed.ready || feed.refusal || held?.status === 'error') return this.newest(key, await raced(this.get(key), signal));
+    const ask = async () => this.newest(key, await raced(this.get(key), signal));
+    if (!feed || feed.ready || feed.refusal || held?.status === 'error') return ask();
     let handle;
     try {
       return await raced(
@@ -940,6 +942,7 @@ class Harbor {
             else if (type === 'status' && entry.status === 'error') fail(failure(entry.error));
             else if (type === 'removed' || (type === 'ready' && !feed.entries.size)) fail(new HarborError('NOT_FOUND', 'there is no data'));
           });
+          handle.waits = () => done(ask());
         }),
         signal,
       );

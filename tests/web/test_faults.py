@@ -246,3 +246,32 @@ async def test_a_state_that_came_too_soon_is_said_again_as_it_is_then(node: Node
         ["leave", "left", None],
         ["presence", "topic", 2],
     ]
+
+
+async def test_what_waits_for_a_place_goes_on_waiting_when_the_page_is_hidden(node: Node) -> None:
+    assert await played(
+        node,
+        """
+        const refuse = (code) => ({ type: 'error', code, message: '', temporary: false });
+        kept.answer = ({ type, key }) => ({
+          subscribe: key?.[0] === 'more' && !kept.isFree && refuse('TOO_MANY'),
+          pause: key?.[0] !== 'more' && refuse('NOT_FOUND'), unsubscribe: undefined, get: { type: 'result', entry: { data: 7, version: 1 } },
+        })[type];
+        const harbor = kept.connect();
+        await kept.until(() => harbor.state === 'connected');
+        const one = harbor.subscribe({ key: ['one'] });
+        const told = [];
+        const more = harbor.subscribe({ key: ['more'] }, ({ type }) => told.push(type));
+        const fetched = harbor.fetch(['more']);
+        await kept.turns();
+        more.pause();
+        await kept.turns();
+        const waits = harbor.byId.get([...harbor.byId.keys()].at(-1)).refusal?.code;
+        more.resume();
+        kept.isFree = true;
+        kept.sent.length = 0;
+        one.unsubscribe();
+        await kept.turns();
+        return [await Promise.race([fetched, 'open']), waits, told, kept.sent.map(({ type }) => type)];
+        """,
+    ) == [7, "TOO_MANY", [], ["unsubscribe", "subscribe"]]
