@@ -1054,8 +1054,9 @@ class Harbor {
 
   /** What was left waiting when the page was closed. */
   async restore() {
-    const items = await this.storage.all().catch(() => []);
-    for (const item of items.sort((a, b) => a.at - b.at)) if (!this.unsettled.has(item.id)) this.begin(item);
+    for (const item of await this.storage.all().catch(() => [])) if (!this.unsettled.has(item.id)) this.begin(item);
+    this.unsettled = new Map([...this.unsettled].sort(([, a], [, b]) => a.at - b.at)); // what was begun meanwhile goes last
+    for (const mutation of this.unsettled.values()) this.redraw(mutation);
     this.flush();
   }
 
@@ -1073,12 +1074,12 @@ class Harbor {
       mutation.isHeard = false;
     }
     this.since = undefined;
-    await this.restored;
     this.flush();
   }
 
   /** Send the next: one at a time, since a mutation may name by a temporary id what the one before it makes. */
   async flush() {
+    await this.restored;
     const next = this.mutations.find((each) => !each.isHeard);
     if (this.sending || !next || this.state !== 'connected') return;
     const sending = (this.sending = {});

@@ -141,6 +141,24 @@ async def test_a_mutation_is_followed_over_failures_of_the_way(node: Node) -> No
     ) == [0, "success"]
 
 
+async def test_what_was_left_waiting_goes_before_what_is_new(node: Node) -> None:
+    assert await played(
+        node,
+        """
+        kept.answer = () => ({ type: 'result' });
+        let read;
+        const items = new Promise((done) => { read = () => done([{ id: 'b', name: 'second', variables: {}, at: 2 }, { id: 'a', name: 'first', variables: {}, at: 1 }]); });
+        const harbor = kept.connect({ storage: { all: () => items, put: async () => {}, delete: async () => {} } });
+        await kept.until(() => harbor.state === 'connected');
+        harbor.mutate('new');
+        await kept.turns();
+        read();
+        await kept.turns();
+        return [[...harbor.unsettled.values()].map(({ name }) => name), kept.sent.filter(({ type }) => type === 'mutate').map(({ name }) => name)];
+        """,
+    ) == [["first", "second", "new"], ["first", "second", "new"]]
+
+
 # --- event streams -------------------------------------------------------------------------------------------------
 
 
