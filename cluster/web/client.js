@@ -1086,7 +1086,7 @@ class Harbor {
     const { id: mutation_id, name, variables, delayMs: delay_ms } = next;
     try {
       const isKept = await next.kept;
-      const isGone = isKept && !next.isSent && Date.now() - next.at > REMEMBERED && !(await this.storage.all()).some(({ id }) => id === mutation_id);
+      const isGone = isKept && !next.isSent && Date.now() - next.at > REMEMBERED && !(await this.storage.all().catch(() => [next])).some(({ id }) => id === mutation_id);
       if (this.sending !== sending || SETTLED.has(next.status)) return;
       if (isGone) return this.settle({ mutation_id, status: 'success' }); // by another tab, long ago
       next.isSent = true;

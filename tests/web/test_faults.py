@@ -159,6 +159,21 @@ async def test_what_was_left_waiting_goes_before_what_is_new(node: Node) -> None
     ) == [["first", "second", "new"], ["first", "second", "new"]]
 
 
+async def test_a_queue_that_cannot_be_read_costs_no_mutation(node: Node) -> None:
+    assert await played(
+        node,
+        """
+        kept.answer = () => ({ type: 'result' });
+        const items = [{ id: 'old', name: 'old', variables: {}, at: 1 }], deleted = [];
+        let reads = 0;
+        const all = async () => { if (reads++) throw new Error('connection lost'); return items; };
+        const harbor = kept.connect({ storage: { all, put: async () => {}, delete: async (id) => deleted.push(id) } });
+        await kept.until(() => deleted.length);
+        return [harbor.mutations.map(({ status, isTaken }) => [status, isTaken]), kept.sent.filter(({ type }) => type === 'mutate').length];
+        """,
+    ) == [[["waiting", True]], 1]
+
+
 # --- event streams -------------------------------------------------------------------------------------------------
 
 
