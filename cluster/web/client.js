@@ -588,7 +588,7 @@ class Harbor {
     this.options = { transport: 'auto', pauseHiddenAfter: 10e3, linger: 1000, maxBackoff: 30e3, optimistic: {}, fetch: fetched, WebSocket: globalThis.WebSocket, ...options };
     const isKept = account !== null && globalThis.indexedDB;
     this.storage = options.storage ?? (isKept ? database(`harbor ${this.url} ${account}`) : memory());
-    Object.assign(this, { state: 'connecting', session: '', clockOffset: 0, lastId: 0, lastAt: 0, failures: 0, wanted: true });
+    Object.assign(this, { state: 'connecting', session: '', clockOffset: 0, lastId: 0, lastAt: 0, failures: 0, interval: 25e3, wanted: true });
     this.listeners = { state: new Set(), notice: new Set(), mutation: new Set(), message: new Set() };
     this.feeds = new Map();
     this.byId = new Map();
@@ -630,11 +630,13 @@ class Harbor {
   async open() {
     clearTimeout(this.timer);
     const attempt = (this.attempt = {});
+    this.welcomed = false;
     let token;
     try {
       const { token: source } = this.options;
       token = this.given ?? (typeof source === 'function' ? await source() : source);
     } catch {
+      this.failures++;
       return attempt === this.attempt && this.again();
     }
     if (attempt !== this.attempt || !this.wanted) return;
@@ -645,7 +647,6 @@ class Harbor {
         if (attempt !== this.attempt) return;
         isOpen = this.isOpen = true;
         this.worked ||= this.transport === 'websocket';
-        this.failures = 0;
         this.hello();
       },
       messages: (messages) => attempt === this.attempt && this.take(messages),
@@ -661,7 +662,7 @@ class Harbor {
   /** Say everything that a new connection has to know. */
   hello() {
     const { token, resume } = this;
-    this.welcomed = this.doubted = false;
+    this.doubted = false;
     this.heard = Date.now();
     this.watch = setInterval(() => this.look(), 1000);
     const said = token || resume || this.transport === 'sse' ? [{ type: 'hello', token, resume }] : [];
@@ -717,13 +718,10 @@ class Harbor {
       this.wanted = false;
       return this.end('closed', new HarborError(code === 3503 ? 'FORBIDDEN' : 'UNAVAILABLE', reason || `closed with ${code}`));
     }
-    if (isOpen && this.options.transport === 'auto' && this.options.WebSocket) this.transport = 'websocket';
-    if (!isOpen) {
-      this.failures++;
-      // Two failures of a socket that has never been open: something on the way may let no WebSocket through.
-      if (this.options.transport === 'auto' && !this.worked && this.options.WebSocket && this.failures % 2 === 0) {
-        this.transport = this.transport === 'sse' ? 'websocket' : 'sse';
-      }
+    if (!this.welcomed) this.failures++;
+    // Two failures of a socket that has never been open: something on the way may let no WebSocket through.
+    if (this.options.transport === 'auto' && this.options.WebSocket && (isOpen || (!this.worked && this.failures % 2 === 0))) {
+      this.transport = isOpen || this.transport === 'sse' ? 'websocket' : 'sse';
     }
     const after = this.drained;
     this.drained = undefined;
@@ -855,7 +853,7 @@ class Harbor {
   }
 
   welcome({ session, server_time: time, ping_interval_ms: interval, resume_token: resume }) {
-    Object.assign(this, { session, interval, resume, welcomed: true, refused: false, clockOffset: time - Date.now() });
+    Object.assign(this, { session, interval, resume, welcomed: true, refused: false, failures: 0, clockOffset: time - Date.now() });
     this.become('connected');
     this.catchUp();
   }

@@ -308,3 +308,51 @@ async def test_what_waits_for_a_place_goes_on_waiting_when_the_page_is_hidden(no
         return [await Promise.race([fetched, 'open']), waits, told, kept.sent.map(({ type }) => type)];
         """,
     ) == [7, "TOO_MANY", [], ["unsubscribe", "subscribe"]]
+
+
+# --- coming back ---------------------------------------------------------------------------------------------------
+
+WAITS = """
+  const later = globalThis.setTimeout, waits = [];
+  Math.random = () => 1;
+  globalThis.setTimeout = (act, ms, ...more) => { if (ms >= 50) waits.push(ms); return later(act, Math.min(ms ?? 0, 1), ...more); };
+"""
+
+
+@pytest.mark.parametrize("options", ["{ token: () => { throw new Error('no login'); } }", "{}"])
+async def test_attempts_become_rarer_whatever_they_fail_by(node: Node, options: str) -> None:
+    waits = await played(
+        node,
+        f"""
+        {WAITS}
+        kept.isSilent = true;
+        const Closing = class extends kept.Socket {{ constructor() {{ super(); later(() => later(() => this.onclose({{ code: 3002, reason: '' }}), 5), 5); }} }};
+        const harbor = kept.connect({{ WebSocket: Closing, ...{options} }});
+        await kept.until(() => waits.length >= 4);
+        harbor.close();
+        return waits.slice(0, 4);
+        """,
+    )
+    assert waits == [1050, 2050, 4050, 8050]
+
+
+async def test_a_gateway_that_has_never_said_anything_is_given_up(node: Node) -> None:
+    assert (
+        await played(
+            node,
+            """
+        kept.isSilent = true;
+        const looks = [];
+        const { setInterval } = globalThis;
+        globalThis.setInterval = (act) => looks.push(act);
+        const harbor = kept.connect({ token: 'x' });
+        await kept.until(() => looks.length);
+        const now = Date.now();
+        Date.now = () => now + 36e3;
+        looks[0]();
+        globalThis.setInterval = setInterval;
+        return harbor.state;
+        """,
+        )
+        == "reconnecting"
+    )
