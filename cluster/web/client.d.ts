@@ -61,10 +61,10 @@ export interface Entry<T = any> {
 }
 
 export interface Update<T = any> {
-  /** `data`: there is a value to show. `invalidated`: it is out of date. `removed`: it is gone. `ready`: everything matching was told.
-   *  `refused`: the subscription ended, with `error`. */
-  type: 'data' | 'invalidated' | 'removed' | 'ready' | 'refused';
-  /** Of `data`, `invalidated` and `removed`. */
+  /** `data`: there is a value to show. `status`: there is none, and `entry.status` says why. `invalidated`: it is out of date.
+   *  `removed`: it is gone. `ready`: everything matching was told. `refused`: the subscription ended, with `error`. */
+  type: 'data' | 'status' | 'invalidated' | 'removed' | 'ready' | 'refused';
+  /** Of `data`, `status`, `invalidated` and `removed`. */
   entry?: Entry<T>;
   /** Of `data`: the server's message where one brought it: `from`, `version`, `patch`, `coalesced`, `mutations`. */
   message?: Record<string, any>;
@@ -147,8 +147,9 @@ export interface Harbor {
   /** Mutations that are not settled, oldest first. */
   readonly mutations: readonly Mutation[];
 
-  /** Calls back at once for what is there already, then for each change. Equal subscriptions share one of the session's. */
-  subscribe<T = any>(what: { key: Key } | { prefix: Key }, listener?: (update: Update<T>) => void): Subscription<T>;
+  /** Calls back at once for what is there already, then for each change. Equal subscriptions share one of the session's.
+   *  `mode`: whether changes come as patches (the default) or as whole values. */
+  subscribe<T = any>(what: ({ key: Key } | { prefix: Key }) & { mode?: 'patch' | 'data' }, listener?: (update: Update<T>) => void): Subscription<T>;
   /** The entry's data: what a subscription holds, else what the cluster answers; waits for a connection. */
   fetch<T = any>(key: Key, options?: { signal?: AbortSignal; force?: boolean; page?: 'next' | 'previous' }): Promise<T>;
   /** For `defaultOptions.queries.queryFn`. */
@@ -165,7 +166,7 @@ export interface Harbor {
   undo(id: string): Promise<void>;
   /** `state` left out: watches without joining. */
   presence(topic: string, options?: { state?: unknown; watch?: 'members' | 'count' }, listener?: (presence: Presence) => void): Presence;
-  /** An HTTP request to the gateway with the credentials; a path such as `/v1/cluster`. Rejects with a `HarborError`. */
+  /** An HTTP request to the gateway with the credentials; a path such as `/v1/cluster`. Rejects with a `HarborError`; where there was no answer, as `fetch` does. */
   request<T = any>(path: string, init?: { method?: string; body?: unknown; headers?: Record<string, string>; signal?: AbortSignal }): Promise<T>;
 
   /** Other credentials, from now on. */
