@@ -35,7 +35,7 @@ export function useMutations() {
 }
 
 /** As `realtimeStream`; callbacks may be others at each rendering. */
-export function useRealtimeStream({ channel, enabled = true, events, ...more }) {
+export function useRealtimeStream({ channel, enabled = true, events = {}, ...more }) {
   const harbor = useHarbor();
   const latest = useRef();
   latest.current = { events, ...more };
@@ -65,7 +65,10 @@ export function usePresence(topic, state) {
   const room = useRef();
   useEffect(() => {
     room.current = harbor.presence(topic, {}, (now) => setMembers([...now.members.values()]));
-    return () => room.current.leave();
+    return () => {
+      room.current.leave();
+      setMembers([]); // those of another topic are not known yet
+    };
   }, [harbor, topic]);
   const told = JSON.stringify(state);
   useEffect(() => {

@@ -68,3 +68,33 @@ async def test_hooks_show_what_the_client_knows(node: Node, tracker: LiveCluster
         url=tracker.url,
     )
     assert found == [[["a", 1], ["b", 2]], "useHarbor needs a HarborProvider above it"]
+
+
+async def test_hooks_need_no_events_and_show_nobody_of_another_topic(node: Node) -> None:
+    assert await node.run(
+        """
+        globalThis.IS_REACT_ACT_ENVIRONMENT = true;
+        const { default: React, act } = await import('react');
+        const { default: renderer } = await import('react-test-renderer');
+        const hooks = await import('harbor-cluster/react');
+        const members = new Map([['m', { member: 'm' }]]);
+        const harbor = {
+          state: 'connected', on: () => () => {},
+          presence: (topic, _, listener) => { if (topic === 'full') listener({ members }); return { leave() {}, update() {} }; },
+        };
+        let shown;
+        function Page({ topic }) {
+          shown = hooks.usePresence(topic).members.length;
+          hooks.useRealtimeStream({ channel: ['memo'] });
+          return null;
+        }
+        const page = (topic) => React.createElement(hooks.HarborProvider, { harbor }, React.createElement(Page, { topic }));
+        let root;
+        const seen = [];
+        for (const topic of ['full', 'refused']) {
+          await act(() => { if (root) root.update(page(topic)); else root = renderer.create(page(topic)); });
+          seen.push(shown);
+        }
+        return seen;
+        """
+    ) == [1, 0]
