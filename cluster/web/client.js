@@ -641,7 +641,7 @@ class Harbor {
     }
     if (attempt !== this.attempt || !this.wanted) return;
     this.token = token ?? undefined;
-    let isOpen = false;
+    let isOpen;
     const on = {
       opened: () => {
         if (attempt !== this.attempt) return;
@@ -688,10 +688,8 @@ class Harbor {
   /** Part from a connection, without saying so. */
   part() {
     clearInterval(this.watch);
-    this.attempt = null;
     const { link, isOpen } = this;
-    this.link = null;
-    this.isOpen = false;
+    this.attempt = this.link = this.isOpen = undefined;
     this.session = '';
     this.since ??= Date.now();
     for (const room of this.rooms.values()) room.rest();
@@ -723,9 +721,8 @@ class Harbor {
     if (this.options.transport === 'auto' && this.options.WebSocket && (isOpen || (!this.worked && this.failures % 2 === 0))) {
       this.transport = isOpen || this.transport === 'sse' ? 'websocket' : 'sse';
     }
-    const after = this.drained;
+    this.again(this.drained);
     this.drained = undefined;
-    this.again(after);
   }
 
   /** Come back: after `ms` where the gateway said so, else at random within a time that doubles. */
@@ -1083,8 +1080,7 @@ class Harbor {
     const sending = (this.sending = {});
     const { id: mutation_id, name, variables, delayMs: delay_ms } = next;
     try {
-      const isKept = await next.kept;
-      const isGone = isKept && !next.isSent && Date.now() - next.at > REMEMBERED && !(await this.storage.all().catch(() => [next])).some(({ id }) => id === mutation_id);
+      const isGone = (await next.kept) && !next.isSent && Date.now() - next.at > REMEMBERED && !(await this.storage.all().catch(() => [next])).some(({ id }) => id === mutation_id);
       if (this.sending !== sending || SETTLED.has(next.status)) return;
       if (isGone) return this.settle({ mutation_id, status: 'success' }); // by another tab, long ago
       next.isSent = true;

@@ -427,6 +427,7 @@ async def test_a_channel_that_only_our_state_was_told_on_is_left(node: Node) -> 
         const harbor = client.connect({ url: 'http://127.0.0.1:1' });
         const sent = [];
         harbor.send = ({ type, state }) => sent.push(state ?? type);
+        harbor.isOpen = true;
         const stream = guide.realtimeStream({ harbor, channel: 'document:1' });
         stream.send('presence:update', 'first');
         stream.unsubscribe();
