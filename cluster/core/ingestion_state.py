@@ -173,6 +173,7 @@ class _Source:
         "has_ids",
         "head",
         "high_water",
+        "is_home",
         "is_open",
         "is_running",
         "is_spread",
@@ -253,6 +254,8 @@ class _Source:
         self.elsewhere.is_elsewhere = self.elsewhere.guarded = True
         self.left: set[str] = set()
         """Channels left on this connection, of which something may still come."""
+        self.is_home = False
+        """The source itself is this ingestor's unit: it is read here whether channels of it are joined or not."""
         self.is_running = False
         """This ingestor reads it, or tries to."""
         self.is_open = False
@@ -839,6 +842,8 @@ class IngestionState:
         """Judge an event that comes after a new beginning: is it what should come next?"""
         if sequence.is_elsewhere:
             source.received -= 1  # another ingestor has it
+            if source.is_home and envelope.channel not in source.left:  # if it is connected: not for what nobody joins
+                self.events_dropped[source.name, "elsewhere"] += 1
             return False
         if sequence.held is not None:
             source.received -= 1  # it will be
@@ -1191,7 +1196,7 @@ class IngestionState:
         """Begin with the units that are this ingestor's whatever is demanded, and that it does not read yet."""
         effects: list[Effect] = []
         for source in self._sources.values():
-            is_mine = self._moves.is_mine(source.name)
+            is_mine = source.is_home = self._moves.is_mine(source.name)
             for name, channel in self._always:
                 if name == source.name and channel not in source.joined and self._moves.is_mine(source.unit(channel)):
                     if source.is_spread:

@@ -124,6 +124,7 @@ DROPPED = (
     "bad_data",
     "bad_key",
     "binary",
+    "elsewhere",
     "filtered",
     "history_gone",
     "id_out_of_order",

@@ -507,6 +507,18 @@ def test_channels_of_others_that_nobody_joined_cost_nothing(monkeypatch: pytest.
     assert dropped == [count - 20 for count in mine]
 
 
+def test_what_is_pushed_of_anothers_channel_is_counted_where_the_source_is_read_anyway() -> None:
+    other, home = (Ingestor(number, NO_IDS, Members(2, TWO.ingestors)) for number in range(2))
+    other.demand(1, 2, STAYS)
+    for each in (other, home):
+        each.open()
+        each.hear(1, channel=STAYS)
+        each.hear(2, channel=CHANNEL)
+    assert (other.items, home.items) == ([1], [2])
+    assert not other.machine.events_dropped
+    assert home.machine.events_dropped == {("events", "elsewhere"): 1}
+
+
 def test_a_channel_that_is_given_away_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unasked_channels, "MAX_CHANNELS", 1)
     giver = Ingestor(0, RESUMES, ONE)
