@@ -98,7 +98,7 @@ class Reader(Protocol):
 class Membership:
     """A session of this gateway, present in a topic."""
 
-    __slots__ = ("generation", "heard_ms", "last_active", "lingers", "member", "room", "state", "subject")
+    __slots__ = ("generation", "heard_ms", "last_active", "lingers", "member", "returned", "room", "state", "subject")
 
     def __init__(self, room: "Room", member: str, subject: str, state: bytes, now_ms: float) -> None:
         self.room = room
@@ -108,6 +108,8 @@ class Membership:
         self.generation = 1
         self.lingers = False
         """Its session is gone and may come back, perhaps to another gateway."""
+        self.returned = False
+        """Its session has come back and not said since that it is there: it may have left meanwhile, at another gateway."""
         self.heard_ms = now_ms
         self.last_active = int(now_ms)
 

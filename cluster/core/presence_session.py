@@ -136,8 +136,8 @@ class PresenceSessions:
         is_new = membership is None and state is not None
         if membership is not None:
             self._hear(membership, now_ms)
-            if state is not None and not is_known:
-                membership.state = state
+            if state is not None and (not is_known or membership.returned):
+                membership.state, membership.returned = state, False
                 self._homes[room.home].pending[topic, membership.member] = None
         elif state is not None:
             membership = Membership(room, session.identity, session.principal.subject, state, now_ms)
@@ -338,7 +338,7 @@ class PresenceSessions:
         session.attendance.joined, session.attendance.declined = joined, declined
         self._here[identity] = session
         for membership in joined.values():
-            membership.lingers = False
+            membership.lingers, membership.returned = False, True
             self._hear(membership, now_ms)
         self.admitted(session)
         return earlier

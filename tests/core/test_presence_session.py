@@ -157,6 +157,20 @@ def test_who_comes_back_was_never_away() -> None:
     assert code_of(raised) is ErrorCode.CONFLICT
 
 
+def test_who_joins_again_after_coming_back_is_told_though_nothing_was_said_to_have_changed() -> None:
+    gateway = Gateway()
+    a = gateway.session(identity_of("secret"))
+    gateway.join(a)
+    gateway.news()
+    gateway.presence.gone(a, gateway.now_ms, lingers=True)
+    back = gateway.session("other")
+    gateway.presence.resume(back, "secret", gateway.now_ms)
+    gateway.join(back)
+    assert [row[2].member for row in parts(gateway.news())["put"]] == [a.id], "it may have left at another gateway"
+    gateway.join(back)
+    assert gateway.news() is None
+
+
 def test_of_two_connections_with_one_identity_the_later_has_it() -> None:
     gateway = Gateway()
     a = gateway.session(identity_of("secret"))
