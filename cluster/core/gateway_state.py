@@ -981,7 +981,7 @@ class GatewayState:
             case ListMutations(mutation=mutation) if request not in self._gathers:
                 self._pass_on(self.mutations.found(mutation, payload, shard.index), effects)
             case PresenceResume(member=member) if isinstance(payload, Restored):
-                self.presence.restored(request, member, payload, self._now_ms)
+                self.presence.restored(request, shard.index, member, payload, self._now_ms)
             case _:
                 pass
         gather = self._gathers.pop(request, None)

@@ -338,24 +338,30 @@ class PresenceSessions:
         session.attendance.joined, session.attendance.declined = joined, declined
         self._here[identity] = session
         for membership in joined.values():
-            membership.lingers, membership.returned = False, True
+            membership.lingers = False
+            membership.returned = (membership.room.name, identity) not in self._homes[membership.room.home].pending
             self._hear(membership, now_ms)
         self.admitted(session)
         return earlier
 
-    def restored(self, request: int, member: str, answer: Restored, now_ms: float) -> None:
-        """A home says what it knew of a session that came back, and has moved here."""
+    def restored(self, request: int, index: int, member: str, answer: Restored, now_ms: float) -> None:
+        """A home says what it knew of a session that came back, and has moved here. What it does not know was left elsewhere."""
         session = self._here.get(member)
         attendance = None if session is None else session.attendance
         if attendance is not None:
             attendance.restoring.discard(request)
+            known = {topic for topic, _, _ in answer.memberships}
+            for topic, each in list(attendance.joined.items()):
+                home = self._homes[each.room.home]
+                if each.returned and each.room.home == index and not (topic in known or home.begins or home.whole):
+                    self._end(each)  # else the home knows of it, or is about to
         for topic, generation, said in answer.memberships:
             home = self._homes[self._home_of(topic)]
             room = self._rooms.get(topic)
             membership = None if room is None else room.local.get(member)
             home.pending[topic, member] = None  # should it not be taken up, it has left
             if membership is not None:
-                membership.generation = generation
+                membership.generation, membership.returned = generation, False
                 continue
             if session is not None and attendance is not None:
                 principal = session.principal

@@ -171,6 +171,23 @@ def test_who_joins_again_after_coming_back_is_told_though_nothing_was_said_to_ha
     assert gateway.news() is None
 
 
+def test_who_comes_back_to_where_it_was_has_left_what_it_left_elsewhere() -> None:
+    gateway = Gateway()
+    a = gateway.session(identity_of("secret"))
+    for topic in ("doc:1", "doc:2", "doc:3"):
+        gateway.join(a, topic)
+    gateway.news()
+    gateway.presence.gone(a, gateway.now_ms, lingers=True)
+    back = gateway.session("other")
+    gateway.resume(back, 1)
+    gateway.join(back, "doc:2")
+    known = PresenceMember(a.id, "anonymous", b"1", 5)
+    gateway.presence.restored(1, 0, a.id, Restored([("doc:3", 2, known)]), gateway.now_ms)
+    assert back.attendance is not None
+    assert list(back.attendance.joined) == ["doc:2", "doc:3"]
+    assert [row[0] for row in parts(gateway.news())["put"]] == ["doc:2", "doc:3"]
+
+
 def test_of_two_connections_with_one_identity_the_later_has_it() -> None:
     gateway = Gateway()
     a = gateway.session(identity_of("secret"))
@@ -194,12 +211,12 @@ def test_who_comes_back_to_another_gateway_is_taken_up_from_what_homes_knew() ->
     back = gateway.session("other")
     gateway.resume(back, 1)
     known = PresenceMember(identity_of("secret"), "anonymous", b"7", 5)
-    gateway.presence.restored(1, known.member, Restored([("doc:1", 3, known), ("gone:1", 2, known)]), gateway.now_ms)
+    gateway.presence.restored(1, 0, known.member, Restored([("doc:1", 3, known), ("gone:1", 2, known)]), gateway.now_ms)
     put = gateway.put(known.member, b"7", gateway.now_ms)
     assert parts(gateway.news()) == {"put": [("doc:1", 3, put)], "left": [("gone:1", known.member)]}
-    gateway.presence.restored(2, known.member, Restored([("doc:1", 5, known)]), gateway.now_ms)
+    gateway.presence.restored(2, 0, known.member, Restored([("doc:1", 5, known)]), gateway.now_ms)
     assert parts(gateway.news()) == {"put": [("doc:1", 5, put)]}, "what it is here may be newer than what the home knew"
-    gateway.presence.restored(3, "nobody", Restored([("doc:1", 3, known)]), gateway.now_ms)
+    gateway.presence.restored(3, 0, "nobody", Restored([("doc:1", 3, known)]), gateway.now_ms)
 
 
 def test_a_link_that_starts_over_is_told_all_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,10 +331,10 @@ def test_who_comes_back_twice_before_homes_have_answered_stays_out_of_what_was_l
     gateway.resume(second, 2)
     gateway.resume(third, 3)
     for request in (1, 2):
-        gateway.presence.restored(request, known.member, answer, gateway.now_ms)
+        gateway.presence.restored(request, 0, known.member, answer, gateway.now_ms)
         assert parts(gateway.news())["left"] == [("doc:1", known.member)]
         gateway.presence.leave(third, "doc:2")
-    gateway.presence.restored(3, known.member, answer, gateway.now_ms)
+    gateway.presence.restored(3, 0, known.member, answer, gateway.now_ms)
     with pytest.raises(HarborError) as raised:
         gateway.presence.leave(third, "doc:1")
     assert code_of(raised) is ErrorCode.NOT_FOUND
