@@ -294,6 +294,9 @@ class World(InProcess):
     ],
     False,
 )
+@example(  # a session that has left at another gateway, and comes back to where it was
+    [("drop", 1), ("return", 1, 0), ("leave", 1, "doc:1"), ("drop", 1), ("return", 1, 1), ("kill_home", 1)], False
+)
 @example([("leave", 2, "doc:1"), ("kill_home", 0), ("kill_home", 1)], False)  # nobody is there to be told
 @given(STEPS, st.booleans())
 @settings(max_examples=200, deadline=None)
