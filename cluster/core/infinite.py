@@ -5,7 +5,6 @@ Streams edit pages by pointer. An item that another page holds already is replac
 What must not live here: when pages are fetched (`query_cache`), requests (`declared_query`).
 """
 
-from itertools import takewhile
 from typing import Any, Literal, Protocol
 
 from msgspec import Struct, structs
@@ -14,7 +13,6 @@ from cluster.core.entry import Value
 from cluster.core.json_pointer import resolve, tokens
 from cluster.core.operation import (
     Addition,
-    MergeWhere,
     Operation,
     Upsert,
     array_at,
@@ -84,28 +82,25 @@ def places(data: Any, at: str) -> list[str]:
     return ["/".join(("", "pages", str(number), *path[2:])) for number in range(len(pages_of(data)[0]))]
 
 
-def where_held(operations: list[Operation], value: Value | None) -> list[Operation]:
-    """Return operations on a list, of which additions to one page replace items where another page holds them."""
+def where_held(operation: Operation, value: Value | None) -> list[Operation]:
+    """Return what is done to a list in place of an operation: an addition to one page replaces items where another page holds them."""
+    if not isinstance(operation, Addition):
+        return [operation]
+    at, by = operation.at, operation.by
     try:
         data = None if value is None else value.object()
     except OperationError:
-        return operations
-    # What comes after another kind of operation meets pages that are not known here.
-    leading = list(takewhile(lambda operation: isinstance(operation, Addition | MergeWhere), operations))
-    made: list[Operation] = []
-    for operation in leading:
-        made.extend(_where_held(operation, data) if isinstance(operation, Addition) else [operation])
-    return [*made, *operations[len(leading) :]]
-
-
-def _where_held(operation: Addition, data: Any) -> list[Operation]:
-    at, by = operation.at, operation.by
-    wanted = {identity_in(item, by) for item in operation.items} - {identity(item, by) for item in array_at(data, at)}
+        return [operation]
+    others = [place for place in places(data, at) if place != at]
+    wanted = {identity_in(item, by) for item in operation.items} - {None} if others else set()
+    if wanted:
+        wanted -= {identity(item, by) for item in array_at(data, at)}
     held: dict[Any, str] = {}
-    for place in places(data, at):
+    for place in others:
+        if len(held) == len(wanted):
+            break
         for item in array_at(data, place):
-            known = identity(item, by)
-            if known is not None and known in wanted:
+            if (known := identity(item, by)) in wanted:
                 held.setdefault(known, place)
     if not held:
         return [operation]

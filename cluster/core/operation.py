@@ -14,6 +14,7 @@ What must not live here: combining operations (`fold`), prefixes and refetching 
 import math
 from collections.abc import Callable
 from enum import IntEnum
+from itertools import chain
 from typing import Any, Final, get_args
 
 import orjson
@@ -187,10 +188,15 @@ class _Dropped(Exception):  # noqa: N818 - a signal, not an error
         self.reason = reason
 
 
-def apply_all(operations: list[Operation], value: Value | None, reducer: Reducer | None = None) -> Outcome:
+def apply_all(
+    operations: list[Operation],
+    value: Value | None,
+    reducer: Reducer | None = None,
+    placed: Callable[[Operation, Value | None], list[Operation]] | None = None,
+) -> Outcome:
     """Apply operations in order. `value` is edited in place where that is possible, and then marked as mutated.
 
-    `reducer` runs the functions of `Call`s.
+    `reducer` runs the functions of `Call`s; `placed` says, when its turn comes, what is applied in place of one.
     """
     if len(operations) == 1 and type(only := operations[0]) is Set and not only.at and only.guard is None:
         if value is not None or only.missing is Missing.CREATE:  # the commonest, at a third of what it takes below
@@ -198,7 +204,8 @@ def apply_all(operations: list[Operation], value: Value | None, reducer: Reducer
     patch: list[bytes] | None = []
     changed = False
     dropped: list[str] = []
-    for operation in operations:
+    turns = operations if placed is None else chain.from_iterable(placed(each, value) for each in operations)
+    for operation in turns:
         try:
             match operation:
                 case Set(value=json, at="", guard=None, missing=missing):

@@ -53,8 +53,8 @@ class Replay:
         left = tuple(item for item in operation.items if (known := identity_in(item, by)) in held or age(known) >= end)
         if not left:
             return []
-        kept: list[Operation] = [structs.replace(operation, items=left)]
-        return where_held(kept, response) if self._is_paged else kept
+        kept = structs.replace(operation, items=left)
+        return where_held(kept, response) if self._is_paged else [kept]
 
     def _items(self, value: Value | None, at: str) -> list[Any]:
         """Return the items of a list: those of all pages where it has some."""

@@ -502,10 +502,10 @@ class ShardState:
         entry = self.cache.get(key)
         if remember and entry is not None and entry.query is not None:
             self._remember(entry, operations)
-        if entry is not None and entry.query is not None and entry.query.paging is not None:
-            operations = where_held(operations, entry.value)
+        is_paged = entry is not None and entry.query is not None and entry.query.paging is not None
         self.mutations.laid.came(key, operations, None if entry is None else entry.value, self._now_ms)
-        outcome = apply_all(operations, None if entry is None else entry.value, self._reducer)
+        placed = where_held if is_paged else None
+        outcome = apply_all(operations, None if entry is None else entry.value, self._reducer, placed)
         if outcome.dropped:
             self.operations_dropped.update(outcome.dropped)
         if not outcome.changed:

@@ -25,7 +25,7 @@ from cluster.core.messages import (
     Unwatch,
     Write,
 )
-from cluster.core.operation import Append, Increment, Invalidate, Prepend, Set, Upsert
+from cluster.core.operation import Append, Increment, Invalidate, Prepend, Remove, Set, Upsert
 from cluster.core.service_health import MAX_PROBE_MS, OFFLINE_AFTER, PROBE_MS
 from cluster.core.shard_state import MAX_FETCH_TRIES, StartFetch
 from cluster.errors import UpstreamError
@@ -570,6 +570,13 @@ class TestAdditionsOverResponses:
         shard.batch((LIST, operations))
         assert self.pages(shard) == [["n3", "n2", "o1", "o2"], ["n1"]]
         assert shard.data(LIST)["pages"][1] == [{"id": "n1", "t": 1}]
+
+    def test_nor_is_it_after_other_operations_of_its_window(self, shard: Shard) -> None:
+        self.begun(shard, ("o1", "o2"), ("o3", "o4"))
+        gone, moved = Remove(b'{"id":"o2"}', "/pages/0"), Prepend((b'{"id":"o3","t":1}',), "/pages/0")
+        shard.batch((LIST, [gone, moved]))
+        assert self.pages(shard) == [["o1"], ["o3", "o4"]]
+        assert shard.data(LIST)["pages"][1][0] == {"id": "o3", "t": 1}
 
 
 def until_asked(shard: Shard) -> None:
