@@ -407,9 +407,8 @@ class TestEnvironment:
 
     @pytest.mark.parametrize("text", ["${MY.VAR}", "x ${MY-VAR}", "${}", "${A:b}", "${A"])
     def test_what_only_looks_like_a_variable_is_a_fault(self, tmp_path: Path, text: str) -> None:
-        form = "expected ${NAME} or ${NAME:-text}, a name of letters, digits and '_', got "
         assert lines(tmp_path, f"services: {{api: {{base_url: 'http://x', headers: {{a: '{text}'}}}}}}") == [
-            f"services.api.headers.a: {form}{text.removeprefix('x ')}"
+            "services.api.headers.a: expected ${NAME} or ${NAME:-text}, a name of letters, digits and '_'"
         ]
 
     def test_one_that_is_not_set_is_a_fault(self, tmp_path: Path) -> None:
