@@ -97,9 +97,11 @@ class _Ear:
 class _Followed:
     """A mutation that somebody here wants to hear of."""
 
-    __slots__ = ("ears", "home", "tickets", "view")
+    __slots__ = ("ears", "home", "is_sought", "tickets", "view")
 
     def __init__(self) -> None:
+        self.is_sought = False
+        """Its home may be another since slots moved: all are asked, and who answers that it is, is."""
         self.home: int | None = None
         """The shard; None: unknown, somebody undoes what was begun elsewhere."""
         self.ears: dict[str, _Ear] = {}
@@ -223,11 +225,6 @@ class GatewayMutations:
             for each in mutations
         )
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether nobody follows anything."""
-        return not self._followed
-
     # --- what is heard -------------------------------------------------------------------------------------------
 
     def heard(self, view: MutationView, home: int | None = None) -> News:
@@ -235,6 +232,8 @@ class GatewayMutations:
         followed = self._followed.get(view.mutation)
         if followed is None or (home is not None and followed.home not in (None, home)):
             return []
+        if followed.is_sought and home is not None:
+            return []  # late words of the home before, or what the next says again when it is asked
         if followed.home is None and followed.view is not None and followed.view.place != view.place:
             return []  # another mutation of that id, elsewhere
         news: News = []
@@ -255,9 +254,11 @@ class GatewayMutations:
         """A shard says what it knows of a mutation: its home that lives anew, or one that may be its home now."""
         if not isinstance(payload, MutationList):
             return []
-        if payload.mutations:
-            return self.heard(payload.mutations[0], shard)
         followed = self._followed.get(mutation)
+        if payload.mutations:
+            if followed is not None:
+                followed.is_sought = False
+            return self.heard(payload.mutations[0], shard)
         if followed is None or followed.home != shard:
             return []  # its home is another by now, which is asked too
         name = "" if followed.view is None else followed.view.name
@@ -382,7 +383,7 @@ class GatewayMutations:
         """
         for followed in self._followed.values():
             if followed.home in homes:
-                followed.home = None
+                followed.home, followed.is_sought = None, True
         return [mutation for mutation, followed in self._followed.items() if followed.home is None]
 
     def unsure(self, home: int) -> Iterator[str]:

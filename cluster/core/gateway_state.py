@@ -124,7 +124,7 @@ REQUEST_MS = 60_000.0
 IDS_PER_MS = 1_000_000
 """Of requests and watches: the ids of a life begin where no earlier life has come to, as a shard may still answer what that asked."""
 MAX_REQUESTS = 10_000
-"""Without an answer, per shard; beyond it callers get `UNAVAILABLE` at once. A healthy shard answers as many in a second."""
+"""Of callers, without an answer, per shard; beyond it they get `UNAVAILABLE` at once. A healthy shard answers as many in a second."""
 MAX_SESSIONS = 20_000
 """An idle socket costs about 16 KB here."""
 
@@ -739,6 +739,9 @@ class GatewayState:
         for shard in gone:  # nothing is under way to them any more: what they did of it, the next owners know
             shard.out.relink()
             self.anti_entropy.forget(shard.index)
+            for each in shard.outstanding.values():
+                if isinstance(each, PresenceResume):  # what it knew is with others, which are asked too
+                    self.presence.restored(each.id, shard.index, each.member, Restored([]), self._now_ms)
         for shard in [*self._shards]:
             self._ask_elsewhere(shard, effects)
         del self._shards[slots.shards :]
@@ -946,6 +949,11 @@ class GatewayState:
 
     # --- one-shot requests ---------------------------------------------------------------------------------------
 
+    def _is_full(self, shard: _Shard) -> bool:
+        """Whether as many callers wait for a shard as may; what a gateway asks on its own account does not count."""
+        waiting = shard.outstanding
+        return len(waiting) >= MAX_REQUESTS and sum(each in self._gathers for each in waiting) >= MAX_REQUESTS
+
     def request(
         self, ticket: int, key: CanonicalKey | None, make: Callable[[int], Request], now_ms: float
     ) -> list[Effect]:
@@ -956,7 +964,7 @@ class GatewayState:
         """
         self._now_ms = now_ms
         shards = self._shards if key is None else [self._shards[self._slots.shard(key)]]
-        if any(len(shard.outstanding) >= MAX_REQUESTS for shard in shards):
+        if any(map(self._is_full, shards)):
             raise UnavailableError("too many requests wait for a shard")
         gather = _Gather(ticket, len(shards), now_ms + REQUEST_MS, make if key is None else None)
         effects: list[Effect] = []

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from cluster.core import gateway_state
+from cluster.core import gateway_state, template
 from cluster.core.degradation import CALM_MS, DRAIN_MS, LOOK_MS, STALL_MS, STEP_MS, Step
 from cluster.core.gateway_state import IDS_PER_MS, Close, Concerns, Deliver, GatewayState, Respond
 from cluster.core.grants import Grants, Principal
@@ -27,8 +27,10 @@ from cluster.core.messages import (
     Missed,
     MissedKeys,
     Noted,
+    PresenceResume,
     Read,
     Ready,
+    Rebalance,
     Refused,
     Removed,
     Requests,
@@ -42,8 +44,9 @@ from cluster.core.messages import (
     Write,
     Written,
 )
-from cluster.core.placement import SlotMap
+from cluster.core.placement import SlotMap, assign_slots
 from cluster.core.position import Tokens, scope_of
+from cluster.core.presence_room import Pattern
 from cluster.core.query_key import CanonicalKey
 from cluster.errors import ErrorCode, HarborError, LimitError, RequestError, UnavailableError
 from tests.in_process import TOKENS
@@ -1260,3 +1263,22 @@ class TestNotices:
         watch = played.watch()
         played.send(ServiceState("api", True), Absent(watch), epoch=EPOCH + 1)
         assert self.notices(played, session) == []
+
+
+def test_a_home_that_ends_before_it_says_what_it_knew_of_a_session_is_not_waited_for() -> None:
+    two, one = assign_slots(range(2), 1), assign_slots([0], 2)
+    topics = [Pattern(template.parse("doc:{id}"), 30_000.0, 75_000.0)]
+    state = GatewayState("gateway-0", 9, slots=two, shards=2, tokens=TOKENS, patterns=topics)
+    session = state.open_session("s", principal=Principal("p", Grants(presence=["*"])))
+    effects = state.resume_session(session, TOKENS.session("secret", session.owner), 1.0)
+    attendance = session.attendance
+    assert attendance is not None
+    assert len(attendance.restoring) == 2
+    state.rebalance(Rebalance("release", one, 0), 2.0)
+    assert attendance.restoring == {
+        each.id
+        for effect in effects
+        if isinstance(effect, Send) and effect.to == "shard-0" and isinstance(effect.message, Requests)
+        for each in effect.message.items
+        if isinstance(each, PresenceResume)
+    }

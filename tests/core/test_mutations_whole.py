@@ -115,7 +115,7 @@ def test_the_author_sees_it_at_once_others_soon_and_all_are_told_what_it_came_fr
     assert change["mutations"] == ["m1"]
     assert change.get("patch", []) == []
     assert [each["mutations"] for each in other.read() if each["type"] == "change"] == [["m1"]]
-    assert made.gateway.mutations.is_idle
+    assert not made.gateway.mutations._followed
     for client in (author, other):
         assert client.views["w"].entries == made.oracle('["note"]', prefix=True)
 
@@ -422,7 +422,7 @@ def test_fifty_of_one_scope_are_told_in_order() -> None:
     for n in range(50):
         told = [each["status"] for each in messages if each["mutation_id"] == f"m{n}"]
         assert told == (["pending", "success"] if n == 0 else ["queued", "pending", "success"]), n
-    assert made.gateway.mutations.is_idle
+    assert not made.gateway.mutations._followed
 
 
 def test_it_is_known_for_how_long_mutations_have_waited_for_a_service() -> None:
