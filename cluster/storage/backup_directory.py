@@ -29,6 +29,8 @@ from cluster.wire.backup import FORMAT, Part, Start, Whole
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
+LOST_FOUND = "lost+found"
+"""What a new ext4 volume has in it."""
 _OURS = (MANIFEST, "shard-*.rows")
 
 
@@ -118,7 +120,7 @@ class BackupWriter:
         self._shards: dict[int, _ShardWriter] = {}
         try:
             if self._moves_up:
-                is_free = all(each == self._partial for each in self.directory.iterdir())
+                is_free = all(each.name in (PARTIAL, LOST_FOUND) for each in self.directory.iterdir())
             else:
                 is_free = not self.directory.exists()
             if not is_free:

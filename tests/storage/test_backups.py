@@ -189,7 +189,7 @@ def test_it_holds_what_the_stores_hold(tmp_path: Path, stores: list[LmdbStore]) 
 
 
 def test_it_overwrites_nothing(tmp_path: Path, stores: list[LmdbStore]) -> None:
-    (tmp_path / "backup").mkdir()
+    (tmp_path / "backup" / "lost+found").mkdir(parents=True)
     backed_up(stores, tmp_path / "backup")  # an empty one will do
     with pytest.raises(StoreError, match="a backup overwrites nothing"):
         BackupWriter(tmp_path / "backup")
