@@ -150,7 +150,7 @@ OVERVIEW = Board(
             [
                 Panel(
                     "Events that came to nothing",
-                    "By reason; `filtered`, `no_rule`, `repeated`, `operation_skipped` and `operation_stale` are as configured.",
+                    "By reason; `elsewhere`, `filtered`, `no_rule`, `repeated`, `operation_skipped` and `operation_stale` are as configured.",
                     "eps",
                     [Query(rate("harbor_events_dropped_total", "reason") + " > 0", "{{reason}}")],
                 ),

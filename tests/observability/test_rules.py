@@ -105,7 +105,7 @@ CASES: dict[str, tuple[Series, Series]] = {
         {
             f'harbor_events_dropped_total{{source="{source}",reason="{reason}"}}': "0+5x60"
             for source, reasons in (
-                ("events", ("filtered", "no_rule", "repeated")),
+                ("events", ("elsewhere", "filtered", "no_rule", "repeated")),
                 ("", ("operation_skipped", "operation_stale")),
             )
             for reason in reasons
