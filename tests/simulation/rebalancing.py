@@ -18,7 +18,8 @@ from cluster.simulation import Violation
 from tests.simulation import replay
 from tests.simulation.ledger import Ledger, require
 
-SETTLE_MS = 30_000.0
+SETTLE_MS = 60_000.0
+"""A cut takes tens of seconds where a third of all calls is lost, and every one of a round has to come through."""
 
 
 class Rebalancing(Ledger):
