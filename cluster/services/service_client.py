@@ -165,11 +165,11 @@ class ServiceClient:
         self, request: Request, headers: dict[str, str], content: bytes | None = None
     ) -> AsyncIterator[httpx.Response]:
         """Ask, in time, and have the answer's head; what goes wrong while it is read is an `UpstreamError`, too."""
-        sent = self._headers.copy()
-        sent.update(headers)
         try:
             async with asyncio.timeout(self._timeout_s):
                 client = self._connections()
+                sent = self._headers.copy()
+                sent.update(headers)
                 built = (
                     httpx.Request(  # not the client's, which merges what is merged already at a tenth of a call's cost
                         request.method,
