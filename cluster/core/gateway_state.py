@@ -739,6 +739,8 @@ class GatewayState:
         for shard in gone:  # nothing is under way to them any more: what they did of it, the next owners know
             shard.out.relink()
             self.anti_entropy.forget(shard.index)
+            for service in sorted(shard.offline):
+                self._toggle(shard, service, is_offline=False, effects=effects)
             for each in shard.outstanding.values():
                 if isinstance(each, PresenceResume):  # what it knew is with others, which are asked too
                     self.presence.restored(each.id, shard.index, each.member, Restored([]), self._now_ms)

@@ -1241,6 +1241,11 @@ class TestNotices:
         assert send(1, is_offline=True) == []
         assert send(0, is_offline=False) == []
         assert send(1, is_offline=False) == ["service_online"]
+        assert send(1, is_offline=True) == ["service_offline"]
+        _, effects = state.rebalance(Rebalance("release", assign_slots([0], 9), 0), 1_000.0)
+        assert Deliver("one") in effects, "whoever said it is no more"
+        frame, _ = state.take(session, 1_000.0)
+        assert [message.get("code") for message in orjson.loads(frame or b"[]")] == ["service_online"]
 
     def test_a_shard_that_lives_anew_has_its_services_back(self, played: Played) -> None:
         session = self.session(played, "one", '["b"]')
