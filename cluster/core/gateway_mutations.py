@@ -101,7 +101,7 @@ class _Followed:
 
     def __init__(self) -> None:
         self.is_sought = False
-        """Its home may be another since slots moved: all are asked, and who answers that it is, is."""
+        """Its home may be another since slots moved: all are asked, and who answers that it is, or what was asked of it, is."""
         self.home: int | None = None
         """The shard; None: unknown, somebody undoes what was begun elsewhere."""
         self.ears: dict[str, _Ear] = {}
@@ -275,8 +275,9 @@ class GatewayMutations:
             self._leave(session, mutation)
             return []
         news: News = []
-        if view is not None and followed.view is None:
-            followed.view = view
+        if view is not None:
+            followed.is_sought = False
+            followed.view = followed.view or view
         if view is not None or not ear.pending:
             held, ear.held = ear.held, []
             for each in _in_order(held, view):
@@ -321,7 +322,8 @@ class GatewayMutations:
                 view = wait.view  # told since it was answered
             if view.status not in SETTLED:
                 wait.view, wait.is_answered = view, True
-                self._followed[wait.mutation].view = view
+                followed = self._followed[wait.mutation]
+                followed.view, followed.is_sought = view, False
                 return None
         self.drop(ticket)
         return [view]

@@ -784,3 +784,12 @@ def test_after_a_move_who_answers_is_the_home_and_not_who_speaks_late() -> None:
     assert mutations.found("m1", MutationList([view("m1", "pending")]), 0) != []
     assert mutations.heard(view("m1", "success"), 2) == []
     assert mutations.heard(view("m1", "success"), 0) != []
+
+
+def test_so_is_who_answers_what_was_asked_before_the_move() -> None:
+    mutations = GatewayMutations({})
+    mutations.attach("s", "m1", 2)
+    mutations.moved({2})
+    assert [mutations.found("m1", MutationList([]), shard) for shard in range(3)] == [[], [], []], "it is on its way"
+    mutations.answered("s", "m1", view("m1", "queued"))
+    assert mutations.heard(view("m1", "success"), 0) != []
