@@ -15,7 +15,7 @@ up: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -q --durations=10
 
-# The tests that have a longer version, in that: half an hour or more.
+# The tests that have a longer version, in that: an hour or more.
 soak: $(STAMP)
 	HARBOR_SOAK=1 $(BIN)/python -m pytest -q --durations=10 -m soak --timeout 1800
 

@@ -17,7 +17,7 @@ SEEDS = lasting(120, 1_000)
 LEDGERS, LEDGERS_A_TEST = lasting(500, 2_000), 25
 MUTATIONS, MUTATIONS_A_TEST = lasting(200, 2_000), 25
 MOVES, MOVES_A_TEST = lasting(60, 2_000), 10
-WRITES, WRITES_A_TEST = lasting(30, 2_000), 10
+WRITES, WRITES_A_TEST = lasting(30, 1_000), 10
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
