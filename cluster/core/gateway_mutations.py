@@ -97,11 +97,9 @@ class _Ear:
 class _Followed:
     """A mutation that somebody here wants to hear of."""
 
-    __slots__ = ("ears", "home", "is_sought", "tickets", "view")
+    __slots__ = ("ears", "home", "tickets", "view")
 
     def __init__(self) -> None:
-        self.is_sought = False
-        """Its home may be another since slots moved: all are asked, and who answers that it is, or what was asked of it, is."""
         self.home: int | None = None
         """The shard; None: unknown, somebody undoes what was begun elsewhere."""
         self.ears: dict[str, _Ear] = {}
@@ -232,8 +230,6 @@ class GatewayMutations:
         followed = self._followed.get(view.mutation)
         if followed is None or (home is not None and followed.home not in (None, home)):
             return []
-        if followed.is_sought and home is not None:
-            return []  # late words of the home before, or what the next says again when it is asked
         if followed.home is None and followed.view is not None and followed.view.place != view.place:
             return []  # another mutation of that id, elsewhere
         news: News = []
@@ -254,11 +250,9 @@ class GatewayMutations:
         """A shard says what it knows of a mutation: its home that lives anew, or one that may be its home now."""
         if not isinstance(payload, MutationList):
             return []
-        followed = self._followed.get(mutation)
         if payload.mutations:
-            if followed is not None:
-                followed.is_sought = False
             return self.heard(payload.mutations[0], shard)
+        followed = self._followed.get(mutation)
         if followed is None or followed.home != shard:
             return []  # its home is another by now, which is asked too
         name = "" if followed.view is None else followed.view.name
@@ -275,9 +269,8 @@ class GatewayMutations:
             self._leave(session, mutation)
             return []
         news: News = []
-        if view is not None:
-            followed.is_sought = False
-            followed.view = followed.view or view
+        if view is not None and followed.view is None:
+            followed.view = view
         if view is not None or not ear.pending:
             held, ear.held = ear.held, []
             for each in _in_order(held, view):
@@ -322,8 +315,7 @@ class GatewayMutations:
                 view = wait.view  # told since it was answered
             if view.status not in SETTLED:
                 wait.view, wait.is_answered = view, True
-                followed = self._followed[wait.mutation]
-                followed.view, followed.is_sought = view, False
+                self._followed[wait.mutation].view = view
                 return None
         self.drop(ticket)
         return [view]
@@ -385,7 +377,7 @@ class GatewayMutations:
         """
         for followed in self._followed.values():
             if followed.home in homes:
-                followed.home, followed.is_sought = None, True
+                followed.home = None
         return [mutation for mutation, followed in self._followed.items() if followed.home is None]
 
     def unsure(self, home: int) -> Iterator[str]:

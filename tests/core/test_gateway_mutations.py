@@ -7,7 +7,7 @@ import pytest
 
 from cluster.core import gateway_mutations, gateway_state, template
 from cluster.core.client_message import Command, answer, client_frame
-from cluster.core.gateway_mutations import GatewayMutations, mutation_id, statuses_of, visible
+from cluster.core.gateway_mutations import mutation_id, statuses_of, visible
 from cluster.core.gateway_state import IDS_PER_MS, REQUEST_MS, GatewayState, Respond
 from cluster.core.grants import Grants, Principal
 from cluster.core.messages import (
@@ -772,24 +772,3 @@ def test_what_homes_have_no_room_for_leaves_nothing(kind: str, monkeypatch: pyte
     assert [(each["re"], each["code"]) for each in world.hear(session)] == [(1, "UNAVAILABLE")]
     assert world.commands == {}
     assert not world.state.mutations._followed
-
-
-def test_after_a_move_who_answers_is_the_home_and_not_who_speaks_late() -> None:
-    mutations = GatewayMutations({})
-    mutations.attach("s", "m1", 2)
-    mutations.answered("s", "m1", view("m1", "queued"))
-    assert mutations.moved({2}) == ["m1"]
-    assert mutations.heard(view("m1", "pending"), 2) == []
-    assert mutations.found("m1", MutationList([]), 2) == []
-    assert mutations.found("m1", MutationList([view("m1", "pending")]), 0) != []
-    assert mutations.heard(view("m1", "success"), 2) == []
-    assert mutations.heard(view("m1", "success"), 0) != []
-
-
-def test_so_is_who_answers_what_was_asked_before_the_move() -> None:
-    mutations = GatewayMutations({})
-    mutations.attach("s", "m1", 2)
-    mutations.moved({2})
-    assert [mutations.found("m1", MutationList([]), shard) for shard in range(3)] == [[], [], []], "it is on its way"
-    mutations.answered("s", "m1", view("m1", "queued"))
-    assert mutations.heard(view("m1", "success"), 0) != []
