@@ -350,8 +350,8 @@ def test_an_id_that_no_request_can_hold_is_not_gone_on_after(id_: str) -> None:
     assert FeedRange("events", FIRST + 1, 1, 0, 0) in feeds(sent), "what it feeds is reset"
 
 
-def test_ids_that_count_up_show_a_gap() -> None:
-    machine = state(**SOURCE)
+def counted_up(machine: IngestionState) -> float:
+    """Have ids count up from 1 to 201, so that they are known to; return the time."""
     open_link(machine)
     at = START
     for n in range(1, 202):
@@ -359,6 +359,12 @@ def test_ids_that_count_up_show_a_gap() -> None:
         if not n % 100:
             at += 100
             take(machine, sent_blob(machine, at), committed=99, at=at + 1)
+    return at
+
+
+def test_ids_that_count_up_show_a_gap() -> None:
+    machine = state(**SOURCE)
+    at = counted_up(machine)
     machine.opened("events", at + 20)
     machine.receive("events", [numbered(230)], at + 30)
     assert machine.events_dropped["events", "id_out_of_order"] == 1
@@ -500,13 +506,7 @@ def test_what_comes_after_nothing_was_missed_may_still_be_the_last_event_again()
 
 def test_an_answer_that_ends_too_soon_leaves_a_gap_that_ids_show() -> None:
     machine = state(**ASKS)
-    open_link(machine)
-    at = START
-    for n in range(1, 202):
-        machine.receive("events", [numbered(n)], at + 10)
-        if not n % 100:
-            at += 100
-            take(machine, sent_blob(machine, at), committed=99, at=at + 1)
+    at = counted_up(machine)
     machine.missed(asked_after(machine, at + 20), missing(202, 203), at + 30)
     machine.receive("events", [numbered(230)], at + 40)
     assert machine.events_dropped["events", "id_out_of_order"] == 1
