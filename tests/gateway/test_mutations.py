@@ -118,7 +118,7 @@ async def test_a_mutation_begins_by_http(homed: Homed) -> None:
     assert await homed.begin(key="m2") == (200, {"id": "m2", "status": "pending"})
     assert await homed.begin(id="m3", key="m3", delay_ms=0.5) == (200, {"id": "m3", "status": "scheduled"})
     assert [each.delay_ms for each in homed.mutates] == [None, None, None, 0.5]
-    assert homed.state.mutations.is_idle
+    assert not homed.state.mutations._followed
 
 
 @pytest.mark.parametrize(
@@ -164,13 +164,13 @@ async def test_who_waits_gets_the_outcome(homed: Homed) -> None:
         200,
         {"id": "m2", "status": "error", "error": {"code": "UPSTREAM_ERROR", "message": "422", "temporary": True}},
     )
-    assert homed.state.mutations.is_idle
+    assert not homed.state.mutations._followed
 
 
 async def test_who_waits_too_long_gets_the_status(homed: Homed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gateway_state, "REQUEST_MS", 50.0)
     assert await homed.begin({"wait": "true"}, id="m1") == (200, {"id": "m1", "status": "pending"})
-    assert homed.state.mutations.is_idle
+    assert not homed.state.mutations._followed
 
 
 async def test_who_hangs_up_frees_what_waited(homed: Homed) -> None:
@@ -183,7 +183,7 @@ async def test_who_hangs_up_frees_what_waited(homed: Homed) -> None:
         ):
             pass
     async with asyncio.timeout(5):
-        while not homed.state.mutations.is_idle:
+        while homed.state.mutations._followed:
             await asyncio.sleep(0.005)
     assert homed.server._futures == {}
 
@@ -192,7 +192,7 @@ async def test_an_error_of_the_home(homed: Homed) -> None:
     homed.begins_as = Failure(ErrorCode.CONFLICT, "the temporary id t was used before")
     status, answer = await homed.begin({"wait": "true"})
     assert (status, answer["error"]["code"]) == (409, "CONFLICT")
-    assert homed.state.mutations.is_idle
+    assert not homed.state.mutations._followed
 
 
 async def test_listing_and_looking(homed: Homed) -> None:
@@ -288,7 +288,7 @@ async def test_a_socket_is_told_all_in_order(homed: Homed) -> None:
     async with asyncio.timeout(5):
         while homed.state.sessions:
             await asyncio.sleep(0.005)
-    assert homed.state.mutations.is_idle
+    assert not homed.state.mutations._followed
 
 
 async def test_grants(homed: Homed) -> None:
