@@ -22,7 +22,7 @@ soak: $(STAMP)
 check: $(STAMP)
 	$(BIN)/ruff format --check cluster tests grafana helm
 	$(BIN)/ruff check cluster tests grafana helm
-	$(BIN)/mypy --strict cluster grafana helm
+	$(BIN)/mypy --strict cluster grafana helm tests
 	$(BIN)/python -m pytest -q tests/test_architecture.py
 
 bench: $(STAMP)

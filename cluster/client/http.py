@@ -1,6 +1,6 @@
 """One-shot requests to a gateway."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator
 from typing import Any
 
 import httpx
@@ -79,7 +79,7 @@ class HttpClient:
         """Return the description of the cluster; `dead_letters`: with the events that came to nothing."""
         return self._ask("GET", "/v1/cluster", params={"dead_letters": "true"} if dead_letters else None)
 
-    def backup(self) -> Iterator[bytes]:
+    def backup(self) -> Generator[bytes, None, None]:
         """Have a backup made, and yield its stream as it comes (`wire.backup`).
 
         Raises:

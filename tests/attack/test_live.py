@@ -5,6 +5,7 @@ import base64
 import struct
 import zlib
 from collections.abc import AsyncIterator, Iterator
+from typing import cast
 
 import httpx
 import orjson
@@ -84,6 +85,10 @@ class Raw:
     @classmethod
     async def to(cls, cluster: LiveCluster) -> "Raw":
         return cls(*await asyncio.open_connection("127.0.0.1", cluster.port))
+
+    def pause(self) -> None:
+        """Read nothing any more."""
+        cast(asyncio.ReadTransport, self.writer.transport).pause_reading()
 
     async def say(self, data: bytes) -> bool:
         """Send; return whether there was somebody to send to."""
@@ -305,7 +310,7 @@ async def test_answers_that_nobody_reads_share_it_too(cluster: LiveCluster) -> N
     before = limited(cluster).get("buffers", 0.0)
     raws = [await Raw.to(cluster) for _ in range(200)]
     for raw in raws:
-        raw.writer.transport.pause_reading()
+        raw.pause()
         await raw.say(SMUGGLED * 20)
     # On another thread: what is refused is closed here meanwhile.
     await asyncio.to_thread(eventually, lambda: limited(cluster).get("buffers", 0.0) > before)

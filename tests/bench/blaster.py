@@ -12,6 +12,7 @@ import hashlib
 import json
 import sys
 import time
+from typing import cast
 
 TICK_S = 0.005
 KEYS = 500
@@ -51,7 +52,7 @@ class Blaster(asyncio.Protocol):
         self.writable.set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         if self.upgraded:

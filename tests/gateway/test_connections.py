@@ -5,7 +5,7 @@ import io
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -43,6 +43,10 @@ class Raw:
         for piece in pieces:
             self.writer.write(piece)
             await self.writer.drain()
+
+    def pause(self) -> None:
+        """Read nothing any more."""
+        cast(asyncio.ReadTransport, self.writer.transport).pause_reading()
 
     async def trickle(self, piece: bytes, every_s: float) -> None:
         """Say it again and again."""
@@ -424,7 +428,7 @@ async def test_answers_that_are_not_taken_count_too() -> None:
         raws = []
         for _ in range(24):
             raw = await Raw.to(harness)
-            raw.writer.transport.pause_reading()
+            raw.pause()
             raws.append(raw)
             await raw.say(*[b'GET /v1/entries?key=["a"] HTTP/1.1\r\nHost: localhost\r\n\r\n'] * 10)
         await holds(lambda: server_of(harness).held > 0 or harness.state.limited["buffers"])

@@ -1,6 +1,7 @@
 import asyncio
 import json
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import pytest
 from aiohttp import web
@@ -37,13 +38,14 @@ async def upstream():
 
     class Upstream:
         answer = staticmethod(lambda _request: web.json_response({"ok": True}))
+        requests: ClassVar[list[web.Request]] = []
+        url = ""
 
     async def handle(request):
         Upstream.requests.append(request)
         answer = Upstream.answer(request)
         return await answer if asyncio.iscoroutine(answer) else answer
 
-    Upstream.requests = []
     app = web.Application()
     app.add_routes([web.route("*", "/{path:.*}", handle)])
     runner = web.AppRunner(app, shutdown_timeout=0.01, handler_cancellation=True)

@@ -30,6 +30,8 @@ def packages():
 class Server:
     """A server as a process of its own: what it says is in `said`."""
 
+    port: int
+
     def __init__(self, process):
         self._process = process
 

@@ -1,6 +1,7 @@
 """What becomes of a connection that is given up before it is open. No gateway is needed for that."""
 
 import json
+from typing import Any
 
 from websockets import Subprotocol
 from websockets.asyncio.server import ServerConnection, serve
@@ -27,7 +28,7 @@ async def test_a_stream_that_is_given_up_is_not_begun_by_an_answer_that_comes_la
 
 async def test_a_message_that_is_wrong_costs_no_other_and_a_frame_that_is_none_the_connection(node: Node) -> None:
     welcome = {"type": "welcome", "session": "", "server_time": 0, "ping_interval_ms": 25_000, "resume_token": ""}
-    said = [
+    said: list[list[Any]] = [
         [[welcome, None, {"type": "presence"}, {"type": "notice", "code": "first"}], "?"],
         [[welcome, {"type": "notice", "code": "second"}]],
     ]
