@@ -97,11 +97,13 @@ class _Ear:
 class _Followed:
     """A mutation that somebody here wants to hear of."""
 
-    __slots__ = ("ears", "home", "tickets", "view")
+    __slots__ = ("earlier", "ears", "home", "tickets", "view")
 
     def __init__(self) -> None:
         self.home: int | None = None
-        """The shard; None: unknown, somebody undoes what was begun elsewhere."""
+        """The shard; None: unknown, since somebody undoes what was begun elsewhere, or slots moved."""
+        self.earlier: frozenset[int] = frozenset()
+        """Shards that slots left since the home was known last: late words of theirs are news, but who is the home only its answer tells."""
         self.ears: dict[str, _Ear] = {}
         """By session."""
         self.tickets: dict[int, None] = {}
@@ -234,7 +236,7 @@ class GatewayMutations:
             return []  # another mutation of that id, elsewhere
         news: News = []
         followed.view = view
-        if followed.home is None:
+        if followed.home is None and home not in followed.earlier:
             followed.home = home
         for session, ear in list(followed.ears.items()):
             self._hear(session, ear, view, news)
@@ -250,9 +252,11 @@ class GatewayMutations:
         """A shard says what it knows of a mutation: its home that lives anew, or one that may be its home now."""
         if not isinstance(payload, MutationList):
             return []
-        if payload.mutations:
-            return self.heard(payload.mutations[0], shard)
         followed = self._followed.get(mutation)
+        if payload.mutations:
+            if followed is not None:
+                followed.earlier -= {shard}
+            return self.heard(payload.mutations[0], shard)
         if followed is None or followed.home != shard:
             return []  # its home is another by now, which is asked too
         name = "" if followed.view is None else followed.view.name
@@ -377,7 +381,9 @@ class GatewayMutations:
         """
         for followed in self._followed.values():
             if followed.home in homes:
-                followed.home = None
+                followed.home, followed.earlier = None, frozenset(homes)
+            elif followed.home is None:
+                followed.earlier = followed.earlier.union(homes)
         return [mutation for mutation, followed in self._followed.items() if followed.home is None]
 
     def unsure(self, home: int) -> Iterator[str]:

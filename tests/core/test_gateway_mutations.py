@@ -7,7 +7,7 @@ import pytest
 
 from cluster.core import gateway_mutations, gateway_state, template
 from cluster.core.client_message import Command, answer, client_frame
-from cluster.core.gateway_mutations import mutation_id, statuses_of, visible
+from cluster.core.gateway_mutations import GatewayMutations, News, Said, mutation_id, statuses_of, visible
 from cluster.core.gateway_state import IDS_PER_MS, REQUEST_MS, GatewayState, Respond
 from cluster.core.grants import Grants, Principal
 from cluster.core.messages import (
@@ -772,3 +772,31 @@ def test_what_homes_have_no_room_for_leaves_nothing(kind: str, monkeypatch: pyte
     assert [(each["re"], each["code"]) for each in world.hear(session)] == [(1, "UNAVAILABLE")]
     assert world.commands == {}
     assert not world.state.mutations._followed
+
+
+def test_who_speaks_late_after_a_move_is_not_taken_for_the_home() -> None:
+    mutations = GatewayMutations({})
+    mutations.attach("s", "m1", 2)
+    mutations.answered("s", "m1", view("m1", "queued"))
+    assert mutations.moved({2}) == ["m1"]
+    assert said(mutations.heard(view("m1", "pending"), 2)) == ["pending"]
+    assert mutations.moved({1}) == ["m1"]
+    assert said(mutations.heard(view("m1", "queued"), 1)) == ["queued"]
+    assert [mutations.found("m1", MutationList([]), shard) for shard in (1, 2)] == [[], []]
+    assert said(mutations.found("m1", MutationList([view("m1", "pending")]), 0)) == ["pending"]
+    assert mutations.heard(view("m1", "success"), 2) == []
+    assert said(mutations.found("m1", MutationList([]), 0)) == ["error"]
+
+
+def test_what_did_not_move_has_the_home_it_had() -> None:
+    mutations = GatewayMutations({})
+    mutations.attach("s", "m1", 2)
+    mutations.answered("s", "m1", view("m1", "queued"))
+    mutations.moved({2})
+    assert mutations.found("m1", MutationList([view("m1", "queued")]), 2) == []
+    assert said(mutations.heard(view("m1", "pending"), 2)) == ["pending"]
+    assert said(mutations.found("m1", MutationList([]), 2)) == ["error"]
+
+
+def said(news: News) -> list[Any]:
+    return [each.members["status"] for each in news if isinstance(each, Said)]
