@@ -112,7 +112,7 @@ class ShardActor(Shell):
                 Path(storage.path) / spec.name,
                 self.identity,
                 lambda: secrets.token_hex(4),
-                always=storage.sync == "always",
+                sync=storage.sync,
             )
         )
         self.machine: Machine = Roleless()

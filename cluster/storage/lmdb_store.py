@@ -1,8 +1,9 @@
 """A shard's store in a directory of its own, in LMDB: one transaction of ours is one of LMDB's.
 
 What a killed process has committed is in the system's page cache and survives it in every mode; `sync` decides what a machine that
-loses power keeps: `always` writes through at each commit, `window` within a window (the owner calls `sync`), `never` when the system
-pleases. In the latter two LMDB's pages may reach the disk in any order, so such a machine may find a store it cannot read.
+loses power keeps: `always` writes through at each commit, `window` within a window (the owner calls `sync`), and what was synced last is found
+whole (`synced_state`); `never` when the system pleases: pages reach the disk in any order, so such a machine may find a store that it cannot
+read, or one that lacks rows.
 
 The directory is one process's alone (`flock`, which ends with the process). Within it LMDB's own lock table lets a copy be read on one thread
 while another commits: without it pages would be written over that the reader has still to come to. A store that cannot be read, or is of another layout, is
@@ -14,9 +15,12 @@ It is one thing because whatever is done, storing, copying, comparing, sending o
 import fcntl
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -44,12 +48,12 @@ from cluster.core.stored_rows import (
 )
 from cluster.core.transaction import SCHEMA, Stored, StoredEntry, Transaction, empty, row_key
 from cluster.errors import StoreError
+from cluster.storage.backup_directory import sync_names
+from cluster.storage.synced_state import DATA, KNOWN, META_BYTES, SYNCED, Synced, SyncedState, boot_id, txnid_of
 
 FIRST_MAP_BYTES = 16 * 1024 * 1024
 """Address space to begin with; it doubles when it is used up."""
 LOCK_POLL_S = 0.05
-_DATA = "data.mdb"
-"""What LMDB calls its file."""
 _ENCODE = msgspec.msgpack.Encoder().encode
 _HOT_ROWS = 16_384
 """Entries whose row's key is remembered, since what changes in one window mostly does in the next: 3 MB with keys of 60 characters."""
@@ -62,6 +66,8 @@ _PAST = msgspec.msgpack.Decoder(Past).decode
 _PASTS = b"past/"
 """Before the number of a shard that is no more, in the table of what is kept once."""
 UNREADABLE = ".unreadable"
+READING = "reading"
+"""A file that is there while it is found out what a store holds."""
 COPY = "copy"
 """Directory within a store's where a copy of it is made; what a killed process leaves there goes when the store is opened next."""
 
@@ -69,8 +75,8 @@ COPY = "copy"
 class LmdbStore:
     """See the module. One thread uses it; `sync`, `copy_to` and `rows_beside` may be called from others."""
 
-    def __init__(self, directory: Path, *, always: bool = False, map_bytes: int = FIRST_MAP_BYTES) -> None:
-        """Open or begin a store.
+    def __init__(self, directory: Path, *, sync: str = "window", map_bytes: int = FIRST_MAP_BYTES) -> None:
+        """Open or begin a store; `sync` as `storage.sync` of the configuration.
 
         Raises:
             StoreError: another process has it, or the directory cannot be used.
@@ -88,23 +94,61 @@ class LmdbStore:
             raise StoreError(f"{directory}: another process has it open") from error
         self._copying = threading.Lock()
         """Held while another thread makes a copy or reads: the map may not move under it."""
+        self._committing = threading.Lock()
+        """Held while a meta page is written."""
+        self._syncing = threading.Lock()
+        self._failed = ""
+        """Why the disk did not take what was to be synced."""
+        self._synced: SyncedState | None = None
+        self._kept: Any = None
+        """A reading of the state that was synced last, so that its pages stay as they are."""
         try:
-            self._open(directory, always=always, map_bytes=map_bytes)
+            with self._reading():
+                self._open(directory, sync, map_bytes)
         except (lmdb.Error, OSError) as error:
+            if self._synced is not None:
+                self._synced.close()
             os.close(self._lock)
             raise StoreError(f"{directory}: {error}") from error
 
-    def _open(self, directory: Path, *, always: bool, map_bytes: int) -> None:
-        held = directory / _DATA
+    def _open(self, directory: Path, sync: str, map_bytes: int) -> None:
+        held = directory / DATA
+        is_new = not held.exists()
+        if sync == "window" or (directory / SYNCED).exists():
+            self._synced = SyncedState(directory)
+        if self._synced is not None and (sync != "window" or not KNOWN):
+            self._synced.close(is_over=True)
+            self._synced = None
+        is_through = sync == "always" or (sync == "window" and not KNOWN)
         size = max(map_bytes, 2 * held.stat().st_size if held.exists() else 0)
-        self._env = lmdb.open(str(directory), map_size=size, max_dbs=8, sync=always, metasync=always, readahead=False)
+        self._env = lmdb.open(
+            str(directory), map_size=size, max_dbs=8, sync=is_through, metasync=sync == "always", readahead=False
+        )
         try:
             shutil.rmtree(directory / COPY, ignore_errors=True)
             self._is_padded = self._pad(held)
             self._open_tables()
+            if is_new:
+                sync_names(directory)
+                sync_names(directory.parent)
+            self._file = os.open(held, os.O_RDONLY)
+            if self._synced is not None:
+                self._write_through()  # else the first commit might write over pages of what was synced last
         except (lmdb.Error, OSError):
             self._env.close()
             raise
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Leave a mark where LMDB ends the process, as it does at some pages that are damaged: the next life reads it in another first."""
+        mark = self.directory / READING
+        with suppress(OSError):
+            mark.touch()
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                mark.unlink()
 
     def _pad(self, held: Path) -> bool:
         """Lengthen a file that is shorter than its pages take. Returns whether it was.
@@ -144,7 +188,7 @@ class LmdbStore:
             StoreError: it cannot be read.
         """
         try:
-            with self._env.begin() as reading:
+            with self._reading(), self._env.begin() as reading:
                 raw = reading.get(b"state", db=self._meta)
                 if raw is None:
                     return None
@@ -178,7 +222,7 @@ class LmdbStore:
 
     def _whole(self, entry: StoredEntry) -> StoredEntry:
         if self._is_padded and b"\0" in entry.data:  # never in JSON: these were pages within a long value
-            raise StoreError(f"{self.directory}: {_DATA} has been cut short")
+            raise StoreError(f"{self.directory}: {DATA} has been cut short")
         return entry
 
     def commit(self, transaction: Transaction) -> None:
@@ -193,7 +237,7 @@ class LmdbStore:
         """Write in a transaction, with more room where there is too little: also what only takes away needs some."""
         while True:
             try:
-                with self._env.begin(write=True) as writing:
+                with self._committing, self._env.begin(write=True) as writing:
                     write(writing)
                 return
             except lmdb.MapFullError:
@@ -203,8 +247,13 @@ class LmdbStore:
 
     def _grow(self) -> None:
         try:
-            with self._copying:
+            with self._copying, self._syncing:
+                if self._synced is not None:
+                    self._sync()  # to move the map ends all readings
+                self._kept = None
                 self._env.set_mapsize(2 * self._env.info()["map_size"])
+                if self._synced is not None:
+                    self._kept = self._env.begin()
         except lmdb.Error as error:
             raise StoreError(f"{self.directory}: {error}") from error
 
@@ -239,7 +288,7 @@ class LmdbStore:
             StoreError: it cannot be read.
         """
         try:
-            with self._env.begin() as reading:
+            with self._reading(), self._env.begin() as reading:
                 role, raw = reading.get(b"role", db=self._meta), reading.get(b"state", db=self._meta)
                 if raw is None and role is None:
                     return None
@@ -374,12 +423,43 @@ class LmdbStore:
         """Wait until what was committed is on the disk.
 
         Raises:
-            StoreError: it may not be.
+            StoreError: it may not be, and will not be again: what the system could not write it takes for written.
         """
+        with self._syncing:
+            self._sync()
+
+    def _sync(self) -> None:
+        if self._failed:
+            raise StoreError(self._failed)
+        try:
+            self._write_through()
+        except (lmdb.Error, OSError) as error:
+            self._failed = f"{self.directory}: {error}"
+            raise StoreError(self._failed) from error
+
+    def _write_through(self) -> None:
+        if self._synced is None:
+            self._env.sync(True)
+            return
+        keeping, state = self._newest()
         try:
             self._env.sync(True)
-        except lmdb.Error as error:
-            raise StoreError(f"{self.directory}: {error}") from error
+            self._synced.note(state)
+        except (lmdb.Error, OSError):
+            keeping.abort()
+            raise
+        if self._kept is not None:
+            self._kept.abort()
+        self._kept = keeping
+
+    def _newest(self) -> tuple[Any, Synced]:
+        """Return a reading of the newest state, which keeps its pages, and what brings it back."""
+        page_bytes = int(self._env.stat()["psize"])
+        with self._committing:
+            reading = self._env.begin()
+            meta = os.pread(self._file, META_BYTES, reading.id() % 2 * page_bytes)
+        assert txnid_of(meta) == reading.id(), "LMDB's meta pages are not where they are in version 0.9"
+        return reading, Synced(boot_id(), reading.id(), page_bytes, meta)
 
     def size(self) -> int:
         """Return the bytes it takes on the disk."""
@@ -451,8 +531,13 @@ class LmdbStore:
 
     def close(self) -> None:
         """Give it up, after a copy that is being made."""
-        with self._copying:
+        with self._copying, self._syncing:
+            if self._kept is not None:
+                self._kept.abort()
             self._env.close()
+            os.close(self._file)
+            if self._synced is not None:
+                self._synced.close()
         os.close(self._lock)
 
 
@@ -492,6 +577,22 @@ def stores_of(path: str, cluster: str, shard: int) -> list[Path]:
         each for each in named.parent.glob(f"{named.name}-*") if each.name.removeprefix(f"{named.name}-").isalnum()
     ]
     return [each for each in (named, *sorted(found)) if each.is_dir()]
+
+
+def require_readable(directory: Path) -> None:
+    """Where reading a store has ended a process, have another read it first.
+
+    Raises:
+        StoreError: that was ended too.
+    """
+    if not (directory / READING).exists():
+        return
+    read = "import sys; from pathlib import Path; from cluster.storage import LmdbStore; s = LmdbStore(Path(sys.argv[1])); s.load(); s.close()"
+    ended = subprocess.run(  # noqa: S603 - ourselves
+        [sys.executable, "-c", read, str(directory)], capture_output=True, check=False
+    ).returncode
+    if -ended in (signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV):
+        raise StoreError(f"{directory}: it is damaged: who reads it is ended by {signal.Signals(-ended).name}")
 
 
 def set_aside(directory: Path) -> Path:

@@ -12,12 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import lmdb
-
 from cluster.core.role import Standing
 from cluster.core.transaction import Stored
 from cluster.errors import StoreError
-from cluster.storage.lmdb_store import LOCK_POLL_S, UNREADABLE, LmdbStore, set_aside
+from cluster.storage.lmdb_store import LOCK_POLL_S, UNREADABLE, LmdbStore, require_readable, set_aside
 
 
 class Taken(NamedTuple):
@@ -33,12 +31,12 @@ class Taken(NamedTuple):
 class ShardStores:
     """See the module."""
 
-    def __init__(self, root: Path, shard: str, new_id: Callable[[], str], *, always: bool = False) -> None:
-        """`root`: of the cluster; `new_id`: makes ids; `always`: sync with each commit."""
+    def __init__(self, root: Path, shard: str, new_id: Callable[[], str], *, sync: str = "window") -> None:
+        """`root`: of the cluster; `new_id`: makes ids; `sync`: as `storage.sync`."""
         self._root = root
         self._shard = shard
         self._new_id = new_id
-        self._always = always
+        self._sync = sync
         self.unreadable = ""
         """Why the last one that was set aside cannot be read."""
         self._aside: set[Path] = set()
@@ -89,12 +87,13 @@ class ShardStores:
         is_held = False
         for store in [wanted] if wanted in self.ids() else self.ids():
             try:
-                opened = LmdbStore(self.directory(store), always=self._always)
+                require_readable(self.directory(store))
+                opened = LmdbStore(self.directory(store), sync=self._sync)
             except StoreError as error:
                 if isinstance(error.__cause__, BlockingIOError):
                     is_held = True
                     continue
-                if not isinstance(error.__cause__, lmdb.Error):
+                if isinstance(error.__cause__, OSError):
                     raise
                 self._set_aside(store, error)
                 continue
@@ -135,7 +134,7 @@ class ShardStores:
         """
         store = self._new_id()
         try:
-            begun = LmdbStore(self.directory(store), always=self._always)
+            begun = LmdbStore(self.directory(store), sync=self._sync)
         except StoreError as error:
             if isinstance(error.__cause__, BlockingIOError):
                 return self.begin()  # whoever looks for a store was quicker
@@ -148,7 +147,7 @@ class ShardStores:
         for store in self.ids():
             held: LmdbStore | None = None
             try:
-                held = LmdbStore(self.directory(store))
+                held = LmdbStore(self.directory(store), sync="never")
             except StoreError as error:
                 if isinstance(error.__cause__, BlockingIOError):
                     continue

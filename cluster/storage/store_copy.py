@@ -54,7 +54,7 @@ class StoreCopy:
         shutil.rmtree(self._directory, ignore_errors=True)
         self._taken_ms = now_ms
         self._store.copy_to(self._directory)
-        self._copy = LmdbStore(self._directory)
+        self._copy = LmdbStore(self._directory, sync="never")
 
     def settle(self) -> None:
         """Note the mutations as they are now.

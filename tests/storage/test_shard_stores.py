@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from cluster.core.role import Standing
 from cluster.errors import StoreError
 from cluster.storage import ShardStores, Taken
+from cluster.storage.lmdb_store import READING
 from tests.storage.test_stores import entry, transaction
 
 
@@ -19,10 +21,11 @@ def stores(root: Path, shard: str = "shard-1") -> ShardStores:
     return ShardStores(root, shard, lambda: f"id{next(numbers)}")
 
 
-def made(of: ShardStores, epoch: int, number: int, *, is_whole: bool = True) -> str:
+def made(of: ShardStores, epoch: int, number: int, *, is_whole: bool = True, rows: int = 1) -> str:
     """Make a store; return its id."""
     taken = of.begin()
-    taken.store.commit(transaction(number, entries={"a": entry("a")}))
+    names = ["a", *(f"a{n}" for n in range(1, rows))]
+    taken.store.commit(transaction(number, entries={name: entry(name, b"1" * 900) for name in names}))
     taken.store.stand(Standing(epoch, is_whole))
     taken.store.close()
     return taken.id
@@ -108,6 +111,32 @@ def test_what_nobody_has_is_tidied_away(tmp_path: Path) -> None:
     assert of.ids() == [kept.id]
     assert stores(tmp_path, "shard-2").ids() == [others]
     kept.store.close()
+
+
+def test_what_ends_who_reads_it_ends_one_life_only(tmp_path: Path) -> None:
+    of = stores(tmp_path)
+    directory = of.directory(made(of, 5, 0, rows=300))
+    spoilt = bytearray((directory / "data.mdb").read_bytes())
+    leaves = [page for page in range(2 * 4096, len(spoilt), 4096) if spoilt[page + 10] == 2]
+    spoilt[leaves[len(leaves) // 2] + 10] = 1  # a branch, it says: LMDB aborts
+    (directory / "data.mdb").write_bytes(spoilt)
+    life = f"from cluster.storage.shard_stores import *; of = ShardStores(Path({str(tmp_path)!r}), 'shard-1', str); of.load(of.take())"
+    first = subprocess.run([sys.executable, "-c", life], capture_output=True, check=False)
+    assert first.returncode == -signal.SIGABRT
+    assert of.ids() == ["id0"]
+    assert of.take() is None
+    assert "is ended by SIGABRT" in of.unreadable
+    assert of.ids() == []
+
+
+def test_who_was_killed_while_it_read_finds_its_store_again(tmp_path: Path) -> None:
+    of = stores(tmp_path)
+    directory = of.directory(made(of, 5, 0))
+    (directory / READING).touch()
+    taken = taken_of(of)
+    assert of.load(taken) is not None
+    assert not (directory / READING).exists()
+    taken.store.close()
 
 
 @pytest.mark.parametrize("spoil", ["garbage", "schema", "entry", "cut", "half"])

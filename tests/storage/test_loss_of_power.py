@@ -1,0 +1,236 @@
+"""A machine loses power: any of the pages that were not synced may have reached the disk, and the store is what was synced last, or later.
+
+What the disk has is made here from two images of the file: that of the last sync, over which any pages of a later moment are laid.
+"""
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from cluster.core.transaction import Stored, StoredEntry
+from cluster.errors import StoreError
+from cluster.storage import LmdbStore, synced_state
+from cluster.storage.synced_state import DATA, SYNCED
+from tests.storage.test_stores import entry, transaction
+
+PAGE = 4096
+
+
+@pytest.fixture
+def restart(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Begins another life of the machine."""
+    lives = iter(range(1_000))
+
+    def begin() -> None:
+        life = f"life-{next(lives)}"
+        monkeypatch.setattr(synced_state, "boot_id", lambda: life)
+        monkeypatch.setattr("cluster.storage.lmdb_store.boot_id", lambda: life)
+
+    begin()
+    return begin
+
+
+class Recording(LmdbStore):
+    """Calls after each sync: those that come before the map grows too."""
+
+    on_sync: Callable[[], None]
+
+    def _write_through(self) -> None:
+        super()._write_through()
+        self.on_sync()
+
+
+class Machine:
+    """Commits at random, and remembers what was synced."""
+
+    def __init__(self, directory: Path, seed: int, *, map_bytes: int = 16 * 1024 * 1024) -> None:
+        self.directory = directory
+        self.map_bytes = map_bytes
+        self.random = random.Random(seed)
+        self.number = 0
+        self.synced: dict[str, int] = {}
+        self.start()
+
+    def start(self, sync: str = "window") -> None:
+        """Begin, with what was synced."""
+        self.rows = dict(self.synced)
+        Recording.on_sync = self._on_sync
+        self.store = Recording(self.directory, sync=sync, map_bytes=self.map_bytes)
+        assert rows(self.store.load()) == self.synced
+
+    def _on_sync(self) -> None:
+        self.synced = dict(self.rows)
+        if (self.directory / SYNCED).exists():
+            self.images = (self.directory / DATA).read_bytes(), (self.directory / SYNCED).read_bytes()
+
+    def commit(self) -> None:
+        self.number += 1
+        entries: dict[str, StoredEntry | None] = {}
+        rows = dict(self.rows)
+        for key in self.random.sample(range(200), self.random.randint(1, 12)):
+            name = f"k{key}"
+            if self.random.random() < 0.2:
+                entries[name] = None
+                rows.pop(name, None)
+            else:
+                length = self.random.choice((10, 300, 300, 900, 9_000))
+                entries[name] = entry(name, b'"' + b"x" * length + b'"', self.number)
+                rows[name] = self.number
+        self.store.commit(transaction(self.number, entries=entries, cursors={"s": (1, self.number)}))
+        self.rows = rows
+
+    def lose_power(self) -> None:
+        """Have the file be what was synced, with any of what came later."""
+        later = (self.directory / DATA).read_bytes()
+        self.store.close()
+        before = self.images[0].ljust(len(later), b"\0")
+        pages = [n for n in range(len(later) // PAGE) if before[n * PAGE :][:PAGE] != later[n * PAGE :][:PAGE]]
+        image = bytearray(before)
+        for page in self.random.choice(
+            (pages, pages[:2], pages[: len(pages) // 2], self.random.sample(pages, len(pages) // 2), pages[2:])
+        ):
+            image[page * PAGE : page * PAGE + PAGE] = later[page * PAGE : page * PAGE + PAGE]
+        (self.directory / DATA).write_bytes(image)
+        (self.directory / SYNCED).write_bytes(self.images[1])
+        (self.directory / "lock.mdb").unlink()
+
+
+def rows(stored: Stored | None) -> dict[str, int]:
+    return {} if stored is None else {each.key: each.version for each in stored.entries}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_was_synced_is_there_and_nothing_of_what_came_later(
+    tmp_path: Path, restart: Callable[[], None], seed: int
+) -> None:
+    machine = Machine(tmp_path / "store", seed, map_bytes=256 * 1024)  # which grows
+    for _ in range(3):
+        for _ in range(machine.random.randint(0, 6)):
+            for _ in range(machine.random.randint(0, 8)):
+                machine.commit()
+            machine.store.sync()
+        for _ in range(machine.random.randint(0, 30)):
+            machine.commit()
+        machine.lose_power()
+        restart()
+        machine.start()
+    machine.store.close()
+
+
+@pytest.mark.parametrize("noted", ["nothing", "a part", "all"])
+def test_power_may_go_while_what_was_synced_is_noted(tmp_path: Path, restart: Callable[[], None], noted: str) -> None:
+    machine = Machine(tmp_path / "store", 1)
+    for _ in range(4):
+        machine.commit()
+        machine.store.sync()
+    before, old = dict(machine.synced), machine.images[1]
+    machine.commit()
+    machine.store.sync()
+    data, new = machine.images
+    changed = next(n for n in range(0, len(new), 4096) if old[n : n + 4096] != new[n : n + 4096])
+    torn = new[: changed + 100] + old[changed + 100 :]
+    machine.images = (data, {"nothing": old, "a part": torn, "all": new}[noted])
+    for _ in range(10):
+        machine.commit()
+    machine.lose_power()
+    restart()
+    machine.store = LmdbStore(machine.directory)
+    assert rows(machine.store.load()) == (machine.synced if noted == "all" else before)
+    machine.store.close()
+
+
+def test_what_a_killed_process_has_committed_counts_where_the_machine_lives_on(
+    tmp_path: Path, restart: Callable[[], None]
+) -> None:
+    machine = Machine(tmp_path / "store", 2)
+    machine.commit()
+    machine.store.sync()
+    machine.commit()
+    machine.store.close()
+    assert machine.rows != machine.synced
+    for _ in range(2):
+        store = LmdbStore(machine.directory)
+        assert rows(store.load()) == machine.rows
+        store.close()
+        restart()  # whoever began has synced it
+
+
+def test_a_store_of_which_nothing_was_synced_is_begun_anew(tmp_path: Path, restart: Callable[[], None]) -> None:
+    machine = Machine(tmp_path / "store", 3)
+    machine.commit()
+    machine.lose_power()
+    restart()
+    store = LmdbStore(machine.directory)
+    assert store.load() is None
+    store.close()
+
+
+@pytest.mark.parametrize("sync", ["always", "never"])
+def test_who_writes_otherwise_begins_with_what_was_synced_and_goes_on_without_notes(
+    tmp_path: Path, restart: Callable[[], None], sync: str
+) -> None:
+    machine = Machine(tmp_path / "store", 4)
+    machine.commit()
+    machine.store.sync()
+    for _ in range(9):
+        machine.commit()
+    machine.lose_power()
+    restart()
+    machine.start(sync)
+    machine.commit()
+    machine.store.sync()
+    machine.store.close()
+    assert not (machine.directory / SYNCED).exists()
+    restart()
+    store = LmdbStore(machine.directory)
+    assert rows(store.load()) == machine.rows
+    store.close()
+
+
+def test_pages_are_used_again_once_a_later_state_is_synced(tmp_path: Path) -> None:
+    store = LmdbStore(tmp_path / "store")
+    data = b'"' + b"x" * 50_000 + b'"'
+    sizes = []
+    for number in range(60):
+        store.commit(transaction(number, entries={"a": entry("a", data, number)}))
+        store.sync()
+        sizes.append(store.size())
+    assert sizes[-1] == sizes[10]
+    store.close()
+
+
+def test_a_disk_that_did_not_take_what_was_synced_is_not_believed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LmdbStore(tmp_path / "store")
+    store.commit(transaction(entries={"a": entry("a")}))
+
+    def broken(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(synced_state, "_sync", broken)
+        with pytest.raises(StoreError, match="Input/output error"):
+            store.sync()
+    store.commit(transaction(1, entries={"a": entry("a")}))
+    with pytest.raises(StoreError, match="Input/output error"):
+        store.sync()
+    store.close()
+
+
+def test_meta_pages_are_where_they_are_sought(tmp_path: Path) -> None:
+    environment = lmdb.open(str(tmp_path))
+    for _ in range(3):
+        with environment.begin(write=True) as writing:
+            writing.put(b"a", b"b")
+        with environment.begin() as reading:
+            handle = os.open(tmp_path / DATA, os.O_RDONLY)
+            page = reading.id() % 2 * environment.stat()["psize"]
+            assert synced_state.txnid_of(os.pread(handle, synced_state.META_BYTES, page)) == reading.id()
+            os.close(handle)
+    environment.close()
+    assert synced_state.txnid_of(bytes(200)) == 0
