@@ -368,7 +368,9 @@ def answer(
     state: GatewayState, session: SessionState, command: Command, payloads: list[Payload], now_ms: float
 ) -> list[Effect]:
     """Answer a command, and go on with what waited for that."""
-    if session.control_bytes > state.outbox_limit and isinstance(payloads[0], EntryView):
+    first = payloads[0]
+    entry = first.current if isinstance(first, Failure) else first
+    if session.control_bytes > state.outbox_limit and isinstance(entry, EntryView):
         payloads = [Failure(ErrorCode.LIMITED, "too much waits to be read by this client: read it, then ask again")]
     effects = state.say(session, result(command, payloads, now_ms, session.tenant))
     if command.mutation:

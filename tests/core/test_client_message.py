@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from cluster.core import gateway_state
-from cluster.core.client_message import MAX_DEPTH, Command, client_frame, depth, result
+from cluster.core.client_message import MAX_DEPTH, Command, answer, client_frame, depth, result
 from cluster.core.gateway_state import Close, Deliver
 from cluster.core.limits import MIB
 from cluster.core.messages import EntryView, Failure, Matched, Requests, Send, Write, Written
@@ -211,3 +211,18 @@ class TestResults:
         answer = self.told(Failure("VERSION_CONFLICT", "no", self.VIEW, ["/a"]))
         assert (answer["details"]["current"]["data"], answer["details"]["conflicts"]) == ([1], ["/a"])
         assert "details" not in self.told(Failure("NOT_FOUND", "no"))
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_no_more_entries_are_said_while_a_client_does_not_read_those_it_has(*, lost: bool) -> None:
+    talk = Talk()
+    entry = EntryView('["a"]', 1, b'"%b"' % (b"x" * 400_000), 1, "success", "idle")
+    payload = Failure("VERSION_CONFLICT", "it has changed", current=entry) if lost else entry
+    for n in range(10):
+        answer(talk.state, talk.session, Command("s1", n, "set" if lost else "get"), [payload], START_MS)
+    said = [orjson.loads(each) for each in talk.session.control]
+    assert [each["re"] for each in said] == list(range(10))
+    assert [each.get("code") == "LIMITED" for each in said] == [False] * 3 + [True] * 7
+    assert talk.session.control_bytes < talk.state.outbox_limit + 500_000
+    answer(talk.state, talk.session, Command("s1", 10, "set"), [Failure("VERSION_CONFLICT", "it is gone")], START_MS)
+    assert orjson.loads(talk.session.control[-1])["code"] == "VERSION_CONFLICT", "which takes no room"
