@@ -381,6 +381,9 @@ def answer(
 ) -> list[Effect]:
     """Answer a command, and go on with what waited for that."""
     first = payloads[0]
+    assert session.principal is not None
+    if isinstance(first, EntryView) and not session.principal.may("read", CanonicalKey(first.key)):
+        payloads = [Failure(ErrorCode.FORBIDDEN, "no grant to read any more")]
     entry = first.current if isinstance(first, Failure) else first
     if session.control_bytes > state.outbox_limit and isinstance(entry, EntryView):
         payloads = [Failure(ErrorCode.LIMITED, "too much waits to be read by this client: read it, then ask again")]

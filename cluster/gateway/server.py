@@ -559,6 +559,16 @@ class GatewayServer:
         await self.prepare(token)
         return self.state.recognise(token, self._clock.now_ms())
 
+    def _require_still(self, request: web.BaseRequest, key: CanonicalKey) -> None:
+        """Have who asked looked at again, since the answer came late: they may read no more.
+
+        Raises:
+            HarborError: `UNAUTHORIZED`, what they were recognised by does not count any more; `FORBIDDEN`.
+        """
+        if self.state.authority is not None:
+            request[PRINCIPAL] = self.state.authority.current(who(request), self._clock.now_ms())
+        who(request).require("read", key)
+
     def _may_read(self, request: web.BaseRequest, key: CanonicalKey) -> bool:
         if self.state.authority is None:
             return self.state.request_rates is None and self._browsers.is_own(request.headers.get("Host", ""))
@@ -604,6 +614,7 @@ class GatewayServer:
                     self._hot[request.raw_path] = key
                 return _entry_response(request, replica.version, self._body(replica, now_ms, who(request).tenant))
         payloads = await self._ask(key, lambda request_id: Read(request_id, key, fetch, page))
+        self._require_still(request, key)
         view = payloads[0]
         assert isinstance(view, EntryView)
         self.state.reads["shard"] += 1
@@ -1026,6 +1037,7 @@ class GatewayServer:
                 while not _is_whole(messages, begins_again):
                     await wire.ready.wait()
                     wire.ready.clear()
+                    self._require_still(request, key)
                     while not _is_whole(messages, begins_again) and (frame := self._take(wire)) is not None:
                         messages.extend(_MESSAGES(frame))
                         self._written(wire)

@@ -279,3 +279,13 @@ def test_tokens_that_are_refused_on_sockets_count_by_address_and_then_nobody_loo
     assert state.limited == {"requests": 3}
     assert said("s4", known, address="192.0.2.2") == ["welcome"]
     assert said("s5", known, now_ms=START_MS + 1_000_000.0) == ["welcome"]
+
+
+def test_what_a_get_waited_for_is_for_who_may_still_read_it() -> None:
+    talk = Talk()
+    authority = ApiKeys.parse("\n".join(line(name, name, Grants(read=[[name]])) for name in ("a", "b")))
+    entry = EntryView('["a"]', 1, b"1", 1, "success", "idle")
+    for name in ("a", "b"):
+        talk.session.principal = authority.recognise(name, START_MS)
+        answer(talk.state, talk.session, Command("s1", name, "get"), [entry], START_MS)
+    assert [orjson.loads(each).get("code") for each in talk.session.control] == [None, "FORBIDDEN"]
