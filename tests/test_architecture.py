@@ -27,6 +27,7 @@ CORE_MAY_IMPORT = {
     "base64",
     "bisect",
     "collections",
+    "contextlib",
     "collections.abc",
     "dataclasses",
     "email.utils",

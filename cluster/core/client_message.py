@@ -1,7 +1,7 @@
 """What a client may say over a socket, and what it does.
 
 A frame that is no JSON ends the connection (3501): there is no telling what else of it is wrong. Anything else that is wrong is
-answered with an `error` naming the message's id, and changes nothing. Every message counts towards its session's rate, whatever it says.
+answered with an `error` naming the message's id, and changes nothing. Of a frame nothing is looked at after what ends the connection. Every message counts towards its session's rate, whatever it says.
 """
 
 import re
@@ -15,6 +15,7 @@ from cluster.core import presence_message, protocol
 from cluster.core.acknowledgement import LEVELS
 from cluster.core.gateway_mutations import mutation_id
 from cluster.core.gateway_state import Close, Effect, GatewayState
+from cluster.core.grants import Principal
 from cluster.core.limits import FRAME_MESSAGES, refuse
 from cluster.core.messages import Act, EntryView, Failure, Matched, MutationView, Payload, Read, Write, Written
 from cluster.core.query_key import MAX_DEPTH, CanonicalKey, canonical, checked, depth
@@ -80,11 +81,14 @@ def client_frame(
             session.pace.take(now_ms)
             if depth(message, MAX_DEPTH) > MAX_DEPTH:
                 _too_deep()
-            effects.extend(_carry_out(state, session, message, ticket, now_ms, new_id))
+            done = _carry_out(state, session, message, ticket, now_ms, new_id)
         except HarborError as error:
             for each in given:
                 take_back(each)
-            effects.extend(_error(state, session, name, error))
+            done = _error(state, session, name, error)
+        effects.extend(done)
+        if any(isinstance(each, Close) and each.session == session.id for each in done):
+            break
     return effects
 
 
@@ -194,12 +198,14 @@ def _hello(state: GatewayState, session: SessionState, message: dict[str, Any], 
             raise HarborError(ErrorCode.UNAUTHORIZED, "hello needs a token here")
     elif state.authority is not None:  # else nobody asked
         try:
-            principal = state.recognise(_token(message), now_ms)
+            principal = _recognised(state, session, message, now_ms)
         except UnauthorizedError as error:
             return [Close(session.id, protocol.CLOSE_BAD_TOKEN, f"bad token: {error.message}")]
-        except UnavailableError as error:
+        except (UnavailableError, LimitError) as error:
             if session.principal is not None:
                 raise  # it goes on as it was
+            if isinstance(error, LimitError):
+                state.limited[error.limit] += 1
             return [Close(session.id, protocol.CLOSE_UNCHECKED, error.message)]
         effects.extend(state.admit(session, principal, now_ms))
     refused: HarborError | None = None
@@ -213,6 +219,12 @@ def _hello(state: GatewayState, session: SessionState, message: dict[str, Any], 
     if refused is not None:
         effects.extend(_error(state, session, message.get("id"), refused))
     return effects
+
+
+def _recognised(state: GatewayState, session: SessionState, message: dict[str, Any], now_ms: float) -> Principal:
+    token = _token(message)
+    with state.refusals_counted(session.address, now_ms):
+        return state.recognise(token, now_ms)
 
 
 def welcome(state: GatewayState, session: SessionState, now_ms: float) -> list[Effect]:
@@ -232,8 +244,8 @@ def welcome(state: GatewayState, session: SessionState, now_ms: float) -> list[E
 
 def _auth(state: GatewayState, session: SessionState, message: dict[str, Any], now_ms: float) -> list[Effect]:
     """Take other credentials, without a new connection; what they do not cover is no longer watched."""
-    name, token = _id(message), _token(message)
-    principal = state.recognise(token, now_ms)  # where nobody bears it the session goes on as it was
+    name = _id(message)
+    principal = _recognised(state, session, message, now_ms)  # where nobody bears it the session goes on as it was
     return [*state.admit(session, principal, now_ms), *state.say(session, protocol.message("result", re=name))]
 
 
@@ -368,7 +380,12 @@ def answer(
     state: GatewayState, session: SessionState, command: Command, payloads: list[Payload], now_ms: float
 ) -> list[Effect]:
     """Answer a command, and go on with what waited for that."""
-    if session.control_bytes > state.outbox_limit and isinstance(payloads[0], EntryView):
+    first = payloads[0]
+    assert session.principal is not None
+    if isinstance(first, EntryView) and not session.principal.may("read", CanonicalKey(first.key)):
+        payloads = [Failure(ErrorCode.FORBIDDEN, "no grant to read any more")]
+    entry = first.current if isinstance(first, Failure) else first
+    if session.control_bytes > state.outbox_limit and isinstance(entry, EntryView):
         payloads = [Failure(ErrorCode.LIMITED, "too much waits to be read by this client: read it, then ask again")]
     effects = state.say(session, result(command, payloads, now_ms, session.tenant))
     if command.mutation:

@@ -4,6 +4,7 @@ What must not live here: sending requests (`cluster.services`), when to fetch (`
 """
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 from urllib.parse import quote
 
@@ -16,7 +17,7 @@ from cluster.core.query_options import DEFAULT_OFFLINE_TIME_MS, QueryOptions
 from cluster.core.reserved import is_reserved
 from cluster.core.retry import retry_delay_ms
 from cluster.core.staleness import StaleTime
-from cluster.core.template import HeadIndex, MissingCapture, Node, Path
+from cluster.core.template import HeadIndex, Hole, MissingCapture, Node, Path, Text
 
 DOTS = frozenset({".", ".."})
 
@@ -72,17 +73,21 @@ class DeclaredQuery(Struct, frozen=True):
     """Whether its entries are stored."""
     options: QueryOptions = QueryOptions()
     """What the cache does with its entries; made from the rest."""
+    segments: tuple[Path, ...] = ()
+    """Placeholders of its path, without those of parameters there; made from the rest."""
 
     def __post_init__(self) -> None:
         structs.force_setattr(self, "options", _options(self))
+        structs.force_setattr(self, "segments", _segments(self.path))
 
     def captures(self, key: list[Any]) -> dict[Path, Any] | None:
         """Return what the key template's placeholders are in `key`, or None where it does not match.
 
-        A key that would lead elsewhere does not: no encoding keeps a path's segment `..` from being taken for the way up.
+        A key that would lead elsewhere does not: no encoding keeps a path's segment `..` from being taken for the way up, and an empty
+        one asks for what is above, all of a collection in place of one.
         """
         captures: dict[Path, Any] = {}
-        if not template.match(self.key, key, captures):
+        if not template.match(self.key, key, captures) or any(captures[each] == "" for each in self.segments):
             return None
         return captures if DOTS.isdisjoint(self._path(captures).split("/")) else None
 
@@ -107,6 +112,12 @@ class DeclaredQuery(Struct, frozen=True):
 
     def _path(self, captures: dict[Path, Any]) -> str:
         return str(template.build(self.path, lambda path: quote(as_parameter(captures[path]), safe="")))
+
+
+def _segments(path: Node) -> tuple[Path, ...]:
+    parts = path.parts if isinstance(path, Text) else (path.path,) if isinstance(path, Hole) else ()
+    before = takewhile(lambda part: isinstance(part, tuple) or "?" not in part, parts)
+    return tuple(part for part in before if isinstance(part, tuple))
 
 
 def _options(query: DeclaredQuery) -> QueryOptions:

@@ -10,18 +10,27 @@ Prefix snapshots are cut into slices, one per change set. An entry not yet sent 
 from collections import deque
 from collections.abc import Iterator
 
+import msgspec
+
 from cluster.core.link import Outgoing
 from cluster.core.messages import (
     Answered,
+    BranchList,
     Change,
+    EntryView,
+    Failure,
     Item,
+    KeyList,
+    MemberList,
     Meta,
     Missed,
+    MutationList,
     MutationView,
     Payload,
     Removed,
     Reset,
     ServiceState,
+    TopicList,
     Verify,
     Watch,
 )
@@ -31,6 +40,9 @@ from cluster.core.shard_entry import ShardEntry, error_of
 
 SLICE_BYTES = 256 * 1024
 """Content of one change set, beyond which the rest waits for the next call: a few ms of work at either end."""
+ANSWER_BYTES = 4 * 1024 * 1024
+"""Content of what one call's requests are answered at once; what does not fit follows in change sets. A small frame of reads of one large
+entry would else have an answer of gigabytes made."""
 SLICE_ENTRIES = 1_000
 """Entries of a prefix looked at per change set, for the same reason."""
 HEARTBEAT_MS = 1_000.0
@@ -152,6 +164,21 @@ class GatewayLink:
             return 0.0
         beat = self.sent_at + HEARTBEAT_MS if self.watches or self.presence.watching else None
         return min((at for at in (beat, self.presence.due_at()) if at is not None), default=None)
+
+
+def content_bytes(said: Payload | Answered | ServiceState) -> int:
+    """Return about how many bytes an answer takes; what takes few is not counted, so it never has to wait for what takes many."""
+    match said:
+        case Answered(payload=payload):
+            return content_bytes(payload)
+        case EntryView(data=content) | MutationView(result=content):
+            return 0 if content is None else len(content)
+        case Failure(current=EntryView() as current):
+            return content_bytes(current)
+        case KeyList() | BranchList() | MemberList() | TopicList() | MutationList():
+            return len(msgspec.msgpack.encode(said))
+        case _:
+            return 0
 
 
 def encode_pending(

@@ -17,7 +17,8 @@ What must not live here: HTTP and sockets (`cluster.gateway`), message texts (`p
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
@@ -90,6 +91,7 @@ from cluster.core.position import MAP, Position, Scope, Tokens, scope_of
 from cluster.core.presence_room import Mode, Pattern
 from cluster.core.presence_session import PresenceSessions
 from cluster.core.query_key import CanonicalKey, KeyMatcher, parse
+from cluster.core.rate import RateLimits
 from cluster.core.replica import Replica
 from cluster.core.reserved import KEYS, OWN, reserved
 from cluster.core.session_expiry import Expiries, expiry_notice
@@ -99,7 +101,7 @@ from cluster.core.subscription import Interests
 from cluster.core.tenant import Tenant
 from cluster.core.topic import Phase, Subscription, Topic
 from cluster.core.undo import Undoing
-from cluster.errors import ErrorCode, LimitError, RequestError, UnauthorizedError, UnavailableError
+from cluster.errors import ErrorCode, HarborError, LimitError, RequestError, UnauthorizedError, UnavailableError
 
 SETTLE_MS = 2.0
 """From the first change to the flush after a quiet time: the change sets of one window's shards arrive within it, a lone event hardly
@@ -265,6 +267,8 @@ class GatewayState:
         self.expiries = Expiries()
         self.limits = limits or Limits()
         self.counts = SessionCounts(self.limits)
+        self.request_rates = _request_rates(self.limits)
+        """Of HTTP requests by who asks, and of refused credentials by address; None: any."""
         self.limited: Counter[str] = Counter()
         """What was refused, by limit."""
         self.mutations = GatewayMutations(mutations or {})
@@ -324,6 +328,8 @@ class GatewayState:
         if (limits.commands, limits.commands_burst) != (before.commands, before.commands_burst):
             for session in self.sessions.values():
                 session.pace = None
+        if (limits.requests, limits.requests_burst) != (before.requests, before.requests_burst):
+            self.request_rates = _request_rates(limits)
         if limits.presence_updates != before.presence_updates:
             self.presence.bound(limits.presence_updates, now_ms)
 
@@ -1170,6 +1176,24 @@ class GatewayState:
         """
         return ANYBODY if self.authority is None else self.authority.recognise(credentials, now_ms)
 
+    @contextmanager
+    def refusals_counted(self, address: str, now_ms: float) -> Iterator[None]:
+        """Count it by address if credentials are refused within; where too many were they are not looked at.
+
+        Raises:
+            LimitError: `LIMITED`.
+        """
+        rates = None if self.authority is None else self.request_rates
+        guesser = f"refused {address}"  # whose bucket no request of who was recognised is taken from
+        if rates is not None:
+            rates.require(guesser, now_ms)
+        try:
+            yield
+        except HarborError as error:
+            if rates is not None and error.code == ErrorCode.UNAUTHORIZED:
+                rates.take(guesser, now_ms)
+            raise
+
     def open_session(
         self,
         session_id: str,
@@ -1989,6 +2013,11 @@ def _moved(topic: Topic) -> dict[str, int] | None:
         if replica.version and replica.shard in topic.held and key not in topic.held[replica.shard]:
             moved[key] = 0
     return moved
+
+
+def _request_rates(limits: Limits) -> RateLimits | None:
+    per_second = limits.requests
+    return None if per_second is None else RateLimits("requests", "requests", per_second, limits.requests_burst)
 
 
 def _counted(principal: Principal | None) -> str | None:

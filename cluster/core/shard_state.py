@@ -35,9 +35,11 @@ from cluster.core.entry import Value, compact
 from cluster.core.feed import stem
 from cluster.core.filters import Filter
 from cluster.core.gateway_link import (
+    ANSWER_BYTES,
     SLICE_BYTES,
     SLICE_ENTRIES,
     GatewayLink,
+    content_bytes,
     encode_pending,
 )
 from cluster.core.history import History, Past
@@ -1277,14 +1279,21 @@ class ShardState:
                 self._open(sender)
         link = self._links[sender]
         answers: list[tuple[int, Payload]] = []
+        room = ANSWER_BYTES
         for request in message.items:
             try:
                 payload = self._request(link, request)
             except HarborError as error:
                 limit = (error.limit, error.value) if isinstance(error, LimitError) else None
                 payload = Failure(error.code, error.message, limit=limit)
-            if payload is not None:
+            if payload is None:
+                continue
+            size = content_bytes(payload)
+            if size <= room:
+                room -= size
                 answers.append((request.id, payload))
+            else:
+                link.answer(request.id, payload)
         self._flush()
         return incoming.answered(Answers(self.incarnation, self.epoch, answers)), self._taken()
 
@@ -1755,6 +1764,7 @@ class ShardState:
             match task:
                 case Answered() | ServiceState() | MutationView():
                     items.append(task)
+                    size += content_bytes(task)
                 case Missed():
                     items.append(self._missed(task))
                 case Verify(id=request, held=held):

@@ -55,7 +55,6 @@ from cluster.core.position import Scope, scope_of
 from cluster.core.presence_room import topic_of
 from cluster.core.presence_session import identity_of
 from cluster.core.query_key import CanonicalKey, KeyMatcher, canonical, checked, normalized, parse
-from cluster.core.rate import RateLimits
 from cluster.core.replica import Replica
 from cluster.core.session_state import COMMANDS, CONTROL, SessionState
 from cluster.core.slot_move import MAX_ACTORS
@@ -232,15 +231,6 @@ class _SocketWire(_Wire):
             self.taken.set_result(None)
 
 
-def _rate(limits: Limits) -> tuple[float | None, float]:
-    return limits.requests, limits.requests_burst
-
-
-def _rates(limits: Limits) -> RateLimits | None:
-    per_second, burst = _rate(limits)
-    return None if per_second is None else RateLimits("requests", "requests", per_second, burst)
-
-
 class GatewayServer:
     """See the module.
 
@@ -275,7 +265,6 @@ class GatewayServer:
         self._dead_letters = dead_letters
         self._browsers = Browsers(origins, hsts_s)
         self._addresses = Addresses(trusted_proxies)
-        self._requests = _rates(self.limits)
         self._connections: Connections | None = None
         self._wires: dict[str, _Wire] = {}
         self._futures: dict[int, asyncio.Future[list[Payload]]] = {}
@@ -334,12 +323,9 @@ class GatewayServer:
         self, limits: Limits, outbox_bytes: int, *, origins: Iterable[str], trusted_proxies: Iterable[str], hsts_s: int
     ) -> None:
         """Take what a configuration says now. It counts from here on, and ends nobody who is there."""
-        is_same_rate = _rate(limits) == _rate(self.limits)
         self.state.bound(limits, outbox_bytes, self._clock.now_ms())
         self._browsers = Browsers(origins, hsts_s)
         self._addresses = Addresses(trusted_proxies)
-        if not is_same_rate:
-            self._requests = _rates(limits)
         if self._connections is not None:
             self._connections.bound(limits, self._addresses)
 
@@ -502,8 +488,8 @@ class GatewayServer:
         try:
             self._browsers.check(request, is_guarded=self.state.authority is not None)
             principal = request[PRINCIPAL] = await self._recognised(request)
-            if self._requests is not None and request.path not in self.open:
-                self._requests.take(self._taker(request, principal), self._clock.now_ms())
+            if self.state.request_rates is not None and request.path not in self.open:
+                self.state.request_rates.take(self._taker(request, principal), self._clock.now_ms())
             response = await handler(request)
         except HarborError as error:
             if isinstance(error, LimitError):
@@ -554,17 +540,8 @@ class GatewayServer:
         """
         if self.state.authority is None or request.path in self.open or request.method == "OPTIONS":
             return ANYBODY
-        rates = self._requests
-        if rates is None:
+        with self.state.refusals_counted(self._address(request), self._clock.now_ms()):
             return await self._identified(request)
-        guesser = f"refused {self._address(request)}"  # whose bucket no request of who was recognised is taken from
-        rates.require(guesser, self._clock.now_ms())
-        try:
-            return await self._identified(request)
-        except HarborError as error:
-            if error.code == ErrorCode.UNAUTHORIZED:
-                rates.take(guesser, self._clock.now_ms())
-            raise
 
     async def _identified(self, request: web.BaseRequest) -> Principal | None:
         """Return whose credentials a request has; None on a socket that is to say hello with a token.
@@ -582,10 +559,20 @@ class GatewayServer:
         await self.prepare(token)
         return self.state.recognise(token, self._clock.now_ms())
 
+    def _require_still(self, request: web.BaseRequest, key: CanonicalKey) -> None:
+        """Have who asked looked at again, since the answer came late: they may read no more.
+
+        Raises:
+            HarborError: `UNAUTHORIZED`, what they were recognised by does not count any more; `FORBIDDEN`.
+        """
+        if self.state.authority is not None:
+            request[PRINCIPAL] = self.state.authority.current(who(request), self._clock.now_ms())
+        who(request).require("read", key)
+
     def _may_read(self, request: web.BaseRequest, key: CanonicalKey) -> bool:
         if self.state.authority is None:
-            return self._requests is None and self._browsers.is_own(request.headers.get("Host", ""))
-        if self._requests is not None:
+            return self.state.request_rates is None and self._browsers.is_own(request.headers.get("Host", ""))
+        if self.state.request_rates is not None:
             return False
         try:
             token = self._said(request)
@@ -627,6 +614,7 @@ class GatewayServer:
                     self._hot[request.raw_path] = key
                 return _entry_response(request, replica.version, self._body(replica, now_ms, who(request).tenant))
         payloads = await self._ask(key, lambda request_id: Read(request_id, key, fetch, page))
+        self._require_still(request, key)
         view = payloads[0]
         assert isinstance(view, EntryView)
         self.state.reads["shard"] += 1
@@ -1049,6 +1037,7 @@ class GatewayServer:
                 while not _is_whole(messages, begins_again):
                     await wire.ready.wait()
                     wire.ready.clear()
+                    self._require_still(request, key)
                     while not _is_whole(messages, begins_again) and (frame := self._take(wire)) is not None:
                         messages.extend(_MESSAGES(frame))
                         self._written(wire)

@@ -6,9 +6,10 @@ import orjson
 import pytest
 
 from cluster.core import gateway_state
-from cluster.core.client_message import MAX_DEPTH, Command, client_frame, depth, result
-from cluster.core.gateway_state import Close, Deliver
-from cluster.core.limits import MIB
+from cluster.core.client_message import MAX_DEPTH, Command, answer, client_frame, depth, result
+from cluster.core.gateway_state import Close, Deliver, GatewayState
+from cluster.core.grants import ApiKeys, Grants, Principal, line
+from cluster.core.limits import MIB, Limits
 from cluster.core.messages import EntryView, Failure, Matched, Requests, Send, Write, Written
 from tests.in_process import START_MS, InProcess
 
@@ -211,3 +212,80 @@ class TestResults:
         answer = self.told(Failure("VERSION_CONFLICT", "no", self.VIEW, ["/a"]))
         assert (answer["details"]["current"]["data"], answer["details"]["conflicts"]) == ([1], ["/a"])
         assert "details" not in self.told(Failure("NOT_FOUND", "no"))
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_no_more_entries_are_said_while_a_client_does_not_read_those_it_has(*, lost: bool) -> None:
+    talk = Talk()
+    entry = EntryView('["a"]', 1, b'"%b"' % (b"x" * 400_000), 1, "success", "idle")
+    payload = Failure("VERSION_CONFLICT", "it has changed", current=entry) if lost else entry
+    for n in range(10):
+        answer(talk.state, talk.session, Command("s1", n, "set" if lost else "get"), [payload], START_MS)
+    said = [orjson.loads(each) for each in talk.session.control]
+    assert [each["re"] for each in said] == list(range(10))
+    assert [each.get("code") == "LIMITED" for each in said] == [False] * 3 + [True] * 7
+    assert talk.session.control_bytes < talk.state.outbox_limit + 500_000
+    answer(talk.state, talk.session, Command("s1", 10, "set"), [Failure("VERSION_CONFLICT", "it is gone")], START_MS)
+    assert orjson.loads(talk.session.control[-1])["code"] == "VERSION_CONFLICT", "which takes no room"
+
+
+class Doorman(ApiKeys):
+    """Knows one key, and remembers what it was shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+
+    def recognise(self, credentials: str, now_ms: float) -> Principal:
+        self.shown.append(credentials)
+        return ApiKeys.parse(line("a", "hk_a", Grants(read=[[]]))).recognise(credentials, now_ms)
+
+
+def say_to(state: GatewayState, session_id: str, *messages: dict[str, Any], address: str, now_ms: float) -> list[Any]:
+    """Open a session without credentials, and say something; what became of it."""
+    session = state.open_session(session_id, principal=None, address=address)
+    effects = client_frame(state, session, orjson.dumps(messages), lambda _: 0, now_ms, lambda: "", lambda _: None)
+    said = [orjson.loads(each) for each in session.control]
+    return [each for each in effects if isinstance(each, Close)] + [each.get("code", each["type"]) for each in said]
+
+
+def test_nothing_is_looked_at_after_what_ends_the_connection() -> None:
+    state = InProcess().gateway
+    state.authority = doorman = Doorman()
+    hellos = [{"type": "hello", "token": f"guess{n}"} for n in range(1000)]
+    (close,) = say_to(state, "s", *hellos, {"type": "ping"}, address="192.0.2.1", now_ms=START_MS)
+    assert close.code == 3500
+    assert doorman.shown == ["guess0"]
+
+
+def test_tokens_that_are_refused_on_sockets_count_by_address_and_then_nobody_looks_at_them() -> None:
+    state = InProcess().gateway
+    state.authority = doorman = Doorman()
+    state.bound(Limits(requests=0.001, requests_burst=3), MIB, START_MS)
+    guess, known = {"type": "hello", "token": "guess"}, {"type": "hello", "token": "hk_a"}
+
+    def said(name: str, *messages: dict[str, Any], address: str = "192.0.2.1", now_ms: float = START_MS) -> list[Any]:
+        return [
+            each.code if isinstance(each, Close) else each
+            for each in say_to(state, name, *messages, address=address, now_ms=now_ms)
+        ]
+
+    auths = [{"type": "auth", "id": n, "token": "guess"} for n in range(3)]
+    assert said("s0", guess) == [3500]
+    assert said("s1", known, *auths) == ["welcome", "UNAUTHORIZED", "UNAUTHORIZED", "LIMITED"]
+    assert doorman.shown == ["guess", "hk_a", "guess", "guess"], "the last was refused unseen"
+    assert said("s2", guess, guess) == [3002]
+    assert said("s3", known) == [3002]
+    assert doorman.shown[4:] == []
+    assert state.limited == {"requests": 3}
+    assert said("s4", known, address="192.0.2.2") == ["welcome"]
+    assert said("s5", known, now_ms=START_MS + 1_000_000.0) == ["welcome"]
+
+
+def test_what_a_get_waited_for_is_for_who_may_still_read_it() -> None:
+    talk = Talk()
+    authority = ApiKeys.parse("\n".join(line(name, name, Grants(read=[[name]])) for name in ("a", "b")))
+    entry = EntryView('["a"]', 1, b"1", 1, "success", "idle")
+    for name in ("a", "b"):
+        talk.session.principal = authority.recognise(name, START_MS)
+        answer(talk.state, talk.session, Command("s1", name, "get"), [entry], START_MS)
+    assert [orjson.loads(each).get("code") for each in talk.session.control] == [None, "FORBIDDEN"]

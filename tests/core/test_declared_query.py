@@ -48,6 +48,16 @@ def test_no_key_leads_up(up: str) -> None:
     assert query(["x", "{a}"], "/x/v{a}/y").captures(["x", up]) is not None
 
 
+def test_an_empty_capture_does_not_ask_for_the_collection_above() -> None:
+    collection = query(["projects", "detail", "{id}"], "/projects")
+    assert DETAIL.captures(["projects", "detail", ""]) is None
+    assert query(["x", "{a}"], "/x/v{a}/y").captures(["x", ""]) is None
+    assert DeclaredQueries([DETAIL, collection]).find(["projects", "detail", ""]) is collection, "its path has none"
+    assert query(["{a}"], "{a}").captures([""]) is None
+    assert query(["x", "{a}"], "/x?of={a}").request_for(["x", ""]).path == "/x?of="
+    assert TASKS.request_for(["tasks", ""]).params[0] == ("projectId", "")
+
+
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_a_capture_stays_one_segment(capture: str) -> None:
     key = ["projects", "detail", capture]

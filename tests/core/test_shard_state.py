@@ -1,13 +1,16 @@
 """The shard: commits, gaps, fetches beside streams, writes, watches, collecting."""
 
+import msgspec
 import orjson
 import pytest
 
 from cluster.core import shard_state, sweep
+from cluster.core.gateway_link import ANSWER_BYTES, SLICE_BYTES
 from cluster.core.messages import (
     Absent,
     Act,
     Answered,
+    Answers,
     Batch,
     BatchCommitted,
     Change,
@@ -30,6 +33,7 @@ from cluster.core.messages import (
     Ready,
     Refused,
     Removed,
+    Requests,
     Reset,
     Send,
     Snapshot,
@@ -340,3 +344,52 @@ def test_a_poison_value_is_dropped_and_the_shard_lives(shard: Shard) -> None:
     assert shard.data('["a"]') == [1]
     assert shard.machine.operations_dropped["mismatch"] >= 1
     assert shard.batch(('["c"]', [Set(b"1")])) is not None
+
+
+def ask_all(shard: Shard, *requests: Read | Write) -> tuple[dict[int, object], int, list[int]]:
+    """Send requests in one call: the answers in the order in which they came, the size of the call's own, and of each change set."""
+    answer, effects = shard.machine.requests(Requests(Header("gateway-0", 8, 0, 1), list(requests)), shard.now)
+    assert isinstance(answer, Answers)
+    shard._take(effects)
+    sizes = [len(msgspec.msgpack.encode(each)) for each in shard.sets]
+    return {**dict(answer.items), **shard.answers()}, len(msgspec.msgpack.encode(answer)), sizes
+
+
+def test_answers_are_sent_in_pieces() -> None:
+    shard = Shard()
+    content = b'"%b"' % (b"x" * 1_000_000)
+    shard.batch(('["large"]', [Set(content)]))
+    asked = [Read(n, '["large"]') for n in range(40)]
+    answers, at_once, sizes = ask_all(shard, *asked, Write(40, "w", '["small"]', b"1"))
+    assert list(answers) == [0, 1, 2, 3, 40, *range(4, 40)], "small answers wait for nothing"
+    assert {each.data for each in answers.values() if isinstance(each, EntryView)} == {content}
+    assert at_once < ANSWER_BYTES + 10_000
+    assert len(sizes) == 36
+    assert max(sizes) < SLICE_BYTES + len(content)
+
+
+def test_an_answer_that_is_larger_than_a_piece_is_sent_by_itself() -> None:
+    shard = Shard()
+    content = b'"%b"' % (b"x" * (shard_state.MAX_EDITED_BYTES - 2))
+    shard.batch(('["largest"]', [Set(content)]))
+    answers, at_once, sizes = ask_all(shard, Read(1, '["largest"]'), Read(2, '["largest"]'))
+    assert [each.data for each in answers.values() if isinstance(each, EntryView)] == [content] * 2
+    assert (at_once < 1_000, len(sizes)) == (True, 2)
+
+
+def test_what_lost_writes_are_told_is_sent_in_pieces() -> None:
+    shard = Shard()
+    content = b'"%b"' % (b"x" * 1_000_000)
+    shard.batch(('["large"]', [Set(content)]))
+    answers, at_once, _ = ask_all(shard, *(Write(n, f"w{n}", '["large"]', b"1", base_version=1) for n in range(40)))
+    assert [each.current.data for each in answers.values() if isinstance(each, Failure) and each.current] == [
+        content
+    ] * 40
+    assert at_once < ANSWER_BYTES + 10_000
+
+
+def test_what_waited_for_one_fetch_is_answered_in_pieces(shard: Shard) -> None:
+    ask_all(shard, *(Read(n, '["q","7"]') for n in range(1, 9)))
+    shard.fetched("x" * SLICE_BYTES)
+    answering = [[each.id for each in message.items if isinstance(each, Answered)] for message in shard.sets]
+    assert answering == [[n] for n in range(1, 9)]

@@ -308,3 +308,46 @@ def test_a_keys_file_is_read_when_it_changes(tmp_path: Path):
     path.unlink()
     assert file.look() is None
     assert "No such file" in file.reason
+
+
+AFTER = [
+    (keys(all=WHO["all"]), 401, "UNAUTHORIZED"),
+    (keys(waiting=Grants(read=[["news"]])), 403, "FORBIDDEN"),
+    (keys(waiting=Grants(read=[["q"], ["news"]])), 200, None),
+]
+"""Who counts when the answer comes, and what who had waited for it is answered."""
+
+
+async def asked(harness: Harness, path: str, **params: str) -> "asyncio.Task[tuple[int, Any]]":
+    """Have somebody ask for something that does not come yet."""
+    harness.state.authority = keys(waiting=Grants(read=[["q"]]))
+    before = len(harness.fetches) + len(harness.state.sessions)
+    task = asyncio.create_task(status(harness, "GET", path, bearing("waiting"), params=params))
+    async with asyncio.timeout(30):
+        while len(harness.fetches) + len(harness.state.sessions) == before:
+            await asyncio.sleep(0)
+    return task
+
+
+@pytest.mark.parametrize(("authority", "code", "error"), AFTER)
+async def test_an_answer_that_was_waited_for_is_for_who_may_still_read_it(guarded, authority, code, error):
+    waiting = await asked(guarded, "/v1/entries", key='["q","1"]')
+    guarded.state.authority = authority
+    guarded.fetched(b'{"secret":1}')
+    answered, body = await waiting
+    assert (answered, body.get("error", {}).get("code")) == (code, error)
+    assert (b"secret" in orjson.dumps(body)) == (code == 200)
+
+
+@pytest.mark.parametrize(("authority", "code", "error"), AFTER)
+async def test_missed_changes_are_for_who_may_still_read_them(guarded, authority, code, error):
+    await guarded.put('["q","2"]', {"secret": 1}, headers=bearing("all"))
+    guarded.reachable = False
+    waiting = await asked(guarded, "/v1/missed", key='["q","2"]', since=token('["q","2"]', prefix=False))
+    guarded.state.authority = authority
+    guarded.server.run(guarded.state.recheck(guarded.clock.now_ms()))
+    if code == 200:
+        guarded.reachable = True
+    answered, body = await waiting
+    assert (answered, body.get("error", {}).get("code")) == (code, error)
+    assert (b"secret" in orjson.dumps(body)) == (code == 200)

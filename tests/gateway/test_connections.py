@@ -248,6 +248,22 @@ async def test_credentials_that_are_refused_count_by_address_and_then_nobody_loo
                 assert response.status == status
 
 
+async def test_credentials_that_are_refused_on_sockets_count_with_those_of_requests() -> None:
+    async with serving(Limits(requests=0.001, requests_burst=2)) as harness:
+        harness.state.authority = ApiKeys.parse(line("a", "hk_a", Grants(read=[[]])))
+        async with harness.socket() as first, harness.socket() as second:
+            for socket, code in ((first, 3500), (second, 3002)):
+                await socket.send(orjson.dumps([{"type": "hello", "token": f"guess{n}"} for n in range(1000)]))
+                with pytest.raises(ConnectionClosed):
+                    await until(socket, "never")
+                assert socket.close_code == code
+                if code == 3500:
+                    async with harness.http.get("/v1/keys", headers={"X-API-Key": "guess"}) as response:
+                        assert response.status == 401
+        async with harness.http.get("/v1/keys", headers={"X-API-Key": "hk_a"}) as response:
+            assert response.status == 429
+
+
 async def test_requests_are_counted_by_subject_where_there_is_one() -> None:
     async with serving(Limits(requests=0.001, requests_burst=1)) as harness:
         harness.state.authority = ApiKeys.parse("\n".join(line(name, f"hk_{name}", Grants(read=[[]])) for name in "ab"))
