@@ -22,7 +22,7 @@ from cluster.core.reserved import is_reserved, unreserved
 from cluster.core.retry import retry_delay_ms
 from cluster.core.rule import Made, RuleOperation, compile_operations, template_text
 from cluster.core.template import Literal, MissingCapture, Node, Path
-from cluster.core.tenant import NOBODYS, VARIABLE, Tenant, is_name
+from cluster.core.tenant import NAME_TEXT, NOBODYS, VARIABLE, Tenant, is_name
 from cluster.core.transform import HeardOn
 from cluster.core.variables import Schema
 from cluster.errors import ErrorCode, RequestError
@@ -87,7 +87,7 @@ class Operations:
         """Return the operations, by key, and why others came to nothing. `said`: what `{variables}` stands for, if that is less."""
         if not self._steps:
             return [], []
-        members = {**variables, "variables": said or variables, "mutation_id": mutation}
+        members = {**variables, "variables": variables if said is None else said, "mutation_id": mutation}
         if response is not None:
             members["response"] = response
         else:
@@ -213,6 +213,7 @@ class DeclaredMutation(Struct, frozen=True):
         Raises:
             RequestError: `INVALID_VARIABLES`.
         """
+        self.tenant_of(variables)
         if self.function is not None:
             return MutationRequest("", "", "", (), None, mutation, function=self.function, arguments=variables)
 
@@ -233,7 +234,7 @@ class DeclaredMutation(Struct, frozen=True):
         if target_bytes > MAX_TARGET_BYTES:
             reason = f"path and query are {target_bytes} bytes, at most {MAX_TARGET_BYTES} are sent"
             raise RequestError(ErrorCode.INVALID_VARIABLES, reason)
-        sent = {name: value for name, value in self._said(variables).items() if name not in self.omit}
+        sent = {name: value for name, value in self.said(variables).items() if name not in self.omit}
         body = None if self.body is None else orjson.dumps(self._fill("body", self.body, variables, mutation, sent))
         return MutationRequest(self.service, self.method, path, tuple(params), body, mutation, etag)
 
@@ -261,7 +262,7 @@ class DeclaredMutation(Struct, frozen=True):
             RequestError: `INVALID_VARIABLES`.
         """
         assert self.steps is not None
-        made, faults = self.steps[0].made(variables, mutation, None, self._said(variables))
+        made, faults = self.steps[0].made(variables, mutation, None, self.said(variables))
         if faults:
             raise RequestError(ErrorCode.INVALID_VARIABLES, f"optimistic: {faults[0].replace('{data.', '{')}")
         tenant = self.tenant_of(variables)
@@ -272,20 +273,38 @@ class DeclaredMutation(Struct, frozen=True):
     def result_operations(self, variables: dict[str, Any], mutation: str, response: Any) -> list[Made]:
         """Return what a response does; operations for which it has too little, or on what is not the tenant's, are left out."""
         assert self.steps is not None
-        return self._confined(variables, self.steps[1].made(variables, mutation, response, self._said(variables))[0])
+        return self._confined(variables, self.steps[1].made(variables, mutation, response, self.said(variables))[0])
 
-    def _said(self, variables: dict[str, Any]) -> dict[str, Any]:
+    def said(self, variables: dict[str, Any]) -> dict[str, Any]:
         """Return the variables without the one that the gateway adds."""
         return {name: value for name, value in variables.items() if not (self.is_confined and name == VARIABLE)}
 
+    def renamed(self, variables: dict[str, Any], old: str, new: Any) -> dict[str, Any]:
+        """Return the variables with what they call `old` called `new`; the one that the gateway adds stays as it is."""
+        return {**variables, **replaced(self.said(variables), old, new)}
+
     def tenant_of(self, variables: dict[str, Any]) -> Tenant:
-        """Return whose a mutation is: nobody's where there are no tenants, and where an operator names none."""
-        name = variables.get(VARIABLE) if self.is_confined else None
-        return Tenant(str(name)) if is_name(name) else NOBODYS
+        """Return whose a mutation is: nobody's where there are no tenants, and where an operator names none.
+
+        Raises:
+            RequestError: `INVALID_VARIABLES`, what is said is no tenant's name.
+        """
+        if not self.is_confined or VARIABLE not in variables:
+            return NOBODYS
+        name = variables[VARIABLE]
+        if not is_name(name):
+            raise RequestError(
+                ErrorCode.INVALID_VARIABLES,
+                f"the variable {VARIABLE} is a tenant's name ({NAME_TEXT}), got {name!r:.60}",
+            )
+        return Tenant(name)
 
     def _confined(self, variables: dict[str, Any], made: list[Made]) -> list[Made]:
         """Return the operations on what is the tenant's; those for every entry of an entity or a relation are narrowed to that."""
-        tenant = self.tenant_of(variables)
+        try:
+            tenant = self.tenant_of(variables)
+        except RequestError:
+            return []
         if not tenant:
             return made
         kept: list[Made] = []

@@ -30,7 +30,7 @@ from cluster.core import broadcast
 from cluster.core.declared_query import Response
 from cluster.core.grants import names
 from cluster.core.messages import Failure, Lay, Lift, ListMutations, Mutate, MutationList, MutationPlace, MutationView
-from cluster.core.mutation import NEXT, DeclaredMutation, MutationRequest, Status, replaced
+from cluster.core.mutation import NEXT, DeclaredMutation, MutationRequest, Status
 from cluster.core.operation import Invalidate, Operation
 from cluster.core.service_health import MAX_PROBE_MS, PROBE_MS, UNREACHABLE
 from cluster.core.tenant import NOBODYS, of_topic
@@ -355,7 +355,7 @@ class MutationQueue:
             new, said = self._renamed[old][0], of_topic(old)[1]
             if new is None:
                 raise HarborError(ErrorCode.CONFLICT, f"what has the temporary id {said:.100} was not created")
-            variables = replaced(variables, said, new)
+            variables = declared.renamed(variables, said, new)
         laid = list(declared.optimistic_operations(variables, request.mutation))
         declared.request(variables, request.mutation)
         delay_ms = declared.delay_ms if request.delay_ms is None else request.delay_ms
@@ -549,7 +549,7 @@ class MutationQueue:
         response = None if body is None else orjson.loads(body)
         renamed = declared.assigned(response) if record.temporary else None
         if renamed is not None:
-            variables = replaced(variables, of_topic(record.temporary)[1], renamed)
+            variables = declared.renamed(variables, of_topic(record.temporary)[1], renamed)
         try:
             lasting = declared.optimistic_operations(variables, record.id)
         except HarborError:  # the id that it was given does not fit where the temporary one did
@@ -729,10 +729,14 @@ class MutationQueue:
         return True
 
     def _named(self, variables: dict[str, Any]) -> set[str]:
-        """Return all texts among variables, as temporary ids are kept: in each tenant they are others."""
-        declared = next(iter(self._declared.values()), None)
-        tenant = NOBODYS if declared is None else declared.tenant_of(variables)
-        return {tenant.inside_topic(each) for each in _texts(variables)} if tenant else _texts(variables)
+        """Return all texts among what a client gave as variables, as temporary ids are kept: in each tenant they are others."""
+        declared = next(iter(self._declared.values()), None)  # where one is confined all are
+        try:
+            tenant = NOBODYS if declared is None else declared.tenant_of(variables)
+        except HarborError:
+            return set()
+        texts = set(_walk(variables if declared is None else declared.said(variables)))
+        return {tenant.inside_topic(each) for each in texts} if tenant else texts
 
     def _awaits(self, record: MutationRecord) -> str | None:
         """Return the temporary id of something that is still to be created, if the mutation names one."""
@@ -881,8 +885,9 @@ class MutationQueue:
         try:
             if new is None:
                 raise HarborError(ErrorCode.CONFLICT, f"what has the temporary id {said:.100} was not created")
-            changed = replaced(variables, said, new)
-            made: list[Keyed] = list(self._declared[record.name].optimistic_operations(changed, record.id))
+            declared = self._declared[record.name]
+            changed = declared.renamed(variables, said, new)
+            made: list[Keyed] = list(declared.optimistic_operations(changed, record.id))
         except HarborError as error:  # or the id that it was given does not fit where the temporary one did
             if record.status is Status.SCHEDULED:
                 record.error = (error.code, error.message)
@@ -981,12 +986,8 @@ def _brought_up(variables: dict[str, Any], body: Any) -> dict[str, Any]:
     return variables if version is None else {**variables, **{name: version for name in VERSIONS if name in variables}}
 
 
-def _texts(value: Any) -> set[str]:
-    """Return every text within JSON."""
-    return set(_walk(value))
-
-
 def _walk(value: Any) -> Iterator[str]:
+    """Yield every text within JSON."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
