@@ -234,7 +234,7 @@ class MutationQueue:
         else:
             record.status = Status.QUEUED
         for old in record.awaits:  # its home, which may be another, will say what became of it
-            if orjson.dumps(old) in record.variables:
+            if orjson.dumps(of_topic(old)[1]) in record.variables:
                 self._temporaries.setdefault(old, "")
 
     # --- moves of slots ------------------------------------------------------------------------------------------

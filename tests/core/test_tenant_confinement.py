@@ -10,7 +10,7 @@ from cluster.config.load import ConfigFaults
 from cluster.core import broadcast
 from cluster.core.declared_query import Response
 from cluster.core.grants import Grants, line
-from cluster.core.messages import Lift, Mutate
+from cluster.core.messages import Lay, Lift, Mutate
 from cluster.core.mutation import DeclaredMutation
 from cluster.core.mutation_queue import MutationQueue, MutationRecord, StartMutation
 from cluster.core.operation import Invalidate, Merge
@@ -286,3 +286,17 @@ def test_a_stored_mutation_that_names_none_is_given_up(declared: dict[str, Decla
     home.queue.restore([stored], 0.0)
     assert home.sent() == []
     assert [code for code, _ in [home.queue.records["acme/m"].error or ("", "")]] == [ErrorCode.INVALID_VARIABLES]
+
+
+def test_a_new_life_of_its_home_has_a_tenant_s_mutation_wait_on(declared: dict[str, DeclaredMutation]) -> None:
+    """What it names is created by another home, which says later what became of it."""
+    home = Home(declared)
+    variables = b'{"id":"t1","name":"n","tenant":"acme"}'
+    home.queue.laid(Lay("acme/m1", 1, [], "acme\0t1", name="create", variables=variables))
+    home.begin("acme", "m2", "save", parent="t1")
+    assert home.sent() == []
+    later = Home(declared)
+    later.queue.restore(list(home.queue.records.values()), 0.0)
+    assert later.sent() == []
+    later.queue.rename(Lift("acme/m1", [], [], "acme\0t1", 17), 0.0)
+    assert [call.request.body for call in later.sent()] == [b'{"parent":17}']
