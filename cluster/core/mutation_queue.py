@@ -33,7 +33,7 @@ from cluster.core.messages import Failure, Lay, Lift, ListMutations, Mutate, Mut
 from cluster.core.mutation import NEXT, DeclaredMutation, MutationRequest, Status
 from cluster.core.operation import Invalidate, Operation
 from cluster.core.service_health import MAX_PROBE_MS, PROBE_MS, UNREACHABLE
-from cluster.core.tenant import NOBODYS, of_topic
+from cluster.core.tenant import NOBODYS, TOPIC_MARK, Tenant, of_topic
 from cluster.errors import ErrorCode, HarborError, UpstreamError
 
 PARALLEL = 32
@@ -89,6 +89,7 @@ class MutationRecord(Struct, array_like=True):
     etag: str | None = None
     """What it is to be sent with, after a conflict."""
     temporary: str = ""
+    """The temporary id of what it creates, as `_spaces` has them."""
     result: bytes | None = None
     error: tuple[str, str] | None = None
     settled_ms: float = 0.0
@@ -103,6 +104,8 @@ class MutationRecord(Struct, array_like=True):
     """The session that began it, by its public identity; "": none that could come back."""
     digest: bytes = b""
     """Of the variables as they were sent, by which a repeat is told from another; empty: an earlier release took it in."""
+    account: str = ""
+    """A hash of whom its author is counted as; "": everybody is one, or an earlier release took it in."""
 
     def view(self) -> MutationView:
         """Return it as clients see it."""
@@ -342,15 +345,14 @@ class MutationQueue:
         if len(self._settled) > MAX_SETTLED and self._settled[0].unlifted:
             raise HarborError(ErrorCode.TOO_MANY, f"shards are to hear yet of the outcome of {MAX_SETTLED} mutations")
         variables = declared.completed(orjson.loads(request.variables), request.mutation)
-        tenant = declared.tenant_of(variables)
-        temporary = declared.temporary(variables) or ""
-        if temporary:
-            temporary = tenant.inside_topic(temporary)
-        if temporary and (temporary in self._renamed or temporary in self._temporaries):
-            raise HarborError(
-                ErrorCode.CONFLICT, f"the temporary id {tenant.outside_topic(temporary):.100} was used before"
-            )
-        named = self._named(variables)
+        spaces = _spaces(request.account, declared.tenant_of(variables))
+        given = declared.temporary(variables)
+        temporary = "" if given is None else spaces[0] + given
+        if given is not None and any(
+            space + given in known for space in spaces for known in (self._renamed, self._temporaries)
+        ):
+            raise HarborError(ErrorCode.CONFLICT, f"the temporary id {given:.100} was used before")
+        named = self._named(variables, request.account)
         for old in named & self._renamed.keys():
             new, said = self._renamed[old][0], of_topic(old)[1]
             if new is None:
@@ -374,6 +376,7 @@ class MutationQueue:
             awaits=sorted(named & self._temporaries.keys()),
             author=request.author,
             digest=_digest(request.variables),
+            account=request.account,
         )
         self._keep(record)
         self._enter(record)
@@ -728,29 +731,30 @@ class MutationQueue:
         self._fail(record, ErrorCode.UPSTREAM_OFFLINE, message)
         return True
 
-    def _named(self, variables: dict[str, Any]) -> set[str]:
-        """Return all texts among what a client gave as variables, as temporary ids are kept: in each tenant they are others."""
+    def _named(self, variables: dict[str, Any], account: str) -> set[str]:
+        """Return all texts among what somebody of an account gave as variables, as temporary ids are kept."""
         declared = next(iter(self._declared.values()), None)  # where one is confined all are
         try:
             tenant = NOBODYS if declared is None else declared.tenant_of(variables)
         except HarborError:
             return set()
         texts = set(_walk(variables if declared is None else declared.said(variables)))
-        return {tenant.inside_topic(each) for each in texts} if tenant else texts
+        return {space + text for space in _spaces(account, tenant) for text in texts}
 
     def _awaits(self, record: MutationRecord) -> str | None:
         """Return the temporary id of something that is still to be created, if the mutation names one."""
         if not self._temporaries:
             return None
-        named = self._named(orjson.loads(record.variables)) & self._temporaries.keys()
+        named = self._named(orjson.loads(record.variables), record.account) & self._temporaries.keys()
         return next((each for each in named if self._temporaries[each] != record.id), None)
 
     def _waits_for(self, waiting: str, wanted: str) -> bool:
         """Whether what has one temporary id waits, itself or by others, for what has another."""
         seen, open_ = {waiting}, [waiting]
         while wanted and open_:
-            variables = self._creations.get(open_.pop())
-            named = set() if variables is None else self._named(orjson.loads(variables)) & self._temporaries.keys()
+            temporary = open_.pop()
+            variables = orjson.loads(self._creations.get(temporary, b"{}"))
+            named = self._named(variables, _account_of(temporary)) & self._temporaries.keys()
             if wanted in named:
                 return True
             open_.extend(named - seen)
@@ -880,7 +884,7 @@ class MutationQueue:
         if orjson.dumps(said) not in record.variables:  # to decode all that wait takes long
             return
         variables = orjson.loads(record.variables)
-        if old not in self._named(variables):
+        if old not in self._named(variables, record.account):
             return
         try:
             if new is None:
@@ -967,6 +971,20 @@ class MutationQueue:
 
 def _digest(variables: bytes) -> bytes:
     return sha256(orjson.dumps(orjson.loads(variables), option=orjson.OPT_SORT_KEYS)).digest()[:16]
+
+
+def _spaces(account: str, tenant: Tenant) -> list[str]:
+    """Return what stands before temporary ids, which clients choose: in each account and tenant they are others.
+
+    The second, before those of whom no account was known, is that of earlier releases.
+    """
+    shared = tenant.inside_topic("")
+    return [f"{account}\n{tenant.name}{TOPIC_MARK}", shared] if account else [shared]
+
+
+def _account_of(temporary: str) -> str:
+    space, mark, _ = temporary.partition(TOPIC_MARK)
+    return space.partition("\n")[0] if mark and "\n" in space else ""
 
 
 def _place(record: MutationRecord) -> MutationPlace:

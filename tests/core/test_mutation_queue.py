@@ -66,13 +66,24 @@ class Queue:
         self.number = 0
 
     def begin(
-        self, name: str, mutation: str, scope: str = "s", delay_ms: float | None = None, **variables: Any
+        self,
+        name: str,
+        mutation: str,
+        scope: str = "s",
+        delay_ms: float | None = None,
+        account: str = "",
+        **variables: Any,
     ) -> MutationView:
         self.number += 1
         given = orjson.dumps({"id": "a", "scope": scope, **variables})
-        return self.queue.begin(
-            Mutate(self.number, mutation, name, given, f"scope:{scope}", delay_ms), "gateway-0", self.now
-        )
+        asked = Mutate(self.number, mutation, name, given, f"scope:{scope}", delay_ms, account=account)
+        return self.queue.begin(asked, "gateway-0", self.now)
+
+    def tell(self) -> None:
+        """Have this home hear what became of temporary ids."""
+        for item in self.items(0):
+            if isinstance(item, Lift):
+                self.queue.rename(item, self.now)
 
     def listed(self, **asked: Any) -> tuple[list[str], bool]:
         found = self.queue.listed(ListMutations(1, **asked))
@@ -175,7 +186,7 @@ def test_authors_are_forgotten_with_their_mutations() -> None:
 def test_a_mutation_that_was_stored_before_authors_were_is_nobodys() -> None:
     queue = Queue()
     by(queue, "a", "stored")
-    row = msgspec.to_builtins(queue.queue.records["stored"])[:-2]
+    row = msgspec.to_builtins(queue.queue.records["stored"])[:-3]
     later = Queue()
     later.queue.restore([msgspec.convert(row, MutationRecord)], later.now)
     assert later.queue.records["stored"].author == ""
@@ -516,11 +527,12 @@ def test_what_names_something_that_was_not_created_fails() -> None:
         queue.begin("put", "o", id="tmp")
 
 
-def test_creations_that_name_each_other_fail() -> None:
+@pytest.mark.parametrize("account", ["", "ann"])
+def test_creations_that_name_each_other_fail(account: str) -> None:
     queue = Queue()
     for n in range(3):
-        queue.begin("new", f"m{n}", f"of its own {n}", 1_000.0, id=f"tmp{n}", parent=f"tmp{(n + 1) % 3}")
-    queue.begin("new", "child", "another", 1_000.0, id="tmp", parent="tmp0")
+        queue.begin("new", f"m{n}", f"own {n}", 1_000.0, account, id=f"tmp{n}", parent=f"tmp{(n + 1) % 3}")
+    queue.begin("new", "child", "another", 1_000.0, account, id="tmp", parent="tmp0")
     queue.wait(1_000.0)
     for _ in range(3):
         for item in queue.items(0):
@@ -720,3 +732,78 @@ def test_a_new_life_forgets_in_the_order_in_which_they_were_settled() -> None:
     after.now = START + MEMORY_MS
     after.begin("put", "third")
     assert set(after.queue.records) == {"first", "third"}
+
+
+@pytest.mark.parametrize("answer", [{"id": "real"}, REFUSED])
+@pytest.mark.parametrize("theirs", ["bob", ""])
+def test_a_temporary_id_is_nothing_to_other_accounts(answer: Any, theirs: str) -> None:
+    """Else who may begin any mutation could take away what others have: the temporary id would be theirs."""
+    queue = Queue()
+    queue.begin("new", "m1", "one", id="of-bob", account="mallory")
+    queue.begin("put", "b1", "two", parent="of-bob", account=theirs)
+    queue.begin("put", "b2", "two", parent="of-bob", account=theirs)
+    create, first = queue.sent()
+    queue.answer(create, answer)
+    queue.tell()
+    queue.answer(first)
+    queue.begin("put", "b3", "three", parent="of-bob", account=theirs)
+    for call in [first, *queue.sent()]:
+        assert call.request.body is not None
+        assert orjson.loads(call.request.body)["parent"] == "of-bob"
+    assert [queue.status(each) for each in ("b1", "b2", "b3")] == [Status.SUCCESS, Status.PENDING, Status.PENDING]
+    queue.begin("new", "b4", "four", id="of-bob", account=theirs)
+
+
+def test_an_account_goes_on_naming_its_own_from_anywhere_and_in_a_new_life() -> None:
+    queue = Queue()
+    queue.begin("new", "m1", "one", id="tmp", account="ann")
+    queue.begin("put", "m2", "two", parent="tmp", account="ann")  # of another session, or of none
+    assert queue.names() == ["m1"]
+    with pytest.raises(HarborError, match="the temporary id tmp was used before"):
+        queue.begin("new", "m3", "three", id="tmp", account="ann")
+    later = Queue()
+    later.queue.restore(queue.queue.records.values(), later.now)
+    (call,) = later.sent()
+    later.answer(call, {"id": "real"})
+    later.tell()
+    later.begin("put", "m4", "four", parent="tmp", account="ann")
+    bodies = [orjson.loads(call.request.body or b"") for call in later.sent()]
+    assert [each["parent"] for each in bodies] == ["real", "real"]
+
+
+def test_what_an_account_creates_in_another_home_is_waited_for_here() -> None:
+    home, queue = Queue(), Queue()
+    home.begin("new", "m1", id="tmp", account="ann")
+    for item in home.items(1):
+        assert isinstance(item, Lay)
+        queue.queue.laid(item)
+    queue.begin("put", "m2", "two", parent="tmp", account="ann")
+    queue.begin("put", "m3", "three", parent="tmp", account="bob")
+    assert queue.names() == ["m3"]
+    later = Queue()
+    later.queue.restore(queue.queue.records.values(), later.now)
+    assert later.names() == ["m3"]
+    home.answer(home.sent()[0], {"id": "real"})
+    later.queue.rename(next(item for item in home.items(1) if isinstance(item, Lift)), later.now)
+    (call,) = later.sent()
+    assert call.mutation == "m2"
+    assert call.request.body is not None
+    assert orjson.loads(call.request.body)["parent"] == "real"
+
+
+def test_what_an_earlier_release_took_in_is_named_by_all() -> None:
+    queue = Queue()
+    queue.begin("new", "m1", "one", id="tmp")
+    queue.begin("put", "m2", "two", parent="tmp")
+    rows = [msgspec.to_builtins(each)[:-1] for each in queue.queue.records.values()]
+    later = Queue()
+    later.queue.restore([msgspec.convert(row, MutationRecord) for row in rows], later.now)
+    with pytest.raises(HarborError, match="was used before"):
+        later.begin("new", "m3", "three", id="tmp", account="ann")
+    later.begin("put", "m4", "four", parent="tmp", account="ann")
+    (call,) = later.sent()
+    later.answer(call, {"id": "real"})
+    later.tell()
+    later.begin("put", "m5", "five", parent="tmp", account="ann")
+    bodies = [orjson.loads(call.request.body or b"") for call in later.sent()]
+    assert [each["parent"] for each in bodies] == ["real"] * 3
