@@ -28,6 +28,7 @@ from cluster.core.grants import ANYBODY, Principal
 from cluster.core.limits import refuse
 from cluster.core.messages import Mutate, MutationList, MutationPlace, MutationView, Payload, Request
 from cluster.core.mutation import MAX_ID, SETTLED, DeclaredMutation, Status
+from cluster.core.mutation_shares import MAX_VARIABLES_BYTES
 from cluster.core.query_key import CanonicalKey
 from cluster.core.tenant import VARIABLE, Tenant
 from cluster.core.undo import Undoing
@@ -149,7 +150,7 @@ class GatewayMutations:
         """Look over what a client wants to begin.
 
         Raises:
-            HarborError: `FORBIDDEN`, `UNKNOWN_MUTATION`, `INVALID_VARIABLES`, `BAD_REQUEST`.
+            HarborError: `FORBIDDEN`, `UNKNOWN_MUTATION`, `INVALID_VARIABLES`, `BAD_REQUEST`, `TOO_LARGE`.
         """
         if not isinstance(name, str):
             raise RequestError(ErrorCode.BAD_REQUEST, f"name is a mutation's, got {name!r:.60}")
@@ -173,8 +174,11 @@ class GatewayMutations:
                     ErrorCode.BAD_REQUEST, f"delay_ms is a number from 0 to {MAX_DELAY_MS:.0f}, got {delay_ms!r:.60}"
                 )
             delay_ms = float(delay_ms)
+        encoded = orjson.dumps(variables)
+        if len(encoded) > (most := MAX_VARIABLES_BYTES):
+            refuse(ErrorCode.TOO_LARGE, "variables", most, f"variables have at most {most} bytes, these {len(encoded)}")
         scope = tenant.inside_id(declared.scope_of(variables, mutation))
-        return Order(mutation, name, orjson.dumps(variables), scope, delay_ms, _hashed(principal))
+        return Order(mutation, name, encoded, scope, delay_ms, _hashed(principal))
 
     def require_room(self, session: str) -> None:
         """Refuse a session that follows as many as it may.

@@ -3,6 +3,8 @@
 The templates of a mutation's operations are those of rules, over its variables (`{id}`, `{variables}`), its own id (`{mutation_id}`) and,
 once the service has answered, `{response}`. They are compiled as the rules of an event are whose data has these members (`in_data`).
 
+It is one thing because all that is declared of a mutation is made of the same variables, of which a tenant's are confined alike.
+
 What must not live here: the life of one mutation (`mutation_queue`), what its operations do to views (`overlay`), HTTP.
 """
 
@@ -29,6 +31,8 @@ from cluster.errors import ErrorCode, RequestError
 
 MAX_ID = 128
 """Characters of a mutation's id: it goes into a header and into the store."""
+MAX_TEXT = 512
+"""Characters of a scope and of a temporary id, which are remembered for as long as the mutation is."""
 MAX_TARGET_BYTES = 8_000
 """Of the path and query of what is sent: what every server should take (RFC 9112, 3). What is much longer no HTTP library would send."""
 
@@ -205,7 +209,10 @@ class DeclaredMutation(Struct, frozen=True):
         """
         if self.scope is None:
             return f"id:{mutation}"
-        return f"scope:{self._fill('scope', self.scope, self.completed(variables, mutation), mutation)}"
+        scope = f"scope:{self._fill('scope', self.scope, self.completed(variables, mutation), mutation)}"
+        if len(scope) > MAX_TEXT:
+            raise RequestError(ErrorCode.INVALID_VARIABLES, f"a scope has at most {MAX_TEXT} characters")
+        return scope
 
     def request(self, variables: dict[str, Any], mutation: str, etag: str | None = None) -> MutationRequest:
         """Return what is sent to the service; `etag`: of what it is to change.
@@ -242,7 +249,7 @@ class DeclaredMutation(Struct, frozen=True):
         """Return the temporary id among the variables; only texts are ones.
 
         Raises:
-            RequestError: `INVALID_VARIABLES`: it is declared and not there.
+            RequestError: `INVALID_VARIABLES`: it is declared and not there, or too long.
         """
         if self.temp_id is None:
             return None
@@ -253,6 +260,8 @@ class DeclaredMutation(Struct, frozen=True):
             raise RequestError(ErrorCode.INVALID_VARIABLES, f"the temporary id {{{name}}} is missing") from error
         if not isinstance(given, str) or not given:
             raise RequestError(ErrorCode.INVALID_VARIABLES, f"a temporary id is a text, got {given!r:.60}")
+        if len(given) > MAX_TEXT:
+            raise RequestError(ErrorCode.INVALID_VARIABLES, f"a temporary id has at most {MAX_TEXT} characters")
         return given
 
     def optimistic_operations(self, variables: dict[str, Any], mutation: str) -> list[Made]:

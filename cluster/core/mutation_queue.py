@@ -31,15 +31,14 @@ from cluster.core.declared_query import Response
 from cluster.core.grants import names
 from cluster.core.messages import Failure, Lay, Lift, ListMutations, Mutate, MutationList, MutationPlace, MutationView
 from cluster.core.mutation import NEXT, DeclaredMutation, MutationRequest, Status
-from cluster.core.operation import Invalidate, Operation
+from cluster.core.mutation_shares import MutationShares
+from cluster.core.operation import Invalidate, Operation, held_bytes
 from cluster.core.service_health import MAX_PROBE_MS, PROBE_MS, UNREACHABLE
 from cluster.core.tenant import NOBODYS, TOPIC_MARK, Tenant, of_topic
 from cluster.errors import ErrorCode, HarborError, UpstreamError
 
 PARALLEL = 32
 """Requests under way at once, from one shard: as many as it has connections to one service."""
-MAX_UNSETTLED = 100_000
-"""Mutations of one home that wait; more are refused."""
 MEMORY_MS = 600_000.0
 """How long a settled mutation is remembered: for who asks what came of it, and for who sends it again."""
 MAX_SETTLED = 100_000
@@ -164,7 +163,7 @@ class MutationQueue:
         """Oldest first."""
         self._result_bytes = 0
         """Of those."""
-        self.unsettled = 0
+        self._shares = MutationShares()
         self.settled: Counter[str] = Counter()
         """By status, in this life."""
         self._ready: dict[str, None] = {}
@@ -198,6 +197,11 @@ class MutationQueue:
         """Records whose status has changed."""
         self.items: dict[int, list[Lay | Lift]] = {}
         """What shards are to be told."""
+
+    @property
+    def unsettled(self) -> int:
+        """How many are not settled."""
+        return len(self._shares)
 
     # --- what is stored ------------------------------------------------------------------------------------------
 
@@ -278,7 +282,7 @@ class MutationQueue:
                 continue
             if record.status is Status.PAUSED:
                 self._resume(record)
-            self.unsettled -= 1
+            self._shares.give_back(record.id)
             self._scopes.pop(record.scope, None)
             self._ready.pop(record.id, None)
             self._waiting.pop(record.id, None)
@@ -323,7 +327,7 @@ class MutationQueue:
 
         Raises:
             HarborError: `UNKNOWN_MUTATION`, `INVALID_VARIABLES`, `CONFLICT` (a temporary id is used twice, or the id is that of a
-                mutation of another name or with other variables), `TOO_MANY`.
+                mutation of another name or with other variables), `TOO_MANY` (see `MutationShares`).
         """
         self._now_ms = now_ms
         self._forget()
@@ -340,8 +344,6 @@ class MutationQueue:
         declared = self._declared.get(request.name)
         if declared is None:
             raise HarborError(ErrorCode.UNKNOWN_MUTATION, f"no mutation {request.name:.100} is declared")
-        if self.unsettled >= MAX_UNSETTLED:
-            raise HarborError(ErrorCode.TOO_MANY, f"{MAX_UNSETTLED} mutations wait already")
         if len(self._settled) > MAX_SETTLED and self._settled[0].unlifted:
             raise HarborError(ErrorCode.TOO_MANY, f"shards are to hear yet of the outcome of {MAX_SETTLED} mutations")
         variables = declared.completed(orjson.loads(request.variables), request.mutation)
@@ -358,20 +360,22 @@ class MutationQueue:
             if new is None:
                 raise HarborError(ErrorCode.CONFLICT, f"what has the temporary id {said:.100} was not created")
             variables = declared.renamed(variables, said, new)
-        laid = list(declared.optimistic_operations(variables, request.mutation))
+        laid: list[Keyed] = list(declared.optimistic_operations(variables, request.mutation))
         declared.request(variables, request.mutation)
+        held = orjson.dumps(variables)
+        self._shares.require(request.account, _size(held, laid))
         delay_ms = declared.delay_ms if request.delay_ms is None else request.delay_ms
         self._number += 1
         record = MutationRecord(
             request.mutation,
             request.name,
-            orjson.dumps(variables),
+            held,
             request.scope,
             self._number,
             now_ms,
             now_ms + delay_ms,
             owner,
-            [(key, operation) for key, operation in laid],
+            laid,
             temporary=temporary,
             awaits=sorted(named & self._temporaries.keys()),
             author=request.author,
@@ -533,6 +537,7 @@ class MutationQueue:
             record.etag = "*" if declared.conflict == "overwrite" else answer.etag
             if declared.conflict == "merge":
                 record.variables = orjson.dumps(_brought_up(orjson.loads(record.variables), answer.body))
+                self._weigh(record)
             self._changed(record.id)
             self._ready[record.id] = None
             return
@@ -663,10 +668,13 @@ class MutationQueue:
     # --- the life of one -----------------------------------------------------------------------------------------
 
     def _enter(self, record: MutationRecord) -> None:
-        self.unsettled += 1
+        self._weigh(record)
         self._scopes.setdefault(record.scope, deque()).append(record)
         if record.attempts:
             self._sent.setdefault(record.name, {})[record.id] = record
+
+    def _weigh(self, record: MutationRecord) -> None:
+        self._shares.take(record.id, record.account, _size(record.variables, record.laid))
 
     def _move(self, record: MutationRecord, status: Status) -> None:
         assert status in NEXT[record.status], f"{record.status} -> {status}"
@@ -799,7 +807,7 @@ class MutationQueue:
         self._move(record, status)
         record.settled_ms = self._now_ms
         self.settled[status] += 1
-        self.unsettled -= 1
+        self._shares.give_back(record.id)
         self._remember(record)
         self._waiting.pop(record.id, None)
         self._ready.pop(record.id, None)
@@ -902,6 +910,7 @@ class MutationQueue:
         before = {self._place(key) for key, _ in record.laid}
         record.variables = orjson.dumps(changed)
         record.laid = made
+        self._weigh(record)
         self._changed(record.id)
         self._lay(record, before)
 
@@ -971,6 +980,10 @@ class MutationQueue:
 
 def _digest(variables: bytes) -> bytes:
     return sha256(orjson.dumps(orjson.loads(variables), option=orjson.OPT_SORT_KEYS)).digest()[:16]
+
+
+def _size(variables: bytes, laid: list[Keyed]) -> int:
+    return len(variables) + sum(len(key) + held_bytes(operation) for key, operation in laid)
 
 
 def _spaces(account: str, tenant: Tenant) -> list[str]:
