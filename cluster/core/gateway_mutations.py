@@ -17,16 +17,18 @@ What must not live here: what a mutation does (`mutation`, `mutation_queue`), li
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from hashlib import sha256
 from typing import Any
 
 import orjson
 from msgspec import Struct
 
 from cluster.core import protocol
-from cluster.core.grants import Principal
+from cluster.core.grants import ANYBODY, Principal
 from cluster.core.limits import refuse
 from cluster.core.messages import Mutate, MutationList, MutationPlace, MutationView, Payload, Request
 from cluster.core.mutation import MAX_ID, SETTLED, DeclaredMutation, Status
+from cluster.core.mutation_shares import MAX_VARIABLES_BYTES
 from cluster.core.query_key import CanonicalKey
 from cluster.core.tenant import VARIABLE, Tenant
 from cluster.core.undo import Undoing
@@ -51,6 +53,8 @@ class Order(Struct, frozen=True):
     variables: bytes
     scope: str
     delay_ms: float | None
+    account: str = ""
+    """A hash of whom its author is counted as; "": nobody is counted."""
 
     @property
     def home(self) -> CanonicalKey:
@@ -59,7 +63,9 @@ class Order(Struct, frozen=True):
 
     def request(self, request: int, author: str = "") -> Mutate:
         """Return what its home is asked, for a session of this identity."""
-        return Mutate(request, self.mutation, self.name, self.variables, self.scope, self.delay_ms, author)
+        return Mutate(
+            request, self.mutation, self.name, self.variables, self.scope, self.delay_ms, author, self.account
+        )
 
 
 class Said(Struct, frozen=True):
@@ -144,7 +150,7 @@ class GatewayMutations:
         """Look over what a client wants to begin.
 
         Raises:
-            HarborError: `FORBIDDEN`, `UNKNOWN_MUTATION`, `INVALID_VARIABLES`, `BAD_REQUEST`.
+            HarborError: `FORBIDDEN`, `UNKNOWN_MUTATION`, `INVALID_VARIABLES`, `BAD_REQUEST`, `TOO_LARGE`.
         """
         if not isinstance(name, str):
             raise RequestError(ErrorCode.BAD_REQUEST, f"name is a mutation's, got {name!r:.60}")
@@ -168,8 +174,11 @@ class GatewayMutations:
                     ErrorCode.BAD_REQUEST, f"delay_ms is a number from 0 to {MAX_DELAY_MS:.0f}, got {delay_ms!r:.60}"
                 )
             delay_ms = float(delay_ms)
+        encoded = orjson.dumps(variables)
+        if len(encoded) > (most := MAX_VARIABLES_BYTES):
+            refuse(ErrorCode.TOO_LARGE, "variables", most, f"variables have at most {most} bytes, these {len(encoded)}")
         scope = tenant.inside_id(declared.scope_of(variables, mutation))
-        return Order(mutation, name, orjson.dumps(variables), scope, delay_ms)
+        return Order(mutation, name, encoded, scope, delay_ms, _hashed(principal))
 
     def require_room(self, session: str) -> None:
         """Refuse a session that follows as many as it may.
@@ -428,6 +437,13 @@ def mutation_id(given: Any) -> str:
             ErrorCode.BAD_REQUEST, f"a mutation's id has 1 to {MAX_ID} printable ASCII characters, got {given!r:.60}"
         )
     return given
+
+
+def _hashed(principal: Principal) -> str:
+    """Return what homes know an account by: subjects are names of people, of any length."""
+    if principal is ANYBODY:
+        return ""
+    return sha256(principal.account.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def statuses_of(text: str) -> list[str]:

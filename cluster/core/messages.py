@@ -421,6 +421,8 @@ class Mutate(Struct, frozen=True, array_like=True, tag="mutate"):
     """None: as it is declared."""
     author: str = ""
     """The session that begins it, by its public identity; "": nobody comes back for it."""
+    account: str = ""
+    """A hash of whom its author is counted as; "": everybody is one."""
 
 
 class Undo(Struct, frozen=True, array_like=True, tag="undo"):

@@ -3,6 +3,8 @@
 The templates of a mutation's operations are those of rules, over its variables (`{id}`, `{variables}`), its own id (`{mutation_id}`) and,
 once the service has answered, `{response}`. They are compiled as the rules of an event are whose data has these members (`in_data`).
 
+It is one thing because all that is declared of a mutation is made of the same variables, of which a tenant's are confined alike.
+
 What must not live here: the life of one mutation (`mutation_queue`), what its operations do to views (`overlay`), HTTP.
 """
 
@@ -22,13 +24,15 @@ from cluster.core.reserved import is_reserved, unreserved
 from cluster.core.retry import retry_delay_ms
 from cluster.core.rule import Made, RuleOperation, compile_operations, template_text
 from cluster.core.template import Literal, MissingCapture, Node, Path
-from cluster.core.tenant import NOBODYS, VARIABLE, Tenant, is_name
+from cluster.core.tenant import NAME_TEXT, NOBODYS, VARIABLE, Tenant, is_name
 from cluster.core.transform import HeardOn
 from cluster.core.variables import Schema
 from cluster.errors import ErrorCode, RequestError
 
 MAX_ID = 128
 """Characters of a mutation's id: it goes into a header and into the store."""
+MAX_TEXT = 512
+"""Characters of a scope and of a temporary id, which are remembered for as long as the mutation is."""
 MAX_TARGET_BYTES = 8_000
 """Of the path and query of what is sent: what every server should take (RFC 9112, 3). What is much longer no HTTP library would send."""
 
@@ -87,7 +91,7 @@ class Operations:
         """Return the operations, by key, and why others came to nothing. `said`: what `{variables}` stands for, if that is less."""
         if not self._steps:
             return [], []
-        members = {**variables, "variables": said or variables, "mutation_id": mutation}
+        members = {**variables, "variables": variables if said is None else said, "mutation_id": mutation}
         if response is not None:
             members["response"] = response
         else:
@@ -205,7 +209,10 @@ class DeclaredMutation(Struct, frozen=True):
         """
         if self.scope is None:
             return f"id:{mutation}"
-        return f"scope:{self._fill('scope', self.scope, self.completed(variables, mutation), mutation)}"
+        scope = f"scope:{self._fill('scope', self.scope, self.completed(variables, mutation), mutation)}"
+        if len(scope) > MAX_TEXT:
+            raise RequestError(ErrorCode.INVALID_VARIABLES, f"a scope has at most {MAX_TEXT} characters")
+        return scope
 
     def request(self, variables: dict[str, Any], mutation: str, etag: str | None = None) -> MutationRequest:
         """Return what is sent to the service; `etag`: of what it is to change.
@@ -213,6 +220,7 @@ class DeclaredMutation(Struct, frozen=True):
         Raises:
             RequestError: `INVALID_VARIABLES`.
         """
+        self.tenant_of(variables)
         if self.function is not None:
             return MutationRequest("", "", "", (), None, mutation, function=self.function, arguments=variables)
 
@@ -233,7 +241,7 @@ class DeclaredMutation(Struct, frozen=True):
         if target_bytes > MAX_TARGET_BYTES:
             reason = f"path and query are {target_bytes} bytes, at most {MAX_TARGET_BYTES} are sent"
             raise RequestError(ErrorCode.INVALID_VARIABLES, reason)
-        sent = {name: value for name, value in self._said(variables).items() if name not in self.omit}
+        sent = {name: value for name, value in self.said(variables).items() if name not in self.omit}
         body = None if self.body is None else orjson.dumps(self._fill("body", self.body, variables, mutation, sent))
         return MutationRequest(self.service, self.method, path, tuple(params), body, mutation, etag)
 
@@ -241,7 +249,7 @@ class DeclaredMutation(Struct, frozen=True):
         """Return the temporary id among the variables; only texts are ones.
 
         Raises:
-            RequestError: `INVALID_VARIABLES`: it is declared and not there.
+            RequestError: `INVALID_VARIABLES`: it is declared and not there, or too long.
         """
         if self.temp_id is None:
             return None
@@ -252,6 +260,8 @@ class DeclaredMutation(Struct, frozen=True):
             raise RequestError(ErrorCode.INVALID_VARIABLES, f"the temporary id {{{name}}} is missing") from error
         if not isinstance(given, str) or not given:
             raise RequestError(ErrorCode.INVALID_VARIABLES, f"a temporary id is a text, got {given!r:.60}")
+        if len(given) > MAX_TEXT:
+            raise RequestError(ErrorCode.INVALID_VARIABLES, f"a temporary id has at most {MAX_TEXT} characters")
         return given
 
     def optimistic_operations(self, variables: dict[str, Any], mutation: str) -> list[Made]:
@@ -261,7 +271,7 @@ class DeclaredMutation(Struct, frozen=True):
             RequestError: `INVALID_VARIABLES`.
         """
         assert self.steps is not None
-        made, faults = self.steps[0].made(variables, mutation, None, self._said(variables))
+        made, faults = self.steps[0].made(variables, mutation, None, self.said(variables))
         if faults:
             raise RequestError(ErrorCode.INVALID_VARIABLES, f"optimistic: {faults[0].replace('{data.', '{')}")
         tenant = self.tenant_of(variables)
@@ -272,20 +282,38 @@ class DeclaredMutation(Struct, frozen=True):
     def result_operations(self, variables: dict[str, Any], mutation: str, response: Any) -> list[Made]:
         """Return what a response does; operations for which it has too little, or on what is not the tenant's, are left out."""
         assert self.steps is not None
-        return self._confined(variables, self.steps[1].made(variables, mutation, response, self._said(variables))[0])
+        return self._confined(variables, self.steps[1].made(variables, mutation, response, self.said(variables))[0])
 
-    def _said(self, variables: dict[str, Any]) -> dict[str, Any]:
+    def said(self, variables: dict[str, Any]) -> dict[str, Any]:
         """Return the variables without the one that the gateway adds."""
         return {name: value for name, value in variables.items() if not (self.is_confined and name == VARIABLE)}
 
+    def renamed(self, variables: dict[str, Any], old: str, new: Any) -> dict[str, Any]:
+        """Return the variables with what they call `old` called `new`; the one that the gateway adds stays as it is."""
+        return {**variables, **replaced(self.said(variables), old, new)}
+
     def tenant_of(self, variables: dict[str, Any]) -> Tenant:
-        """Return whose a mutation is: nobody's where there are no tenants, and where an operator names none."""
-        name = variables.get(VARIABLE) if self.is_confined else None
-        return Tenant(str(name)) if is_name(name) else NOBODYS
+        """Return whose a mutation is: nobody's where there are no tenants, and where an operator names none.
+
+        Raises:
+            RequestError: `INVALID_VARIABLES`, what is said is no tenant's name.
+        """
+        if not self.is_confined or VARIABLE not in variables:
+            return NOBODYS
+        name = variables[VARIABLE]
+        if not is_name(name):
+            raise RequestError(
+                ErrorCode.INVALID_VARIABLES,
+                f"the variable {VARIABLE} is a tenant's name ({NAME_TEXT}), got {name!r:.60}",
+            )
+        return Tenant(name)
 
     def _confined(self, variables: dict[str, Any], made: list[Made]) -> list[Made]:
         """Return the operations on what is the tenant's; those for every entry of an entity or a relation are narrowed to that."""
-        tenant = self.tenant_of(variables)
+        try:
+            tenant = self.tenant_of(variables)
+        except RequestError:
+            return []
         if not tenant:
             return made
         kept: list[Made] = []

@@ -30,16 +30,15 @@ from cluster.core import broadcast
 from cluster.core.declared_query import Response
 from cluster.core.grants import names
 from cluster.core.messages import Failure, Lay, Lift, ListMutations, Mutate, MutationList, MutationPlace, MutationView
-from cluster.core.mutation import NEXT, DeclaredMutation, MutationRequest, Status, replaced
-from cluster.core.operation import Invalidate, Operation
+from cluster.core.mutation import NEXT, DeclaredMutation, MutationRequest, Status
+from cluster.core.mutation_shares import MutationShares
+from cluster.core.operation import Invalidate, Operation, held_bytes
 from cluster.core.service_health import MAX_PROBE_MS, PROBE_MS, UNREACHABLE
-from cluster.core.tenant import NOBODYS, of_topic
+from cluster.core.tenant import NOBODYS, TOPIC_MARK, Tenant, of_topic
 from cluster.errors import ErrorCode, HarborError, UpstreamError
 
 PARALLEL = 32
 """Requests under way at once, from one shard: as many as it has connections to one service."""
-MAX_UNSETTLED = 100_000
-"""Mutations of one home that wait; more are refused."""
 MEMORY_MS = 600_000.0
 """How long a settled mutation is remembered: for who asks what came of it, and for who sends it again."""
 MAX_SETTLED = 100_000
@@ -89,6 +88,7 @@ class MutationRecord(Struct, array_like=True):
     etag: str | None = None
     """What it is to be sent with, after a conflict."""
     temporary: str = ""
+    """The temporary id of what it creates, as `_spaces` has them."""
     result: bytes | None = None
     error: tuple[str, str] | None = None
     settled_ms: float = 0.0
@@ -103,6 +103,8 @@ class MutationRecord(Struct, array_like=True):
     """The session that began it, by its public identity; "": none that could come back."""
     digest: bytes = b""
     """Of the variables as they were sent, by which a repeat is told from another; empty: an earlier release took it in."""
+    account: str = ""
+    """A hash of whom its author is counted as; "": everybody is one, or an earlier release took it in."""
 
     def view(self) -> MutationView:
         """Return it as clients see it."""
@@ -161,7 +163,7 @@ class MutationQueue:
         """Oldest first."""
         self._result_bytes = 0
         """Of those."""
-        self.unsettled = 0
+        self._shares = MutationShares()
         self.settled: Counter[str] = Counter()
         """By status, in this life."""
         self._ready: dict[str, None] = {}
@@ -195,6 +197,11 @@ class MutationQueue:
         """Records whose status has changed."""
         self.items: dict[int, list[Lay | Lift]] = {}
         """What shards are to be told."""
+
+    @property
+    def unsettled(self) -> int:
+        """How many are not settled."""
+        return len(self._shares)
 
     # --- what is stored ------------------------------------------------------------------------------------------
 
@@ -234,7 +241,7 @@ class MutationQueue:
         else:
             record.status = Status.QUEUED
         for old in record.awaits:  # its home, which may be another, will say what became of it
-            if orjson.dumps(old) in record.variables:
+            if orjson.dumps(of_topic(old)[1]) in record.variables:
                 self._temporaries.setdefault(old, "")
 
     # --- moves of slots ------------------------------------------------------------------------------------------
@@ -275,7 +282,7 @@ class MutationQueue:
                 continue
             if record.status is Status.PAUSED:
                 self._resume(record)
-            self.unsettled -= 1
+            self._shares.give_back(record.id)
             self._scopes.pop(record.scope, None)
             self._ready.pop(record.id, None)
             self._waiting.pop(record.id, None)
@@ -320,7 +327,7 @@ class MutationQueue:
 
         Raises:
             HarborError: `UNKNOWN_MUTATION`, `INVALID_VARIABLES`, `CONFLICT` (a temporary id is used twice, or the id is that of a
-                mutation of another name or with other variables), `TOO_MANY`.
+                mutation of another name or with other variables), `TOO_MANY` (see `MutationShares`).
         """
         self._now_ms = now_ms
         self._forget()
@@ -337,43 +344,43 @@ class MutationQueue:
         declared = self._declared.get(request.name)
         if declared is None:
             raise HarborError(ErrorCode.UNKNOWN_MUTATION, f"no mutation {request.name:.100} is declared")
-        if self.unsettled >= MAX_UNSETTLED:
-            raise HarborError(ErrorCode.TOO_MANY, f"{MAX_UNSETTLED} mutations wait already")
         if len(self._settled) > MAX_SETTLED and self._settled[0].unlifted:
             raise HarborError(ErrorCode.TOO_MANY, f"shards are to hear yet of the outcome of {MAX_SETTLED} mutations")
         variables = declared.completed(orjson.loads(request.variables), request.mutation)
-        tenant = declared.tenant_of(variables)
-        temporary = declared.temporary(variables) or ""
-        if temporary:
-            temporary = tenant.inside_topic(temporary)
-        if temporary and (temporary in self._renamed or temporary in self._temporaries):
-            raise HarborError(
-                ErrorCode.CONFLICT, f"the temporary id {tenant.outside_topic(temporary):.100} was used before"
-            )
-        named = self._named(variables)
+        spaces = _spaces(request.account, declared.tenant_of(variables))
+        given = declared.temporary(variables)
+        temporary = "" if given is None else spaces[0] + given
+        if given is not None and any(
+            space + given in known for space in spaces for known in (self._renamed, self._temporaries)
+        ):
+            raise HarborError(ErrorCode.CONFLICT, f"the temporary id {given:.100} was used before")
+        named = self._named(variables, request.account)
         for old in named & self._renamed.keys():
             new, said = self._renamed[old][0], of_topic(old)[1]
             if new is None:
                 raise HarborError(ErrorCode.CONFLICT, f"what has the temporary id {said:.100} was not created")
-            variables = replaced(variables, said, new)
-        laid = list(declared.optimistic_operations(variables, request.mutation))
+            variables = declared.renamed(variables, said, new)
+        laid: list[Keyed] = list(declared.optimistic_operations(variables, request.mutation))
         declared.request(variables, request.mutation)
+        held = orjson.dumps(variables)
+        self._shares.require(request.account, _size(held, laid))
         delay_ms = declared.delay_ms if request.delay_ms is None else request.delay_ms
         self._number += 1
         record = MutationRecord(
             request.mutation,
             request.name,
-            orjson.dumps(variables),
+            held,
             request.scope,
             self._number,
             now_ms,
             now_ms + delay_ms,
             owner,
-            [(key, operation) for key, operation in laid],
+            laid,
             temporary=temporary,
             awaits=sorted(named & self._temporaries.keys()),
             author=request.author,
             digest=_digest(request.variables),
+            account=request.account,
         )
         self._keep(record)
         self._enter(record)
@@ -530,6 +537,7 @@ class MutationQueue:
             record.etag = "*" if declared.conflict == "overwrite" else answer.etag
             if declared.conflict == "merge":
                 record.variables = orjson.dumps(_brought_up(orjson.loads(record.variables), answer.body))
+                self._weigh(record)
             self._changed(record.id)
             self._ready[record.id] = None
             return
@@ -549,7 +557,7 @@ class MutationQueue:
         response = None if body is None else orjson.loads(body)
         renamed = declared.assigned(response) if record.temporary else None
         if renamed is not None:
-            variables = replaced(variables, of_topic(record.temporary)[1], renamed)
+            variables = declared.renamed(variables, of_topic(record.temporary)[1], renamed)
         try:
             lasting = declared.optimistic_operations(variables, record.id)
         except HarborError:  # the id that it was given does not fit where the temporary one did
@@ -660,10 +668,13 @@ class MutationQueue:
     # --- the life of one -----------------------------------------------------------------------------------------
 
     def _enter(self, record: MutationRecord) -> None:
-        self.unsettled += 1
+        self._weigh(record)
         self._scopes.setdefault(record.scope, deque()).append(record)
         if record.attempts:
             self._sent.setdefault(record.name, {})[record.id] = record
+
+    def _weigh(self, record: MutationRecord) -> None:
+        self._shares.take(record.id, record.account, _size(record.variables, record.laid))
 
     def _move(self, record: MutationRecord, status: Status) -> None:
         assert status in NEXT[record.status], f"{record.status} -> {status}"
@@ -728,25 +739,30 @@ class MutationQueue:
         self._fail(record, ErrorCode.UPSTREAM_OFFLINE, message)
         return True
 
-    def _named(self, variables: dict[str, Any]) -> set[str]:
-        """Return all texts among variables, as temporary ids are kept: in each tenant they are others."""
-        declared = next(iter(self._declared.values()), None)
-        tenant = NOBODYS if declared is None else declared.tenant_of(variables)
-        return {tenant.inside_topic(each) for each in _texts(variables)} if tenant else _texts(variables)
+    def _named(self, variables: dict[str, Any], account: str) -> set[str]:
+        """Return all texts among what somebody of an account gave as variables, as temporary ids are kept."""
+        declared = next(iter(self._declared.values()), None)  # where one is confined all are
+        try:
+            tenant = NOBODYS if declared is None else declared.tenant_of(variables)
+        except HarborError:
+            return set()
+        texts = set(_walk(variables if declared is None else declared.said(variables)))
+        return {space + text for space in _spaces(account, tenant) for text in texts}
 
     def _awaits(self, record: MutationRecord) -> str | None:
         """Return the temporary id of something that is still to be created, if the mutation names one."""
         if not self._temporaries:
             return None
-        named = self._named(orjson.loads(record.variables)) & self._temporaries.keys()
+        named = self._named(orjson.loads(record.variables), record.account) & self._temporaries.keys()
         return next((each for each in named if self._temporaries[each] != record.id), None)
 
     def _waits_for(self, waiting: str, wanted: str) -> bool:
         """Whether what has one temporary id waits, itself or by others, for what has another."""
         seen, open_ = {waiting}, [waiting]
         while wanted and open_:
-            variables = self._creations.get(open_.pop())
-            named = set() if variables is None else self._named(orjson.loads(variables)) & self._temporaries.keys()
+            temporary = open_.pop()
+            variables = orjson.loads(self._creations.get(temporary, b"{}"))
+            named = self._named(variables, _account_of(temporary)) & self._temporaries.keys()
             if wanted in named:
                 return True
             open_.extend(named - seen)
@@ -791,7 +807,7 @@ class MutationQueue:
         self._move(record, status)
         record.settled_ms = self._now_ms
         self.settled[status] += 1
-        self.unsettled -= 1
+        self._shares.give_back(record.id)
         self._remember(record)
         self._waiting.pop(record.id, None)
         self._ready.pop(record.id, None)
@@ -876,13 +892,14 @@ class MutationQueue:
         if orjson.dumps(said) not in record.variables:  # to decode all that wait takes long
             return
         variables = orjson.loads(record.variables)
-        if old not in self._named(variables):
+        if old not in self._named(variables, record.account):
             return
         try:
             if new is None:
                 raise HarborError(ErrorCode.CONFLICT, f"what has the temporary id {said:.100} was not created")
-            changed = replaced(variables, said, new)
-            made: list[Keyed] = list(self._declared[record.name].optimistic_operations(changed, record.id))
+            declared = self._declared[record.name]
+            changed = declared.renamed(variables, said, new)
+            made: list[Keyed] = list(declared.optimistic_operations(changed, record.id))
         except HarborError as error:  # or the id that it was given does not fit where the temporary one did
             if record.status is Status.SCHEDULED:
                 record.error = (error.code, error.message)
@@ -893,6 +910,7 @@ class MutationQueue:
         before = {self._place(key) for key, _ in record.laid}
         record.variables = orjson.dumps(changed)
         record.laid = made
+        self._weigh(record)
         self._changed(record.id)
         self._lay(record, before)
 
@@ -964,6 +982,24 @@ def _digest(variables: bytes) -> bytes:
     return sha256(orjson.dumps(orjson.loads(variables), option=orjson.OPT_SORT_KEYS)).digest()[:16]
 
 
+def _size(variables: bytes, laid: list[Keyed]) -> int:
+    return len(variables) + sum(len(key) + held_bytes(operation) for key, operation in laid)
+
+
+def _spaces(account: str, tenant: Tenant) -> list[str]:
+    """Return what stands before temporary ids, which clients choose: in each account and tenant they are others.
+
+    The second, before those of whom no account was known, is that of earlier releases.
+    """
+    shared = tenant.inside_topic("")
+    return [f"{account}\n{tenant.name}{TOPIC_MARK}", shared] if account else [shared]
+
+
+def _account_of(temporary: str) -> str:
+    space, mark, _ = temporary.partition(TOPIC_MARK)
+    return space.partition("\n")[0] if mark and "\n" in space else ""
+
+
 def _place(record: MutationRecord) -> MutationPlace:
     return int(record.created_ms), record.number, record.id
 
@@ -981,12 +1017,8 @@ def _brought_up(variables: dict[str, Any], body: Any) -> dict[str, Any]:
     return variables if version is None else {**variables, **{name: version for name in VERSIONS if name in variables}}
 
 
-def _texts(value: Any) -> set[str]:
-    """Return every text within JSON."""
-    return set(_walk(value))
-
-
 def _walk(value: Any) -> Iterator[str]:
+    """Yield every text within JSON."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):

@@ -743,6 +743,20 @@ def _parse(path: str, specification: Any) -> Operation:
     return operation
 
 
+def held_bytes(operation: Operation) -> int:
+    """Return how long the texts and the JSON are that an operation holds."""
+    held = 0
+    for name in operation.__struct_fields__:
+        member = getattr(operation, name)
+        if isinstance(member, bytes | str):
+            held += len(member)
+        elif isinstance(member, tuple):
+            held += sum(map(len, member))
+        elif isinstance(member, Guard):
+            held += len(member.at) + len(member.value)
+    return held
+
+
 def is_unrepeatable(operation: Operation) -> bool:
     """Whether applying an operation to a value that already holds its effect changes the value again."""
     if isinstance(operation, Increment | Call):

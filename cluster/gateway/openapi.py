@@ -44,7 +44,7 @@ _ERRORS = {
     "401": "no credentials that count",
     "403": "no grant, or a page of an origin that may not ask",
     "408": "the request did not come in time",
-    "413": "larger than a body, a key or an entry may be",
+    "413": "larger than a body, a key, an entry or a mutation's variables may be",
     "414": "too long a request line",
     "429": "too many; LIMITED says when to try again, also in Retry-After",
     "431": "too many or too large headers",
@@ -199,7 +199,7 @@ def document() -> dict[str, Any]:
                         "403": _answer("no grant", "Error"),
                         "404": _answer("UNKNOWN_MUTATION", "Error"),
                         "409": _answer("its id is another mutation's, or its temporary id was used before", "Error"),
-                        "429": _answer("too many wait", "Error"),
+                        "429": _answer("too many wait, or too much", "Error"),
                     },
                     **_body(
                         (

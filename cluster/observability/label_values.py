@@ -98,6 +98,11 @@ BEGUN: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
                 "subscriptions",
                 "topic",
                 "value",
+                "variables",
+                "waiting_bytes",
+                "waiting_bytes_per_account",
+                "waiting_mutations",
+                "waiting_mutations_per_account",
             ),
         ),
         "credentials_refused_total": (

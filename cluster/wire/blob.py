@@ -11,7 +11,7 @@ import msgspec
 
 from cluster.core.messages import Answer, Message
 
-VERSION = 8
+VERSION = 9
 """Raised with every change of a message that actors exchange."""
 PIECE_BYTES = 90_000
 """Below Ray's inline limit with room for its own framing. One call carries up to 10 MB of pieces."""

@@ -1,5 +1,6 @@
 """A gateway's mutations, before homes played by hand."""
 
+from hashlib import sha256
 from typing import Any
 
 import orjson
@@ -9,7 +10,7 @@ from cluster.core import gateway_mutations, gateway_state, template
 from cluster.core.client_message import Command, answer, client_frame
 from cluster.core.gateway_mutations import GatewayMutations, News, Said, mutation_id, statuses_of, visible
 from cluster.core.gateway_state import IDS_PER_MS, REQUEST_MS, GatewayState, Respond
-from cluster.core.grants import Grants, Principal
+from cluster.core.grants import ANYBODY, Grants, Principal
 from cluster.core.messages import (
     Announce,
     Answered,
@@ -34,6 +35,7 @@ from cluster.core.messages import (
 from cluster.core.mutation import MAX_ID, DeclaredMutation
 from cluster.core.placement import assign_slots
 from cluster.core.query_key import CanonicalKey
+from cluster.core.tenant import Tenant
 from cluster.errors import ErrorCode, HarborError
 from tests.in_process import TOKENS
 
@@ -45,6 +47,7 @@ MUTATIONS = {
 }
 KEY = '["note",1]'
 ALL = Principal("p", Grants(mutate=["*"]))
+OF_ALL = sha256(b"p").hexdigest()[:32]
 
 
 def view(mutation: str, status: str, **more: Any) -> MutationView:
@@ -168,7 +171,7 @@ def test_a_mutation_goes_to_its_home_and_its_session_is_told_the_rest() -> None:
     session = world.session()
     home = world.begin(session, "m1", "save", delay_ms=5)
     assert world.requests(home, Mutate) == [
-        Mutate(FIRST + 1, "m1", "save", b'{"id":1}', "scope:note:1", 5.0, session.identity)
+        Mutate(FIRST + 1, "m1", "save", b'{"id":1}', "scope:note:1", 5.0, session.identity, OF_ALL)
     ]
     assert world.requests(1 - home, Mutate) == []
     world.reply(home, Mutate, view("m1", "pending"))
@@ -187,7 +190,25 @@ def test_an_id_is_made_where_there_is_none() -> None:
     world = World(1)
     session = world.session()
     world.say(session, type="mutate", id=1, name="note", variables={})
-    assert world.requests(0, Mutate) == [Mutate(FIRST + 1, "new-1", "note", b"{}", "id:new-1", author=session.identity)]
+    assert world.requests(0, Mutate) == [
+        Mutate(FIRST + 1, "new-1", "note", b"{}", "id:new-1", author=session.identity, account=OF_ALL)
+    ]
+
+
+def test_homes_know_an_account_by_a_hash_which_is_one_for_all_that_it_says() -> None:
+    """Its sessions at any gateway, and its requests; where nobody is asked who they are all are one."""
+
+    def known(principal: Principal) -> str:
+        return GatewayMutations(MUTATIONS).order(principal, "note", {}, "m", None).account
+
+    def somebody(subject: str, tenant: str = "", **more: Any) -> Principal:
+        return Principal(subject, Grants(mutate=["*"]), tenant=Tenant(tenant), **more)
+
+    assert known(somebody("p", expires_ms=5.0, token_id="a later token")) == known(ALL) == OF_ALL
+    others = {known(somebody(*each)) for each in (("p",), ("q",), ("p", "acme"), ("p", "globex"), ("anonymous",))}
+    assert len(others) == 5
+    assert all(len(each) == 32 for each in others)
+    assert known(ANYBODY) == ""
 
 
 def test_an_error_of_the_home_is_the_answer_and_nothing_is_kept() -> None:

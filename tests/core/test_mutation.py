@@ -6,7 +6,7 @@ import pytest
 from msgspec import structs
 
 from cluster.core import template
-from cluster.core.mutation import Confirm, DeclaredMutation, MutationRequest, in_data, replaced
+from cluster.core.mutation import MAX_TEXT, Confirm, DeclaredMutation, MutationRequest, in_data, replaced
 from cluster.core.operation import Append, Invalidate, MergeWhere, Set
 from cluster.core.rule import RuleOperation
 from cluster.core.template import Hole, Literal, Node
@@ -58,6 +58,8 @@ def test_without_a_temporary_id_the_mutations_own_is_it(path: tuple[str, ...]) -
     assert mutation.completed({"id": "t"}, "m-1") == {"id": "t"}
     assert mutation.temporary({"id": "t"}) == "t"
     assert refused(lambda: mutation.temporary({"id": 5})).message == "a temporary id is a text, got 5"
+    assert mutation.temporary({"id": "x" * MAX_TEXT})
+    assert "at most 512 characters" in refused(lambda: mutation.temporary({"id": "x" * (MAX_TEXT + 1)})).message
     assert update().completed({"a": 1}, "m-1") == {"a": 1}
     deep = update(temp_id=("task", "id"))
     assert deep.completed({"task": {}}, "m-1") == {"task": {}}
@@ -125,6 +127,8 @@ def test_scopes() -> None:
     assert update().scope_of({}, "m-1") == "id:m-1"
     assert update(scope=template.parse("p:{id}")).scope_of({"id": 7}, "m-1") == "scope:p:7"
     assert update(scope=template.parse("p:{id}"), temp_id=("id",)).scope_of({}, "m-1") == "scope:p:m-1"
+    long = refused(lambda: update(scope=template.parse("p:{id}")).scope_of({"id": "x" * MAX_TEXT}, "m-1"))
+    assert (long.code, long.message) == (ErrorCode.INVALID_VARIABLES, "a scope has at most 512 characters")
     assert refused(lambda: update(scope=template.parse("p:{id}")).scope_of({}, "m-1")).message == (
         "scope needs the variable id"
     )

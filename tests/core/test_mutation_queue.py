@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from cluster.config import compile_config, load_mapping
-from cluster.core import mutation_queue
+from cluster.core import mutation_queue, mutation_shares
 from cluster.core.declared_query import Response
 from cluster.core.messages import Failure, Lay, Lift, ListMutations, Mutate, MutationView
 from cluster.core.mutation import Status
@@ -21,7 +21,7 @@ from cluster.core.mutation_queue import (
     StartMutation,
 )
 from cluster.core.service_health import PROBE_MS
-from cluster.errors import ErrorCode, HarborError, UpstreamError
+from cluster.errors import ErrorCode, HarborError, LimitError, UpstreamError
 
 START = 1_000_000.0
 DOWN = UpstreamError("no route")
@@ -66,13 +66,24 @@ class Queue:
         self.number = 0
 
     def begin(
-        self, name: str, mutation: str, scope: str = "s", delay_ms: float | None = None, **variables: Any
+        self,
+        name: str,
+        mutation: str,
+        scope: str = "s",
+        delay_ms: float | None = None,
+        account: str = "",
+        **variables: Any,
     ) -> MutationView:
         self.number += 1
         given = orjson.dumps({"id": "a", "scope": scope, **variables})
-        return self.queue.begin(
-            Mutate(self.number, mutation, name, given, f"scope:{scope}", delay_ms), "gateway-0", self.now
-        )
+        asked = Mutate(self.number, mutation, name, given, f"scope:{scope}", delay_ms, account=account)
+        return self.queue.begin(asked, "gateway-0", self.now)
+
+    def tell(self) -> None:
+        """Have this home hear what became of temporary ids."""
+        for item in self.items(0):
+            if isinstance(item, Lift):
+                self.queue.rename(item, self.now)
 
     def listed(self, **asked: Any) -> tuple[list[str], bool]:
         found = self.queue.listed(ListMutations(1, **asked))
@@ -114,6 +125,24 @@ def test_of_one_scope_they_go_one_after_another_and_of_many_side_by_side() -> No
     for n in range(PARALLEL + 5):
         queue.begin("put", f"c{n}", f"of its own {n}")
     assert len(queue.sent()) == PARALLEL - 2, "as many as there are connections"
+
+
+def weighed(queue: Queue) -> int:
+    """What waits, in bytes; counted as it is anew."""
+    waiting = [each for each in queue.queue.records.values() if not each.status.is_settled]
+    sizes = {
+        each.id: len(each.variables) + sum(len(key) + len(getattr(made, "value", b"")) for key, made in each.laid)
+        for each in waiting
+    }
+    accounts: dict[str, tuple[int, int]] = {}
+    for each in waiting:
+        count, size = accounts.get(each.account, (0, 0))
+        accounts[each.account] = count + 1, size + sizes[each.id]
+    shares = queue.queue._shares
+    assert (queue.queue.unsettled, shares.size) == (len(sizes), sum(sizes.values()))
+    accounts.pop("", None)
+    assert {name: (share.count, share.size) for name, share in shares._accounts.items()} == accounts
+    return shares.size
 
 
 def by(queue: Queue, author: str, mutation: str, name: str = "put") -> None:
@@ -175,7 +204,7 @@ def test_authors_are_forgotten_with_their_mutations() -> None:
 def test_a_mutation_that_was_stored_before_authors_were_is_nobodys() -> None:
     queue = Queue()
     by(queue, "a", "stored")
-    row = msgspec.to_builtins(queue.queue.records["stored"])[:-2]
+    row = msgspec.to_builtins(queue.queue.records["stored"])[:-3]
     later = Queue()
     later.queue.restore([msgspec.convert(row, MutationRecord)], later.now)
     assert later.queue.records["stored"].author == ""
@@ -516,11 +545,12 @@ def test_what_names_something_that_was_not_created_fails() -> None:
         queue.begin("put", "o", id="tmp")
 
 
-def test_creations_that_name_each_other_fail() -> None:
+@pytest.mark.parametrize("account", ["", "ann"])
+def test_creations_that_name_each_other_fail(account: str) -> None:
     queue = Queue()
     for n in range(3):
-        queue.begin("new", f"m{n}", f"of its own {n}", 1_000.0, id=f"tmp{n}", parent=f"tmp{(n + 1) % 3}")
-    queue.begin("new", "child", "another", 1_000.0, id="tmp", parent="tmp0")
+        queue.begin("new", f"m{n}", f"own {n}", 1_000.0, account, id=f"tmp{n}", parent=f"tmp{(n + 1) % 3}")
+    queue.begin("new", "child", "another", 1_000.0, account, id="tmp", parent="tmp0")
     queue.wait(1_000.0)
     for _ in range(3):
         for item in queue.items(0):
@@ -720,3 +750,175 @@ def test_a_new_life_forgets_in_the_order_in_which_they_were_settled() -> None:
     after.now = START + MEMORY_MS
     after.begin("put", "third")
     assert set(after.queue.records) == {"first", "third"}
+
+
+@pytest.mark.parametrize("answer", [{"id": "real"}, REFUSED])
+@pytest.mark.parametrize("theirs", ["bob", ""])
+def test_a_temporary_id_is_nothing_to_other_accounts(answer: Any, theirs: str) -> None:
+    """Else who may begin any mutation could take away what others have: the temporary id would be theirs."""
+    queue = Queue()
+    queue.begin("new", "m1", "one", id="of-bob", account="mallory")
+    queue.begin("put", "b1", "two", parent="of-bob", account=theirs)
+    queue.begin("put", "b2", "two", parent="of-bob", account=theirs)
+    create, first = queue.sent()
+    queue.answer(create, answer)
+    queue.tell()
+    queue.answer(first)
+    queue.begin("put", "b3", "three", parent="of-bob", account=theirs)
+    for call in [first, *queue.sent()]:
+        assert call.request.body is not None
+        assert orjson.loads(call.request.body)["parent"] == "of-bob"
+    assert [queue.status(each) for each in ("b1", "b2", "b3")] == [Status.SUCCESS, Status.PENDING, Status.PENDING]
+    queue.begin("new", "b4", "four", id="of-bob", account=theirs)
+
+
+def test_an_account_goes_on_naming_its_own_from_anywhere_and_in_a_new_life() -> None:
+    queue = Queue()
+    queue.begin("new", "m1", "one", id="tmp", account="ann")
+    queue.begin("put", "m2", "two", parent="tmp", account="ann")  # of another session, or of none
+    assert queue.names() == ["m1"]
+    with pytest.raises(HarborError, match="the temporary id tmp was used before"):
+        queue.begin("new", "m3", "three", id="tmp", account="ann")
+    later = Queue()
+    later.queue.restore(queue.queue.records.values(), later.now)
+    (call,) = later.sent()
+    later.answer(call, {"id": "real"})
+    later.tell()
+    later.begin("put", "m4", "four", parent="tmp", account="ann")
+    bodies = [orjson.loads(call.request.body or b"") for call in later.sent()]
+    assert [each["parent"] for each in bodies] == ["real", "real"]
+
+
+def test_what_an_account_creates_in_another_home_is_waited_for_here() -> None:
+    home, queue = Queue(), Queue()
+    home.begin("new", "m1", id="tmp", account="ann")
+    for item in home.items(1):
+        assert isinstance(item, Lay)
+        queue.queue.laid(item)
+    queue.begin("put", "m2", "two", parent="tmp", account="ann")
+    queue.begin("put", "m3", "three", parent="tmp", account="bob")
+    assert queue.names() == ["m3"]
+    later = Queue()
+    later.queue.restore(queue.queue.records.values(), later.now)
+    assert later.names() == ["m3"]
+    home.answer(home.sent()[0], {"id": "real"})
+    later.queue.rename(next(item for item in home.items(1) if isinstance(item, Lift)), later.now)
+    (call,) = later.sent()
+    assert call.mutation == "m2"
+    assert call.request.body is not None
+    assert orjson.loads(call.request.body)["parent"] == "real"
+
+
+def test_what_an_earlier_release_took_in_is_named_by_all() -> None:
+    queue = Queue()
+    queue.begin("new", "m1", "one", id="tmp")
+    queue.begin("put", "m2", "two", parent="tmp")
+    rows = [msgspec.to_builtins(each)[:-1] for each in queue.queue.records.values()]
+    later = Queue()
+    later.queue.restore([msgspec.convert(row, MutationRecord) for row in rows], later.now)
+    with pytest.raises(HarborError, match="was used before"):
+        later.begin("new", "m3", "three", id="tmp", account="ann")
+    later.begin("put", "m4", "four", parent="tmp", account="ann")
+    (call,) = later.sent()
+    later.answer(call, {"id": "real"})
+    later.tell()
+    later.begin("put", "m5", "five", parent="tmp", account="ann")
+    bodies = [orjson.loads(call.request.body or b"") for call in later.sent()]
+    assert [each["parent"] for each in bodies] == ["real"] * 3
+
+
+def full(raised: Any) -> tuple[str, float]:
+    """The limit that was met."""
+    assert raised.value.code == ErrorCode.TOO_MANY
+    limit, value = raised.value.details["limit"], raised.value.details["value"]
+    return limit, value
+
+
+def test_what_waits_is_bounded_in_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mutation_shares, "MAX_UNSETTLED", 20)
+    queue = Queue()
+    for n in range(2):
+        queue.begin("late", f"ann{n}", f"ann{n}", account="ann")
+    with pytest.raises(LimitError, match="2 mutations of yours wait already") as raised:
+        queue.begin("late", "ann2", account="ann")
+    assert full(raised) == ("waiting_mutations_per_account", 2)
+    assert queue.begin("late", "ann1", "ann1", account="ann").status == "scheduled", "it is known"
+    for n in range(18):
+        queue.begin("late", f"m{n}", f"m{n}")  # nobody's have no share
+    with pytest.raises(LimitError, match="20 mutations wait already") as raised:
+        queue.begin("late", "m18", account="bob")
+    assert full(raised) == ("waiting_mutations", 20)
+    assert isinstance(queue.queue.undo("ann0", queue.now), MutationView)
+    queue.begin("late", "ann2", account="ann")
+    weighed(queue)
+
+
+def test_what_waits_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mutation_shares, "MAX_UNSETTLED_BYTES", 20_000)
+    queue = Queue()
+    long = {"text": "x" * 2_000}  # twice: in the variables and in what is laid
+    queue.begin("late", "ann0", "ann0", account="ann", **long)
+    with pytest.raises(LimitError, match=f"mutations of yours of {weighed(queue)} bytes wait already") as raised:
+        queue.begin("late", "ann1", account="ann", **long)
+    assert full(raised) == ("waiting_bytes_per_account", 5_000)
+    queue.begin("late", "ann2", account="ann")
+    for n in range(3):
+        queue.begin("late", f"m{n}", f"m{n}", **long)
+    with pytest.raises(LimitError, match=f"mutations of {weighed(queue)} bytes wait already") as raised:
+        queue.begin("late", "m3", account="bob", **long)
+    assert full(raised) == ("waiting_bytes", 20_000)
+    assert isinstance(queue.queue.undo("m0", queue.now), MutationView)
+    queue.begin("late", "m4", **long)
+    weighed(queue)
+
+
+def test_every_end_and_every_change_of_one_counts() -> None:
+    queue = Queue()
+    queue.begin("new", "m1", "one", id="tmp", account="ann")
+    queue.begin("put", "m2", "two", parent="tmp", account="ann")
+    queue.begin("merged", "m3", "three", id="b", version=1, account="bob")
+    queue.begin("put", "m4", "four", id="c")
+    queue.begin("new", "m5", "five", id="never", account="ann")
+    queue.begin("put", "m6", "six", 5_000.0, parent="never", account="ann")
+    before = weighed(queue)
+    calls = {call.mutation: call for call in queue.sent()}
+    queue.answer(calls["m1"], {"id": "x" * 500})
+    queue.tell()
+    assert weighed(queue) > before, "the id that the service gave is longer"
+    queue.answer(calls["m3"], UpstreamError("http 409", status=409, retryable=False, body={"version": "x" * 300}))
+    weighed(queue)
+    queue.answer(calls["m4"], DOWN)
+    weighed(queue)
+    queue.answer(calls["m5"], REFUSED)
+    queue.tell()
+    assert queue.status("m6") is Status.CANCELLED
+    weighed(queue)
+    for call in queue.sent():
+        queue.answer(call, {})
+    queue.wait(PROBE_MS)
+    for call in queue.sent():
+        queue.answer(call, {})
+    assert weighed(queue) == 0
+    assert {queue.status(f"m{n}") for n in range(1, 5)} == {Status.SUCCESS}
+
+
+def test_what_was_acknowledged_is_taken_in_beyond_the_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = Queue()
+    for n in range(12):
+        queue.begin("put", f"m{n}", f"s{n}", account="ann")
+    records = list(queue.queue.records.values())
+    monkeypatch.setattr(mutation_shares, "MAX_UNSETTLED", 10)
+    monkeypatch.setattr(mutation_shares, "MAX_UNSETTLED_BYTES", 100)
+    size = weighed(queue)
+    restored, moved = Queue(), Queue()
+    restored.queue.restore([msgspec.convert(msgspec.to_builtins(each), MutationRecord) for each in records], queue.now)
+    moved.queue.take_in(records, queue.now)
+    assert weighed(restored) == weighed(moved) == size
+    queue.queue.let_go(records)
+    assert weighed(queue) == 0
+    with pytest.raises(LimitError):
+        moved.begin("put", "another", account="ann")
+    for call in [*moved.sent(), *moved.sent()]:
+        moved.answer(call, {})
+    assert weighed(moved) == 0
+    moved.begin("put", "another")

@@ -23,6 +23,7 @@ from cluster.core.operation import (
     Set,
     Upsert,
     apply_all,
+    held_bytes,
     json_equal,
     parse_operations,
 )
@@ -396,3 +397,10 @@ def test_merges_of_what_is_so_already_are_no_change() -> None:
         outcome = run([{"id": 1, "a": 1}], operation)
         assert (outcome.patch, outcome.changed, outcome.dropped) == ([], False, [])
     assert result([{"a": 1}], Merge(b'{"a":true}', "/0")) == [{"a": True}]
+
+
+def test_what_an_operation_holds() -> None:
+    assert held_bytes(Set(b"12345", "/ab")) == 8
+    assert held_bytes(Upsert((b"123", b"45"), default=b"[]", guard=Guard("/v", b"7"))) == 5 + 2 + 2 + 3, "`by` is id"
+    assert held_bytes(MergeWhere(b'{"a":1}', b"{}")) == 9
+    assert held_bytes(Delete()) == 0

@@ -8,14 +8,15 @@ import pytest
 from cluster.config import compile_config, load_mapping
 from cluster.config.load import ConfigFaults
 from cluster.core import broadcast
+from cluster.core.declared_query import Response
 from cluster.core.grants import Grants, line
-from cluster.core.messages import Mutate
+from cluster.core.messages import Lay, Lift, Mutate
 from cluster.core.mutation import DeclaredMutation
-from cluster.core.mutation_queue import MutationQueue
+from cluster.core.mutation_queue import MutationQueue, MutationRecord, StartMutation
 from cluster.core.operation import Invalidate, Merge
 from cluster.core.rule import compile_operations
 from cluster.core.tenant import Tenant
-from cluster.errors import HarborError, RequestError
+from cluster.errors import ErrorCode, HarborError, RequestError, UpstreamError
 from tests.core.shard import Shard
 
 DOCUMENT: dict[str, Any] = {
@@ -70,6 +71,8 @@ def test_variables_are_shown_without_the_tenant(declared: dict[str, DeclaredMuta
     assert getattr(made, "value", None) == b'{"name":"n"}'
     request = declared["save"].request(ACME, "acme/m")
     assert (request.path, request.body) == ("/acme/x", b'{"name":"n"}')
+    ((_, made),) = declared["save"].optimistic_operations({"tenant": "acme"}, "acme/m")
+    assert getattr(made, "value", None) == b"{}"
 
 
 @pytest.mark.parametrize("key", [["globex", "x"], ["x"], [], ["acme2"], ["*"], [["acme"]]])
@@ -180,17 +183,120 @@ def test_an_event_says_whose_entity_it_is_about(document: dict[str, Any]) -> Non
     assert len(dropped) == 10
 
 
-def test_temporary_ids_are_others_in_each_tenant(declared: dict[str, DeclaredMutation]) -> None:
-    queue = MutationQueue(0, 1, lambda _: 0, declared, lambda _: None)
+class Home:
+    """The home of mutations of all tenants."""
 
-    def begin(tenant: str, mutation: str, **variables: Any) -> Any:
+    def __init__(self, declared: dict[str, DeclaredMutation]) -> None:
+        self.queue = MutationQueue(0, 1, lambda _: 0, declared, lambda _: None)
+
+    def begin(self, tenant: str, mutation: str, name: str = "create", /, **variables: Any) -> Any:
         said = orjson.dumps({"tenant": tenant, **variables})
         named = Tenant(tenant).inside_id(mutation)
-        return queue.begin(Mutate(1, named, "create", said, f"{tenant}/id:{named}", None), "g", 0.0)
+        return self.queue.begin(Mutate(1, named, name, said, f"{tenant}/id:{named}", None), "g", 0.0)
 
+    def sent(self) -> list[StartMutation]:
+        calls, self.queue.calls = self.queue.calls, []
+        return calls
+
+    def tell(self) -> list[Lift]:
+        """All shards hear what there is."""
+        lifts = [item for item in self.queue.items.pop(0, []) if isinstance(item, Lift)]
+        for lift in lifts:
+            self.queue.rename(lift, 0.0)
+            self.queue.lifted(0, lift.mutation)
+        return lifts
+
+    def shown(self, mutation: str) -> tuple[Any, list[str]]:
+        """The variables of a mutation, and the keys that show it."""
+        record = self.queue.records[mutation]
+        return orjson.loads(record.variables), [key for key, _ in record.laid]
+
+
+def test_temporary_ids_are_others_in_each_tenant(declared: dict[str, DeclaredMutation]) -> None:
+    home = Home(declared)
+    begin, queue = home.begin, home.queue
     begin("acme", "m1", id="t1", name="a")
     with pytest.raises(HarborError, match="the temporary id t1 was used before"):
         begin("acme", "m2", id="t1", name="b")
     begin("globex", "m1", id="t1", name="c")
     begin("globex", "m2", id="t2", name="t1")
     assert queue.records["globex/m2"].awaits == ["globex\0t1"]
+
+
+REFUSED = UpstreamError("http 422", status=422, retryable=False)
+
+
+@pytest.mark.parametrize("answer", [Response(b'{"id":17}'), Response(b'{"id":"globex"}'), REFUSED])
+def test_a_tenant_s_name_as_a_temporary_id_leads_out_of_no_tenant(
+    declared: dict[str, DeclaredMutation], answer: Any
+) -> None:
+    home = Home(declared)
+    home.begin("acme", "m1", id="acme", name="n")
+    home.begin("acme", "earlier", "save", a=1)
+    create, save = home.sent()
+    assert save.mutation == "acme/earlier", "nor does it wait"
+    home.queue.responded(create, answer, 0.0)
+    (lift,) = home.tell()
+    assert {key for key, _ in lift.lasting} <= {'["acme","made","globex"]', '["acme","made",17]'}
+    home.begin("acme", "later", "save", a=1)
+    for name in ("earlier", "later"):
+        assert home.shown(f"acme/{name}") == ({"tenant": "acme", "a": 1}, ['["acme","x"]'])
+    assert [call.request.path for call in home.sent()] == ["/acme/x"]
+    with pytest.raises(RequestError, match="not under the tenant"):
+        home.begin("acme", "m3", "anywhere", key=["globex", "secret"])
+
+
+def test_nor_does_one_that_is_undone_or_restored(declared: dict[str, DeclaredMutation]) -> None:
+    home = Home(declared)
+    said = orjson.dumps({"tenant": "acme", "id": "acme", "name": "n"})
+    home.queue.begin(Mutate(1, "acme/m1", "create", said, "acme/id:m1", 5.0), "g", 0.0)
+    home.begin("acme", "m2", "save", a=1)
+    later = Home(declared)
+    later.queue.restore(list(home.queue.records.values()), 0.0)
+    assert [call.mutation for call in later.sent()] == ["acme/m2"]
+    assert later.queue.undo("acme/m1", 0.0)
+    later.tell()
+    assert later.queue.records["acme/m2"].status == "pending"
+    later.begin("acme", "m3", "save", a=1)
+    assert later.shown("acme/m3")[0] == {"tenant": "acme", "a": 1}
+
+
+@pytest.mark.parametrize("tenant", [17, "", "*", None, ["acme"]])
+def test_what_is_no_tenant_s_name_is_refused_and_not_nobody_s(
+    declared: dict[str, DeclaredMutation], tenant: Any
+) -> None:
+    home = Home(declared)
+    for name, more in (("save", {}), ("anywhere", {"key": ["globex", "x"]}), ("create", {"id": "t", "name": "n"})):
+        variables = {"tenant": tenant, **more}
+        with pytest.raises(RequestError, match="the variable tenant is a tenant's name") as raised:
+            home.queue.begin(Mutate(1, "m", name, orjson.dumps(variables), "s"), "g", 0.0)
+        assert raised.value.code == ErrorCode.INVALID_VARIABLES
+        with pytest.raises(RequestError, match="is a tenant's name"):
+            declared[name].request(variables, "m")
+        assert declared[name].result_operations(variables, "m", {"id": 7, "key": ["globex", "x"]}) == []
+        assert declared[name].invalidations(variables, "m", {"key": ["globex", "x"]}) == []
+    assert not home.queue.records
+
+
+def test_a_stored_mutation_that_names_none_is_given_up(declared: dict[str, DeclaredMutation]) -> None:
+    """An earlier release let an answer take the tenant's place."""
+    home = Home(declared)
+    variables = b'{"tenant":17,"key":["globex","x"]}'
+    stored = MutationRecord("acme/m", "anywhere", variables, "acme/s", 1, 0.0, 0.0, "g", [], awaits=["acme\0t"])
+    home.queue.restore([stored], 0.0)
+    assert home.sent() == []
+    assert [code for code, _ in [home.queue.records["acme/m"].error or ("", "")]] == [ErrorCode.INVALID_VARIABLES]
+
+
+def test_a_new_life_of_its_home_has_a_tenant_s_mutation_wait_on(declared: dict[str, DeclaredMutation]) -> None:
+    """What it names is created by another home, which says later what became of it."""
+    home = Home(declared)
+    variables = b'{"id":"t1","name":"n","tenant":"acme"}'
+    home.queue.laid(Lay("acme/m1", 1, [], "acme\0t1", name="create", variables=variables))
+    home.begin("acme", "m2", "save", parent="t1")
+    assert home.sent() == []
+    later = Home(declared)
+    later.queue.restore(list(home.queue.records.values()), 0.0)
+    assert later.sent() == []
+    later.queue.rename(Lift("acme/m1", [], [], "acme\0t1", 17), 0.0)
+    assert [call.request.body for call in later.sent()] == [b'{"parent":17}']

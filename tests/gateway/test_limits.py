@@ -12,7 +12,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 import cluster
-from cluster.core import gateway_mutations, gateway_state, shard_state, template
+from cluster.core import gateway_mutations, gateway_state, mutation_shares, shard_state, template
 from cluster.core.grants import ApiKeys, Grants, line
 from cluster.core.limits import Limits
 from cluster.core.mutation import DeclaredMutation
@@ -111,6 +111,24 @@ async def unanswered(harness: Harness, *frames: Any) -> Told:
     return await say(harness, *frames)
 
 
+async def waits(harness: Harness, *sizes: int, key: str = "") -> Told:
+    """Begin mutations that wait; the last is refused."""
+    path, scope = template.parse("/notes"), template.parse("one")
+    declared = {"note": DeclaredMutation("note", "api", "POST", path, scope=scope, delay_ms=60_000.0)}
+    harness.state.mutations.declared = declared
+    for shard in harness.shards.values():
+        shard.mutations.queue._declared = declared
+    headers = {}
+    if key:
+        harness.state.authority = ApiKeys.parse(line("a", key, Grants(mutate=["*"])))
+        headers["X-API-Key"] = key
+    *first, last = ({"id": f"m{n}", "name": "note", "variables": {"x": "x" * size}} for n, size in enumerate(sizes))
+    for body in first:
+        async with harness.http.post("/v1/mutations", json=body, headers=headers) as response:
+            assert response.status == 200
+    return await ask(harness, "/v1/mutations", "POST", json=last, headers=headers)
+
+
 async def grow(harness: Harness) -> Told:
     await harness.put(KEY, ["x" * 40])
     return await ask(harness, ENTRY, "PATCH", json={"operations": [{"append": {"item": "x" * 100}}]})
@@ -171,6 +189,11 @@ CASES: dict[str, Case] = {
         "TOO_MANY", lambda it: unanswered(it, *({"type": "get", "id": n, "key": ["k", n]} for n in range(2)))
     ),
     "mutations": Case("TOO_MANY", lambda it: unanswered(it, mutates(1), mutates(2))),
+    "variables": Case("TOO_LARGE", lambda it: waits(it, 300_000)),
+    "waiting_mutations": Case("TOO_MANY", lambda it: waits(it, 1, 1)),
+    "waiting_bytes": Case("TOO_MANY", lambda it: waits(it, 1_000)),
+    "waiting_mutations_per_account": Case("TOO_MANY", lambda it: waits(it, 1, 1, key="hk_a")),
+    "waiting_bytes_per_account": Case("TOO_MANY", lambda it: waits(it, 500, key="hk_a")),
     "presence_topics": Case("TOO_MANY", lambda it: say(it, *map(is_present, range(65))), Limits(presence_updates=99)),
     "topic": Case("TOO_LARGE", lambda it: ask(it, f"/v1/presence?topic={'x' * 300}")),
     "presence_state": Case("TOO_LARGE", lambda it: say(it, is_present(1, "x" * 5_000))),
@@ -186,6 +209,9 @@ async def test_who_is_beyond_a_limit_is_told_which_and_counted(name: str, monkey
     monkeypatch.setattr(gateway_mutations, "FOLLOWED", 1)
     monkeypatch.setattr(shard_state, "MAX_EDITED_BYTES", 50)
     monkeypatch.setattr(gateway_state, "MAX_SESSIONS", 1 if name == "sessions" else 10)
+    if name.startswith("waiting_"):
+        monkeypatch.setattr(mutation_shares, "MAX_UNSETTLED", 10 if "account" in name else 1)
+        monkeypatch.setattr(mutation_shares, "MAX_UNSETTLED_BYTES", 1_000)
     case = CASES[name]
     async with serving(case.limits, patterns=DOCUMENTS) as harness:
         async with asyncio.timeout(60):

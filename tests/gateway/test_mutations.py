@@ -312,3 +312,19 @@ async def test_grants(homed: Homed) -> None:
     assert [(await ask(who, "GET", "/v1/mutations/m1"))[0] for who in grants] == [200, 404, 200]
     assert (await ask("other", "DELETE", "/v1/mutations/m1"))[0] == 403
     assert (await ask("admin", "DELETE", "/v1/mutations/m1"))[1]["status"] == "cancelled"
+
+
+async def test_of_one_key_sessions_and_requests_are_one_account(homed: Homed) -> None:
+    grants = Grants(mutate=["note"])
+    homed.state.authority = ApiKeys.parse("\n".join(line(name, f"hk_{name}", grants) for name in ("ann", "bob")))
+    for name in ("ann", "bob"):
+        headers = {"X-API-Key": f"hk_{name}"}
+        body = {"id": f"{name}-1", "name": "note", "variables": {}}
+        async with homed.http.post("/v1/mutations", json=body, headers=headers) as response:
+            assert response.status == 200
+        async with homed.socket(additional_headers=headers) as socket:
+            said = {"type": "mutate", "id": 1, "mutation_id": f"{name}-2", "name": "note", "variables": {}}
+            await socket.send(orjson.dumps(said).decode())
+            await until(socket, "result")
+    ann, ann_too, bob, bob_too = (each.account for each in homed.mutates)
+    assert "" != ann == ann_too != bob == bob_too != ""

@@ -249,7 +249,7 @@ class World:
         scope = declared.scope_of(variables, mutation)
         shard = self.home(scope)
         self.requests += 1
-        request = Mutate(self.requests, mutation, name, orjson.dumps(variables), scope)
+        request = Mutate(self.requests, mutation, name, orjson.dumps(variables), scope, account="one")
         answers = self.ask(shard, request)
         # What creates something is answered when every shard knows its temporary id; how it is then is known here.
         payload = answers[0] if answers else self.machines[shard].mutations.queue.records[mutation].view()
@@ -463,6 +463,8 @@ class World:
             if record.status == "success" and name != "delete":  # somebody else's may have come first
                 assert self.service.carried_out[mutation] == 1, f"{mutation} {name} was not carried out"
         assert not any(machine.mutations.laid.by_key for machine in self.machines)
+        shares = [machine.mutations.queue._shares for machine in self.machines]
+        assert not any(share.size or share._taken or share._accounts for share in shares)
 
 
 class _Kind(random.Random):
