@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from cluster.core import broadcast, shard_state, sweep
 from cluster.core.declared_query import FetchRequest, Response
 from cluster.core.memory import DECODED, ENTRY_BYTES
-from cluster.core.messages import Act, Edit, Erase, FeedRange, Read, Write
+from cluster.core.messages import Act, Edit, EntryView, Erase, FeedRange, Read, Write
 from cluster.core.operation import Append, Delete, Increment, Invalidate, Merge, Missing, Set
 from cluster.errors import UpstreamError
 from cluster.gateway.server import ACTIONS
