@@ -1,8 +1,11 @@
 """The delivery contract as a judge: told everything that clients did and saw, it says the first thing that may not be.
 
 A `Course` is one subscription of one client: whether what it is told follows from what it was told before. `Truth` is what all clients
-together know of entries: one version is one value for everybody, and versions go the way the writers counted. What writes come to is
-`write_oracle`'s.
+together know of entries: one version is one value for everybody, versions go the way the writers counted, and no shard goes back behind
+what was acknowledged. What writes come to is `write_oracle`'s.
+
+Gateways may be behind one another, so it depends on who is asked what counts as lost: on one connection an entry never goes back, not over
+a `reset` either; elsewhere only shards are held to what was acknowledged before they were asked.
 
 Values written by the load are objects whose member `n` counts the writes of their key, which is how an old value under a new version is
 found out. Pure: no clock, no I/O; what is remembered is bounded.
@@ -96,7 +99,12 @@ class Seen(Struct, frozen=True):
 class Truth:
     """What all clients know of entries together."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_frail: bool = False) -> None:
+        """`is_frail`: writes are made that a kill may lose, so that it is no fault where what was only seen is gone."""
+        self._is_frail = is_frail
+        self._kept: dict[str, int] = {}
+        self._deleted: dict[str, int] = {}
+        """Of each key, a version over all that deletions may have removed."""
         self._versions: dict[str, list[int]] = {}
         self._values: dict[str, dict[int, tuple[bytes, int]]] = {}
         self.compared = 0
@@ -130,6 +138,48 @@ class Truth:
         if len(versions) > KNOWN_VERSIONS:
             del values[versions.pop(0)]
 
+    def acknowledged(self, key: str, version: int | None) -> None:
+        """A write was acknowledged at a level that no fault here takes back; None: a deletion."""
+        self._kept[key] = max(self.kept(key), self._deleted[key] if version is None else version)
+
+    def deleting(self, key: str) -> None:
+        """Its only writer asks for an entry to be deleted, and has heard what came of all that it asked for before."""
+        versions = self._versions.get(key)
+        self._deleted[key] = versions[-1] + 1 if versions else 1
+
+    def kept(self, key: str) -> int:
+        """Return what a shard that is asked from now on has of an entry at least, until it is deleted; 0: nothing is known."""
+        return self._kept.get(key, 0)
+
+    def to_keep(self, key: str, version: int) -> int:
+        """Return what is not to be lost any more once a version was seen."""
+        if not self._is_frail:
+            return version
+        return kept if (kept := self.kept(key)) <= version else 0
+
+    def is_lost(self, key: str, kept: int, version: int | None) -> bool:
+        """Whether it may not be that an entry, of which `kept` was known before, is at a version, or (None) absent."""
+        return version < kept if version is not None else self._deleted.get(key, 0) < kept
+
+    def found(self, key: str, kept: int, version: int | None) -> None:
+        """A shard said what it has of an entry; None: nothing. `kept` was known before it was asked.
+
+        Raises:
+            Violation: `LOST_WRITE`.
+        """
+        if self.is_lost(key, kept, version):
+            got = "no entry" if version is None else f"version {version}"
+            raise Violation(Rule.LOST_WRITE, key, f"version {kept} or a later one, as acknowledged", got)
+
+    def follows(self, key: str, kept: int, version: int) -> None:
+        """A write was acknowledged. `kept` was known before it was asked for.
+
+        Raises:
+            Violation: `LOST_WRITE`.
+        """
+        if version <= kept:
+            raise Violation(Rule.LOST_WRITE, key, f"a write at a version over {kept}, as acknowledged before", version)
+
 
 class Course:
     """One subscription of one client: feed it every message about it, frame by frame."""
@@ -148,6 +198,10 @@ class Course:
         self._restoring: set[str] = set()
         self._sent: set[str] = set()
         """Entries of the snapshot under way."""
+        self._before: dict[str, int] = {}
+        """Versions that this connection had shown of entries before a reset, or what of them is not to be lost."""
+        self._is_behind = False
+        """A token was handed back, and what the connection has to say of the time since has not come yet."""
         self.resets = 0
         self.deliveries = 0
         self.recent: deque[str] = deque(maxlen=RECENT)
@@ -155,7 +209,9 @@ class Course:
     def opened(self) -> str | None:
         """A subscription is asked for on a new connection. Returns the token to hand back; None: it begins from nothing."""
         self.note("(connected)")
-        if self.token is not None and self.is_complete:
+        self._before.clear()
+        self._is_behind = self.token is not None and self.is_complete
+        if self._is_behind:
             return self.token
         self._forget()
         return None
@@ -191,11 +247,13 @@ class Course:
                 self.is_complete = self._ends == len(self._roots)
                 if self.is_complete:
                     self._sent = set()
+                    self._missing()
                 self._position(message.get("position"))
             case "change":
                 self._change(key, message)
             case "removed":
                 held = self.entries.pop(key, None)
+                self._before.pop(key, None)
                 if held is None or message["version"] <= held.version:
                     expected = "an entry that was sent" if held is None else f"a version over {held.version}"
                     raise self._violation(Rule.GROWTH, key, expected, f"removed at {message['version']}")
@@ -204,13 +262,19 @@ class Course:
                 pass
             case "reset":
                 self.resets += 1
+                if not self._is_behind:
+                    for each in [key] if key else self.entries:
+                        if held := self.entries.get(each):
+                            self._before[each] = self._truth.to_keep(each, held.version)
                 if key:
                     self.entries.pop(key, None)
                     self._restoring.add(key)
                 else:
                     self._forget()
+                    self._is_behind = False
             case "position":
                 self._position(message.get("token"))
+                self._is_behind = False
             case "error":
                 raise self._violation(Rule.ENDED, key, "a subscription", short(message))
             case "notice":
@@ -229,7 +293,18 @@ class Course:
         elif key in self._sent:
             raise self._violation(Rule.DUPLICATE, key, "one snapshot of an entry", f"another at {message['version']}")
         self._sent.add(key)
+        before = self._before.get(key, 0)
+        if self._truth.is_lost(key, before, message["version"]):
+            expected = f"version {before} or a later one, as before the reset"
+            raise self._violation(Rule.LOST_WRITE, key, expected, f"snapshot {message['version']}")
         self._hold(key, message["version"], message.get("data"))
+
+    def _missing(self) -> None:
+        """A snapshot is whole: what was written and shown before is in it, if nobody deleted it."""
+        for key, before in self._before.items():
+            if key not in self.entries and self._truth.kept(key) and self._truth.is_lost(key, before, None):
+                expected = f"version {before} or a later one, as before the reset"
+                raise self._violation(Rule.LOST_WRITE, key, expected, "no snapshot of it")
 
     def _change(self, key: str, message: dict[str, Any]) -> None:
         start, version = message["from"], message["version"]

@@ -1,32 +1,25 @@
 """Load: writers and readers over HTTP, each waiting for its answer before it goes on, and what they know of their keys.
 
-A request is repeated with its `Idempotency-Key` until there is an answer, as any careful client would. Where none comes for `GIVE_UP_S`
-the write may have happened or yet happen: its key is left alone from then on, and either is right.
+A write that gets no answer may have happened or yet happen: its key is left alone from then on, and either is right.
 
-What must not live here: judging (`contract_oracle`), what is chosen (`plan`).
+What must not live here: asking (`asker`), judging (`contract_oracle`), what is chosen (`plan`).
 """
 
 import asyncio
 import time
-from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Self
+from typing import Any
 
-import aiohttp
 import orjson
-from msgspec import Struct
 
-from cluster.errors import ErrorCode, HarborError, RequestError, UnavailableError
+from cluster.verify.asker import PAGE_KEYS, Answer, Asker, refusal
 from cluster.verify.contract_oracle import Rule, Seen, Truth, Violation
 from cluster.verify.plan import Choices, Settings
 from cluster.verify.write_oracle import Begun, Owned, Shared, check_repeat, stale_write_taken
 
-ATTEMPT_S = 10.0
-GIVE_UP_S = 60.0
-AGAIN_S = 0.1
 REST_S = 20.0
 """For an answer when all is over."""
-TEMPORARY = frozenset({429, 502, 503, 504})
 CLEAN_S = 60.0
 """For all of it: a cluster that is gone is not waited for longer."""
 CLEANINGS = 5
@@ -36,26 +29,19 @@ SHARED_KEYS = 3
 """Of each kind."""
 READERS = 2
 READ_PAUSE_S = 0.05
+LIST_PAUSE_S = 0.1
+"""Between looks at everything, where it is one page: what is lost is seen before it is written over."""
 MUTATION_PAUSE_S = 0.2
 
 
-class Answer(Struct, frozen=True):
-    """What a request came to."""
-
-    status: int
-    body: Any
-    etag: str | None
-
-
-class Load:
+class Load(Asker):
     """See the module."""
 
     def __init__(self, url: str, token: str | None, settings: Settings, root: list[Any], truth: Truth) -> None:
-        self._url = url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        super().__init__(url, token)
         self._settings = settings
         self._truth = truth
-        self._session: aiohttp.ClientSession | None = None
+        self._root = root
         self._ids = root[-1]
         self._request = 0
         self.keys = [[*root, "own", n] for n in range(settings.keys)]
@@ -65,62 +51,15 @@ class Load:
         self.contended = [Shared(truth, text([*root, "contended", n])) for n in range(SHARED_KEYS)]
         self._known: dict[str, Seen] = {}
         """Of contended keys."""
-        self.counts: Counter[str] = Counter()
         self._mutations = 0
         self.is_stopped = False
-        self.give_up_s = GIVE_UP_S
         self.has_written = False
 
-    async def __aenter__(self) -> Self:
-        timeout = aiohttp.ClientTimeout(total=ATTEMPT_S)
-        connector = aiohttp.TCPConnector(limit=0)
-        self._session = aiohttp.ClientSession(
-            timeout=timeout, connector=connector, headers=self._headers, trust_env=False
-        )
-        return self
+    @property
+    def _every(self) -> list[Owned | Shared]:
+        return [*self.owned, *self.counted, *self.contended]
 
-    async def __aexit__(self, *_: object) -> None:
-        assert self._session is not None
-        await self._session.close()
-
-    # --- requests ------------------------------------------------------------------------------------------------
-
-    async def once(self, method: str, path: str, *, body: bytes | None = None, **more: Any) -> Answer:
-        """Ask once.
-
-        Raises:
-            UnavailableError: no answer came.
-        """
-        assert self._session is not None
-        try:
-            async with self._session.request(method, f"{self._url}{path}", data=body, **more) as response:
-                raw = await response.read()
-                etag = response.headers.get("ETag")
-                is_json = response.content_type == "application/json"
-                return Answer(response.status, orjson.loads(raw) if is_json and raw else None, etag)
-        except aiohttp.InvalidURL as error:
-            raise RequestError(ErrorCode.BAD_REQUEST, f"not a URL: {self._url!r}") from error
-        except (OSError, TimeoutError, aiohttp.ClientError, orjson.JSONDecodeError) as error:
-            cause = getattr(error, "os_error", error)  # aiohttp says of it "ssl:default" where there is no TLS
-            reason = f"no cluster answers at {self._url}: {cause or type(cause).__name__}"
-            raise UnavailableError(reason) from error
-
-    async def answered(
-        self, method: str, path: str, *, give_up_s: float | None = None, body: bytes | None = None, **more: Any
-    ) -> Answer | None:
-        """Ask until there is an answer; None: there was none for so long, or for `self.give_up_s`."""
-        began = time.monotonic()
-        while True:
-            try:
-                answer = await self.once(method, path, body=body, **more)
-            except UnavailableError:
-                answer = None
-            if answer is not None and answer.status not in TEMPORARY:
-                return answer
-            if time.monotonic() - began > (self.give_up_s if give_up_s is None else give_up_s):
-                return None
-            self.counts["repeats for want of an answer"] += 1
-            await asyncio.sleep(AGAIN_S)
+    # --- writers -------------------------------------------------------------------------------------------------
 
     async def _write(
         self,
@@ -135,7 +74,7 @@ class Load:
         """Write. Returns None where nothing is known of it.
 
         Raises:
-            Violation: it was refused for good, or a repeat was answered otherwise.
+            Violation: it was refused for good, a repeat was answered otherwise, or it met an entry that is behind what was acknowledged.
         """
         self._request += 1
         headers = {"Idempotency-Key": f"{self._ids}-{self._request}", "Content-Type": kind}
@@ -143,6 +82,9 @@ class Load:
         params = {"key": key} | ({} if base is None else {"base_version": str(base)})
         if acks:
             params["ack"] = acks[self._request % len(acks)]
+        kept = self._truth.kept(key)
+        if method == "DELETE":
+            self._truth.deleting(key)
         answer = await self.answered(method, "/v1/entries", body=body, params=params, headers=headers)
         if answer is None:
             self.counts["writes without an answer"] += 1
@@ -156,9 +98,14 @@ class Load:
                 check_repeat(key, (answer.status, answer.body), (again.status, again.body))
         if answer.status != 409:
             self.counts["acknowledged writes"] += 1
+        if answer.status == 409:
+            current = _current(answer)
+            self._truth.found(key, kept, None if current is None else current.version)
+        elif method != "DELETE":
+            self._truth.follows(key, kept, answer.body["version"])
+        if answer.status != 409 and params.get("ack") != "memory":
+            self._truth.acknowledged(key, None if method == "DELETE" else answer.body["version"])
         return answer
-
-    # --- writers -------------------------------------------------------------------------------------------------
 
     async def begin(self) -> None:
         """Make the keys that several writers count up.
@@ -218,12 +165,17 @@ class Load:
         self._numbers[index] += 1
         said = {"n": self._numbers[index], "t": int(time.time() * 1000)}
         value = {**said, "pad": pad}
+        if act in (
+            "patch",
+            "merge",
+        ):  # a member that edits of the other kind leave as it is: missing if this one is lost
+            said[act] = self._numbers[index]
         base: int | None = None
         kind, method, body = "application/json", "PUT", orjson.dumps(value)
         if held is not None and act == "patch":
             value = held | said
             kind, method = "application/json-patch+json", "PATCH"
-            body = orjson.dumps([{"op": "replace", "path": f"/{name}", "value": each} for name, each in said.items()])
+            body = orjson.dumps([{"op": "add", "path": f"/{name}", "value": each} for name, each in said.items()])
         elif held is not None and act == "merge":
             value, method = held | said, "PATCH"
             body = orjson.dumps({"operations": [{"merge": {"value": said}}]})
@@ -303,10 +255,36 @@ class Load:
         while not self.is_stopped:
             await asyncio.sleep(READ_PAUSE_S)
             key = self.owned[choices.one_of(len(self.owned))].key
+            kept = self._truth.kept(key)
             seen = await self._read(key)
             self.counts["reads"] += 1
-            if isinstance(seen, Seen):
+            if seen is not None:
                 self._truth.saw(key, seen.version, seen.data)
+            if self._truth.is_lost(key, kept, None if seen is None else seen.version):
+                await self._look(key, [key])  # a gateway may be behind others, its shard may not
+
+    async def lister(self) -> None:
+        """List everything, until stopped.
+
+        Raises:
+            Violation: an entry is behind what was acknowledged.
+        """
+        keys = [each.key for each in self._every]
+        while not self.is_stopped:
+            await asyncio.sleep(LIST_PAUSE_S * max(1.0, len(keys) / PAGE_KEYS))
+            await self._look(text(self._root), keys)
+
+    async def _look(self, prefix: str, keys: Sequence[str]) -> None:
+        """Compare entries under a prefix with what was acknowledged before; listings are shards' own answers, whatever gateways hold."""
+        kept = {key: self._truth.kept(key) for key in keys}
+        found: dict[str, int] = {}
+        async for rows in self.pages(prefix, self.give_up_s):
+            if rows is None:
+                return
+            found |= {text(row["key"]): row["version"] for row in rows}
+        self.counts["listings"] += 1
+        for key, version in kept.items():
+            self._truth.found(key, version, found.get(key))
 
     async def _read(self, key: str) -> Seen | None:
         """Return an entry as it is stored.
@@ -368,8 +346,7 @@ class Load:
             Violation: they differ, or a key cannot be read.
         """
         found: dict[str, Seen | None] = {}
-        every: list[Owned | Shared] = [*self.owned, *self.counted, *self.contended]
-        for each in every:
+        for each in self._every:
             answer = await self.answered(
                 "GET", "/v1/entries", give_up_s=REST_S, params={"key": each.key, "fetch": "never"}
             )
@@ -396,25 +373,14 @@ class Load:
     async def _clean(self, root: list[Any]) -> tuple[int, int]:
         """Return how many entries there were, and how many of them could not be deleted."""
         found = left = 0
-        params = {"prefix": text(root), "limit": "1000"}
-        while True:
-            listed = await self.answered("GET", "/v1/keys", give_up_s=REST_S, params=params)
-            if listed is None or listed.status != 200:
+        async for rows in self.pages(text(root), REST_S):
+            if rows is None:
                 return found + 1, left + 1
-            for row in listed.body["keys"]:
+            for row in rows:
                 found += 1
                 gone = await self.answered("DELETE", "/v1/entries", give_up_s=REST_S, params={"key": text(row["key"])})
                 left += gone is None or gone.status not in (204, 404)
-            if "cursor" not in listed.body:
-                return found, left
-            params["cursor"] = listed.body["cursor"]
-
-
-def refusal(answer: Answer, what: str) -> HarborError:
-    """Return an answer that says no as an error."""
-    error = answer.body.get("error", {}) if isinstance(answer.body, dict) else {}
-    code = ErrorCode(error["code"]) if error.get("code") in set(ErrorCode) else ErrorCode.UNAVAILABLE
-    return HarborError(code, f"{what}: {error.get('message', f'HTTP {answer.status}')}")
+        return found, left
 
 
 def _current(answer: Answer) -> Seen | None:

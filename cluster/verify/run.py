@@ -14,10 +14,11 @@ from typing import Any
 from msgspec import Struct
 
 from cluster.errors import HarborError
+from cluster.verify.asker import refusal
 from cluster.verify.contract_oracle import Rule, Truth, Violation, first_violation
 from cluster.verify.faults import Faults, keeps_nothing, require_processes
 from cluster.verify.figures import Ages, Silences
-from cluster.verify.load import READERS, REST_S, Load, refusal, text
+from cluster.verify.load import READERS, REST_S, Load, text
 from cluster.verify.plan import ON_PROCESSES, Fault, Settings, fault_plan
 from cluster.verify.watchers import Watcher, make_watcher, wanted_watchers
 
@@ -70,7 +71,7 @@ class Run:
         self._token = token
         self._settings = settings
         self._root = [*settings.prefix, f"{settings.seed}-{secrets.token_hex(4)}"]
-        self._truth = Truth()
+        self._truth = Truth(is_frail="memory" in settings.acks)
         self._ages = Ages()
         self._silences = Silences()
         self._notes: list[str] = []
@@ -151,6 +152,7 @@ class Run:
                     working.create_task(load.writer(n))
                 for n in range(READERS):
                     working.create_task(load.reader(n))
+                working.create_task(load.lister())
                 if self._settings.mutation:
                     working.create_task(load.mutator())
                 working.create_task(self._make_faults(load, faults))

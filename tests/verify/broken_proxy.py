@@ -74,6 +74,18 @@ def falsify(line: Line, messages: list[Message]) -> list[Message]:
     return messages
 
 
+def rewind(line: Line, messages: list[Message]) -> list[Message]:
+    """Have an entry begin anew as it was."""
+    at = _first_change(line, messages)
+    if line.held is None:
+        line.held = next((each for each in messages if each["type"] == "change" and "data" in each), None)
+    elif at is not None and messages[at]["key"] == line.held["key"]:
+        line.is_broken = True
+        again = [{**line.held, "type": "reset"}, {**line.held, "type": "snapshot"}]
+        return [*messages[: at + 1], *again, *messages[at + 1 :]]
+    return messages
+
+
 def honest(_: Line, messages: list[Message]) -> list[Message]:
     """Break nothing."""
     return messages

@@ -67,7 +67,7 @@ GOOD: dict[str, tuple[str, list[list[Message]]]] = {
         [BEGUN, [{"type": "removed", "key": KEY, "version": 6}, change(0, 7, 2), POSITION]],
     ),
     "reset and all anew": ("data", [BEGUN, [RESET, POSITION], [snapshot(5, 1)], [snapshot(6, 1, ["v", "b"]), END]]),
-    "one entry reset": ("data", [BEGUN, [{"type": "reset", "key": KEY}, snapshot(4, 1), POSITION]]),
+    "one entry reset": ("data", [BEGUN, [{"type": "reset", "key": KEY}, snapshot(5, 1), POSITION]]),
     "changes between the pieces of a snapshot": ("data", [[snapshot(5, 1)], [change(5, 6, 2)], [END]]),
     "none at all": ("data", [[END], [{"type": "invalidated", "key": KEY}, POSITION]]),
 }
@@ -95,6 +95,7 @@ BAD: dict[Rule, list[list[Message]]] = {
     Rule.UNKNOWN: [BEGUN, [{"type": "surprise"}]],
     Rule.ENDED: [BEGUN, [{"type": "error", "code": "FORBIDDEN"}]],
     Rule.BACK: [BEGUN, [change(5, 7, 3), change(7, 8, 2), POSITION]],
+    Rule.LOST_WRITE: [BEGUN, [change(5, 7, 2), POSITION], [RESET, POSITION], [snapshot(5, 1)]],
 }
 
 
@@ -201,6 +202,86 @@ def test_in_the_end_everybody_sees_what_is_stored() -> None:
         assert raised.value.rule is Rule.VIEW
 
 
+# --- what is kept ----------------------------------------------------------------------------------------------------
+
+ENTRY = '["v","a"]'
+
+
+def test_one_entry_does_not_go_back_either() -> None:
+    assert broken([BEGUN, [{"type": "reset", "key": KEY}, snapshot(4, 1), POSITION]]).rule is Rule.LOST_WRITE
+
+
+def test_it_does_not_go_back_over_several_resets() -> None:
+    frames = [BEGUN, [change(5, 7, 2), POSITION], [RESET, POSITION], [RESET, POSITION], [snapshot(5, 1)]]
+    assert broken(frames).rule is Rule.LOST_WRITE
+
+
+def test_another_gateway_may_be_behind() -> None:
+    made = returned([RESET, POSITION], [snapshot(5, 1), END])
+    made.opened()
+    made.frame([RESET, POSITION])
+    made.frame([snapshot(4, 0), END])
+
+
+def test_a_gateway_that_has_said_to_be_as_far_is_not_behind_afterwards() -> None:
+    with pytest.raises(Violation) as raised:
+        returned([POSITION], [RESET, POSITION], [snapshot(5, 1), END])
+    assert (raised.value.rule, raised.value.expected) == (
+        Rule.LOST_WRITE,
+        "version 7 or a later one, as before the reset",
+    )
+
+
+def kept(*, is_frail: bool = False) -> Course:
+    made = Course(Truth(is_frail=is_frail), ROOT, prefix=True, mode="data")
+    made.opened()
+    made.frame(BEGUN)
+    made._truth.acknowledged(ENTRY, 5)
+    made.frame([change(5, 7, 2), POSITION])
+    return made
+
+
+def test_an_entry_that_nobody_deletes_is_in_each_snapshot() -> None:
+    made = kept()
+    made.frame([RESET, POSITION])
+    with pytest.raises(Violation) as raised:
+        made.frame([END])
+    assert (raised.value.rule, raised.value.key) == (Rule.LOST_WRITE, ENTRY)
+    made = kept()
+    made._truth.deleting(ENTRY)
+    made.frame([RESET, POSITION])
+    made.frame([END])
+
+
+def test_what_a_kill_may_lose_may_be_lost_and_nothing_else() -> None:
+    made = kept(is_frail=True)
+    made.frame([RESET, POSITION])
+    made.frame([snapshot(5, 1), END])
+    made = kept(is_frail=True)
+    made._truth.acknowledged(ENTRY, 7)
+    made.frame([RESET, POSITION])
+    with pytest.raises(Violation) as raised:
+        made.frame([snapshot(5, 1), END])
+    assert raised.value.rule is Rule.LOST_WRITE
+
+
+def test_what_was_acknowledged_is_there_until_it_is_deleted() -> None:
+    truth = Truth()
+    assert not truth.is_lost("k", truth.kept("k"), None)
+    truth.saw("k", 5, {"n": 1})
+    truth.acknowledged("k", 5)
+    assert [truth.is_lost("k", truth.kept("k"), version) for version in (None, 4, 5, 6)] == [True, True, False, False]
+    truth.deleting("k")
+    assert [truth.is_lost("k", truth.kept("k"), version) for version in (None, 4, 5)] == [False, True, False]
+    truth.acknowledged("k", None)
+    assert [truth.is_lost("k", truth.kept("k"), version) for version in (None, 5, 9)] == [False, True, False]
+    looked = truth.kept("k")
+    truth.saw("k", 9, {"n": 2})
+    truth.acknowledged("k", 9)
+    assert not truth.is_lost("k", looked, None), "it was looked for while it was deleted"
+    assert [truth.is_lost("k", truth.kept("k"), version) for version in (None, 5, 9)] == [True, True, False]
+
+
 # --- values ----------------------------------------------------------------------------------------------------------
 
 
@@ -243,7 +324,6 @@ def test_every_rule_of_a_trace_has_one() -> None:
     elsewhere = {
         Rule.PATCH,
         Rule.VALUE,
-        Rule.LOST_WRITE,
         Rule.EXTRA_WRITE,
         Rule.LOST_UPDATE,
         Rule.STALE_WRITE,

@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 
 from cluster.errors import HarborError
-from cluster.verify import load
+from cluster.verify import asker, load
 from cluster.verify.contract_oracle import Rule, Truth, Violation
 from cluster.verify.load import Load
 from cluster.verify.plan import Settings
@@ -43,7 +43,7 @@ async def gateway() -> AsyncIterator[Gateway]:
 
 @pytest.fixture
 async def loading(gateway: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Load]:
-    monkeypatch.setattr(load, "AGAIN_S", 0.0)
+    monkeypatch.setattr(asker, "AGAIN_S", 0.0)
     async with Load(gateway.url, "secret", Settings(keys=4), ["v", "run"], Truth()) as made:
         yield made
 
@@ -102,6 +102,100 @@ async def test_a_conflict_where_nobody_else_writes_is_one(
     error = {"code": "VERSION_CONFLICT", "message": "", "details": {"current": held}}
     gateway.answers = lambda *_: web.json_response({"error": error}, status=409)
     assert await refused(loading._act("conditional", 0, "", repeats=False)) is rule
+
+
+KEY = '["v","run","own",0]'
+
+
+def holds(stored: int | None, shown: int | None = None) -> Answers:
+    """Return what a gateway says where a shard has such a version of every entry, and the gateway's replicas are at `shown`."""
+
+    def answer(request: web.Request, n: int) -> web.Response:
+        if request.path == "/v1/keys":
+            keys = [load.orjson.loads(KEY)] if stored else []
+            return web.json_response({"keys": [{"key": key, "version": stored} for key in keys]})
+        if request.method == "GET":
+            return web.json_response({"version": shown, "data": {"n": 1}}, headers={"ETag": f'"{shown}"'})
+        return web.Response(status=204) if request.method == "DELETE" else web.json_response({"version": 100 + n})
+
+    return answer
+
+
+async def look(loading: Load) -> None:
+    await loading._look(loading.owned[0].key, [loading.owned[0].key])
+
+
+@pytest.mark.parametrize("stored", [100, None])
+async def test_a_shard_that_is_behind_what_was_acknowledged_has_lost_it(
+    gateway: Gateway, loading: Load, stored: int | None
+) -> None:
+    gateway.answers = holds(stored)
+    await look(loading)
+    await loading._act("set", 0, "", repeats=False)
+    assert await refused(look(loading)) is Rule.LOST_WRITE
+    gateway.answers = holds(loading.owned[0].version)
+    await look(loading)
+
+
+@pytest.mark.parametrize(("stored", "rule"), [(100, Rule.LOST_WRITE), (101, None)])
+async def test_a_gateway_that_is_behind_has_its_shard_asked(
+    gateway: Gateway, loading: Load, monkeypatch: pytest.MonkeyPatch, stored: int, rule: Rule | None
+) -> None:
+    monkeypatch.setattr(load, "READ_PAUSE_S", 0.0)
+    loading.owned, loading.give_up_s = loading.owned[:1], 0.0
+    await loading._act("set", 0, "", repeats=False)
+
+    def answer(request: web.Request, n: int) -> web.Response:
+        loading.is_stopped = request.path == "/v1/keys"
+        return holds(stored, 90)(request, n)
+
+    gateway.answers = answer
+    if rule is None:
+        await loading.reader(0)
+    else:
+        assert await refused(loading.reader(0)) is rule
+    assert gateway.asked[-1].query["prefix"] == KEY
+
+
+async def test_a_deleted_entry_may_be_gone_and_may_not_come_back(gateway: Gateway, loading: Load) -> None:
+    gateway.answers = holds(None)
+    await loading._act("set", 0, "", repeats=False)
+    await loading._act("delete", 0, "", repeats=False)
+    await look(loading)
+    gateway.answers = holds(101)
+    assert await refused(look(loading)) is Rule.LOST_WRITE
+
+
+async def test_what_memory_alone_acknowledged_may_be_lost(gateway: Gateway, loading: Load) -> None:
+    loading._settings = Settings(keys=4, acks=("memory",))
+    await loading._act("set", 0, "", repeats=False)
+    gateway.answers = holds(None)
+    await look(loading)
+
+
+async def test_a_write_that_met_less_than_was_acknowledged_says_so(gateway: Gateway, loading: Load) -> None:
+    await loading._act("set", 0, "", repeats=False)
+    gateway.answers = lambda *_: web.json_response({"version": 101})
+    assert await refused(loading._act("merge", 0, "", repeats=False)) is Rule.LOST_WRITE
+
+
+async def test_edits_leave_a_trace_that_edits_of_the_other_kind_keep(gateway: Gateway, loading: Load) -> None:
+    for act in ("set", "patch", "merge"):
+        await loading._act(act, 0, "", repeats=False)  # type: ignore[arg-type]
+    value = loading.owned[0].value
+    assert (value["n"], value["patch"], value["merge"]) == (3, 2, 3)
+    await loading._act("set", 0, "", repeats=False)
+    assert loading.owned[0].value.keys() == {"n", "t", "pad"}
+
+
+async def test_everything_is_listed(gateway: Gateway, loading: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "LIST_PAUSE_S", 0.0)
+    gateway.answers = holds(101)
+    await loading._act("set", 1, "", repeats=False)
+    with pytest.raises(Violation) as raised:
+        await loading.lister()
+    assert (raised.value.rule, raised.value.key) == (Rule.LOST_WRITE, loading.owned[1].key)
+    assert gateway.asked[-1].query["prefix"] == '["v","run"]'
 
 
 async def test_an_etag_is_of_the_version(gateway: Gateway, loading: Load) -> None:

@@ -20,7 +20,7 @@ from cluster.verify.run import Run
 from tests.e2e.test_mutations import Service
 from tests.lasting import lasting
 from tests.live import LiveCluster, eventually
-from tests.verify.broken_proxy import Break, BrokenProxy, double, drop, falsify, reorder
+from tests.verify.broken_proxy import Break, BrokenProxy, double, drop, falsify, reorder, rewind
 
 pytestmark = pytest.mark.cluster
 PREFIX = '["harbor-verify"]'
@@ -81,6 +81,7 @@ async def test_it_holds_under_every_fault(cluster: LiveCluster, service: Service
         (double, {Rule.DUPLICATE}),
         (reorder, {Rule.GAP}),
         (falsify, {Rule.VALUE}),
+        (rewind, {Rule.LOST_WRITE}),
     ],
     ids=lambda each: getattr(each, "__name__", ""),
 )
