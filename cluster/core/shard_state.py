@@ -139,6 +139,7 @@ from cluster.core.sweep import SLICE, Sweeps
 from cluster.core.tenant import NOBODYS, Tenant
 from cluster.core.three_way_merge import three_way_merge
 from cluster.core.transaction import Result, Stored, StoredEntry, Transaction, Unstored
+from cluster.core.work import MAX_STEPS, Work, check_count
 from cluster.errors import ErrorCode, HarborError, LimitError, OperationError, UpstreamError
 
 EPOCH_SHIFT = 13
@@ -1514,8 +1515,9 @@ class ShardState:
     def _edit(self, request: Edit, entry: ShardEntry | None) -> Payload:
         held = None if entry is None or entry.value is None else entry.value.json()
         if request.operations is not None:
+            check_count(len(request.operations))
             operations = request.operations
-            outcome = apply_all(operations, None if held is None else Value.from_json(held))
+            outcome = apply_all(operations, None if held is None else Value.from_json(held), work=Work(MAX_STEPS))
             if outcome.dropped:
                 reason = (
                     "the entry is absent" if "skipped" in outcome.dropped else "an operation does not fit the value"
