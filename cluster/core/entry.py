@@ -10,15 +10,14 @@ MAX_DEPTH = 254
 """Levels of nesting. orjson reads 1024 but writes no more than this, so what is deeper could be kept but never edited."""
 
 
-def is_writable(decoded: Any, lead: int = 0) -> bool:
-    """Whether a value that stands `lead` levels deep can be written as JSON."""
+def written_bytes(decoded: Any, lead: int = 0) -> int:
+    """Return how long a value that stands `lead` levels deep is as JSON, all levels included; 0: it cannot be written."""
     for _ in range(lead):
         decoded = [decoded]
     try:
-        orjson.dumps(decoded)
+        return len(orjson.dumps(decoded))
     except TypeError:
-        return False
-    return True
+        return 0
 
 
 def is_too_deep(json: bytes, decoded: Any, lead: int = 0) -> bool:
@@ -26,7 +25,7 @@ def is_too_deep(json: bytes, decoded: Any, lead: int = 0) -> bool:
     return (
         len(json) >= 2 * (MAX_DEPTH - lead)  # a level takes two bytes
         and json.count(b"[") + json.count(b"{") + lead > MAX_DEPTH
-        and not is_writable(decoded, lead)
+        and not written_bytes(decoded, lead)
     )
 
 

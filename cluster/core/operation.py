@@ -12,6 +12,7 @@ What must not live here: combining operations (`fold`), prefixes and refetching 
 """
 
 import math
+from bisect import bisect_left, insort
 from collections.abc import Callable
 from enum import IntEnum
 from itertools import chain
@@ -22,6 +23,7 @@ from msgspec import Struct
 
 from cluster.core.entry import MAX_DEPTH, Value, is_too_deep
 from cluster.core.json_pointer import Tokens, escape, index, resolve, step, tokens
+from cluster.core.work import SHIFTED, WRITTEN, Work, check_count
 from cluster.errors import ErrorCode, OperationError, RequestError
 
 
@@ -193,10 +195,14 @@ def apply_all(
     value: Value | None,
     reducer: Reducer | None = None,
     placed: Callable[[Operation, Value | None], list[Operation]] | None = None,
+    work: Work | None = None,
 ) -> Outcome:
     """Apply operations in order. `value` is edited in place where that is possible, and then marked as mutated.
 
-    `reducer` runs the functions of `Call`s; `placed` says, when its turn comes, what is applied in place of one.
+    `reducer` runs the functions of `Call`s; `placed` says, when its turn comes, what is applied in place of one; `work` counts.
+
+    Raises:
+        LimitError: it takes more than `work` allows; `value` may be half edited.
     """
     if len(operations) == 1 and type(only := operations[0]) is Set and not only.at and only.guard is None:
         if value is not None or only.missing is Missing.CREATE:  # the commonest, at a third of what it takes below
@@ -204,6 +210,7 @@ def apply_all(
     patch: list[bytes] | None = []
     changed = False
     dropped: list[str] = []
+    lines = _Lines(work or Work())
     turns = operations if placed is None else chain.from_iterable(placed(each, value) for each in operations)
     for operation in turns:
         try:
@@ -225,7 +232,7 @@ def apply_all(
                         continue
                     value, patch = made, None
                 case _:
-                    value, members = _edit(operation, value)
+                    value, members = _edit(operation, value, lines)
                     if members is None:
                         patch = None
                     elif not members:
@@ -263,16 +270,16 @@ def _call(operation: Call, value: Value | None, reducer: Reducer | None) -> Valu
 _Edit = Set | Merge | Append | Prepend | Upsert | MergeWhere | Remove | Increment | Delete
 
 
-def _edit(operation: _Edit, value: Value | None) -> tuple[Value, list[bytes] | None]:
+def _edit(operation: _Edit, value: Value | None, lines: "_Lines") -> tuple[Value, list[bytes] | None]:
     if value is None:
         if isinstance(operation, Delete) or operation.missing is Missing.SKIP:
             raise _Dropped("skipped")
         document = _start(operation)
-        document, _ = _APPLY[type(operation)](operation, document, tokens(operation.at))
+        document, _ = _APPLY[type(operation)](operation, document, tokens(operation.at), lines)
         return Value.from_object(document), None
     document = value.object()
     _check_guard(operation.guard, document)
-    document, members = _APPLY[type(operation)](operation, document, tokens(operation.at))
+    document, members = _APPLY[type(operation)](operation, document, tokens(operation.at), lines)
     value.mutated(document)
     return value, members
 
@@ -385,7 +392,8 @@ def patch_member(op: bytes, at: str, value: bytes | None = None) -> bytes:
     return b'{"op":"%b","path":%b,"value":%b}' % (op, orjson.dumps(at), value)
 
 
-def _set(operation: Set, document: Any, path: Tokens) -> tuple[Any, list[bytes] | None]:
+def _set(operation: Set, document: Any, path: Tokens, lines: "_Lines") -> tuple[Any, list[bytes] | None]:
+    lines.crossed(document, path)
     parent, target = _target(document, path)
     is_new = target is _NOTHING
     document = _place(document, parent, path, decode(operation.value, len(path)), is_new=is_new)
@@ -394,7 +402,8 @@ def _set(operation: Set, document: Any, path: Tokens) -> tuple[Any, list[bytes] 
     return document, [patch_member(b"add" if is_new else b"replace", operation.at, operation.value)]
 
 
-def _merge(operation: Merge, document: Any, path: Tokens) -> tuple[Any, list[bytes] | None]:
+def _merge(operation: Merge, document: Any, path: Tokens, lines: "_Lines") -> tuple[Any, list[bytes] | None]:
+    lines.crossed(document, path)
     parent, target = _target(document, path)
     new = decode(operation.value, len(path))
     if not isinstance(new, dict):
@@ -403,10 +412,11 @@ def _merge(operation: Merge, document: Any, path: Tokens) -> tuple[Any, list[byt
         return _place(document, parent, path, new, is_new=True), [patch_member(b"add", operation.at, operation.value)]
     if not isinstance(target, dict):
         raise OperationError("merge needs an object to merge into")
-    return document, _merge_into(target, new, operation.at)
+    return document, _merge_into(target, new, operation.at, lines.work)
 
 
-def _merge_into(target: dict[str, Any], new: dict[str, Any], at: str) -> list[bytes]:
+def _merge_into(target: dict[str, Any], new: dict[str, Any], at: str, work: Work) -> list[bytes]:
+    work.spend(len(new) * (1 + len(at) // WRITTEN))
     members = []
     for name, value in new.items():
         verb = b"replace" if name in target else b"add"
@@ -454,36 +464,60 @@ def array_at(document: Any, at: str) -> list[Any]:
     return found if isinstance(found, list) else []
 
 
-class _Line:
-    """An array being added to at one end and trimmed at the other.
+MAX_SHIFTED = 2**27
+"""Items that those who apply a patch move up or down, one removal after another; beyond it an array is told as a whole."""
 
-    Items are found by identity and have coordinates that stay put: the array's own indexes, going on past its end for appended items
-    and below zero for prepended ones.
+
+class _Line:
+    """An array whose items are found by their `identity`, and which is added to at one end and trimmed at the other.
+
+    Items have coordinates that stay put: the array's own indexes when it was looked through, going on past its end for appended items and
+    below zero for prepended ones. So it is of use to any number of operations.
     """
 
-    def __init__(self, array: list[Any], by: str, max_items: int, *, front: bool) -> None:
+    def __init__(self, array: list[Any], by: str, *, is_indexed: bool = True) -> None:
         self.array = array
-        self.front = front
-        self.max_items = max_items
         self.by = by
         self.low = 0
         self.high = len(array)
-        self.places: dict[Any, list[int]] = {}
+        self.places: dict[Any, int | list[int]] = {}
+        """Where items are, in order where there are several; those that were trimmed are still among them."""
+        self.gone: list[int] = []
+        """Where between both ends none is any more."""
+        self.trimmed_by: bool | None = None
+        """What it was trimmed by: additions at the front, or at the end."""
+        if is_indexed:
+            for position, item in enumerate(array):
+                known = item.get(by) if isinstance(item, dict) else None
+                if type(known) not in (int, str):  # which are their own, and the most by far
+                    known = identity(item, by)
+                if known is None:
+                    continue
+                held = self.places.setdefault(known, position)
+                if isinstance(held, list):
+                    held.append(position)
+                elif held != position:
+                    self.places[known] = [held, position]
+
+    def takes(self, *, front: bool, is_bounded: bool) -> bool:
+        """Whether an addition can go on from here: coordinates of what was trimmed are not given out again."""
+        return self.trimmed_by in (None, front) and not (is_bounded and self.gone)
+
+    def begin(self, max_items: int, *, front: bool) -> None:
+        """An addition begins."""
+        self.max_items = max_items
+        self.front = front
+        self.start, self.end = self.low, self.high
         self.added: list[Any] = []
-        for position, item in enumerate(array):
-            known = identity(item, by)
-            if known is not None:
-                self.places.setdefault(known, []).append(position)
 
     def put(self, item: Any) -> tuple[int | None, int]:
         """Add one item. Returns (index at which it replaced another, or None; how many were trimmed)."""
         known = identity(item, self.by)
+        found = [] if known is None else self._places_of(known, 1)
         replaced = None
-        for place in self.places.get(known, ()) if known is not None else ():
-            if self.low <= place < self.high:
-                self._store(place, item)
-                replaced = place - self.low
-                break
+        if found:
+            self._store(found[0], item)
+            replaced = self._index(found[0])
         else:
             self.added.append(item)
             if self.front:
@@ -492,34 +526,170 @@ class _Line:
                 self.high += 1
             if known is not None:
                 place = self.low if self.front else self.high - 1
-                places = self.places.setdefault(known, [])
-                places.insert(0, place) if self.front else places.append(place)
+                held = self._held(known)
+                self.places[known] = place if not held else [place, *held] if self.front else [*held, place]
         trimmed = 0
         if self.max_items and self.high - self.low > self.max_items:
             trimmed = self.high - self.low - self.max_items
+            self.trimmed_by = self.front
             if self.front:
                 self.high -= trimmed
             else:
                 self.low += trimmed
         return replaced, trimmed
 
-    def _store(self, place: int, item: Any) -> None:
-        if self.front and place < 0:
-            self.added[-place - 1] = item
-        elif not self.front and place >= len(self.array):
-            self.added[place - len(self.array)] = item
-        else:
-            self.array[place] = item
-
-    def finish(self) -> None:
-        """Bring the array itself up to date."""
-        count = self.high - self.low
+    def finish(self) -> int:
+        """Bring the array itself up to date. Returns how many items were moved for it."""
+        count = self.high - self.low - len(self.gone)
         if self.front:
             self.array[0:0] = reversed(self.added)
             del self.array[count:]
+            return count if self.added else 0
+        self.array.extend(self.added)
+        surplus = len(self.array) - count
+        del self.array[:surplus]
+        return count if surplus else 0
+
+    def positions(self, known: Any) -> list[int]:
+        """Return the indexes of the items with an identity, in order."""
+        return [self._index(place) for place in self._places_of(known)]
+
+    def removed(self, known: Any, positions: list[int]) -> None:
+        """Items were removed that all had an identity: `positions` are the indexes they had."""
+        held = self._places_of(known)
+        taken = set(positions)
+        gone = {place for place in held if self._index(place) in taken}
+        self.places[known] = [place for place in held if place not in gone]
+        for place in gone:
+            insort(self.gone, place)
+
+    def _held(self, known: Any) -> list[int]:
+        held = self.places.get(known, [])
+        return [held] if isinstance(held, int) else held
+
+    def _places_of(self, known: Any, most: int | None = None) -> list[int]:
+        places = self._held(known)
+        first = bisect_left(places, self.low)
+        last = bisect_left(places, self.high)
+        return places[first : last if most is None else min(last, first + most)]
+
+    def _index(self, place: int) -> int:
+        return place - self.low - bisect_left(self.gone, place)
+
+    def _store(self, place: int, item: Any) -> None:
+        if self.front and place < self.start:
+            self.added[self.start - place - 1] = item
+        elif not self.front and place >= self.end:
+            self.added[place - self.end] = item
         else:
-            self.array.extend(self.added)
-            del self.array[: len(self.array) - count]
+            self.array[place - self.start - bisect_left(self.gone, place)] = item
+
+
+MAX_GONE = 1_000
+"""Items that are removed at once before the array is looked through anew."""
+
+
+class _Lines:
+    """The arrays that the operations of one edit have looked through, each once as long as what was found stays true."""
+
+    __slots__ = ("_lines", "_walked", "work")
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self._lines: dict[int, _Line] = {}
+        """By where their arrays are in memory, which they keep there."""
+        self._walked: dict[int, list[Any]] = {}
+        """Arrays that were looked through once, for conditions, without keeping what was found: most never are again."""
+
+    def adding(self, array: list[Any], items: list[Any], by: str, max_items: int, *, front: bool) -> _Line:
+        """Return the line by which items are added to an array."""
+        line = self._lines.get(id(array))
+        if line is None or line.by != by or not line.takes(front=front, is_bounded=max_items > 0):
+            self.forget(array)
+            if any(identity(item, by) is not None for item in items):
+                line = self._look_through(array, by)
+            else:
+                line = _Line(array, by, is_indexed=False)
+        line.begin(max_items, front=front)
+        return line
+
+    def matching(self, array: Any, where: dict[str, Any], where_bytes: int) -> list[int]:
+        """Return the indexes of the items whose members equal those of `where`.
+
+        Raises:
+            OperationError: it is no array.
+        """
+        if not isinstance(array, list):
+            raise OperationError("an array is needed")
+        each = max(1, _nodes(where) - 1) + where_bytes // SHIFTED
+        line = self._line_for(array, where)
+        candidates = range(len(array)) if line is None else line.positions(identity(where, line.by))
+        self.work.spend(len(candidates) * each)
+        members = list(where.items())
+        found = []
+        for position in candidates:
+            item = array[position]
+            if isinstance(item, dict):
+                for name, want in members:
+                    if name not in item or not json_equal(item[name], want):
+                        break
+                else:
+                    found.append(position)
+        return found
+
+    def _line_for(self, array: list[Any], where: dict[str, Any]) -> _Line | None:
+        """Return the line by which a condition finds items; None: they are to be looked at one by one."""
+        line = self._lines.get(id(array))
+        if line is not None and identity(where, line.by) is not None:
+            return line
+        names = [name for name in where if identity(where, name) is not None]
+        if not names:
+            return None
+        if id(array) not in self._walked:
+            self._walked[id(array)] = array
+            return None
+        return self._look_through(array, "id" if "id" in names else names[0])
+
+    def _look_through(self, array: list[Any], by: str) -> _Line:
+        self.work.spend(len(array))
+        line = self._lines[id(array)] = _Line(array, by)
+        return line
+
+    def merged(self, array: list[Any], where: dict[str, Any], new: dict[str, Any]) -> None:
+        """Members were merged into items of an array."""
+        line = self._lines.get(id(array))
+        if line is not None and line.by in new:
+            known = identity(new, line.by)
+            if known is None or known != identity(where, line.by):
+                self.forget(array)
+
+    def removed(self, array: list[Any], where: dict[str, Any], positions: list[int]) -> None:
+        """Items of an array were removed."""
+        line = self._lines.get(id(array))
+        if line is None:
+            return
+        known = identity(where, line.by)
+        if known is None or len(positions) > MAX_GONE:
+            self.forget(array)
+        else:
+            line.removed(known, positions)
+
+    def crossed(self, document: Any, path: Tokens) -> None:
+        """Something at `path` is about to change, and with it what may be known of arrays on the way."""
+        if not self._lines:
+            return
+        for left, token in zip(range(len(path), 0, -1), path, strict=True):
+            line = self._lines.get(id(document))
+            if line is not None and (left == 1 or (left == 2 and path[-1] == line.by)):
+                self.forget(line.array)
+            try:
+                document = step(document, token)
+            except OperationError:
+                return
+
+    def forget(self, array: list[Any]) -> None:
+        """What is known of an array is not true any more."""
+        self._lines.pop(id(array), None)
 
 
 def _usable(jsons: tuple[bytes, ...], lead: int) -> tuple[list[bytes], list[Any]]:
@@ -542,14 +712,19 @@ def _usable(jsons: tuple[bytes, ...], lead: int) -> tuple[list[bytes], list[Any]
     return good, items
 
 
-def _add(operation: Addition, document: Any, path: Tokens) -> tuple[Any, list[bytes] | None]:
+def _add(operation: Addition, document: Any, path: Tokens, lines: _Lines) -> tuple[Any, list[bytes] | None]:
     jsons, items = _usable(operation.items, len(path) + 1)
     document, array, is_new, _ = _array(operation, document, path)
+    if is_new:
+        lines.crossed(document, path)
     front = isinstance(operation, Prepend)
     max_items = 0 if isinstance(operation, Upsert) else operation.max_items
-    line = _Line(array, operation.by, max_items, front=front)
+    line = lines.adding(array, items, operation.by, max_items, front=front)
     end = operation.at + ("/0" if front else "/-")
-    wordy = is_new or len(items) > len(array) + 32
+    surplus = len(array) + len(items) - max_items if max_items else 0
+    wordy = is_new or len(items) > len(array) + 32 or surplus * len(array) > MAX_SHIFTED
+    if surplus > 0 and not wordy:
+        lines.work.spend(surplus * (1 + len(operation.at) // WRITTEN + len(array) // SHIFTED))
     members = []
     for json, item in zip(jsons, items, strict=True):
         length = line.high - line.low
@@ -563,12 +738,19 @@ def _add(operation: Addition, document: Any, path: Tokens) -> tuple[Any, list[by
             members.append(patch_member(b"replace", f"{operation.at}/{replaced}", json))
         for gone in range(trimmed):
             members.append(patch_member(b"remove", f"{operation.at}/{length - 1 - gone if front else 0}"))
-    line.finish()
+    lines.work.spend(1 + line.finish() // SHIFTED)
     if wordy:
-        if not path:
-            return document, None
-        members = [patch_member(b"add" if is_new else b"replace", operation.at, orjson.dumps(array))]
+        return document, _whole(operation.at, array, lines.work, is_new=is_new)
     return document, members
+
+
+def _whole(at: str, array: list[Any], work: Work, *, is_new: bool = False) -> list[bytes] | None:
+    """Say what became of an array by all that it is now."""
+    if not at:
+        return None
+    json = orjson.dumps(array)
+    work.spend(len(json) // SHIFTED)
+    return [patch_member(b"add" if is_new else b"replace", at, json)]
 
 
 def json_equal(left: Any, right: Any) -> bool:
@@ -589,42 +771,52 @@ def _condition(json: bytes) -> dict[str, Any]:
     return condition
 
 
-def _matching(array: Any, where: dict[str, Any]) -> list[int]:
-    if not isinstance(array, list):
-        raise OperationError("an array is needed")
-    return [
-        position
-        for position, item in enumerate(array)
-        if isinstance(item, dict) and all(name in item and json_equal(item[name], want) for name, want in where.items())
-    ]
+def _nodes(value: Any) -> int:
+    """Count what a value consists of: no comparison with it takes more."""
+    if isinstance(value, dict | list):
+        return 1 + sum(map(_nodes, value.values() if isinstance(value, dict) else value))
+    return 1
 
 
-def _merge_where(operation: MergeWhere, document: Any, path: Tokens) -> tuple[Any, list[bytes] | None]:
+def _merge_where(operation: MergeWhere, document: Any, path: Tokens, lines: _Lines) -> tuple[Any, list[bytes] | None]:
     array = resolve(document, path)
     new = decode(operation.value, len(path) + 1)
     if not isinstance(new, dict):
         raise OperationError("merge_where takes an object")
-    positions = _matching(array, _condition(operation.where))
+    where = _condition(operation.where)
+    positions = lines.matching(array, where, len(operation.where))
     if not positions:
         raise _Dropped("mismatch")
+    lines.work.spend(len(positions) * (1 + len(operation.value) // WRITTEN))
     members: list[bytes] = []
     for position in positions:
-        members.extend(_merge_into(array[position], new, f"{operation.at}/{position}"))
+        members.extend(_merge_into(array[position], new, f"{operation.at}/{position}", lines.work))
         new = orjson.loads(operation.value)  # items may not share what is edited in place later
+    lines.merged(array, where, new)
     return document, members
 
 
-def _remove(operation: Remove, document: Any, path: Tokens) -> tuple[Any, list[bytes] | None]:
+def _remove(operation: Remove, document: Any, path: Tokens, lines: _Lines) -> tuple[Any, list[bytes] | None]:
     array = resolve(document, path)
-    positions = _matching(array, _condition(operation.where))
+    where = _condition(operation.where)
+    positions = lines.matching(array, where, len(operation.where))
     if not positions:
         raise _Dropped("mismatch")
+    lines.removed(array, where, positions)
+    shifted = len(positions) * len(array)
+    if shifted > MAX_SHIFTED:
+        lines.work.spend(len(array))
+        gone = set(positions)
+        array[:] = [item for position, item in enumerate(array) if position not in gone]
+        return document, _whole(operation.at, array, lines.work)
+    lines.work.spend(shifted // SHIFTED + len(positions) * (1 + len(operation.at) // WRITTEN))
     for position in reversed(positions):
         del array[position]
     return document, [patch_member(b"remove", f"{operation.at}/{position}") for position in reversed(positions)]
 
 
-def _increment(operation: Increment, document: Any, path: Tokens) -> tuple[Any, list[bytes] | None]:
+def _increment(operation: Increment, document: Any, path: Tokens, lines: _Lines) -> tuple[Any, list[bytes] | None]:
+    lines.crossed(document, path)
     parent, target = _target(document, path)
     is_new = target is _NOTHING
     if not is_new and not is_number(target):
@@ -640,17 +832,19 @@ def _increment(operation: Increment, document: Any, path: Tokens) -> tuple[Any, 
     return document, [patch_member(b"add" if is_new else b"replace", operation.at, orjson.dumps(total))]
 
 
-def _delete(operation: Delete, document: Any, path: Tokens) -> tuple[Any, list[bytes] | None]:
+def _delete(operation: Delete, document: Any, path: Tokens, lines: _Lines) -> tuple[Any, list[bytes] | None]:
+    lines.crossed(document, path)
     parent = resolve(document, path[:-1])
     step(parent, path[-1])
     if isinstance(parent, dict):
         del parent[path[-1]]
     else:
+        lines.work.spend(len(parent) // SHIFTED)
         del parent[index(path[-1], len(parent))]
     return document, [patch_member(b"remove", operation.at)]
 
 
-_APPLY: dict[type, Callable[[Any, Any, Tokens], tuple[Any, list[bytes] | None]]] = {
+_APPLY: dict[type, Callable[[Any, Any, Tokens, _Lines], tuple[Any, list[bytes] | None]]] = {
     Set: _set,
     Merge: _merge,
     Append: _add,
@@ -682,11 +876,13 @@ def parse_operations(specifications: Any) -> list[Operation]:
 
     Raises:
         RequestError: `BAD_REQUEST`, with path, reason and value.
+        LimitError: `TOO_LARGE`, there are too many.
     """
     if not isinstance(specifications, list) or not specifications:
         raise RequestError(
             ErrorCode.BAD_REQUEST, f"operations: expected a list of operations, got {specifications!r:.60}"
         )
+    check_count(len(specifications))
     return [_parse(f"operations.{position}", each) for position, each in enumerate(specifications)]
 
 

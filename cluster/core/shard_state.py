@@ -141,6 +141,7 @@ from cluster.core.sweep import SLICE, Sweeps
 from cluster.core.tenant import NOBODYS, Tenant
 from cluster.core.three_way_merge import three_way_merge
 from cluster.core.transaction import Result, Stored, StoredEntry, Transaction, Unstored
+from cluster.core.work import MAX_STEPS, Work, check_count
 from cluster.errors import ErrorCode, HarborError, LimitError, OperationError, UpstreamError
 
 EPOCH_SHIFT = 13
@@ -168,6 +169,8 @@ EVICT_SLICE = 500
 """Entries evicted per wake."""
 EVICT_LOOKS = 5_000
 """Entries looked at for it: those that are being fetched do not give way."""
+MAX_REPLAYED = 16
+"""Operations of a client's edit that are applied again over a fetch's response; what a longer one made takes its place."""
 MAX_RECENT = 1_000
 """Groups of operations kept for a response; with more, another fetch follows it."""
 MAX_RECENT_ENTITIES = 10_000
@@ -1523,8 +1526,9 @@ class ShardState:
     def _edit(self, request: Edit, entry: ShardEntry | None) -> Payload:
         held = None if entry is None or entry.value is None else entry.value.json()
         if request.operations is not None:
+            check_count(len(request.operations))
             operations = request.operations
-            outcome = apply_all(operations, None if held is None else Value.from_json(held))
+            outcome = apply_all(operations, None if held is None else Value.from_json(held), work=Work(MAX_STEPS))
             if outcome.dropped:
                 reason = (
                     "the entry is absent" if "skipped" in outcome.dropped else "an operation does not fit the value"
@@ -1545,7 +1549,7 @@ class ShardState:
         is_new = entry is None
         entry = entry or self._create(request.key)
         if entry.query is not None:
-            self._remember(entry, operations)
+            self._remember(entry, operations if len(operations) <= MAX_REPLAYED else [Set(value.json())])
         self.cache.written(entry, value, is_edit=True)
         copies = any(b'"op":"copy"' in step or b'"op":"move"' in step for step in patch or ())
         if copies:

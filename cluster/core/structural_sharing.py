@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from cluster.core.equality import Equality
 from cluster.core.json_pointer import MAX_TOKENS, escape
 from cluster.core.operation import json_equal, patch_member
 
@@ -60,11 +61,11 @@ def difference(old: Any, merged: Any) -> list[bytes] | None:
     ):
         return None
     members: list[bytes] = []
-    _differ(old, merged, "", members, 0)
+    _differ(old, merged, "", members, 0, Equality())
     return members
 
 
-def _differ(old: Any, new: Any, at: str, members: list[bytes], depth: int) -> None:
+def _differ(old: Any, new: Any, at: str, members: list[bytes], depth: int, equal: Equality) -> None:
     if old is new:
         return
     if depth == MAX_TOKENS:
@@ -76,28 +77,28 @@ def _differ(old: Any, new: Any, at: str, members: list[bytes], depth: int) -> No
         for name, item in new.items():
             path = f"{at}/{escape(name)}"
             if name in old:
-                _differ(old[name], item, path, members, depth + 1)
+                _differ(old[name], item, path, members, depth + 1, equal)
             else:
                 members.append(patch_member(b"add", path, orjson.dumps(item)))
     elif isinstance(old, list) and isinstance(new, list):
-        _differ_lists(old, new, at, members, depth)
-    elif not json_equal(old, new):
+        _differ_lists(old, new, at, members, depth, equal)
+    elif not equal(old, new):
         members.append(patch_member(b"replace", at, orjson.dumps(new)))
 
 
-def _differ_lists(old: list[Any], new: list[Any], at: str, members: list[bytes], depth: int) -> None:
+def _differ_lists(old: list[Any], new: list[Any], at: str, members: list[bytes], depth: int, equal: Equality) -> None:
     """Items at both ends that stayed are left out; of what is between, pairs are compared, the rest removed or added."""
     first = 0
     shorter = min(len(old), len(new))
-    while first < shorter and json_equal(old[first], new[first]):
+    while first < shorter and equal(old[first], new[first]):
         first += 1
     last = 0
-    while last < shorter - first and json_equal(old[-1 - last], new[-1 - last]):
+    while last < shorter - first and equal(old[-1 - last], new[-1 - last]):
         last += 1
     gone, come = len(old) - first - last, len(new) - first - last
     pairs = min(gone, come)
     for position in range(first, first + pairs):
-        _differ(old[position], new[position], f"{at}/{position}", members, depth + 1)
+        _differ(old[position], new[position], f"{at}/{position}", members, depth + 1, equal)
     for position in range(first + gone - 1, first + pairs - 1, -1):
         members.append(patch_member(b"remove", f"{at}/{position}"))
     for position in range(first + pairs, first + come):

@@ -6,7 +6,8 @@ import orjson
 import pytest
 
 from cluster.core import json_patch
-from cluster.errors import ErrorCode, RequestError
+from cluster.core.work import MAX_OPERATIONS, MAX_STEPS
+from cluster.errors import ErrorCode, LimitError, RequestError
 
 APPENDIX_A: list[tuple[str, Any, list[dict[str, Any]], Any]] = [
     ("A.1", {"foo": "bar"}, [{"op": "add", "path": "/baz", "value": "qux"}], {"baz": "qux", "foo": "bar"}),
@@ -142,3 +143,50 @@ def test_patches_applied_before_may_copy_any_amount() -> None:
     with pytest.raises(RequestError):
         json_patch.apply(dict(document), patch)
     assert len(json_patch.apply(document, patch, max_copied_bytes=None)) == 7
+
+
+STEP = {"op": "test", "path": "", "value": {}}
+
+
+def test_a_patch_has_so_many_operations_and_no_more() -> None:
+    assert json_patch.apply({}, [STEP] * MAX_OPERATIONS) == {}
+    with pytest.raises(LimitError) as caught:
+        json_patch.apply({}, [STEP] * (MAX_OPERATIONS + 1))
+    assert (caught.value.code, caught.value.limit, caught.value.value) == ("TOO_LARGE", "operations", MAX_OPERATIONS)
+    assert json_patch.apply({}, [STEP] * (MAX_OPERATIONS + 1), max_copied_bytes=None) == {}
+
+
+SHIFTS: list[Any] = [
+    [{"op": "add", "path": "/0", "value": 0}],
+    [{"op": "remove", "path": "/0"}],
+    [{"op": "move", "from": "/0", "path": "/1"}],
+]
+
+
+@pytest.mark.parametrize("patch", SHIFTS, ids=["add", "remove", "move"])
+def test_what_moves_all_of_a_long_array_again_and_again_is_refused(patch: list[Any]) -> None:
+    array = [0] * 1_000_000
+    assert len(json_patch.apply(array, patch * 50)) > 999_000
+    with pytest.raises(LimitError) as caught:
+        json_patch.apply(array, patch * 300)
+    assert (caught.value.code, caught.value.limit, caught.value.value) == ("TOO_LARGE", "edit_steps", MAX_STEPS)
+
+
+def test_what_is_moved_is_looked_into_only_where_it_comes_to_stand_deeper(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+    monkeypatch.setattr(json_patch, "written_bytes", lambda value, lead: written.append(lead) or 1)
+    there, back = {"op": "move", "from": "/a", "path": "/b"}, {"op": "move", "from": "/b", "path": "/a"}
+    document: Any = {"a": [[]], "c": {}}
+    assert json_patch.apply(document, [there, back] * 100) == {"a": [[]], "c": {}}
+    assert written == []
+    deeper = [{"op": "move", "from": "/a", "path": "/c/a"}, {"op": "move", "from": "/c/a", "path": "/a"}]
+    assert json_patch.apply(document, deeper * 2) == {"a": [[]], "c": {}}
+    assert written == [2, 2]
+
+
+def test_so_much_may_be_moved_deeper_and_no_more() -> None:
+    deeper = [{"op": "move", "from": "/a", "path": "/c/a"}, {"op": "move", "from": "/c/a", "path": "/a"}]
+    document = {"a": ["x" * 10_000_000], "c": {}}
+    json_patch.apply(document, deeper * 5)
+    with pytest.raises(LimitError):
+        json_patch.apply(document, deeper * 50)

@@ -27,7 +27,8 @@ from cluster.core.operation import (
     json_equal,
     parse_operations,
 )
-from cluster.errors import RequestError
+from cluster.core.work import MAX_OPERATIONS, MAX_STEPS, Work
+from cluster.errors import LimitError, RequestError
 
 CREATE, SKIP = Missing.CREATE, Missing.SKIP
 
@@ -404,3 +405,103 @@ def test_what_an_operation_holds() -> None:
     assert held_bytes(Upsert((b"123", b"45"), default=b"[]", guard=Guard("/v", b"7"))) == 5 + 2 + 2 + 3, "`by` is id"
     assert held_bytes(MergeWhere(b'{"a":1}', b"{}")) == 9
     assert held_bytes(Delete()) == 0
+
+
+class TestWork:
+    """What the operations of one edit go through, counted."""
+
+    ITEMS = orjson.dumps([{"id": number, "n": 0} for number in range(10_000)])
+
+    def steps(self, *operations: Operation, document: bytes = ITEMS) -> int:
+        work = Work()
+        assert apply_all(list(operations), Value.from_json(document), work=work).dropped == []
+        return work.done
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda n: Upsert((b'{"id":%d,"n":1}' % n,)),
+            lambda n: Append((b'{"id":%d,"n":1}' % (n * 100),)),
+            lambda n: Append((b'{"id":%d}' % -n,), max_items=10_000),
+            lambda n: MergeWhere(b'{"id":%d}' % n, b'{"n":1}'),
+            lambda n: MergeWhere(b'{"n":0,"id":%d}' % n, b'{"n":1}'),
+            lambda n: (Upsert((b'{"id":%d}' % n,)), MergeWhere(b'{"id":%d}' % n, b'{"n":2}'))[n % 2],
+        ],
+        ids=["upsert", "append", "bounded", "merge_where", "two members", "in turn"],
+    )
+    def test_of_one_array_is_looked_through_once(self, make: Any) -> None:
+        one = self.steps(*(make(n) for n in range(1, 3)))
+        assert one >= 10_000
+        assert self.steps(*(make(n) for n in range(1, 201))) < one + 200 * 350
+
+    @pytest.mark.parametrize(
+        "make", [lambda n: Prepend((b'{"id":%d}' % -n,)), lambda n: Remove(b'{"id":%d}' % n)], ids=["prepend", "remove"]
+    )
+    def test_that_moves_items_is_counted_by_the_block(self, make: Any) -> None:
+        assert self.steps(*(make(n) for n in range(1, 201))) < 3 * 10_000 + 200 * (10_000 // 64 + 10)
+
+    def test_between_arrays_keeps_what_was_found(self) -> None:
+        document = orjson.dumps(
+            {"a": [{"id": n} for n in range(1_000)], "b": [{"id": n} for n in range(1_000)], "c": 0}
+        )
+        turns = [Upsert((b'{"id":1}',), "/a"), Upsert((b'{"id":1}',), "/b"), Increment("/c"), Set(b"1", "/a/3/x")]
+        assert self.steps(*turns * 50, document=document) < 2_000 + 200
+
+    def test_notices_a_list_that_was_put_between(self) -> None:
+        said = [Upsert((b'{"id":2}',), "/l"), Append((b"3",), "/l/-"), Upsert((b'{"id":4}',), "/l")]
+        again = Upsert((b'{"id":4,"n":1}',), "/l")
+        assert result({"l": [{"id": 1}]}, *said, again) == {"l": [{"id": 1}, {"id": 2}, [3], {"id": 4, "n": 1}]}
+
+    def test_without_what_identifies_an_item_looks_at_nothing(self) -> None:
+        assert self.steps(Append((b"1",)), Append((b"2",))) == 2
+
+    def test_beyond_what_is_allowed_is_refused(self) -> None:
+        operations: list[Operation] = [MergeWhere(b'{"n":[%d]}' % n, b"{}") for n in range(MAX_OPERATIONS)]
+        with pytest.raises(LimitError) as caught:
+            apply_all(operations, Value.from_json(self.ITEMS), work=Work(MAX_STEPS))
+        error = caught.value
+        assert (error.code, error.limit, error.value) == ("TOO_LARGE", "edit_steps", MAX_STEPS)
+        assert str(MAX_STEPS) in error.message
+        assert len(apply_all(operations[:500], Value.from_json(self.ITEMS)).dropped) == 500
+
+    @pytest.mark.parametrize(
+        ("at", "operation"),
+        [
+            ("k" * 100_000, MergeWhere(b'{"n":0}', b'{"m":1}', "/" + "k" * 100_000)),
+            ("k" * 100_000, Remove(b'{"n":0}', "/" + "k" * 100_000)),
+            ("k", MergeWhere(b'{"n":0}', b'{"m":"%b"}' % (b"m" * 10_000), "/k")),
+        ],
+        ids=["merges", "removals", "values"],
+    )
+    def test_what_a_patch_would_say_counts(self, at: str, operation: Operation) -> None:
+        document = orjson.dumps({at: [{"n": 0}] * 9_000})
+        with pytest.raises(LimitError):
+            apply_all([operation], Value.from_json(document), work=Work(MAX_STEPS))
+
+    def test_one_operation_on_every_item_of_the_largest_entry_passes(self) -> None:
+        items = orjson.dumps([{"id": number, "k": 1} for number in range(750_000)])
+        assert 14_000_000 < len(items) < 16 * 1024 * 1024
+        for operation in (
+            MergeWhere(b'{"k":1}', b'{"k":2}'),
+            Remove(b'{"k":1}'),
+            Upsert((b'{"id":1}',)),
+            Append((b'{"id":-1}',), max_items=1),
+            Prepend((b'{"id":-1}',), max_items=375_000),
+        ):
+            work = Work(MAX_STEPS)
+            assert apply_all([operation], Value.from_json(items), work=work).changed
+
+    def test_many_removals_are_told_as_what_stays(self) -> None:
+        document = orjson.dumps({"l": [{"id": number, "k": number % 2} for number in range(20_000)]})
+        outcome = apply_all([Remove(b'{"k":1}', "/l")], Value.from_json(document))
+        assert outcome.patch is not None
+        (step,) = map(orjson.loads, outcome.patch)
+        assert (step["op"], step["path"], len(step["value"])) == ("replace", "/l", 10_000)
+
+
+def test_an_edit_has_so_many_operations_and_no_more() -> None:
+    one = {"increment": {"at": "/a"}}
+    assert len(parse_operations([one] * MAX_OPERATIONS)) == MAX_OPERATIONS
+    with pytest.raises(LimitError) as caught:
+        parse_operations([one] * (MAX_OPERATIONS + 1))
+    assert (caught.value.code, caught.value.limit) == ("TOO_LARGE", "operations")

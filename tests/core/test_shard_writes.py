@@ -9,8 +9,9 @@ import pytest
 
 from cluster.core import shard_state
 from cluster.core.messages import Change, Edit, Erase, Failure, Write, Written
-from cluster.core.operation import Append, Set
+from cluster.core.operation import Append, MergeWhere, Operation, Set
 from cluster.core.recent_values import MAX_VALUES
+from cluster.core.work import MAX_OPERATIONS, MAX_STEPS
 from cluster.errors import ErrorCode, StoreError
 from cluster.storage import MemoryStore
 from tests.core.shard import Shard
@@ -168,6 +169,30 @@ def test_a_repeated_merge_acts_once() -> None:
     told = [shard.ask(lambda n: Write(n, "same", K, b'{"a":2}', base, merges=True)) for _ in range(2)]
     assert told[0] == told[1]
     assert version(shard) == told[0].version
+
+
+# --- how much they may be ----------------------------------------------------------------------------------------
+
+PATCHED: list[Any] = [
+    pytest.param(None, [MergeWhere(b'{"n":[1]}', b"{}")] * 1_000, ("edit_steps", MAX_STEPS), id="steps"),
+    pytest.param(None, [Append((b"1",))] * 1_001, ("operations", MAX_OPERATIONS), id="operations"),
+    pytest.param([{"op": "add", "path": "/0", "value": 0}] * 1_001, None, ("operations", MAX_OPERATIONS), id="patch"),
+]
+
+
+@pytest.mark.parametrize(("patch", "operations", "limit"), PATCHED)
+def test_an_edit_that_is_too_much_work_does_nothing(
+    patch: Any, operations: list[Operation] | None, limit: tuple[str, float]
+) -> None:
+    shard = Shard()
+    items = [{"id": number} for number in range(10_000)]
+    before = write(shard, items).version
+    refused = shard.ask(lambda n: Edit(n, "r", K, None if patch is None else orjson.dumps(patch), operations))
+    assert isinstance(refused, Failure)
+    assert (refused.code, refused.limit) == (ErrorCode.TOO_LARGE, limit)
+    view = shard.machine.view(K)
+    assert view is not None
+    assert (view.version, orjson.loads(view.data or b"")) == (before, items)
 
 
 # --- acknowledgement ---------------------------------------------------------------------------------------------

@@ -161,3 +161,32 @@ def test_what_is_too_deep_to_compare_counts_as_changed() -> None:
     assert share(shallow, nested([1], MAX_SHARED_DEPTH)) is shallow
     deep = nested([1], MAX_SHARED_DEPTH + 1)
     assert share(deep, nested([1], MAX_SHARED_DEPTH + 1)) is not deep
+
+
+def test_what_is_deep_is_looked_into_once() -> None:
+    looked = 0
+
+    class Text(str):
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal looked
+            looked += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    def deep(last: int) -> Any:
+        value: Any = [*(Text(n) for n in range(100)), last]
+        for _ in range(30):
+            value = [value]
+        return value
+
+    old, new = deep(1), deep(2)
+    shared = share(old, new)
+    looked = 0
+    path = "/0" * 30 + "/100"
+    assert difference(old, shared) == [b'{"op":"replace","path":"%b","value":2}' % path.encode()]
+    assert looked == 0
+    assert difference(old, new) is not None
+    assert looked <= 2 * 100

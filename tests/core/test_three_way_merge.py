@@ -1,10 +1,12 @@
 """What two sides made of the same value, in one; or where they disagree."""
 
+import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from cluster.core.three_way_merge import three_way_merge
+from cluster.core.three_way_merge import _woven, three_way_merge
 
 A, B, C = {"id": 1, "t": "a"}, {"id": 2, "t": "b"}, {"id": 3, "t": "c"}
 
@@ -87,3 +89,18 @@ def test_what_is_deep_is_looked_into_once() -> None:
 
     assert three_way_merge(deep(1), deep(2), deep(3)) == (None, ["/a" * 30])
     assert looked == 3 * 100
+
+
+def test_what_one_side_added_waits_in_one_list() -> None:
+    lists: dict[int, list[Any]] = {}
+
+    class Watched(dict[Any, Any]):
+        def __iter__(self) -> Iterator[Any]:
+            for name in dict.__iter__(self):
+                waiting = sys._getframe(1).f_locals["waiting"]
+                lists[id(waiting)] = waiting
+                yield name
+
+    first, second = Watched.fromkeys(range(-500, 0)), dict.fromkeys(range(500))
+    assert _woven(first, second, {}) == [*range(-500, 0), *range(500)]
+    assert sum(map(len, lists.values())) == 500

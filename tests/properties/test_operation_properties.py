@@ -113,6 +113,37 @@ operations = st.one_of(
 )
 
 
+numbered = st.fixed_dictionaries(
+    {"id": st.sampled_from([1, 2, 3, 4, 5, "1", True, None])}, optional={"n": st.integers(0, 2), "l": st.just([])}
+)
+"""Items of lists that are gone through again and again."""
+
+
+def on_lists(bound: int, *, is_calm: bool) -> st.SearchStrategy[Operation]:
+    """Operations that go through a list; unless it is calm through two, and what changes items between them."""
+    at = st.sampled_from(["/list"] if is_calm else ["/list", "/list", "/a"])
+    parts = st.sampled_from([f"/list/{part}" for part in ("0", "1", "-", "0/id", "1/id", "1/n", "0/l")])
+    one = numbered.map(orjson.dumps).map(lambda item: (item,))
+    where = st.sampled_from([b'{"id":%d}' % known for known in (1, 2, 3, 4, 5)] + [b'{"n":1}', b'{"n":1,"id":2}'])
+    limit = st.sampled_from([0, bound])
+    by = st.sampled_from(["id"] if is_calm else ["id", "id", "id", "n"])
+    return st.one_of(
+        st.builds(Append, one, at, limit, by),
+        st.builds(Prepend, one, at, limit, by),
+        st.builds(Upsert, one, at, by),
+        st.builds(MergeWhere, where, st.just(b'{"n":2}'), at),
+        st.builds(Remove, where, at),
+        st.builds(MergeWhere, where, numbered.map(orjson.dumps), at)
+        if is_calm
+        else st.one_of(
+            st.builds(Set, st.one_of(numbered, st.integers(1, 5)).map(orjson.dumps), parts),
+            st.builds(Merge, numbered.map(orjson.dumps), parts),
+            st.builds(Append, one, parts),
+            st.builds(Delete, parts),
+        ),
+    )
+
+
 def similar(draw: Any) -> list[Operation]:
     """A run that a fold finds much to do in: few pointers, few ways to treat an absent entry."""
     missing = draw(st.sampled_from(list(Missing)))
@@ -160,6 +191,35 @@ def folded(operations: list[Operation]) -> Fold:
 def assert_same(operations: list[Operation], fewer: list[Operation], document: bytes | None) -> None:
     want, got = after(operations, document), after(fewer, document)
     assert json_equal(want, got), f"one by one {want}, folded {got} by {fewer}"
+
+
+shared = st.one_of(
+    [
+        st.lists(on_lists(bound, is_calm=is_calm), min_size=3, max_size=12)
+        for bound in (2, 4)
+        for is_calm in (True, False)
+    ]
+)
+listed = st.fixed_dictionaries({"list": st.lists(numbered, max_size=8), "a": st.lists(numbered, max_size=3)})
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.one_of(st.tuples(shared, listed.map(orjson.dumps)), st.tuples(mixes, documents)))
+def test_a_batch_is_its_operations_one_by_one(case: tuple[list[Operation], bytes | None]) -> None:
+    batch, document = case
+    one: Value | None = None if document is None else Value.from_json(document)
+    patch: list[bytes] | None = []
+    dropped: list[str] = []
+    for operation in batch:
+        outcome = apply_all([operation], one)
+        one = outcome.value
+        dropped += outcome.dropped
+        if outcome.changed:
+            patch = None if outcome.patch is None or patch is None else [*patch, *outcome.patch]
+    value = None if document is None else Value.from_json(document)
+    outcome = apply_all(batch, value)
+    assert (None if one is None else one.json()) == (None if outcome.value is None else outcome.value.json())
+    assert (outcome.patch, outcome.dropped) == (patch, dropped)
 
 
 @settings(max_examples=500, deadline=None)
