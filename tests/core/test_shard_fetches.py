@@ -27,7 +27,7 @@ from cluster.core.messages import (
 )
 from cluster.core.operation import Append, Increment, Invalidate, Prepend, Remove, Set, Upsert
 from cluster.core.service_health import MAX_PROBE_MS, OFFLINE_AFTER, PROBE_MS
-from cluster.core.shard_state import MAX_FETCH_TRIES, StartFetch
+from cluster.core.shard_state import MAX_FETCH_TRIES, MAX_REPLAYED, StartFetch
 from cluster.errors import UpstreamError
 from tests.core.shard import BASE, DOCUMENT, DOWN, REPLAY_MS, START, Shard
 
@@ -561,6 +561,17 @@ class TestAdditionsOverResponses:
         read(shard, Q, fetch="force")
         shard.fetched([{"id": "old"}])
         assert shard.data(Q) == [{"id": "old", "n": 1}, {"id": "new"}]
+
+    @pytest.mark.parametrize(
+        ("operations", "seen"), [(MAX_REPLAYED, 100 + MAX_REPLAYED), (MAX_REPLAYED + 1, MAX_REPLAYED + 1)]
+    )
+    def test_what_a_long_edit_made_takes_its_place(self, shard: Shard, operations: int, seen: int) -> None:
+        read(shard, Q)
+        shard.fetched(0)
+        read(shard, Q, fetch="force")
+        shard.ask(lambda n: Edit(n, "e", Q, None, [Increment("", 1)] * operations))
+        shard.fetched(100)
+        assert shard.data(Q) == seen
 
     def test_what_a_page_brought_before_its_event_is_not_added_to_another(self, shard: Shard) -> None:
         self.begun(shard, ("o1", "o2"))
