@@ -562,15 +562,13 @@ class TestAdditionsOverResponses:
         shard.fetched([{"id": "old"}])
         assert shard.data(Q) == [{"id": "old", "n": 1}, {"id": "new"}]
 
-    @pytest.mark.parametrize(
-        ("operations", "seen"), [(MAX_REPLAYED, 100 + MAX_REPLAYED), (MAX_REPLAYED + 1, MAX_REPLAYED + 1)]
-    )
-    def test_what_a_long_edit_made_takes_its_place(self, shard: Shard, operations: int, seen: int) -> None:
+    @pytest.mark.parametrize(("operations", "seen"), [(MAX_REPLAYED, {"a": 1, "b": 2}), (MAX_REPLAYED + 1, {"a": 1})])
+    def test_what_a_long_edit_made_takes_its_place(self, shard: Shard, operations: int, seen: dict[str, int]) -> None:
         read(shard, Q)
-        shard.fetched(0)
+        shard.fetched({"a": 0})
         read(shard, Q, fetch="force")
-        shard.ask(lambda n: Edit(n, "e", Q, None, [Increment("", 1)] * operations))
-        shard.fetched(100)
+        shard.ask(lambda n: Edit(n, "e", Q, None, [Set(b"1", "/a")] * operations))
+        shard.fetched({"a": 0, "b": 2})
         assert shard.data(Q) == seen
 
     def test_what_a_page_brought_before_its_event_is_not_added_to_another(self, shard: Shard) -> None:
