@@ -8,8 +8,10 @@ A standby may be promoted when it says that it is whole under the epoch on recor
 more without it; so what it has is all there is, whether or not the supervisor had heard before the primary died. A standby is
 removed by a higher epoch on record, after which what it says does not count; then the primary is told, and goes on alone.
 
-Where no actor has a role (all are new), stores decide: the one on record, for which is waited a while; without a record the one
-that is whole under the highest epoch and has come furthest.
+Where no actor has a role (all are new), stores decide. Of those that are whole under the epoch on record each has what was let out while
+there was a standby, and the primary's own disk may have been full: the one that has come furthest goes on, for which both actors are waited
+for a while, unless the primary is known to have been alone under that epoch. Without a record it is the one that is whole under the
+highest epoch and has come furthest.
 
 What must not live here: how actors are asked and told, clocks (`cluster.actors.shard_keeper`).
 """
@@ -114,6 +116,8 @@ class ShardRoles:
         """Since when there was nobody to lead."""
         self._led_by: Tell | None = None
         """What the primary was told last."""
+        self._alone_as = 0
+        """The epoch that this life of the supervisor gave and under which it has named no standby: nobody else can be whole under it."""
         self._dead: dict[str, bool] = {}
         """Actors that are gone; whether their process is known to have ended."""
         self._missed: dict[str, None] = {}
@@ -147,6 +151,11 @@ class ShardRoles:
 
     def _record(self, epoch: int, store: str, primary: str) -> Record:
         return Record(epoch, store, primary, self._is_shared)
+
+    def _raise(self, epoch: int, store: str, primary: str) -> None:
+        """Have somebody lead under a new epoch: alone, until it is told of a standby."""
+        self.record = self._record(epoch, store, primary)
+        self._alone_as = epoch
 
     def reported(self, actor: str, report: Report, now_ms: float) -> list[Effect]:
         """An actor says how it is."""
@@ -242,6 +251,7 @@ class ShardRoles:
                 continue
             if other.role is Role.STANDBY and other.epoch == self.record.epoch:
                 grant = Grant(Role.PRIMARY, self.record.epoch, actor, other.life)
+                self._alone_as = 0
                 return [Tell(self.shard, primary, report.life, grant)]
             grant = Grant(Role.STANDBY, self.record.epoch, primary)
             return [Tell(self.shard, actor, other.life, grant)]
@@ -250,7 +260,7 @@ class ShardRoles:
     def _renewed(self, primary: str, report: Report, now_ms: float) -> list[Effect]:
         """Remove the standby: the primary goes on alone, under the next epoch."""
         assert self.record is not None
-        self.record = self._record(next_epoch(now_ms, self.record.epoch), report.store, primary)
+        self._raise(next_epoch(now_ms, self.record.epoch), report.store, primary)
         return [Keep(self.shard, self.record), self._lead(primary, report)]
 
     def _successor(self) -> str | None:
@@ -272,7 +282,7 @@ class ShardRoles:
         assert self.record is not None
         report = self.reports[successor]
         is_dead = self._others_ended(successor)
-        self.record = self._record(next_epoch(now_ms, self.record.epoch), report.store, successor)
+        self._raise(next_epoch(now_ms, self.record.epoch), report.store, successor)
         self.promotions += not self.is_handing_over
         self.is_handing_over = False
         return [Keep(self.shard, self.record), self._lead(successor, report, is_dead=is_dead)]
@@ -309,15 +319,15 @@ class ShardRoles:
         if adopted:
             chosen = self._furthest(adopted)
         elif self.record is not None and self.record.store:
-            chosen = next((actor for actor, report in whole.items() if report.store == self.record.store), None)
-            if chosen is not None and whole[chosen].epoch < self.record.epoch:
-                # It was to lead, and never did. Another may have more: what it held is what they had in common.
-                if len(ready) < len(self.actors) and not has_waited:
-                    return []
-                chosen = self._furthest(whole)
-            if chosen is None and (after := self._furthest(whole)) is not None:
-                # The standby's store, whole under the very epoch: it has all that the one on record let out.
-                chosen = after if whole[after].epoch == self.record.epoch else None
+            of = next((actor for actor, report in whole.items() if report.store == self.record.store), None)
+            if has_led := of is None or whole[of].epoch >= self.record.epoch:
+                same = {actor: each for actor, each in whole.items() if actor == of or each.epoch == self.record.epoch}
+            else:
+                same = whole  # it was to lead, and never did: what it held is what they had in common
+            chosen = self._furthest(same)
+            if chosen is not None and chosen == of and len(ready) < len(self.actors) and not has_waited:
+                if not (has_led and self._alone_as == self.record.epoch):
+                    return []  # the other may have more
             if chosen is None:
                 if not has_waited:
                     return []
@@ -333,7 +343,8 @@ class ShardRoles:
         epoch = next_epoch(now_ms, *before, *(each.epoch for each in ready.values()), report.come_to[0])
         # A filling that was broken off has some rows and not others, and says that events are in that are not.
         begins_empty = bool(missing) or (not report.is_whole and report.come_to > (0, 0))
-        self.record = self._record(epoch, "" if begins_empty else report.store, chosen)
+        self._raise(epoch, "" if begins_empty else report.store, chosen)
+        assert self.record is not None
         self._began_ms = now_ms
         told = self._lead(chosen, report, is_dead=True, begins_empty=begins_empty)
         return [*missing, Keep(self.shard, self.record), told]
@@ -355,4 +366,11 @@ class ShardRoles:
         return primary is None or primary in ready or self._dead.get(primary, False) or primary not in self.actors
 
     def _furthest(self, whole: Mapping[str, Report]) -> str | None:
-        return max(whole, key=lambda actor: (whole[actor].epoch, whole[actor].come_to), default=None)
+        """Return who has the store that has come furthest, of two that have come as far the one on record."""
+        on_record = None if self.record is None else self.record.store
+
+        def rank(actor: str) -> tuple[int, tuple[int, int], bool]:
+            report = whole[actor]
+            return report.epoch, report.come_to, report.store == on_record
+
+        return max(whole, key=rank, default=None)

@@ -117,6 +117,54 @@ def test_a_store_that_was_whole_under_the_epoch_on_record_is_as_good() -> None:
     assert (kept.record, told.actor) == (shared(6, "b", B), B)
 
 
+@pytest.mark.parametrize("first", [A, B])
+@pytest.mark.parametrize(("a", "b", "chosen"), [(100, 150, B), (150, 100, A), (100, 100, A)])
+def test_of_stores_whole_under_the_epoch_on_record_the_furthest_counts(
+    first: str, a: int, b: int, chosen: str
+) -> None:
+    """A primary whose disk was full is behind what its standby has acknowledged."""
+    made = roles(shared(5, "a", A))
+    reports = {A: new(2, "a", 5, a), B: new(2, "b", 5, b)}
+    made.died(A, 0.0, is_certain=False)
+    assert made.reported(first, reports.pop(first), 1.0) == []
+    ((second, report),) = reports.items()
+    assert made.reported(second, report, 2.0)[0] == Keep(0, shared(6, {A: "a", B: "b"}[chosen], chosen))
+
+
+def test_the_store_on_record_waits_for_the_other_s_no_longer_than_for_itself() -> None:
+    made = roles(shared(5, "a", A))
+    made.died(B, 0.0, is_certain=True)
+    assert made.reported(A, new(2, "a", 5, 100), 1.0) == []
+    assert made.decide(WAIT_MS)[0] == Keep(0, shared(6, "a", A))
+
+
+def test_a_primary_that_is_known_to_have_been_alone_waits_for_nobody() -> None:
+    made = in_sync()
+    made.died(B, 1.0, is_certain=True)
+    made.reported(A, leads(6), 2.0)
+    made.died(A, 3.0, is_certain=True)
+    assert made.reported(A, new(2, "a", 6, 100), 4.0)[0] == Keep(0, shared(7, "a", A))
+
+
+def test_a_primary_that_was_named_a_standby_since_waits_for_that() -> None:
+    made = in_sync()
+    made.died(B, 1.0, is_certain=True)
+    made.reported(A, leads(6), 2.0)
+    assert made.reported(B, follows(6, 2), 3.0) == [tell(A, 1, Role.PRIMARY, 6, B, 2)]
+    made.died(B, 4.0, is_certain=True)
+    made.died(A, 4.0, is_certain=True)
+    assert made.reported(A, new(2, "a", 6, 100), 5.0) == []
+    assert made.reported(B, new(3, "b", 6, 150), 6.0)[0] == Keep(0, shared(7, "b", B))
+
+
+def test_a_successor_that_never_led_waits_for_the_other_s_store_though_it_was_alone() -> None:
+    made = in_sync()
+    succeeds(made, made.died(A, 1.0, is_certain=True), 1.5)
+    made.died(B, 2.0, is_certain=True)
+    assert made.reported(B, new(2, "b", 5, 70), 3.0) == []
+    assert made.reported(A, new(3, "a", 5, 75), 4.0)[0] == Keep(0, shared(7, "a", A))
+
+
 def test_a_store_that_was_restored_counts_whatever_is_on_record() -> None:
     made = roles(shared(5, "gone", A))
     made.reported(A, new(store="a", epoch=5), 1.0)
@@ -221,7 +269,8 @@ def test_a_new_life_of_the_supervisor_hears_the_standby_before_the_primary_begin
     assert made.reported(B, follows(5, is_whole=True), 2.0)[0] == Keep(0, shared(6, "b", B))
     made = roles(shared(5, "a", A))
     made.reported(A, new(2, store="a", epoch=5), 1.0)
-    assert made.died(B, 2.0, is_certain=False)[0] == Keep(0, shared(6, "a", A)), "or finds that it is gone"
+    assert made.died(B, 2.0, is_certain=False) == [], "its store may have more"
+    assert made.reported(B, new(9), 3.0)[0] == Keep(0, shared(6, "a", A)), "or it has none"
 
 
 @pytest.mark.parametrize("report", [follows(5), follows(4, is_whole=True)], ids=["not whole", "of an earlier epoch"])
