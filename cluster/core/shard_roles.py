@@ -13,6 +13,9 @@ there was a standby, and the primary's own disk may have been full: the one that
 for a while, unless the primary is known to have been alone under that epoch. Without a record it is the one that is whole under the
 highest epoch and has come furthest.
 
+A primary without a standby in sync serves without a lease, and one that cannot be reached may do so still. So as long as its end is not
+certain nobody begins with less than it has let out: when the store has been waited for, it is ended and made anew, and waited for once more.
+
 What must not live here: how actors are asked and told, clocks (`cluster.actors.shard_keeper`).
 """
 
@@ -89,6 +92,13 @@ class End(Struct, frozen=True):
     actor: str
 
 
+class Renew(Struct, frozen=True):
+    """Effect: end an actor that cannot be reached, make it anew, and say that it was `replaced`: for all that is known it serves."""
+
+    shard: int
+    actor: str
+
+
 class Ask(Struct, frozen=True):
     """Effect: ask an actor how it is now, whether or not that is news."""
 
@@ -96,7 +106,7 @@ class Ask(Struct, frozen=True):
     actor: str
 
 
-Effect = Keep | Tell | Missing | End | Ask
+Effect = Keep | Tell | Missing | End | Renew | Ask
 
 
 class ShardRoles:
@@ -122,6 +132,8 @@ class ShardRoles:
         """Actors that are gone; whether their process is known to have ended."""
         self._missed: dict[str, None] = {}
         """Those that cannot be reached, since when the primary has not been heard."""
+        self._replaced: set[str] = set()
+        """Those that were ended, and not heard of since."""
         self._fresh: set[str] = set()
         """Those that were heard since the primary was last known to lead."""
         self.promotions = 0
@@ -138,6 +150,7 @@ class ShardRoles:
         for actor in actors:
             if actor not in self.actors:
                 self._dead.pop(actor, None)
+                self._replaced.discard(actor)
         self.actors = tuple(actors)
         kept: list[Effect] = []
         if self.record is not None and self.record.is_shared != self._is_shared:
@@ -163,6 +176,7 @@ class ShardRoles:
             return []
         self._dead.pop(actor, None)
         self._missed.pop(actor, None)
+        self._replaced.discard(actor)
         if actor == self.primary:
             self._missed.clear()
         self.reports[actor] = report
@@ -178,6 +192,13 @@ class ShardRoles:
             if self.reports.pop(actor, None) is not None and actor == self.primary:
                 self._began_ms = now_ms
                 self._fresh.clear()
+        return self.decide(now_ms)
+
+    def replaced(self, actor: str, now_ms: float, *, was_there: bool) -> list[Effect]:
+        """An actor was ended and made anew; if it `was_there`, on a node that lives, its store can be had now, and is waited for."""
+        self._replaced.add(actor)
+        if was_there:
+            self._began_ms = now_ms
         return self.decide(now_ms)
 
     # --- what follows --------------------------------------------------------------------------------------------
@@ -307,7 +328,7 @@ class ShardRoles:
         has_waited = now_ms - self._began_ms >= self._wait_ms
         if replaced := [actor for actor, report in ready.items() if report.role is Role.PRIMARY]:
             return self._step_down(replaced, ready)
-        if not ready:
+        if not ready and (self._others_gone(ready) or not has_waited):
             return []
         is_known = all(actor in ready or actor in self._dead for actor in self.actors)
         if not (has_waited or (is_known and self._others_gone(ready))):
@@ -328,16 +349,20 @@ class ShardRoles:
             if chosen is not None and chosen == of and len(ready) < len(self.actors) and not has_waited:
                 if not (has_led and self._alone_as == self.record.epoch):
                     return []  # the other may have more
-            if chosen is None:
-                if not has_waited:
-                    return []
-                missing = [Missing(self.shard, self.record.store)]
-                chosen = next(iter(ready))
         else:
             if len(ready) < len(self.actors) and not has_waited:
                 return []  # another may have more
-            chosen = self._furthest(whole) or next(iter(ready))
-        assert chosen is not None
+            chosen = self._furthest(whole)
+        is_behind = chosen is None or (self.record is not None and whole[chosen].epoch < self.record.epoch)
+        if is_behind and not adopted and not self._others_gone(ready):
+            assert self.record is not None
+            return [Renew(self.shard, self.record.primary)]
+        if chosen is None:
+            if self.record is not None and self.record.store:
+                if not has_waited:
+                    return []
+                missing = [Missing(self.shard, self.record.store)]
+            chosen = next(iter(ready))
         report = ready[chosen]
         before = () if self.record is None else (self.record.epoch,)
         epoch = next_epoch(now_ms, *before, *(each.epoch for each in ready.values()), report.come_to[0])
@@ -363,7 +388,13 @@ class ShardRoles:
     def _others_gone(self, ready: Mapping[str, Report]) -> bool:
         """Whether nobody who is not among `ready` may still be the primary."""
         primary = self.primary
-        return primary is None or primary in ready or self._dead.get(primary, False) or primary not in self.actors
+        return (
+            primary is None
+            or primary in ready
+            or primary in self._replaced
+            or self._dead.get(primary, False)
+            or primary not in self.actors
+        )
 
     def _furthest(self, whole: Mapping[str, Report]) -> str | None:
         """Return who has the store that has come furthest, of two that have come as far the one on record."""

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from cluster.core.role import Grant, Role
-from cluster.core.shard_roles import Ask, End, Keep, Missing, Record, Report, ShardRoles, Tell
+from cluster.core.shard_roles import Ask, End, Keep, Missing, Record, Renew, Report, ShardRoles, Tell
 
 A, B = "shard-0", "shard-0-b"
 WAIT_MS = 60_000.0
@@ -316,8 +316,85 @@ def test_whoever_was_to_lead_and_cannot_be_reached_is_waited_for_from_then_on() 
     succeeds(made, made.died(A, 1.0, is_certain=True), 1.5)
     made.reported(A, new(2), 2.0)
     assert made.died(B, WAIT_MS, is_certain=False) == [], "it may have led until now"
-    (missing, *_) = made.decide(2 * WAIT_MS)
+    assert made.decide(2 * WAIT_MS) == [Renew(0, B)]
+    (missing, *_) = made.replaced(B, 2 * WAIT_MS, was_there=False)
     assert missing == Missing(0, "b")
+
+
+def filling() -> ShardRoles:
+    """`A` leads without a lease, `B` has not everything yet, and `A` cannot be reached any more."""
+    made = roles(shared(5, "a", A))
+    made.reported(A, leads(5, standby=B), 0.0)
+    made.reported(B, follows(5), 0.0)
+    assert made.died(A, 0.0, is_certain=False) == []
+    assert made.decide(WAIT_MS - 1) == []
+    return made
+
+
+def test_a_primary_that_may_serve_still_is_ended_before_the_shard_begins_empty() -> None:
+    made = filling()
+    assert made.reported(B, follows(5), WAIT_MS) == [Renew(0, A)]
+    assert made.decide(WAIT_MS) == [Renew(0, A)], "until that is done"
+    assert made.replaced(A, WAIT_MS, was_there=True) == []
+    assert made.reported(B, follows(5), 2 * WAIT_MS - 1) == [], "its store can be had now"
+    assert made.reported(A, new(2, "a", 5, 9), 2 * WAIT_MS - 1) == [
+        Keep(0, shared(6, "a", A)),
+        tell(A, 2, Role.PRIMARY, 6, is_dead=True),
+    ]
+
+
+def test_a_primary_that_comes_back_before_anybody_began_goes_on() -> None:
+    made = filling()
+    assert made.decide(WAIT_MS) == [Renew(0, A)]
+    assert made.reported(A, leads(5, standby=B), WAIT_MS) == []
+    assert made.record == shared(5, "a", A)
+    made.died(A, 2 * WAIT_MS, is_certain=False)
+    assert made.decide(3 * WAIT_MS - 1) == []
+    assert made.decide(3 * WAIT_MS) == [Renew(0, A)], "it is another time"
+
+
+def begins_empty(effects: list[Any]) -> bool:
+    return effects == [
+        Missing(0, "a"),
+        Keep(0, shared(6, "", B)),
+        tell(B, 1, Role.PRIMARY, 6, is_dead=True, begins_empty=True),
+    ]
+
+
+@pytest.mark.parametrize("when", ["its end is certain", "there was none", "it does not come back"])
+def test_the_shard_begins_empty_only_when_no_primary_can_be_left(when: str) -> None:
+    made = filling()
+    match when:
+        case "its end is certain":
+            assert made.died(A, 1.0, is_certain=True) == []
+            effects = made.decide(WAIT_MS)
+        case "there was none":
+            assert made.decide(WAIT_MS) == [Renew(0, A)]
+            effects = made.replaced(A, WAIT_MS, was_there=False)
+        case _:
+            made.replaced(A, WAIT_MS, was_there=True)
+            effects = made.decide(2 * WAIT_MS)
+    assert begins_empty(effects)
+
+
+@pytest.mark.parametrize("store", ["a", ""], ids=["on record", "none on record"])
+def test_a_primary_that_nobody_can_be_asked_for_is_ended_too(store: str) -> None:
+    made = roles(shared(5, store, A))
+    made.died(A, 0.0, is_certain=False)
+    made.died(B, 0.0, is_certain=False)
+    assert made.decide(WAIT_MS - 1) == []
+    assert made.decide(WAIT_MS) == [Renew(0, A)]
+    assert made.replaced(A, WAIT_MS, was_there=True) == []
+    assert made.decide(3 * WAIT_MS) == [], "there is nobody to begin"
+
+
+def test_who_was_ended_under_an_earlier_want_is_not_taken_for_ended() -> None:
+    made = filling()
+    made.replaced(A, WAIT_MS, was_there=True)
+    made.want((B,), WAIT_MS)
+    made.want((A, B), WAIT_MS)
+    made.died(A, WAIT_MS, is_certain=False)
+    assert made.decide(2 * WAIT_MS) == [Renew(0, A)]
 
 
 def test_a_removed_standby_is_not_promoted_whatever_it_says() -> None:
