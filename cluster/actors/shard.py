@@ -150,7 +150,8 @@ class ShardActor(Shell):
             await self._begin_alone(record)
         else:
             self._may_be_alone = False
-            if await self._take_store() and self._taken is None and self._stores is not None:
+            await self._take_store()
+            if self._taken is None and self._stores is not None:
                 self.spawn(self._seek_store(self._stores))
         await self.listen()
 
@@ -197,7 +198,16 @@ class ShardActor(Shell):
                 self.log.sampled("role_not_kept", "keep", reason=str(error))
                 await asyncio.sleep(STORE_POLL_S)
             else:
+                self._recorded()
                 return
+
+    def _recorded(self) -> None:
+        """The store that is taken is the one on record."""
+        if self._stores is not None and self._taken is not None and self._taken.id == self._holder.adopted:
+            try:
+                self._stores.recorded(self._taken.id)
+            except StoreError as error:  # the next life says so again
+                self._store_failed(error.message)
 
     async def _take_store(self, wanted: str = "", wait_s: float = 0.0) -> bool:
         """Take a store of this shard, if one is here. Returns whether it is the one that is wanted."""
@@ -290,6 +300,8 @@ class ShardActor(Shell):
             return
         if life == self._holder.life:
             self.log.info("role_granted", role=grant.role, epoch=grant.epoch, other=grant.other)
+            if grant.role is Role.PRIMARY and self._holder.role is Role.NONE:
+                self._recorded()  # before anybody was told
         self._carry_out(self._holder.grant(life, grant, self.now()))
 
     def _step_down(self, reason: str) -> None:

@@ -17,7 +17,12 @@ import lmdb
 from cluster.core.role import Standing
 from cluster.core.transaction import Stored
 from cluster.errors import StoreError
+from cluster.storage.backup_directory import sync_names
 from cluster.storage.lmdb_store import LOCK_POLL_S, UNREADABLE, LmdbStore, set_aside
+
+
+ADOPTED = "adopted"
+"""File in a store that was put there from outside, and is on no record yet."""
 
 
 class Taken(NamedTuple):
@@ -54,20 +59,40 @@ class ShardStores:
         return self._root / f"{self._shard}-{store}"
 
     def adopt(self) -> str:
-        """Give a store without an id, of an earlier version or restored from a backup, one. Returns it; "": there is none.
+        """Give a store without an id, of an earlier version or restored from a backup, one. Returns that of the last such that is on no record yet; "": there is none.
 
         Raises:
             StoreError: it cannot be renamed.
         """
         old = self._root / self._shard
+        marked = [store for store in self.ids() if self._mark(store).exists()]
         if not old.is_dir():
-            return ""
+            return max(marked, key=lambda store: self._mark(store).stat().st_mtime_ns, default="")
         store = self._new_id()
         try:
+            (old / ADOPTED).touch()
+            sync_names(old)
             old.rename(self.directory(store))
+            sync_names(self._root)
         except OSError as error:
             raise StoreError(f"{old}: {error.strerror}") from error
+        for earlier in marked:
+            self.recorded(earlier)
         return store
+
+    def _mark(self, store: str) -> Path:
+        return self.directory(store) / ADOPTED
+
+    def recorded(self, store: str) -> None:
+        """A store is on record: from now on it counts as that says.
+
+        Raises:
+            StoreError: its mark cannot be removed.
+        """
+        try:
+            self._mark(store).unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"{self._mark(store)}: {error.strerror}") from error
 
     def take(self, wanted: str = "", wait_s: float = 0.0) -> Taken | None:
         """Take the store that is wanted, else the one that is whole under the highest epoch and has come furthest; None: there is none.

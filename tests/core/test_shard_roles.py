@@ -119,9 +119,7 @@ def test_a_store_that_was_whole_under_the_epoch_on_record_is_as_good() -> None:
 
 @pytest.mark.parametrize("first", [A, B])
 @pytest.mark.parametrize(("a", "b", "chosen"), [(100, 150, B), (150, 100, A), (100, 100, A)])
-def test_of_stores_whole_under_the_epoch_on_record_the_furthest_counts(
-    first: str, a: int, b: int, chosen: str
-) -> None:
+def test_of_stores_whole_under_the_epoch_on_record_the_furthest_counts(first: str, a: int, b: int, chosen: str) -> None:
     """A primary whose disk was full is behind what its standby has acknowledged."""
     made = roles(shared(5, "a", A))
     reports = {A: new(2, "a", 5, a), B: new(2, "b", 5, b)}

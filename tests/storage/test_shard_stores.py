@@ -11,6 +11,7 @@ import pytest
 from cluster.core.role import Standing
 from cluster.errors import StoreError
 from cluster.storage import ShardStores, Taken
+from cluster.storage.shard_stores import ADOPTED
 from tests.storage.test_stores import entry, transaction
 
 
@@ -94,10 +95,58 @@ def test_a_store_of_an_earlier_version_is_given_an_id(tmp_path: Path) -> None:
     of = stores(tmp_path)
     of.directory(made(of, 5, 0)).rename(tmp_path / "shard-1")
     assert of.adopt() == "id1"
-    assert of.adopt() == ""
     taken = taken_of(of)
     assert [each.key for each in (taken.store.load() or pytest.fail("it is lost")).entries] == ["a"]
     taken.store.close()
+
+
+@pytest.mark.parametrize("dies", ["as it is marked", "as it is renamed", "as it leads", "never"])
+def test_a_store_that_was_put_there_counts_in_each_life_until_it_is_on_record(tmp_path: Path, dies: str) -> None:
+    numbers = itertools.count()
+
+    def life() -> ShardStores:
+        return ShardStores(tmp_path, "shard-1", lambda: f"id{next(numbers)}")
+
+    life().directory(made(life(), 5, 0)).rename(tmp_path / "shard-1")
+    made(life(), 9, 0)
+    match dies:
+        case "as it is marked":
+            (tmp_path / "shard-1" / ADOPTED).touch()
+        case "as it is renamed":
+            assert life().adopt() == "id2"
+        case "as it leads":
+            taken = taken_of(life(), life().adopt())
+            taken.store.stand(Standing(10, is_whole=True))
+            taken.store.close()
+    of = life()
+    adopted = of.adopt()
+    taken = taken_of(of, adopted)
+    assert (adopted, taken.id) == ("id2", "id2")
+    of.recorded(adopted)
+    of.recorded(adopted)
+    taken.store.close()
+    assert life().adopt() == ""
+
+
+def test_of_stores_that_were_put_there_the_last_counts(tmp_path: Path) -> None:
+    of = stores(tmp_path)
+    for number in (0, 2):
+        of.directory(made(of, 5, 0)).rename(tmp_path / "shard-1")
+        assert of.adopt() == f"id{number + 1}"
+    assert stores(tmp_path).adopt() == "id3"
+    (of.directory("id1") / ADOPTED).touch()
+    os.utime(of.directory("id1") / ADOPTED, ns=(1, 1))
+    assert of.adopt() == "id3", "it died before it had taken the mark of the other"
+    of.recorded("id3")
+    of.recorded("id1")
+    assert of.adopt() == ""
+
+
+def test_a_mark_that_cannot_be_removed_is_said(tmp_path: Path) -> None:
+    of = stores(tmp_path)
+    (of.directory(made(of, 5, 0)) / ADOPTED).mkdir()
+    with pytest.raises(StoreError, match="shard-1-id0/adopted: Is a directory"):
+        of.recorded("id0")
 
 
 def test_what_nobody_has_is_tidied_away(tmp_path: Path) -> None:
