@@ -135,7 +135,7 @@ class ShardActor(Shell):
         self._sync_lock = asyncio.Lock()
         self._store_state = "none"
         self._beat: asyncio.TimerHandle | None = None
-        self._copies = ShardCopies(index, self.log, self.now)
+        self._copies = ShardCopies(index, self.log, self.now, lambda: self._holder.replication.is_behind)
         self._functions = Functions(self.log)
         self._services = spec.config.services
         self._clients: dict[str, ServiceClient] = {}

@@ -20,7 +20,6 @@ from cluster.errors import StoreError
 from cluster.storage.backup_directory import sync_names
 from cluster.storage.lmdb_store import LOCK_POLL_S, UNREADABLE, LmdbStore, set_aside
 
-
 ADOPTED = "adopted"
 """File in a store that was put there from outside, and is on no record yet."""
 
