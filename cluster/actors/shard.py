@@ -309,10 +309,22 @@ class ShardActor(Shell):
         self.log.warning("stepped_down", reason=reason, epoch=self._holder.replication.epoch)
         os._exit(STEPPED_DOWN)
 
-    async def _tidy(self, stores: ShardStores) -> None:
-        removed = await asyncio.to_thread(stores.tidy)
-        if removed:
-            self.log.info("stores_removed", stores=removed)
+    async def _tidy(self, stores: ShardStores, since: int) -> None:
+        try:
+            tidied = await asyncio.to_thread(stores.tidy, since)
+        except StoreError as error:
+            self._store_failed(error.message)
+            return
+        self._tell_unreadable()
+        for directory in tidied.left:
+            self.log.warning("store_left", directory=str(directory))
+        if tidied.removed:
+            self.log.info("stores_removed", stores=tidied.removed)
+
+    async def _tidy_what_is_held(self, stores: ShardStores) -> None:
+        """Tidy, as a standby that has everything."""
+        if (record := await self._kept()) is not None:
+            await self._tidy(stores, record.since)
 
     def _leads(self, effect: Lead) -> None:
         """Be the primary from now on."""
@@ -427,7 +439,7 @@ class ShardActor(Shell):
             async with self._sync_lock:
                 await asyncio.to_thread(self._taken.store.close)  # a copy that is being made is waited for
         if self._stores is not None:
-            await self._tidy(self._stores)
+            await self._tidy(self._stores, 0)
 
     async def leave(self, _grace_s: float) -> None:
         """Write everything through and close the store: the node is about to go. Nothing is taken from now on."""
@@ -548,7 +560,7 @@ class ShardActor(Shell):
             case Filled(records=records):
                 self.log.info("standby_whole", records=records)
                 if self._stores is not None:
-                    self.spawn(self._tidy(self._stores))
+                    self.spawn(self._tidy_what_is_held(self._stores))
             case StandbyIs(actor=actor, is_in_sync=True):
                 self.log.info("standby_in_sync", actor=actor)
             case StandbyIs(actor=actor, lost=lost):

@@ -488,7 +488,7 @@ class ShardKeeper:
         try:
             was_there = await asyncio.to_thread(ray_head.is_there, self._cluster, actor)
             if was_there:
-                self._log.warning("shard_actor_replaced", shard=roles.shard, actor=actor)
+                self._log.warning("actor_replaced", actor=actor)
                 await self._end(actor)
                 await self._make(actor, "")
             self._put(roles, roles.replaced(actor, self._clock.now_ms(), was_there=was_there))

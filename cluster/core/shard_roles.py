@@ -21,7 +21,7 @@ What must not live here: how actors are asked and told, clocks (`cluster.actors.
 
 from collections.abc import Mapping, Sequence
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from cluster.core.role import Grant, Role, next_epoch
 
@@ -35,6 +35,9 @@ class Record(Struct, frozen=True, array_like=True):
     primary: str
     is_shared: bool = False
     """It has two actors: none of them may be the primary without being told."""
+    since: int = 0
+    """Of stores that were whole under this epoch or a later one, all that was let out is in what the shard has now. What earlier ones hold it may
+    have gone on without."""
 
 
 class Report(Struct, frozen=True, array_like=True):
@@ -154,7 +157,7 @@ class ShardRoles:
         self.actors = tuple(actors)
         kept: list[Effect] = []
         if self.record is not None and self.record.is_shared != self._is_shared:
-            self.record = self._record(self.record.epoch, self.record.store, self.record.primary)
+            self.record = structs.replace(self.record, is_shared=self._is_shared)
             kept.append(Keep(self.shard, self.record))
         return [*kept, *self.decide(now_ms)]
 
@@ -162,12 +165,12 @@ class ShardRoles:
     def _is_shared(self) -> bool:
         return len(self.actors) > 1
 
-    def _record(self, epoch: int, store: str, primary: str) -> Record:
-        return Record(epoch, store, primary, self._is_shared)
+    def _record(self, epoch: int, store: str, primary: str, since: int) -> Record:
+        return Record(epoch, store, primary, self._is_shared, since)
 
-    def _raise(self, epoch: int, store: str, primary: str) -> None:
+    def _raise(self, epoch: int, store: str, primary: str, since: int) -> None:
         """Have somebody lead under a new epoch: alone, until it is told of a standby."""
-        self.record = self._record(epoch, store, primary)
+        self.record = self._record(epoch, store, primary, since)
         self._alone_as = epoch
 
     def reported(self, actor: str, report: Report, now_ms: float) -> list[Effect]:
@@ -224,11 +227,16 @@ class ShardRoles:
         if primary is not None and self.record is not None:
             if report is not None and report.role is Role.PRIMARY and report.epoch > self.record.epoch:
                 # It was alone, and began anew without asking anybody; it has kept that itself, perhaps over that it is not alone any more.
-                self.record = self._record(report.epoch, report.store, primary)
+                since = self.record.since if report.store == self.record.store else report.epoch
+                self.record = self._record(report.epoch, report.store, primary, since)
                 if self._is_shared:
                     return [Keep(self.shard, self.record), *self._led(primary, report, now_ms)]
             if report is not None and report.role is Role.PRIMARY and report.epoch == self.record.epoch:
-                return self._led(primary, report, now_ms)
+                kept: list[Effect] = []
+                if self.record.store and report.store != self.record.store:  # it could not read that
+                    self.record = self._record(report.epoch, report.store, primary, report.epoch)
+                    kept.append(Keep(self.shard, self.record))
+                return [*kept, *self._led(primary, report, now_ms)]
             if report is not None and report.role is Role.PRIMARY:
                 # It has not heard of the last epoch yet, or an earlier word was lost: the same again.
                 return [self._lead(primary, report)]
@@ -281,7 +289,7 @@ class ShardRoles:
     def _renewed(self, primary: str, report: Report, now_ms: float) -> list[Effect]:
         """Remove the standby: the primary goes on alone, under the next epoch."""
         assert self.record is not None
-        self._raise(next_epoch(now_ms, self.record.epoch), report.store, primary)
+        self._raise(next_epoch(now_ms, self.record.epoch), report.store, primary, self.record.since)
         return [Keep(self.shard, self.record), self._lead(primary, report)]
 
     def _successor(self) -> str | None:
@@ -303,7 +311,7 @@ class ShardRoles:
         assert self.record is not None
         report = self.reports[successor]
         is_dead = self._others_ended(successor)
-        self._raise(next_epoch(now_ms, self.record.epoch), report.store, successor)
+        self._raise(next_epoch(now_ms, self.record.epoch), report.store, successor, self.record.since)
         self.promotions += not self.is_handing_over
         self.is_handing_over = False
         return [Keep(self.shard, self.record), self._lead(successor, report, is_dead=is_dead)]
@@ -341,13 +349,13 @@ class ShardRoles:
             chosen = self._furthest(adopted)
         elif self.record is not None and self.record.store:
             of = next((actor for actor, report in whole.items() if report.store == self.record.store), None)
-            if has_led := of is None or whole[of].epoch >= self.record.epoch:
+            if of is None or whole[of].epoch >= self.record.epoch:
                 same = {actor: each for actor, each in whole.items() if actor == of or each.epoch == self.record.epoch}
             else:
                 same = whole  # it was to lead, and never did: what it held is what they had in common
             chosen = self._furthest(same)
             if chosen is not None and chosen == of and len(ready) < len(self.actors) and not has_waited:
-                if not (has_led and self._alone_as == self.record.epoch):
+                if not self._was_alone(whole[chosen]):
                     return []  # the other may have more
         else:
             if len(ready) < len(self.actors) and not has_waited:
@@ -368,7 +376,12 @@ class ShardRoles:
         epoch = next_epoch(now_ms, *before, *(each.epoch for each in ready.values()), report.come_to[0])
         # A filling that was broken off has some rows and not others, and says that events are in that are not.
         begins_empty = bool(missing) or (not report.is_whole and report.come_to > (0, 0))
-        self._raise(epoch, "" if begins_empty else report.store, chosen)
+        goes_on = chosen in whole and not begins_empty and not adopted
+        is_all = len(ready) == len(self.actors) or self._was_alone(report)
+        since = report.epoch if self.record is None else self.record.since
+        if not (goes_on and is_all and report.epoch >= since):
+            since = epoch
+        self._raise(epoch, "" if begins_empty else report.store, chosen, since)
         assert self.record is not None
         self._began_ms = now_ms
         told = self._lead(chosen, report, is_dead=True, begins_empty=begins_empty)
@@ -395,6 +408,10 @@ class ShardRoles:
             or self._dead.get(primary, False)
             or primary not in self.actors
         )
+
+    def _was_alone(self, report: Report) -> bool:
+        """Whether nobody but who led with a store can be whole under the epoch on record."""
+        return self.record is not None and self._alone_as == self.record.epoch <= report.epoch
 
     def _furthest(self, whole: Mapping[str, Report]) -> str | None:
         """Return who has the store that has come furthest, of two that have come as far the one on record."""

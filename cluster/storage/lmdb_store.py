@@ -494,13 +494,13 @@ def stores_of(path: str, cluster: str, shard: int) -> list[Path]:
     return [each for each in (named, *sorted(found)) if each.is_dir()]
 
 
-def set_aside(directory: Path) -> Path:
-    """Keep what cannot be read for somebody to look at. Returns where.
+def set_aside(directory: Path, suffix: str = UNREADABLE) -> Path:
+    """Keep a store under a name that is none of a store's, for somebody to look at. Returns where.
 
     Raises:
         StoreError: it cannot be renamed.
     """
-    aside = directory.with_name(directory.name + UNREADABLE)
+    aside = directory.with_name(directory.name + suffix)
     with suppress(FileNotFoundError):
         shutil.rmtree(aside)
     try:

@@ -24,6 +24,19 @@ ADOPTED = "adopted"
 """File in a store that was put there from outside, and is on no record yet."""
 
 
+LEFT = ".left"
+"""What a shard has gone on without is kept under its name with this behind it; of a shard the last only."""
+
+
+class Tidied(NamedTuple):
+    """What became of the stores that nobody had taken."""
+
+    removed: list[str]
+    """Ids of those that held nothing of their own."""
+    left: list[Path]
+    """Where those are kept of which that is not known."""
+
+
 class Taken(NamedTuple):
     """A store that is this process's own."""
 
@@ -136,11 +149,17 @@ class ShardStores:
         return best, is_held
 
     def _set_aside(self, store: str, error: StoreError) -> None:
-        """Keep a store for somebody to look at, in place of what earlier lives have kept."""
+        """Keep a store that cannot be read for somebody to look at."""
         self.unreadable = error.message
-        for old in set(self._root.glob(f"{self._shard}-*{UNREADABLE}")) - self._aside:
+        self._keep(store, UNREADABLE)
+
+    def _keep(self, store: str, suffix: str) -> Path:
+        """Keep a store under another name, in place of what earlier lives have kept so."""
+        for old in set(self._root.glob(f"{self._shard}-*{suffix}")) - self._aside:
             shutil.rmtree(old, ignore_errors=True)
-        self._aside.add(set_aside(self.directory(store)))
+        aside = set_aside(self.directory(store), suffix)
+        self._aside.add(aside)
+        return aside
 
     def load(self, taken: Taken) -> Stored | None:
         """Return what a store holds; None: nothing, or it cannot be read and was set aside, and then it is closed."""
@@ -166,21 +185,32 @@ class ShardStores:
             raise
         return Taken(store, begun, Standing(0, is_whole=False), (0, 0))
 
-    def tidy(self) -> list[str]:
-        """Remove what nobody has taken: what it held is in two others. Returns the ids."""
-        removed = []
+    def tidy(self, since: int) -> Tidied:
+        """Remove what nobody has taken and is in what the shard has now (`core.shard_roles.Record.since`), and set aside what may not be.
+
+        Raises:
+            StoreError: one cannot be set aside.
+        """
+        tidied = Tidied([], [])
         for store in self.ids():
-            held: LmdbStore | None = None
             try:
                 held = LmdbStore(self.directory(store))
             except StoreError as error:
-                if isinstance(error.__cause__, BlockingIOError):
-                    continue
-            shutil.rmtree(self.directory(store), ignore_errors=True)
-            if held is not None:
-                held.close()  # not before: somebody might take it
-            removed.append(store)
-        return removed
+                if not isinstance(error.__cause__, BlockingIOError):
+                    self._set_aside(store, error)
+                continue
+            try:  # it is not closed before: somebody might take it
+                standing, come_to = held.standing() or (Standing(0, is_whole=False), (0, 0))
+                if self._mark(store).exists() or (standing.is_whole and standing.epoch < since and come_to > (0, 0)):
+                    tidied.left.append(self._keep(store, LEFT))
+                else:
+                    shutil.rmtree(self.directory(store), ignore_errors=True)
+                    tidied.removed.append(store)
+            except StoreError as error:
+                self._set_aside(store, error)
+            finally:
+                held.close()
+        return tidied
 
 
 def _rank(taken: Taken) -> tuple[bool, int, tuple[int, int]]:
