@@ -86,3 +86,19 @@ def has_ended(cluster: str, actor: str, node: str, pid: int) -> bool:
     if not alive or not found:  # nor does one that Ray has forgotten tell anything
         return False
     return found["State"] in ("RESTARTING", "DEAD") or found["Pid"] not in (0, pid)
+
+
+def is_there(cluster: str, actor: str) -> bool:
+    """Whether there is a process of an actor on a node that lives, for all that Ray knows. It blocks.
+
+    Raises:
+        Unreachable: Ray's head does not answer.
+    """
+    try:
+        found = ray_state.actors(ray.get_actor(actor, namespace(cluster))._actor_id.hex())
+        alive = {each["NodeID"] for each in ray.nodes() if each["Alive"]}  # type: ignore[no-untyped-call]
+    except ValueError:
+        return False
+    except (RayError, RuntimeError, OSError) as error:
+        raise Unreachable(f"Ray's head: {type(error).__name__}") from error
+    return bool(found) and found["State"] == "ALIVE" and found["Address"]["NodeID"] in alive

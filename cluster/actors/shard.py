@@ -135,7 +135,7 @@ class ShardActor(Shell):
         self._sync_lock = asyncio.Lock()
         self._store_state = "none"
         self._beat: asyncio.TimerHandle | None = None
-        self._copies = ShardCopies(index, self.log, self.now)
+        self._copies = ShardCopies(index, self.log, self.now, lambda: self._holder.replication.is_behind)
         self._functions = Functions(self.log)
         self._services = spec.config.services
         self._clients: dict[str, ServiceClient] = {}
@@ -150,7 +150,8 @@ class ShardActor(Shell):
             await self._begin_alone(record)
         else:
             self._may_be_alone = False
-            if await self._take_store() and self._taken is None and self._stores is not None:
+            await self._take_store()
+            if self._taken is None and self._stores is not None:
                 self.spawn(self._seek_store(self._stores))
         await self.listen()
 
@@ -197,7 +198,16 @@ class ShardActor(Shell):
                 self.log.sampled("role_not_kept", "keep", reason=str(error))
                 await asyncio.sleep(STORE_POLL_S)
             else:
+                self._recorded()
                 return
+
+    def _recorded(self) -> None:
+        """The store that is taken is the one on record."""
+        if self._stores is not None and self._taken is not None and self._taken.id == self._holder.adopted:
+            try:
+                self._stores.recorded(self._taken.id)
+            except StoreError as error:  # the next life says so again
+                self._store_failed(error.message)
 
     async def _take_store(self, wanted: str = "", wait_s: float = 0.0) -> bool:
         """Take a store of this shard, if one is here. Returns whether it is the one that is wanted."""
@@ -290,6 +300,8 @@ class ShardActor(Shell):
             return
         if life == self._holder.life:
             self.log.info("role_granted", role=grant.role, epoch=grant.epoch, other=grant.other)
+            if grant.role is Role.PRIMARY and self._holder.role is Role.NONE:
+                self._recorded()  # before anybody was told
         self._carry_out(self._holder.grant(life, grant, self.now()))
 
     def _step_down(self, reason: str) -> None:
@@ -297,10 +309,22 @@ class ShardActor(Shell):
         self.log.warning("stepped_down", reason=reason, epoch=self._holder.replication.epoch)
         os._exit(STEPPED_DOWN)
 
-    async def _tidy(self, stores: ShardStores) -> None:
-        removed = await asyncio.to_thread(stores.tidy)
-        if removed:
-            self.log.info("stores_removed", stores=removed)
+    async def _tidy(self, stores: ShardStores, since: int) -> None:
+        try:
+            tidied = await asyncio.to_thread(stores.tidy, since)
+        except StoreError as error:
+            self._store_failed(error.message)
+            return
+        self._tell_unreadable()
+        for directory in tidied.left:
+            self.log.warning("store_left", directory=str(directory))
+        if tidied.removed:
+            self.log.info("stores_removed", stores=tidied.removed)
+
+    async def _tidy_what_is_held(self, stores: ShardStores) -> None:
+        """Tidy, as a standby that has everything."""
+        if (record := await self._kept()) is not None:
+            await self._tidy(stores, record.since)
 
     def _leads(self, effect: Lead) -> None:
         """Be the primary from now on."""
@@ -415,7 +439,7 @@ class ShardActor(Shell):
             async with self._sync_lock:
                 await asyncio.to_thread(self._taken.store.close)  # a copy that is being made is waited for
         if self._stores is not None:
-            await self._tidy(self._stores)
+            await self._tidy(self._stores, 0)
 
     async def leave(self, _grace_s: float) -> None:
         """Write everything through and close the store: the node is about to go. Nothing is taken from now on."""
@@ -536,7 +560,7 @@ class ShardActor(Shell):
             case Filled(records=records):
                 self.log.info("standby_whole", records=records)
                 if self._stores is not None:
-                    self.spawn(self._tidy(self._stores))
+                    self.spawn(self._tidy_what_is_held(self._stores))
             case StandbyIs(actor=actor, is_in_sync=True):
                 self.log.info("standby_in_sync", actor=actor)
             case StandbyIs(actor=actor, lost=lost):

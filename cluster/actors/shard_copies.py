@@ -15,7 +15,9 @@ IDLE_S = 120.0
 class ShardCopies:
     """See the module. Steps are those of `wire.backup`; a step that comes twice does the same."""
 
-    def __init__(self, shard: int, log: Log, now: Callable[[], float]) -> None:
+    def __init__(self, shard: int, log: Log, now: Callable[[], float], is_behind: Callable[[], bool]) -> None:
+        """`is_behind`: whether the store lacks something that was committed, since it could not be written."""
+        self._is_behind = is_behind
         self._shard = shard
         self._log = log
         self._now = now
@@ -27,6 +29,11 @@ class ShardCopies:
         """Make a step of a backup."""
         if store is None:
             return Refused(ErrorCode.UNSUPPORTED, f"shard-{self._shard} keeps nothing on a disk (storage.path)")
+        if step in ("begin", "take", "settle") and self._is_behind():
+            return Refused(
+                ErrorCode.UNAVAILABLE,
+                f"shard-{self._shard}: its store lacks what could not be written, and what was acknowledged may be among that: see store_failed in its log",
+            )
         try:
             return await self._step(store, step, backup, number)
         except StoreError as error:

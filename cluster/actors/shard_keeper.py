@@ -28,7 +28,7 @@ from cluster.core.placement import shard_at
 from cluster.core.primaries import actors_of, shard_of
 from cluster.core.role import Role
 from cluster.core.shard_places import Move, Placed, next_move
-from cluster.core.shard_roles import Ask, Effect, End, Keep, Missing, Record, Report, ShardRoles, Tell
+from cluster.core.shard_roles import Ask, Effect, End, Keep, Missing, Record, Renew, Report, ShardRoles, Tell
 from cluster.observability.logs import Log
 from cluster.observability.metrics import Metrics
 
@@ -131,6 +131,7 @@ class ShardKeeper:
         """One record is written at a time: the last word counts."""
         self._tasks = Tasks(log)
         self._tasks.spawn(self._work())
+        self._renewing: set[str] = set()
         self._ending: set[str] = set()
         """Actors that were ended so that their standbys take over."""
         self._outages = Outages()
@@ -367,6 +368,10 @@ class ShardKeeper:
                     else:  # as of every one at the start of a cluster
                         self._log.info("shard_actor_awaited", actor=actor, reason=str(error))
                     self._put(roles, roles.died(actor, self._clock.now_ms(), is_certain=is_certain))
+                elif isinstance(error, _EndedError):
+                    self._put(roles, roles.died(actor, self._clock.now_ms(), is_certain=True))
+                else:
+                    self._put(roles, roles.decide(self._clock.now_ms()))  # it may have been waited for long enough
                 await asyncio.sleep(PAUSE_S)
                 continue
             if not is_heard:
@@ -469,10 +474,28 @@ class ShardKeeper:
                     self._tasks.spawn(self._ask(roles, actor))
                 case Missing(store=store):
                     self._log.error("store_lost", shard=roles.shard, store=store, waited_s=self._wait_ms / 1000.0)
+                case Renew(actor=actor):
+                    if actor not in self._renewing:
+                        self._renewing.add(actor)
+                        self._tasks.spawn(self._renew(roles, actor))
                 case End(actor=actor):
                     if actor not in self._ending:
                         self._ending.add(actor)
                         self._tasks.spawn(self._end_primary(roles, actor))
+
+    async def _renew(self, roles: ShardRoles, actor: str) -> None:
+        """End an actor for good and make it anew, unless Ray has no process of it, and makes one when it can."""
+        try:
+            was_there = await asyncio.to_thread(ray_head.is_there, self._cluster, actor)
+            if was_there:
+                self._log.warning("actor_replaced", actor=actor)
+                await self._end(actor)
+                await self._make(actor, "")
+            self._put(roles, roles.replaced(actor, self._clock.now_ms(), was_there=was_there))
+        except (Unreachable, RayError) as error:  # it is decided again
+            self._log.sampled("actor_not_replaced", "replace", actor=actor, reason=str(error))
+        finally:
+            self._renewing.discard(actor)
 
     async def _end_primary(self, roles: ShardRoles, actor: str) -> None:
         """End a primary whose standby has everything. When it has left it lets nothing out any more, so there is no lease to wait for."""

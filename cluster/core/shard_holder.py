@@ -107,7 +107,7 @@ class StepDown(Struct, frozen=True):
 
 
 class Filled(Struct, frozen=True):
-    """Effect: this standby has everything, after so many records: remove the stores that nobody has taken."""
+    """Effect: this standby has everything, after so many records: of the stores that nobody has taken what is in its own is not needed any longer."""
 
     records: int
 
@@ -270,16 +270,21 @@ class ShardHolder(Generic[T]):
             if self.taken is not None:
                 self.taken.store.close()
                 self.taken = None
+        found = self.taken
         before = [] if record is None else [record.epoch]
-        if self.taken is not None:
-            standing, come_to = self.taken.standing, self.taken.come_to
-            before += [standing.epoch, come_to[0]]
-            if not standing.is_whole and come_to > (0, 0):  # it has some rows and not others
-                lost.append(StoreLost(self.taken.id))
+        since = 0 if record is None else record.since
+        if found is not None:
+            before += [found.standing.epoch, found.come_to[0]]
+            since = found.standing.epoch if record is None else since
+            if not found.standing.is_whole and found.come_to > (0, 0):  # it has some rows and not others
+                lost.append(StoreLost(found.id))
                 self._begin_store()
         epoch = next_epoch(now_ms, *before)
         effects = [*lost, *self._lead(epoch, now_ms)]
-        return Record(epoch, "" if self.taken is None else self.taken.id, self.actor), effects
+        if found is None or found is not self.taken or found.id == self.adopted:
+            since = epoch
+        store = "" if self.taken is None else self.taken.id
+        return Record(epoch, store, self.actor, since=since), effects
 
     def grant(self, life: int, grant: Grant, now_ms: float) -> list[Any]:
         """Take a role, if it is meant for this life."""

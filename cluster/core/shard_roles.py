@@ -8,15 +8,20 @@ A standby may be promoted when it says that it is whole under the epoch on recor
 more without it; so what it has is all there is, whether or not the supervisor had heard before the primary died. A standby is
 removed by a higher epoch on record, after which what it says does not count; then the primary is told, and goes on alone.
 
-Where no actor has a role (all are new), stores decide: the one on record, for which is waited a while; without a record the one
-that is whole under the highest epoch and has come furthest.
+Where no actor has a role (all are new), stores decide. Of those that are whole under the epoch on record each has what was let out while
+there was a standby, and the primary's own disk may have been full: the one that has come furthest goes on, for which both actors are waited
+for a while, unless the primary is known to have been alone under that epoch. Without a record it is the one that is whole under the
+highest epoch and has come furthest.
+
+A primary without a standby in sync serves without a lease, and one that cannot be reached may do so still. So as long as its end is not
+certain nobody begins with less than it has let out: when the store has been waited for, it is ended and made anew, and waited for once more.
 
 What must not live here: how actors are asked and told, clocks (`cluster.actors.shard_keeper`).
 """
 
 from collections.abc import Mapping, Sequence
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from cluster.core.role import Grant, Role, next_epoch
 
@@ -30,6 +35,9 @@ class Record(Struct, frozen=True, array_like=True):
     primary: str
     is_shared: bool = False
     """It has two actors: none of them may be the primary without being told."""
+    since: int = 0
+    """Of stores that were whole under this epoch or a later one, all that was let out is in what the shard has now. What earlier ones hold it may
+    have gone on without."""
 
 
 class Report(Struct, frozen=True, array_like=True):
@@ -87,6 +95,13 @@ class End(Struct, frozen=True):
     actor: str
 
 
+class Renew(Struct, frozen=True):
+    """Effect: end an actor that cannot be reached, make it anew, and say that it was `replaced`: for all that is known it serves."""
+
+    shard: int
+    actor: str
+
+
 class Ask(Struct, frozen=True):
     """Effect: ask an actor how it is now, whether or not that is news."""
 
@@ -94,7 +109,7 @@ class Ask(Struct, frozen=True):
     actor: str
 
 
-Effect = Keep | Tell | Missing | End | Ask
+Effect = Keep | Tell | Missing | End | Renew | Ask
 
 
 class ShardRoles:
@@ -114,10 +129,14 @@ class ShardRoles:
         """Since when there was nobody to lead."""
         self._led_by: Tell | None = None
         """What the primary was told last."""
+        self._alone_as = 0
+        """The epoch that this life of the supervisor gave and under which it has named no standby: nobody else can be whole under it."""
         self._dead: dict[str, bool] = {}
         """Actors that are gone; whether their process is known to have ended."""
         self._missed: dict[str, None] = {}
         """Those that cannot be reached, since when the primary has not been heard."""
+        self._replaced: set[str] = set()
+        """Those that were ended, and not heard of since."""
         self._fresh: set[str] = set()
         """Those that were heard since the primary was last known to lead."""
         self.promotions = 0
@@ -134,10 +153,11 @@ class ShardRoles:
         for actor in actors:
             if actor not in self.actors:
                 self._dead.pop(actor, None)
+                self._replaced.discard(actor)
         self.actors = tuple(actors)
         kept: list[Effect] = []
         if self.record is not None and self.record.is_shared != self._is_shared:
-            self.record = self._record(self.record.epoch, self.record.store, self.record.primary)
+            self.record = structs.replace(self.record, is_shared=self._is_shared)
             kept.append(Keep(self.shard, self.record))
         return [*kept, *self.decide(now_ms)]
 
@@ -145,8 +165,13 @@ class ShardRoles:
     def _is_shared(self) -> bool:
         return len(self.actors) > 1
 
-    def _record(self, epoch: int, store: str, primary: str) -> Record:
-        return Record(epoch, store, primary, self._is_shared)
+    def _record(self, epoch: int, store: str, primary: str, since: int) -> Record:
+        return Record(epoch, store, primary, self._is_shared, since)
+
+    def _raise(self, epoch: int, store: str, primary: str, since: int) -> None:
+        """Have somebody lead under a new epoch: alone, until it is told of a standby."""
+        self.record = self._record(epoch, store, primary, since)
+        self._alone_as = epoch
 
     def reported(self, actor: str, report: Report, now_ms: float) -> list[Effect]:
         """An actor says how it is."""
@@ -154,6 +179,7 @@ class ShardRoles:
             return []
         self._dead.pop(actor, None)
         self._missed.pop(actor, None)
+        self._replaced.discard(actor)
         if actor == self.primary:
             self._missed.clear()
         self.reports[actor] = report
@@ -169,6 +195,13 @@ class ShardRoles:
             if self.reports.pop(actor, None) is not None and actor == self.primary:
                 self._began_ms = now_ms
                 self._fresh.clear()
+        return self.decide(now_ms)
+
+    def replaced(self, actor: str, now_ms: float, *, was_there: bool) -> list[Effect]:
+        """An actor was ended and made anew; if it `was_there`, on a node that lives, its store can be had now, and is waited for."""
+        self._replaced.add(actor)
+        if was_there:
+            self._began_ms = now_ms
         return self.decide(now_ms)
 
     # --- what follows --------------------------------------------------------------------------------------------
@@ -194,11 +227,16 @@ class ShardRoles:
         if primary is not None and self.record is not None:
             if report is not None and report.role is Role.PRIMARY and report.epoch > self.record.epoch:
                 # It was alone, and began anew without asking anybody; it has kept that itself, perhaps over that it is not alone any more.
-                self.record = self._record(report.epoch, report.store, primary)
+                since = self.record.since if report.store == self.record.store else report.epoch
+                self.record = self._record(report.epoch, report.store, primary, since)
                 if self._is_shared:
                     return [Keep(self.shard, self.record), *self._led(primary, report, now_ms)]
             if report is not None and report.role is Role.PRIMARY and report.epoch == self.record.epoch:
-                return self._led(primary, report, now_ms)
+                kept: list[Effect] = []
+                if self.record.store and report.store != self.record.store:  # it could not read that
+                    self.record = self._record(report.epoch, report.store, primary, report.epoch)
+                    kept.append(Keep(self.shard, self.record))
+                return [*kept, *self._led(primary, report, now_ms)]
             if report is not None and report.role is Role.PRIMARY:
                 # It has not heard of the last epoch yet, or an earlier word was lost: the same again.
                 return [self._lead(primary, report)]
@@ -242,6 +280,7 @@ class ShardRoles:
                 continue
             if other.role is Role.STANDBY and other.epoch == self.record.epoch:
                 grant = Grant(Role.PRIMARY, self.record.epoch, actor, other.life)
+                self._alone_as = 0
                 return [Tell(self.shard, primary, report.life, grant)]
             grant = Grant(Role.STANDBY, self.record.epoch, primary)
             return [Tell(self.shard, actor, other.life, grant)]
@@ -250,7 +289,7 @@ class ShardRoles:
     def _renewed(self, primary: str, report: Report, now_ms: float) -> list[Effect]:
         """Remove the standby: the primary goes on alone, under the next epoch."""
         assert self.record is not None
-        self.record = self._record(next_epoch(now_ms, self.record.epoch), report.store, primary)
+        self._raise(next_epoch(now_ms, self.record.epoch), report.store, primary, self.record.since)
         return [Keep(self.shard, self.record), self._lead(primary, report)]
 
     def _successor(self) -> str | None:
@@ -272,7 +311,7 @@ class ShardRoles:
         assert self.record is not None
         report = self.reports[successor]
         is_dead = self._others_ended(successor)
-        self.record = self._record(next_epoch(now_ms, self.record.epoch), report.store, successor)
+        self._raise(next_epoch(now_ms, self.record.epoch), report.store, successor, self.record.since)
         self.promotions += not self.is_handing_over
         self.is_handing_over = False
         return [Keep(self.shard, self.record), self._lead(successor, report, is_dead=is_dead)]
@@ -297,7 +336,7 @@ class ShardRoles:
         has_waited = now_ms - self._began_ms >= self._wait_ms
         if replaced := [actor for actor, report in ready.items() if report.role is Role.PRIMARY]:
             return self._step_down(replaced, ready)
-        if not ready:
+        if not ready and (self._others_gone(ready) or not has_waited):
             return []
         is_known = all(actor in ready or actor in self._dead for actor in self.actors)
         if not (has_waited or (is_known and self._others_gone(ready))):
@@ -309,31 +348,41 @@ class ShardRoles:
         if adopted:
             chosen = self._furthest(adopted)
         elif self.record is not None and self.record.store:
-            chosen = next((actor for actor, report in whole.items() if report.store == self.record.store), None)
-            if chosen is not None and whole[chosen].epoch < self.record.epoch:
-                # It was to lead, and never did. Another may have more: what it held is what they had in common.
-                if len(ready) < len(self.actors) and not has_waited:
-                    return []
-                chosen = self._furthest(whole)
-            if chosen is None and (after := self._furthest(whole)) is not None:
-                # The standby's store, whole under the very epoch: it has all that the one on record let out.
-                chosen = after if whole[after].epoch == self.record.epoch else None
-            if chosen is None:
-                if not has_waited:
-                    return []
-                missing = [Missing(self.shard, self.record.store)]
-                chosen = next(iter(ready))
+            of = next((actor for actor, report in whole.items() if report.store == self.record.store), None)
+            if of is None or whole[of].epoch >= self.record.epoch:
+                same = {actor: each for actor, each in whole.items() if actor == of or each.epoch == self.record.epoch}
+            else:
+                same = whole  # it was to lead, and never did: what it held is what they had in common
+            chosen = self._furthest(same)
+            if chosen is not None and chosen == of and len(ready) < len(self.actors) and not has_waited:
+                if not self._was_alone(whole[chosen]):
+                    return []  # the other may have more
         else:
             if len(ready) < len(self.actors) and not has_waited:
                 return []  # another may have more
-            chosen = self._furthest(whole) or next(iter(ready))
-        assert chosen is not None
+            chosen = self._furthest(whole)
+        is_behind = chosen is None or (self.record is not None and whole[chosen].epoch < self.record.epoch)
+        if is_behind and not adopted and not self._others_gone(ready):
+            assert self.record is not None
+            return [Renew(self.shard, self.record.primary)]
+        if chosen is None:
+            if self.record is not None and self.record.store:
+                if not has_waited:
+                    return []
+                missing = [Missing(self.shard, self.record.store)]
+            chosen = next(iter(ready))
         report = ready[chosen]
         before = () if self.record is None else (self.record.epoch,)
         epoch = next_epoch(now_ms, *before, *(each.epoch for each in ready.values()), report.come_to[0])
         # A filling that was broken off has some rows and not others, and says that events are in that are not.
         begins_empty = bool(missing) or (not report.is_whole and report.come_to > (0, 0))
-        self.record = self._record(epoch, "" if begins_empty else report.store, chosen)
+        goes_on = chosen in whole and not begins_empty and not adopted
+        is_all = len(ready) == len(self.actors) or self._was_alone(report)
+        since = report.epoch if self.record is None else self.record.since
+        if not (goes_on and is_all and report.epoch >= since):
+            since = epoch
+        self._raise(epoch, "" if begins_empty else report.store, chosen, since)
+        assert self.record is not None
         self._began_ms = now_ms
         told = self._lead(chosen, report, is_dead=True, begins_empty=begins_empty)
         return [*missing, Keep(self.shard, self.record), told]
@@ -352,7 +401,24 @@ class ShardRoles:
     def _others_gone(self, ready: Mapping[str, Report]) -> bool:
         """Whether nobody who is not among `ready` may still be the primary."""
         primary = self.primary
-        return primary is None or primary in ready or self._dead.get(primary, False) or primary not in self.actors
+        return (
+            primary is None
+            or primary in ready
+            or primary in self._replaced
+            or self._dead.get(primary, False)
+            or primary not in self.actors
+        )
+
+    def _was_alone(self, report: Report) -> bool:
+        """Whether nobody but who led with a store can be whole under the epoch on record."""
+        return self.record is not None and self._alone_as == self.record.epoch <= report.epoch
 
     def _furthest(self, whole: Mapping[str, Report]) -> str | None:
-        return max(whole, key=lambda actor: (whole[actor].epoch, whole[actor].come_to), default=None)
+        """Return who has the store that has come furthest, of two that have come as far the one on record."""
+        on_record = None if self.record is None else self.record.store
+
+        def rank(actor: str) -> tuple[int, tuple[int, int], bool]:
+            report = whole[actor]
+            return report.epoch, report.come_to, report.store == on_record
+
+        return max(whole, key=rank, default=None)

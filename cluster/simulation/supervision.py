@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from cluster.core.placement import shard_at
 from cluster.core.primaries import actors_of, shard_of
 from cluster.core.role import Grant
-from cluster.core.shard_roles import Ask, Effect, Keep, Missing, Record, Report, ShardRoles, Tell
+from cluster.core.shard_roles import Ask, Effect, Keep, Missing, Record, Renew, Report, ShardRoles, Tell
 from cluster.simulation.network import Network
 from cluster.simulation.process import Process
 from cluster.simulation.timeline import Timeline
@@ -36,6 +36,10 @@ class Host(Protocol):
 
     def has_ended(self, observer: Process, process: Process | None) -> bool:
         """Whether a process has ended, by word of its machine, which the observer can hear."""
+        ...
+
+    def renew(self, name: str) -> bool:
+        """End a process so that another begins. Returns whether there was one."""
         ...
 
 
@@ -145,10 +149,18 @@ class Supervision:
                     self._tell(tell)
                 case Ask(actor=actor):
                     self._ask(actor)
+                case Renew(shard=shard, actor=actor):
+                    self._process.later(self._host.network.delay(), lambda s=shard, a=actor: self._renew(s, a))  # type: ignore[misc]
                 case Missing(shard=shard, store=store):
                     self._host.timeline.note(f"store {store} of shard-{shard} is missing")
                 case effect:
                     raise AssertionError(f"supervisor: {effect!r}")
+
+    def _renew(self, shard: int, actor: str) -> None:
+        roles = self.shards.get(shard)
+        if roles is not None and actor not in roles.reports:
+            was_there = self._host.renew(actor)
+            self._put(roles.replaced(actor, self._process.now_ms(), was_there=was_there))
 
     def _keep(self, shard: int, record: Record) -> None:
         if shard in self.shards:

@@ -361,6 +361,12 @@ class World:
             return False
         return not (process.lost_power or self.network.heals_ms(process.name, observer.name))
 
+    def renew(self, name: str) -> bool:
+        """End a process so that another begins. Returns whether there was one."""
+        is_there = name in self.processes
+        self.kill(name)
+        return is_there
+
     def kill(self, name: str) -> None:
         """End a life, if there is one; the next begins after `restart_ms`."""
         if name not in self.processes:

@@ -595,13 +595,13 @@ def require_readable(directory: Path) -> None:
         raise StoreError(f"{directory}: it is damaged: who reads it is ended by {signal.Signals(-ended).name}")
 
 
-def set_aside(directory: Path) -> Path:
-    """Keep what cannot be read for somebody to look at. Returns where.
+def set_aside(directory: Path, suffix: str = UNREADABLE) -> Path:
+    """Keep a store under a name that is none of a store's, for somebody to look at. Returns where.
 
     Raises:
         StoreError: it cannot be renamed.
     """
-    aside = directory.with_name(directory.name + UNREADABLE)
+    aside = directory.with_name(directory.name + suffix)
     with suppress(FileNotFoundError):
         shutil.rmtree(aside)
     try:

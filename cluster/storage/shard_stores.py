@@ -15,7 +15,24 @@ from typing import NamedTuple
 from cluster.core.role import Standing
 from cluster.core.transaction import Stored
 from cluster.errors import StoreError
+from cluster.storage.backup_directory import sync_names
 from cluster.storage.lmdb_store import LOCK_POLL_S, UNREADABLE, LmdbStore, require_readable, set_aside
+
+ADOPTED = "adopted"
+"""File in a store that was put there from outside, and is on no record yet."""
+
+
+LEFT = ".left"
+"""What a shard has gone on without is kept under its name with this behind it; of a shard the last only."""
+
+
+class Tidied(NamedTuple):
+    """What became of the stores that nobody had taken."""
+
+    removed: list[str]
+    """Ids of those that held nothing of their own."""
+    left: list[Path]
+    """Where those are kept of which that is not known."""
 
 
 class Taken(NamedTuple):
@@ -52,20 +69,40 @@ class ShardStores:
         return self._root / f"{self._shard}-{store}"
 
     def adopt(self) -> str:
-        """Give a store without an id, of an earlier version or restored from a backup, one. Returns it; "": there is none.
+        """Give a store without an id, of an earlier version or restored from a backup, one. Returns that of the last such that is on no record yet; "": there is none.
 
         Raises:
             StoreError: it cannot be renamed.
         """
         old = self._root / self._shard
+        marked = [store for store in self.ids() if self._mark(store).exists()]
         if not old.is_dir():
-            return ""
+            return max(marked, key=lambda store: self._mark(store).stat().st_mtime_ns, default="")
         store = self._new_id()
         try:
+            (old / ADOPTED).touch()
+            sync_names(old)
             old.rename(self.directory(store))
+            sync_names(self._root)
         except OSError as error:
             raise StoreError(f"{old}: {error.strerror}") from error
+        for earlier in marked:
+            self.recorded(earlier)
         return store
+
+    def _mark(self, store: str) -> Path:
+        return self.directory(store) / ADOPTED
+
+    def recorded(self, store: str) -> None:
+        """A store is on record: from now on it counts as that says.
+
+        Raises:
+            StoreError: its mark cannot be removed.
+        """
+        try:
+            self._mark(store).unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"{self._mark(store)}: {error.strerror}") from error
 
     def take(self, wanted: str = "", wait_s: float = 0.0) -> Taken | None:
         """Take the store that is wanted, else the one that is whole under the highest epoch and has come furthest; None: there is none.
@@ -111,11 +148,17 @@ class ShardStores:
         return best, is_held
 
     def _set_aside(self, store: str, error: StoreError) -> None:
-        """Keep a store for somebody to look at, in place of what earlier lives have kept."""
+        """Keep a store that cannot be read for somebody to look at."""
         self.unreadable = error.message
-        for old in set(self._root.glob(f"{self._shard}-*{UNREADABLE}")) - self._aside:
+        self._keep(store, UNREADABLE)
+
+    def _keep(self, store: str, suffix: str) -> Path:
+        """Keep a store under another name, in place of what earlier lives have kept so."""
+        for old in set(self._root.glob(f"{self._shard}-*{suffix}")) - self._aside:
             shutil.rmtree(old, ignore_errors=True)
-        self._aside.add(set_aside(self.directory(store)))
+        aside = set_aside(self.directory(store), suffix)
+        self._aside.add(aside)
+        return aside
 
     def load(self, taken: Taken) -> Stored | None:
         """Return what a store holds; None: nothing, or it cannot be read and was set aside, and then it is closed."""
@@ -141,21 +184,33 @@ class ShardStores:
             raise
         return Taken(store, begun, Standing(0, is_whole=False), (0, 0))
 
-    def tidy(self) -> list[str]:
-        """Remove what nobody has taken: what it held is in two others. Returns the ids."""
-        removed = []
+    def tidy(self, since: int) -> Tidied:
+        """Remove what nobody has taken and is in what the shard has now (`core.shard_roles.Record.since`), and set aside what may not be.
+
+        Raises:
+            StoreError: one cannot be set aside.
+        """
+        tidied = Tidied([], [])
         for store in self.ids():
-            held: LmdbStore | None = None
             try:
-                held = LmdbStore(self.directory(store), sync="never")
+                require_readable(self.directory(store))
+                held = LmdbStore(self.directory(store), sync=self._sync)
             except StoreError as error:
-                if isinstance(error.__cause__, BlockingIOError):
-                    continue
-            shutil.rmtree(self.directory(store), ignore_errors=True)
-            if held is not None:
-                held.close()  # not before: somebody might take it
-            removed.append(store)
-        return removed
+                if not isinstance(error.__cause__, BlockingIOError):
+                    self._set_aside(store, error)
+                continue
+            try:  # it is not closed before: somebody might take it
+                standing, come_to = held.standing() or (Standing(0, is_whole=False), (0, 0))
+                if self._mark(store).exists() or (standing.is_whole and standing.epoch < since and come_to > (0, 0)):
+                    tidied.left.append(self._keep(store, LEFT))
+                else:
+                    shutil.rmtree(self.directory(store), ignore_errors=True)
+                    tidied.removed.append(store)
+            except StoreError as error:
+                self._set_aside(store, error)
+            finally:
+                held.close()
+        return tidied
 
 
 def _rank(taken: Taken) -> tuple[bool, int, tuple[int, int]]:

@@ -27,7 +27,7 @@ def store(tmp_path: Path) -> Iterator[LmdbStore]:
 
 @pytest.fixture
 async def copies() -> ShardCopies:
-    return ShardCopies(0, Log(component="shard-0"), lambda: 5.0)
+    return ShardCopies(0, Log(component="shard-0"), lambda: 5.0, lambda: False)
 
 
 async def test_a_backup_from_its_begin_to_its_end(store: LmdbStore, copies: ShardCopies) -> None:
@@ -93,6 +93,26 @@ async def test_a_new_life_knows_nothing_of_it(store: LmdbStore, copies: ShardCop
 async def test_without_a_store_there_is_nothing_to_copy(copies: ShardCopies) -> None:
     refused = await copies.step(None, "begin", "b", 0)
     assert refused == Refused(ErrorCode.UNSUPPORTED, "shard-0 keeps nothing on a disk (storage.path)")
+
+
+@pytest.mark.parametrize("since", ["begin", "take", "settle"])
+async def test_of_a_store_that_lacks_what_was_acknowledged_none_is_made(store: LmdbStore, since: str) -> None:
+    is_behind = False
+    copies = ShardCopies(0, Log(component="shard-0"), lambda: 5.0, lambda: is_behind)
+    for step in ("begin", "take", "settle"):
+        is_behind = is_behind or step == since
+        answer = await copies.step(store, step, "b", 0)  # type: ignore[arg-type]
+        if is_behind:
+            assert isinstance(answer, Refused)
+            assert answer.code == ErrorCode.UNAVAILABLE
+            assert answer.message.startswith("shard-0: its store lacks what could not be written")
+        else:
+            assert answer == Done()
+    assert await copies.step(store, "drop", "b", 0) == Done()
+    assert not (store.directory / COPY).exists()
+    is_behind = False
+    assert await copies.step(store, "begin", "c", 0) == Done(), "the next may be begun"
+    await copies.step(store, "drop", "c", 0)
 
 
 async def test_a_disk_that_takes_nothing_ends_it(store: LmdbStore, copies: ShardCopies) -> None:

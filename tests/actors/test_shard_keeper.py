@@ -17,7 +17,7 @@ from cluster.actors.handles import Peers, Unreachable
 from cluster.actors.shard_keeper import ShardKeeper
 from cluster.actors.tasks import FAILED
 from cluster.core.role import Role
-from cluster.core.shard_roles import Report
+from cluster.core.shard_roles import Record, Report
 from cluster.observability.logs import Log
 from cluster.observability.metrics import decode
 
@@ -33,6 +33,7 @@ class Neighbours:
         self.reports: asyncio.Queue[Report] = asyncio.Queue()
         self.fails: Exception | None = None
         self.known: list[bytes] = []
+        self.is_silent = False
 
     async def status(self, to: str, _timeout_s: float = 2.0) -> dict[str, Any]:
         self.asked += 1
@@ -43,6 +44,8 @@ class Neighbours:
 
     async def report(self, _to: str, known: bytes, _timeout_s: float) -> bytes:
         self.known.append(known)
+        if self.is_silent:
+            raise Unreachable(_to)
         return msgspec.msgpack.encode(await self.reports.get())
 
     async def ended(self, _to: str, _node: str, _pid: int, _within_s: float) -> bool:
@@ -177,3 +180,42 @@ async def test_a_report_of_another_version_is_none(
     actors.reports.put_nowait(cast(Report, "of another version"))
     actors.reports.put_nowait(Report(1, Role.PRIMARY, 1))
     await until(lambda: keeper.life("shard-0") == 1)
+
+
+async def test_the_end_of_an_actor_that_was_silent_before_is_certain(
+    keeper: ShardKeeper, actors: Neighbours, monkeypatch: pytest.MonkeyPatch, process: subprocess.Popen[bytes]
+) -> None:
+    monkeypatch.setattr(shard_keeper.ray_head, "kept", lambda *_: Record(1, "a", "shard-0"))
+    monkeypatch.setattr(shard_keeper.ray_head, "is_there", lambda *_: True)
+    monkeypatch.setattr(shard_keeper.ray_head, "has_ended", lambda *_: False)
+    actors.statuses["shard-0"] = status(process.pid)
+    await keeper.follow(0, ("shard-0",))
+    actors.reports.put_nowait(Report(1, Role.PRIMARY, 1))
+    roles = keeper.shards[0]
+    await until(lambda: "shard-0" in roles.reports)
+    actors.is_silent = True
+    actors.reports.put_nowait(Report(1, Role.PRIMARY, 1))
+    await until(lambda: roles._dead == {"shard-0": False})
+    process.kill()
+    await until(lambda: roles._dead == {"shard-0": True})
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_a_primary_that_answers_nothing_is_ended_once_and_made_anew(
+    keeper: ShardKeeper, actors: Neighbours, monkeypatch: pytest.MonkeyPatch, *, is_there: bool
+) -> None:
+    done: list[tuple[str, ...]] = []
+
+    async def note(*what: str) -> None:
+        done.append(what)
+
+    monkeypatch.setattr(shard_keeper.ray_head, "kept", lambda *_: Record(5, "a", "shard-0", True))
+    monkeypatch.setattr(shard_keeper.ray_head, "is_there", lambda *_: is_there)
+    monkeypatch.setattr(keeper, "_end", note)
+    monkeypatch.setattr(keeper, "_make", note)
+    actors.is_silent = True
+    await keeper.follow(0, ("shard-0", "shard-0-b"))
+    await until(lambda: "shard-0" in keeper.shards[0]._replaced)
+    asked = len(actors.known)
+    await until(lambda: len(actors.known) > asked + 4)
+    assert done == ([("shard-0",), ("shard-0", "")] if is_there else [])

@@ -284,7 +284,7 @@ class TestToBeginAlone:
     def test_anew(self) -> None:
         made = Holder(is_replicated=False)
         assert made.wanted(None) == ""
-        assert made.begin_alone(None, NOW) == (Record(1, "new0", A), [News(), Lead(1, None, NOW)])
+        assert made.begin_alone(None, NOW) == (Record(1, "new0", A, since=1), [News(), Lead(1, None, NOW)])
 
     def test_with_the_store_on_record_above_all_that_was(self) -> None:
         made, record = Holder(B, is_replicated=False), Record(7, "old", B)
@@ -301,13 +301,13 @@ class TestToBeginAlone:
     def test_without_the_store_on_record(self) -> None:
         made = Holder(is_replicated=False)
         kept, effects = made.begin_alone(Record(7, "old", A), NOW)
-        assert (kept, effects) == (Record(8, "new0", A), [StoreLost("old"), News(), Lead(8, None, NOW)])
+        assert (kept, effects) == (Record(8, "new0", A, since=8), [StoreLost("old"), News(), Lead(8, None, NOW)])
 
     def test_with_another_store_than_that_on_record_empty(self) -> None:
         made, other = Holder(is_replicated=False), disk("other", 9, '["k"]')
         made.found(other)
         kept, effects = made.begin_alone(Record(7, "old", A), NOW, is_told=True)
-        assert (kept, effects) == (Record(8, "new0", A), [News(), Lead(8, None, NOW)])
+        assert (kept, effects) == (Record(8, "new0", A, since=8), [News(), Lead(8, None, NOW)])
         assert other.store.is_closed
 
     @pytest.mark.parametrize("record", [None, Record(7, "old", A)])
@@ -318,8 +318,20 @@ class TestToBeginAlone:
         )
         made.found(partial)
         kept, effects = made.begin_alone(record, NOW)
-        assert (kept, effects) == (Record(10, "new0", A), [StoreLost("old"), News(), Lead(10, None, NOW)])
+        assert (kept, effects) == (Record(10, "new0", A, since=10), [StoreLost("old"), News(), Lead(10, None, NOW)])
         assert partial.store.is_closed
+
+    @pytest.mark.parametrize(("record", "since"), [(None, 5), (Record(7, "old", A, since=3), 3)])
+    @pytest.mark.parametrize("is_readable", [True, False])
+    def test_it_knows_since_when_it_has_what_was_stored(
+        self, record: Record | None, since: int, *, is_readable: bool
+    ) -> None:
+        made, old = Holder(is_replicated=False), disk("old", 5, '["k"]')
+        made.found(old)
+        if not is_readable:
+            made.backing.unreadable.append(old)
+        kept, _ = made.begin_alone(record, NOW)
+        assert kept.since == (since if is_readable else kept.epoch)
 
     def test_with_a_store_in_which_nothing_was_written_yet(self) -> None:
         made = Holder(is_replicated=False)
@@ -331,12 +343,12 @@ class TestToBeginAlone:
         made.adopted = "put"
         assert made.wanted(record) == "put"
         made.found(disk("put", 3, '["k"]'))
-        assert made.begin_alone(record, NOW) == (Record(8, "put", A), [News(), Lead(8, 1, NOW)])
+        assert made.begin_alone(record, NOW) == (Record(8, "put", A, since=8), [News(), Lead(8, 1, NOW)])
 
     def test_without_stores_none_is_missed(self) -> None:
         made, record = Holder(on_disk=False, is_replicated=False), Record(7, "old", A)
         assert made.wanted(record) == ""
-        assert made.begin_alone(record, NOW) == (Record(8, "", A), [News(), Lead(8, None, NOW)])
+        assert made.begin_alone(record, NOW) == (Record(8, "", A, since=8), [News(), Lead(8, None, NOW)])
 
 
 class TestToFollow:

@@ -5,14 +5,14 @@ from typing import Any
 import pytest
 
 from cluster.core.role import Grant, Role
-from cluster.core.shard_roles import Ask, End, Keep, Missing, Record, Report, ShardRoles, Tell
+from cluster.core.shard_roles import Ask, End, Keep, Missing, Record, Renew, Report, ShardRoles, Tell
 
 A, B = "shard-0", "shard-0-b"
 WAIT_MS = 60_000.0
 
 
-def shared(epoch: int, store: str, primary: str) -> Record:
-    return Record(epoch, store, primary, True)
+def shared(epoch: int, store: str, primary: str, since: int = 0) -> Record:
+    return Record(epoch, store, primary, True, since)
 
 
 def roles(record: Record | None = None, actors: tuple[str, ...] = (A, B)) -> ShardRoles:
@@ -62,14 +62,14 @@ def succeeds(made: ShardRoles, effects: list[Any], now_ms: float) -> list[Any]:
 def test_a_new_cluster_begins_when_all_have_been_heard() -> None:
     made = roles()
     assert made.reported(A, new(), 1.0) == []
-    record = shared(1, "", A)
+    record = shared(1, "", A, 1)
     assert made.reported(B, new(), 2.0) == [Keep(0, record), tell(A, 1, Role.PRIMARY, 1, is_dead=True)]
 
 
 def test_a_new_cluster_begins_without_who_never_came() -> None:
     made = roles()
     assert made.reported(B, new(), 1.0) == []
-    assert made.decide(WAIT_MS) == [Keep(0, shared(1, "", B)), tell(B, 1, Role.PRIMARY, 1, is_dead=True)]
+    assert made.decide(WAIT_MS) == [Keep(0, shared(1, "", B, 1)), tell(B, 1, Role.PRIMARY, 1, is_dead=True)]
 
 
 def test_what_was_granted_and_is_not_done_yet_is_told_again_under_the_same_epoch() -> None:
@@ -77,7 +77,7 @@ def test_what_was_granted_and_is_not_done_yet_is_told_again_under_the_same_epoch
     made.reported(A, new(), 1.0)
     (_, told) = made.reported(B, new(), 2.0)
     assert made.decide(3.0) == [told]
-    assert made.reported(A, new(2), 4.0) == [Keep(0, shared(2, "", A)), tell(A, 2, Role.PRIMARY, 2, is_dead=True)], (
+    assert made.reported(A, new(2), 4.0) == [Keep(0, shared(2, "", A, 2)), tell(A, 2, Role.PRIMARY, 2, is_dead=True)], (
         "anew"
     )
 
@@ -114,14 +114,60 @@ def test_a_store_that_was_whole_under_the_epoch_on_record_is_as_good() -> None:
     made = roles(shared(5, "a", A))
     made.died(A, 0.0, is_certain=True)
     kept, told = made.reported(B, new(store="b", epoch=5), 1.0)
-    assert (kept.record, told.actor) == (shared(6, "b", B), B)
+    assert (kept.record, told.actor) == (shared(6, "b", B, 6), B)
+
+
+@pytest.mark.parametrize("first", [A, B])
+@pytest.mark.parametrize(("a", "b", "chosen"), [(100, 150, B), (150, 100, A), (100, 100, A)])
+def test_of_stores_whole_under_the_epoch_on_record_the_furthest_counts(first: str, a: int, b: int, chosen: str) -> None:
+    """A primary whose disk was full is behind what its standby has acknowledged."""
+    made = roles(shared(5, "a", A))
+    reports = {A: new(2, "a", 5, a), B: new(2, "b", 5, b)}
+    made.died(A, 0.0, is_certain=False)
+    assert made.reported(first, reports.pop(first), 1.0) == []
+    ((second, report),) = reports.items()
+    assert made.reported(second, report, 2.0)[0] == Keep(0, shared(6, {A: "a", B: "b"}[chosen], chosen))
+
+
+def test_the_store_on_record_waits_for_the_other_s_no_longer_than_for_itself() -> None:
+    made = roles(shared(5, "a", A))
+    made.died(B, 0.0, is_certain=True)
+    assert made.reported(A, new(2, "a", 5, 100), 1.0) == []
+    assert made.decide(WAIT_MS)[0] == Keep(0, shared(6, "a", A, 6))
+
+
+def test_a_primary_that_is_known_to_have_been_alone_waits_for_nobody() -> None:
+    made = in_sync()
+    made.died(B, 1.0, is_certain=True)
+    made.reported(A, leads(6), 2.0)
+    made.died(A, 3.0, is_certain=True)
+    assert made.reported(A, new(2, "a", 6, 100), 4.0)[0] == Keep(0, shared(7, "a", A))
+
+
+def test_a_primary_that_was_named_a_standby_since_waits_for_that() -> None:
+    made = in_sync()
+    made.died(B, 1.0, is_certain=True)
+    made.reported(A, leads(6), 2.0)
+    assert made.reported(B, follows(6, 2), 3.0) == [tell(A, 1, Role.PRIMARY, 6, B, 2)]
+    made.died(B, 4.0, is_certain=True)
+    made.died(A, 4.0, is_certain=True)
+    assert made.reported(A, new(2, "a", 6, 100), 5.0) == []
+    assert made.reported(B, new(3, "b", 6, 150), 6.0)[0] == Keep(0, shared(7, "b", B))
+
+
+def test_a_successor_that_never_led_waits_for_the_other_s_store_though_it_was_alone() -> None:
+    made = in_sync()
+    succeeds(made, made.died(A, 1.0, is_certain=True), 1.5)
+    made.died(B, 2.0, is_certain=True)
+    assert made.reported(B, new(2, "b", 5, 70), 3.0) == []
+    assert made.reported(A, new(3, "a", 5, 75), 4.0)[0] == Keep(0, shared(7, "a", A))
 
 
 def test_a_store_that_was_restored_counts_whatever_is_on_record() -> None:
     made = roles(shared(5, "gone", A))
     made.reported(A, new(store="a", epoch=5), 1.0)
     restored = Report(1, Role.NONE, 3, "restored", True, (3, 9), is_adopted=True)
-    assert made.reported(B, restored, 2.0)[0] == Keep(0, shared(6, "restored", B))
+    assert made.reported(B, restored, 2.0)[0] == Keep(0, shared(6, "restored", B, 6))
 
 
 def test_after_the_wait_the_shard_begins_empty_and_says_so() -> None:
@@ -130,7 +176,7 @@ def test_after_the_wait_the_shard_begins_empty_and_says_so() -> None:
     assert made.decide(WAIT_MS - 1) == []
     assert made.decide(WAIT_MS) == [
         Missing(0, "gone"),
-        Keep(0, Record(6, "", A)),
+        Keep(0, Record(6, "", A, since=6)),
         tell(A, 1, Role.PRIMARY, 6, is_dead=True, begins_empty=True),
     ]
 
@@ -145,7 +191,7 @@ def test_a_filling_that_was_broken_off_does_not_count(record: Record | None) -> 
     made.reported(A, new(store="a", epoch=4, offset=7, is_whole=False), 0.0)
     epoch = 5 if record is None else 6
     assert made.reported(B, new(), 0.0) == [
-        Keep(0, shared(epoch, "", A)),
+        Keep(0, shared(epoch, "", A, epoch)),
         tell(A, 1, Role.PRIMARY, epoch, is_dead=True, begins_empty=True),
     ]
 
@@ -221,7 +267,8 @@ def test_a_new_life_of_the_supervisor_hears_the_standby_before_the_primary_begin
     assert made.reported(B, follows(5, is_whole=True), 2.0)[0] == Keep(0, shared(6, "b", B))
     made = roles(shared(5, "a", A))
     made.reported(A, new(2, store="a", epoch=5), 1.0)
-    assert made.died(B, 2.0, is_certain=False)[0] == Keep(0, shared(6, "a", A)), "or finds that it is gone"
+    assert made.died(B, 2.0, is_certain=False) == [], "its store may have more"
+    assert made.reported(B, new(9), 3.0)[0] == Keep(0, shared(6, "a", A)), "or it has none"
 
 
 @pytest.mark.parametrize("report", [follows(5), follows(4, is_whole=True)], ids=["not whole", "of an earlier epoch"])
@@ -267,8 +314,85 @@ def test_whoever_was_to_lead_and_cannot_be_reached_is_waited_for_from_then_on() 
     succeeds(made, made.died(A, 1.0, is_certain=True), 1.5)
     made.reported(A, new(2), 2.0)
     assert made.died(B, WAIT_MS, is_certain=False) == [], "it may have led until now"
-    (missing, *_) = made.decide(2 * WAIT_MS)
+    assert made.decide(2 * WAIT_MS) == [Renew(0, B)]
+    (missing, *_) = made.replaced(B, 2 * WAIT_MS, was_there=False)
     assert missing == Missing(0, "b")
+
+
+def filling() -> ShardRoles:
+    """`A` leads without a lease, `B` has not everything yet, and `A` cannot be reached any more."""
+    made = roles(shared(5, "a", A))
+    made.reported(A, leads(5, standby=B), 0.0)
+    made.reported(B, follows(5), 0.0)
+    assert made.died(A, 0.0, is_certain=False) == []
+    assert made.decide(WAIT_MS - 1) == []
+    return made
+
+
+def test_a_primary_that_may_serve_still_is_ended_before_the_shard_begins_empty() -> None:
+    made = filling()
+    assert made.reported(B, follows(5), WAIT_MS) == [Renew(0, A)]
+    assert made.decide(WAIT_MS) == [Renew(0, A)], "until that is done"
+    assert made.replaced(A, WAIT_MS, was_there=True) == []
+    assert made.reported(B, follows(5), 2 * WAIT_MS - 1) == [], "its store can be had now"
+    assert made.reported(A, new(2, "a", 5, 9), 2 * WAIT_MS - 1) == [
+        Keep(0, shared(6, "a", A)),
+        tell(A, 2, Role.PRIMARY, 6, is_dead=True),
+    ]
+
+
+def test_a_primary_that_comes_back_before_anybody_began_goes_on() -> None:
+    made = filling()
+    assert made.decide(WAIT_MS) == [Renew(0, A)]
+    assert made.reported(A, leads(5, standby=B), WAIT_MS) == []
+    assert made.record == shared(5, "a", A)
+    made.died(A, 2 * WAIT_MS, is_certain=False)
+    assert made.decide(3 * WAIT_MS - 1) == []
+    assert made.decide(3 * WAIT_MS) == [Renew(0, A)], "it is another time"
+
+
+def begins_empty(effects: list[Any]) -> bool:
+    return effects == [
+        Missing(0, "a"),
+        Keep(0, shared(6, "", B, 6)),
+        tell(B, 1, Role.PRIMARY, 6, is_dead=True, begins_empty=True),
+    ]
+
+
+@pytest.mark.parametrize("when", ["its end is certain", "there was none", "it does not come back"])
+def test_the_shard_begins_empty_only_when_no_primary_can_be_left(when: str) -> None:
+    made = filling()
+    match when:
+        case "its end is certain":
+            assert made.died(A, 1.0, is_certain=True) == []
+            effects = made.decide(WAIT_MS)
+        case "there was none":
+            assert made.decide(WAIT_MS) == [Renew(0, A)]
+            effects = made.replaced(A, WAIT_MS, was_there=False)
+        case _:
+            made.replaced(A, WAIT_MS, was_there=True)
+            effects = made.decide(2 * WAIT_MS)
+    assert begins_empty(effects)
+
+
+@pytest.mark.parametrize("store", ["a", ""], ids=["on record", "none on record"])
+def test_a_primary_that_nobody_can_be_asked_for_is_ended_too(store: str) -> None:
+    made = roles(shared(5, store, A))
+    made.died(A, 0.0, is_certain=False)
+    made.died(B, 0.0, is_certain=False)
+    assert made.decide(WAIT_MS - 1) == []
+    assert made.decide(WAIT_MS) == [Renew(0, A)]
+    assert made.replaced(A, WAIT_MS, was_there=True) == []
+    assert made.decide(3 * WAIT_MS) == [], "there is nobody to begin"
+
+
+def test_who_was_ended_under_an_earlier_want_is_not_taken_for_ended() -> None:
+    made = filling()
+    made.replaced(A, WAIT_MS, was_there=True)
+    made.want((B,), WAIT_MS)
+    made.want((A, B), WAIT_MS)
+    made.died(A, WAIT_MS, is_certain=False)
+    assert made.decide(2 * WAIT_MS) == [Renew(0, A)]
 
 
 def test_a_removed_standby_is_not_promoted_whatever_it_says() -> None:
@@ -371,7 +495,7 @@ def test_a_successor_that_led_counts_whoever_has_come_further() -> None:
 def test_who_was_to_lead_and_never_did_waits_for_the_other_s_store() -> None:
     made = roles(shared(6, "b", B))
     assert made.reported(B, new(2, "b", 5, 70), 1.0) == []
-    assert made.decide(WAIT_MS) == [Keep(0, shared(7, "b", B)), tell(B, 2, Role.PRIMARY, 7, is_dead=True)]
+    assert made.decide(WAIT_MS) == [Keep(0, shared(7, "b", B, 7)), tell(B, 2, Role.PRIMARY, 7, is_dead=True)]
 
 
 def test_with_no_store_on_record_whoever_may_have_more_is_waited_for() -> None:
@@ -384,3 +508,57 @@ def test_with_no_store_on_record_whoever_may_have_more_is_waited_for() -> None:
         Keep(0, shared(6, "b", B)),
         tell(B, 1, Role.PRIMARY, 6, is_dead=True),
     ]
+
+
+def test_what_was_whole_under_the_epochs_of_a_record_is_in_what_the_shard_has() -> None:
+    made = roles(shared(5, "a", A, 3))
+    made.reported(A, new(2, "a", 5, 100), 1.0)
+    made.reported(B, new(2, "b", 5, 150), 1.0)
+    assert made.record == shared(6, "b", B, 3), "both were compared"
+    made.reported(B, leads(6, "b", A, is_in_sync=True), 2.0)
+    made.reported(A, follows(6, store="c", is_whole=True), 2.0)
+    made.died(A, 3.0, is_certain=True)
+    assert made.record == shared(7, "b", B, 3)
+    made.want((B,), 4.0)
+    assert made.record == Record(7, "b", B, since=3)
+
+
+def test_what_a_store_that_was_not_heard_of_holds_may_be_nowhere_else() -> None:
+    made = roles(shared(5, "a", A, 3))
+    made.died(B, 0.0, is_certain=True)
+    made.reported(A, new(2, "a", 5, 100), 1.0)
+    made.decide(WAIT_MS)
+    assert made.record == shared(6, "a", A, 6)
+    made = in_sync()
+    made.died(B, 1.0, is_certain=True)
+    made.reported(A, leads(6), 2.0)
+    made.died(A, 3.0, is_certain=True)
+    made.reported(A, new(2, "a", 6, 100), 4.0)
+    assert made.record == shared(7, "a", A), "it is known that there is none"
+
+
+@pytest.mark.parametrize(("a", "since"), [(new(2, "a", 5, 100), 5), (new(2, "a", 4, 100), 5), (new(2), 5)])
+def test_without_a_record_what_is_of_earlier_epochs_may_be_nowhere_else(a: Report, since: int) -> None:
+    made = roles()
+    made.reported(A, a, 1.0)
+    made.reported(B, new(2, "b", 5, 150), 1.0)
+    assert made.record == shared(6, "b", B, since)
+
+
+def test_a_store_of_before_the_shard_began_empty_that_goes_on_after_all_has_not_what_came_since() -> None:
+    made = roles(shared(9, "", A, 9))
+    made.reported(A, new(2), 1.0)
+    made.reported(B, new(2, "b", 5, 150), 1.0)
+    assert made.record == shared(10, "b", B, 10)
+
+
+@pytest.mark.parametrize("store", ["new", "memory"])
+def test_a_primary_that_could_not_read_its_store_leaves_what_others_hold(store: str) -> None:
+    made = roles(shared(5, "a", A, 3))
+    assert made.reported(A, leads(5, store), 1.0) == [Keep(0, shared(5, store, A, 5))]
+    assert made.reported(A, leads(5, store), 2.0) == []
+
+
+def test_a_primary_that_began_alone_without_its_store_leaves_it() -> None:
+    made = roles(shared(5, "a", A, 3))
+    assert made.reported(A, leads(7, "new"), 0.0) == [Keep(0, shared(7, "new", A, 7))]

@@ -13,6 +13,7 @@ from cluster.core.role import Standing
 from cluster.errors import StoreError
 from cluster.storage import ShardStores, Taken
 from cluster.storage.lmdb_store import READING
+from cluster.storage.shard_stores import ADOPTED, LEFT, Tidied
 from tests.storage.test_stores import entry, transaction
 
 
@@ -97,17 +98,69 @@ def test_a_store_of_an_earlier_version_is_given_an_id(tmp_path: Path) -> None:
     of = stores(tmp_path)
     of.directory(made(of, 5, 0)).rename(tmp_path / "shard-1")
     assert of.adopt() == "id1"
-    assert of.adopt() == ""
     taken = taken_of(of)
     assert [each.key for each in (taken.store.load() or pytest.fail("it is lost")).entries] == ["a"]
     taken.store.close()
 
 
-def test_what_nobody_has_is_tidied_away(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dies", ["as it is marked", "as it is renamed", "as it leads", "never"])
+def test_a_store_that_was_put_there_counts_in_each_life_until_it_is_on_record(tmp_path: Path, dies: str) -> None:
+    numbers = itertools.count()
+
+    def life() -> ShardStores:
+        return ShardStores(tmp_path, "shard-1", lambda: f"id{next(numbers)}")
+
+    life().directory(made(life(), 5, 0)).rename(tmp_path / "shard-1")
+    made(life(), 9, 0)
+    match dies:
+        case "as it is marked":
+            (tmp_path / "shard-1" / ADOPTED).touch()
+        case "as it is renamed":
+            assert life().adopt() == "id2"
+        case "as it leads":
+            taken = taken_of(life(), life().adopt())
+            taken.store.stand(Standing(10, is_whole=True))
+            taken.store.close()
+    of = life()
+    adopted = of.adopt()
+    taken = taken_of(of, adopted)
+    assert (adopted, taken.id) == ("id2", "id2")
+    of.recorded(adopted)
+    of.recorded(adopted)
+    taken.store.close()
+    assert life().adopt() == ""
+
+
+def test_of_stores_that_were_put_there_the_last_counts(tmp_path: Path) -> None:
     of = stores(tmp_path)
-    made(of, 5, 0)
+    for number in (0, 2):
+        of.directory(made(of, 5, 0)).rename(tmp_path / "shard-1")
+        assert of.adopt() == f"id{number + 1}"
+    assert stores(tmp_path).adopt() == "id3"
+    (of.directory("id1") / ADOPTED).touch()
+    os.utime(of.directory("id1") / ADOPTED, ns=(1, 1))
+    assert of.adopt() == "id3", "it died before it had taken the mark of the other"
+    of.recorded("id3")
+    of.recorded("id1")
+    assert of.adopt() == ""
+
+
+def test_a_mark_that_cannot_be_removed_is_said(tmp_path: Path) -> None:
+    of = stores(tmp_path)
+    (of.directory(made(of, 5, 0)) / ADOPTED).mkdir()
+    with pytest.raises(StoreError, match="shard-1-id0/adopted: Is a directory"):
+        of.recorded("id0")
+
+
+def left(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in tmp_path.glob(f"*{LEFT}"))
+
+
+def test_what_nobody_has_and_the_shard_has_is_tidied_away(tmp_path: Path) -> None:
+    of = stores(tmp_path)
+    whole, partial = made(of, 5, 0), made(of, 4, 0, is_whole=False)
     kept, others = of.begin(), made(stores(tmp_path, "shard-2"), 5, 0)
-    assert of.tidy() == ["id0"]
+    assert of.tidy(5) == Tidied([whole, partial], [])
     assert of.ids() == [kept.id]
     assert stores(tmp_path, "shard-2").ids() == [others]
     kept.store.close()
@@ -137,6 +190,50 @@ def test_who_was_killed_while_it_read_finds_its_store_again(tmp_path: Path) -> N
     assert of.load(taken) is not None
     assert not (directory / READING).exists()
     taken.store.close()
+
+
+def test_what_the_shard_may_have_gone_on_without_is_set_aside(tmp_path: Path) -> None:
+    of = stores(tmp_path)
+    store = made(of, 5, 0)
+    assert of.tidy(6) == Tidied([], [tmp_path / f"shard-1-{store}{LEFT}"])
+    assert (of.ids(), left(tmp_path)) == ([], ["shard-1-id0.left"])
+    assert of.tidy(6) == Tidied([], [])
+    (tmp_path / "shard-1-id0.left").rename(tmp_path / "shard-1")
+    taken = taken_of(of, of.adopt())
+    assert [each.key for each in (taken.store.load() or pytest.fail("it is lost")).entries] == ["a"]
+    taken.store.close()
+
+
+def test_a_store_that_holds_nothing_is_removed_whatever_it_says(tmp_path: Path) -> None:
+    of = stores(tmp_path)
+    begun = of.begin()
+    begun.store.stand(Standing(5, is_whole=True))
+    begun.store.close()
+    assert of.tidy(6) == Tidied([begun.id], [])
+
+
+def test_a_store_that_was_put_there_too_late_is_set_aside(tmp_path: Path) -> None:
+    of = stores(tmp_path)
+    of.directory(made(of, 5, 0)).rename(tmp_path / "shard-1")
+    of.adopt()
+    assert of.tidy(0) == Tidied([], [tmp_path / "shard-1-id1.left"])
+
+
+def test_what_cannot_be_read_is_not_tidied_away(tmp_path: Path) -> None:
+    of = stores(tmp_path)
+    for store in (made(of, 5, 0), made(of, 5, 1)):
+        (of.directory(store) / "data.mdb").write_bytes(b"no database" * 10_000)
+    assert of.tidy(0) == Tidied([], [])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shard-1-id0.unreadable", "shard-1-id1.unreadable"]
+
+
+def test_of_what_is_set_aside_the_last_is_kept(tmp_path: Path) -> None:
+    for life in range(3):
+        of = ShardStores(tmp_path, "shard-1", lambda life=life: f"id{life}")  # type: ignore[misc]
+        made(of, 5, 0)
+        of.tidy(6)
+    made(stores(tmp_path, "shard-10"), 5, 0)
+    assert left(tmp_path) == ["shard-1-id2.left"]
 
 
 @pytest.mark.parametrize("spoil", ["garbage", "schema", "entry", "cut", "half"])
