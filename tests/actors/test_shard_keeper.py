@@ -190,11 +190,11 @@ async def test_the_end_of_an_actor_that_was_silent_before_is_certain(
     monkeypatch.setattr(shard_keeper.ray_head, "has_ended", lambda *_: False)
     actors.statuses["shard-0"] = status(process.pid)
     await keeper.follow(0, ("shard-0",))
-    actors.reports.put_nowait(Report(1, Role.PRIMARY, 1))
+    actors.reports.put_nowait(Report(1, Role.PRIMARY, 1, "a"))
     roles = keeper.shards[0]
     await until(lambda: "shard-0" in roles.reports)
     actors.is_silent = True
-    actors.reports.put_nowait(Report(1, Role.PRIMARY, 1))
+    actors.reports.put_nowait(Report(1, Role.PRIMARY, 1, "a"))
     await until(lambda: roles._dead == {"shard-0": False})
     process.kill()
     await until(lambda: roles._dead == {"shard-0": True})
