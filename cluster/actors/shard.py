@@ -235,7 +235,7 @@ class ShardActor(Shell):
         while self._holder.role is Role.NONE and self._store_state == "none" and not self._closed:
             await asyncio.sleep(STORE_POLL_S)
             try:
-                taken = await asyncio.to_thread(stores.take)
+                taken = await asyncio.to_thread(stores.take, self._holder.adopted)
             except StoreError:
                 return  # to begin one will say why
             if taken is None:
@@ -300,8 +300,8 @@ class ShardActor(Shell):
             return
         if life == self._holder.life:
             self.log.info("role_granted", role=grant.role, epoch=grant.epoch, other=grant.other)
-            if grant.role is Role.PRIMARY and self._holder.role is Role.NONE:
-                self._recorded()  # before anybody was told
+            if self._holder.role is Role.NONE:
+                self._recorded()  # before anybody was told who leads
         self._carry_out(self._holder.grant(life, grant, self.now()))
 
     def _step_down(self, reason: str) -> None:

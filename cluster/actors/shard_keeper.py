@@ -132,6 +132,7 @@ class ShardKeeper:
         self._tasks = Tasks(log)
         self._tasks.spawn(self._work())
         self._renewing: set[str] = set()
+        """Actors that are being ended and made anew."""
         self._ending: set[str] = set()
         """Actors that were ended so that their standbys take over."""
         self._outages = Outages()

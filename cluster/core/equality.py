@@ -2,7 +2,7 @@
 
 They are looked into once: 32 levels over 400 KB took 14 s else.
 
-What must not live here: what is equal (`operation.json_equal`).
+Of numbers, texts and truth values `operation.json_equal` says what is equal.
 """
 
 from typing import Any

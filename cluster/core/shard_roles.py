@@ -25,6 +25,9 @@ from msgspec import Struct, structs
 
 from cluster.core.role import Grant, Role, next_epoch
 
+RENEW_MS = 15_000.0
+"""How long an actor is silent at least before it is ended, however short stores are waited for: it may be loading one."""
+
 
 class Record(Struct, frozen=True, array_like=True):
     """What lasts of a shard's roles."""
@@ -38,6 +41,8 @@ class Record(Struct, frozen=True, array_like=True):
     since: int = 0
     """Of stores that were whole under this epoch or a later one, all that was let out is in what the shard has now. What earlier ones hold it may
     have gone on without."""
+    is_alone: bool = False
+    """The primary was told of no standby under this epoch: nobody else can be whole under it."""
 
 
 class Report(Struct, frozen=True, array_like=True):
@@ -129,8 +134,6 @@ class ShardRoles:
         """Since when there was nobody to lead."""
         self._led_by: Tell | None = None
         """What the primary was told last."""
-        self._alone_as = 0
-        """The epoch that this life of the supervisor gave and under which it has named no standby: nobody else can be whole under it."""
         self._dead: dict[str, bool] = {}
         """Actors that are gone; whether their process is known to have ended."""
         self._missed: dict[str, None] = {}
@@ -170,8 +173,7 @@ class ShardRoles:
 
     def _raise(self, epoch: int, store: str, primary: str, since: int) -> None:
         """Have somebody lead under a new epoch: alone, until it is told of a standby."""
-        self.record = self._record(epoch, store, primary, since)
-        self._alone_as = epoch
+        self.record = structs.replace(self._record(epoch, store, primary, since), is_alone=True)
 
     def reported(self, actor: str, report: Report, now_ms: float) -> list[Effect]:
         """An actor says how it is."""
@@ -279,9 +281,12 @@ class ShardRoles:
             if other is None or actor in self._dead:
                 continue
             if other.role is Role.STANDBY and other.epoch == self.record.epoch:
+                kept: list[Effect] = []
+                if self.record.is_alone:
+                    self.record = structs.replace(self.record, is_alone=False)
+                    kept.append(Keep(self.shard, self.record))
                 grant = Grant(Role.PRIMARY, self.record.epoch, actor, other.life)
-                self._alone_as = 0
-                return [Tell(self.shard, primary, report.life, grant)]
+                return [*kept, Tell(self.shard, primary, report.life, grant)]
             grant = Grant(Role.STANDBY, self.record.epoch, primary)
             return [Tell(self.shard, actor, other.life, grant)]
         return []
@@ -336,7 +341,8 @@ class ShardRoles:
         has_waited = now_ms - self._began_ms >= self._wait_ms
         if replaced := [actor for actor, report in ready.items() if report.role is Role.PRIMARY]:
             return self._step_down(replaced, ready)
-        if not ready and (self._others_gone(ready) or not has_waited):
+        may_renew = now_ms - self._began_ms >= max(self._wait_ms, RENEW_MS)
+        if not ready and (self._others_gone(ready) or len(self.actors) == 1 or not may_renew):
             return []
         is_known = all(actor in ready or actor in self._dead for actor in self.actors)
         if not (has_waited or (is_known and self._others_gone(ready))):
@@ -364,7 +370,7 @@ class ShardRoles:
         is_behind = chosen is None or (self.record is not None and whole[chosen].epoch < self.record.epoch)
         if is_behind and not adopted and not self._others_gone(ready):
             assert self.record is not None
-            return [Renew(self.shard, self.record.primary)]
+            return [Renew(self.shard, self.record.primary)] if may_renew else []
         if chosen is None:
             if self.record is not None and self.record.store:
                 if not has_waited:
@@ -411,7 +417,7 @@ class ShardRoles:
 
     def _was_alone(self, report: Report) -> bool:
         """Whether nobody but who led with a store can be whole under the epoch on record."""
-        return self.record is not None and self._alone_as == self.record.epoch <= report.epoch
+        return self.record is not None and self.record.is_alone and self.record.epoch <= report.epoch
 
     def _furthest(self, whole: Mapping[str, Report]) -> str | None:
         """Return who has the store that has come furthest, of two that have come as far the one on record."""

@@ -170,7 +170,7 @@ EVICT_SLICE = 500
 EVICT_LOOKS = 5_000
 """Entries looked at for it: those that are being fetched do not give way."""
 MAX_REPLAYED = 16
-"""Operations of a client's edit that are applied again over a fetch's response; what a longer one made takes its place."""
+"""Operations of a client's edit that are applied again over a fetch's response; what a longer one made takes its place, and one more follows."""
 MAX_RECENT = 1_000
 """Groups of operations kept for a response; with more, another fetch follows it."""
 MAX_RECENT_ENTITIES = 10_000
@@ -1550,6 +1550,8 @@ class ShardState:
         entry = entry or self._create(request.key)
         if entry.query is not None:
             self._remember(entry, operations if len(operations) <= MAX_REPLAYED else [Set(value.json())])
+            if len(operations) > MAX_REPLAYED and entry.fetch is not None:
+                entry.fetch.again = True
         self.cache.written(entry, value, is_edit=True)
         copies = any(b'"op":"copy"' in step or b'"op":"move"' in step for step in patch or ())
         if copies:

@@ -113,12 +113,12 @@ class LmdbStore:
 
     def _open(self, directory: Path, sync: str, map_bytes: int) -> None:
         held = directory / DATA
-        is_new = not held.exists()
         if sync == "window" or (directory / SYNCED).exists():
             self._synced = SyncedState(directory)
         if self._synced is not None and (sync != "window" or not KNOWN):
             self._synced.close(is_over=True)
             self._synced = None
+        is_new = not held.exists()
         is_through = sync == "always" or (sync == "window" and not KNOWN)
         size = max(map_bytes, 2 * held.stat().st_size if held.exists() else 0)
         self._env = lmdb.open(
@@ -132,8 +132,6 @@ class LmdbStore:
                 sync_names(directory)
                 sync_names(directory.parent)
             self._file = os.open(held, os.O_RDONLY)
-            if self._synced is not None:
-                self._write_through()  # else the first commit might write over pages of what was synced last
         except (lmdb.Error, OSError):
             self._env.close()
             raise
@@ -237,6 +235,11 @@ class LmdbStore:
         """Write in a transaction, with more room where there is too little: also what only takes away needs some."""
         while True:
             try:
+                if (
+                    self._synced is not None and self._kept is None
+                ):  # the first might write over pages of what was synced last
+                    with self._syncing:
+                        self._write_through()
                 with self._committing, self._env.begin(write=True) as writing:
                     write(writing)
                 return

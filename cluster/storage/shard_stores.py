@@ -181,6 +181,7 @@ class ShardStores:
         except StoreError as error:
             if isinstance(error.__cause__, BlockingIOError):
                 return self.begin()  # whoever looks for a store was quicker
+            shutil.rmtree(self.directory(store), ignore_errors=True)
             raise
         return Taken(store, begun, Standing(0, is_whole=False), (0, 0))
 

@@ -21,6 +21,8 @@ from typing import NamedTuple
 import lmdb
 import msgspec
 
+from cluster.storage.backup_directory import sync_names
+
 DATA = "data.mdb"
 """What LMDB calls its file."""
 SYNCED = "synced"
@@ -75,8 +77,11 @@ class SyncedState:
         """
         is_new = not (directory / DATA).exists()
         self._path = directory / SYNCED
+        is_begun = self._path.exists()
         self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
+            if not is_begun:
+                sync_names(directory)
             self._next = 0
             last = self._last()
             if is_new:
@@ -117,9 +122,10 @@ class SyncedState:
 
     def close(self, *, is_over: bool = False) -> None:
         """Give it up; `is_over`: and the file, as the store is not written like that any more."""
-        os.close(self._handle)
         if is_over:
             self._path.unlink()
+            sync_names(self._path.parent)  # were it there again, it would take back what is committed from now on
+        os.close(self._handle)
 
 
 def _digest(encoded: bytes) -> bytes:

@@ -12,7 +12,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 import cluster
-from cluster.core import gateway_mutations, gateway_state, mutation_shares, shard_state, template
+from cluster.core import gateway_mutations, gateway_state, mutation_shares, shard_state, template, work
 from cluster.core.grants import ApiKeys, Grants, line
 from cluster.core.limits import Limits
 from cluster.core.mutation import DeclaredMutation
@@ -129,9 +129,9 @@ async def waits(harness: Harness, *sizes: int, key: str = "") -> Told:
     return await ask(harness, "/v1/mutations", "POST", json=last, headers=headers)
 
 
-async def grow(harness: Harness) -> Told:
+async def grow(harness: Harness, operations: int = 1) -> Told:
     await harness.put(KEY, ["x" * 40])
-    return await ask(harness, ENTRY, "PATCH", json={"operations": [{"append": {"item": "x" * 100}}]})
+    return await ask(harness, ENTRY, "PATCH", json={"operations": [{"append": {"item": "x" * 100}}] * operations})
 
 
 def mutates(n: int) -> dict[str, Any]:
@@ -150,6 +150,8 @@ class Case(NamedTuple):
 
 DEEP = "[" * 40 + "]" * 40
 CASES: dict[str, Case] = {
+    "operations": Case("TOO_LARGE", lambda it: grow(it, 9)),
+    "edit_steps": Case("TOO_LARGE", grow),
     "frame": Case("TOO_LARGE", lambda it: say(it, {"type": "x" * 100}), Limits(frame_bytes=100)),
     "body": Case("TOO_LARGE", lambda it: ask(it, ENTRY, "PUT", data="x" * 200), Limits(body_bytes=100)),
     "request_line": Case("TOO_LARGE", lambda it: write(it, b"GET /" + b"x" * 9_000 + b" HTTP/1.1\r\n\r\n")),
@@ -212,6 +214,9 @@ async def test_who_is_beyond_a_limit_is_told_which_and_counted(name: str, monkey
     if name.startswith("waiting_"):
         monkeypatch.setattr(mutation_shares, "MAX_UNSETTLED", 10 if "account" in name else 1)
         monkeypatch.setattr(mutation_shares, "MAX_UNSETTLED_BYTES", 1_000)
+    monkeypatch.setattr(work, "MAX_OPERATIONS", 2)
+    if name == "edit_steps":
+        monkeypatch.setattr(shard_state, "MAX_STEPS", 0)
     case = CASES[name]
     async with serving(case.limits, patterns=DOCUMENTS) as harness:
         async with asyncio.timeout(60):

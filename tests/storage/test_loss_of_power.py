@@ -152,11 +152,36 @@ def test_what_a_killed_process_has_committed_counts_where_the_machine_lives_on(
     machine.commit()
     machine.store.close()
     assert machine.rows != machine.synced
-    for _ in range(2):
+    for held in (machine.rows, machine.synced):
         store = LmdbStore(machine.directory)
-        assert rows(store.load()) == machine.rows
+        assert rows(store.load()) == held
         store.close()
-        restart()  # whoever began has synced it
+        restart()
+
+
+@pytest.mark.parametrize(
+    "fault", [lmdb.Error("mdb_env_sync: Input/output error"), OSError(28, "No space left on device")]
+)
+def test_a_disk_that_takes_nothing_keeps_nobody_from_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    machine = Machine(tmp_path / "store", 5)
+    machine.commit()
+    machine.store.close()
+
+    def broken(*_: object) -> None:
+        raise fault
+
+    store = LmdbStore(machine.directory)
+    with monkeypatch.context() as failing:
+        failing.setattr(synced_state.SyncedState, "note", broken)
+        assert rows(store.load()) == machine.rows
+        with pytest.raises(StoreError, match=r"Input/output error|No space left"):
+            store.commit(transaction(9, entries={"a": entry("a")}))
+    store.commit(transaction(9, entries={"a": entry("a")}))
+    store.sync()
+    assert rows(store.load()).keys() == {*machine.rows, "a"}
+    store.close()
 
 
 def test_a_store_of_which_nothing_was_synced_is_begun_anew(tmp_path: Path, restart: Callable[[], None]) -> None:
