@@ -392,7 +392,10 @@ class Peers:
         try:
             handle = await self._handle(to)
             ask = handle.ask if is_repeated else handle.ask.options(max_task_retries=0)
-            return await asyncio.wait_for(ask.remote(method, *arguments), timeout_s)
+            async with asyncio.timeout(
+                timeout_s
+            ):  # `wait_for` loses a cancellation that comes with the answer (Python 3.11)
+                return await ask.remote(method, *arguments)
         except (RayError, TimeoutError, ValueError, AttributeError) as error:  # the last: it is of another version
             self._handles.pop(to, None)
             raise Unreachable(f"{to}: {type(error).__name__}") from error

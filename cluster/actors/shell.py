@@ -121,7 +121,8 @@ class Shell:
         if node != self.node:
             return False
         try:
-            await asyncio.wait_for(process_end.ended(pid), within_s)
+            async with asyncio.timeout(within_s):
+                await process_end.ended(pid)
         except OSError:  # a TimeoutError is one
             return False
         return True

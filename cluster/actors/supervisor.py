@@ -220,7 +220,8 @@ class SupervisorActor:
                 await self._run(Replace(actor))
                 await self._returned(actor)
                 with contextlib.suppress(TimeoutError):  # not both of a shard's at once
-                    await asyncio.wait_for(self._shards.settled(actor, life), RESTART_TIMEOUT_S)
+                    async with asyncio.timeout(RESTART_TIMEOUT_S):
+                        await self._shards.settled(actor, life)
         anew = [each for each in kinds["ingestor"] + kinds["coordinator"] if not await self._takes(each, specification)]
         await finish(self._replace(anew))
         for actor in anew:

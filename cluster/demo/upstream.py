@@ -280,7 +280,8 @@ class Upstream:
             return _refused(self._errors["status"], "INJECTED", "an error was asked for")
         if self._latency_s:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._other_latency.wait(), self._latency_s)
+                async with asyncio.timeout(self._latency_s):
+                    await self._other_latency.wait()
         is_swallowed = _is_next(self._swallowing, request)
         try:
             answer = await handler(request)
