@@ -147,6 +147,8 @@ class World:
         self._copies: dict[int, set[str]] = {}
         """Actors that have all that was acknowledged, by shard, as when somebody led it last."""
         self._lost_disks: set[int] = set()
+        self._successors: dict[int, str] = {}
+        """Who was promoted and may not have led yet, by shard: nobody else has anything of the epoch on record."""
         self._epochs: dict[tuple[Process, str], int] = {}
         """Highest epoch of a shard that a gateway has taken anything of."""
         self.on_loss: Callable[[int, tuple[str, ...], bool], None] | None = None
@@ -309,9 +311,10 @@ class World:
         """Keep the roles of a shard, as Ray does. A primary that lives and is to go on alone has the only copy from now on."""
         before, self.records[shard] = self.records.get(shard), record
         process = self.processes.get(record.primary)
-        if before is not None and before.primary == record.primary and process is not None:
-            if process.holder.state.shard is not None:
-                self._copies[shard] = {record.primary}
+        if before is not None and before.primary != record.primary:
+            self._successors[shard] = record.primary
+        elif before is not None and process is not None and process.holder.state.shard is not None:
+            self._copies[shard] = {record.primary}
 
     def _harmed(self, name: str, how: str) -> None:
         """Something happens to an actor: say what may be lost by it of what was acknowledged."""
@@ -321,6 +324,7 @@ class World:
         process = self.led(shard)
         copies = self._copies.setdefault(shard, set())
         if process is not None:
+            self._successors.pop(shard, None)
             replication = process.holder.state.replication
             standby = self.processes.get(replication.standby)
             is_whole = (
@@ -332,6 +336,8 @@ class World:
             copies = self._copies[shard] = {process.name, *([replication.standby] if has_all else [])}
         if how == "lost disks":
             self._lost_disks.add(shard)
+            if self._successors.get(shard) == name:
+                copies.clear()
         if how != "kill" or not self.has_disks:
             copies.discard(name)
         if self.on_loss is None:
@@ -531,7 +537,7 @@ class World:
         self.note(f"{address} retires")
         if address.startswith("shard-"):
             shard = shard_at(address)
-            for kept in (self.records, self._copies):
+            for kept in (self.records, self._copies, self._successors):
                 kept.pop(shard, None)
             if (supervisor := self.processes.get(SUPERVISOR)) is not None:
                 supervisor.do(lambda: supervisor.machine.forget(shard))
