@@ -41,8 +41,6 @@ class Record(Struct, frozen=True, array_like=True):
     since: int = 0
     """Of stores that were whole under this epoch or a later one, all that was let out is in what the shard has now. What earlier ones hold it may
     have gone on without."""
-    is_alone: bool = False
-    """The primary was told of no standby under this epoch: nobody else can be whole under it."""
 
 
 class Report(Struct, frozen=True, array_like=True):
@@ -134,6 +132,8 @@ class ShardRoles:
         """Since when there was nobody to lead."""
         self._led_by: Tell | None = None
         """What the primary was told last."""
+        self._alone_as = 0
+        """The epoch that this life of the supervisor gave and under which it has named no standby: nobody else can be whole under it."""
         self._dead: dict[str, bool] = {}
         """Actors that are gone; whether their process is known to have ended."""
         self._missed: dict[str, None] = {}
@@ -173,7 +173,8 @@ class ShardRoles:
 
     def _raise(self, epoch: int, store: str, primary: str, since: int) -> None:
         """Have somebody lead under a new epoch: alone, until it is told of a standby."""
-        self.record = structs.replace(self._record(epoch, store, primary, since), is_alone=True)
+        self.record = self._record(epoch, store, primary, since)
+        self._alone_as = epoch
 
     def reported(self, actor: str, report: Report, now_ms: float) -> list[Effect]:
         """An actor says how it is."""
@@ -281,12 +282,9 @@ class ShardRoles:
             if other is None or actor in self._dead:
                 continue
             if other.role is Role.STANDBY and other.epoch == self.record.epoch:
-                kept: list[Effect] = []
-                if self.record.is_alone:
-                    self.record = structs.replace(self.record, is_alone=False)
-                    kept.append(Keep(self.shard, self.record))
                 grant = Grant(Role.PRIMARY, self.record.epoch, actor, other.life)
-                return [*kept, Tell(self.shard, primary, report.life, grant)]
+                self._alone_as = 0
+                return [Tell(self.shard, primary, report.life, grant)]
             grant = Grant(Role.STANDBY, self.record.epoch, primary)
             return [Tell(self.shard, actor, other.life, grant)]
         return []
@@ -417,7 +415,7 @@ class ShardRoles:
 
     def _was_alone(self, report: Report) -> bool:
         """Whether nobody but who led with a store can be whole under the epoch on record."""
-        return self.record is not None and self.record.is_alone and self.record.epoch <= report.epoch
+        return self.record is not None and self._alone_as == self.record.epoch <= report.epoch
 
     def _furthest(self, whole: Mapping[str, Report]) -> str | None:
         """Return who has the store that has come furthest, of two that have come as far the one on record."""

@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from cluster.core.role import Grant, Role
 from cluster.core.shard_roles import RENEW_MS, Ask, End, Keep, Missing, Record, Renew, Report, ShardRoles, Tell
@@ -14,11 +13,6 @@ WAIT_MS = 60_000.0
 
 def shared(epoch: int, store: str, primary: str, since: int = 0) -> Record:
     return Record(epoch, store, primary, True, since)
-
-
-def alone(epoch: int, store: str, primary: str, since: int = 0) -> Record:
-    """As an epoch begins."""
-    return replace(shared(epoch, store, primary, since), is_alone=True)
 
 
 def roles(record: Record | None = None, actors: tuple[str, ...] = (A, B)) -> ShardRoles:
@@ -68,14 +62,14 @@ def succeeds(made: ShardRoles, effects: list[Any], now_ms: float) -> list[Any]:
 def test_a_new_cluster_begins_when_all_have_been_heard() -> None:
     made = roles()
     assert made.reported(A, new(), 1.0) == []
-    record = alone(1, "", A, 1)
+    record = shared(1, "", A, 1)
     assert made.reported(B, new(), 2.0) == [Keep(0, record), tell(A, 1, Role.PRIMARY, 1, is_dead=True)]
 
 
 def test_a_new_cluster_begins_without_who_never_came() -> None:
     made = roles()
     assert made.reported(B, new(), 1.0) == []
-    assert made.decide(WAIT_MS) == [Keep(0, alone(1, "", B, 1)), tell(B, 1, Role.PRIMARY, 1, is_dead=True)]
+    assert made.decide(WAIT_MS) == [Keep(0, shared(1, "", B, 1)), tell(B, 1, Role.PRIMARY, 1, is_dead=True)]
 
 
 def test_what_was_granted_and_is_not_done_yet_is_told_again_under_the_same_epoch() -> None:
@@ -83,7 +77,7 @@ def test_what_was_granted_and_is_not_done_yet_is_told_again_under_the_same_epoch
     made.reported(A, new(), 1.0)
     (_, told) = made.reported(B, new(), 2.0)
     assert made.decide(3.0) == [told]
-    assert made.reported(A, new(2), 4.0) == [Keep(0, alone(2, "", A, 2)), tell(A, 2, Role.PRIMARY, 2, is_dead=True)], (
+    assert made.reported(A, new(2), 4.0) == [Keep(0, shared(2, "", A, 2)), tell(A, 2, Role.PRIMARY, 2, is_dead=True)], (
         "anew"
     )
 
@@ -111,7 +105,7 @@ def test_the_store_on_record_counts_not_another() -> None:
     made.died(A, 0.0, is_certain=True)
     assert made.reported(B, new(store="b", epoch=4, offset=99), 1.0) == []
     assert made.reported(A, new(store="a", epoch=5), 2.0) == [
-        Keep(0, alone(6, "a", A)),
+        Keep(0, shared(6, "a", A)),
         tell(A, 1, Role.PRIMARY, 6, is_dead=True),
     ]
 
@@ -120,7 +114,7 @@ def test_a_store_that_was_whole_under_the_epoch_on_record_is_as_good() -> None:
     made = roles(shared(5, "a", A))
     made.died(A, 0.0, is_certain=True)
     kept, told = made.reported(B, new(store="b", epoch=5), 1.0)
-    assert (kept.record, told.actor) == (alone(6, "b", B, 6), B)
+    assert (kept.record, told.actor) == (shared(6, "b", B, 6), B)
 
 
 @pytest.mark.parametrize("first", [A, B])
@@ -132,14 +126,14 @@ def test_of_stores_whole_under_the_epoch_on_record_the_furthest_counts(first: st
     made.died(A, 0.0, is_certain=False)
     assert made.reported(first, reports.pop(first), 1.0) == []
     ((second, report),) = reports.items()
-    assert made.reported(second, report, 2.0)[0] == Keep(0, alone(6, {A: "a", B: "b"}[chosen], chosen))
+    assert made.reported(second, report, 2.0)[0] == Keep(0, shared(6, {A: "a", B: "b"}[chosen], chosen))
 
 
 def test_the_store_on_record_waits_for_the_other_s_no_longer_than_for_itself() -> None:
     made = roles(shared(5, "a", A))
     made.died(B, 0.0, is_certain=True)
     assert made.reported(A, new(2, "a", 5, 100), 1.0) == []
-    assert made.decide(WAIT_MS)[0] == Keep(0, alone(6, "a", A, 6))
+    assert made.decide(WAIT_MS)[0] == Keep(0, shared(6, "a", A, 6))
 
 
 def test_a_primary_that_is_known_to_have_been_alone_waits_for_nobody() -> None:
@@ -147,19 +141,18 @@ def test_a_primary_that_is_known_to_have_been_alone_waits_for_nobody() -> None:
     made.died(B, 1.0, is_certain=True)
     made.reported(A, leads(6), 2.0)
     made.died(A, 3.0, is_certain=True)
-    assert made.reported(A, new(2, "a", 6, 100), 4.0)[0] == Keep(0, alone(7, "a", A))
+    assert made.reported(A, new(2, "a", 6, 100), 4.0)[0] == Keep(0, shared(7, "a", A))
 
 
 def test_a_primary_that_was_named_a_standby_since_waits_for_that() -> None:
     made = in_sync()
     made.died(B, 1.0, is_certain=True)
     made.reported(A, leads(6), 2.0)
-    named = [Keep(0, shared(6, "a", A)), tell(A, 1, Role.PRIMARY, 6, B, 2)]
-    assert made.reported(B, follows(6, 2), 3.0) == named
+    assert made.reported(B, follows(6, 2), 3.0) == [tell(A, 1, Role.PRIMARY, 6, B, 2)]
     made.died(B, 4.0, is_certain=True)
     made.died(A, 4.0, is_certain=True)
     assert made.reported(A, new(2, "a", 6, 100), 5.0) == []
-    assert made.reported(B, new(3, "b", 6, 150), 6.0)[0] == Keep(0, alone(7, "b", B))
+    assert made.reported(B, new(3, "b", 6, 150), 6.0)[0] == Keep(0, shared(7, "b", B))
 
 
 def test_a_successor_that_never_led_waits_for_the_other_s_store_though_it_was_alone() -> None:
@@ -167,14 +160,14 @@ def test_a_successor_that_never_led_waits_for_the_other_s_store_though_it_was_al
     succeeds(made, made.died(A, 1.0, is_certain=True), 1.5)
     made.died(B, 2.0, is_certain=True)
     assert made.reported(B, new(2, "b", 5, 70), 3.0) == []
-    assert made.reported(A, new(3, "a", 5, 75), 4.0)[0] == Keep(0, alone(7, "a", A))
+    assert made.reported(A, new(3, "a", 5, 75), 4.0)[0] == Keep(0, shared(7, "a", A))
 
 
 def test_a_store_that_was_restored_counts_whatever_is_on_record() -> None:
     made = roles(shared(5, "gone", A))
     made.reported(A, new(store="a", epoch=5), 1.0)
     restored = Report(1, Role.NONE, 3, "restored", True, (3, 9), is_adopted=True)
-    assert made.reported(B, restored, 2.0)[0] == Keep(0, alone(6, "restored", B, 6))
+    assert made.reported(B, restored, 2.0)[0] == Keep(0, shared(6, "restored", B, 6))
 
 
 def test_after_the_wait_the_shard_begins_empty_and_says_so() -> None:
@@ -183,7 +176,7 @@ def test_after_the_wait_the_shard_begins_empty_and_says_so() -> None:
     assert made.decide(WAIT_MS - 1) == []
     assert made.decide(WAIT_MS) == [
         Missing(0, "gone"),
-        Keep(0, Record(6, "", A, since=6, is_alone=True)),
+        Keep(0, Record(6, "", A, since=6)),
         tell(A, 1, Role.PRIMARY, 6, is_dead=True, begins_empty=True),
     ]
 
@@ -198,7 +191,7 @@ def test_a_filling_that_was_broken_off_does_not_count(record: Record | None) -> 
     made.reported(A, new(store="a", epoch=4, offset=7, is_whole=False), 0.0)
     epoch = 5 if record is None else 6
     assert made.reported(B, new(), 0.0) == [
-        Keep(0, alone(epoch, "", A, epoch)),
+        Keep(0, shared(epoch, "", A, epoch)),
         tell(A, 1, Role.PRIMARY, epoch, is_dead=True, begins_empty=True),
     ]
 
@@ -223,7 +216,7 @@ def test_a_word_that_was_not_heard_is_said_again() -> None:
 def test_a_dead_primary_is_followed_by_its_standby_at_once() -> None:
     made = in_sync()
     assert succeeds(made, made.died(A, 1.0, is_certain=True), 1.5) == [
-        Keep(0, alone(6, "b", B)),
+        Keep(0, shared(6, "b", B)),
         tell(B, 1, Role.PRIMARY, 6, is_dead=True),
     ]
     assert made.promotions == 1
@@ -234,13 +227,13 @@ def test_a_standby_that_has_begun_anew_unheard_does_not_take_over_from_a_primary
     made = in_sync()
     assert made.died(A, 1.0, is_certain=False) == [Ask(0, B)]
     assert made.reported(B, new(2), 2.0) == []
-    assert made.reported(A, leads(5, standby=B, is_lost=True), 3.0)[0] == Keep(0, alone(6, "a", A))
+    assert made.reported(A, leads(5, standby=B, is_lost=True), 3.0)[0] == Keep(0, shared(6, "a", A))
 
 
 def test_a_silent_primary_is_followed_when_its_lease_is_over() -> None:
     made = in_sync()
     promoted = succeeds(made, made.died(A, 1.0, is_certain=False), 1.5)
-    assert promoted == [Keep(0, alone(6, "b", B)), tell(B, 1, Role.PRIMARY, 6)]
+    assert promoted == [Keep(0, shared(6, "b", B)), tell(B, 1, Role.PRIMARY, 6)]
     assert made.died(A, 2.0, is_certain=True) == [tell(B, 1, Role.PRIMARY, 6, is_dead=True)], (
         "now there is no need to wait"
     )
@@ -256,7 +249,7 @@ def test_an_old_primary_that_goes_on_becomes_the_standby() -> None:
 def test_a_primary_that_was_started_anew_does_not_come_back_to_its_role() -> None:
     made = in_sync()
     assert succeeds(made, made.reported(A, new(2, store="a", epoch=5), 1.0), 1.5) == [
-        Keep(0, alone(6, "b", B)),
+        Keep(0, shared(6, "b", B)),
         tell(B, 1, Role.PRIMARY, 6, is_dead=True),
     ]
 
@@ -265,17 +258,17 @@ def test_a_standby_counts_though_the_supervisor_had_not_heard_that_it_is_whole()
     made = roles(shared(5, "a", A))
     made.reported(A, leads(5, standby=B), 0.0)
     made.reported(B, follows(5, is_whole=True), 0.0)
-    assert succeeds(made, made.died(A, 1.0, is_certain=True), 1.5)[0] == Keep(0, alone(6, "b", B))
+    assert succeeds(made, made.died(A, 1.0, is_certain=True), 1.5)[0] == Keep(0, shared(6, "b", B))
 
 
 def test_a_new_life_of_the_supervisor_hears_the_standby_before_the_primary_begins_anew() -> None:
     made = roles(shared(5, "a", A))
     assert made.reported(A, new(2, store="a", epoch=5), 1.0) == []
-    assert made.reported(B, follows(5, is_whole=True), 2.0)[0] == Keep(0, alone(6, "b", B))
+    assert made.reported(B, follows(5, is_whole=True), 2.0)[0] == Keep(0, shared(6, "b", B))
     made = roles(shared(5, "a", A))
     made.reported(A, new(2, store="a", epoch=5), 1.0)
     assert made.died(B, 2.0, is_certain=False) == [], "its store may have more"
-    assert made.reported(B, new(9), 3.0)[0] == Keep(0, alone(6, "a", A)), "or it has none"
+    assert made.reported(B, new(9), 3.0)[0] == Keep(0, shared(6, "a", A)), "or it has none"
 
 
 @pytest.mark.parametrize("report", [follows(5), follows(4, is_whole=True)], ids=["not whole", "of an earlier epoch"])
@@ -298,20 +291,20 @@ def test_a_standby_is_removed_by_the_next_epoch(how: str) -> None:
             effects = made.reported(B, follows(5, 2), 1.0)
         case _:
             effects = made.reported(A, leads(5, standby=B, is_lost=True), 1.0)
-    assert effects == [Keep(0, alone(6, "a", A)), tell(A, 1, Role.PRIMARY, 6)]
+    assert effects == [Keep(0, shared(6, "a", A)), tell(A, 1, Role.PRIMARY, 6)]
     assert made.decide(2.0) == [tell(A, 1, Role.PRIMARY, 6)], "until it has heard"
 
 
 def test_a_standby_that_cannot_be_reached_is_removed_only_if_the_primary_can() -> None:
     made = in_sync()
     assert made.died(B, 1.0, is_certain=False) == [Ask(0, A)]
-    removed = [Keep(0, alone(6, "a", A)), tell(A, 1, Role.PRIMARY, 6)]
+    removed = [Keep(0, shared(6, "a", A)), tell(A, 1, Role.PRIMARY, 6)]
     assert made.reported(A, leads(5, standby=B, is_in_sync=True), 2.0) == removed
     made = in_sync()
     assert made.died(B, 1.0, is_certain=False) == [Ask(0, A)]
     assert made.died(A, 2.0, is_certain=False) == []
     assert made.reported(B, follows(5, is_whole=True), 3.0) == [
-        Keep(0, alone(6, "b", B)),
+        Keep(0, shared(6, "b", B)),
         tell(B, 1, Role.PRIMARY, 6),
     ], "it was the supervisor that was cut off"
 
@@ -343,7 +336,7 @@ def test_a_primary_that_may_serve_still_is_ended_before_the_shard_begins_empty()
     assert made.replaced(A, WAIT_MS, was_there=True) == []
     assert made.reported(B, follows(5), 2 * WAIT_MS - 1) == [], "its store can be had now"
     assert made.reported(A, new(2, "a", 5, 9), 2 * WAIT_MS - 1) == [
-        Keep(0, alone(6, "a", A)),
+        Keep(0, shared(6, "a", A)),
         tell(A, 2, Role.PRIMARY, 6, is_dead=True),
     ]
 
@@ -361,7 +354,7 @@ def test_a_primary_that_comes_back_before_anybody_began_goes_on() -> None:
 def begins_empty(effects: list[Any]) -> bool:
     return effects == [
         Missing(0, "a"),
-        Keep(0, alone(6, "", B, 6)),
+        Keep(0, shared(6, "", B, 6)),
         tell(B, 1, Role.PRIMARY, 6, is_dead=True, begins_empty=True),
     ]
 
@@ -427,7 +420,7 @@ def test_both_dead_the_primary_s_own_store_goes_on() -> None:
     made.died(B, 1.0, is_certain=True)
     made.died(A, 2.0, is_certain=True)
     assert made.reported(B, new(9, store="b", epoch=5), 3.0) == [], "it was removed before the primary died"
-    assert made.reported(A, new(9, store="a", epoch=5), 4.0)[0] == Keep(0, alone(7, "a", A))
+    assert made.reported(A, new(9, store="a", epoch=5), 4.0)[0] == Keep(0, shared(7, "a", A))
 
 
 def test_a_hand_over_ends_the_primary_once_its_standby_has_everything() -> None:
@@ -437,7 +430,7 @@ def test_a_hand_over_ends_the_primary_once_its_standby_has_everything() -> None:
     assert made.reported(A, leads(5, standby=B), 0.0) == []
     made.reported(B, follows(5, is_whole=True), 1.0)
     assert made.reported(A, leads(5, standby=B, is_in_sync=True), 1.0) == [End(0, A)]
-    assert succeeds(made, made.died(A, 2.0, is_certain=True), 2.5)[0] == Keep(0, alone(6, "b", B))
+    assert succeeds(made, made.died(A, 2.0, is_certain=True), 2.5)[0] == Keep(0, shared(6, "b", B))
     assert (made.is_handing_over, made.promotions) == (False, 0)
 
 
@@ -445,7 +438,7 @@ def test_an_actor_that_is_not_wanted_is_no_standby_any_longer() -> None:
     made = in_sync()
     assert made.want((A,), 1.0) == [
         Keep(0, Record(5, "a", A)),
-        Keep(0, Record(6, "a", A, is_alone=True)),
+        Keep(0, Record(6, "a", A)),
         tell(A, 1, Role.PRIMARY, 6),
     ]
     assert made.reported(B, follows(5, is_whole=True), 2.0) == []
@@ -460,7 +453,7 @@ def test_before_a_second_actor_is_told_anything_the_first_may_not_begin_by_itsel
 def test_a_shard_that_had_two_actors_and_has_one_goes_on_with_the_store_that_led() -> None:
     made = ShardRoles(0, shared(5, "b", B), wait_ms=WAIT_MS, now_ms=0.0)
     assert made.want((A,), 0.0) == [Keep(0, Record(5, "b", B))]
-    assert made.reported(A, new(store="b", epoch=5), 1.0)[0] == Keep(0, Record(6, "b", A, is_alone=True))
+    assert made.reported(A, new(store="b", epoch=5), 1.0)[0] == Keep(0, Record(6, "b", A))
 
 
 def test_a_primary_that_was_alone_has_begun_anew_by_itself() -> None:
@@ -478,14 +471,14 @@ def test_a_primary_that_began_anew_as_it_got_a_second_is_kept_as_one_of_two() ->
 def test_a_successor_that_died_before_it_led_leaves_nobody_waiting() -> None:
     made = in_sync()
     (kept, told) = succeeds(made, made.died(A, 1.0, is_certain=False), 1.5)
-    assert (kept, told) == (Keep(0, alone(6, "b", B)), tell(B, 1, Role.PRIMARY, 6))
+    assert (kept, told) == (Keep(0, shared(6, "b", B)), tell(B, 1, Role.PRIMARY, 6))
     assert made.reported(A, leads(5, standby=B, is_lost=True), 2.0) == [told], "it may be about to lead"
     assert made.died(B, 3.0, is_certain=False) == [], "it may lead, for all that is known"
     steps_down = tell(A, 1, Role.STANDBY, 6, B)
     assert made.died(B, 4.0, is_certain=True) == [steps_down]
     assert made.reported(B, new(2, "b", 5, 70), 5.0) == [steps_down]
     assert made.reported(A, new(3, "a", 5, 75), 6.0) == [
-        Keep(0, alone(7, "a", A)),
+        Keep(0, shared(7, "a", A)),
         tell(A, 3, Role.PRIMARY, 7, is_dead=True),
     ], "what the one on record lost in a power cut, the other has"
 
@@ -494,7 +487,7 @@ def test_a_successor_that_led_counts_whoever_has_come_further() -> None:
     made = roles(shared(6, "b", B))
     made.reported(A, new(3, "a", 5, 75), 1.0)
     assert made.reported(B, new(2, "b", 6, 3), 2.0) == [
-        Keep(0, alone(7, "b", B)),
+        Keep(0, shared(7, "b", B)),
         tell(B, 2, Role.PRIMARY, 7, is_dead=True),
     ]
 
@@ -502,7 +495,7 @@ def test_a_successor_that_led_counts_whoever_has_come_further() -> None:
 def test_who_was_to_lead_and_never_did_waits_for_the_other_s_store() -> None:
     made = roles(shared(6, "b", B))
     assert made.reported(B, new(2, "b", 5, 70), 1.0) == []
-    assert made.decide(WAIT_MS) == [Keep(0, alone(7, "b", B, 7)), tell(B, 2, Role.PRIMARY, 7, is_dead=True)]
+    assert made.decide(WAIT_MS) == [Keep(0, shared(7, "b", B, 7)), tell(B, 2, Role.PRIMARY, 7, is_dead=True)]
 
 
 def test_with_no_store_on_record_whoever_may_have_more_is_waited_for() -> None:
@@ -512,7 +505,7 @@ def test_with_no_store_on_record_whoever_may_have_more_is_waited_for() -> None:
     assert made.died(B, 1.0, is_certain=False) == [Ask(0, A)]
     assert made.reported(A, new(2), 2.0) == [], "it has begun anew, with nothing"
     assert made.reported(B, follows(5, is_whole=True), 3.0) == [
-        Keep(0, alone(6, "b", B)),
+        Keep(0, shared(6, "b", B)),
         tell(B, 1, Role.PRIMARY, 6, is_dead=True),
     ]
 
@@ -521,13 +514,13 @@ def test_what_was_whole_under_the_epochs_of_a_record_is_in_what_the_shard_has() 
     made = roles(shared(5, "a", A, 3))
     made.reported(A, new(2, "a", 5, 100), 1.0)
     made.reported(B, new(2, "b", 5, 150), 1.0)
-    assert made.record == alone(6, "b", B, 3), "both were compared"
+    assert made.record == shared(6, "b", B, 3), "both were compared"
     made.reported(B, leads(6, "b", A, is_in_sync=True), 2.0)
     made.reported(A, follows(6, store="c", is_whole=True), 2.0)
     made.died(A, 3.0, is_certain=True)
-    assert made.record == alone(7, "b", B, 3)
+    assert made.record == shared(7, "b", B, 3)
     made.want((B,), 4.0)
-    assert made.record == Record(7, "b", B, since=3, is_alone=True)
+    assert made.record == Record(7, "b", B, since=3)
 
 
 def test_what_a_store_that_was_not_heard_of_holds_may_be_nowhere_else() -> None:
@@ -535,13 +528,13 @@ def test_what_a_store_that_was_not_heard_of_holds_may_be_nowhere_else() -> None:
     made.died(B, 0.0, is_certain=True)
     made.reported(A, new(2, "a", 5, 100), 1.0)
     made.decide(WAIT_MS)
-    assert made.record == alone(6, "a", A, 6)
+    assert made.record == shared(6, "a", A, 6)
     made = in_sync()
     made.died(B, 1.0, is_certain=True)
     made.reported(A, leads(6), 2.0)
     made.died(A, 3.0, is_certain=True)
     made.reported(A, new(2, "a", 6, 100), 4.0)
-    assert made.record == alone(7, "a", A), "it is known that there is none"
+    assert made.record == shared(7, "a", A), "it is known that there is none"
 
 
 @pytest.mark.parametrize(("a", "since"), [(new(2, "a", 5, 100), 5), (new(2, "a", 4, 100), 5), (new(2), 5)])
@@ -549,14 +542,14 @@ def test_without_a_record_what_is_of_earlier_epochs_may_be_nowhere_else(a: Repor
     made = roles()
     made.reported(A, a, 1.0)
     made.reported(B, new(2, "b", 5, 150), 1.0)
-    assert made.record == alone(6, "b", B, since)
+    assert made.record == shared(6, "b", B, since)
 
 
 def test_a_store_of_before_the_shard_began_empty_that_goes_on_after_all_has_not_what_came_since() -> None:
     made = roles(shared(9, "", A, 9))
     made.reported(A, new(2), 1.0)
     made.reported(B, new(2, "b", 5, 150), 1.0)
-    assert made.record == alone(10, "b", B, 10)
+    assert made.record == shared(10, "b", B, 10)
 
 
 @pytest.mark.parametrize("store", ["new", "memory"])
@@ -569,12 +562,6 @@ def test_a_primary_that_could_not_read_its_store_leaves_what_others_hold(store: 
 def test_a_primary_that_began_alone_without_its_store_leaves_it() -> None:
     made = roles(shared(5, "a", A, 3))
     assert made.reported(A, leads(7, "new"), 0.0) == [Keep(0, shared(7, "new", A, 7))]
-
-
-def test_a_primary_that_was_alone_begins_at_once_in_another_life_of_the_supervisor_too() -> None:
-    made = roles(alone(6, "a", A))
-    made.died(B, 1.0, is_certain=True)
-    assert made.reported(A, new(2, "a", 6, 100), 4.0)[0] == Keep(0, alone(7, "a", A))
 
 
 def test_who_alone_could_lead_is_left_to_come_back() -> None:
