@@ -16,6 +16,7 @@ from cluster.actors import shard_keeper
 from cluster.actors.handles import Peers, Unreachable
 from cluster.actors.shard_keeper import ShardKeeper
 from cluster.actors.tasks import FAILED
+from cluster.core import shard_roles
 from cluster.core.role import Role
 from cluster.core.shard_roles import Record, Report
 from cluster.observability.logs import Log
@@ -209,6 +210,7 @@ async def test_a_primary_that_answers_nothing_is_ended_once_and_made_anew(
     async def note(*what: str) -> None:
         done.append(what)
 
+    monkeypatch.setattr(shard_roles, "RENEW_MS", 0.0)
     monkeypatch.setattr(shard_keeper.ray_head, "kept", lambda *_: Record(5, "a", "shard-0", True))
     monkeypatch.setattr(shard_keeper.ray_head, "is_there", lambda *_: is_there)
     monkeypatch.setattr(keeper, "_end", note)
