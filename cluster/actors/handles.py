@@ -392,9 +392,8 @@ class Peers:
         try:
             handle = await self._handle(to)
             ask = handle.ask if is_repeated else handle.ask.options(max_task_retries=0)
-            async with asyncio.timeout(
-                timeout_s
-            ):  # `wait_for` loses a cancellation that comes with the answer (Python 3.11)
+            # `wait_for` loses a cancellation that comes with the answer (Python 3.11).
+            async with asyncio.timeout(timeout_s):
                 return await ask.remote(method, *arguments)
         except (RayError, TimeoutError, ValueError, AttributeError) as error:  # the last: it is of another version
             self._handles.pop(to, None)

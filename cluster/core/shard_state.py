@@ -1549,8 +1549,9 @@ class ShardState:
         is_new = entry is None
         entry = entry or self._create(request.key)
         if entry.query is not None:
-            self._remember(entry, operations if len(operations) <= MAX_REPLAYED else [Set(value.json())])
-            if len(operations) > MAX_REPLAYED and entry.fetch is not None:
+            is_long = len(operations) > MAX_REPLAYED
+            self._remember(entry, [Set(value.json())] if is_long else operations)
+            if is_long and entry.fetch is not None:
                 entry.fetch.again = True
         self.cache.written(entry, value, is_edit=True)
         copies = any(b'"op":"copy"' in step or b'"op":"move"' in step for step in patch or ())

@@ -12,6 +12,7 @@ from cluster.core import json_patch
 from cluster.core.entry import MAX_DEPTH
 from cluster.core.operation import json_equal
 from cluster.core.structural_sharing import MAX_SHARED_DEPTH, difference, share
+from tests.core.counted_text import CountedText
 
 NAMES = st.sampled_from(["a", "b", "c", "", "a/b", "m~n", 'q"'])
 SCALARS = st.sampled_from([None, True, False, 0, 1, 1.0, 1.5, -1, 2**53 + 1, "", "1", "a", "ü"])
@@ -164,29 +165,17 @@ def test_what_is_too_deep_to_compare_counts_as_changed() -> None:
 
 
 def test_what_is_deep_is_looked_into_once() -> None:
-    looked = 0
-
-    class Text(str):
-        __slots__ = ()
-
-        def __eq__(self, other: object) -> bool:
-            nonlocal looked
-            looked += 1
-            return str.__eq__(self, other)
-
-        __hash__ = str.__hash__
-
     def deep(last: int) -> Any:
-        value: Any = [*(Text(n) for n in range(100)), last]
+        value: Any = [*(CountedText(n) for n in range(100)), last]
         for _ in range(30):
             value = [value]
         return value
 
     old, new = deep(1), deep(2)
     shared = share(old, new)
-    looked = 0
+    CountedText.compared = 0
     path = "/0" * 30 + "/100"
     assert difference(old, shared) == [b'{"op":"replace","path":"%b","value":2}' % path.encode()]
-    assert looked == 0
+    assert CountedText.compared == 0
     assert difference(old, new) is not None
-    assert looked <= 2 * 100
+    assert CountedText.compared <= 2 * 100

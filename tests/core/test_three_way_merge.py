@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.core.three_way_merge import _woven, three_way_merge
+from tests.core.counted_text import CountedText
 
 A, B, C = {"id": 1, "t": "a"}, {"id": 2, "t": "b"}, {"id": 3, "t": "c"}
 
@@ -69,26 +70,16 @@ def test_what_both_changed_is_a_conflict(base: Any, mine: Any, theirs: Any, conf
 
 
 def test_what_is_deep_is_looked_into_once() -> None:
-    looked = 0
-
-    class Text(str):
-        __slots__ = ()
-
-        def __eq__(self, other: object) -> bool:
-            nonlocal looked
-            looked += 1
-            return str.__eq__(self, other)
-
-        __hash__ = str.__hash__
+    CountedText.compared = 0
 
     def deep(last: int) -> Any:
-        value: Any = [*(Text(n) for n in range(100)), last]
+        value: Any = [*(CountedText(n) for n in range(100)), last]
         for _ in range(30):
             value = {"a": value}
         return value
 
     assert three_way_merge(deep(1), deep(2), deep(3)) == (None, ["/a" * 30])
-    assert looked == 3 * 100
+    assert CountedText.compared == 3 * 100
 
 
 def test_what_one_side_added_waits_in_one_list() -> None:
