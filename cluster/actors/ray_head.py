@@ -102,3 +102,14 @@ def is_there(cluster: str, actor: str) -> bool:
     except (RayError, RuntimeError, OSError) as error:
         raise Unreachable(f"Ray's head: {type(error).__name__}") from error
     return bool(found) and found["State"] == "ALIVE" and found["Address"]["NodeID"] in alive
+
+
+def is_starting(cluster: str, actor: str) -> bool:
+    """Whether Ray is about to start an actor's process, for all that is known: also where its head does not answer. It blocks."""
+    try:
+        found = ray_state.actors(ray.get_actor(actor, namespace(cluster))._actor_id.hex())
+    except ValueError:
+        return False
+    except (RayError, RuntimeError, OSError):
+        return True
+    return bool(found) and found["State"] not in ("ALIVE", "DEAD")

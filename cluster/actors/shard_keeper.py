@@ -217,6 +217,11 @@ class ShardKeeper:
         report = roles.reports.get(roles.primary or "")
         return report is not None and report.role is Role.PRIMARY
 
+    def is_beginning(self, actor: str) -> bool:
+        """Whether an actor was told to lead and has not said yet that it does."""
+        roles = self.shards.get(shard_at(shard_of(actor))) if actor.startswith("shard-") else None
+        return roles is not None and roles.is_beginning(actor)
+
     # --- shards with one actor, which Ray makes anew by itself ----------------------------------------------------
 
     def checked(self, actor: str, status: Mapping[str, Any] | None) -> None:

@@ -223,6 +223,14 @@ class ShardRoles:
         of = self.reports.get(led.standby)
         return led.standby if of is not None and of.life == led.standby_life else None
 
+    def is_beginning(self, actor: str) -> bool:
+        """Whether one of two was told to lead and has not said yet that it does: it loads its store, and answers nothing meanwhile.
+
+        Should it never say so it is told of by `Renew`.
+        """
+        told = self._led_by
+        return told is not None and told.actor == actor == self.primary and self._is_shared
+
     def decide(self, now_ms: float) -> list[Effect]:
         """Return what is to be done. Idempotent: what was told and not done is told again."""
         primary = self.primary
@@ -260,6 +268,7 @@ class ShardRoles:
         """The primary serves: is its standby as it should be?"""
         assert self.record is not None
         self._began_ms = now_ms
+        self._led_by = None
         self._fresh.clear()
         others = [actor for actor in self.actors if actor != primary]
         if report.standby:

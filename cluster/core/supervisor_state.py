@@ -12,6 +12,8 @@ CHECK_MS = 5_000.0
 """Between checks of one actor. Ray restarts a dead process by itself within a second; this finds what Ray has given up on."""
 FAILURES = 3
 """Checks in a row that an actor may leave unanswered before it is made anew: a stopped process is dead for its clients."""
+SILENT_MS = 9_000.0
+"""And for how long it says nothing at least: while others are waited for, checks follow each other sooner."""
 
 
 class Create(Struct, frozen=True):
@@ -40,7 +42,8 @@ class SupervisorState:
 
     def __init__(self) -> None:
         self.desired: tuple[str, ...] = ()
-        self._failures: dict[str, int] = {}
+        self._silent: dict[str, tuple[int, float]] = {}
+        """Who has left checks unanswered: how many in a row, and when the first was."""
         self._present: set[str] = set()
 
     def want(self, actors: Sequence[str]) -> list[Effect]:
@@ -48,23 +51,24 @@ class SupervisorState:
         unwanted = [actor for actor in self.desired if actor not in actors]
         self._present.difference_update(unwanted)
         for actor in unwanted:
-            self._failures.pop(actor, None)
+            self._silent.pop(actor, None)
         self.desired = tuple(actors)
         return [*(Remove(actor) for actor in unwanted), *(Create(actor) for actor in actors)]
 
     def answered(self, actor: str) -> None:
         """The actor lives."""
         self._present.add(actor)
-        self._failures.pop(actor, None)
+        self._silent.pop(actor, None)
 
-    def silent(self, actor: str) -> list[Effect]:
-        """The actor did not answer a check."""
+    def silent(self, actor: str, now_ms: float) -> list[Effect]:
+        """The actor did not answer a check, and is not just being started."""
         if actor not in self.desired:
             return []
-        failures = self._failures[actor] = self._failures.get(actor, 0) + 1
-        if failures < FAILURES:
+        failures, since_ms = self._silent.get(actor, (0, now_ms))
+        self._silent[actor] = (failures + 1, since_ms)
+        if failures + 1 < FAILURES or now_ms - since_ms < SILENT_MS:
             return []
-        del self._failures[actor]
+        del self._silent[actor]
         return [Replace(actor)]
 
     @property

@@ -32,11 +32,15 @@ def test_a_standby_is_in_sync_if_its_primary_means_this_life_of_it(said: dict[st
 
 
 class Cluster:
-    """Stands in for Ray and for the actors, each known by the revision it works by. Shard 0 is to be made anew for any; `held`: who is made next once it `may_be_made`."""
+    """Stands in for Ray and for the actors, each known by the revision it works by. Shard 0 is to be made anew for any.
+
+    `held`: who is made next once it `may_be_made`; `silent`: who answers nothing until it is made anew.
+    """
 
     def __init__(self) -> None:
         self.actors: dict[str, int] = {}
         self.held = ""
+        self.silent = ""
         self.is_being_made = threading.Event()
         self.may_be_made = threading.Event()
 
@@ -54,12 +58,13 @@ class Cluster:
 
     def kill(self, actor: str) -> None:
         self.actors.pop(actor, None)
+        self.silent = "" if self.silent == actor else self.silent
 
     def named(self, _: bool) -> list[dict[str, str]]:
         return [{"name": actor, "namespace": "harbor-harbor"} for actor in ("supervisor", *self.actors)]
 
     async def status(self, actor: str, _timeout_s: float = 2.0) -> dict[str, Any]:
-        if actor not in self.actors:
+        if actor not in self.actors or actor == self.silent:
             raise supervisor.Unreachable(actor)
         said = {"node": "n", "pid": 1, "role": "primary", "epoch": 1, "revision": self.actors[actor], "load": 0.0}
         return {**said, "paused": False, "sessions": 0}
@@ -102,6 +107,35 @@ def configured(rule: str, **cluster: Any) -> Config:
     stream = {"source": "a", "on": {"e": {"set": {"key": ["last"], "value": rule}}}}
     source = {"type": "sse", "url": "http://127.0.0.1:9/"}
     return load_mapping({"sources": {"a": source}, "streams": [stream], "cluster": cluster}, {})
+
+
+@pytest.mark.parametrize(
+    ("starting", "beginning", "is_replaced"), [("", "", True), ("shard-1", "", False), ("", "shard-1", False)]
+)
+@pytest.mark.parametrize("was_heard", [True, False])
+async def test_who_says_nothing_is_made_anew_unless_it_is_just_beginning(
+    cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+    starting: str,
+    beginning: str,
+    *,
+    is_replaced: bool,
+    was_heard: bool,
+) -> None:
+    monkeypatch.setattr(supervisor.ray_head, "is_starting", lambda _, actor: actor == starting)
+    cluster.silent = "" if was_heard else "shard-1"
+    actor = SupervisorActor.__new__(SupervisorActor)
+    await actor.__init__("harbor", encode(configured("{data.a}", shards=2), 1))  # type: ignore[misc]
+    monkeypatch.setattr(actor._shards, "is_beginning", lambda of: of == beginning)
+    await actor._check_all()
+    assert actor._state.ready == was_heard
+    cluster.silent = "shard-1"
+    began_ms = actor._clock.now_ms()
+    for after_ms in range(0, 20_000, 5_000):
+        monkeypatch.setattr(actor, "_clock", SimpleNamespace(now_ms=lambda at=began_ms + after_ms: at))
+        await actor._check("shard-1")
+    assert (cluster.silent == "") == is_replaced
+    await actor.stop()
 
 
 @pytest.fixture

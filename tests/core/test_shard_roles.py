@@ -351,6 +351,20 @@ def test_a_primary_that_comes_back_before_anybody_began_goes_on() -> None:
     assert made.decide(3 * WAIT_MS) == [Renew(0, A)], "it is another time"
 
 
+def test_who_was_told_to_lead_loads_its_store_until_it_says_that_it_leads() -> None:
+    made = roles(shared(5, "a", A))
+    assert not made.is_beginning(A), "it was not told in this life"
+    made.reported(B, new(store="b", epoch=5), 1.0)
+    (_, told) = made.reported(A, new(store="a", epoch=5, offset=1), 2.0)
+    assert told == tell(A, 1, Role.PRIMARY, 6, is_dead=True)
+    assert made.died(A, 3.0, is_certain=False) == []
+    assert (made.is_beginning(A), made.is_beginning(B)) == (True, False)
+    assert made.decide(3.0 + WAIT_MS) == [Renew(0, A)], "it takes too long"
+    made.reported(A, leads(6), 4.0 + WAIT_MS)
+    made.died(A, 5.0 + WAIT_MS, is_certain=False)
+    assert not made.is_beginning(A), "it has led, and was lost after that"
+
+
 def begins_empty(effects: list[Any]) -> bool:
     return effects == [
         Missing(0, "a"),

@@ -2,7 +2,16 @@
 
 import pytest
 
-from cluster.core.supervisor_state import FAILURES, Create, Remove, Replace, SupervisorState, match_gateways
+from cluster.core.supervisor_state import (
+    CHECK_MS,
+    FAILURES,
+    SILENT_MS,
+    Create,
+    Remove,
+    Replace,
+    SupervisorState,
+    match_gateways,
+)
 
 
 def test_what_is_wanted_is_created_and_what_is_not_any_more_removed() -> None:
@@ -24,13 +33,22 @@ def test_ready_is_when_every_actor_has_answered() -> None:
 def test_an_actor_is_replaced_after_silence_in_a_row() -> None:
     machine = SupervisorState()
     machine.want(["shard-0"])
+    times = [CHECK_MS * n for n in range(FAILURES)]
     for _ in range(3):
-        for _ in range(FAILURES - 1):
-            assert machine.silent("shard-0") == []
+        assert [machine.silent("shard-0", now_ms) for now_ms in times[:-1]] == [[]] * (FAILURES - 1)
         machine.answered("shard-0")
-    assert [machine.silent("shard-0") for _ in range(FAILURES)][-1] == [Replace("shard-0")]
-    assert machine.silent("shard-0") == []
-    assert machine.silent("stranger") == []
+    assert [machine.silent("shard-0", now_ms) for now_ms in times] == [[], [], [Replace("shard-0")]]
+    assert machine.silent("shard-0", times[-1] + SILENT_MS) == []
+    assert machine.silent("stranger", 0.0) == []
+
+
+def test_however_often_an_actor_is_checked_it_has_been_silent_for_a_while_before_it_is_replaced() -> None:
+    machine = SupervisorState()
+    machine.want(["shard-0", "shard-1"])
+    found = [now_ms for now_ms in range(0, 20_000, 100) if machine.silent("shard-0", float(now_ms))]
+    assert found == [SILENT_MS, SILENT_MS * 2 + 100], (
+        "it is given as long again, also where others have not answered yet"
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from cluster.observability.metrics import decode
@@ -63,6 +64,43 @@ async def test_a_killed_shard_comes_back_and_its_watchers_notice_nothing(cluster
     await client.until(lambda: all(data == "after" for _, data in view.entries.values()))
     assert view.resets == 0
     await client.close()
+
+
+async def test_a_shard_that_is_stopped_for_good_is_made_anew_by_a_supervisor_that_never_heard_it(
+    cluster: LiveCluster,
+) -> None:
+    before = await asyncio.to_thread(write, cluster)
+    pids = await asyncio.to_thread(cluster.pids)
+    stopped, supervisor = psutil.Process(pids["shard-0"]), psutil.Process(pids["supervisor"])
+    stopped.suspend()
+    try:
+        supervisor.kill()
+        await asyncio.to_thread(eventually, lambda: cluster.pids().get("shard-0") not in (None, stopped.pid), 60)
+    finally:
+        if stopped.is_running():
+            stopped.resume()
+    assert await asyncio.to_thread(read, cluster) == before
+
+
+@pytest.mark.soak
+def test_a_shard_whose_store_is_gone_begins_without_it_however_long_that_is_waited_for(
+    local_ray: None, tmp_path: Path
+) -> None:
+    storage = {"path": str(tmp_path), "wait": "30s"}
+    live = LiveCluster({"cluster": {"shards": 1}, "storage": storage}).start()
+    try:
+        live.put(["a"], 1)
+        process = psutil.Process(live.pids()["shard-0"])
+        process.suspend()
+        (store,) = tmp_path.glob("*/shard-0-*")
+        store.rename(tmp_path / "gone")
+        process.kill()
+        eventually(lambda: live.pids().get("shard-0") not in (None, process.pid))
+        assert live.get("a").status_code == 404
+        live.put(["a"], 2)
+        assert live.get("a").json()["data"] == 2
+    finally:
+        live.stop()
 
 
 def test_a_store_that_cannot_be_read_is_set_aside(cluster: LiveCluster, tmp_path: Path) -> None:
