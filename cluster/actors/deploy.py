@@ -176,7 +176,8 @@ def up(
             if attached:
                 supervisor.apply(specification)
             with admin.serving(config, supervisor, shared=attached and not keeps) as served:
-                described = _await_ready(supervisor, stop, math.inf if keeps else READY_TIMEOUT_S)
+                patience_s = READY_TIMEOUT_S + config.storage.wait_ms / 1000.0  # shards may wait for their stores
+                described = _await_ready(supervisor, stop, math.inf if keeps else patience_s)
                 on_ready(described)
                 reloading = Reloading(config, reload, supervisor, served)
                 while not stop.wait(DOWN_CHECK_S) and _supervisor(name) is not None:
@@ -322,10 +323,11 @@ def _supervisor(name: str) -> Any:
         return None
 
 
-def _await_ready(supervisor: SupervisorHandle, stop: threading.Event, timeout_s: float) -> dict[str, Any]:
-    deadline = time.monotonic() + timeout_s
+def _await_ready(supervisor: SupervisorHandle, stop: threading.Event, patience_s: float) -> dict[str, Any]:
+    """Return the description when it is ready. For so long none of what it waits for may have come, before it is given up."""
+    deadline = time.monotonic() + patience_s
     told_at = time.monotonic()
-    waits_for = ["the supervisor"]
+    waits_for, fewest = ["the supervisor"], math.inf
     while not stop.is_set():
         with suppress(GetTimeoutError):
             described = supervisor.describe()
@@ -333,10 +335,12 @@ def _await_ready(supervisor: SupervisorHandle, stop: threading.Event, timeout_s:
                 return described
             waits_for = described["waits_for"]
         now = time.monotonic()
+        if len(waits_for) < fewest:
+            fewest, deadline = len(waits_for), now + patience_s
         if now > deadline:
             raise HarborError(
                 ErrorCode.UNAVAILABLE,
-                f"not ready after {timeout_s:.0f} s, missing: {', '.join(waits_for)} (is the gateway's port free?)",
+                f"nothing came for {patience_s:.0f} s of what is missing: {', '.join(waits_for)} (is the gateway's port free?)",
             )
         if now - told_at > TELL_S:
             told_at = now

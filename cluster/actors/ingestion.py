@@ -25,6 +25,7 @@ from cluster.core.declared_query import FetchRequest
 from cluster.core.dialect import dialect
 from cluster.core.feed import EventId
 from cluster.core.ingestion_state import (
+    CLAIM_WAIT_MS,
     HIGH_WATER_BYTES,
     AskMissed,
     IngestionState,
@@ -111,6 +112,8 @@ class IngestionActor(Shell):
             gateways=spec.gateways,
             traits={name: _traits(source) for name, source in config.sources.items()},
             members=members,
+            # As long as a shard waits for its store, since each sequence goes on where all shards have come to, or nowhere.
+            claim_wait_ms=CLAIM_WAIT_MS + (config.storage.wait_ms if config.storage.path is not None else 0.0),
         )
         self._metrics = Metrics(component="ingestor", actor=self.identity)
         self._begun: set[str] = set()

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import Callable
 
+from cluster.actors.handles import COPY_TIMEOUT_S
 from cluster.errors import ErrorCode, StoreError
 from cluster.observability.logs import Log
 from cluster.storage import LmdbStore, StoreCopy
 from cluster.wire.backup import Done, Refused, Step, StepAnswer
 
-IDLE_S = 120.0
-"""A copy that nobody asks for any more so long goes: its gateway has died. Until then no other is begun."""
+IDLE_S = COPY_TIMEOUT_S + 60.0
+"""A copy that nobody asks for any more so long goes: its gateway has died. Until then no other is begun. Of all shards the slowest may take `COPY_TIMEOUT_S`."""
 
 
 class ShardCopies:

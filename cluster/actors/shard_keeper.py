@@ -354,6 +354,12 @@ class ShardKeeper:
         if roles is not None:
             await self._until(lambda: self.life(actor) not in (0, life) and self._is_well(roles))
 
+    def is_filled(self, actor: str) -> bool:
+        """Whether the shard of an actor has a primary that fills a standby."""
+        roles = self.shards.get(shard_at(shard_of(actor)))
+        led = None if roles is None else roles.reports.get(roles.primary or "")
+        return led is not None and bool(led.standby) and not led.is_in_sync
+
     async def _watch(self, roles: ShardRoles, actor: str) -> None:
         known = b""
         is_heard = is_missed = False

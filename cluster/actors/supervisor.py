@@ -219,14 +219,26 @@ class SupervisorActor:
                 life = self._shards.life(actor)
                 await self._run(Replace(actor))
                 await self._returned(actor)
-                with contextlib.suppress(TimeoutError):  # not both of a shard's at once
-                    async with asyncio.timeout(RESTART_TIMEOUT_S):
-                        await self._shards.settled(actor, life)
+                await self._settled(actor, life)
         anew = [each for each in kinds["ingestor"] + kinds["coordinator"] if not await self._takes(each, specification)]
         await finish(self._replace(anew))
         for actor in anew:
             await self._returned(actor)
         self._log.info("reconfigured", revision=self._spec.revision)
+
+    async def _settled(self, actor: str, life: int) -> None:
+        """Wait until an actor's shard has all that it is to have: not both of its actors are to be away at once.
+
+        As long as that takes while the one is filled, or where what the other has is nowhere else.
+        """
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RESTART_TIMEOUT_S):
+                    await self._shards.settled(actor, life)
+                    return
+            if self._spec.config.storage.path is not None and not self._shards.is_filled(actor):
+                return
+            self._log.warning("standby_awaited", actor=actor)
 
     async def _stop_reconfiguring(self) -> None:
         """Give nobody an earlier configuration any more."""

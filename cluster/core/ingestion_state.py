@@ -92,7 +92,8 @@ KNOWN_NAMES = 1_000
 FORGET_ROUTES = 1_000
 """So many are forgotten at once, or a channel's more: some milliseconds at most, and finding the oldest channel is paid for once."""
 CLAIM_WAIT_MS = 15_000.0
-"""A shard that has not answered the first claim by then does not keep the sources waiting; what they feed counts as lost."""
+"""A shard that has not answered the first claim by then does not keep the sources waiting; what they feed counts as lost. Unless said otherwise: a
+shard may have to wait for its store."""
 MANY_CHANNELS = 256
 """When so many channels of a source may have missed events, the whole source counts as having: one mark in place of thousands."""
 LIMITED_MS = 1_000.0
@@ -369,8 +370,24 @@ class IngestionState:
         gateways: Sequence[str] = (),
         traits: Mapping[str, SourceTraits] | None = None,
         members: Members | None = None,
+        claim_wait_ms: float = CLAIM_WAIT_MS,
     ) -> None:
-        """Build; `routers` and `traits` are of all sources, whoever reads them. Without `members` this is the only ingestor."""
+        """Build.
+
+        Args:
+            identity: Its name.
+            incarnation: Of its life.
+            routers: Of all sources, whoever reads them; so are `traits`.
+            always: (source, channel) that are joined whoever asks for them.
+            slots: Which shard has which slot.
+            shards: How many there are.
+            coordinators: How many there are.
+            profiles: How events are batched.
+            gateways: Who is told how sources are.
+            traits: By source; what is not named is as the default.
+            members: The ingestors; None: this is the only one.
+            claim_wait_ms: How long all shards' answers to the first claim are waited for. Without one of them no sequence goes on where it was.
+        """
         self.identity = identity
         self.incarnation = incarnation
         self._news = SourceNews(identity, incarnation, gateways)
@@ -398,6 +415,7 @@ class IngestionState:
         ]
         for line in self._lines:
             line.begin_claim(0.0)
+        self._claim_wait_ms = claim_wait_ms
         self._started = False
         self._start_at: float | None = None
         """When sources are started though a shard has not answered."""
@@ -1642,7 +1660,7 @@ class IngestionState:
         effects: list[Effect] = [*self._announcements.wake(now_ms), *self._news.wake(now_ms)]
         if not self._started:
             if self._start_at is None:
-                self._start_at = now_ms + CLAIM_WAIT_MS
+                self._start_at = now_ms + self._claim_wait_ms
             if now_ms >= self._start_at or not any(line.unanswered_shards() for line in self._lines):
                 effects.extend(self._start(now_ms))
         effects.extend(self._moves.wake(now_ms, self._reached))

@@ -26,7 +26,9 @@ from msgspec import Struct, structs
 from cluster.core.role import Grant, Role, next_epoch
 
 RENEW_MS = 15_000.0
-"""How long an actor is silent at least before it is ended, however short stores are waited for: it may be loading one."""
+"""How long an actor is silent at least before it is ended, however short stores are waited for."""
+BEGIN_MS = 600_000.0
+"""As long where it was told to lead and has not said since that it does: it loads its store, 50 million entries in that time, and answers nothing meanwhile."""
 
 
 class Record(Struct, frozen=True, array_like=True):
@@ -348,7 +350,8 @@ class ShardRoles:
         has_waited = now_ms - self._began_ms >= self._wait_ms
         if replaced := [actor for actor, report in ready.items() if report.role is Role.PRIMARY]:
             return self._step_down(replaced, ready)
-        may_renew = now_ms - self._began_ms >= max(self._wait_ms, RENEW_MS)
+        is_beginning = self.record is not None and self.is_beginning(self.record.primary)
+        may_renew = now_ms - self._began_ms >= (BEGIN_MS if is_beginning else max(self._wait_ms, RENEW_MS))
         if not ready and (self._others_gone(ready) or len(self.actors) == 1 or not may_renew):
             return []
         is_known = all(actor in ready or actor in self._dead for actor in self.actors)

@@ -1,9 +1,12 @@
 import json
+import math
 import os
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from ray.exceptions import GetTimeoutError
@@ -154,3 +157,27 @@ def test_an_address_to_join_that_is_none_is_said_at_once(address: str) -> None:
     with pytest.raises(HarborError, match="expected HOST:PORT") as raised:
         deploy.down(address, joins=True)
     assert address in raised.value.message
+
+
+def test_a_cluster_is_given_up_only_when_nothing_more_of_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    class Stop(threading.Event):
+        def wait(self, _: float | None = None) -> bool:
+            nonlocal now
+            now += 1.0
+            return False
+
+    class Supervisor:
+        def describe(self) -> dict[str, Any]:
+            missing = [name for name, at in (("gateway-0", 50.0), ("shard-0", 100.0), ("shard-1", ends)) if now < at]
+            return {"ready": not missing, "waits_for": missing}
+
+    monkeypatch.setattr(deploy, "time", SimpleNamespace(monotonic=lambda: now))
+    ends = 180.0
+    assert deploy._await_ready(cast("Any", Supervisor()), Stop(), 90.0)["ready"]
+    assert now == ends
+    now, ends = 0.0, math.inf
+    with pytest.raises(HarborError, match=r"nothing came for 90 s of what is missing: shard-1 \("):
+        deploy._await_ready(cast("Any", Supervisor()), Stop(), 90.0)
+    assert 190.0 < now < 195.0

@@ -103,10 +103,12 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     return made
 
 
-def configured(rule: str, **cluster: Any) -> Config:
+def configured(rule: str, storage: str | None = ".harbor", **cluster: Any) -> Config:
     stream = {"source": "a", "on": {"e": {"set": {"key": ["last"], "value": rule}}}}
     source = {"type": "sse", "url": "http://127.0.0.1:9/"}
-    return load_mapping({"sources": {"a": source}, "streams": [stream], "cluster": cluster}, {})
+    return load_mapping(
+        {"sources": {"a": source}, "streams": [stream], "cluster": cluster, "storage": {"path": storage}}, {}
+    )
 
 
 @pytest.mark.parametrize(
@@ -160,6 +162,29 @@ async def test_what_is_just_being_made_anew_is_ended_with_the_others(
     await asyncio.sleep(0)
     await reconfiguring.apply(encode(configured("{data.c}", shards=3), 3))
     assert not cluster.actors
+
+
+@pytest.mark.parametrize(
+    ("path", "is_filled", "waits"), [(".harbor", True, True), (".harbor", False, False), (None, False, True)]
+)
+async def test_who_is_filled_or_may_be_all_there_is_is_waited_for_however_long_that_takes(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, path: str | None, *, is_filled: bool, waits: bool
+) -> None:
+    monkeypatch.setattr(supervisor, "RESTART_TIMEOUT_S", 0.02)
+    actor = SupervisorActor.__new__(SupervisorActor)
+    await actor.__init__("harbor", encode(configured("{data.a}", storage=path), 1))  # type: ignore[misc]
+    tries: list[int] = []
+
+    async def settled(_: str, life: int) -> None:
+        tries.append(life)
+        if len(tries) < 5:
+            await asyncio.Future()
+
+    monkeypatch.setattr(actor._shards, "settled", settled)
+    monkeypatch.setattr(actor._shards, "is_filled", lambda _: is_filled)
+    await actor._settled("shard-0", 7)
+    assert tries == [7] * (5 if waits else 1)
+    await actor.stop()
 
 
 async def test_all_are_of_the_configuration_that_came_last(cluster: Cluster, reconfiguring: SupervisorActor) -> None:

@@ -239,6 +239,16 @@ def test_a_claim_that_nobody_answers_is_made_again_and_given_up() -> None:
     assert Start("events") in machine.wake(START - 100 + CLAIM_WAIT_MS)
 
 
+def test_a_shard_that_waits_for_its_store_is_waited_for_so_that_sequences_go_on() -> None:
+    machine = state(2, claim=False, **SOURCE, streams=ANY_CHANNEL, claim_wait_ms=75_000.0)
+    cursors = [("events/c:a", 2, 6)]
+    machine.claimed(Claimed(0, LIFE + 1, cursors, [Checkpoint("events", 2, 4, 14)]), START)
+    assert Start("events") not in machine.wake(START + 60_000)
+    _, effects = machine.claimed(Claimed(1, LIFE + 1, cursors, []), START + 60_001)
+    assert Start("events") in effects
+    assert machine.resume_id("events") == 14
+
+
 # --- what upstreams repeat -------------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,19 @@ from typing import Any
 import pytest
 
 from cluster.core.role import Grant, Role
-from cluster.core.shard_roles import RENEW_MS, Ask, End, Keep, Missing, Record, Renew, Report, ShardRoles, Tell
+from cluster.core.shard_roles import (
+    BEGIN_MS,
+    RENEW_MS,
+    Ask,
+    End,
+    Keep,
+    Missing,
+    Record,
+    Renew,
+    Report,
+    ShardRoles,
+    Tell,
+)
 
 A, B = "shard-0", "shard-0-b"
 WAIT_MS = 60_000.0
@@ -314,8 +326,9 @@ def test_whoever_was_to_lead_and_cannot_be_reached_is_waited_for_from_then_on() 
     succeeds(made, made.died(A, 1.0, is_certain=True), 1.5)
     made.reported(A, new(2), 2.0)
     assert made.died(B, WAIT_MS, is_certain=False) == [], "it may have led until now"
-    assert made.decide(2 * WAIT_MS) == [Renew(0, B)]
-    (missing, *_) = made.replaced(B, 2 * WAIT_MS, was_there=False)
+    assert made.decide(WAIT_MS + BEGIN_MS - 1) == [], "it may be loading what nobody else has"
+    assert made.decide(WAIT_MS + BEGIN_MS) == [Renew(0, B)]
+    (missing, *_) = made.replaced(B, WAIT_MS + BEGIN_MS, was_there=False)
     assert missing == Missing(0, "b")
 
 
@@ -359,10 +372,12 @@ def test_who_was_told_to_lead_loads_its_store_until_it_says_that_it_leads() -> N
     assert told == tell(A, 1, Role.PRIMARY, 6, is_dead=True)
     assert made.died(A, 3.0, is_certain=False) == []
     assert (made.is_beginning(A), made.is_beginning(B)) == (True, False)
-    assert made.decide(3.0 + WAIT_MS) == [Renew(0, A)], "it takes too long"
-    made.reported(A, leads(6), 4.0 + WAIT_MS)
-    made.died(A, 5.0 + WAIT_MS, is_certain=False)
+    assert made.decide(2.0 + BEGIN_MS) == []
+    assert made.decide(3.0 + BEGIN_MS) == [Renew(0, A)], "it takes too long"
+    made.reported(A, leads(6), 4.0 + BEGIN_MS)
+    made.died(A, 5.0 + BEGIN_MS, is_certain=False)
     assert not made.is_beginning(A), "it has led, and was lost after that"
+    assert made.decide(5.0 + BEGIN_MS + WAIT_MS) == [Renew(0, A)]
 
 
 def begins_empty(effects: list[Any]) -> bool:
