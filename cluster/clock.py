@@ -18,12 +18,16 @@ class Clock(Protocol):
         """Return the current time; never less than an earlier answer."""
         ...
 
+    def wall_ms(self) -> Millis:
+        """Return what the wall clock shows, which may be set: for dates that others wrote, such as a token's. Nothing is timed by it."""
+        ...
+
 
 class SystemClock:
     """Wall time at creation, advanced by the monotonic clock.
 
     Steps of the wall clock (NTP, suspended machines) therefore never fire a timer early or run a window backwards;
-    the price is that a process keeps the wall-clock error it started with.
+    the price is that a process keeps the wall-clock error it started with. Where that counts there is `wall_ms`.
     """
 
     __slots__ = ("_base_ms",)
@@ -34,6 +38,10 @@ class SystemClock:
     def now_ms(self) -> Millis:
         """Return the current time."""
         return Millis(self._base_ms + time.monotonic() * 1000.0)
+
+    def wall_ms(self) -> Millis:
+        """Return what the wall clock shows."""
+        return Millis(time.time() * 1000.0)
 
 
 class ManualClock:
@@ -46,6 +54,10 @@ class ManualClock:
 
     def now_ms(self) -> Millis:
         """Return the current time."""
+        return Millis(self._now_ms)
+
+    def wall_ms(self) -> Millis:
+        """Return the same: nobody sets it."""
         return Millis(self._now_ms)
 
     def advance(self, ms: float) -> Millis:

@@ -152,7 +152,7 @@ class _Admin:
             raise HarborError(ErrorCode.UNAUTHORIZED, "credentials with the admin grant are needed")
         await self._authority.prepare(token)
         self._authority.look()
-        self._authority.recognise(token, self._clock.now_ms()).require_admin()
+        self._authority.recognise(token, self._clock.wall_ms()).require_admin()
 
     async def _alive(self, _: web.BaseRequest) -> web.Response:
         return web.Response(text="alive\n")

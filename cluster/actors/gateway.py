@@ -115,6 +115,7 @@ class GatewayActor(Shell):
     def _looked(self, is_changed: bool) -> None:
         """Credentials were looked at: those that no longer count end their sessions; faults leave things as they are, and are said."""
         assert self._authority is not None
+        self._server.look_at_wall()
         if is_changed:
             self.log.info("credentials_read")
             self.run(self.machine.recheck(self.now()))

@@ -34,8 +34,8 @@ class ClaimRules(Struct, frozen=True):
     """Which one holds the tenant; empty: there are none."""
 
 
-def principal_of(claims: dict[str, Any], rules: ClaimRules, now_ms: float) -> Principal:
-    """Return whom claims are about.
+def principal_of(claims: dict[str, Any], rules: ClaimRules, wall_ms: float) -> Principal:
+    """Return whom claims are about. `wall_ms`: what the wall clock shows, by which issuers write dates.
 
     Raises:
         UnauthorizedError: they do not count, and why; their values are not in the message.
@@ -43,11 +43,11 @@ def principal_of(claims: dict[str, Any], rules: ClaimRules, now_ms: float) -> Pr
     expires_ms = _date_ms(claims, "exp")
     if expires_ms is None:
         raise UnauthorizedError("claims", "the token has no exp, which is required")
-    if expires_ms <= now_ms:
+    if expires_ms <= wall_ms:
         raise UnauthorizedError("expired", "the token has expired")
     for name in ("nbf", "iat"):
         begins_ms = _date_ms(claims, name)
-        if begins_ms is not None and begins_ms > now_ms + LEEWAY_MS:
+        if begins_ms is not None and begins_ms > wall_ms + LEEWAY_MS:
             raise UnauthorizedError("not_yet", f"the token is not valid yet ({name})")
     if rules.issuer and claims.get("iss") != rules.issuer:
         raise UnauthorizedError("issuer", "the token is from another issuer (iss)")

@@ -224,7 +224,7 @@ def _hello(state: GatewayState, session: SessionState, message: dict[str, Any], 
 def _recognised(state: GatewayState, session: SessionState, message: dict[str, Any], now_ms: float) -> Principal:
     token = _token(message)
     with state.refusals_counted(session.address, now_ms):
-        return state.recognise(token, now_ms)
+        return state.recognise(token, state.expiries.wall_ms(now_ms))
 
 
 def welcome(state: GatewayState, session: SessionState, now_ms: float) -> list[Effect]:

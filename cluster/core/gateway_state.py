@@ -1167,14 +1167,22 @@ class GatewayState:
 
     # --- sessions ------------------------------------------------------------------------------------------------
 
-    def recognise(self, credentials: str, now_ms: float) -> Principal:
+    def set_wall(self, wall_ms: float, now_ms: float) -> list[Effect]:
+        """The wall clock shows this now, however it was set before: by it tokens have ended, or have not."""
+        self._now_ms = now_ms
+        self.expiries.ahead_ms = wall_ms - now_ms
+        effects: list[Effect] = []
+        self._expire_sessions(effects)
+        return effects
+
+    def recognise(self, credentials: str, wall_ms: float) -> Principal:
         """Return who bears credentials.
 
         Raises:
             UnauthorizedError: nobody does, and why.
             UnavailableError: that cannot be said at the moment.
         """
-        return ANYBODY if self.authority is None else self.authority.recognise(credentials, now_ms)
+        return ANYBODY if self.authority is None else self.authority.recognise(credentials, wall_ms)
 
     @contextmanager
     def refusals_counted(self, address: str, now_ms: float) -> Iterator[None]:
@@ -1272,7 +1280,7 @@ class GatewayState:
             if session.principal is None:
                 continue
             try:
-                principal = self.authority.current(session.principal, now_ms)
+                principal = self.authority.current(session.principal, self.expiries.wall_ms(now_ms))
             except UnauthorizedError as error:
                 self._bar(session, error.why, error.message, effects)
                 continue

@@ -61,7 +61,7 @@ class Principal:
         self.grants = grants
         self.tenant = tenant
         self.expires_ms = expires_ms
-        """When what it was recognised by ends (Unix ms); None: never, it is a key."""
+        """When what it was recognised by ends (Unix ms, by the wall clock); None: never, it is a key."""
         self.token_id = token_id
         """What it was recognised by: the `jti` of a token that has one, the hash of an API key."""
         self._read = [tenant.pattern(each) for each in grants.read]
@@ -167,9 +167,9 @@ ANYBODY = Principal("anonymous", Grants(read=[[]], write=[[]], mutate=[ANY], pre
 
 
 class Authority(Protocol):
-    """Says who bears what, and what they may do."""
+    """Says who bears what, and what they may do. `wall_ms`: what the wall clock shows as it is asked."""
 
-    def recognise(self, credentials: str, now_ms: float) -> Principal:
+    def recognise(self, credentials: str, wall_ms: float) -> Principal:
         """Return who bears credentials.
 
         Raises:
@@ -178,7 +178,7 @@ class Authority(Protocol):
         """
         ...
 
-    def current(self, principal: Principal, now_ms: float) -> Principal:
+    def current(self, principal: Principal, wall_ms: float) -> Principal:
         """Return somebody who was recognised before as they are now.
 
         Raises:
@@ -221,7 +221,7 @@ class ApiKeys:
         """Return who bears a key."""
         return self._by_hash.get(hashed(key))
 
-    def recognise(self, credentials: str, now_ms: float) -> Principal:  # noqa: ARG002 - keys do not expire
+    def recognise(self, credentials: str, wall_ms: float) -> Principal:  # noqa: ARG002 - keys do not expire
         """Return who bears a key.
 
         Raises:
@@ -232,7 +232,7 @@ class ApiKeys:
             raise UnauthorizedError("unknown_key", "the key is not valid")
         return principal
 
-    def current(self, principal: Principal, now_ms: float) -> Principal:  # noqa: ARG002
+    def current(self, principal: Principal, wall_ms: float) -> Principal:  # noqa: ARG002
         """Return somebody as the file has them now.
 
         Raises:

@@ -2,6 +2,9 @@
 
 A token's session is told some time before its `exp`, so that its client can say `auth` with a new one, and closed at `exp`.
 
+`exp` is a date by the wall clock, which may be set as the gateway runs, or have gone on as its machine was suspended; timers run by a steady
+one. So times are kept as dates, and `ahead_ms` leads from one clock to the other: when it is set anew all of them are due by it.
+
 What must not live here: telling and closing (`gateway_state`).
 """
 
@@ -29,6 +32,8 @@ class Expiries:
         self._number = count()
         self._whose: dict[SessionState, Principal] = {}
         """Sessions whose principal's token ends."""
+        self.ahead_ms = 0.0
+        """By which the wall clock is ahead of the time that is handed in."""
 
     def begin(self, session: SessionState, now_ms: float) -> None:
         """A session is its principal's from now on."""
@@ -37,7 +42,7 @@ class Expiries:
             self._whose.pop(session, None)
             return
         self._whose[session] = principal
-        left_ms = max(principal.expires_ms - now_ms, 0.0)
+        left_ms = max(principal.expires_ms - self.wall_ms(now_ms), 0.0)
         notice_ms = principal.expires_ms - min(NOTICE_MS, left_ms * NOTICE_SHARE)
         heappush(self._heap, (notice_ms, next(self._number), session, principal, False))
         heappush(self._heap, (principal.expires_ms, next(self._number), session, principal, True))
@@ -50,14 +55,19 @@ class Expiries:
         """A session is gone."""
         self._whose.pop(session, None)
 
+    def wall_ms(self, now_ms: float) -> float:
+        """Return what the wall clock shows at a time."""
+        return now_ms + self.ahead_ms
+
     def deadline(self) -> float | None:
         """When somebody is to be told or closed."""
-        return self._heap[0][0] if self._heap else None
+        return self._heap[0][0] - self.ahead_ms if self._heap else None
 
     def due(self, now_ms: float) -> list[tuple[SessionState, bool]]:
         """Return the sessions to be told (False) or to be closed (True), each once."""
         found = []
-        while self._heap and self._heap[0][0] <= now_ms:
+        wall_ms = self.wall_ms(now_ms)
+        while self._heap and self._heap[0][0] <= wall_ms:
             _, _, session, principal, is_over = heappop(self._heap)
             if self._whose.get(session) is principal:
                 found.append((session, is_over))

@@ -102,7 +102,7 @@ class ConfiguredAuthority:
                 return  # `recognise` says so
             await self.jwks.prepare(kid)
 
-    def recognise(self, credentials: str, now_ms: float) -> Principal:
+    def recognise(self, credentials: str, wall_ms: float) -> Principal:
         """Return who bears credentials.
 
         Raises:
@@ -113,29 +113,29 @@ class ConfiguredAuthority:
             raise UnavailableError("credentials cannot be checked at the moment")
         try:
             if self._auth.mode == "api_keys":
-                found = self._keys.recognise(credentials, now_ms)
+                found = self._keys.recognise(credentials, wall_ms)
             else:
-                found = self._by_token(credentials, now_ms)
-            return self.current(found, now_ms)
+                found = self._by_token(credentials, wall_ms)
+            return self.current(found, wall_ms)
         except UnauthorizedError as error:
             self.refusals[error.why] += 1
             raise
 
-    def current(self, principal: Principal, now_ms: float) -> Principal:
+    def current(self, principal: Principal, wall_ms: float) -> Principal:
         """Return somebody who was recognised before as they are now.
 
         Raises:
             UnauthorizedError: what they were recognised by was taken away, revoked, or has expired.
         """
         if self._auth.mode == "api_keys":
-            principal = self._keys.current(principal, now_ms)
-        if principal.expires_ms is not None and principal.expires_ms <= now_ms:
+            principal = self._keys.current(principal, wall_ms)
+        if principal.expires_ms is not None and principal.expires_ms <= wall_ms:
             raise UnauthorizedError("expired", "the token has expired")
         if self._revoked is not None:
             self._revoked.require(principal)
         return principal
 
-    def _by_token(self, token: str, now_ms: float) -> Principal:
+    def _by_token(self, token: str, wall_ms: float) -> Principal:
         keys: Keys | None = self._one_key
         if self.jwks is not None:
             keys = self.jwks.keys
@@ -147,7 +147,7 @@ class ConfiguredAuthority:
             return known
         assert keys is not None, "`is_ready`"
         claims = claims_of(token, keys, self._auth.algorithms)
-        principal = principal_of(claims, self._rules, now_ms)
+        principal = principal_of(claims, self._rules, wall_ms)
         if len(self._checked) >= REMEMBERED:
             self._checked.clear()
         self._checked[token] = principal

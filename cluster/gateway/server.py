@@ -396,6 +396,10 @@ class GatewayServer:
                         self._close(wire, code, reason)
         self._rearm()
 
+    def look_at_wall(self) -> None:
+        """See what the wall clock shows: it may have been set, and tokens end by it."""
+        self.run(self.state.set_wall(self._clock.wall_ms(), self._clock.now_ms()))
+
     def _respond(self, ticket: int, payloads: list[Payload]) -> None:
         met = next((each.limit for each in payloads if isinstance(each, Failure) and each.limit is not None), None)
         if met is not None:
@@ -557,7 +561,7 @@ class GatewayServer:
                 "missing", "credentials are needed: the header 'Authorization: Bearer TOKEN' or 'X-API-Key: KEY'"
             )
         await self.prepare(token)
-        return self.state.recognise(token, self._clock.now_ms())
+        return self.state.recognise(token, self._clock.wall_ms())
 
     def _require_still(self, request: web.BaseRequest, key: CanonicalKey) -> None:
         """Have who asked looked at again, since the answer came late: they may read no more.
@@ -566,7 +570,7 @@ class GatewayServer:
             HarborError: `UNAUTHORIZED`, what they were recognised by does not count any more; `FORBIDDEN`.
         """
         if self.state.authority is not None:
-            request[PRINCIPAL] = self.state.authority.current(who(request), self._clock.now_ms())
+            request[PRINCIPAL] = self.state.authority.current(who(request), self._clock.wall_ms())
         who(request).require("read", key)
 
     def _may_read(self, request: web.BaseRequest, key: CanonicalKey) -> bool:
@@ -576,7 +580,7 @@ class GatewayServer:
             return False
         try:
             token = self._said(request)
-            principal = None if token is None else self.state.recognise(token, self._clock.now_ms())
+            principal = None if token is None else self.state.recognise(token, self._clock.wall_ms())
         except HarborError:
             return False  # the long way says why
         return principal is not None and not principal.tenant and principal.may("read", key)
@@ -860,8 +864,11 @@ class GatewayServer:
                 continue
             connection.hold_up()
             wire.is_held_up = True
-            for token in () if self.state.authority is None else tokens_of(message.data, self.limits.frame_bytes):
+            tokens = [] if self.state.authority is None else tokens_of(message.data, self.limits.frame_bytes)
+            for token in tokens:
                 await self.prepare(token)
+            if tokens:
+                self.look_at_wall()
             now_ms = self._clock.now_ms()
             effects = client_frame(
                 self.state, wire.session, message.data, self._command, now_ms, new_mutation_id, self._take_back

@@ -237,7 +237,7 @@ class ServiceClient:
             f"http {status}",
             status=status,
             retryable=is_retryable_status(status),
-            retry_after=retry_after_ms(response.headers.get("retry-after"), self._clock.now_ms()),
+            retry_after=retry_after_ms(response.headers.get("retry-after"), self._clock.wall_ms()),
             said=said,
             etag=response.headers.get("etag"),
         )

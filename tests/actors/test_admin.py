@@ -3,16 +3,19 @@
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
 import msgspec
 import pytest
 
+from cluster import clock
 from cluster.actors.admin import CONNECTIONS, _Paced, serving
 from cluster.actors.handles import SupervisorHandle
 from cluster.config import Config, load_mapping
@@ -22,6 +25,7 @@ from cluster.core.limits import Limits
 from cluster.errors import HarborError
 from cluster.observability.metrics import Metrics
 from tests.live import free_port
+from tests.tokens import SECRET, claims, signed
 
 
 class Supervisor:
@@ -213,3 +217,21 @@ def test_a_key_without_the_admin_grant_does_not_see_the_cluster(supervisor: Supe
         for key, status, code in (("hk_user", 403, "FORBIDDEN"), ("hk_nobody", 401, "UNAUTHORIZED")):
             refused = answer(key)
             assert (refused.status_code, error(refused)["code"]) == (status, code)
+
+
+def test_a_token_counts_by_the_wall_clock_as_it_is_now(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    auth = {"mode": "jwt", "secret": SECRET, "algorithms": ["HS256"]}
+    config = load_mapping({"gateway": {"admin_port": free_port(), "auth": auth}}, {})
+    url = f"http://127.0.0.1:{config.gateway.admin_port}/v1/cluster"
+
+    def status(**more: Any) -> int:
+        token = signed({**claims(harbor={"admin": True}), **more}, SECRET, "HS256")
+        return httpx.get(url, headers={"Authorization": f"Bearer {token}"}).status_code
+
+    with serving(config, cast(SupervisorHandle, supervisor), shared=False):
+        assert status() == 200
+        now = time.time() + 3_600.0
+        wall = SimpleNamespace(time=lambda: now, monotonic=time.monotonic)
+        monkeypatch.setattr(clock, "time", wall)
+        assert status(iat=now, exp=now + 60) == 200
+        assert status(exp=now - 60) == 401

@@ -235,9 +235,9 @@ class Doorman(ApiKeys):
     def __init__(self) -> None:
         self.shown: list[str] = []
 
-    def recognise(self, credentials: str, now_ms: float) -> Principal:
+    def recognise(self, credentials: str, wall_ms: float) -> Principal:
         self.shown.append(credentials)
-        return ApiKeys.parse(line("a", "hk_a", Grants(read=[[]]))).recognise(credentials, now_ms)
+        return ApiKeys.parse(line("a", "hk_a", Grants(read=[[]]))).recognise(credentials, wall_ms)
 
 
 def say_to(state: GatewayState, session_id: str, *messages: dict[str, Any], address: str, now_ms: float) -> list[Any]:

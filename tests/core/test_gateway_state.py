@@ -529,6 +529,20 @@ def test_a_degraded_event_stream_is_told_at_once_that_it_ends() -> None:
     assert played.state.say(session, b'{"type":"drain"}') == []
 
 
+def test_a_session_ends_as_soon_as_the_wall_clock_is_seen_to_be_past_its_token() -> None:
+    played = Played()
+    ann = Principal("ann", Grants(read=[[]]), expires_ms=played.now_ms + 3_600_000.0)
+    played.session(principal=ann, now_ms=played.now_ms)
+    assert [
+        each for each in played.state.set_wall(played.now_ms + 3_599_999.0, played.now_ms) if isinstance(each, Close)
+    ] == []
+    assert played.state.deadline() == played.now_ms + 1.0
+    assert Close("s", 3500, "the token has expired") in played.state.set_wall(
+        played.now_ms + 3_600_000.0, played.now_ms
+    )
+    assert played.state.ended == {"expired": 1}
+
+
 def test_what_waits_for_a_session_is_bounded() -> None:
     slow = Slow()
     slow.played.state.outbox_limit = 2_000

@@ -35,6 +35,29 @@ def test_another_token_overtakes():
     assert expiries.deadline() is None
 
 
+def test_a_wall_clock_that_is_set_moves_the_end_of_whoever_is_here():
+    expiries, ann = Expiries(), session(NOTICE_MS * 10)
+    expiries.begin(ann, 0.0)
+    expiries.ahead_ms = NOTICE_MS * 2
+    assert expiries.deadline() == NOTICE_MS * 7
+    assert expiries.due(NOTICE_MS * 7) == [(ann, False)]
+    expiries.ahead_ms = NOTICE_MS * -2
+    assert expiries.due(NOTICE_MS * 10) == []
+    assert expiries.deadline() == NOTICE_MS * 12
+    bob = session(NOTICE_MS * 20, "bob")
+    expiries.begin(bob, NOTICE_MS * 10)
+    assert expiries.due(NOTICE_MS * 12) == [(ann, True)]
+    assert expiries.deadline() == NOTICE_MS * 21
+    assert expiries.due(NOTICE_MS * 22) == [(bob, False), (bob, True)]
+
+
+def test_what_is_left_of_a_token_is_left_by_the_wall_clock():
+    expiries = Expiries()
+    expiries.ahead_ms = 1_000_000.0
+    expiries.begin(session(1_004_000.0), 0.0)
+    assert expiries.deadline() == 2_000.0
+
+
 def test_keys_do_not_expire_and_nobody_is_told_who_is_gone():
     expiries, ann = Expiries(), session(4_000.0)
     expiries.begin(session(None), 0.0)

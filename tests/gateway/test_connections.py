@@ -226,9 +226,9 @@ async def test_credentials_that_are_refused_count_by_address_and_then_nobody_loo
     looked: list[str] = []
 
     class Watched(ApiKeys):
-        def recognise(self, credentials: str, now_ms: float) -> Principal:
+        def recognise(self, credentials: str, wall_ms: float) -> Principal:
             looked.append(credentials)
-            return super().recognise(credentials, now_ms)
+            return super().recognise(credentials, wall_ms)
 
     async with serving(Limits(requests=0.001, requests_burst=3), trusted_proxies=("127.0.0.1/32",)) as harness:
         harness.state.authority = Watched.parse(line("a", "hk_a", Grants(read=[[]])))

@@ -13,6 +13,7 @@ from aiohttp import web
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from cluster import clock
 from cluster.config.model import AuthConfig, GatewayConfig
 from cluster.core.limits import Limits
 from cluster.errors import UnauthorizedError
@@ -45,6 +46,7 @@ class Guarded(Harness):
 
     def looked(self, is_changed: bool) -> None:
         self.looks.set()
+        self.server.look_at_wall()
         if is_changed:
             self.server.run(self.state.recheck(self.clock.now_ms()))
         self.server.not_ready = self.authority.not_ready
@@ -208,7 +210,7 @@ async def test_a_remembered_token_still_expires(begin: Begin) -> None:
     token = signed(good(seconds=100))
     assert (await gateway.ask(token))[0] == 200
     with pytest.raises(UnauthorizedError, match="the token has expired"):
-        gateway.authority.recognise(token, gateway.clock.now_ms() + 101_000)
+        gateway.authority.recognise(token, gateway.clock.wall_ms() + 101_000)
 
 
 async def test_a_shared_secret(begin: Begin) -> None:
@@ -395,6 +397,49 @@ async def test_an_event_stream_is_told_and_ends(begin: Begin) -> None:
         async with asyncio.timeout(30):
             text = (await response.read()).decode()
     assert text.index("token_expires") < text.index('"code":"unauthorized","message":"the token has expired"')
+
+
+class Wall:
+    """The `time` of `cluster.clock`, with a wall clock that is set as the gateway runs."""
+
+    monotonic = staticmethod(time.monotonic)
+    ahead_s = 0.0
+
+    def time(self) -> float:
+        return time.time() + self.ahead_s
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
+    wall = Wall()
+    monkeypatch.setattr(clock, "time", wall)
+    return wall
+
+
+@pytest.mark.parametrize("ahead_s", [3_600.0, -3_600.0])
+async def test_a_token_counts_by_the_wall_clock_as_it_is_now(begin: Begin, wall: Wall, ahead_s: float) -> None:
+    gateway = await begin(public())
+    wall.ahead_s = ahead_s
+    now = wall.time()
+    fresh = signed(good(iat=now, exp=now + 300))
+    over = signed(good(iat=now - 600, exp=now - 10))
+    assert (await gateway.ask(fresh))[0] == 200
+    assert (await gateway.ask(over))[0] == 401
+    async with gateway.socket() as socket:
+        await say(socket, {"type": "hello", "token": over})
+        assert await closed(socket) == (3500, "bad token: the token has expired")
+    async with gateway.socket() as socket:
+        await say(socket, {"type": "hello", "token": fresh})
+        assert (await until(socket, "welcome"))[0]["type"] == "welcome"
+
+
+async def test_a_session_ends_when_the_wall_clock_goes_past_its_token(begin: Begin, wall: Wall) -> None:
+    gateway = await begin(public())
+    async with gateway.open(signed(good(seconds=3_000.0))) as socket:
+        await until(socket, "welcome")
+        wall.ahead_s = 3_600.0
+        assert await closed(socket) == (3500, "the token has expired")
+    assert gateway.state.ended == {"expired": 1}
 
 
 async def test_another_token_goes_on_where_the_first_ends(begin: Begin) -> None:

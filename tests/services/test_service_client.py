@@ -1,11 +1,15 @@
 import asyncio
 import json
+import time
 from dataclasses import dataclass, field
+from email.utils import formatdate
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
 from aiohttp import web
 
+from cluster import clock
 from cluster.clock import ManualClock
 from cluster.core.declared_query import Response
 from cluster.errors import ErrorCode, UpstreamError
@@ -151,6 +155,16 @@ async def test_statuses(upstream, client, status, retryable):
 async def test_retry_after(upstream, client, value, expected):
     upstream.answer = lambda _request: web.Response(status=429, headers={"Retry-After": value})
     assert (await failure(client)).retry_after_ms == expected
+
+
+async def test_a_date_in_retry_after_is_one_of_the_wall_clock_as_it_is_now(upstream, monkeypatch):
+    client = ServiceClient("api", upstream.url)
+    ahead_s = 3_600.0
+    monkeypatch.setattr(clock, "time", SimpleNamespace(time=lambda: time.time() + ahead_s, monotonic=time.monotonic))
+    date = formatdate(time.time() + ahead_s + 60.0, usegmt=True)
+    upstream.answer = lambda _request: web.Response(status=429, headers={"Retry-After": date})
+    assert (await failure(client)).retry_after_ms <= 60_000.0
+    await client.aclose()
 
 
 async def test_a_body_over_the_limit(upstream, client):
