@@ -6,6 +6,7 @@ anew, and shards invalidate what it feeds. Retry: a blob that comes twice is tak
 
 import asyncio
 import contextlib
+import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -61,10 +62,6 @@ from cluster.sources import Source, SourceState
 if TYPE_CHECKING:
     from cluster.services import ServiceClient
 
-MISSED_TRIES = 5
-"""How often an endpoint is asked for what was missed, while it cannot be reached or answers that it may later."""
-MISSED_PAUSE_S = 1.0
-
 
 class _Missed(msgspec.Struct):
     """An event, as an endpoint tells it."""
@@ -94,7 +91,7 @@ class IngestionActor(Shell):
                 self._functions.resolve(reference)
         self._routers = {name: spec.compiled.router(name, self._functions.transform) for name in config.sources}
         self._missed = {
-            name: _missed_service(name, source.missed, source.headers)
+            name: (*_missed_service(name, source.missed, source.headers), _backoff(source))
             for name, source in config.sources.items()
             if source.missed is not None
         }
@@ -126,13 +123,17 @@ class IngestionActor(Shell):
         self._reasons: dict[str, str] = {}
         """Why sources are not connected."""
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._asking: dict[str, asyncio.Task[None]] = {}
+        """Who asks for what was missed, by source: for its present connection."""
+        self._unanswered: dict[str, str] = {}
+        """Why that is not known yet."""
         self.run(())
         await self.listen()
         if self.specification.gateways != (names := await self.peers.gateways()):
             self.take(Gateways(names))
 
     def _source(self, name: str, config: SourceConfig) -> Source:
-        backoff = Backoff(config.reconnect.initial_ms, config.reconnect.max_ms, config.reconnect.attempts)
+        backoff = _backoff(config)
         if config.type == "sse":
             from cluster.sources.sse import SseSource  # noqa: PLC0415 - see `cluster.sources`
 
@@ -239,8 +240,10 @@ class IngestionActor(Shell):
                 self._sources[source].reconnect()
             case Stop(source=source):
                 self._running[source].cancel()
-            case AskMissed():
-                self.spawn(self._ask_missed(effect))
+                self._ask_no_more(source)
+            case AskMissed(source=source):
+                self._ask_no_more(source)  # of another connection
+                self._asking[source] = self.spawn(self._ask_missed(effect))
             case Join(source=source, channel=channel):
                 self._sources[source].join(channel)
             case Leave(source=source, channel=channel):
@@ -250,13 +253,21 @@ class IngestionActor(Shell):
             case _:
                 raise AssertionError(f"no such effect: {effect!r}")
 
+    def _ask_no_more(self, source: str) -> None:
+        if (asking := self._asking.pop(source, None)) is not None:
+            asking.cancel()
+        self._unanswered.pop(source, None)
+
     async def _ask_missed(self, asked: AskMissed) -> None:
-        """Ask an endpoint for what was missed."""
-        service, path = self._missed[asked.source]
+        """Ask an endpoint for what was missed, until it says it, or that it will not, or nobody waits for it; cancelling is safe.
+
+        While it cannot be reached, or answers that it may later, it is asked at the source's pace of reconnecting, without an end: nothing
+        piles up here, since the source is not read meanwhile, and giving up would lose what comes back with the endpoint.
+        """
+        service, path, backoff = self._missed[asked.source]
         events: list[Envelope] | None = None
-        for attempt in range(MISSED_TRIES):
-            if attempt:
-                await asyncio.sleep(MISSED_PAUSE_S)
+        failures = 0
+        while self.machine.awaits(asked):
             try:
                 response = await service.fetch(FetchRequest(service.name, path(asked.since)))
                 assert response.body is not None
@@ -271,6 +282,10 @@ class IngestionActor(Shell):
                 self.log.warning("missed_failed", source=asked.source, reason=error.message)
                 if not error.retryable:
                     break
+                self._unanswered[asked.source] = f"what was missed is not known yet: {error.message}"
+            failures += 1
+            await asyncio.sleep(backoff.delay_ms(failures, random.random()) / 1000.0)
+        self._unanswered.pop(asked.source, None)
         self.run(self.machine.missed(asked, events, self.now()))
 
     async def status(self) -> dict[str, object]:
@@ -288,7 +303,7 @@ class IngestionActor(Shell):
                     "transport": source.transport,
                     "events": self.machine.events_received[name],
                     "reconnects": source.reconnects,
-                    "reason": self._reasons.get(name),
+                    "reason": self._reasons.get(name) or self._unanswered.get(name),
                 }
                 for name, source in self._sources.items()
                 if machine.reads(name)
@@ -375,6 +390,10 @@ def _without_id(node: Any) -> Any:
     if isinstance(node, dict):
         return {name: _without_id(member) for name, member in node.items() if member != "{last_event_id}"}
     return [_without_id(member) for member in node] if isinstance(node, list) else node
+
+
+def _backoff(config: SourceConfig) -> Backoff:
+    return Backoff(config.reconnect.initial_ms, config.reconnect.max_ms, config.reconnect.attempts)
 
 
 def _missed_service(name: str, url: str, headers: dict[str, str]) -> tuple["ServiceClient", Callable[[EventId], str]]:
