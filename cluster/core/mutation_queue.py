@@ -19,7 +19,7 @@ What must not live here: what a mutation is made of (`mutation`), how views come
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import sha256
-from heapq import heappop, heappush, nlargest, nsmallest
+from heapq import heapify, heappop, heappush, nlargest, nsmallest
 from itertools import islice
 from typing import Any
 
@@ -56,6 +56,8 @@ UNSTORED_MS = 1_000.0
 """How long a mutation waits that could not be stored, and so was not sent."""
 MAX_CONFLICTS = 3
 """How often a mutation that may go over a conflict is sent again for one."""
+KEPT = 1_000
+"""Times that may be kept in vain, beside as many as mutations wait for theirs."""
 LATE = "\0late"
 """Behind the id of a mutation, in the second lift of one that a stream confirmed and its service then refused. No id of a client has it."""
 VERSIONS = ("version", "base_version")
@@ -631,6 +633,9 @@ class MutationQueue:
     def _wait(self, mutation: str, until_ms: float) -> None:
         self._waiting[mutation] = until_ms
         heappush(self._due, (until_ms, mutation))
+        if len(self._due) > KEPT + 2 * len(self._waiting):  # else those that were undone would stay until their time
+            self._due = [(at, each) for each, at in self._waiting.items()]
+            heapify(self._due)
 
     def wake(self, now_ms: float) -> None:
         """Send what is due, and try services that could not be reached."""

@@ -13,7 +13,7 @@ The owner is told what happens through `Owner` and tells the time by `now_ms`. W
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from math import inf
 from operator import attrgetter
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -34,6 +34,8 @@ SHARED_BYTES = 256 * 1024
 """Values beyond it are not compared part by part: it would hold the shard up for more than a few milliseconds."""
 COLLECT_SLICE = 500
 """Entries collected per wake: about a millisecond."""
+KEPT = 1_000
+"""Times that may be kept in vain, beside as many as there are entries."""
 LOOK_AGAIN_MS = 1_000.0
 """After which an entry whose gc time is 0 is looked at again while it is kept: at once would be all the time."""
 
@@ -291,6 +293,8 @@ class QueryCache(Generic[E]):
         self.observed: dict[str, E] = {}
         """Entries that have observers, by key."""
         self._timers: list[tuple[float, int, Fetch | Observer, E | None]] = []
+        self._timers_kept = KEPT
+        """How many there may be before those that are void are left out."""
         """Heap of (when, order, what is due, its entry); some have become void."""
         self._next_timer = 0
         self._idle: list[tuple[float, str]] = []
@@ -856,6 +860,11 @@ class QueryCache(Generic[E]):
     def _look_at(self, entry: E, at: float) -> None:
         entry.queued_at = at
         heappush(self._idle, (at, entry.key))
+        if len(self._idle) > KEPT + 2 * len(
+            self._entries
+        ):  # else entries that went otherwise would stay until their gc time
+            self._idle = [(each.queued_at, each.key) for each in self._entries.values() if each.queued_at is not None]
+            heapify(self._idle)
 
     def _collect(self) -> None:
         for _ in range(COLLECT_SLICE):
@@ -904,6 +913,10 @@ class QueryCache(Generic[E]):
     def _due(self, at: float, what: Fetch | Observer, entry: E | None = None) -> None:
         self._next_timer += 1
         heappush(self._timers, (at, self._next_timer, what, entry))
+        if len(self._timers) > self._timers_kept:  # else what is over would stay until its time
+            self._timers = [timer for timer in self._timers if not _is_void(*timer)]
+            heapify(self._timers)
+            self._timers_kept = KEPT + 2 * len(self._timers)
 
     def deadline(self) -> float | None:
         """When anything is due (Unix ms)."""

@@ -41,6 +41,8 @@ class Expiries:
         if principal is None or principal.expires_ms is None:
             self._whose.pop(session, None)
             return
+        if self._whose.get(session) is principal:
+            return  # it said the same token again
         self._whose[session] = principal
         left_ms = max(principal.expires_ms - self.wall_ms(now_ms), 0.0)
         notice_ms = principal.expires_ms - min(NOTICE_MS, left_ms * NOTICE_SHARE)

@@ -251,13 +251,17 @@ class LmdbStore:
     def _grow(self) -> None:
         try:
             with self._copying, self._syncing:
-                if self._synced is not None:
+                if self._synced is not None and self._failed:
+                    # What was synced last cannot be kept any longer, and is not to be found again: commits go on.
+                    synced, self._synced = self._synced, None
+                    synced.close(is_over=True)
+                elif self._synced is not None:
                     self._sync()  # to move the map ends all readings
                 self._kept = None
                 self._env.set_mapsize(2 * self._env.info()["map_size"])
                 if self._synced is not None:
                     self._kept = self._env.begin()
-        except lmdb.Error as error:
+        except (lmdb.Error, OSError) as error:
             raise StoreError(f"{self.directory}: {error}") from error
 
     def _write(self, writing: Any, transaction: Transaction) -> None:
@@ -431,29 +435,40 @@ class LmdbStore:
         with self._syncing:
             self._sync()
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether it is not written through any more in this life of the process."""
+        return bool(self._failed)
+
     def _sync(self) -> None:
         if self._failed:
             raise StoreError(self._failed)
         try:
             self._write_through()
         except (lmdb.Error, OSError) as error:
-            self._failed = f"{self.directory}: {error}"
-            raise StoreError(self._failed) from error
+            raise StoreError(f"{self.directory}: {error}") from error
 
     def _write_through(self) -> None:
         if self._synced is None:
-            self._env.sync(True)
+            self._sync_pages()
             return
         keeping, state = self._newest()
         try:
-            self._env.sync(True)
-            self._synced.note(state)
+            self._sync_pages()
+            self._synced.note(state)  # should that fail it is written anew with the next
         except (lmdb.Error, OSError):
             keeping.abort()
             raise
         if self._kept is not None:
             self._kept.abort()
         self._kept = keeping
+
+    def _sync_pages(self) -> None:
+        try:
+            self._env.sync(True)
+        except (lmdb.Error, OSError) as error:
+            self._failed = f"{self.directory}: {error}"
+            raise
 
     def _newest(self) -> tuple[Any, Synced]:
         """Return a reading of the newest state, which keeps its pages, and what brings it back."""

@@ -86,6 +86,7 @@ class SyncedState:
             last = self._last()
             if is_new:
                 os.ftruncate(self._handle, 0)
+                os.posix_fallocate(self._handle, 0, 2 * _SLOT_BYTES)  # a note has room on a full disk
                 self.note(Synced(boot_id(), 0, 0, b""))
             elif last is not None and last.boot != boot_id():
                 _take_back(directory, last)

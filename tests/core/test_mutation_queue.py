@@ -12,6 +12,7 @@ from cluster.core.declared_query import Response
 from cluster.core.messages import Failure, Lay, Lift, ListMutations, Mutate, MutationView
 from cluster.core.mutation import Status
 from cluster.core.mutation_queue import (
+    KEPT,
     MAX_RESULT_BYTES,
     MAX_SETTLED,
     MEMORY_MS,
@@ -386,6 +387,17 @@ def test_it_can_be_undone_until_it_is_sent() -> None:
     assert isinstance(missing, Failure)
     assert missing.code == ErrorCode.NOT_FOUND
     assert queue.queue.undo("m", queue.now) == cancelled
+
+
+def test_times_of_what_was_undone_are_not_kept() -> None:
+    queue = Queue()
+    queue.begin("late", "stays")
+    for number in range(3 * KEPT):
+        queue.begin("late", f"m{number}", delay_ms=60_000.0)
+        queue.queue.undo(f"m{number}", queue.now)
+    assert len(queue.queue._due) <= KEPT + 2
+    queue.wait(5_000.0)
+    assert queue.names() == ["stays"]
 
 
 def test_what_was_tried_and_is_undone_leaves_a_doubt() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.core.entry import Value
-from cluster.core.query_cache import LOOK_AGAIN_MS, Entry, Fetch, Observer, QueryCache
+from cluster.core.query_cache import KEPT, LOOK_AGAIN_MS, Entry, Fetch, Observer, QueryCache
 from cluster.core.query_key import KeyMatcher, canonical, partial_match
 from cluster.core.query_options import QueryOptions
 
@@ -262,6 +262,29 @@ def test_a_gc_time_can_be_lowered(played: Played) -> None:
     played.cache.now_ms = 1_050.0
     played.cache.wake()
     assert played.cache.get(entry.key) is None
+
+
+def test_gc_times_of_what_went_otherwise_are_not_kept(played: Played) -> None:
+    stays = played.entry("stays", gc_time=10_000.0)
+    for n in range(3 * KEPT):
+        played.cache.remove(played.entry("gone", n, gc_time=20_000.0))
+    assert len(played.cache._idle) <= KEPT + 2
+    played.cache.now_ms = 11_000.0
+    played.cache.wake()
+    assert played.cache.get(stays.key) is None
+
+
+def test_intervals_of_observers_that_are_gone_are_not_kept(played: Played) -> None:
+    options = QueryOptions(refetch_interval=10_000.0)
+    stays, other = played.entry("stays"), played.entry("other")
+    played.cache.observe(stays, Observer(options), mount=False)
+    for _ in range(3 * KEPT):
+        played.cache.now_ms += 1.0
+        gone = Observer(options)
+        played.cache.observe(other, gone, mount=False)
+        played.cache.unobserve(gone)
+    assert len(played.cache._timers) <= KEPT + 2
+    assert played.cache.deadline() == 11_000.0
 
 
 def test_a_read_starts_the_gc_time_anew(played: Played) -> None:

@@ -82,3 +82,11 @@ def test_the_notice_says_when():
     principal = session(4_000.5).principal
     assert principal is not None
     assert (expiry_notice(principal)["code"], expiry_notice(principal)["expires_at"]) == ("token_expires", 4_000)
+
+
+def test_who_says_the_same_token_again_is_kept_once():
+    expiries, ann = Expiries(), session(4_000.0)
+    for _ in range(3):
+        expiries.begin(ann, 0.0)
+    assert len(expiries._heap) == 2
+    assert expiries.due(4_000.0) == [(ann, False), (ann, True)]

@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import pytest
@@ -233,6 +234,45 @@ def test_a_disk_that_did_not_take_what_was_synced_is_not_believed_again(
 ) -> None:
     store = LmdbStore(tmp_path / "store")
     store.commit(transaction(entries={"a": entry("a")}))
+    store.sync()
+    monkeypatch.setattr(store, "_env", FailsOnce(store._env))
+    data = b'"' + b"x" * 50_000 + b'"'
+    for number in range(1, 400):  # also when its file has to grow, as no page is free any more
+        store.commit(transaction(number, entries={str(number % 10): entry(str(number % 10), data, number)}))
+        with pytest.raises(StoreError, match="Input/output error"):
+            store.sync()
+        assert store.has_failed
+    assert len(rows(store.load())) == 11
+    store.close()
+    again = LmdbStore(tmp_path / "store")
+    assert len(rows(again.load())) == 11
+    again.sync()
+    assert not again.has_failed
+    again.close()
+
+
+class FailsOnce:
+    """LMDB's environment on a disk that fails at the first sync."""
+
+    def __init__(self, environment: Any) -> None:
+        self._environment = environment
+        self._has_failed = False
+
+    def sync(self, force: bool) -> None:
+        if not self._has_failed:
+            self._has_failed = True
+            raise lmdb.Error("mdb_env_sync: Input/output error")
+        self._environment.sync(force)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._environment, name)
+
+
+def test_a_note_that_could_not_be_written_is_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restart: Callable[[], None]
+) -> None:
+    machine = Machine(tmp_path / "store", 5)
+    machine.commit()
 
     def broken(_: int) -> None:
         raise OSError(5, "Input/output error")
@@ -240,10 +280,16 @@ def test_a_disk_that_did_not_take_what_was_synced_is_not_believed_again(
     with monkeypatch.context() as failing:
         failing.setattr(synced_state, "_sync", broken)
         with pytest.raises(StoreError, match="Input/output error"):
-            store.sync()
-    store.commit(transaction(1, entries={"a": entry("a")}))
-    with pytest.raises(StoreError, match="Input/output error"):
-        store.sync()
+            machine.store.sync()
+    assert not machine.store.has_failed
+    assert (machine.directory / SYNCED).stat().st_size == 8192, "there is room for it, whatever else fills the disk"
+    machine.store.sync()
+    held = dict(machine.rows)
+    machine.commit()
+    machine.lose_power()
+    restart()
+    store = LmdbStore(machine.directory)
+    assert rows(store.load()) == held
     store.close()
 
 
