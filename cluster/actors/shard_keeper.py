@@ -318,6 +318,16 @@ class ShardKeeper:
         await self.follow(shard, (roles.primary,))
         self._changed()
 
+    async def hand_over(self, actors: Collection[str]) -> None:
+        """Have those of the actors that lead hand over to their standbys, each as soon as that has everything. They are ended for good; cancelling is safe."""
+
+        async def leave(roles: ShardRoles) -> None:
+            await self._until(lambda: self._is_well(roles))
+            if roles.primary in actors:
+                await self._hand_over(roles)
+
+        await asyncio.gather(*(leave(roles) for roles in self.shards.values() if roles.primary in actors))
+
     async def _hand_over(self, roles: ShardRoles) -> None:
         before = roles.primary
         roles.is_handing_over = True

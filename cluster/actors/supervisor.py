@@ -277,9 +277,18 @@ class SupervisorActor:
                 self._statuses.pop(effect.actor, None)
 
     async def drain(self, node: str, within_s: float) -> None:
-        """Have shards leave a node that is about to go; returns when they have, or after so long."""
+        """Have shards leave a node that is about to go; returns when they have, or after so long.
+
+        Where their stores are there they stay, but their standbys elsewhere take over.
+        """
         self._leaving.add(node)
         self._log.info("node_drains", node=node[:12])
+        if self._spec.config.storage.nodes:
+            here = {actor for actor, each in self._placed().items() if each.node == node}
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(within_s):
+                    await self._shards.hand_over(here)
+            return
         until = self._loop.time() + within_s
         while self._loop.time() < until and any(each.node == node for each in self._placed().values()):
             if not await self._look_at_places():

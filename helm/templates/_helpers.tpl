@@ -96,6 +96,9 @@ helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version | replace "+" "_" }
 {{- $nodes = append $nodes (printf "%s-worker-%d" (include "harbor.name" $) $n) -}}
 {{- end -}}
 {{- $_ := set $set.storage "nodes" $nodes -}}
+{{- if not (dig "storage" "wait" "" .Values.config) -}}{{/* A store comes back with its pod: an image may have to be pulled, a volume to change hosts. */}}
+{{- $_ := set $set.storage "wait" "5m" -}}
+{{- end -}}
 {{- end -}}
 {{- $config := deepCopy .Values.config -}}
 {{- range $stream := $config.streams -}}

@@ -17,10 +17,11 @@ from ray.cluster_utils import Cluster
 
 from tests.live import LiveCluster, eventually
 
-nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-second = nodes.add_node(num_cpus=2)
+head = {"num_cpus": 2, "include_dashboard": False, "resources": {"harbor_store:a": 1}}
+nodes = Cluster(initialize_head=True, head_node_args=head)
+second = nodes.add_node(num_cpus=2, resources={"harbor_store:b": 1})
 ray.init(address=nodes.address, logging_level="ERROR", log_to_driver=False)
-live = LiveCluster({"cluster": {"shards": 2, "replicas": %(replicas)s, "gateways": 1}, "storage": {"path": tempfile.mkdtemp()}}).start()
+live = LiveCluster({"cluster": {"shards": 2, "replicas": %(replicas)s, "gateways": 1}, "storage": {"path": tempfile.mkdtemp(), "nodes": %(stores)s}}).start()
 
 
 def rows():
@@ -98,8 +99,19 @@ said["scaled"] = [scaled(3), scaled(1)]  # from shards that have got to their ot
 """
 
 
-def ran(body: str, replicas: int) -> dict[str, object]:
-    script = ON_NODES % {"body": body, "replicas": replicas}
+A_NODE_WITH_STORES_IS_DRAINED = """
+settled(lambda found: is_in_sync(found) and apart(found))
+for n in range(8):
+    live.put(["k", n], n, ack="replicated")
+ray.get(live._handle.ask.remote("drain", second.node_id, 60.0), timeout=70)
+said["left"] = second.node_id not in {row["node"] for row in rows()}
+said["kept"] = [live.get("k", n).json()["data"] for n in range(8)]
+said["standbys are back"] = is_in_sync(settled(lambda found: is_in_sync(found) and apart(found)))
+"""
+
+
+def ran(body: str, replicas: int, stores: tuple[str, ...] = ()) -> dict[str, object]:
+    script = ON_NODES % {"body": body, "replicas": replicas, "stores": list(stores)}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     said: dict[str, object] = json.loads(
@@ -129,3 +141,10 @@ def test_shards_leave_a_drained_node_without_replicas_too() -> None:
         "after a kill": [*range(8)],
         "scaled": [[*range(8)]] * 2,
     }
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(420)
+def test_a_drained_node_that_keeps_stores_is_led_by_nobody_any_more() -> None:
+    said = ran(A_NODE_WITH_STORES_IS_DRAINED, 1, ("a", "b"))
+    assert said == {"left": True, "kept": [*range(8)], "standbys are back": True}

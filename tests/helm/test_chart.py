@@ -293,6 +293,7 @@ def test_the_configuration_is_one_that_the_cluster_takes(ci, tmp_path: Path):
     assert (config.cluster.gateways, config.storage.path) == (gateways, "/var/lib/harbor")
     if ci == "static":
         assert config.storage.nodes == ("harbor-worker-0", "harbor-worker-1")
+        assert config.storage.wait_ms == 300_000
 
 
 JWT: dict[str, Any] = {
