@@ -12,7 +12,8 @@
 
 From `hold` to `release` the cluster pauses. The cut is one for all of it, though only some slots move: then one number a feed tells what a
 shard has, nothing is on its way to where it no longer belongs, and one moment counts for positions. Up to `send` a cut that takes longer
-than `CUT_MS` is given up and tried again later; so it is where somebody does not answer, and where sequences are being repeated.
+than `CUT_MS` is given up and tried again later, the later the more of them were in a row; so it is where somebody does not answer, and where
+sequences are being repeated. The next try has those ingestors hold first that could not: until they do the others take what comes.
 
 A supervisor that begins anew looks: where some shards have a map that others have not, adopting had begun, and it goes on from `send`,
 which begins anew in shards that have forgotten it. Else whatever was under way is given up.
@@ -36,7 +37,10 @@ MAX_ACTORS = {"shards": MAX_SHARDS, "coordinators": MAX_SHARDS, "ingestors": MAX
 CUT_MS = 5_000.0
 """A cut takes a fraction of a second. Where somebody hangs it is better that everybody goes on, and it is tried again."""
 AGAIN_MS = 2_000.0
-"""After a cut that was given up."""
+"""After a cut that was given up: whoever was only just away is back. It doubles with each that is given up in a row."""
+MAX_AGAIN_MS = 60_000.0
+"""It doubles up to this: what keeps cuts from coming through, as an upstream that is away, may last for hours, and everybody stands still for
+`CUT_MS` in each try, and all is copied anew for it. A move begins so late at most when that has ended."""
 LOOK_MS = 10_000.0
 """For shards that have not answered. Where slots may have moved, one of them may have a newer map: then they are waited for."""
 SILENT_MS = 10_000.0
@@ -101,6 +105,10 @@ class SlotMoves:
         self._since_ms = now_ms
         self._held_ms = 0.0
         self._not_before_ms = 0.0
+        self._again_ms = AGAIN_MS
+        """After the next cut that is given up."""
+        self._hold_first: frozenset[str] = frozenset()
+        """Ingestors that did not hold when the last cut was given up, and have not since."""
         self._is_decided = False
         """Some receiver may have adopted."""
         self._found: dict[str, Progress] = {}
@@ -118,7 +126,7 @@ class SlotMoves:
     def want(self, shards: int, coordinators: int) -> None:
         """Have other numbers of shards and coordinators."""
         self.wanted, self._keeps = (shards, coordinators), False
-        self._not_before_ms = 0.0
+        self._not_before_ms, self._again_ms = 0.0, AGAIN_MS
 
     @property
     def is_done(self) -> bool:
@@ -191,7 +199,9 @@ class SlotMoves:
             elif not (phase is Phase.DROP and name in receivers):
                 said[name] = Rebalance(phase.value, self.next, self._attempt)
         if phase in MAY_BE_GIVEN_UP and not self._is_decided:
-            said.update(dict.fromkeys(ingestors, Rebalance("hold", self.next, self._attempt)))
+            ingestors = list(ingestors)
+            first = [name for name in ingestors if phase is Phase.HOLD and name in self._hold_first]
+            said.update(dict.fromkeys(first or ingestors, Rebalance("hold", self.next, self._attempt)))
         return said
 
     @property
@@ -221,7 +231,10 @@ class SlotMoves:
                 if is_done or now_ms - self._since_ms > SILENT_MS:
                     self._over(now_ms)
             case phase if phase in MAY_BE_GIVEN_UP and not self._is_decided and now_ms - self._held_ms > CUT_MS:
+                self._hold_first = self._not_held(asked, said)
                 self._give_up(now_ms)
+            case Phase.HOLD if self._hold_first:
+                self._hold_first = self._not_held(asked, said)  # the others are told when nobody is left of these
             case Phase.DROP if is_done or not asked:
                 assert self.map is not None
                 assert self.next is not None
@@ -236,6 +249,14 @@ class SlotMoves:
                 self._enter(FOLLOWING[phase], now_ms)
             case _:
                 pass
+
+    @staticmethod
+    def _not_held(asked: Mapping[str, Rebalance], said: Mapping[str, Progress | None]) -> frozenset[str]:
+        """Return those that were told to hold, and do not say that they do: they repeat sequences, are beginning, or do not answer."""
+        told = [name for name, ask in asked.items() if ask.phase == "hold"]
+        return frozenset(
+            name for name in told if (each := said.get(name)) is None or not (each.is_held or each.is_done)
+        )
 
     @staticmethod
     def _is_lacking(asked: Mapping[str, Rebalance], said: Mapping[str, Progress | None]) -> bool:
@@ -256,7 +277,8 @@ class SlotMoves:
 
     def _give_up(self, now_ms: float) -> None:
         self.given_up += 1
-        self._not_before_ms = now_ms + AGAIN_MS
+        self._not_before_ms = now_ms + self._again_ms
+        self._again_ms = min(2.0 * self._again_ms, MAX_AGAIN_MS)
         self.next = None
         self._enter(Phase.RELEASE, now_ms)
 
@@ -268,6 +290,7 @@ class SlotMoves:
             pause_ms = (self._released_ms or now_ms) - self._held_ms
             self.finished.append(Moved(after, slots, *self._moved, pause_ms))
             self.moves += 1
+            self._again_ms = AGAIN_MS
         counts = (self.map.shards, self.map.coordinators)
         self._ends = self._ends or (
             self._ended is not None and any(had > has for had, has in zip(self._span, counts, strict=True))

@@ -6,7 +6,7 @@ import pytest
 
 from cluster.core.messages import Progress, Rebalance
 from cluster.core.placement import SlotMap, assign_slots
-from cluster.core.slot_move import AGAIN_MS, CUT_MS, LOOK_MS, Phase, SlotMoves
+from cluster.core.slot_move import AGAIN_MS, CUT_MS, LOOK_MS, MAX_AGAIN_MS, Phase, SlotMoves
 
 NOW = 1_000_000.0
 MAPS = {count: assign_slots(range(count), 5) for count in (1, 2, 4)}
@@ -23,13 +23,14 @@ class Played:
     def __init__(self, moves: SlotMoves) -> None:
         self.moves = moves
         self.now = NOW
+        self.ingestors = ["ingestor-0"]
         self.said: list[tuple[str, list[str]]] = []
         """(phase, who was told), each step."""
 
     def step(self, answer: Callable[[str, Rebalance], Progress | None] = done, ms: float = 10.0) -> None:
         self.now += ms
         self.moves.begin(EVERYBODY, self.now)
-        asks = self.moves.asks(["ingestor-0"], ["gateway-0"])
+        asks = self.moves.asks(self.ingestors, ["gateway-0"])
         if asks:
             self.said.append((self.moves.phase.value, sorted({f"{name} {ask.phase}" for name, ask in asks.items()})))
         self.moves.heard(asks, {name: answer(name, ask) for name, ask in asks.items()}, self.now)
@@ -130,6 +131,81 @@ def test_a_cut_that_takes_too_long_is_given_up_and_tried_again() -> None:
     played.step(ms=AGAIN_MS)
     played.until(Phase.RELEASE)
     assert moves.map.epoch == 6
+
+
+def repeating(name: str, ask: Rebalance) -> Progress | None:
+    """Its upstream is away, so it cannot hold; the other does at once."""
+    return Progress(ask.map, ask.phase != "hold" or name != "ingestor-1")
+
+
+def test_the_longer_it_is_given_up_in_a_row_the_later_it_is_tried_again() -> None:
+    played = settled()
+    moves = played.moves
+    silent = lambda name, ask: None if name == "shard-1" and ask.phase == "seal" else done(name, ask)  # noqa: E731
+
+    def pause() -> float:
+        """Have a cut given up. Returns after how long the next try begins."""
+        played.until(Phase.SEAL, silent)
+        played.step(silent, CUT_MS)
+        assert moves.phase is Phase.RELEASE
+        given_up = played.now
+        played.step()
+        while moves.phase is Phase.IDLE:
+            played.step(silent, 100.0)
+        return round((played.now - given_up) / 1000.0)
+
+    moves.want(4, 1)
+    assert [pause() for _ in range(7)] == [2, 4, 8, 16, 32, 60, 60]
+    moves.want(4, 2)
+    assert [pause() for _ in range(2)] == [2, 4], "other numbers"
+    played.until(Phase.RELEASE)
+    played.until(Phase.IDLE)
+    assert (moves.moves, moves.map and moves.map.coordinators) == (1, 2)
+    moves.want(2, 1)
+    assert pause() == 2, "one came through"
+
+
+def test_who_could_not_hold_is_waited_for_before_others_are_held_again() -> None:
+    played = settled()
+    played.ingestors = ["ingestor-0", "ingestor-1"]
+    moves = played.moves
+    moves.want(4, 1)
+    played.until(Phase.HOLD)
+    assert not moves.is_settled
+    played.step(repeating)
+    assert played.said[-1] == ("hold", ["ingestor-0 hold", "ingestor-1 hold"])
+    for _ in range(2):
+        played.step(repeating, CUT_MS)
+        assert moves.phase is Phase.RELEASE
+        played.until(Phase.IDLE)
+        played.step(ms=MAX_AGAIN_MS)
+        played.until(Phase.HOLD)
+        played.step(repeating)
+        assert played.said[-1] == ("hold", ["ingestor-1 hold"])
+    assert moves.phase is Phase.HOLD
+    played.step()
+    assert moves.phase is Phase.HOLD, "now the others"
+    played.step()
+    assert played.said[-1] == ("hold", ["ingestor-0 hold", "ingestor-1 hold"])
+    assert moves.phase is Phase.SEAL
+    played.until(Phase.RELEASE)
+    assert moves.map is not None
+    assert moves.map.shards == 4
+
+
+def test_who_could_not_hold_and_is_no_more_is_not_waited_for() -> None:
+    played = settled()
+    played.ingestors = ["ingestor-0", "ingestor-1"]
+    moves = played.moves
+    moves.want(4, 1)
+    played.until(Phase.HOLD)
+    played.step(repeating, 2 * CUT_MS)
+    played.until(Phase.IDLE)
+    played.ingestors = ["ingestor-0"]
+    played.step(ms=MAX_AGAIN_MS)
+    played.until(Phase.RELEASE)
+    assert moves.map is not None
+    assert moves.map.shards == 4
 
 
 def test_once_it_is_decided_a_move_is_completed_however_long_it_takes() -> None:
