@@ -38,12 +38,18 @@ STEP_BYTES = 1024 * 1024
 """Of entries that are taken in at a time: as much as goes to a standby in one message; some tens of milliseconds."""
 STEP_ROWS = 2_000
 """Of entries that are let go of at a time, likewise."""
+SORT_ROWS = 10_000
+"""Of entries that are looked at in a step, as a copy begins, for whom they go to: some milliseconds."""
 ENTRY_BYTES = 100
 """Of an entry in a slice beside its data and key, about."""
 
 
 class Moving(Protocol):
     """What a move needs of the shard."""
+
+    def all_keys(self) -> list[str]:
+        """Return the keys of all entries."""
+        ...
 
     def moved_keys(self, slots: frozenset[int]) -> Iterable[str]:
         """Return the keys of all entries in some slots."""
@@ -141,6 +147,8 @@ class ShardSlots:
         self.is_closed = False
         """Nothing at all is: what leaves is of one moment."""
         self._out: dict[int, _Outward] = {}
+        self._unsorted: list[str] = []
+        """Entries there were when the move began, of which it is yet to be seen to whom they go, if to anybody."""
         self._links: dict[int, Outgoing] = {}
         self._incoming: dict[str, Incoming] = {}
         self._taken: dict[str, list[Content]] = {}
@@ -217,7 +225,8 @@ class ShardSlots:
                 is_done = False  # it is yet to be told which map there is, or this comes late
             case "copy":
                 self._begin(message)
-                is_done = all(each.passes > PASSES or self._has_caught_up(each) for each in self._out.values())
+                is_copied = all(each.passes > PASSES or self._has_caught_up(each) for each in self._out.values())
+                is_done = is_copied and not self._unsorted
             case "seal":
                 self._begin(message)
                 self._seal(now_ms)
@@ -229,7 +238,8 @@ class ShardSlots:
                 self.is_closed = True
                 for outward in self._out.values():
                     outward.is_finishing = True
-                is_done = all(each.contents == [] and each.is_through for each in self._out.values())
+                is_sent = all(each.contents == [] and each.is_through for each in self._out.values())
+                is_done = is_sent and not self._unsorted
             case "adopt":
                 self._begin(message)
                 self._seal(now_ms)
@@ -257,6 +267,7 @@ class ShardSlots:
             return
         self._stop_adopting()
         self._out.clear()
+        self._unsorted = []
         self.sealed_ms, self.is_closed = None, False
         self._attempt, self._next = message.attempt, message.map
         self._unstored.moving, self._unstored.new_results = {}, {}
@@ -270,12 +281,26 @@ class ShardSlots:
         for to, slots in receivers.items():
             link = self._links.setdefault(to, Outgoing(self._identity, self._incarnation))
             self._out[to] = _Outward(to, slots, link)
-            self._restart(self._out[to])
+            self._restart(self._out[to], [])
+        # Once for all receivers: there may be dozens of them, and of entries a million.
+        self._unsorted = self._shard.all_keys() if any(receivers.values()) else []
+        self._sort()
 
-    def _restart(self, outward: _Outward) -> None:
-        """Send everything from the beginning."""
+    def _sort(self) -> None:
+        """Find out of some entries to whom they go. Those that change meanwhile are noted, whether or not they were looked at."""
+        if not self._unsorted:
+            return
+        step = self._unsorted[-SORT_ROWS:]
+        del self._unsorted[-SORT_ROWS:]
+        keys_by_slot = {number: outward.keys for outward in self._out.values() for number in outward.slots}
+        for key in step:
+            if (keys := keys_by_slot.get(slot(CanonicalKey(key)))) is not None:
+                keys[key] = None
+
+    def _restart(self, outward: _Outward, keys: Iterable[str]) -> None:
+        """Send everything from the beginning: these entries, and those that are yet to be looked at."""
         outward.link.relink()
-        outward.keys = dict.fromkeys(self._shard.moved_keys(outward.slots))
+        outward.keys = dict.fromkeys(keys)
         outward.results = dict.fromkeys(self._shard.moved_results())
         outward.contents = None
         outward.passes = 0
@@ -283,6 +308,7 @@ class ShardSlots:
     def _end(self) -> None:
         """Nothing moves any more."""
         self._out.clear()
+        self._unsorted = []
         self._taken.clear()
         self._incoming.clear()  # whoever sends still has to begin anew
         self._next = self.sealed_ms = self._leaving = None
@@ -384,6 +410,7 @@ class ShardSlots:
 
     def sends(self, now_ms: float) -> list[Send]:
         """Send what waits, one slice at a time to each."""
+        self._sort()
         self._note()
         effects = []
         for outward in self._out.values():
@@ -403,8 +430,10 @@ class ShardSlots:
     def _next_content(self, outward: _Outward) -> Content | None:
         if outward.keys or outward.results:
             content = self._slice(outward)
-            outward.passes += not outward.keys and not outward.is_finishing
+            outward.passes += not outward.keys and not outward.is_finishing and not self._unsorted
             return content
+        if self._unsorted:
+            return None
         outward.passes = max(outward.passes, 1)
         if not outward.is_finishing:
             return None
@@ -444,7 +473,7 @@ class ShardSlots:
         if isinstance(answer, SliceTaken):
             outward.link.acknowledged(answer.incarnation)
         elif isinstance(answer, Refused):
-            self._restart(outward)
+            self._restart(outward, self._shard.moved_keys(outward.slots))
         else:
             outward.link.failed(now_ms, RETRY_MS)
 
@@ -456,7 +485,7 @@ class ShardSlots:
 
     def deadline(self) -> float | None:
         """When something is to be sent."""
-        times = []
+        times: list[float | None] = [0.0] if self._unsorted else []
         for outward in self._out.values():
             if not outward.link.idle:
                 times.append(outward.link.retry_at)

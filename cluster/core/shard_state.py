@@ -1899,6 +1899,10 @@ class ShardState:
             and (self._now_ms - sealed_ms >= DRAIN_MS or all(links))
         )
 
+    def all_keys(self) -> list[str]:
+        """Return the keys of all entries."""
+        return [entry.key for entry in self.cache]
+
     def moved_keys(self, slots: frozenset[int]) -> Iterable[str]:
         """Return the keys of all entries in some slots."""
         return [entry.key for entry in self.cache if slot(entry.key) in slots]

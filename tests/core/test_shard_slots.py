@@ -1,5 +1,6 @@
 """Slots that move between shards, as clients, gateways and services see it: mutations, writes, presence, positions."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ import orjson
 import pytest
 from msgspec.structs import replace
 
-from cluster.core import shard_slots
+from cluster.core import shard_slots, shard_state
 from cluster.core.declared_query import Response
 from cluster.core.grants import ANYBODY
 from cluster.core.history import Life
@@ -27,10 +28,11 @@ from cluster.core.messages import (
     Rebalance,
     Refused,
     Requests,
+    SliceTaken,
     Write,
     Written,
 )
-from cluster.core.placement import SlotMap, assign_slots
+from cluster.core.placement import SlotMap, assign_slots, slot
 from cluster.core.position import scope_of
 from cluster.core.query_key import CanonicalKey
 from cluster.core.shard_state import EPOCH_SHIFT, Commit
@@ -49,6 +51,7 @@ def steps(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     if request.param == "step by step":
         monkeypatch.setattr(shard_slots, "STEP_BYTES", 1)
         monkeypatch.setattr(shard_slots, "STEP_ROWS", 1)
+        monkeypatch.setattr(shard_slots, "SORT_ROWS", 1)
 
 
 def world(shards: int) -> InProcess:
@@ -406,6 +409,33 @@ def test_a_token_that_says_nothing_is_reset_after_a_move_too() -> None:
     other.subscribe("w", prefix=["note"], since=nothing)
     made.settle()
     assert other.read()[0]["type"] == "reset"
+
+
+def test_entries_are_looked_at_once_for_all_receivers_and_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = world(1)
+    shard = made.shards["shard-0"]
+    looked: list[str] = []
+
+    def note(key: CanonicalKey) -> int:
+        looked.append(key)
+        return slot(key)
+
+    for module in (shard_slots, shard_state):
+        monkeypatch.setattr(module, "slot", note)
+    made.receive("shard-0", Rebalance("release", made.slots, 0))
+    next_map = assign_slots(range(16), 2)
+    most = 0
+    while not made.receive("shard-0", Rebalance("copy", next_map, 7)).is_done:
+        before = len(looked)
+        shard.slots.sends(made.now_ms)
+        most = max(most, len(looked) - before)
+        for number, outward in shard.slots._out.items():
+            if (message := outward.link.in_flight) is not None:
+                shard.slots.answered(f"shard-{number}", message, SliceTaken(1), made.now_ms)
+    assert sorted(looked) == sorted(KEYS)
+    assert most <= shard_slots.SORT_ROWS
+    sent = {number: outward.entries for number, outward in shard.slots._out.items() if outward.entries}
+    assert sent == Counter(owner for key in KEYS if (owner := next_map.shard(CanonicalKey(key))))
 
 
 def test_a_move_that_is_given_up_changes_nothing() -> None:
