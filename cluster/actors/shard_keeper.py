@@ -269,9 +269,12 @@ class ShardKeeper:
 
     def look(self, placed: Mapping[str, Placed], nodes: Collection[str], leaving: Collection[str]) -> None:
         """Begin the move that is most needed, unless one is under way, or a shard lacks something."""
-        if self.is_moving or any(not self._is_well(roles) for roles in self.shards.values()):
+        if self.is_moving:
             return
-        half = next((roles for roles in self.shards.values() if roles.is_handing_over), None)
+        half = next((roles for roles in self.shards.values() if self._has_moved(roles)), None)
+        if half is None and any(not self._is_well(roles) for roles in self.shards.values()):
+            return
+        half = half or next((roles for roles in self.shards.values() if roles.is_handing_over), None)
         if half is not None and half.primary is not None:
             self._move = self._tasks.spawn(self._moved(Move(half.shard, half.primary, "")))
         elif (move := next_move(placed, nodes, leaving)) is not None:
@@ -279,6 +282,11 @@ class ShardKeeper:
 
     def _is_well(self, roles: ShardRoles) -> bool:
         return self.leads(roles.shard) and (len(roles.actors) == 1 or roles.standby is not None)
+
+    def _has_moved(self, roles: ShardRoles) -> bool:
+        """Whether a shard still has the standby of a move that came to its end when nobody waited for it any more."""
+        is_left = len(roles.actors) > 1 and not self.keeps_two and not roles.is_handing_over
+        return is_left and self.leads(roles.shard)
 
     async def _moved(self, move: Move) -> None:
         self._log.info("move_begins", shard=move.shard, actor=move.actor, to=move.node[:12])
@@ -306,17 +314,24 @@ class ShardKeeper:
         await self.settled(move.actor, life)
 
     async def _move_all(self, move: Move) -> None:
-        """Move a shard that has one actor: another takes over from it, on the other node."""
+        """Move a shard that has one actor: another takes over from it, on the other node. Or do what is left of that."""
         shard = move.shard
-        if len(self.actors(shard)) == 1:
+        is_new = len(self.actors(shard)) == 1
+        if is_new:
             (other,) = (each for each in actors_of(f"shard-{shard}") if each != move.actor)
             await self._make(other, move.node)
             await self.follow(shard, (move.actor, other))
         roles = self.shards[shard]
-        await self._hand_over(roles)
+        if is_new or roles.is_handing_over:
+            await self._hand_over(roles)
+        await self._until(lambda: self.leads(shard))
         assert roles.primary is not None
-        await self.follow(shard, (roles.primary,))
-        self._changed()
+        for actor in roles.actors:
+            if actor != roles.primary and not self.keeps_two:  # it may have been made anew since it was ended
+                await self._end(actor)
+        if not self.keeps_two:  # else that was configured meanwhile
+            await self.follow(shard, (roles.primary,))
+            self._changed()
 
     async def hand_over(self, actors: Collection[str]) -> None:
         """Have those of the actors that lead hand over to their standbys, each as soon as that has everything. They are ended for good; cancelling is safe."""

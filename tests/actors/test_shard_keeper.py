@@ -221,3 +221,58 @@ async def test_a_primary_that_answers_nothing_is_ended_once_and_made_anew(
     asked = len(actors.known)
     await until(lambda: len(actors.known) > asked + 4)
     assert done == ([("shard-0",), ("shard-0", "")] if is_there else [])
+
+
+@pytest.fixture
+async def moved(keeper: ShardKeeper, actors: Neighbours, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """Shard 0 has two actors, since a move of it took too long, and its second leads. Returns who is ended."""
+    done: list[tuple[str, ...]] = []
+
+    async def note(*what: str) -> None:
+        done.append(what)
+
+    monkeypatch.setattr(shard_keeper.ray_head, "kept", lambda *_: Record(5, "b", "shard-0-b", True))
+    monkeypatch.setattr(shard_keeper.ray_head, "keep", lambda *_: None)
+    monkeypatch.setattr(keeper, "_end", note)
+    actors.is_silent = True
+    await keeper.follow(0, ("shard-0", "shard-0-b"))
+    roles = keeper.shards[0]
+    roles.reported("shard-0-b", Report(1, Role.PRIMARY, 5, "b"), 1.0)
+    monkeypatch.setattr(keeper, "_reported", lambda *_: None)
+    monkeypatch.setattr(roles, "died", lambda *_, **__: [])
+    return done
+
+
+async def test_a_standby_that_a_move_has_left_is_ended(keeper: ShardKeeper, moved: list[tuple[str, ...]]) -> None:
+    keeper.look({}, {HERE, THERE}, set())
+    await until(lambda: keeper.moves)
+    assert (moved, keeper.actors(0)) == ([("shard-0",)], ("shard-0-b",))
+    assert not keeper.shards[0].is_handing_over, "the one that leads stays"
+    keeper.look({}, {HERE, THERE}, set())
+    assert not keeper.is_moving
+
+
+@pytest.mark.parametrize("why", ["keeps two", "nobody leads"])
+async def test_a_standby_that_is_needed_stays(keeper: ShardKeeper, moved: list[tuple[str, ...]], why: str) -> None:
+    if why == "keeps two":
+        keeper.keeps_two = True
+    else:
+        keeper.shards[0].reports.clear()
+    keeper.look({}, {HERE, THERE}, set())
+    assert not keeper.is_moving
+    assert (moved, len(keeper.actors(0))) == ([], 2)
+
+
+async def test_standbys_that_are_wanted_by_the_end_of_a_move_stay(
+    keeper: ShardKeeper, moved: list[tuple[str, ...]]
+) -> None:
+    keeper.look({}, {HERE, THERE}, set())
+    assert keeper.is_moving
+    keeper.shards[0].is_handing_over = True  # the move is on its way, and waits for the standby
+    await asyncio.sleep(0.05)
+    assert keeper.is_moving
+    keeper.keeps_two = True
+    keeper.shards[0].record = Record(6, "a", "shard-0", True)
+    keeper.shards[0].reports = {"shard-0": Report(1, Role.PRIMARY, 6, "a")}
+    await until(lambda: keeper.moves)
+    assert (moved, len(keeper.actors(0))) == ([], 2)
