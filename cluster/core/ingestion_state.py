@@ -98,8 +98,6 @@ MANY_CHANNELS = 256
 """When so many channels of a source may have missed events, the whole source counts as having: one mark in place of thousands."""
 LIMITED_MS = 1_000.0
 """How often shards are told, at most, that events of a channel were left out since there were too many."""
-MISSED_HOLDS_UP_MS = 30_000.0
-"""A move of slots waits so long for the answer to what was missed, and everybody pauses each time it tries; then that counts as lost."""
 MANY = 16
 """Events of one read from which on it is worth looking whether they can be taken at once."""
 TELL_MS = 1_000.0
@@ -163,7 +161,6 @@ _Routes = tuple[EventSequence, tuple[tuple[Route, Feed], ...]]
 class _Source:
     __slots__ = (
         "asked",
-        "asked_ms",
         "asks",
         "awaiting",
         "bucket",
@@ -265,8 +262,6 @@ class _Source:
         self.is_open = False
         """It was connected, since it was started."""
         self.asked = 0
-        self.asked_ms = 0.0
-        """Since when `awaiting`."""
         self.awaiting = False
         """What was missed is being asked for; meanwhile nothing is taken."""
         self.kept: Held = []
@@ -978,11 +973,9 @@ class IngestionState:
             self._lost(source, source.name, now_ms)
             return []
         sequence.resume()
-        return self._ask_missed(source, sequence.after, [], now_ms) if source.asks else []
+        return self._ask_missed(source, sequence.after, []) if source.asks else []
 
-    def _ask_missed(self, source: _Source, since: EventId, kept: Held, now_ms: float) -> list[Effect]:
-        if not source.awaiting:
-            source.asked_ms = now_ms
+    def _ask_missed(self, source: _Source, since: EventId, kept: Held) -> list[Effect]:
         source.awaiting, source.kept = True, kept
         source.asked += 1
         return [AskMissed(source.name, source.asked, since)]
@@ -1052,10 +1045,6 @@ class IngestionState:
         if self._cut.is_held:
             self._cut.later.append((source_name, lambda now_ms: self.missed(asked, events, now_ms)))
             return []
-        return self._answered_missed(source, events, now_ms)
-
-    def _answered_missed(self, source: _Source, events: Sequence[Envelope] | None, now_ms: float) -> list[Effect]:
-        source_name = source.name
         source.awaiting = False
         source.seen = {str(each.id) for each in events or () if each.id is not None}
         held, source.kept = source.kept, []
@@ -1382,7 +1371,7 @@ class IngestionState:
             if not source.is_open:
                 return []
             sequence.resume()
-            return self._ask_missed(source, since, [], now_ms)
+            return self._ask_missed(source, since, [])
         if place is None:
             self._lost(source, name, now_ms)
         self._take_held(source, held[place or 0 :], now_ms)
@@ -1529,7 +1518,6 @@ class IngestionState:
         """Hold back what is taken while slots move, or go on, by the map that counts then."""
         is_done, effects = True, list[Effect]()
         if message.phase == "hold" and message.map.epoch > self._slots.epoch:
-            effects.extend(self._await_no_longer(now_ms))
             is_done = message.attempt > self._cut.over and self._hold()
             self._cut.attempt = max(self._cut.attempt, message.attempt)
         elif self._cut.is_held and message.attempt < self._cut.attempt and message.map.epoch <= self._slots.epoch:
@@ -1540,14 +1528,6 @@ class IngestionState:
                 effects = self._take_map(message.map, now_ms)
             effects.extend(self._go_on(now_ms))
         return Progress(self._slots, is_done, self._cut.is_held), [*effects, *self.wake(now_ms)]
-
-    def _await_no_longer(self, now_ms: float) -> list[Effect]:
-        """Give up what was missed where its answer holds up a move of slots."""
-        effects: list[Effect] = []
-        for source in self._sources.values():
-            if source.awaiting and not self._cut.is_held and now_ms - source.asked_ms > MISSED_HOLDS_UP_MS:
-                effects.extend(self._answered_missed(source, None, now_ms))
-        return effects
 
     def _hold(self) -> bool:
         """Hold back what is taken from now on. Returns whether all that was taken before is committed.

@@ -7,7 +7,7 @@ import orjson
 from cluster.config import compile_config, load_mapping
 from cluster.core.feed import Feed, Repeats, Sequence
 from cluster.core.ingestion_cut import inherit
-from cluster.core.ingestion_state import MISSED_HOLDS_UP_MS, AskMissed, IngestionState, Resume, SourceTraits
+from cluster.core.ingestion_state import AskMissed, IngestionState, Resume, SourceTraits
 from cluster.core.messages import BlobTaken, Checkpoint, Claimed, FeedRange, Noted, Rebalance, Send
 from cluster.core.placement import assign_slots
 
@@ -172,23 +172,19 @@ def test_while_it_repeats_what_shards_have_in_part_it_does_not_hold() -> None:
     assert driven.parts() == [], "the shard had all of it"
 
 
-def test_it_does_not_hold_while_it_asks_for_what_was_missed_but_asks_no_longer_than_a_move_can_wait() -> None:
+def test_it_does_not_hold_while_it_asks_for_what_was_missed() -> None:
     driven = Driven(SourceTraits(Repeats.SOURCE, asks=True, has_ids=True))
     driven.read(1, 2)
     (asked,) = (each for each in driven.machine.opened("s", driven.now) if isinstance(each, AskMissed))
-    driven.now += MISSED_HOLDS_UP_MS
+    driven.now += 3_600_000.0
     assert not driven.say("hold")
-    driven.say("release", BEFORE)
     assert driven.machine.awaits(asked)
     (again,) = (each for each in driven.machine.opened("s", driven.now) if isinstance(each, AskMissed))
     assert (driven.machine.awaits(asked), driven.machine.awaits(again)) == (False, True)
-    driven.now += 1.0
+    driven.run(driven.machine.missed(again, [], driven.now))
+    driven.say("hold")
+    assert driven.say("hold")
     assert driven.machine.events_dropped["s", "history_gone"] == 0
-    driven.say("hold", attempt=10)
-    assert not driven.machine.awaits(again)
-    assert driven.machine.events_dropped["s", "history_gone"] == 1
-    assert driven.say("hold", attempt=10)
-    assert driven.machine.missed(again, [], driven.now) == []
 
 
 def test_what_was_read_meanwhile_is_not_taken_where_it_comes_again() -> None:
