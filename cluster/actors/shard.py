@@ -144,7 +144,6 @@ class ShardActor(Shell):
         self._fetch = self._metrics.histogram("fetch_seconds")
         self._synced = self._metrics.histogram("journal_sync_seconds")
         self._store_errors = self._stores_lost = 0
-        self._is_ending = False
         record = await self._kept() if self._may_be_alone else None
         leads = self.identity if record is None or not record.primary else record.primary
         if self._may_be_alone and leads == self.address and not (record is not None and record.is_shared):
@@ -582,15 +581,6 @@ class ShardActor(Shell):
     def _store_failed(self, reason: str) -> None:
         self._store_errors += 1
         self.log.sampled("store_failed", "store", reason=reason)
-        if self._taken is not None and self._taken.store.has_failed and not self._is_ending:
-            self._is_ending = True
-            self.spawn(self._begin_anew())
-
-    async def _begin_anew(self) -> None:
-        """End this life, in which nothing is durable any more, when that may be."""
-        while not self._closed:
-            self._carry_out(self._holder.unsynced(self.now()))
-            await asyncio.sleep(STORE_POLL_S)
 
     def _written(self) -> None:
         """Something was committed: sync it in time."""

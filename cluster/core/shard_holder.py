@@ -25,8 +25,6 @@ from cluster.core.transaction import Store, Stored, Transaction
 from cluster.errors import StoreError
 
 FULL_RETRY_MS = 100.0
-ANEW_MS = 60_000.0
-"""How old a life is at least that ends since its store cannot be written through: on a disk that fails for good lives do not chase each other."""
 
 
 class OwnStore(Protocol):
@@ -182,7 +180,6 @@ class ShardHolder(Generic[T]):
         self._memory_id = memory_id
         self._is_stored = is_stored
         self._is_replicated = is_replicated
-        self._began_ms = float(life)
         self._succeeds_as = 0
         """The epoch under which it leads when it need not follow any longer."""
 
@@ -378,16 +375,6 @@ class ShardHolder(Generic[T]):
         elif self._is_replicated:
             self.store = self._backing.memory_store()
         return stored
-
-    def unsynced(self, now_ms: float) -> list[Any]:
-        """The store is not written through any more in this life; to be called again now and then.
-
-        The next life has from the system what was committed, and may sync again: so this one ends, unless it has what nobody else has.
-        """
-        is_needed = self.shard is not None and self.replication.is_behind and not self.replication.is_in_sync
-        if is_needed or now_ms - self._began_ms < ANEW_MS:
-            return []
-        return [StepDown("its store cannot be written through")]
 
     # --- the standby's end ---------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -68,8 +69,14 @@ _PASTS = b"past/"
 UNREADABLE = ".unreadable"
 READING = "reading"
 """A file that is there while it is found out what a store holds."""
+RENEW_S = 60.0
+"""Between tries to write a store anew whose disk did not take what was to be synced: while one is made nothing is committed."""
 COPY = "copy"
 """Directory within a store's where a copy of it is made; what a killed process leaves there goes when the store is opened next."""
+
+
+RENEWED = "renewed"
+"""Likewise one where its file is written anew."""
 
 
 class LmdbStore:
@@ -98,13 +105,18 @@ class LmdbStore:
         """Held while a meta page is written."""
         self._syncing = threading.Lock()
         self._failed = ""
-        """Why the disk did not take what was to be synced."""
+        """Why the disk did not take what was to be synced: what the system could not write it takes for written, so that no sync counts any more."""
+        self._renew_at = 0.0
+        """When the file may be written anew for that, by the steady clock (s)."""
+        self._is_open = False
+        self._opened_as = sync, map_bytes
         self._synced: SyncedState | None = None
         self._kept: Any = None
         """A reading of the state that was synced last, so that its pages stay as they are."""
         try:
             with self._reading():
                 self._open(directory, sync, map_bytes)
+            shutil.rmtree(directory / COPY, ignore_errors=True)
         except (lmdb.Error, OSError) as error:
             if self._synced is not None:
                 self._synced.close()
@@ -125,13 +137,14 @@ class LmdbStore:
             str(directory), map_size=size, max_dbs=8, sync=is_through, metasync=sync == "always", readahead=False
         )
         try:
-            shutil.rmtree(directory / COPY, ignore_errors=True)
+            shutil.rmtree(directory / RENEWED, ignore_errors=True)
             self._is_padded = self._pad(held)
             self._open_tables()
             if is_new:
                 sync_names(directory)
                 sync_names(directory.parent)
             self._file = os.open(held, os.O_RDONLY)
+            self._is_open = True
         except (lmdb.Error, OSError):
             self._env.close()
             raise
@@ -233,6 +246,8 @@ class LmdbStore:
 
     def _transact(self, write: Callable[[Any], None]) -> None:
         """Write in a transaction, with more room where there is too little: also what only takes away needs some."""
+        if self._failed and time.monotonic() >= self._renew_at:
+            self._renew()
         while True:
             try:
                 if (
@@ -251,11 +266,7 @@ class LmdbStore:
     def _grow(self) -> None:
         try:
             with self._copying, self._syncing:
-                if self._synced is not None and self._failed:
-                    # What was synced last cannot be kept any longer, and is not to be found again: commits go on.
-                    synced, self._synced = self._synced, None
-                    synced.close(is_over=True)
-                elif self._synced is not None:
+                if self._synced is not None:
                     self._sync()  # to move the map ends all readings
                 self._kept = None
                 self._env.set_mapsize(2 * self._env.info()["map_size"])
@@ -263,6 +274,41 @@ class LmdbStore:
                     self._kept = self._env.begin()
         except (lmdb.Error, OSError) as error:
             raise StoreError(f"{self.directory}: {error}") from error
+
+    def _renew(self) -> None:
+        """Have every page written, to a file that takes the place of this one: what the disk did not take is whole in the system's memory.
+
+        Where that fails too nothing is durable still, and commits go on as long as there is room.
+        """
+        self._renew_at = time.monotonic() + RENEW_S
+        if not self._copying.acquire(blocking=False):
+            return  # somebody reads, who may take long
+        beside = self.directory / RENEWED
+        try:
+            with self._syncing:
+                if self._is_open:
+                    shutil.rmtree(beside, ignore_errors=True)
+                    beside.mkdir()
+                    self._env.copy(str(beside))
+                    with (beside / DATA).open("rb") as copied:
+                        os.fsync(copied.fileno())
+                    self._give_up()
+                try:
+                    if (beside / DATA).exists():
+                        (beside / DATA).replace(self.directory / DATA)
+                    sync_names(self.directory)
+                finally:
+                    self._open(self.directory, *self._opened_as)
+                self._failed = ""
+        except (lmdb.Error, OSError) as error:
+            self._failed = f"{self.directory}: {error}"
+            if self._is_open:
+                shutil.rmtree(beside, ignore_errors=True)
+            elif self._synced is not None:
+                self._synced.close()
+                self._synced = None
+        finally:
+            self._copying.release()
 
     def _write(self, writing: Any, transaction: Transaction) -> None:
         _put(writing, self._entries, transaction.entries, key=_hot_row_key)
@@ -435,11 +481,6 @@ class LmdbStore:
         with self._syncing:
             self._sync()
 
-    @property
-    def has_failed(self) -> bool:
-        """Whether it is not written through any more in this life of the process."""
-        return bool(self._failed)
-
     def _sync(self) -> None:
         if self._failed:
             raise StoreError(self._failed)
@@ -550,13 +591,21 @@ class LmdbStore:
     def close(self) -> None:
         """Give it up, after a copy that is being made."""
         with self._copying, self._syncing:
-            if self._kept is not None:
-                self._kept.abort()
-            self._env.close()
-            os.close(self._file)
-            if self._synced is not None:
-                self._synced.close()
+            self._give_up()
         os.close(self._lock)
+
+    def _give_up(self) -> None:
+        if not self._is_open:
+            return
+        self._is_open = False
+        if self._kept is not None:
+            self._kept.abort()
+            self._kept = None
+        self._env.close()
+        os.close(self._file)
+        if self._synced is not None:
+            self._synced.close()
+            self._synced = None
 
 
 _hot_row_key = lru_cache(_HOT_ROWS)(row_key)

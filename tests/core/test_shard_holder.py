@@ -1,6 +1,6 @@
 """What a shard's actor makes of its role, whole effect lists; epochs are small numbers: the clock stands before their origin."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -27,7 +27,6 @@ from cluster.core.placement import SlotMap, assign_slots
 from cluster.core.replication import RETRY_MS, Replication, Reply
 from cluster.core.role import DRIFT, HEARTBEAT_MS, LEASE_MS, Grant, Role, Standing
 from cluster.core.shard_holder import (
-    ANEW_MS,
     FULL_RETRY_MS,
     Committed,
     Diverged,
@@ -612,26 +611,3 @@ class TestAStep:
 
     def test_without_a_role_is_none(self) -> None:
         assert Holder().step([], NOW) == []
-
-
-class TestASyncThatFailed:
-    """The life ends in which nothing is durable any more, unless it has what nobody else has."""
-
-    ENDS: ClassVar = [StepDown("its store cannot be written through")]
-
-    def test_whoever_leads_or_follows(self) -> None:
-        for holder in (leading(), whole()):
-            assert holder.unsynced(LIFE + ANEW_MS - 1) == [], "or lives would chase each other"
-            assert holder.unsynced(LIFE + ANEW_MS) == self.ENDS
-
-    def test_not_before_what_it_has_alone_is_stored(self) -> None:
-        alone, shared = leading(), in_sync()
-        for holder in (alone, shared):
-            assert isinstance(holder.store, Memory)
-            holder.store.failures = 1
-            holder.step([Commit(transaction(1))], NOW)
-            assert holder.replication.is_behind
-        assert alone.unsynced(LIFE + ANEW_MS) == []
-        assert shared.unsynced(LIFE + ANEW_MS) == self.ENDS
-        alone.step([Commit(transaction(2))], NOW)
-        assert alone.unsynced(LIFE + ANEW_MS) == self.ENDS

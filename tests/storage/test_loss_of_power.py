@@ -12,9 +12,11 @@ from typing import Any
 import lmdb
 import pytest
 
+from cluster.core.role import Standing
 from cluster.core.transaction import Stored, StoredEntry
 from cluster.errors import StoreError
-from cluster.storage import LmdbStore, synced_state
+from cluster.storage import LmdbStore, lmdb_store, synced_state
+from cluster.storage.lmdb_store import RENEW_S, RENEWED
 from cluster.storage.synced_state import DATA, SYNCED
 from tests.storage.test_stores import entry, transaction
 
@@ -229,43 +231,105 @@ def test_pages_are_used_again_once_a_later_state_is_synced(tmp_path: Path) -> No
     store.close()
 
 
-def test_a_disk_that_did_not_take_what_was_synced_is_not_believed_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = LmdbStore(tmp_path / "store")
-    store.commit(transaction(entries={"a": entry("a")}))
-    store.sync()
-    monkeypatch.setattr(store, "_env", FailsOnce(store._env))
-    data = b'"' + b"x" * 50_000 + b'"'
-    for number in range(1, 400):  # also when its file has to grow, as no page is free any more
-        store.commit(transaction(number, entries={str(number % 10): entry(str(number % 10), data, number)}))
-        with pytest.raises(StoreError, match="Input/output error"):
-            store.sync()
-        assert store.has_failed
-    assert len(rows(store.load())) == 11
-    store.close()
-    again = LmdbStore(tmp_path / "store")
-    assert len(rows(again.load())) == 11
-    again.sync()
-    assert not again.has_failed
-    again.close()
+class Environment:
+    """LMDB's, on a disk that takes no sync, and no copy either if `is_full`."""
 
-
-class FailsOnce:
-    """LMDB's environment on a disk that fails at the first sync."""
-
-    def __init__(self, environment: Any) -> None:
+    def __init__(self, environment: Any, *, is_full: bool = False) -> None:
         self._environment = environment
-        self._has_failed = False
+        self.is_full = is_full
 
-    def sync(self, force: bool) -> None:
-        if not self._has_failed:
-            self._has_failed = True
-            raise lmdb.Error("mdb_env_sync: Input/output error")
-        self._environment.sync(force)
+    def sync(self, _: bool) -> None:
+        raise lmdb.Error("mdb_env_sync: Input/output error")
+
+    def copy(self, path: str) -> None:
+        self._environment.copy(path)
+        if self.is_full:
+            raise lmdb.Error("mdb_env_copy: No space left on device")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._environment, name)
+
+
+def failed(machine: Machine, monkeypatch: pytest.MonkeyPatch, *, is_full: bool = False) -> Environment:
+    """Have a sync fail."""
+    made = Environment(machine.store._env, is_full=is_full)
+    monkeypatch.setattr(machine.store, "_env", made)
+    with pytest.raises(StoreError, match="Input/output error"):
+        machine.store.sync()
+    return made
+
+
+def test_a_disk_that_did_not_take_what_was_synced_is_believed_when_all_is_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restart: Callable[[], None]
+) -> None:
+    machine = Machine(tmp_path / "store", 6)
+    for _ in range(5):
+        machine.commit()
+    machine.store.sync()
+    machine.commit()
+    failed(machine, monkeypatch)
+    file = (machine.directory / DATA).stat().st_ino
+    with pytest.raises(StoreError, match="Input/output error"):
+        machine.store.sync()
+    machine.commit()
+    assert (machine.directory / DATA).stat().st_ino != file, "every page is of the new one"
+    machine.store.sync()
+    held = dict(machine.rows)
+    for _ in range(20):
+        machine.commit()
+    machine.lose_power()
+    restart()
+    store = LmdbStore(machine.directory)
+    assert rows(store.load()) == held
+    store.close()
+
+
+def test_while_the_disk_takes_no_new_file_commits_go_on_and_nothing_counts_as_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(lmdb_store.time, "monotonic", lambda: now)
+    machine = Machine(tmp_path / "store", 7)
+    machine.commit()
+    machine.store.sync()
+    disk = failed(machine, monkeypatch, is_full=True)
+    for _ in range(10):
+        machine.commit()
+        with pytest.raises(StoreError, match="No space left on device"):
+            machine.store.sync()
+    assert not (machine.directory / RENEWED).exists(), "what was written of it takes no room"
+    disk.is_full = False
+    machine.commit()
+    with pytest.raises(StoreError, match="No space left on device"):
+        machine.store.sync()
+    now += RENEW_S
+    machine.store.stand(Standing(1, is_whole=True))
+    machine.store.sync()
+    assert rows(machine.store.load()) == machine.rows
+    machine.store.close()
+
+
+def test_a_file_that_cannot_be_put_in_its_place_yet_is_put_there_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(lmdb_store.time, "monotonic", lambda: now)
+    machine = Machine(tmp_path / "store", 8)
+    machine.commit()
+    failed(machine, monkeypatch)
+
+    def broken(*_: Any) -> Any:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(lmdb_store, "SyncedState", broken)
+        with pytest.raises(StoreError):
+            machine.commit()
+    now += RENEW_S
+    machine.commit()
+    machine.store.sync()
+    assert rows(machine.store.load()) == machine.rows
+    machine.store.close()
 
 
 def test_a_note_that_could_not_be_written_is_written_anew(
@@ -281,7 +345,6 @@ def test_a_note_that_could_not_be_written_is_written_anew(
         failing.setattr(synced_state, "_sync", broken)
         with pytest.raises(StoreError, match="Input/output error"):
             machine.store.sync()
-    assert not machine.store.has_failed
     assert (machine.directory / SYNCED).stat().st_size == 8192, "there is room for it, whatever else fills the disk"
     machine.store.sync()
     held = dict(machine.rows)
