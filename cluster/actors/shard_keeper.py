@@ -339,7 +339,10 @@ class ShardKeeper:
         async def leave(roles: ShardRoles) -> None:
             await self._until(lambda: self._is_well(roles))
             if roles.primary in actors:
-                await self._hand_over(roles)
+                try:
+                    await self._hand_over(roles)
+                finally:
+                    roles.is_handing_over = False  # nobody goes on with it
 
         await asyncio.gather(*(leave(roles) for roles in self.shards.values() if roles.primary in actors))
 
@@ -347,10 +350,7 @@ class ShardKeeper:
         before = roles.primary
         roles.is_handing_over = True
         self._put(roles, roles.decide(self._clock.now_ms()))
-        try:
-            await self._until(lambda: roles.primary != before and self.leads(roles.shard))
-        finally:
-            self._ending.discard(before or "")  # another try ends it again
+        await self._until(lambda: roles.primary != before and self.leads(roles.shard))
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         while not holds():  # noqa: ASYNC110 - reports come to others than who waits here
@@ -378,6 +378,11 @@ class ShardKeeper:
         roles = self.shards.get(shard_at(shard_of(actor))) if actor.startswith("shard-") else None
         if roles is not None:
             await self._until(lambda: self.life(actor) not in (0, life) and self._is_well(roles))
+
+    def lacks_standby(self, actor: str) -> bool:
+        """Whether the shard of an actor is to have two, and has not both: what one holds may be nowhere else."""
+        roles = self.shards.get(shard_at(shard_of(actor))) if actor.startswith("shard-") else None
+        return roles is not None and not self._is_well(roles)
 
     def is_filled(self, actor: str) -> bool:
         """Whether the shard of an actor has a primary that fills a standby."""
@@ -538,9 +543,12 @@ class ShardKeeper:
         """End a primary whose standby has everything. When it has left it lets nothing out any more, so there is no lease to wait for."""
         self._outages.begin(roles.shard, self._clock.now_ms())
         self._log.info("handing_over", shard=roles.shard, actor=actor)
-        has_left = await self._peers.leave(actor, 0.0, LEAVE_S)
-        self._put(roles, roles.died(actor, self._clock.now_ms(), is_certain=has_left))
-        await self._end(actor)
+        try:
+            has_left = await self._peers.leave(actor, 0.0, LEAVE_S)
+            self._put(roles, roles.died(actor, self._clock.now_ms(), is_certain=has_left))
+            await self._end(actor)
+        finally:
+            self._ending.discard(actor)  # another try ends it again
 
     async def _keep(self, roles: ShardRoles, record: Record) -> None:
         self._log.info("role_kept", shard=roles.shard, epoch=record.epoch, primary=record.primary)

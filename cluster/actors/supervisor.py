@@ -216,6 +216,9 @@ class SupervisorActor:
             kinds[actor.partition("-")[0]].append(actor)
         for actor in kinds["gateway"] + kinds["shard"]:
             if not await self._takes(actor, specification):
+                if self._is_only_copy(actor):
+                    self._log.warning("standby_awaited", actor=actor)
+                    continue  # it is made anew when it is checked, and has one
                 life = self._shards.life(actor)
                 await self._run(Replace(actor))
                 await self._returned(actor)
@@ -229,16 +232,20 @@ class SupervisorActor:
     async def _settled(self, actor: str, life: int) -> None:
         """Wait until an actor's shard has all that it is to have: not both of its actors are to be away at once.
 
-        As long as that takes while the one is filled, or where what the other has is nowhere else.
+        As long as that takes while the one is filled.
         """
-        while True:
+        while actor in self._state.desired:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RESTART_TIMEOUT_S):
                     await self._shards.settled(actor, life)
                     return
-            if self._spec.config.storage.path is not None and not self._shards.is_filled(actor):
+            if not self._shards.is_filled(actor):
                 return
             self._log.warning("standby_awaited", actor=actor)
+
+    def _is_only_copy(self, actor: str) -> bool:
+        """Whether what an actor has in memory may be nowhere else."""
+        return self._spec.config.storage.path is None and self._shards.lacks_standby(actor)
 
     async def _stop_reconfiguring(self) -> None:
         """Give nobody an earlier configuration any more."""
@@ -279,12 +286,18 @@ class SupervisorActor:
     async def drain(self, node: str, within_s: float) -> None:
         """Have shards leave a node that is about to go; returns when they have, or after so long.
 
-        Where their stores are there they stay, but their standbys elsewhere take over.
+        Where their stores are there they stay, but standbys that are elsewhere take over.
         """
         self._leaving.add(node)
         self._log.info("node_drains", node=node[:12])
         if self._spec.config.storage.nodes:
-            here = {actor for actor, each in self._placed().items() if each.node == node}
+            placed = self._placed()
+            here = {
+                actor
+                for actor, each in placed.items()
+                if each.node == node
+                and any(placed[other].node != node for other in self._shards.actors(each.shard) if other in placed)
+            }
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(within_s):
                     await self._shards.hand_over(here)
@@ -664,7 +677,7 @@ class SupervisorActor:
         if status is not None:
             self._state.answered(actor)
             if status["revision"] < self._spec.revision and not self._is_reconfiguring:
-                if not await self._takes(actor, self._spec.encoded):
+                if not await self._takes(actor, self._spec.encoded) and not self._is_only_copy(actor):
                     await self._run(Replace(actor))
         elif not self._shards.is_beginning(actor) and not await self._is_starting(actor):
             for effect in self._state.silent(actor, self._clock.now_ms()):

@@ -633,7 +633,8 @@ class MutationQueue:
     def _wait(self, mutation: str, until_ms: float) -> None:
         self._waiting[mutation] = until_ms
         heappush(self._due, (until_ms, mutation))
-        if len(self._due) > KEPT + 2 * len(self._waiting):  # else those that were undone would stay until their time
+        if len(self._due) > KEPT + 2 * len(self._waiting):
+            # Those that were undone would stay until their time.
             self._due = [(at, each) for each, at in self._waiting.items()]
             heapify(self._due)
 

@@ -293,9 +293,9 @@ class QueryCache(Generic[E]):
         self.observed: dict[str, E] = {}
         """Entries that have observers, by key."""
         self._timers: list[tuple[float, int, Fetch | Observer, E | None]] = []
+        """Heap of (when, order, what is due, its entry); some have become void."""
         self._timers_kept = KEPT
         """How many there may be before those that are void are left out."""
-        """Heap of (when, order, what is due, its entry); some have become void."""
         self._next_timer = 0
         self._idle: list[tuple[float, str]] = []
         """Heap of (when to look, key) of entries that nobody observes."""
@@ -860,9 +860,8 @@ class QueryCache(Generic[E]):
     def _look_at(self, entry: E, at: float) -> None:
         entry.queued_at = at
         heappush(self._idle, (at, entry.key))
-        if len(self._idle) > KEPT + 2 * len(
-            self._entries
-        ):  # else entries that went otherwise would stay until their gc time
+        if len(self._idle) > KEPT + 2 * len(self._entries):
+            # Entries that went otherwise would stay until their gc time.
             self._idle = [(each.queued_at, each.key) for each in self._entries.values() if each.queued_at is not None]
             heapify(self._idle)
 

@@ -231,7 +231,10 @@ class ShardRoles:
         Should it never say so it is told of by `Renew`.
         """
         told = self._led_by
-        return told is not None and told.actor == actor == self.primary and self._is_shared
+        is_told = told is not None and told.actor == actor == self.primary and self._is_shared
+        return (
+            is_told and actor not in self._replaced and not self._dead.get(actor, False)
+        )  # its next life was told nothing
 
     def decide(self, now_ms: float) -> list[Effect]:
         """Return what is to be done. Idempotent: what was told and not done is told again."""

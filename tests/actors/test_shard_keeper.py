@@ -276,3 +276,18 @@ async def test_standbys_that_are_wanted_by_the_end_of_a_move_stay(
     keeper.shards[0].reports = {"shard-0": Report(1, Role.PRIMARY, 6, "a")}
     await until(lambda: keeper.moves)
     assert (moved, len(keeper.actors(0))) == ([], 2)
+
+
+async def test_a_hand_over_that_takes_too_long_is_not_gone_on_with(
+    keeper: ShardKeeper, actors: Neighbours, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_keeper.ray_head, "kept", lambda *_: Record(5, "a", "shard-0", True))
+    monkeypatch.setattr(keeper, "_is_well", lambda _: True)
+    actors.is_silent = True
+    await keeper.follow(0, ("shard-0", "shard-0-b"))
+    leaving = asyncio.create_task(keeper.hand_over({"shard-0"}))
+    await until(lambda: keeper.shards[0].is_handing_over)
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    assert not keeper.shards[0].is_handing_over, "who comes back would be ended for it"
+    await keeper.hand_over({"shard-0-b"})  # that leads nothing

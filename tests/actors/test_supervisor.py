@@ -164,15 +164,13 @@ async def test_what_is_just_being_made_anew_is_ended_with_the_others(
     assert not cluster.actors
 
 
-@pytest.mark.parametrize(
-    ("path", "is_filled", "waits"), [(".harbor", True, True), (".harbor", False, False), (None, False, True)]
-)
-async def test_who_is_filled_or_may_be_all_there_is_is_waited_for_however_long_that_takes(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, path: str | None, *, is_filled: bool, waits: bool
+@pytest.mark.parametrize("is_filled", [True, False])
+async def test_who_is_filled_is_waited_for_however_long_that_takes(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, *, is_filled: bool
 ) -> None:
     monkeypatch.setattr(supervisor, "RESTART_TIMEOUT_S", 0.02)
     actor = SupervisorActor.__new__(SupervisorActor)
-    await actor.__init__("harbor", encode(configured("{data.a}", storage=path), 1))  # type: ignore[misc]
+    await actor.__init__("harbor", encode(configured("{data.a}"), 1))  # type: ignore[misc]
     tries: list[int] = []
 
     async def settled(_: str, life: int) -> None:
@@ -183,7 +181,29 @@ async def test_who_is_filled_or_may_be_all_there_is_is_waited_for_however_long_t
     monkeypatch.setattr(actor._shards, "settled", settled)
     monkeypatch.setattr(actor._shards, "is_filled", lambda _: is_filled)
     await actor._settled("shard-0", 7)
-    assert tries == [7] * (5 if waits else 1)
+    assert tries == [7] * (5 if is_filled else 1)
+    await actor._settled("shard-9", 8)
+    assert 8 not in tries, "it is no more"
+    await actor.stop()
+
+
+@pytest.mark.parametrize(("path", "is_kept"), [(".harbor", False), (None, True)])
+async def test_what_is_in_one_memory_alone_is_not_ended_for_another_configuration(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, path: str | None, *, is_kept: bool
+) -> None:
+    actor = SupervisorActor.__new__(SupervisorActor)
+    await actor.__init__("harbor", encode(configured("{data.a}", path), 1))  # type: ignore[misc]
+    lacking = {"shard-0"}
+    monkeypatch.setattr(actor._shards, "lacks_standby", lambda of: of in lacking)
+    await actor.apply(encode(configured("{data.b}", path), 2))
+    assert actor._reconfiguring is not None
+    await asyncio.wait([actor._reconfiguring])
+    assert cluster.actors["shard-0"] == (1 if is_kept else 2)
+    await actor._check("shard-0")
+    assert cluster.actors["shard-0"] == (1 if is_kept else 2)
+    lacking.clear()
+    await actor._check("shard-0")
+    assert set(cluster.actors.values()) == {2}
     await actor.stop()
 
 

@@ -380,6 +380,18 @@ def test_who_was_told_to_lead_loads_its_store_until_it_says_that_it_leads() -> N
     assert made.decide(5.0 + BEGIN_MS + WAIT_MS) == [Renew(0, A)]
 
 
+@pytest.mark.parametrize("how", ["its end is certain", "it was made anew"])
+def test_who_was_told_to_lead_and_is_no_more_loads_nothing(how: str) -> None:
+    made = in_sync()
+    succeeds(made, made.died(A, 1.0, is_certain=True), 2.0)
+    assert made.is_beginning(B)
+    if how == "its end is certain":
+        made.died(B, 3.0, is_certain=True)
+    else:
+        made.replaced(B, 3.0, was_there=False)
+    assert not made.is_beginning(B)
+
+
 def begins_empty(effects: list[Any]) -> bool:
     return effects == [
         Missing(0, "a"),

@@ -29,7 +29,7 @@ CASES: dict[str, tuple[Series, Series]] = {
         {'harbor_shard_standby{shard="1"}': "1x27 0 1x31"},
     ),
     "HarborRebalanceStuck": (
-        {"harbor_rebalances_given_up_total": "0+0.9x60"},
+        {"harbor_rebalances_given_up_total": "0+0.3x60"},
         {"harbor_rebalances_given_up_total": "0x25 3x35"},
     ),
     "HarborRebalanceSlow": (
