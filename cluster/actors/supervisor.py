@@ -679,9 +679,12 @@ class SupervisorActor:
             if status["revision"] < self._spec.revision and not self._is_reconfiguring:
                 if not await self._takes(actor, self._spec.encoded) and not self._is_only_copy(actor):
                     await self._run(Replace(actor))
-        elif not self._shards.is_beginning(actor) and not await self._is_starting(actor):
+        elif not self._shards.is_beginning(actor):
             for effect in self._state.silent(actor, self._clock.now_ms()):
-                await self._run(effect)
+                if not await self._is_starting(
+                    actor
+                ):  # only now: as a cluster starts, Ray's head has other things to do
+                    await self._run(effect)
 
     async def _is_starting(self, actor: str) -> bool:
         return await asyncio.to_thread(ray_head.is_starting, self._spec.name, actor)

@@ -61,7 +61,7 @@ class SupervisorState:
         self._silent.pop(actor, None)
 
     def silent(self, actor: str, now_ms: float) -> list[Effect]:
-        """The actor did not answer a check, and is not just being started."""
+        """The actor did not answer a check. Whether it is just being started is to be seen before it is replaced; then it is given as long again."""
         if actor not in self.desired:
             return []
         failures, since_ms = self._silent.get(actor, (0, now_ms))
