@@ -217,9 +217,13 @@ class ShardKeeper:
         report = roles.reports.get(roles.primary or "")
         return report is not None and report.role is Role.PRIMARY
 
+    def _roles_of(self, actor: str) -> ShardRoles | None:
+        """Return the roles of an actor's shard; None: it has none, or is no shard's."""
+        return self.shards.get(shard_at(shard_of(actor))) if actor.startswith("shard-") else None
+
     def is_beginning(self, actor: str) -> bool:
         """Whether an actor was told to lead and has not said yet that it does."""
-        roles = self.shards.get(shard_at(shard_of(actor))) if actor.startswith("shard-") else None
+        roles = self._roles_of(actor)
         return roles is not None and roles.is_beginning(actor)
 
     # --- shards with one actor, which Ray makes anew by itself ----------------------------------------------------
@@ -369,24 +373,24 @@ class ShardKeeper:
 
     def life(self, actor: str) -> int:
         """Return the life of an actor that was last heard of; 0: of none."""
-        roles = self.shards.get(shard_at(shard_of(actor))) if actor.startswith("shard-") else None
+        roles = self._roles_of(actor)
         report = None if roles is None else roles.reports.get(actor)
         return 0 if report is None else report.life
 
     async def settled(self, actor: str, life: int) -> None:
         """Wait until an actor has begun anew after a life, and its shard has all that it is to have."""
-        roles = self.shards.get(shard_at(shard_of(actor))) if actor.startswith("shard-") else None
+        roles = self._roles_of(actor)
         if roles is not None:
             await self._until(lambda: self.life(actor) not in (0, life) and self._is_well(roles))
 
     def lacks_standby(self, actor: str) -> bool:
         """Whether the shard of an actor is to have two, and has not both: what one holds may be nowhere else."""
-        roles = self.shards.get(shard_at(shard_of(actor))) if actor.startswith("shard-") else None
+        roles = self._roles_of(actor)
         return roles is not None and not self._is_well(roles)
 
     def is_filled(self, actor: str) -> bool:
         """Whether the shard of an actor has a primary that fills a standby."""
-        roles = self.shards.get(shard_at(shard_of(actor)))
+        roles = self._roles_of(actor)
         led = None if roles is None else roles.reports.get(roles.primary or "")
         return led is not None and bool(led.standby) and not led.is_in_sync
 

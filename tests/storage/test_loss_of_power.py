@@ -12,6 +12,7 @@ from typing import Any
 import lmdb
 import pytest
 
+from cluster.clock import ManualClock
 from cluster.core.role import Standing
 from cluster.core.transaction import Stored, StoredEntry
 from cluster.errors import StoreError
@@ -35,6 +36,14 @@ def restart(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     begin()
     return begin
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
+    """The steady clock."""
+    made = ManualClock()
+    monkeypatch.setattr(lmdb_store.time, "monotonic", lambda: made.now_ms() / 1000.0)
+    return made
 
 
 class Recording(LmdbStore):
@@ -285,10 +294,8 @@ def test_a_disk_that_did_not_take_what_was_synced_is_believed_when_all_is_writte
 
 
 def test_while_the_disk_takes_no_new_file_commits_go_on_and_nothing_counts_as_synced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: ManualClock
 ) -> None:
-    now = 0.0
-    monkeypatch.setattr(lmdb_store.time, "monotonic", lambda: now)
     machine = Machine(tmp_path / "store", 7)
     machine.commit()
     machine.store.sync()
@@ -302,7 +309,7 @@ def test_while_the_disk_takes_no_new_file_commits_go_on_and_nothing_counts_as_sy
     machine.commit()
     with pytest.raises(StoreError, match="No space left on device"):
         machine.store.sync()
-    now += RENEW_S
+    clock.advance(RENEW_S * 1000.0)
     machine.store.stand(Standing(1, is_whole=True))
     machine.store.sync()
     assert rows(machine.store.load()) == machine.rows
@@ -310,10 +317,8 @@ def test_while_the_disk_takes_no_new_file_commits_go_on_and_nothing_counts_as_sy
 
 
 def test_a_file_that_cannot_be_put_in_its_place_yet_is_put_there_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: ManualClock
 ) -> None:
-    now = 0.0
-    monkeypatch.setattr(lmdb_store.time, "monotonic", lambda: now)
     machine = Machine(tmp_path / "store", 8)
     machine.commit()
     failed(machine, monkeypatch)
@@ -325,7 +330,7 @@ def test_a_file_that_cannot_be_put_in_its_place_yet_is_put_there_later(
         failing.setattr(lmdb_store, "SyncedState", broken)
         with pytest.raises(StoreError):
             machine.commit()
-    now += RENEW_S
+    clock.advance(RENEW_S * 1000.0)
     machine.commit()
     machine.store.sync()
     assert rows(machine.store.load()) == machine.rows
